@@ -1,1 +1,59 @@
-export {}
+import { Service } from './service.js'
+import type { ServiceOptions } from './service-options.js'
+
+/**
+ * Joins the mesh as the service `name`. Returns at once: the certificate is fetched in the background, and `dial` and
+ * `listen` wait for it.
+ * @throws OptionError
+ */
+export function service(name: string, options?: ServiceOptions): Service {
+  return new Service(name, options)
+}
+
+export { Service } from './service.js'
+export { SpiffeId } from './identity/spiffe.js'
+export { peer } from './transport/peer.js'
+export {
+  AbortError,
+  AgentError,
+  ClosedError,
+  ConnectError,
+  DialError,
+  ERROR_CODES,
+  IdentityError,
+  OptionError,
+  SpiffeIdError,
+  TimeoutError,
+  VerificationError,
+} from './errors.js'
+export { DeniedError } from './authorize/authorizer.js'
+
+export type { AgentOptions, AgentTlsOptions } from './agent/options.js'
+export type { Environment } from './agent/env.js'
+export type { Registration } from './agent/registration.js'
+export type { Authorizer, AuthorizeRequest, Decision } from './authorize/authorizer.js'
+export type { DialAttempt, ErrorCode } from './errors.js'
+export type { ServiceEvents } from './events.js'
+export type { Leaf } from './identity/leaf.js'
+export type { Peer } from './identity/peer.js'
+export type { Roots } from './identity/roots.js'
+export type { ServiceId, SpiffeIdParts } from './identity/spiffe.js'
+export type { ExpectedIdentity } from './identity/verify.js'
+export type { ServiceTarget } from './resolve/health.js'
+export type { Endpoint, Resolver } from './resolve/resolver.js'
+export type { AddressTarget, Upstream } from './resolve/upstream.js'
+export type { ServableServer } from './adapters/serve.js'
+export type {
+  CloseOptions,
+  DialOptions,
+  ListenOptions,
+  ReadyOptions,
+  RegisterOptions,
+  ServiceOptions,
+  TcpCheck,
+  TtlCheck,
+} from './service-options.js'
+export type { ConnectionHandler, Listener, ListenerCloseOptions } from './transport/listen.js'
+export type { MeshSocket } from './transport/socket.js'
+export type { TlsMaterial } from './transport/context.js'
+export type { TlsClientOptions, TlsServerOptions } from './transport/tls.js'

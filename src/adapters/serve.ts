@@ -1,0 +1,76 @@
+import type { Server } from 'node:net'
+import { Server as TlsServer } from 'node:tls'
+import type { Listener } from '../transport/listen.js'
+import type { MeshSocket } from '../transport/socket.js'
+
+/** How often a server that is draining is asked to end its idle keep-alive connections. */
+const IDLE_SWEEP_MS = 50
+
+/** Any server of node:http, node:https or node:http2, whichever framework made it. */
+export type ServableServer = Server
+
+/** The parts of a server that only some have. */
+interface HttpParts {
+  closeIdleConnections?(): void
+  /** HTTP/2: makes a session say goodbye after its open streams. */
+  on(event: 'session', listener: (session: Session) => void): unknown
+}
+
+interface Session {
+  readonly closed: boolean
+  close(): void
+  once(event: 'close', listener: () => void): unknown
+}
+
+/** What a listener needs to know to stand in front of a server. */
+export interface ServerAdapter {
+  readonly handler: (socket: MeshSocket) => void
+  readonly alpnProtocols: readonly string[] | undefined
+  /** The server's own `allowHalfOpen`, as its HTTP parser counts on it. */
+  readonly allowHalfOpen: boolean
+  readonly onDrain: () => () => void
+  /** Ties the server to the listener that feeds it. */
+  attach(listener: Listener): void
+}
+
+/**
+ * Makes a server of node:http, node:https or node:http2 take its connections from a mesh listener: it sees only
+ * verified and authorized ones, and never opens a port of its own.
+ */
+export function serverAdapter(server: ServableServer): ServerAdapter {
+  const parts = server as unknown as HttpParts
+  const sessions = new Set<Session>()
+  parts.on('session', (session) => {
+    sessions.add(session)
+    session.once('close', () => sessions.delete(session))
+  })
+  // A TLS server gets a connection after its own handshake; ours took its place.
+  const isTls = server instanceof TlsServer
+  const event = isTls ? 'secureConnection' : 'connection'
+  const isHttp2 = isTls && 'updateSettings' in server
+  return {
+    handler: (socket) => {
+      server.emit(event, socket)
+    },
+    alpnProtocols: isHttp2 ? ['h2', 'http/1.1'] : undefined,
+    allowHalfOpen: !isTls,
+    onDrain: () => {
+      const sweep = (): void => {
+        parts.closeIdleConnections?.()
+        for (const session of sessions) if (!session.closed) session.close()
+      }
+      sweep()
+      const timer = setInterval(sweep, IDLE_SWEEP_MS)
+      return () => {
+        clearInterval(timer)
+        // Ends the server's own timers; it never listened, and says so to nobody.
+        server.close(() => undefined)
+      }
+    },
+    attach: (listener) => {
+      // Frameworks print it, and node:http starts its header and request timeouts on 'listening'.
+      server.address = () => listener.address()
+      server.emit('listening')
+    },
+  }
+}

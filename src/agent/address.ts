@@ -1,0 +1,64 @@
+import { OptionError } from '../errors.js'
+
+/** Where an agent's HTTP API is. */
+export interface AgentAddress {
+  readonly scheme: 'http' | 'https'
+  /** `host:port` as it stands in a URL; `localhost` for a unix socket. */
+  readonly host: string
+  /** What goes before every path: empty, or `/prefix` without a slash at its end. */
+  readonly prefix: string
+  readonly socketPath: string | undefined
+}
+
+const FORMS = 'host, host:port, http(s)://host[:port][/prefix] or unix:///path'
+
+/**
+ * Parses an agent address as Consul's own clients take it.
+ * @param defaultScheme - for an address without one, and for unix sockets, which may speak TLS too
+ * @throws OptionError
+ */
+export function parseAddress(option: string, text: string, defaultScheme: 'http' | 'https'): AgentAddress {
+  if (text.startsWith('unix://')) {
+    const socketPath = text.slice('unix://'.length)
+    if (socketPath === '') throw new OptionError(option, FORMS, 'unix:// without a path')
+    return { scheme: defaultScheme, host: 'localhost', prefix: '', socketPath }
+  }
+  const hasScheme = /^[a-z][a-z0-9+.-]*:\/\//i.test(text)
+  const url = parseUrl(option, hasScheme ? text : `${defaultScheme}://${text}`)
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') {
+    throw new OptionError(option, FORMS, `the scheme ${JSON.stringify(url.protocol)}`)
+  }
+  if (url.username !== '' || url.password !== '') {
+    throw new OptionError(
+      option,
+      `${FORMS}, with credentials in "auth" or "token"`,
+      'an address with credentials in it',
+    )
+  }
+  if (url.search !== '' || url.hash !== '')
+    throw new OptionError(option, FORMS, 'an address with a query or a fragment')
+  const scheme = url.protocol === 'https:' ? 'https' : 'http'
+  // Consul's port, unless one is named; a full URL without a port means the scheme's own, as in Go's client.
+  const port = url.port !== '' ? url.port : hasScheme ? (scheme === 'https' ? '443' : '80') : '8500'
+  return {
+    scheme,
+    host: `${url.hostname}:${port}`,
+    prefix: url.pathname.replace(/\/+$/, ''),
+    socketPath: undefined,
+  }
+}
+
+function parseUrl(option: string, text: string): URL {
+  try {
+    return new URL(text)
+  } catch (cause) {
+    // The text itself stays out of the message: somebody may have put a password into it.
+    throw new OptionError(option, FORMS, 'something that is not an address', { cause })
+  }
+}
+
+/** The address as text, for logs and errors. */
+export function formatAddress(address: AgentAddress): string {
+  if (address.socketPath !== undefined) return `unix://${address.socketPath}`
+  return `${address.scheme}://${address.host}${address.prefix}`
+}

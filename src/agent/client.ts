@@ -1,0 +1,224 @@
+import { readFile } from 'node:fs/promises'
+import { Pool, errors as undiciErrors } from 'undici'
+import { bounded } from '../bounded.js'
+import { AbortError, AgentError, type ErrorCode, OptionError, TimeoutError, because } from '../errors.js'
+import { log } from '../log.js'
+import { formatAddress } from './address.js'
+import type { AgentSettings } from './options.js'
+
+/** Far above any answer that Connect needs, and far below what would hurt the process. */
+const MAX_BODY_BYTES = 64 * 1024 * 1024
+
+/** A query parameter that is undefined is left out. */
+export type Query = Readonly<Record<string, string | number | boolean | undefined>>
+
+export interface AgentRequest {
+  readonly method?: 'GET' | 'PUT' | 'POST' | 'DELETE'
+  /** The path with every variable segment already encoded: see `path`. */
+  readonly path: string
+  readonly query?: Query
+  readonly body?: unknown
+  readonly signal?: AbortSignal | undefined
+  /** @default the client's `timeoutMs` */
+  readonly timeoutMs?: number | undefined
+}
+
+/** An answer: the parsed body, and the headers of Consul that a watch needs. */
+export interface AgentResponse<T> {
+  readonly value: T
+  /** `X-Consul-Index`; undefined when the endpoint or its version sends none. */
+  readonly index: number | undefined
+  /** `X-Consul-ContentHash` */
+  readonly hash: string | undefined
+}
+
+/**
+ * The Consul HTTP API of one agent. Every request has a bound; every failure is an AgentError whose code
+ * tells the cause.
+ */
+export class AgentClient {
+  /** The agent's address, for logs and errors. */
+  readonly address: string
+  readonly settings: AgentSettings
+  readonly #pool: Pool
+
+  constructor(settings: AgentSettings) {
+    const { scheme, host, socketPath } = settings.address
+    const { ca, cert, key, serverName, verify } = settings.tls
+    this.settings = settings
+    this.address = formatAddress(settings.address)
+    this.#pool = new Pool(`${scheme}://${host}`, {
+      // Blocking queries stay silent for minutes; the bound is our own timer around each request.
+      headersTimeout: 0,
+      bodyTimeout: 0,
+      maxResponseSize: MAX_BODY_BYTES,
+      connect: {
+        ...(socketPath !== undefined && { socketPath }),
+        ...(ca !== undefined && { ca: typeof ca === 'string' ? ca : [...ca] }),
+        ...(cert !== undefined && { cert }),
+        ...(key !== undefined && { key }),
+        ...(serverName !== undefined && { servername: serverName }),
+        rejectUnauthorized: verify !== false,
+        timeout: settings.timeoutMs,
+        // A resumed session would skip the check of the agent's name.
+        maxCachedSessions: 0,
+      },
+    })
+  }
+
+  /**
+   * One request. `parse` turns the JSON body into the value, or throws what it expected.
+   * @throws AgentError, AbortError
+   */
+  async request<T>(request: AgentRequest, parse: (body: unknown) => T): Promise<AgentResponse<T>> {
+    const { method = 'GET', path, body, signal, timeoutMs = this.settings.timeoutMs } = request
+    const what = `${method} ${path}`
+    const answer = await bounded(what, { signal, timeoutMs }, async (within) => {
+      const response = await this.#pool.request({
+        method,
+        path: this.#target(path, request.query),
+        headers: await this.#headers(body !== undefined),
+        body: body === undefined ? null : JSON.stringify(body),
+        signal: within,
+      })
+      return { status: response.statusCode, headers: response.headers, text: await response.body.text() }
+    }).catch((cause: unknown) => {
+      throw cause instanceof AbortError || cause instanceof OptionError
+        ? cause
+        : this.#failure(what, timeoutMs, cause)
+    })
+    const { status, headers, text } = answer
+    if (status < 200 || status > 299) throw this.#refusal(what, status, text)
+    return {
+      value: this.#parse(what, status, text, parse),
+      index: parseIndex(headers['x-consul-index']),
+      hash: single(headers['x-consul-contenthash']),
+    }
+  }
+
+  /** Ends every request under way and every connection. */
+  async destroy(): Promise<void> {
+    await this.#pool.destroy()
+  }
+
+  #target(path: string, query: Query = {}): string {
+    const { namespace, partition, datacenter, address } = this.settings
+    const parameters = new URLSearchParams()
+    const all: Query = { ns: namespace, partition, dc: datacenter, ...query }
+    for (const [name, value] of Object.entries(all)) {
+      if (value !== undefined) parameters.set(name, String(value))
+    }
+    const search = parameters.size === 0 ? '' : `?${parameters.toString()}`
+    return `${address.prefix}${path}${search}`
+  }
+
+  async #headers(hasBody: boolean): Promise<Record<string, string>> {
+    const { auth, token, tokenFile } = this.settings
+    const headers: Record<string, string> = { accept: 'application/json' }
+    if (hasBody) headers['content-type'] = 'application/json'
+    if (auth !== undefined) {
+      headers['authorization'] =
+        `Basic ${Buffer.from(`${auth.username}:${auth.password}`).toString('base64')}`
+    }
+    const secret = tokenFile === undefined ? token : await readToken(tokenFile)
+    if (secret !== undefined) headers['x-consul-token'] = secret
+    return headers
+  }
+
+  #parse<T>(what: string, status: number, text: string, parse: (body: unknown) => T): T {
+    const fail = (code: ErrorCode, problem: string, cause: unknown): AgentError =>
+      new AgentError(code, `${what}: the agent at ${this.address} answered ${problem}`, {
+        address: this.address,
+        request: what,
+        status,
+        cause,
+      })
+    let body: unknown
+    try {
+      body = text === '' ? undefined : JSON.parse(text)
+    } catch {
+      // JSON.parse quotes the text in its message, and the text may hold a private key: no cause.
+      throw fail(
+        'ERR_CONNECT_AGENT_NOT_JSON',
+        `${text.length} characters that are not JSON: is it a Consul agent?`,
+        undefined,
+      )
+    }
+    try {
+      return parse(body)
+    } catch (cause) {
+      throw fail('ERR_CONNECT_AGENT_SHAPE', `JSON of another shape${because(cause)}`, cause)
+    }
+  }
+
+  #failure(what: string, timeoutMs: number, cause: unknown): AgentError {
+    const details = { address: this.address, request: what, cause }
+    if (cause instanceof TimeoutError || cause instanceof undiciErrors.ConnectTimeoutError) {
+      const message = `${what}: the agent at ${this.address} did not answer within ${timeoutMs} ms`
+      return new AgentError('ERR_CONNECT_AGENT_TIMEOUT', message, details)
+    }
+    const message = `${what}: no answer from the agent at ${this.address}${because(cause)}; is it running, and is the address right?`
+    return new AgentError('ERR_CONNECT_AGENT_UNREACHABLE', message, details)
+  }
+
+  #refusal(what: string, status: number, text: string): AgentError {
+    const code = refusalCode(status, text)
+    // Consul's error bodies are one short line; anything longer is some other server's page.
+    const said = text.trim().split('\n', 1)[0]?.slice(0, 200) ?? ''
+    const advice = ADVICE[code]
+    const message = `${what}: the agent at ${this.address} answered ${status}${said === '' ? '' : ` "${said}"`}${advice === undefined ? '' : `: ${advice}`}`
+    log.watch('%s', message)
+    return new AgentError(code, message, { address: this.address, request: what, status })
+  }
+}
+
+const ADVICE: Partial<Record<ErrorCode, string>> = {
+  ERR_CONNECT_AGENT_FORBIDDEN: 'check that the token exists and has the right that this request needs',
+  ERR_CONNECT_AGENT_RATE_LIMITED: 'the cluster signs too many certificates at once; it is tried again later',
+  ERR_CONNECT_DISABLED: 'set connect { enabled = true } on the servers',
+}
+
+function refusalCode(status: number, text: string): ErrorCode {
+  // 1.8.7: "Connect must be enabled in order to use this endpoint", with status 500.
+  if (/connect must be enabled|connect is not enabled/i.test(text)) return 'ERR_CONNECT_DISABLED'
+  // Agents pass on a server's answer as a 500 that carries the status in its text.
+  const relayed = /^(?:rpc error.*?|Unexpected response code: )?(429|403)\b/.exec(text)?.[1]
+  if (status === 403 || relayed === '403' || /permission denied|acl not found/i.test(text))
+    return 'ERR_CONNECT_AGENT_FORBIDDEN'
+  if (status === 404) return 'ERR_CONNECT_AGENT_NOT_FOUND'
+  if (status === 429 || relayed === '429') return 'ERR_CONNECT_AGENT_RATE_LIMITED'
+  return status >= 500 || status < 400 ? 'ERR_CONNECT_AGENT_FAILED' : 'ERR_CONNECT_AGENT_REFUSED'
+}
+
+/** Builds a path; every value becomes one segment, whatever characters it has. */
+export function path(strings: TemplateStringsArray, ...segments: string[]): string {
+  return strings.reduce((built, part, i) => built + encodeURIComponent(segments[i - 1] ?? '') + part)
+}
+
+async function readToken(file: string): Promise<string> {
+  let text: string
+  try {
+    text = await readFile(file, 'utf8')
+  } catch (cause) {
+    throw new OptionError('agent.tokenFile', 'the path of a readable file', JSON.stringify(file), { cause })
+  }
+  const token = text.trim()
+  if (!/^[\x21-\x7e]+$/.test(token)) {
+    throw new OptionError(
+      'agent.tokenFile',
+      'a file with one token',
+      token === '' ? 'an empty file' : 'other characters',
+    )
+  }
+  return token
+}
+
+function single(header: string | string[] | undefined): string | undefined {
+  return typeof header === 'string' && header !== '' ? header : undefined
+}
+
+function parseIndex(header: string | string[] | undefined): number | undefined {
+  const text = single(header)
+  if (text === undefined || !/^\d{1,16}$/.test(text)) return undefined
+  return Number(text)
+}

@@ -1,0 +1,59 @@
+/**
+ * Readers for JSON of unknown origin. Each returns the value in its type or throws a ShapeError that names the
+ * place and both types, never the value: the value may be a key.
+ */
+export class ShapeError extends Error {
+  constructor(place: string, expected: string, value: unknown) {
+    super(`${place === '' ? 'the body' : place} should be ${expected} and is ${kind(value)}`)
+    this.name = 'ShapeError'
+  }
+}
+
+function kind(value: unknown): string {
+  if (value === undefined) return 'missing'
+  if (value === null) return 'null'
+  return Array.isArray(value) ? 'an array' : typeof value === 'object' ? 'an object' : `a ${typeof value}`
+}
+
+export type JsonObject = Readonly<Record<string, unknown>>
+
+export function object(value: unknown, place: string): JsonObject {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new ShapeError(place, 'an object', value)
+  return value as JsonObject
+}
+
+/** An array; Consul writes an empty one as null. */
+export function array(value: unknown, place: string): readonly unknown[] {
+  if (value === null) return []
+  if (!Array.isArray(value)) throw new ShapeError(place, 'an array', value)
+  return value
+}
+
+export function string(value: unknown, place: string): string {
+  if (typeof value !== 'string') throw new ShapeError(place, 'a string', value)
+  return value
+}
+
+export function nonEmpty(value: unknown, place: string): string {
+  if (typeof value !== 'string' || value === '') throw new ShapeError(place, 'a non-empty string', value)
+  return value
+}
+
+export function boolean(value: unknown, place: string): boolean {
+  if (typeof value !== 'boolean') throw new ShapeError(place, 'true or false', value)
+  return value
+}
+
+export function port(value: unknown, place: string): number {
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > 65535) {
+    throw new ShapeError(place, 'a port', value)
+  }
+  return value
+}
+
+/** A reader for a field that may be absent, null or, as Consul likes to write it, empty. */
+export function maybe<T>(read: (value: unknown, place: string) => T) {
+  return (value: unknown, place: string): T | undefined =>
+    value === undefined || value === null || value === '' ? undefined : read(value, place)
+}

@@ -1,0 +1,202 @@
+import { isDeepStrictEqual } from 'node:util'
+import { isAborted } from '../bounded.js'
+import { type Clock, sleep } from '../clock.js'
+import { AgentError, type ErrorCode, because, toError } from '../errors.js'
+import { log } from '../log.js'
+import { DEFAULTS } from '../options.js'
+import type { AgentRequest, AgentResponse } from './client.js'
+
+/** What makes a read a blocking one. Without index and hash it answers at once. */
+export interface BlockingQuery {
+  readonly index?: number | undefined
+  readonly hash?: string | undefined
+  readonly waitMs?: number | undefined
+  readonly signal?: AbortSignal | undefined
+  readonly timeoutMs?: number | undefined
+}
+
+/** The parts of a request that carry a blocking query. */
+export function blocking(query: BlockingQuery): Pick<AgentRequest, 'query' | 'signal' | 'timeoutMs'> {
+  const { index, hash, waitMs, signal, timeoutMs } = query
+  const blocks = index !== undefined || hash !== undefined
+  return {
+    query: { index, hash, wait: blocks && waitMs !== undefined ? `${waitMs}ms` : undefined },
+    signal,
+    timeoutMs,
+  }
+}
+
+export interface WatchOptions<T> {
+  /** For logs. */
+  readonly name: string
+  readonly fetch: (query: BlockingQuery) => Promise<AgentResponse<T>>
+  /** Called with the first value and with every one that differs from the last. May throw to refuse it. */
+  readonly onValue: (value: T) => void
+  /** Called with every failure, a refused value included, and when it will be tried again. */
+  readonly onError: (error: Error, retryInMs: number) => void
+  readonly clock: Clock
+  /** From 0 to below 1. */
+  readonly random: () => number
+  /** How long the agent may hold a query. @default 300000 */
+  readonly waitMs?: number
+}
+
+/** The agent adds up to a sixteenth to the wait; the rest is for the network. */
+const WAIT_MARGIN_MS = 10_000
+/** The pause between two reads of an endpoint that cannot block. */
+const POLL_MS = 10_000
+/** A churning index costs at most a burst, then this many reads a second. */
+const BURST = 20
+const READS_PER_SECOND = 10
+
+interface Backoff {
+  readonly firstMs: number
+  readonly capMs: number
+}
+const BACKOFF: Backoff = { firstMs: 100, capMs: 10_000 }
+/** Rights rarely appear within seconds, and certificate signing must not be hammered. */
+const SLOW_BACKOFF: Backoff = { firstMs: 2_000, capMs: 60_000 }
+const SLOW_CODES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'ERR_CONNECT_AGENT_FORBIDDEN',
+  'ERR_CONNECT_AGENT_RATE_LIMITED',
+  'ERR_CONNECT_DISABLED',
+])
+
+/**
+ * The one loop behind every watch of the agent: blocking queries by index or by content hash, for ever, until
+ * closed. The rules are those of Consul's documentation of blocking queries, and of what agents were seen to do
+ * otherwise.
+ */
+export class Watch<T> {
+  readonly #options: WatchOptions<T>
+  readonly #closed = new AbortController()
+  readonly #reads: TokenBucket
+  #pause = new AbortController()
+  #last: { value: T } | undefined
+
+  constructor(options: WatchOptions<T>) {
+    this.#options = options
+    this.#reads = new TokenBucket(options.clock)
+    void this.#run()
+  }
+
+  /** Ends a wait for the next try, if there is one. */
+  retryNow(): void {
+    this.#pause.abort()
+  }
+
+  close(): void {
+    this.#closed.abort()
+    this.#pause.abort()
+  }
+
+  async #run(): Promise<void> {
+    const { random } = this.#options
+    const closed = this.#closed.signal
+    let position: Position = { from: 'start' }
+    let failures = 0
+    while (!isAborted(closed)) {
+      await sleep(this.#options.clock, this.#reads.take(), closed)
+      if (isAborted(closed)) return
+      try {
+        position = nextPosition(position, await this.#read(position))
+        failures = 0
+        if (position.from === 'poll') await this.#wait(POLL_MS * jitter(random))
+      } catch (thrown) {
+        if (isAborted(closed)) return
+        const error = toError(thrown)
+        position = { from: 'start' }
+        failures += 1
+        const delayMs = Math.round(backoffMs(error, failures) * jitter(random))
+        log.watch(
+          '%s: failure %d, next try in %d ms%s',
+          this.#options.name,
+          failures,
+          delayMs,
+          because(error),
+        )
+        this.#options.onError(error, delayMs)
+        await this.#wait(delayMs)
+      }
+    }
+  }
+
+  async #read(position: Position): Promise<AgentResponse<T>> {
+    const { fetch, onValue, waitMs = DEFAULTS.watchWaitMs } = this.#options
+    const blocks = position.from === 'index' || position.from === 'hash'
+    const response = await fetch({
+      index: position.from === 'index' ? position.index : undefined,
+      hash: position.from === 'hash' ? position.hash : undefined,
+      waitMs,
+      signal: this.#closed.signal,
+      // A dead agent must not hang the watch for ever. A read that does not block has the client's own bound.
+      timeoutMs: blocks ? (waitMs * 17) / 16 + WAIT_MARGIN_MS : undefined,
+    })
+    // The index may move with nothing new, and a leaf may be new under an old index: the content decides.
+    if (
+      !isAborted(this.#closed.signal) &&
+      (this.#last === undefined || !isDeepStrictEqual(this.#last.value, response.value))
+    ) {
+      onValue(response.value)
+      this.#last = { value: response.value }
+    }
+    return response
+  }
+
+  async #wait(ms: number): Promise<void> {
+    this.#pause = new AbortController()
+    if (isAborted(this.#closed.signal)) return
+    await sleep(this.#options.clock, ms, this.#pause.signal)
+  }
+}
+
+/** Where a read starts: from nothing, after an index or a hash, or after a pause when the endpoint cannot block. */
+export type Position =
+  | { readonly from: 'start' | 'poll' }
+  | { readonly from: 'index'; readonly index: number }
+  | { readonly from: 'hash'; readonly hash: string }
+
+export function nextPosition(
+  before: Position,
+  response: { index: number | undefined; hash: string | undefined },
+): Position {
+  const { index, hash } = response
+  if (hash !== undefined) return { from: 'hash', hash }
+  if (index === undefined) return { from: 'poll' }
+  // A restored snapshot or a new leader: the old index means nothing any more.
+  if (before.from === 'index' && index < before.index) return { from: 'start' }
+  // Agents have sent 0, and a read at 0 would never block.
+  return { from: 'index', index: Math.max(1, index) }
+}
+
+function backoffMs(error: Error, failures: number): number {
+  const { firstMs, capMs } =
+    error instanceof AgentError && SLOW_CODES.has(error.code) ? SLOW_BACKOFF : BACKOFF
+  return Math.min(capMs, firstMs * 2 ** Math.min(failures - 1, 20))
+}
+
+/** From 0.5 to 1: agents that fail together must not be asked again together. */
+function jitter(random: () => number): number {
+  return 0.5 + random() / 2
+}
+
+class TokenBucket {
+  readonly #clock: Clock
+  #tokens = BURST
+  #filledAt: number
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+    this.#filledAt = clock.now()
+  }
+
+  /** Takes a token; returns how long to wait for it, in milliseconds. */
+  take(): number {
+    const now = this.#clock.now()
+    // A clock that was set back fills nothing.
+    const filled = (Math.max(0, now - this.#filledAt) * READS_PER_SECOND) / 1000
+    this.#tokens = Math.min(BURST, this.#tokens + filled) - 1
+    this.#filledAt = now
+    return this.#tokens >= 0 ? 0 : Math.ceil((-this.#tokens * 1000) / READS_PER_SECOND)
+  }
+}

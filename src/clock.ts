@@ -1,0 +1,46 @@
+/** Where time comes from. Tests inject one that they turn by hand. */
+export interface Clock {
+  /** Milliseconds since the Unix epoch. */
+  now(): number
+  /** Calls `callback` once after `ms`; returns what cancels it. */
+  after(ms: number, callback: () => void): () => void
+}
+
+// Node turns a longer delay into 1 ms; a leaf may live for a year.
+const LONGEST_TIMER_MS = 2 ** 31 - 1
+
+export const systemClock: Clock = {
+  now: Date.now,
+  after(ms, callback) {
+    let timer: NodeJS.Timeout
+    const arm = (left: number): void => {
+      timer =
+        left > LONGEST_TIMER_MS
+          ? setTimeout(() => {
+              arm(left - LONGEST_TIMER_MS)
+            }, LONGEST_TIMER_MS)
+          : setTimeout(callback, Math.max(0, left))
+    }
+    arm(ms)
+    return () => {
+      clearTimeout(timer)
+    }
+  },
+}
+
+/** Resolves after `ms`, or at once when `signal` is aborted. Never rejects. */
+export function sleep(clock: Clock, ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) {
+      resolve()
+      return
+    }
+    const wake = (): void => {
+      cancel()
+      signal.removeEventListener('abort', wake)
+      resolve()
+    }
+    const cancel = clock.after(ms, wake)
+    signal.addEventListener('abort', wake, { once: true })
+  })
+}

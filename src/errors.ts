@@ -1,0 +1,248 @@
+/**
+ * Every error code of this library and what it means. A code is stable across versions; a message is not.
+ */
+export const ERROR_CODES = {
+  ERR_CONNECT_OPTION: 'An option or an argument has the wrong type or value.',
+  ERR_CONNECT_ABORTED: 'The signal that was passed in was aborted.',
+  ERR_CONNECT_CLOSED: 'The service was closed or destroyed.',
+  ERR_CONNECT_TIMEOUT: 'A deadline passed. `cause` is the last thing the agent or the peer said.',
+
+  ERR_CONNECT_AGENT_UNREACHABLE:
+    'No connection to the Consul agent, or it broke off in the middle of an answer.',
+  ERR_CONNECT_AGENT_TIMEOUT: 'The agent accepted the request and did not answer in time.',
+  ERR_CONNECT_AGENT_FORBIDDEN: 'The agent answered 403: the token is unknown or lacks a right.',
+  ERR_CONNECT_AGENT_NOT_FOUND: 'The agent answered 404.',
+  ERR_CONNECT_AGENT_RATE_LIMITED: 'The agent answered 429: too many certificate requests in the cluster.',
+  ERR_CONNECT_AGENT_REFUSED: 'The agent answered another 4xx: it did not understand the request.',
+  ERR_CONNECT_AGENT_FAILED: 'The agent answered 5xx.',
+  ERR_CONNECT_AGENT_NOT_JSON: 'The agent answered something that is not JSON: is it a Consul agent?',
+  ERR_CONNECT_AGENT_SHAPE: 'The agent answered JSON of an unexpected shape.',
+  ERR_CONNECT_DISABLED: 'Connect is switched off on the agent.',
+
+  ERR_CONNECT_NOT_READY: 'The service has no usable certificate and roots yet.',
+  ERR_CONNECT_LEAF_EXPIRED: 'Our own certificate has expired and the agent has not given a new one.',
+  ERR_CONNECT_LEAF_MALFORMED: 'Our own certificate or its key cannot be parsed or breaks a rule for leaves.',
+  ERR_CONNECT_LEAF_KEY: 'Our own certificate does not belong to the private key that came with it.',
+  ERR_CONNECT_LEAF_UNTRUSTED: 'Our own certificate chains to none of the mesh’s roots.',
+  ERR_CONNECT_LEAF_SERVICE: 'Our own certificate names another service, or another trust domain.',
+  ERR_CONNECT_ROOTS: 'The mesh’s roots are missing, empty or not CA certificates.',
+
+  ERR_CONNECT_SPIFFE_LENGTH: 'A SPIFFE ID is empty or longer than 2048 bytes.',
+  ERR_CONNECT_SPIFFE_SCHEME: 'A SPIFFE ID does not start with spiffe://.',
+  ERR_CONNECT_SPIFFE_COMPONENT: 'A SPIFFE ID has user info, a port, a query or a fragment.',
+  ERR_CONNECT_SPIFFE_TRUST_DOMAIN:
+    'A SPIFFE ID’s trust domain is empty, too long or has a character outside [a-z0-9._-].',
+  ERR_CONNECT_SPIFFE_PATH: 'A SPIFFE ID’s path is not one that Consul Connect uses.',
+
+  ERR_CONNECT_CERTIFICATE_MISSING: 'The peer presented no certificate.',
+  ERR_CONNECT_CERTIFICATE_CHAIN: 'The peer presented more than 16 certificates.',
+  ERR_CONNECT_CERTIFICATE_MALFORMED: 'A certificate is not DER-encoded X.509 v3, or something trails it.',
+  ERR_CONNECT_CERTIFICATE_URI_COUNT:
+    'A certificate does not have exactly one URI in its subject alternative names.',
+  ERR_CONNECT_CERTIFICATE_SIGNING:
+    'A certificate names a signing identity (no path), which never authenticates a peer.',
+  ERR_CONNECT_CERTIFICATE_CA:
+    'A certificate that should be a leaf may sign certificates or revocation lists.',
+  ERR_CONNECT_CERTIFICATE_KEY_USAGE: 'A leaf’s key usage is absent or lacks digitalSignature.',
+  ERR_CONNECT_CERTIFICATE_EXTENDED_KEY_USAGE: 'A leaf’s extended key usage lacks serverAuth or clientAuth.',
+  ERR_CONNECT_PEER_TRUST_DOMAIN: 'The peer belongs to a trust domain of which we hold no roots.',
+  ERR_CONNECT_PEER_UNTRUSTED:
+    'The peer’s certificate path does not lead to the mesh’s roots, or is out of date.',
+  ERR_CONNECT_PEER_RESUMED: 'The peer resumed a TLS session, which would skip its verification.',
+  ERR_CONNECT_PEER_KIND: 'The peer is not a service (an agent, a server or a gateway).',
+  ERR_CONNECT_PEER_IDENTITY: 'The peer proved to be another service than the one dialled.',
+
+  ERR_CONNECT_DENIED: 'The peer proved who it is and may not connect.',
+  ERR_CONNECT_REJECTED: 'The peer closed the connection before its first byte: it may have rejected us.',
+  ERR_CONNECT_NO_INSTANCES: 'There is no instance to dial.',
+  ERR_CONNECT_DIAL_FAILED: 'No instance could be reached; `attempts` lists each try.',
+  ERR_CONNECT_RESOLVER: 'A resolver threw, or returned something that is not a list of endpoints.',
+  ERR_CONNECT_LISTEN: 'A listener could not be opened; `cause` is the system’s error.',
+  ERR_CONNECT_HANDLER: 'A connection handler threw.',
+  ERR_CONNECT_REGISTER: 'A registration could not be made or kept alive.',
+} as const
+
+export type ErrorCode = keyof typeof ERROR_CODES
+
+// Registered symbols, so that errors are recognised across two installed copies of this package.
+const BRAND = Symbol.for('consul-connect.error')
+
+/** The base of every error this library makes: a stable `code`, a message to act on, and the `cause`. */
+export class ConnectError extends Error {
+  /** The name by which `instanceof` recognises the class across copies of this package. */
+  static readonly brand: string = 'ConnectError'
+  readonly code: ErrorCode
+
+  constructor(code: ErrorCode, message: string, options?: { cause?: unknown }) {
+    super(message, options?.cause === undefined ? undefined : { cause: options.cause })
+    this.code = code
+    this.name = new.target.brand
+    Object.defineProperty(this, BRAND, { value: lineage(new.target) })
+  }
+
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    // A user's own subclass has no brand of its own: the prototype chain decides there.
+    if (!Object.hasOwn(this, 'brand')) return Function.prototype[Symbol.hasInstance].call(this, value)
+    if (typeof value !== 'object' || value === null) return false
+    const brands = (value as { [BRAND]?: unknown })[BRAND]
+    return Array.isArray(brands) && brands.includes(this.brand)
+  }
+}
+
+function lineage(leaf: typeof ConnectError): string[] {
+  const brands: string[] = []
+  let current: unknown = leaf
+  while (typeof current === 'function' && current !== Error) {
+    if (Object.hasOwn(current, 'brand')) brands.push((current as typeof ConnectError).brand)
+    current = Object.getPrototypeOf(current)
+  }
+  return brands
+}
+
+/** An option, an argument or an environment variable is wrong. Thrown at once, before anything is started. */
+export class OptionError extends ConnectError {
+  static override readonly brand: string = 'OptionError'
+  readonly option: string
+  readonly expected: string
+  readonly actual: string
+
+  constructor(option: string, expected: string, actual: string, options?: { cause?: unknown }) {
+    super('ERR_CONNECT_OPTION', `${option}: expected ${expected}, got ${actual}`, options)
+    this.option = option
+    this.expected = expected
+    this.actual = actual
+  }
+}
+
+/** A signal was aborted; `cause` is the signal's reason. Its `name` is `AbortError`, as everywhere in Node. */
+export class AbortError extends ConnectError {
+  static override readonly brand: string = 'AbortError'
+
+  constructor(what: string, reason: unknown) {
+    super('ERR_CONNECT_ABORTED', `${what} was aborted by its signal`, { cause: reason })
+  }
+}
+
+/** The service is closed. */
+export class ClosedError extends ConnectError {
+  static override readonly brand: string = 'ClosedError'
+
+  constructor(what: string, options?: { cause?: unknown }) {
+    super('ERR_CONNECT_CLOSED', `${what}: the service is closed`, options)
+  }
+}
+
+/** A deadline passed. `cause` is the last thing the agent or the peer said, if it said anything. */
+export class TimeoutError extends ConnectError {
+  static override readonly brand: string = 'TimeoutError'
+  readonly timeoutMs: number
+  /** What was tried before the deadline, when `dial` ran into it. */
+  readonly attempts: readonly DialAttempt[]
+
+  constructor(
+    what: string,
+    timeoutMs: number,
+    options?: { cause?: unknown; attempts?: readonly DialAttempt[] },
+  ) {
+    super(
+      'ERR_CONNECT_TIMEOUT',
+      `${what} took longer than ${timeoutMs} ms${because(options?.cause)}`,
+      options,
+    )
+    this.timeoutMs = timeoutMs
+    this.attempts = options?.attempts ?? []
+  }
+}
+
+/** The agent could not be asked, or its answer cannot be used. */
+export class AgentError extends ConnectError {
+  static override readonly brand: string = 'AgentError'
+  /** The agent's address as configured, without credentials. */
+  readonly address: string
+  /** Method and path, without the query string. */
+  readonly request: string
+  /** The HTTP status, when there was an answer. */
+  readonly status: number | undefined
+
+  constructor(
+    code: ErrorCode,
+    message: string,
+    details: { address: string; request: string; status?: number | undefined; cause?: unknown },
+  ) {
+    super(code, message, details)
+    this.address = details.address
+    this.request = details.request
+    this.status = details.status
+  }
+}
+
+/** Our own leaf or the mesh's roots cannot be used; the last good ones stay in use until they expire. */
+export class IdentityError extends ConnectError {
+  static override readonly brand: string = 'IdentityError'
+}
+
+/** A SPIFFE ID is not one. */
+export class SpiffeIdError extends ConnectError {
+  static override readonly brand: string = 'SpiffeIdError'
+  /** The rejected text, cut to 256 characters. */
+  readonly input: string
+  readonly expected: string
+
+  constructor(code: ErrorCode, input: string, expected: string) {
+    const shown = input.length > 256 ? `${input.slice(0, 256)}…` : input
+    super(code, `not a Connect SPIFFE ID: expected ${expected}, got ${JSON.stringify(shown)}`)
+    this.input = shown
+    this.expected = expected
+  }
+}
+
+/** A peer did not prove an identity that we may talk to. */
+export class VerificationError extends ConnectError {
+  static override readonly brand: string = 'VerificationError'
+  readonly expected: string
+  readonly actual: string
+
+  constructor(code: ErrorCode, expected: string, actual: string, options?: { cause?: unknown }) {
+    super(code, `peer certificate: expected ${expected}, got ${actual}${because(options?.cause)}`, options)
+    this.expected = expected
+    this.actual = actual
+  }
+}
+
+/** One try of `dial` at one instance. */
+export interface DialAttempt {
+  /** `host:port` of the instance. */
+  readonly address: string
+  readonly error: Error
+  /** How long the try took, in milliseconds. */
+  readonly durationMs: number
+}
+
+/** `dial` did not reach its upstream. */
+export class DialError extends ConnectError {
+  static override readonly brand: string = 'DialError'
+  readonly upstream: string
+  readonly attempts: readonly DialAttempt[]
+
+  constructor(
+    code: ErrorCode,
+    upstream: string,
+    message: string,
+    options?: { cause?: unknown; attempts?: readonly DialAttempt[] },
+  ) {
+    super(code, `dial ${upstream}: ${message}`, options)
+    this.upstream = upstream
+    this.attempts = options?.attempts ?? []
+  }
+}
+
+/** `: message` of a cause, for the end of a sentence; nothing where there is none. */
+export function because(cause: unknown): string {
+  if (cause === undefined) return ''
+  return `: ${cause instanceof Error ? cause.message || cause.name : String(cause)}`
+}
+
+/** What was thrown, as an Error. */
+export function toError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(`a non-error was thrown: ${String(thrown)}`)
+}

@@ -1,0 +1,38 @@
+import type { EventEmitter } from 'eventemitter3'
+import type { DeniedError } from './authorize/authorizer.js'
+import type { Leaf } from './identity/leaf.js'
+import type { Roots } from './identity/roots.js'
+
+/** What a Service tells, and with what. */
+export interface ServiceEvents {
+  /** A new certificate of ours is in use for new connections; the first one counts. */
+  rotated: [leaf: Leaf]
+  /** The mesh's roots changed; new connections are verified against the new ones. */
+  roots: [roots: Roots]
+  /** A peer proved who it is and was not let in. */
+  denied: [error: DeniedError]
+  /** A peer did not prove who it is; `remoteAddress` is undefined when it is gone already, or on a unix socket. */
+  rejected: [error: Error, remoteAddress: string | undefined]
+  /**
+   * Something an operator should know, while work goes on with what there is: the agent is away, a certificate was
+   * refused, a check could not be renewed. `error.code` tells which.
+   */
+  warning: [error: Error]
+  /** Everything is closed. */
+  closed: []
+}
+
+/** Emits so that a listener that throws is its own problem: it becomes an uncaught exception, not our failure. */
+export function emitSafely<E extends EventEmitter.ValidEventTypes, T extends EventEmitter.EventNames<E>>(
+  emitter: EventEmitter<E>,
+  event: T,
+  ...args: Parameters<EventEmitter.EventListener<E, T>>
+): void {
+  try {
+    emitter.emit(event, ...args)
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error
+    })
+  }
+}

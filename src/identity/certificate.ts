@@ -1,0 +1,186 @@
+import forge from 'node-forge'
+import { VerificationError } from '../errors.js'
+
+/** What a leaf certificate says of itself, as far as its identity depends on it. */
+export interface CertificateFacts {
+  /** The URIs among the subject alternative names, in order. */
+  readonly uris: readonly string[]
+  readonly isCa: boolean
+  /** The names of the bits that are set; undefined when the extension is absent. */
+  readonly keyUsage: ReadonlySet<KeyUsage> | undefined
+  /** The object identifiers; undefined when the extension is absent. */
+  readonly extendedKeyUsage: ReadonlySet<string> | undefined
+  /** Colon-separated lower-case hexadecimal, as Consul's API takes it. */
+  readonly serialNumber: string
+}
+
+export const SERVER_AUTH = '1.3.6.1.5.5.7.3.1'
+export const CLIENT_AUTH = '1.3.6.1.5.5.7.3.2'
+
+// RFC 5280, section 4.2.1.3, in bit order.
+const KEY_USAGES = [
+  'digitalSignature',
+  'nonRepudiation',
+  'keyEncipherment',
+  'dataEncipherment',
+  'keyAgreement',
+  'keyCertSign',
+  'cRLSign',
+  'encipherOnly',
+  'decipherOnly',
+] as const
+export type KeyUsage = (typeof KEY_USAGES)[number]
+
+const { UNIVERSAL, CONTEXT_SPECIFIC: CONTEXT } = forge.asn1.Class
+const { BOOLEAN, INTEGER, BITSTRING, OCTETSTRING, OID, SEQUENCE } = forge.asn1.Type
+
+const KEY_USAGE = '2.5.29.15'
+const SUBJECT_ALT_NAME = '2.5.29.17'
+const BASIC_CONSTRAINTS = '2.5.29.19'
+const EXTENDED_KEY_USAGE = '2.5.29.37'
+
+// A certificate nests nine levels deep at most; a hostile one must not nest until the stack ends.
+const MAX_DEPTH = 16
+// OpenSSL's own bound on a whole chain is 100 KiB.
+const MAX_BYTES = 100 * 1024
+
+/**
+ * Reads the facts out of a certificate's DER. Node's X509Certificate shows neither key usage nor basic
+ * constraints in full, and its text form of the alternative names has been ambiguous (CVE-2021-44532).
+ *
+ * It proves nothing: signature, dates and path are for OpenSSL, at the handshake.
+ * @throws VerificationError with ERR_CONNECT_CERTIFICATE_MALFORMED, and nothing else, whatever the bytes
+ */
+export function parseCertificate(der: Uint8Array): CertificateFacts {
+  try {
+    return readCertificate(der)
+  } catch (cause) {
+    throw new VerificationError(
+      'ERR_CONNECT_CERTIFICATE_MALFORMED',
+      'a DER-encoded X.509 v3 certificate',
+      'other bytes',
+      { cause },
+    )
+  }
+}
+
+function readCertificate(der: Uint8Array): CertificateFacts {
+  if (der.byteLength > MAX_BYTES) throw new Error(`it has ${der.byteLength} bytes`)
+  const [tbs] = sequence(
+    decode(Buffer.from(der.buffer, der.byteOffset, der.byteLength).toString('latin1')),
+    3,
+    3,
+  )
+  // TBSCertificate, RFC 5280 section 4.1: version, serial, …, subject key, [1] [2] unique ids, [3] extensions.
+  const fields = sequence(tbs, 7, 10)
+  const version = fields[0]
+  if (
+    version?.tagClass !== CONTEXT ||
+    Number(version.type) !== 0 ||
+    bytes(children(version)[0], INTEGER) !== '\x02'
+  ) {
+    throw new Error('its version is not 3')
+  }
+  const extensions = readExtensions(fields.slice(7))
+  return {
+    uris: read(extensions, SUBJECT_ALT_NAME, readUris) ?? [],
+    isCa: read(extensions, BASIC_CONSTRAINTS, readIsCa) ?? false,
+    keyUsage: read(extensions, KEY_USAGE, readKeyUsage),
+    extendedKeyUsage: read(extensions, EXTENDED_KEY_USAGE, readExtendedKeyUsage),
+    // The sign byte is no part of the number, as Consul writes it.
+    serialNumber: hex(bytes(fields[1], INTEGER).replace(/^\0(?=[^])/, '')),
+  }
+}
+
+/** The extensions by object identifier; the value is the DER inside each. */
+function readExtensions(optionalFields: readonly forge.asn1.Asn1[]): Map<string, string> {
+  const extensions = new Map<string, string>()
+  const field = optionalFields.find((item) => item.tagClass === CONTEXT && Number(item.type) === 3)
+  if (field === undefined) return extensions
+  const [list, ...rest] = children(field)
+  if (rest.length > 0) throw new Error('its extensions are not one list')
+  for (const item of sequence(list, 1, 64)) {
+    const parts = sequence(item, 2, 3)
+    const oid = forge.asn1.derToOid(bytes(parts[0], OID))
+    // Readers differ in which of two they take: neither will do (RFC 5280, section 4.2).
+    if (extensions.has(oid)) throw new Error(`it has the extension ${oid} twice`)
+    extensions.set(oid, bytes(parts.at(-1), OCTETSTRING))
+  }
+  return extensions
+}
+
+function read<T>(
+  extensions: Map<string, string>,
+  oid: string,
+  parse: (value: forge.asn1.Asn1) => T,
+): T | undefined {
+  const der = extensions.get(oid)
+  return der === undefined ? undefined : parse(decode(der))
+}
+
+function readUris(value: forge.asn1.Asn1): string[] {
+  return (
+    sequence(value, 0, 1024)
+      // GeneralName: uniformResourceIdentifier is [6] IA5String.
+      .filter((name) => name.tagClass === CONTEXT && Number(name.type) === 6)
+      .map((name) => {
+        if (name.constructed || typeof name.value !== 'string') throw new Error('a URI in it is not a string')
+        // eslint-disable-next-line no-control-regex -- IA5String is ASCII
+        if (!/^[\x00-\x7f]*$/.test(name.value)) throw new Error('a URI in it is not ASCII')
+        return name.value
+      })
+  )
+}
+
+function readIsCa(value: forge.asn1.Asn1): boolean {
+  const first = sequence(value, 0, 2)[0]
+  // An absent flag means false; a path length may stand without one.
+  if (first === undefined || (first.tagClass === UNIVERSAL && first.type === INTEGER)) return false
+  // DER writes true as ff; any other non-zero byte is still true to a lenient reader.
+  return bytes(first, BOOLEAN) !== '\x00'
+}
+
+function readKeyUsage(value: forge.asn1.Asn1): Set<KeyUsage> {
+  const content = bytes(value, BITSTRING)
+  if (content.length < 1 || content.charCodeAt(0) > 7) throw new Error('its key usage is not a bit string')
+  const bits = content.slice(1)
+  return new Set(KEY_USAGES.filter((_name, i) => ((bits.charCodeAt(i >> 3) || 0) & (0x80 >> (i & 7))) !== 0))
+}
+
+function readExtendedKeyUsage(value: forge.asn1.Asn1): Set<string> {
+  return new Set(sequence(value, 1, 64).map((item) => forge.asn1.derToOid(bytes(item, OID))))
+}
+
+function decode(der: string): forge.asn1.Asn1 {
+  // parseAllBytes refuses trailing bytes.
+  const options = { strict: true, parseAllBytes: true, decodeBitStrings: false, maxDepth: MAX_DEPTH }
+  const item = forge.asn1.fromDer(der, options)
+  // forge reads BER too, and lengths that overflow; only DER comes out of it as it went in.
+  if (forge.asn1.toDer(item).getBytes() !== der) throw new Error('its encoding is not DER')
+  return item
+}
+
+function children(item: forge.asn1.Asn1 | undefined): readonly forge.asn1.Asn1[] {
+  if (item === undefined || !Array.isArray(item.value)) throw new Error('a part of it has no parts')
+  return item.value
+}
+
+/** The parts of a SEQUENCE of `min` to `max` parts. */
+function sequence(item: forge.asn1.Asn1 | undefined, min: number, max: number): readonly forge.asn1.Asn1[] {
+  const parts = children(item)
+  if (item?.tagClass !== UNIVERSAL || item.type !== SEQUENCE || parts.length < min || parts.length > max) {
+    throw new Error('a part of it is not the sequence it should be')
+  }
+  return parts
+}
+
+function bytes(item: forge.asn1.Asn1 | undefined, type: forge.asn1.Type): string {
+  if (item?.tagClass !== UNIVERSAL || item.type !== type || typeof item.value !== 'string') {
+    throw new Error('a part of it has another type than it should')
+  }
+  return item.value
+}
+
+function hex(content: string): string {
+  return Array.from(content, (char) => char.charCodeAt(0).toString(16).padStart(2, '0')).join(':')
+}

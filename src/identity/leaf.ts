@@ -1,0 +1,153 @@
+import { type KeyObject, X509Certificate, createPrivateKey } from 'node:crypto'
+import type { LeafCertificate } from '../agent/leaf.js'
+import { type ErrorCode, IdentityError, because } from '../errors.js'
+import { parseCertificate } from './certificate.js'
+import type { Roots } from './roots.js'
+import type { ServiceId } from './spiffe.js'
+import { type ExpectedIdentity, verifyExpected, verifyLeaf, verifyMember } from './verify.js'
+
+/** A service's own certificate. The private key is not part of it. */
+export interface Leaf {
+  readonly id: ServiceId
+  /** The SPIFFE ID as the certificate has it. */
+  readonly uri: string
+  /** Colon-separated hexadecimal. */
+  readonly serialNumber: string
+  readonly notBefore: Date
+  readonly notAfter: Date
+  /** PEM of the leaf and of the intermediates that peers need. */
+  readonly chainPem: string
+}
+
+/** A leaf that has been checked, with its key. */
+export interface Credentials {
+  readonly leaf: Leaf
+  readonly privateKeyPem: string
+}
+
+const MAX_CHAIN = 16
+
+/**
+ * Checks what the agent gave: it parses, it is a leaf, its key is its own, it names us, it is valid now, and it
+ * chains to a root of the mesh.
+ * @throws IdentityError
+ */
+export function checkLeaf(
+  given: LeafCertificate,
+  expected: ExpectedIdentity,
+  roots: Roots,
+  now: number,
+): Credentials {
+  const fail = (code: ErrorCode, problem: string, cause?: unknown): IdentityError =>
+    new IdentityError(code, `the agent's certificate for ${expected.service} ${problem}${because(cause)}`, {
+      cause,
+    })
+
+  const chain = attempt(
+    () => parseChain(given.chainPem),
+    (cause) => fail('ERR_CONNECT_LEAF_MALFORMED', 'cannot be parsed', cause),
+  )
+  const [certificate] = chain
+  if (certificate === undefined || chain.length > MAX_CHAIN) {
+    throw fail(
+      'ERR_CONNECT_LEAF_MALFORMED',
+      `comes as a chain of ${chain.length}, where 1 to ${MAX_CHAIN} are expected`,
+    )
+  }
+  const key = attempt(
+    () => createPrivateKey(given.privateKeyPem),
+    (cause) => fail('ERR_CONNECT_LEAF_MALFORMED', 'has a key that cannot be parsed', cause),
+  )
+  const facts = attempt(
+    () => parseCertificate(certificate.raw),
+    (cause) => fail('ERR_CONNECT_LEAF_MALFORMED', 'cannot be parsed', cause),
+  )
+  const certified = attempt(
+    () => verifyLeaf(facts),
+    (cause) => fail('ERR_CONNECT_LEAF_MALFORMED', 'is not a leaf', cause),
+  )
+  if (!ownsKey(certificate, key))
+    throw fail('ERR_CONNECT_LEAF_KEY', 'does not belong to the key that came with it')
+  const id = attempt(
+    () => {
+      const member = verifyMember(certified, roots.trustDomain)
+      verifyExpected(member, expected)
+      return member
+    },
+    (cause) => fail('ERR_CONNECT_LEAF_SERVICE', 'names somebody else', cause),
+  )
+  const leaf: Leaf = {
+    id,
+    uri: certified.uri,
+    serialNumber: facts.serialNumber,
+    notBefore: new Date(certificate.validFrom),
+    notAfter: new Date(certificate.validTo),
+    chainPem: chain.map((item) => item.toString()).join(''),
+  }
+  if (leaf.notAfter.getTime() <= now)
+    throw fail('ERR_CONNECT_LEAF_EXPIRED', `expired at ${leaf.notAfter.toISOString()}`)
+  if (leaf.notBefore.getTime() > now) {
+    throw fail(
+      'ERR_CONNECT_LEAF_MALFORMED',
+      `is valid only from ${leaf.notBefore.toISOString()}: compare the clocks`,
+    )
+  }
+  if (!chainsTo(certificate, chain.slice(1), roots.certificates, now)) {
+    throw fail(
+      'ERR_CONNECT_LEAF_UNTRUSTED',
+      `chains to none of the ${roots.certificates.length} roots of the mesh`,
+    )
+  }
+  return { leaf, privateKeyPem: given.privateKeyPem }
+}
+
+function attempt<T>(step: () => T, wrap: (cause: unknown) => IdentityError): T {
+  try {
+    return step()
+  } catch (cause) {
+    throw wrap(cause)
+  }
+}
+
+function parseChain(pem: string): X509Certificate[] {
+  const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
+  return blocks.map((block) => new X509Certificate(block))
+}
+
+function ownsKey(certificate: X509Certificate, key: KeyObject): boolean {
+  try {
+    return certificate.checkPrivateKey(key)
+  } catch {
+    return false
+  }
+}
+
+/**
+ * Whether a path leads from our own leaf over its intermediates to a root. It is a check of what we are about to
+ * present, so that a bad rotation is noticed here and not by every peer; peers' paths are verified by OpenSSL.
+ */
+function chainsTo(
+  leaf: X509Certificate,
+  intermediates: readonly X509Certificate[],
+  roots: readonly X509Certificate[],
+  now: number,
+): boolean {
+  const reached = [leaf]
+  // The loop sees what is pushed while it runs; each certificate is pushed once at most.
+  for (const current of reached) {
+    if (roots.some((root) => issued(root, current, now))) return true
+    reached.push(...intermediates.filter((next) => !reached.includes(next) && issued(next, current, now)))
+  }
+  return false
+}
+
+function issued(issuer: X509Certificate, subject: X509Certificate, now: number): boolean {
+  if (!issuer.ca || new Date(issuer.validTo).getTime() <= now || new Date(issuer.validFrom).getTime() > now)
+    return false
+  try {
+    return subject.checkIssued(issuer) && subject.verify(issuer.publicKey)
+  } catch {
+    // A key of a kind that OpenSSL does not know.
+    return false
+  }
+}

@@ -1,0 +1,16 @@
+/** Who is at the other end of a connection. Everything in it was proved by its certificate. */
+export interface Peer {
+  /** The SPIFFE ID, as the certificate has it. */
+  readonly spiffeId: string
+  readonly trustDomain: string
+  readonly partition: string
+  readonly namespace: string
+  readonly datacenter: string
+  readonly service: string
+  /** Colon-separated hexadecimal. */
+  readonly serialNumber: string
+  /** SHA-256 of the certificate, colon-separated hexadecimal. */
+  readonly fingerprint256: string
+  /** When the certificate expires. */
+  readonly notAfter: Date
+}

@@ -1,0 +1,185 @@
+import { type ErrorCode, SpiffeIdError } from '../errors.js'
+
+/** What a Connect certificate names, by kind. Only services take part in intentions. */
+export type SpiffeIdParts =
+  | ServiceId
+  | {
+      readonly kind: 'agent'
+      readonly trustDomain: string
+      readonly partition: string
+      readonly datacenter: string
+      readonly agentId: string
+    }
+  | { readonly kind: 'server'; readonly trustDomain: string; readonly datacenter: string }
+  | {
+      readonly kind: 'mesh-gateway'
+      readonly trustDomain: string
+      readonly partition: string
+      readonly datacenter: string
+    }
+  | { readonly kind: 'signing'; readonly trustDomain: string }
+
+/** The identity of a service. `namespace` and `partition` are `default` where Consul has neither. */
+export interface ServiceId {
+  readonly kind: 'service'
+  readonly trustDomain: string
+  readonly partition: string
+  readonly namespace: string
+  readonly datacenter: string
+  readonly service: string
+}
+
+const SCHEME = 'spiffe://'
+// SPIFFE-ID standard, sections 2.1 and 2.3.
+const MAX_BYTES = 2048
+const MAX_TRUST_DOMAIN_BYTES = 255
+
+/** A SPIFFE ID as Consul Connect writes it. Immutable. */
+export class SpiffeId {
+  readonly parts: SpiffeIdParts
+
+  private constructor(parts: SpiffeIdParts) {
+    this.parts = parts
+  }
+
+  /**
+   * Parses a URI strictly: no case is folded and nothing is normalised. A segment may be percent-encoded, as
+   * Consul does with unusual service names; it is decoded once, after the path was matched.
+   * @throws SpiffeIdError with a code for each rule
+   */
+  static parse(uri: string): SpiffeId {
+    const fail = (code: ErrorCode, expected: string): SpiffeIdError => new SpiffeIdError(code, uri, expected)
+    if (uri === '' || Buffer.byteLength(uri) > MAX_BYTES) {
+      throw fail('ERR_CONNECT_SPIFFE_LENGTH', `1 to ${MAX_BYTES} bytes`)
+    }
+    if (!uri.startsWith(SCHEME)) throw fail('ERR_CONNECT_SPIFFE_SCHEME', `a URI that starts with ${SCHEME}`)
+    const rest = uri.slice(SCHEME.length)
+    if (/[?#]/.test(rest)) throw fail('ERR_CONNECT_SPIFFE_COMPONENT', 'no query and no fragment')
+    const slash = rest.indexOf('/')
+    const trustDomain = slash === -1 ? rest : rest.slice(0, slash)
+    if (/[@:]/.test(trustDomain)) throw fail('ERR_CONNECT_SPIFFE_COMPONENT', 'no user info and no port')
+    if (!isTrustDomain(trustDomain)) {
+      throw fail(
+        'ERR_CONNECT_SPIFFE_TRUST_DOMAIN',
+        `a trust domain of 1 to ${MAX_TRUST_DOMAIN_BYTES} characters of [a-z0-9._-]`,
+      )
+    }
+    if (slash === -1) return new SpiffeId({ kind: 'signing', trustDomain })
+    const parts = parsePath(trustDomain, rest.slice(slash))
+    if (parts === undefined)
+      throw fail('ERR_CONNECT_SPIFFE_PATH', 'a path of Consul Connect, such as /ns/default/dc/dc1/svc/web')
+    return new SpiffeId(parts)
+  }
+
+  /**
+   * The identity of a service.
+   * @throws SpiffeIdError when a part cannot stand in a SPIFFE ID
+   */
+  static service(id: {
+    readonly trustDomain: string
+    readonly partition?: string
+    readonly namespace?: string
+    readonly datacenter: string
+    readonly service: string
+  }): SpiffeId {
+    const { trustDomain, partition = DEFAULT, namespace = DEFAULT, datacenter, service } = id
+    // Parsing what was written keeps one set of rules.
+    return SpiffeId.parse(format({ kind: 'service', trustDomain, partition, namespace, datacenter, service }))
+  }
+
+  /** The URI. Parsing it gives an equal ID. */
+  toString(): string {
+    return format(this.parts)
+  }
+
+  toJSON(): string {
+    return this.toString()
+  }
+
+  equals(other: SpiffeId): boolean {
+    return this.toString() === other.toString()
+  }
+}
+
+/** The name of the namespace and of the partition where a URI names none. */
+export const DEFAULT = 'default'
+
+export function isTrustDomain(text: string): boolean {
+  return text.length <= MAX_TRUST_DOMAIN_BYTES && /^[a-z0-9._-]+$/.test(text)
+}
+
+// The forms of Consul's own URI code. They are matched against the raw path; groups are decoded afterwards.
+const AP = '(?:/ap/(?<partition>[^/]+))?'
+const DC = '/dc/(?<datacenter>[^/]+)'
+const SERVICE = new RegExp(`^${AP}/ns/(?<namespace>[^/]+)${DC}/svc/(?<service>[^/]+)$`)
+const AGENT = new RegExp(`^${AP}/agent/client${DC}/id/(?<agentId>[^/]+)$`)
+const SERVER = new RegExp(`^/agent/server${DC}$`)
+const MESH_GATEWAY = new RegExp(`^${AP}/gateway/mesh${DC}$`)
+
+/** Undefined when the path is none of Connect's. */
+function parsePath(trustDomain: string, path: string): SpiffeIdParts | undefined {
+  const service = match(SERVICE, path, ['namespace', 'datacenter', 'service'])
+  if (service !== undefined) return { kind: 'service', trustDomain, ...service }
+  const agent = match(AGENT, path, ['datacenter', 'agentId'])
+  if (agent !== undefined) return { kind: 'agent', trustDomain, ...agent }
+  const server = match(SERVER, path, ['datacenter'])
+  if (server !== undefined) return { kind: 'server', trustDomain, datacenter: server.datacenter }
+  const gateway = match(MESH_GATEWAY, path, ['datacenter'])
+  if (gateway !== undefined) return { kind: 'mesh-gateway', trustDomain, ...gateway }
+  return undefined
+}
+
+function match<K extends string>(
+  form: RegExp,
+  path: string,
+  names: readonly K[],
+): Record<K | 'partition', string> | undefined {
+  const groups = form.exec(path)?.groups
+  if (groups === undefined) return undefined
+  // The default partition is written by leaving it out; naming it would give one identity two spellings.
+  if (groups['partition'] === DEFAULT) return undefined
+  const decoded: Record<string, string> = { partition: DEFAULT }
+  for (const [name, raw] of Object.entries(groups)) {
+    // A group that took no part in the match is undefined, whatever its type says.
+    if ((raw as string | undefined) === undefined) continue
+    const text = decodeSegment(raw)
+    if (text === undefined) return undefined
+    decoded[name] = text
+  }
+  return names.every((name) => name in decoded) ? (decoded as Record<K | 'partition', string>) : undefined
+}
+
+// RFC 3986, pchar: what may stand unencoded in a segment.
+const SEGMENT = /^(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+$/
+
+/** One raw segment, decoded once; undefined when it is empty, a dot segment, or not decodable to plain text. */
+function decodeSegment(raw: string): string | undefined {
+  if (!SEGMENT.test(raw)) return undefined
+  let text: string
+  try {
+    text = decodeURIComponent(raw)
+  } catch {
+    return undefined
+  }
+  return text === '.' || text === '..' || /\p{Cc}/u.test(text) ? undefined : text
+}
+
+function format(parts: SpiffeIdParts): string {
+  const root = SCHEME + parts.trustDomain
+  if (parts.kind === 'signing') return root
+  const dc = `/dc/${encode(parts.datacenter)}`
+  if (parts.kind === 'server') return `${root}/agent/server${dc}`
+  const ap = parts.partition === DEFAULT ? '' : `/ap/${encode(parts.partition)}`
+  switch (parts.kind) {
+    case 'service':
+      return `${root}${ap}/ns/${encode(parts.namespace)}${dc}/svc/${encode(parts.service)}`
+    case 'agent':
+      return `${root}${ap}/agent/client${dc}/id/${encode(parts.agentId)}`
+    case 'mesh-gateway':
+      return `${root}${ap}/gateway/mesh${dc}`
+  }
+}
+
+function encode(segment: string): string {
+  return encodeURIComponent(segment.toWellFormed())
+}

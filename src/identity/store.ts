@@ -1,0 +1,184 @@
+import { EventEmitter } from 'eventemitter3'
+import type { AgentClient } from '../agent/client.js'
+import { type LeafCertificate, fetchLeaf } from '../agent/leaf.js'
+import { Watch } from '../agent/watch.js'
+import { type Bounds, bounded } from '../bounded.js'
+import type { Clock } from '../clock.js'
+import { IdentityError, TimeoutError, because } from '../errors.js'
+import { log } from '../log.js'
+import { type Leaf, checkLeaf } from './leaf.js'
+import type { Roots, RootsStore } from './roots.js'
+
+/** What a connection is made with: our leaf and its key, and the roots to verify the peer against. */
+export interface Generation {
+  readonly leaf: Leaf
+  readonly privateKeyPem: string
+  readonly roots: Roots
+}
+
+interface IdentityEvents {
+  /** A new leaf, or new roots, are in use from now on. */
+  changed: [generation: Generation, what: 'leaf' | 'roots']
+  /** Something new was refused or could not be fetched; the last good generation stays. */
+  failed: [error: Error]
+}
+
+export interface IdentityOptions {
+  readonly agent: AgentClient
+  readonly roots: RootsStore
+  readonly service: string
+  readonly clock: Clock
+  readonly random: () => number
+}
+
+/** The last good generation of one service's leaf and of the mesh's roots. */
+export class IdentityStore extends EventEmitter<IdentityEvents> {
+  readonly #options: IdentityOptions
+  readonly #closed = new AbortController()
+  readonly #onRoots: (roots: Roots) => void
+  #watch: Watch<LeafCertificate> | undefined
+  #current: Generation | undefined
+  #lastError: Error | undefined
+  #cancelExpiry: () => void = () => undefined
+
+  constructor(options: IdentityOptions) {
+    super()
+    this.#options = options
+    this.#onRoots = (roots) => {
+      this.#takeRoots(roots)
+    }
+    options.roots.on('changed', this.#onRoots)
+    // A leaf cannot be judged without roots, so its watch starts after theirs.
+    if (options.roots.current !== undefined) this.#takeRoots(options.roots.current)
+  }
+
+  /** The last good generation, expired or not. */
+  get current(): Generation | undefined {
+    return this.#current
+  }
+
+  /** Why there is nothing newer; undefined while all is well. */
+  get lastError(): Error | undefined {
+    return this.#lastError ?? this.#options.roots.lastError
+  }
+
+  /**
+   * The generation to make a connection with.
+   * @throws IdentityError when there is none yet, or when its leaf has expired
+   */
+  require(): Generation {
+    const { clock, service } = this.#options
+    const current = this.#current
+    const cause = this.lastError
+    if (current === undefined) {
+      throw new IdentityError('ERR_CONNECT_NOT_READY', `${service} has no certificate yet${because(cause)}`, {
+        cause,
+      })
+    }
+    if (current.leaf.notAfter.getTime() <= clock.now()) {
+      const message = `the certificate of ${service} expired at ${current.leaf.notAfter.toISOString()}, and the agent has not given a new one`
+      throw new IdentityError('ERR_CONNECT_LEAF_EXPIRED', message + because(cause), { cause })
+    }
+    return current
+  }
+
+  /**
+   * Waits for a generation that can be used, and returns it.
+   * @throws IdentityError (with the agent's last word as its cause) when the time is over; AbortError; ClosedError
+   */
+  async ready(bounds: Bounds): Promise<Generation> {
+    if (this.#isUsable()) return this.require()
+    let onChanged: (() => void) | undefined
+    try {
+      await bounded(
+        'ready',
+        { closed: this.#closed.signal, ...bounds },
+        () =>
+          new Promise<void>((resolve) => {
+            onChanged = () => {
+              if (this.#isUsable()) resolve()
+            }
+            this.on('changed', onChanged)
+          }),
+      )
+    } catch (error) {
+      // What require says is more useful than that time passed.
+      if (!(error instanceof TimeoutError)) throw error
+    } finally {
+      this.off('changed', onChanged)
+    }
+    return this.require()
+  }
+
+  close(): void {
+    this.#closed.abort()
+    this.#watch?.close()
+    this.#cancelExpiry()
+    this.#options.roots.off('changed', this.#onRoots)
+    this.removeAllListeners()
+  }
+
+  #isUsable(): boolean {
+    const notAfter = this.#current?.leaf.notAfter.getTime()
+    return notAfter !== undefined && notAfter > this.#options.clock.now()
+  }
+
+  #takeRoots(roots: Roots): void {
+    const current = this.#current
+    if (current !== undefined) {
+      this.#current = { ...current, roots }
+      this.emit('changed', this.#current, 'roots')
+    }
+    if (this.#watch === undefined) this.#watch = this.#watchLeaf()
+    // A leaf that came before its root was refused: it may be good now.
+    else this.#watch.retryNow()
+  }
+
+  #watchLeaf(): Watch<LeafCertificate> {
+    const { agent, service, clock, random } = this.#options
+    return new Watch({
+      name: `leaf of ${service}`,
+      clock,
+      random,
+      fetch: (query) => fetchLeaf(agent, service, query),
+      onValue: (given) => {
+        this.#takeLeaf(given)
+      },
+      onError: (error) => {
+        this.#lastError = error
+        this.emit('failed', error)
+      },
+    })
+  }
+
+  #takeLeaf(given: LeafCertificate): void {
+    const { agent, clock, roots: rootsStore, service } = this.#options
+    const roots = rootsStore.current
+    if (roots === undefined)
+      throw new IdentityError('ERR_CONNECT_ROOTS', 'there are no roots to judge a leaf by')
+    const { namespace, partition } = agent.settings
+    const credentials = checkLeaf(given, { service, namespace, partition }, roots, clock.now())
+    this.#lastError = undefined
+    this.#current = { ...credentials, roots }
+    log.identity(
+      'leaf of %s: serial %s, until %s',
+      service,
+      credentials.leaf.serialNumber,
+      credentials.leaf.notAfter.toISOString(),
+    )
+    this.#cancelExpiry()
+    this.#cancelExpiry = clock.after(credentials.leaf.notAfter.getTime() - clock.now(), () => {
+      this.#expire()
+    })
+    this.emit('changed', this.#current, 'leaf')
+  }
+
+  #expire(): void {
+    try {
+      this.require()
+    } catch (error) {
+      this.emit('failed', error as IdentityError)
+    }
+    this.#watch?.retryNow()
+  }
+}

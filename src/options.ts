@@ -1,0 +1,117 @@
+import { OptionError } from './errors.js'
+
+/** Every default, in one place. Durations are in milliseconds. */
+export const DEFAULTS = {
+  agentAddress: '127.0.0.1:8500',
+  agentTimeoutMs: 10_000,
+  /** How long the agent may hold a blocking query; Consul's own default. */
+  watchWaitMs: 300_000,
+  readyTimeoutMs: 10_000,
+  registerTimeoutMs: 10_000,
+  dialTimeoutMs: 10_000,
+  handshakeTimeoutMs: 10_000,
+  drainTimeoutMs: 10_000,
+  checkTtlMs: 15_000,
+  checkIntervalMs: 10_000,
+  checkTimeoutMs: 5_000,
+} as const
+
+/** What a value is, for an error message: its type and, where that is harmless, itself. */
+export function describe(value: unknown): string {
+  if (value === null) return 'null'
+  if (Array.isArray(value)) return 'an array'
+  switch (typeof value) {
+    case 'string':
+      return value === '' ? 'an empty string' : `the string ${JSON.stringify(value.slice(0, 64))}`
+    case 'number':
+    case 'boolean':
+    case 'bigint':
+      return `the ${typeof value} ${String(value)}`
+    case 'undefined':
+      return 'undefined'
+    default:
+      return `${/^[aeiou]/.test(typeof value) ? 'an' : 'a'} ${typeof value}`
+  }
+}
+
+export function expectObject(option: string, value: unknown): Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new OptionError(option, 'an object', describe(value))
+  }
+  return value as Record<string, unknown>
+}
+
+/** Rejects keys nobody reads: a misspelt option must not be silently without effect. */
+export function expectKeys(option: string, value: object, known: readonly string[]): void {
+  for (const key of Object.keys(value)) {
+    if (!known.includes(key))
+      throw new OptionError(`${option}.${key}`, `one of ${known.join(', ')}`, 'an unknown option')
+  }
+}
+
+export function optional<T>(check: (option: string, value: unknown) => T) {
+  return (option: string, value: unknown): T | undefined =>
+    value === undefined ? undefined : check(option, value)
+}
+
+export function expectString(option: string, value: unknown): string {
+  if (typeof value !== 'string' || value === '')
+    throw new OptionError(option, 'a non-empty string', describe(value))
+  return value
+}
+
+/** A secret: like a string, but its value never enters a message, and it must fit into an HTTP header. */
+export function expectSecret(option: string, value: unknown): string {
+  const found =
+    typeof value === 'string' ? (value === '' ? 'an empty string' : 'other characters') : `a ${typeof value}`
+  if (typeof value !== 'string' || !/^[\x21-\x7e]+$/.test(value)) {
+    throw new OptionError(option, 'a non-empty string of printable ASCII', found)
+  }
+  return value
+}
+
+export function expectBoolean(option: string, value: unknown): boolean {
+  if (typeof value !== 'boolean') throw new OptionError(option, 'true or false', describe(value))
+  return value
+}
+
+export function expectDuration(option: string, value: unknown): number {
+  if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) {
+    throw new OptionError(option, 'a positive number of milliseconds', describe(value))
+  }
+  return value
+}
+
+export function expectPort(option: string, value: unknown): number {
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > 65535) {
+    throw new OptionError(option, 'a port from 0 to 65535', describe(value))
+  }
+  return value
+}
+
+export function expectFunction(option: string, value: unknown): void {
+  if (typeof value !== 'function') throw new OptionError(option, 'a function', describe(value))
+}
+
+export function expectSignal(option: string, value: unknown): AbortSignal {
+  if (!(value instanceof AbortSignal)) throw new OptionError(option, 'an AbortSignal', describe(value))
+  return value
+}
+
+/**
+ * A Consul name: of a service, a namespace, a partition, a datacenter. Consul takes almost anything;
+ * refused is only what would not survive a URL path or a log line.
+ */
+export function expectName(option: string, value: unknown): string {
+  const name = expectString(option, value)
+  // An agent decodes and cleans a path before it routes it: a slash would ask for something else.
+  if (name === '.' || name === '..' || name.length > 255 || /[\p{Cc}/]/u.test(name)) {
+    throw new OptionError(
+      option,
+      'a Consul name (1 to 255 characters, no slash, no control character)',
+      describe(value),
+    )
+  }
+  if (!name.isWellFormed()) throw new OptionError(option, 'a Consul name', 'a string with a lone surrogate')
+  return name
+}

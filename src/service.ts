@@ -1,0 +1,281 @@
+import type { TLSSocket } from 'node:tls'
+import { EventEmitter } from 'eventemitter3'
+import { type ServableServer, type ServerAdapter, serverAdapter } from './adapters/serve.js'
+import { Registration } from './agent/registration.js'
+import { type Authorizer, type Decision, authorizeByAgent, decide } from './authorize/authorizer.js'
+import { bounded } from './bounded.js'
+import { ClosedError } from './errors.js'
+import { type ServiceEvents, emitSafely } from './events.js'
+import type { Leaf } from './identity/leaf.js'
+import type { Peer } from './identity/peer.js'
+import type { Roots } from './identity/roots.js'
+import { IdentityStore } from './identity/store.js'
+import { type MeshLease, type Time, acquireMesh, systemTime } from './mesh.js'
+import { log } from './log.js'
+import { DEFAULTS, expectFunction, expectName } from './options.js'
+import type { ServiceTarget } from './resolve/health.js'
+import { type Upstream, toResolver, toTarget } from './resolve/upstream.js'
+import {
+  type CloseOptions,
+  type DialOptions,
+  type ListenOptions,
+  type ReadyOptions,
+  type RegisterOptions,
+  type ServiceOptions,
+  type ServiceSettings,
+  dialBounds,
+  drainTimeout,
+  listenSettings,
+  readyBounds,
+  serviceDefinition,
+  serviceSettings,
+} from './service-options.js'
+import { dial } from './transport/dial.js'
+import { type ConnectionHandler, Listener, type ListenerReports } from './transport/listen.js'
+import { OpenSockets } from './transport/open-sockets.js'
+import { peer, verifySocket } from './transport/peer.js'
+import type { MeshSocket } from './transport/socket.js'
+import {
+  type TlsClientOptions,
+  type TlsServerOptions,
+  tlsClientOptions,
+  tlsServerOptions,
+} from './transport/tls.js'
+
+/**
+ * This process as one service of the mesh. It fetches its certificate and the mesh's roots from the Consul agent and
+ * keeps them fresh from the moment it is made; it dials other services and listens for them.
+ *
+ * It keeps the process alive until it is closed.
+ */
+export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposable {
+  readonly name: string
+  readonly #settings: ServiceSettings
+  readonly #mesh: MeshLease
+  readonly #identity: IdentityStore
+  readonly #authorizer: Authorizer
+  readonly #time: Time
+  readonly #ending = new AbortController()
+  readonly #listeners = new Set<Listener>()
+  readonly #registrations = new Set<Registration>()
+  readonly #dialled = new OpenSockets()
+  #closing: Promise<void> | undefined
+
+  constructor(name: string, options: ServiceOptions = {}, time: Time = systemTime) {
+    super()
+    this.name = expectName('service', name)
+    this.#settings = serviceSettings(options)
+    this.#time = time
+    this.#mesh = acquireMesh(this.#settings.agent, time)
+    this.#authorizer = this.#settings.authorize ?? authorizeByAgent(this.#mesh.agent)
+    this.#identity = new IdentityStore({ ...this.#mesh, service: name, ...time })
+    this.#mesh.roots.on('failed', this.#onFailed)
+    this.#identity.on('failed', this.#onFailed)
+    this.#identity.on('changed', (generation, what) => {
+      if (what === 'leaf') emitSafely(this, 'rotated', generation.leaf)
+      else emitSafely(this, 'roots', generation.roots)
+    })
+  }
+
+  /** The last good certificate, without its key; undefined before the first. */
+  get leaf(): Leaf | undefined {
+    return this.#identity.current?.leaf
+  }
+
+  /** The last good roots of the mesh; undefined before the first. */
+  get roots(): Roots | undefined {
+    return this.#mesh.roots.current
+  }
+
+  /** The mesh's trust domain, such as `1f0a….consul`; undefined before the first roots. */
+  get trustDomain(): string | undefined {
+    return this.roots?.trustDomain
+  }
+
+  /**
+   * Resolves when there is a certificate to make connections with. Optional: `dial` and `listen` wait themselves.
+   * @throws IdentityError (ERR_CONNECT_NOT_READY, with the agent's last word as its cause), AbortError, ClosedError
+   */
+  async ready(options?: ReadyOptions): Promise<void> {
+    await this.#identity.ready({ ...readyBounds(options), closed: this.#ending.signal })
+  }
+
+  /**
+   * Connects to an upstream as this service. The socket's peer has proved to be that upstream.
+   *
+   * In TLS 1.3 a server judges us after our side of the handshake is done. When it refuses, the socket fails with
+   * ERR_CONNECT_REJECTED.
+   * @throws DialError (with `attempts`), TimeoutError, AbortError, ClosedError, IdentityError, AgentError, OptionError
+   */
+  async dial(upstream: Upstream, options?: DialOptions): Promise<MeshSocket> {
+    const resolver = toResolver(this.#mesh.agent, upstream)
+    const bounds = { ...dialBounds(options, this.#settings.dialTimeoutMs), closed: this.#ending.signal }
+    const socket = await dial({ identity: this.#identity, random: this.#time.random }, resolver, bounds)
+    this.#dialled.add(socket)
+    return socket
+  }
+
+  /**
+   * Listens for connections. The handler gets those whose peer has proved its identity and is authorized, before
+   * it has been sent a byte; a handler that throws ends its connection.
+   * @throws ConnectError (ERR_CONNECT_LISTEN), IdentityError, AbortError, ClosedError, OptionError
+   */
+  listen(options: ListenOptions, handler: ConnectionHandler): Promise<Listener> {
+    expectFunction('handler', handler)
+    return this.#open(options, { handler })
+  }
+
+  /**
+   * Lets a server of node:http, node:https or node:http2 serve the mesh: intentions first, then the application.
+   * The server's own `listen` is not called; its `address()` tells the mesh listener's.
+   * @throws as listen
+   */
+  async serve(server: ServableServer, options: ListenOptions): Promise<Listener> {
+    const adapter = serverAdapter(server)
+    const listener = await this.#open(options, adapter)
+    adapter.attach(listener)
+    return listener
+  }
+
+  /**
+   * Whether a peer may connect to this service, for those who terminate TLS themselves. Fails closed: any doubt is
+   * `{ authorized: false }` with its reason.
+   */
+  async authorize(peer: Peer, options: { readonly signal?: AbortSignal } = {}): Promise<Decision> {
+    const bounds = { ...options, closed: this.#ending.signal, timeoutMs: this.#settings.handshakeTimeoutMs }
+    const { authorized, reason } = await bounded('authorize', bounds, (signal) =>
+      decide(this.#authorizer, { peer, service: this.name, signal }),
+    )
+    return { authorized, reason }
+  }
+
+  /**
+   * Registers this process with the agent as a Connect-native instance, keeps it registered, and takes it away on
+   * close.
+   * @throws AgentError, OptionError, ClosedError, AbortError
+   */
+  async register(options: RegisterOptions): Promise<Registration> {
+    const { definition, heartbeatMs, ...bounds } = serviceDefinition(this.name, options)
+    const registration: Registration = new Registration({
+      agent: this.#mesh.agent,
+      definition,
+      heartbeatMs,
+      clock: this.#time.clock,
+      onError: this.#onFailed,
+      onClosed: () => this.#registrations.delete(registration),
+    })
+    await bounded('register', { ...bounds, closed: this.#ending.signal }, (within) => {
+      // Known from the start, so that a close in the middle takes it away too.
+      this.#registrations.add(registration)
+      return registration.start(within)
+    })
+    return registration
+  }
+
+  /**
+   * The peer of a socket: of one that came from `dial`, `listen` or `serve`, as it was verified; of a TLS socket of
+   * somebody's own, verified now, after its handshake.
+   * @throws VerificationError, SpiffeIdError, IdentityError
+   */
+  peer(socket: TLSSocket): Peer {
+    return peer(socket) ?? verifySocket(socket, this.#identity.require().roots)
+  }
+
+  /**
+   * Settings for a TLS server of somebody's own, as of now: pass new ones to its `setSecureContext` on every
+   * `rotated` and `roots`. The server must then ask `peer(socket)` and `authorize(peer)` for each connection, and
+   * must not attach session handlers.
+   * @throws IdentityError
+   */
+  tlsServerOptions(): TlsServerOptions {
+    return tlsServerOptions(this.#identity.require())
+  }
+
+  /**
+   * Settings for a TLS client of somebody's own, as of now. They accept one service and no other. Never pass a
+   * `session` with them: a resumed one skips the check.
+   * @throws IdentityError, OptionError
+   */
+  tlsClientOptions(upstream: string | ServiceTarget): TlsClientOptions {
+    return tlsClientOptions(this.#identity.require(), toTarget(upstream))
+  }
+
+  /**
+   * Leaves the mesh in order: deregisters, accepts and dials no more, waits for the open connections of both
+   * directions, and cuts those that are still open after the drain time. Afterwards nothing of this service is left
+   * that could keep the process alive. Idempotent.
+   */
+  close(options?: CloseOptions): Promise<void> {
+    const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
+    this.#closing ??= this.#close(timeoutMs)
+    return this.#closing
+  }
+
+  /** Cuts everything at once, and leaves registrations to their checks. Idempotent. */
+  destroy(error?: Error): void {
+    this.#ending.abort()
+    for (const registration of this.#registrations) registration.abandon()
+    for (const listener of this.#listeners) listener.destroy()
+    this.#dialled.destroy(error)
+    void this.close({ drainTimeoutMs: 1 })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  async #open(
+    options: ListenOptions,
+    target: ServerAdapter | { readonly handler: ConnectionHandler; readonly alpnProtocols?: undefined },
+  ): Promise<Listener> {
+    const { address, signal, ...settings } = listenSettings(options, this.#settings.handshakeTimeoutMs)
+    await this.#identity.ready({ signal, timeoutMs: DEFAULTS.readyTimeoutMs, closed: this.#ending.signal })
+    const listener: Listener = await Listener.open(
+      {
+        ...settings,
+        ...target,
+        alpnProtocols: settings.alpnProtocols ?? target.alpnProtocols,
+        identity: this.#identity,
+        service: this.name,
+        authorizer: this.#authorizer,
+        drainTimeoutMs: this.#settings.drainTimeoutMs,
+        reports: this.#reports,
+        onStop: () => this.#listeners.delete(listener),
+      },
+      address,
+    )
+    this.#listeners.add(listener)
+    if (!this.#ending.signal.aborted) return listener
+    listener.destroy()
+    throw new ClosedError('listen')
+  }
+
+  async #close(timeoutMs: number): Promise<void> {
+    this.#ending.abort()
+    // First the registrations, so that nobody is sent here while the rest ends.
+    await Promise.all([...this.#registrations].map((registration) => registration.close()))
+    const listeners = [...this.#listeners].map((listener) => listener.close({ timeoutMs }))
+    await Promise.all([...listeners, this.#dialled.drain(timeoutMs)])
+    this.#identity.close()
+    this.#mesh.roots.off('failed', this.#onFailed)
+    await this.#mesh.release()
+    emitSafely(this, 'closed')
+    this.removeAllListeners()
+  }
+
+  // A property and not a method, since it is added to emitters and taken away again.
+  readonly #onFailed = (error: Error): void => {
+    log.identity('%s: %s', this.name, error.message)
+    emitSafely(this, 'warning', error)
+  }
+
+  readonly #reports: ListenerReports = {
+    denied: (error) => {
+      emitSafely(this, 'denied', error)
+    },
+    rejected: (error, remoteAddress) => {
+      emitSafely(this, 'rejected', error, remoteAddress)
+    },
+    warning: this.#onFailed,
+  }
+}

@@ -1,0 +1,109 @@
+import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls'
+import { DialError, VerificationError, because, toError } from '../errors.js'
+import type { Generation } from '../identity/store.js'
+import { expectedAt, verifyExpected } from '../identity/verify.js'
+import type { Endpoint } from '../resolve/resolver.js'
+import { secureContext } from './context.js'
+import { attachPeer, verifySocket } from './peer.js'
+import type { MeshSocket } from './socket.js'
+
+export interface ConnectOptions {
+  readonly signal: AbortSignal
+  readonly allowHalfOpen: boolean
+}
+
+/**
+ * One try at one instance: connect, handshake, and the peer's identity. Resolves with a socket that is proved, or
+ * rejects and leaves nothing open.
+ */
+export function connect(
+  endpoint: Endpoint,
+  generation: Generation,
+  { signal, allowHalfOpen }: ConnectOptions,
+): Promise<MeshSocket> {
+  return new Promise((resolve, reject) => {
+    // Node documents allowHalfOpen here; its published types lack it.
+    const options: ConnectionOptions & { allowHalfOpen: boolean } = {
+      host: endpoint.host,
+      port: endpoint.port,
+      secureContext: secureContext(generation),
+      allowHalfOpen,
+      rejectUnauthorized: true,
+      // The host's name proves nothing in a mesh; the identity is checked below, on every connection.
+      checkServerIdentity: () => undefined,
+    }
+    const socket = tlsConnect(options)
+    socket.setNoDelay(true)
+    const fail = (error: Error): void => {
+      settle()
+      // A late error has nobody left to tell.
+      socket.on('error', () => undefined)
+      socket.destroy()
+      reject(error)
+    }
+    const onSecure = (): void => {
+      try {
+        const peer = verifySocket(socket, generation.roots)
+        verifyExpected(peer, expectedAt(generation.leaf.id, endpoint.identity))
+        settle()
+        reportRejection(socket, endpoint.identity.service)
+        resolve(attachPeer(socket, peer))
+      } catch (error) {
+        fail(toError(error))
+      }
+    }
+    const onError = (error: Error): void => {
+      fail(explain(error, socket))
+    }
+    const onClose = (): void => {
+      fail(new Error('the peer closed the connection during the handshake'))
+    }
+    const onAbort = (): void => {
+      fail(toError(signal.reason))
+    }
+    const settle = (): void => {
+      socket.off('secureConnect', onSecure).off('error', onError).off('close', onClose)
+      signal.removeEventListener('abort', onAbort)
+    }
+    socket.on('secureConnect', onSecure).on('error', onError).on('close', onClose)
+    signal.addEventListener('abort', onAbort, { once: true })
+    if (signal.aborted) onAbort()
+  })
+}
+
+/** An error of the handshake, as what it means. */
+function explain(error: Error, socket: TLSSocket): Error {
+  // Set by Node when OpenSSL refused the path: the socket's error is then that verdict.
+  if ((socket.authorizationError as unknown) != null) {
+    return new VerificationError('ERR_CONNECT_PEER_UNTRUSTED', 'a path to the roots of the mesh', 'none', {
+      cause: error,
+    })
+  }
+  return error
+}
+
+/**
+ * In TLS 1.3 the client is done before the server has judged its certificate. A server that says no closes then,
+ * or sends an alert, and what the client sees is a connection that ends before its first byte. That is turned into
+ * an error that says so, because an empty answer would look like a success.
+ */
+function reportRejection(socket: TLSSocket, upstream: string): void {
+  const rejected = (cause: Error | undefined): DialError => {
+    const message = `the connection was closed before its first byte${because(cause)}; an intention, our certificate or the application may be the reason`
+    return new DialError('ERR_CONNECT_REJECTED', upstream, message, { cause })
+  }
+  socket.on('end', () => {
+    // Somebody who has said everything and wants no answer is not rejected.
+    if (!socket.readableDidRead && !socket.writableEnded) socket.destroy(rejected(undefined))
+  })
+  const destroy = socket._destroy.bind(socket)
+  socket._destroy = (error, callback): void => {
+    const fromPeer = error !== null && isNetworkError(error) && !socket.readableDidRead
+    destroy(fromPeer ? rejected(error) : error, callback)
+  }
+}
+
+function isNetworkError(error: Error): boolean {
+  const { code } = error as NodeJS.ErrnoException
+  return code === 'ECONNRESET' || code === 'EPIPE' || code?.startsWith('ERR_SSL_') === true
+}

@@ -1,0 +1,264 @@
+import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
+import { type Server as TlsServer, type TLSSocket, createServer as createTlsServer } from 'node:tls'
+import { type Authorizer, type Decision, DeniedError, decide } from '../authorize/authorizer.js'
+import { bounded } from '../bounded.js'
+import { ConnectError, VerificationError, because, toError } from '../errors.js'
+import type { Peer } from '../identity/peer.js'
+import type { Generation, IdentityStore } from '../identity/store.js'
+import { log } from '../log.js'
+import { tlsMaterial } from './context.js'
+import { OpenSockets } from './open-sockets.js'
+import { attachPeer, verifySocket } from './peer.js'
+import type { MeshSocket } from './socket.js'
+
+/** Called with every connection that is verified and authorized, and with no other. */
+export type ConnectionHandler = (socket: MeshSocket) => unknown
+
+/** What a listener tells of connections that its handler never sees. */
+export interface ListenerReports {
+  /** The peer proved who it is and may not connect. */
+  denied(error: DeniedError): void
+  /** The peer did not prove who it is. */
+  rejected(error: Error, remoteAddress: string | undefined): void
+  /** Something an operator should know; the listener goes on. */
+  warning(error: Error): void
+}
+
+export interface ListenerSettings {
+  readonly identity: IdentityStore
+  readonly service: string
+  readonly handler: ConnectionHandler
+  readonly authorizer: Authorizer
+  readonly reports: ListenerReports
+  readonly handshakeTimeoutMs: number
+  readonly drainTimeoutMs: number
+  readonly allowHalfOpen: boolean
+  readonly alpnProtocols: readonly string[] | undefined
+  /** Called when a drain begins; what it returns is called when it is over. */
+  readonly onDrain?: () => () => void
+  /** Called when it accepts no more. */
+  readonly onStop: () => void
+}
+
+/** Where to listen: a port and a host, or the path of a unix socket. */
+export type ListenAddress =
+  { readonly port: number; readonly host?: string | undefined } | { readonly path: string }
+
+/** Options of a listener's `close`. */
+export interface ListenerCloseOptions {
+  /** How long to wait for open connections, in milliseconds. @default the service's drainTimeoutMs */
+  readonly timeoutMs?: number
+}
+
+/**
+ * A mutual-TLS listener. A connection takes four steps, each of which can end it: a handshake that OpenSSL verifies
+ * against the mesh's roots, our identity step, the authorizer, and only then the handler.
+ */
+export class Listener implements AsyncDisposable {
+  readonly #settings: ListenerSettings
+  readonly #front: Server
+  readonly #tls: TlsServer
+  // Connections that have not been authorized yet, as TCP sockets by their remote end; and those that have.
+  readonly #pending = new Map<string, Socket>()
+  readonly #open = new OpenSockets()
+  readonly #onGeneration = (generation: Generation): void => {
+    this.#tls.setSecureContext(tlsMaterial(generation))
+  }
+  #closing: Promise<void> | undefined
+
+  private constructor(settings: ListenerSettings, generation: Generation) {
+    const { handshakeTimeoutMs, allowHalfOpen, alpnProtocols } = settings
+    this.#settings = settings
+    this.#tls = createTlsServer({
+      ...tlsMaterial(generation),
+      requestCert: true,
+      rejectUnauthorized: true,
+      handshakeTimeout: handshakeTimeoutMs,
+      allowHalfOpen,
+      // A client that offers only unknown names would be refused: offer none unless they are meant.
+      ...(alpnProtocols !== undefined && { ALPNProtocols: [...alpnProtocols] }),
+    })
+    this.#tls.on('secureConnection', (socket) => {
+      void this.#admit(socket)
+    })
+    this.#tls.on('tlsClientError', (error, socket) => {
+      this.#reject(explain(error, socket), socket)
+    })
+    this.#front = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+      this.#accept(socket)
+    })
+    // An accept error (EMFILE, say) never ends a listener.
+    this.#front.on('error', (error) => {
+      settings.reports.warning(error)
+    })
+    settings.identity.on('changed', this.#onGeneration)
+  }
+
+  /**
+   * Opens a listener.
+   * @throws ConnectError with ERR_CONNECT_LISTEN
+   */
+  static async open(settings: ListenerSettings, address: ListenAddress): Promise<Listener> {
+    const listener = new Listener(settings, settings.identity.require())
+    try {
+      await new Promise<void>((resolve, reject) => {
+        listener.#front.once('error', reject)
+        listener.#front.listen({ ...address }, () => {
+          listener.#front.off('error', reject)
+          resolve()
+        })
+      })
+    } catch (cause) {
+      listener.destroy()
+      const where =
+        'path' in address ? address.path : `${address.host ?? 'any address'}, port ${address.port}`
+      throw new ConnectError('ERR_CONNECT_LISTEN', `cannot listen on ${where}${because(cause)}`, { cause })
+    }
+    return listener
+  }
+
+  /** Where it listens: an address and port, or the path of a unix socket; null once closed. */
+  address(): AddressInfo | string | null {
+    return this.#front.address()
+  }
+
+  /** How many connections are with the handler. */
+  get connections(): number {
+    return this.#open.size
+  }
+
+  /**
+   * Stops accepting, ends what is not authorized yet, and waits for the open connections to end; those still open
+   * after `timeoutMs` are cut. Idempotent.
+   */
+  close(options: ListenerCloseOptions = {}): Promise<void> {
+    this.#closing ??= this.#drain(options.timeoutMs ?? this.#settings.drainTimeoutMs)
+    return this.#closing
+  }
+
+  /** Cuts everything at once. */
+  destroy(): void {
+    this.#stop()
+    this.#open.destroy()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.destroy()
+    await this.close({ timeoutMs: 0 })
+  }
+
+  #stop(): void {
+    this.#settings.identity.off('changed', this.#onGeneration)
+    this.#front.close()
+    for (const socket of this.#pending.values()) socket.destroy()
+    this.#settings.onStop()
+  }
+
+  async #drain(timeoutMs: number): Promise<void> {
+    this.#stop()
+    const endDrain = this.#settings.onDrain?.()
+    try {
+      const cut = await this.#open.drain(timeoutMs)
+      if (cut > 0) log.listen('%s: %d connections cut after %d ms', this.#settings.service, cut, timeoutMs)
+    } finally {
+      endDrain?.()
+    }
+  }
+
+  #accept(socket: Socket): void {
+    try {
+      // A certificate that has expired is not offered.
+      this.#settings.identity.require()
+    } catch (error) {
+      this.#settings.reports.warning(toError(error))
+      socket.destroy()
+      return
+    }
+    const remote = remoteEnd(socket)
+    this.#pending.set(remote, socket)
+    socket.once('close', () => {
+      this.#pending.delete(remote)
+    })
+    this.#tls.emit('connection', socket)
+  }
+
+  async #admit(socket: TLSSocket): Promise<void> {
+    const { identity, service, reports } = this.#settings
+    // Kept for good: a peer's reset must not end the process when the application does not listen for it.
+    socket.on('error', (error) => {
+      log.listen('%s: %s', service, error.message)
+    })
+    try {
+      const peer = verifySocket(socket, identity.require().roots)
+      const { authorized, reason, cause } = await this.#decide(socket, peer)
+      if (socket.destroyed) return
+      if (!authorized) {
+        socket.destroy()
+        reports.denied(new DeniedError(peer, service, reason, { cause }))
+        return
+      }
+      this.#pending.delete(remoteEnd(socket))
+      this.#open.add(socket)
+      log.listen('%s: %s connected', service, peer.spiffeId)
+      await this.#handle(attachPeer(socket, peer))
+    } catch (error) {
+      this.#reject(toError(error), socket)
+    }
+  }
+
+  async #decide(socket: TLSSocket, peer: Peer): Promise<Decision & { cause?: unknown }> {
+    const { authorizer, service, handshakeTimeoutMs } = this.#settings
+    const gone = new AbortController()
+    const onClose = (): void => {
+      gone.abort(new Error('the peer closed the connection'))
+    }
+    socket.once('close', onClose)
+    try {
+      const bounds = { signal: gone.signal, timeoutMs: handshakeTimeoutMs }
+      return await bounded('the decision', bounds, (signal) => decide(authorizer, { peer, service, signal }))
+    } catch (cause) {
+      return { authorized: false, reason: toError(cause).message, cause }
+    } finally {
+      socket.off('close', onClose)
+    }
+  }
+
+  async #handle(socket: MeshSocket): Promise<void> {
+    const { handler, service, reports } = this.#settings
+    try {
+      await handler(socket)
+    } catch (cause) {
+      socket.destroy()
+      const message = `the connection handler of ${service} threw${because(cause)}`
+      reports.warning(new ConnectError('ERR_CONNECT_HANDLER', message, { cause }))
+    }
+  }
+
+  #reject(error: Error, socket: TLSSocket): void {
+    const { remoteAddress } = socket
+    socket.destroy()
+    log.listen('%s: rejected %s: %s', this.#settings.service, remoteAddress, error.message)
+    this.#settings.reports.rejected(error, remoteAddress)
+  }
+}
+
+function remoteEnd(socket: Socket): string {
+  return `${socket.remoteAddress ?? ''}:${socket.remotePort ?? ''}`
+}
+
+/** A failed handshake, as what it means. */
+function explain(error: Error, socket: TLSSocket): Error {
+  const { code } = error as NodeJS.ErrnoException
+  if (code === 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE') {
+    return new VerificationError('ERR_CONNECT_CERTIFICATE_MISSING', 'a certificate of the mesh', 'none', {
+      cause: error,
+    })
+  }
+  // Node ends an unauthorized connection with a reset; OpenSSL's verdict stays on the socket.
+  const verdict = socket.authorizationError as unknown
+  if (verdict == null) return error
+  const cause = verdict instanceof Error ? verdict : new Error(String(verdict))
+  return new VerificationError('ERR_CONNECT_PEER_UNTRUSTED', 'a path to the roots of the mesh', 'none', {
+    cause,
+  })
+}
