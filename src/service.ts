@@ -230,24 +230,22 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   ): Promise<Listener> {
     const { address, signal, ...settings } = listenSettings(options, this.#settings.handshakeTimeoutMs)
     await this.#identity.ready({ signal, timeoutMs: DEFAULTS.readyTimeoutMs, closed: this.#ending.signal })
-    const listener: Listener = await Listener.open(
-      {
-        ...settings,
-        ...target,
-        alpnProtocols: settings.alpnProtocols ?? target.alpnProtocols,
-        identity: this.#identity,
-        service: this.name,
-        authorizer: this.#authorizer,
-        drainTimeoutMs: this.#settings.drainTimeoutMs,
-        reports: this.#reports,
-        onStop: () => this.#listeners.delete(listener),
-      },
-      address,
-    )
+    const listener: Listener = new Listener({
+      ...settings,
+      ...target,
+      alpnProtocols: settings.alpnProtocols ?? target.alpnProtocols,
+      identity: this.#identity,
+      service: this.name,
+      authorizer: this.#authorizer,
+      drainTimeoutMs: this.#settings.drainTimeoutMs,
+      reports: this.#reports,
+      onStop: () => this.#listeners.delete(listener),
+    })
+    // Known before it is open, so that a close in the middle ends it too.
     this.#listeners.add(listener)
-    if (!this.#ending.signal.aborted) return listener
-    listener.destroy()
-    throw new ClosedError('listen')
+    await listener.open(address)
+    if (this.#ending.signal.aborted) throw new ClosedError('listen')
+    return listener
   }
 
   async #close(timeoutMs: number): Promise<void> {

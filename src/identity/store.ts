@@ -87,7 +87,6 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
    * @throws IdentityError (with the agent's last word as its cause) when the time is over; AbortError; ClosedError
    */
   async ready(bounds: Bounds): Promise<Generation> {
-    if (this.#isUsable()) return this.require()
     let onChanged: (() => void) | undefined
     try {
       await bounded(
@@ -99,6 +98,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
               if (this.#isUsable()) resolve()
             }
             this.on('changed', onChanged)
+            onChanged()
           }),
       )
     } catch (error) {

@@ -22,7 +22,7 @@ export type Upstream = string | ServiceTarget | AddressTarget | Resolver
  * @throws OptionError
  */
 export function toResolver(agent: AgentClient, upstream: Upstream): Resolver {
-  if (typeof upstream === 'object' && isResolver(upstream)) return upstream
+  if (isResolver(upstream)) return upstream
   const { address, ...target } = toTarget(upstream)
   if (address === undefined) return healthResolver(agent, target)
   return staticResolver(`${target.service} at ${address}`, [{ ...hostAndPort(address), identity: target }])
@@ -46,7 +46,8 @@ export function toTarget(upstream: unknown): ServiceTarget & { readonly address?
   }
 }
 
-function isResolver(value: object): value is Resolver {
+function isResolver(value: unknown): value is Resolver {
+  if (typeof value !== 'object' || value === null) return false
   const { name, resolve } = value as Partial<Record<keyof Resolver, unknown>>
   return typeof name === 'string' && typeof resolve === 'function'
 }

@@ -92,14 +92,18 @@ function reportRejection(socket: TLSSocket, upstream: string): void {
     const message = `the connection was closed before its first byte${because(cause)}; an intention, our certificate or the application may be the reason`
     return new DialError('ERR_CONNECT_REJECTED', upstream, message, { cause })
   }
-  socket.on('end', () => {
+  const { push, _destroy: destroy } = socket
+  // The first thing that the peer says, or its end, passes here; afterwards the socket is as it was.
+  socket.push = (chunk: unknown): boolean => {
+    socket.push = push
+    socket._destroy = destroy
     // Somebody who has said everything and wants no answer is not rejected.
-    if (!socket.readableDidRead && !socket.writableEnded) socket.destroy(rejected(undefined))
-  })
-  const destroy = socket._destroy.bind(socket)
+    if (chunk !== null || socket.writableEnded) return socket.push(chunk)
+    socket.destroy(rejected(undefined))
+    return false
+  }
   socket._destroy = (error, callback): void => {
-    const fromPeer = error !== null && isNetworkError(error) && !socket.readableDidRead
-    destroy(fromPeer ? rejected(error) : error, callback)
+    destroy.call(socket, error !== null && isNetworkError(error) ? rejected(error) : error, callback)
   }
 }
 

@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
 import { type Server as TlsServer, type TLSSocket, createServer as createTlsServer } from 'node:tls'
 import { type Authorizer, type Decision, DeniedError, decide } from '../authorize/authorizer.js'
@@ -66,11 +67,12 @@ export class Listener implements AsyncDisposable {
   }
   #closing: Promise<void> | undefined
 
-  private constructor(settings: ListenerSettings, generation: Generation) {
+  /** @throws IdentityError when there is no certificate to listen with */
+  constructor(settings: ListenerSettings) {
     const { handshakeTimeoutMs, allowHalfOpen, alpnProtocols } = settings
     this.#settings = settings
     this.#tls = createTlsServer({
-      ...tlsMaterial(generation),
+      ...tlsMaterial(settings.identity.require()),
       requestCert: true,
       rejectUnauthorized: true,
       handshakeTimeout: handshakeTimeoutMs,
@@ -87,34 +89,26 @@ export class Listener implements AsyncDisposable {
     this.#front = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
       this.#accept(socket)
     })
-    // An accept error (EMFILE, say) never ends a listener.
-    this.#front.on('error', (error) => {
-      settings.reports.warning(error)
-    })
     settings.identity.on('changed', this.#onGeneration)
   }
 
   /**
-   * Opens a listener.
+   * Starts to listen.
    * @throws ConnectError with ERR_CONNECT_LISTEN
    */
-  static async open(settings: ListenerSettings, address: ListenAddress): Promise<Listener> {
-    const listener = new Listener(settings, settings.identity.require())
+  async open(address: ListenAddress): Promise<void> {
     try {
-      await new Promise<void>((resolve, reject) => {
-        listener.#front.once('error', reject)
-        listener.#front.listen({ ...address }, () => {
-          listener.#front.off('error', reject)
-          resolve()
-        })
-      })
+      this.#front.listen({ ...address })
+      await once(this.#front, 'listening')
     } catch (cause) {
-      listener.destroy()
-      const where =
-        'path' in address ? address.path : `${address.host ?? 'any address'}, port ${address.port}`
+      this.destroy()
+      const where = 'path' in address ? address.path : `${address.host ?? 'any address'}, port ${address.port}`
       throw new ConnectError('ERR_CONNECT_LISTEN', `cannot listen on ${where}${because(cause)}`, { cause })
     }
-    return listener
+    // An accept error (EMFILE, say) never ends a listener.
+    this.#front.on('error', (error) => {
+      this.#settings.reports.warning(error)
+    })
   }
 
   /** Where it listens: an address and port, or the path of a unix socket; null once closed. */

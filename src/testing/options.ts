@@ -1,0 +1,42 @@
+import type { DefaultPolicy } from './acl.js'
+import type { TestAgentTls } from './server.js'
+
+export type AgentVersion = '1.8' | '1.15'
+
+export interface TestAgentOptions {
+  /** Port to listen on; 0 takes a free one. @default 0 */
+  port?: number
+  /** Address to listen on. @default '127.0.0.1' */
+  host?: string
+  /** Listen on a unix socket in place of a port. @default none */
+  socketPath?: string
+  /** Serve https with this key and certificate (PEM). @default none: plain http */
+  tls?: TestAgentTls
+  /** @default 'dc1' */
+  datacenter?: string
+  /** @default 'embedded' */
+  nodeName?: string
+  /** Trust domain of the mesh. @default a random `<uuid>.consul` */
+  trustDomain?: string
+  /** Life of a leaf in milliseconds; certificates count whole seconds. @default 259_200_000 (72 h) */
+  leafTtlMs?: number
+  /** What holds where no intention matches. @default the ACLs' default policy when they are on, else 'allow' */
+  defaultPolicy?: DefaultPolicy
+  /** @default off: every request may do everything, with any token */
+  acl?: {
+    enabled: boolean
+    /** What a token may do where none of its rules speaks. @default 'allow' */
+    defaultPolicy?: DefaultPolicy
+    /** Secret of the first management token. @default a random one: see `TestAgent.managementToken` */
+    managementToken?: string
+  }
+  /**
+   * Whose answers to give where Consul's changed. From 1.15 on, `intentions/match` says its index and can be
+   * watched, and each answer names the default policy in `X-Consul-Default-ACL-Policy`.
+   *
+   * @default '1.8'
+   */
+  version?: AgentVersion
+  /** Whether Connect is enabled. @default true */
+  connect?: boolean
+}

@@ -1,0 +1,164 @@
+// One script of calls, run against two agents, and what they answered side by side.
+import assert from 'node:assert/strict'
+
+export interface Recorded {
+  status: number
+  headers: Record<string, string>
+  body: unknown
+}
+
+export type Recording = Map<string, Recorded>
+
+export interface CallOptions {
+  body?: unknown
+  token?: string
+}
+
+/** An answer with its JSON as it came, and its index. */
+export interface Answered extends Recorded {
+  index: string
+}
+
+/** Calls one agent and writes down the answer under its label. */
+export interface Recorder {
+  (label: string, request: string, options?: CallOptions): Promise<Answered>
+  /** Repeats a request, without writing it down, until its answer is as wanted. */
+  until(request: string, wanted: (body: unknown) => boolean, options?: CallOptions): Promise<void>
+}
+
+/** A difference that is meant, and why. */
+export interface Difference {
+  /** The label of the call, or several. */
+  call: string | RegExp
+  /** `status`, `body`, a header's name, or a path in the body. */
+  what: string
+  reason: string
+}
+
+const comparedHeaders = [
+  'content-type',
+  'allow',
+  'x-consul-index',
+  'x-consul-knownleader',
+  'x-consul-lastcontact',
+  'x-consul-contenthash',
+  'x-consul-effective-consistency',
+  'x-cache',
+  'age',
+]
+
+export function createRecorder(url: string): { record: Recorder; recording: Recording } {
+  const recording: Recording = new Map()
+  const call = async (request: string, { body, token }: CallOptions = {}): Promise<[Recorded, Answered]> => {
+    const [method = '', path = ''] = request.split(' ')
+    const response = await fetch(url + path, {
+      method,
+      headers: token === undefined ? {} : { 'X-Consul-Token': token },
+      ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+    })
+    const text = await response.text()
+    const isJson = response.headers.get('content-type') === 'application/json'
+    const parsed: unknown = isJson ? JSON.parse(text) : text
+    const headers = Object.fromEntries(
+      comparedHeaders.flatMap((name): [string, string][] => {
+        const value = response.headers.get(name)
+        return value === null ? [] : [[name, normalHeader(name, value)]]
+      }),
+    )
+    const recorded = { status: response.status, headers, body: normal(parsed) }
+    const index = response.headers.get('x-consul-index') ?? response.headers.get('x-consul-contenthash') ?? ''
+    return [recorded, { ...recorded, body: parsed, index }]
+  }
+  const record = async (label: string, request: string, options?: CallOptions): Promise<Answered> => {
+    assert.ok(!recording.has(label), `two calls are labelled ${label}`)
+    const [recorded, answered] = await call(request, options)
+    recording.set(label, recorded)
+    return answered
+  }
+  const until = async (
+    request: string,
+    wanted: (body: unknown) => boolean,
+    options?: CallOptions,
+  ): Promise<void> => {
+    for (let attempt = 0; ; attempt++) {
+      const [, { body }] = await call(request, options)
+      if (wanted(body)) return
+      assert.ok(attempt < 200, `${request} never became as wanted: ${JSON.stringify(body)}`)
+      await new Promise((resolve) => setTimeout(resolve, 25))
+    }
+  }
+  return { record: Object.assign(record, { until }), recording }
+}
+
+/** Every difference that the table does not explain, one line each; and table rows that explain nothing. */
+export function compare(real: Recording, embedded: Recording, intended: readonly Difference[]): string[] {
+  const used = new Set<Difference>()
+  const problems: string[] = []
+  for (const [label, expected] of real) {
+    const actual = embedded.get(label)
+    for (const [what, a, b] of differences({ ...expected }, { ...actual })) {
+      const row = intended.find(
+        (row) => covers(row.call, label) && (what === row.what || what.startsWith(`${row.what}.`)),
+      )
+      if (row) used.add(row)
+      else
+        problems.push(`${label}: ${what} is ${JSON.stringify(a)} for the real one, ${JSON.stringify(b)} here`)
+    }
+  }
+  for (const row of intended) {
+    if (!used.has(row))
+      problems.push(`the table explains a difference that is not there: ${String(row.call)} ${row.what}`)
+  }
+  return problems
+}
+
+function covers(call: string | RegExp, label: string): boolean {
+  return typeof call === 'string' ? call === label : call.test(label)
+}
+
+function differences(a: unknown, b: unknown, path = ''): [string, unknown, unknown][] {
+  if (isRecord(a) && isRecord(b)) {
+    const keys = new Set([...Object.keys(a), ...Object.keys(b)])
+    return [...keys].flatMap((key) => differences(a[key], b[key], path === '' ? key : `${path}.${key}`))
+  }
+  return JSON.stringify(a) === JSON.stringify(b) ? [] : [[path, a, b]]
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null
+}
+
+function normalHeader(name: string, value: string): string {
+  if (name === 'x-consul-index') return value === '1' ? '1' : '<index>'
+  if (name === 'age' || name === 'x-consul-contenthash') return `<${name}>`
+  return value
+}
+
+/** Values that differ between any two agents become names of their kind; everything else is compared as it is. */
+function normal(value: unknown, key = ''): unknown {
+  if (typeof value === 'string') return normalText(value, key)
+  if (typeof value === 'number') return /Index$|^SerialNumber$/.test(key) && value > 0 ? '<number>' : value
+  if (Array.isArray(value)) return inOrder(value.map((item) => normal(item, key)))
+  if (!isRecord(value)) return value
+  return Object.fromEntries(
+    Object.entries(value).map(([name, item]) => [normalText(name, ''), normal(item, name)]),
+  )
+}
+
+/** Consul lists tags, tokens and roots in no order that one could tell beforehand. */
+function inOrder(items: unknown[]): unknown[] {
+  const unordered = (item: unknown): boolean =>
+    typeof item === 'string' || (isRecord(item) && ('AccessorID' in item || 'RootCert' in item))
+  if (!items.every(unordered)) return items
+  return items.sort((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1))
+}
+
+function normalText(text: string, key: string): string {
+  if (key === 'Hash' || key === 'ContentHash' || key === 'SerialNumber') return `<${key}>`
+  return text
+    .replace(/-----BEGIN ([A-Z ]+)-----[^-]+-----END [A-Z ]+-----\n/g, '<$1>')
+    .replace(/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/g, '<uuid>')
+    .replace(/\b[0-9a-f]{2}(:[0-9a-f]{2}){7,}\b/g, '<hex>')
+    .replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, '<time>')
+    .replace(/127\.0\.0\.1:\d{4,5}\b/g, '127.0.0.1:<port>')
+}

@@ -1,0 +1,186 @@
+// A real Consul agent for tests: one server on the loopback, in a directory of its own, gone when the test ends.
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { TestContext } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+const binary = process.env['CONSUL_BIN'] ?? 'consul'
+
+/** Undefined when there is no binary to run. */
+export const consulVersion: string | undefined = readVersion()
+
+/** The `skip` option of a suite that needs the binary: REQUIRE_CONSUL=1 turns a skip into a failure. */
+export const skip: string | false =
+  consulVersion === undefined && process.env['REQUIRE_CONSUL'] !== '1' ? 'no consul binary' : false
+
+export interface RealAgentOptions {
+  acl?: { defaultPolicy: 'allow' | 'deny'; managementToken: string }
+  /** Merged over the configuration. */
+  extraConfig?: Record<string, unknown>
+  /** Further arguments of `consul agent`. */
+  args?: string[]
+}
+
+export interface RealAgent {
+  /** `127.0.0.1:port` */
+  address: string
+  url: string
+  http(path: string, init?: RequestInit): Promise<Response>
+  /** Runs the CLI against this agent and returns what it prints; rejects when it fails. */
+  consul(args: string[]): Promise<string>
+  /** SIGKILL, as a crash. */
+  kill(): Promise<void>
+  /** SIGTERM, and waits for the end. */
+  stop(): Promise<void>
+  /** Starts again on the same ports with the same data. */
+  restart(): Promise<void>
+}
+
+export async function startConsul(t: TestContext, options: RealAgentOptions = {}): Promise<RealAgent> {
+  if (consulVersion === undefined)
+    throw new Error(`REQUIRE_CONSUL is set, and there is no binary '${binary}'`)
+  const directory = await mkdtemp(join(tmpdir(), 'consul-connect-'))
+  const [http = 0, server = 0, serf = 0] = await freePorts(3)
+  const address = `127.0.0.1:${http}`
+  const url = `http://${address}`
+  const config = join(directory, 'config.json')
+  await writeFile(config, JSON.stringify({ ...baseConfig(directory, { http, server, serf }, options) }))
+  let child: ChildProcess | undefined
+
+  const end = async (signal: NodeJS.Signals): Promise<void> => {
+    if (child?.exitCode === null && child.signalCode === null) {
+      const exited = once(child, 'exit')
+      child.kill(signal)
+      await exited
+    }
+  }
+  const start = async (): Promise<void> => {
+    child = await run(['agent', '-config-file', config, ...(options.args ?? [])], url)
+  }
+  t.after(async () => {
+    await end('SIGKILL')
+    await rm(directory, { recursive: true, force: true })
+  })
+  await start()
+
+  return {
+    address,
+    url,
+    http: (path, init) => fetch(url + path, init),
+    consul: (args) => cli(args, address),
+    kill: () => end('SIGKILL'),
+    stop: () => end('SIGTERM'),
+    restart: async () => {
+      await end('SIGTERM')
+      await start()
+    },
+  }
+}
+
+function baseConfig(
+  directory: string,
+  ports: { http: number; server: number; serf: number },
+  { acl, extraConfig }: RealAgentOptions,
+): Record<string, unknown> {
+  const [major = 0, minor = 0] = (consulVersion ?? '').split('.').map(Number)
+  // 1.11 gave the token its present name.
+  const tokenName = major === 1 && minor < 11 ? 'master' : 'initial_management'
+  const tokens = { [tokenName]: acl?.managementToken, agent: acl?.managementToken }
+  return {
+    server: true,
+    bootstrap_expect: 1,
+    node_name: 'embedded',
+    data_dir: join(directory, 'data'),
+    bind_addr: '127.0.0.1',
+    client_addr: '127.0.0.1',
+    connect: { enabled: true },
+    // Otherwise a check's words reach the catalog minutes after its status.
+    check_update_interval: '0s',
+    disable_update_check: true,
+    log_level: 'warn',
+    performance: { raft_multiplier: 1 },
+    ports: { http: ports.http, server: ports.server, serf_lan: ports.serf, serf_wan: -1, dns: -1, grpc: -1 },
+    ...(acl ? { acl: { enabled: true, default_policy: acl.defaultPolicy, tokens } } : {}),
+    ...extraConfig,
+  }
+}
+
+/** Starts the agent and waits until it has a leader, its own node in the catalog, and roots. */
+async function run(args: string[], url: string): Promise<ChildProcess> {
+  const child = spawn(binary, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  let output = ''
+  const collect = (chunk: Buffer): void => {
+    output = (output + chunk.toString()).slice(-4000)
+  }
+  child.stdout.on('data', collect)
+  child.stderr.on('data', collect)
+  const deadline = Date.now() + 30_000
+  while (!(await isReady(url))) {
+    if (child.exitCode !== null || child.signalCode !== null)
+      throw new Error(`consul ended at once:\n${output}`)
+    if (Date.now() > deadline) {
+      child.kill('SIGKILL')
+      throw new Error(`consul was not ready after 30 s:\n${output}`)
+    }
+    await sleep(50)
+  }
+  return child
+}
+
+async function isReady(url: string): Promise<boolean> {
+  try {
+    const leader = await fetch(`${url}/v1/status/leader`)
+    const roots = await fetch(`${url}/v1/connect/ca/roots`)
+    // Without Connect it has no roots and is ready all the same.
+    const connect = roots.ok || (await roots.text()).startsWith('Connect must be enabled')
+    return (await leader.text()).length > 4 && connect
+  } catch {
+    return false
+  }
+}
+
+async function cli(args: string[], address: string): Promise<string> {
+  const child = spawn(binary, args, { env: { ...process.env, CONSUL_HTTP_ADDR: address }, stdio: 'pipe' })
+  let output = ''
+  child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()))
+  child.stderr.on('data', (chunk: Buffer) => (output += chunk.toString()))
+  await once(child, 'close')
+  if (child.exitCode !== 0) throw new Error(`consul ${args.join(' ')} failed:\n${output}`)
+  return output
+}
+
+/** Ports that are free now, held all at once so that they differ. */
+async function freePorts(count: number): Promise<number[]> {
+  const servers = await Promise.all(
+    Array.from({ length: count }, async () => {
+      const server = createServer().listen(0, '127.0.0.1')
+      await once(server, 'listening')
+      return server
+    }),
+  )
+  const ports = servers.map((server) => {
+    const address = server.address()
+    return typeof address === 'object' && address ? address.port : 0
+  })
+  await Promise.all(
+    servers.map(async (server) => {
+      server.close()
+      await once(server, 'close')
+    }),
+  )
+  return ports
+}
+
+function readVersion(): string | undefined {
+  try {
+    return /v(\d+\.\d+\.\d+)/.exec(
+      execFileSync(binary, ['version'], { encoding: 'utf8', stdio: 'pipe' }),
+    )?.[1]
+  } catch {
+    return undefined
+  }
+}
