@@ -96,7 +96,8 @@ export class Watch<T> {
     let position: Position = { from: 'start' }
     let failures = 0
     while (!isAborted(closed)) {
-      await sleep(this.#options.clock, this.#reads.take(), closed)
+      const throttleMs = this.#reads.take()
+      if (throttleMs > 0) await sleep(this.#options.clock, throttleMs, closed)
       if (isAborted(closed)) return
       try {
         position = nextPosition(position, await this.#read(position))

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { TokenRules } from './acl.js'
-import type { IssuedCertificate, IssueOptions, TestCa } from './ca.js'
+import type { TestCa } from './ca.js'
+import type { IssuedCertificate, IssueOptions } from './ca-options.js'
 import type { ConnectCa } from './connect-ca.js'
 import { Faults, type FaultAnswer } from './faults.js'
 import type { Call } from './http.js'

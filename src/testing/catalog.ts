@@ -150,6 +150,11 @@ export class Catalog {
     }
   }
 
+  /** Whether the node and the instance pass all their checks. */
+  isPassing(serviceId: string): boolean {
+    return [...this.checksOf(''), ...this.checksOf(serviceId)].every(({ status }) => status === 'passing')
+  }
+
   /** All checks that decide about an instance: the node's, Serf's among them, then its own. */
   instanceChecksJson(serviceId: string): JsonObject[] {
     const node = this.checksOf('')

@@ -35,7 +35,10 @@ export class CheckRunner {
     clearTimeout(this.#timer)
     clearTimeout(this.#reaper)
     this.#reaper = undefined
-    this.#probe?.abort()
+    const probe = this.#probe
+    // Its result is nobody's business any more.
+    this.#probe = undefined
+    probe?.abort()
   }
 
   /** A TTL check was heard of: its time starts again. */

@@ -1,4 +1,5 @@
-import { TestCa, type IssuedCertificate } from './ca.js'
+import { TestCa } from './ca.js'
+import type { IssuedCertificate } from './ca-options.js'
 import type { Changes } from './changes.js'
 import { formatDuration } from './duration.js'
 import type { JsonObject } from './json.js'
@@ -69,6 +70,7 @@ export class ConnectCa {
   }
 
   dropOldRoots(): void {
+    if (this.#roots.length === 1) return
     this.#roots = this.#roots.slice(-1)
     this.#changes.touch('roots')
   }

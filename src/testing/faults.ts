@@ -1,10 +1,11 @@
-import type { AgentRequest } from './http.js'
+import { STATUS_CODES } from 'node:http'
+import { text, type AgentRequest, type Answer } from './http.js'
 import type { Json } from './json.js'
 import { matches, type RequestMatch } from './requests.js'
 
 /**
- * What a faulty agent answers. Without `body`, `hang` or `reset` it is the agent's own answer, bent by `status`,
- * `headers`, `contentType`, `transform` and `truncate`.
+ * What a faulty agent answers. With a `body`, or a `status` from 400 on and no `transform`, the request is not
+ * carried out at all; else it is, and the agent's own answer is bent.
  */
 export interface FaultAnswer {
   status?: number
@@ -12,7 +13,7 @@ export interface FaultAnswer {
   headers?: Record<string, string>
   /** Sent verbatim in place of the agent's answer. */
   body?: string
-  /** @default 'text/html' with a `body`, else what the agent says */
+  /** @default 'text/html' with a `body`, else that of the answer */
   contentType?: string
   /** Time before the answer. @default 0 */
   delayMs?: number
@@ -26,6 +27,12 @@ export interface FaultAnswer {
   transform?: (json: Json) => Json
   /** How many requests it strikes. @default Infinity */
   times?: number
+}
+
+/** The answer that stands in for the agent's own, if the fault has one. */
+export function replacement({ body, status = 200, transform }: FaultAnswer): Answer | undefined {
+  if (body !== undefined) return { status, headers: { 'Content-Type': 'text/html' }, body }
+  return status >= 400 && !transform ? text(status, STATUS_CODES[status] ?? '') : undefined
 }
 
 /** Rules that spoil answers: the newest that matches a request strikes. */

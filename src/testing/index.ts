@@ -3,7 +3,7 @@ export { TestCa } from './ca.js'
 export { extension } from './certificate.js'
 
 export type { Access, DefaultPolicy, TokenRules } from './acl.js'
-export type { IssuedCertificate, IssueOptions, TestCaOptions } from './ca.js'
+export type { IssuedCertificate, IssueOptions, TestCaOptions } from './ca-options.js'
 export type { Extension, KeyUsage } from './certificate.js'
 export type { FaultAnswer } from './faults.js'
 export type { AgentRequest } from './http.js'

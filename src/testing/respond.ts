@@ -19,13 +19,10 @@ export function send(
   { pretty, fault, headers: common }: SendOptions,
 ): void {
   if (response.destroyed) return
-  const body = fault?.body ?? encode(answer, pretty, fault)
-  const bytes = Buffer.from(body)
+  const bytes = Buffer.from(encode(answer, pretty, fault))
   response.statusCode = fault?.status ?? answer.status
-  const headers = fault?.body === undefined ? answer.headers : { 'Content-Type': 'text/html' }
-  for (const [name, value] of Object.entries({ ...common, ...headers, ...jsonType(answer, fault) })) {
-    response.setHeader(name, value)
-  }
+  if (answer.json !== undefined) response.setHeader('Content-Type', 'application/json')
+  for (const [name, value] of Object.entries({ ...common, ...answer.headers })) response.setHeader(name, value)
   for (const [name, value] of Object.entries(fault?.headers ?? {})) {
     if (value === '') response.removeHeader(name)
     else response.setHeader(name, value)
@@ -53,8 +50,4 @@ function encode(answer: Answer, pretty: boolean, fault: FaultAnswer | undefined)
   if (answer.json === undefined) return answer.body ?? ''
   const json: Json = fault?.transform ? fault.transform(structuredClone(answer.json)) : answer.json
   return pretty ? `${JSON.stringify(json, null, 4)}\n` : JSON.stringify(json)
-}
-
-function jsonType(answer: Answer, fault: FaultAnswer | undefined): Record<string, string> {
-  return answer.json === undefined || fault?.body !== undefined ? {} : { 'Content-Type': 'application/json' }
 }

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
-import type { FaultAnswer, Faults } from './faults.js'
+import { replacement, type FaultAnswer, type Faults } from './faults.js'
 import { HttpError, text, type AgentRequest, type Answer, type Call } from './http.js'
 import type { Requests } from './requests.js'
 import { cut, send } from './respond.js'
@@ -40,6 +40,7 @@ export class AgentServer {
   readonly #faults: Faults
   readonly #headers: () => Record<string, string>
   #server: Server | undefined
+  #closed: Promise<unknown> = Promise.resolve()
   #port: number
   #gate: { open: Promise<void>; release: () => void } | undefined
 
@@ -77,13 +78,14 @@ export class AgentServer {
 
   async stop(): Promise<void> {
     const server = this.#server
-    if (!server) return
     this.#server = undefined
-    this.resume()
-    const closed = once(server, 'close')
-    server.close()
-    server.closeAllConnections()
-    await closed
+    if (server) {
+      this.resume()
+      this.#closed = once(server, 'close')
+      server.close()
+      server.closeAllConnections()
+    }
+    await this.#closed
   }
 
   dropConnections(): void {
@@ -119,12 +121,13 @@ export class AgentServer {
       let fault = this.#faults.take(request)
       const body = await readBody(message)
       if (fault && !(await strike(fault, response, gone.signal))) return
-      const answer = await this.#answer(request, body, fault, gone.signal)
+      let answer = await this.#answer(request, body, fault, gone.signal)
       // A fault set while the request was hanging in a blocking query strikes its answer too.
       await this.#gate?.open
       if (!fault) {
         fault = this.#faults.take(request)
         if (fault && !(await strike(fault, response, gone.signal))) return
+        answer = (fault && replacement(fault)) ?? answer
       }
       send(response, answer, { pretty: request.query.has('pretty'), fault, headers: this.#headers() })
     } catch {
@@ -139,7 +142,8 @@ export class AgentServer {
     fault: FaultAnswer | undefined,
     signal: AbortSignal,
   ): Promise<Answer> {
-    if (fault?.body !== undefined) return { status: 200, headers: {} }
+    const instead = fault && replacement(fault)
+    if (instead) return instead
     if (!body) return text(413, `Request body too large, max size: ${maxBodyBytes} bytes.`)
     const blocked = (wait: Promise<void>): Promise<void> => this.#requests.block(request, wait)
     try {

@@ -184,9 +184,9 @@ function withNames(...names: Tlv[]): Buffer {
 }
 
 function nested(depth: number): Tlv {
-  let item = tlv(TAG.null, '')
-  for (let i = 0; i < depth; i += 1) item = tlv(TAG.sequence, [item])
-  return item
+  let bytes = encode(tlv(TAG.null, ''))
+  for (let i = 1; i < depth; i += 1) bytes = encode(tlv(TAG.sequence, bytes))
+  return tlv(TAG.sequence, bytes)
 }
 
 describe('parseCertificate: what it refuses', () => {
@@ -378,8 +378,8 @@ describe('parseCertificate: what it refuses', () => {
       ...tbs,
       value: [
         ...parts(tbs).slice(0, 7),
-        tlv(TAG.implicit(1), '\x00\x01'),
-        tlv(TAG.implicit(2), '\x00\x02'),
+        tlv(TAG.implicit(1), '\x00\xf1'),
+        tlv(TAG.implicit(2), '\x00\xf2'),
         ...parts(tbs).slice(7),
       ],
     }))

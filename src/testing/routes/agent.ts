@@ -6,7 +6,7 @@ import type { JsonObject } from '../json.js'
 import type { Routes } from '../router.js'
 import { agentServiceJson, readRegistration } from '../service.js'
 import type { State } from '../state.js'
-import { filtered } from './health.js'
+import { filtered } from './indexed.js'
 
 const fullVersions = { '1.8': '1.8.7', '1.15': '1.15.0' }
 

@@ -1,11 +1,10 @@
 import type { Instance } from '../catalog.js'
-import { parseFilter } from '../filter.js'
 import { HttpError, type Answer, type Call } from '../http.js'
 import type { Json, JsonObject } from '../json.js'
 import type { Routes } from '../router.js'
 import { catalogServiceJson, healthServiceJson } from '../service.js'
 import type { State } from '../state.js'
-import { consistencyHeader, indexed } from './indexed.js'
+import { consistencyHeader, filtered, indexed } from './indexed.js'
 
 /** What discovery reads: the catalog and the health of services. */
 export function healthRoutes(state: State): Routes {
@@ -24,13 +23,8 @@ export function healthRoutes(state: State): Routes {
       const { instances, index } = named(call, topic, ({ service }) =>
         topic === 'service' ? service.name === call.rest : service.connectName === call.rest,
       )
-      const read = (): Json =>
-        filtered(
-          call,
-          tagged(call, instances())
-            .map(entryJson)
-            .filter((entry) => !passingOnly(call) || passes(entry)),
-        )
+      const healthy = ({ service }: Instance): boolean => !passingOnly(call) || catalog.isPassing(service.id)
+      const read = (): Json => filtered(call, tagged(call, instances()).filter(healthy).map(entryJson))
       return indexed(call, state, { index, read, headers: consistencyHeader(call) })
     }
 
@@ -98,12 +92,6 @@ export function healthRoutes(state: State): Routes {
   }
 }
 
-/** Keeps those that the `filter` parameter asks for. */
-export function filtered(call: Call, items: JsonObject[]): JsonObject[] {
-  const expression = call.query.get('filter') ?? ''
-  return expression === '' ? items : items.filter(parseFilter(expression))
-}
-
 function requireName(call: Call): void {
   if (call.rest === '') throw new HttpError(400, 'Missing service name')
 }
@@ -124,11 +112,4 @@ function passingOnly(call: Call): boolean {
   if (['', '1', 't', 'true', 'T', 'TRUE', 'True'].includes(passing)) return true
   if (['0', 'f', 'false', 'F', 'FALSE', 'False'].includes(passing)) return false
   throw new HttpError(400, 'Invalid value for ?passing')
-}
-
-function passes(entry: JsonObject): boolean {
-  const checks = entry['Checks']
-  return (
-    Array.isArray(checks) && checks.every((check) => JSON.stringify(check).includes('"Status":"passing"'))
-  )
 }

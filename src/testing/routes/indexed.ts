@@ -1,6 +1,7 @@
 import { blockOnIndex } from '../blocking.js'
+import { parseFilter } from '../filter.js'
 import { HttpError, json, type Answer, type Call } from '../http.js'
-import type { Json } from '../json.js'
+import type { Json, JsonObject } from '../json.js'
 import type { State } from '../state.js'
 
 /** There is one datacenter and nothing beyond it. */
@@ -42,6 +43,12 @@ export async function indexed(
     }
     throw error
   }
+}
+
+/** Keeps those that the `filter` parameter asks for. */
+export function filtered(call: Call, items: JsonObject[]): JsonObject[] {
+  const expression = call.query.get('filter') ?? ''
+  return expression === '' ? items : items.filter(parseFilter(expression))
 }
 
 /** The consistency a read was asked for, as Consul repeats it in a header. */

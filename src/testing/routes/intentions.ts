@@ -13,8 +13,7 @@ import {
 import type { FieldReader, Json } from '../json.js'
 import type { Routes } from '../router.js'
 import type { State } from '../state.js'
-import { filtered } from './health.js'
-import { checkDatacenter, indexed, indexHeaders } from './indexed.js'
+import { checkDatacenter, filtered, indexed, indexHeaders } from './indexed.js'
 
 export function intentionRoutes(state: State): Routes {
   return {

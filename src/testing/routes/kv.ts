@@ -1,8 +1,8 @@
+import { blockOnIndex } from '../blocking.js'
 import { HttpError, json, type Answer, type Call } from '../http.js'
 import { entryJson, type Entry } from '../kv.js'
 import type { Routes } from '../router.js'
 import type { State } from '../state.js'
-import { blockOnIndex } from '../blocking.js'
 import { indexHeaders } from './indexed.js'
 
 const maxValueBytes = 512 * 1024
