@@ -1,5 +1,7 @@
-import type { Server } from 'node:net'
+import { Server } from 'node:net'
 import { Server as TlsServer } from 'node:tls'
+import { OptionError } from '../errors.js'
+import { describe } from '../options.js'
 import type { Listener } from '../transport/listen.js'
 import type { MeshSocket } from '../transport/socket.js'
 
@@ -38,7 +40,11 @@ export interface ServerAdapter {
  * verified and authorized ones, and never opens a port of its own.
  */
 export function serverAdapter(server: ServableServer): ServerAdapter {
-  const parts = server as unknown as HttpParts
+  if (!((server as unknown) instanceof Server)) {
+    const expected = 'a server of node:http, node:https or node:http2, such as http.createServer(app)'
+    throw new OptionError('server', expected, describe(server))
+  }
+  const parts = server as HttpParts
   const sessions = new Set<Session>()
   parts.on('session', (session) => {
     sessions.add(session)
@@ -46,13 +52,18 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
   })
   // A TLS server gets a connection after its own handshake; ours took its place.
   const isTls = server instanceof TlsServer
+  const isHttp2 = 'updateSettings' in server
   const event = isTls ? 'secureConnection' : 'connection'
-  const isHttp2 = isTls && 'updateSettings' in server
   return {
     handler: (socket) => {
+      // node:http2 keeps the settings for its HTTP/1.1 side on the server that it finds here.
+      const given = socket as MeshSocket & { server?: unknown; alpnProtocol?: unknown }
+      given.server = server
+      // It takes TLS without ALPN for HTTP/1.1; a server of HTTP/2 in clear expects nothing but HTTP/2.
+      if (isHttp2 && !isTls) given.alpnProtocol = 'h2'
       server.emit(event, socket)
     },
-    alpnProtocols: isHttp2 ? ['h2', 'http/1.1'] : undefined,
+    alpnProtocols: isHttp2 ? (isTls ? ['h2', 'http/1.1'] : ['h2']) : undefined,
     allowHalfOpen: !isTls,
     onDrain: () => {
       const sweep = (): void => {

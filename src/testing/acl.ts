@@ -31,7 +31,7 @@ export interface Token {
 }
 
 /** The decisions of one token; each `require` throws Consul's own 403. */
-export class Permissions {
+class Permissions {
   readonly #rules: TokenRules
   readonly #default: DefaultPolicy
 

@@ -44,7 +44,7 @@ export interface Extension {
   value: Buffer
 }
 
-export interface CertificateFields {
+interface CertificateFields {
   /** 1 leaves out the version field and all extensions. */
   version: 1 | 3
   serial: bigint

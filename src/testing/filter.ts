@@ -2,7 +2,7 @@ import { HttpError } from './http.js'
 import { isObject, type Json } from './json.js'
 
 /** A part of Consul's filter language: `==`, `!=`, `and`, `or`, `not` and parentheses. */
-export type Filter = (item: Json) => boolean
+type Filter = (item: Json) => boolean
 
 const token = /\s*(?:([()])|(==|!=)|"((?:[^"\\]|\\.)*)"|`([^`]*)`|(\w[\w.\-/]*(?:\["[^"]*"\])?)|(\S))/y
 

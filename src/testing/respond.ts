@@ -22,7 +22,8 @@ export function send(
   const bytes = Buffer.from(encode(answer, pretty, fault))
   response.statusCode = fault?.status ?? answer.status
   if (answer.json !== undefined) response.setHeader('Content-Type', 'application/json')
-  for (const [name, value] of Object.entries({ ...common, ...answer.headers })) response.setHeader(name, value)
+  for (const [name, value] of Object.entries({ ...common, ...answer.headers }))
+    response.setHeader(name, value)
   for (const [name, value] of Object.entries(fault?.headers ?? {})) {
     if (value === '') response.removeHeader(name)
     else response.setHeader(name, value)

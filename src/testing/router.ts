@@ -1,6 +1,6 @@
 import { empty, text, type Answer, type Call, type Handler } from './http.js'
 
-export type Method = 'GET' | 'PUT' | 'POST' | 'DELETE'
+type Method = 'GET' | 'PUT' | 'POST' | 'DELETE'
 
 /** Handlers by path, then method. A path that ends in a slash also takes everything below it, as `rest`. */
 export type Routes = Record<string, Partial<Record<Method, Handler>>>

@@ -8,7 +8,7 @@ import { cut, send } from './respond.js'
 
 const maxBodyBytes = 1024 * 1024
 
-export interface ListenOptions {
+interface ListenOptions {
   host: string
   port: number
   socketPath: string | undefined
@@ -24,7 +24,7 @@ export interface TestAgentTls {
   requestCert?: boolean
 }
 
-export interface AgentServices {
+interface AgentServices {
   handle: (call: Call) => Promise<Answer>
   /** Sent with every answer. */
   headers: () => Record<string, string>
@@ -80,7 +80,8 @@ export class AgentServer {
     const server = this.#server
     this.#server = undefined
     if (server) {
-      this.resume()
+      // What was held during a pause is lost with its connection.
+      this.#gate = undefined
       this.#closed = once(server, 'close')
       server.close()
       server.closeAllConnections()

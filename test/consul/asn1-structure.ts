@@ -9,6 +9,8 @@ export function asn1Structure(pem: string): string {
 
 function outline(node: forge.asn1.Asn1): string {
   const type = `${node.tagClass >> 6}.${node.type}`
+  // forge looks into bit strings, and takes one public key in 256 for more DER.
+  if (node.type === asn1.Type.BITSTRING && node.tagClass === asn1.Class.UNIVERSAL) return type
   if (Array.isArray(node.value)) return `${type}(${node.value.map(outline).join(' ')})`
   if (node.tagClass !== asn1.Class.UNIVERSAL) return type
   if (node.type === asn1.Type.OID) return asn1.derToOid(node.value)

@@ -66,7 +66,9 @@ function run(command: Command): Promise<unknown> {
 async function offer(): Promise<number> {
   const listener = await self.listen({ port: 0, host: '127.0.0.1' }, (socket) => {
     tell({ event: 'handled', peer: socket.peer.spiffeId })
-    socket.once('data', (said: Buffer) => socket.end(`${name} heard ${said.toString()} from ${socket.peer.spiffeId}`))
+    socket.once('data', (said: Buffer) =>
+      socket.end(`${name} heard ${said.toString()} from ${socket.peer.spiffeId}`),
+    )
   })
   const { port } = listener.address() as AddressInfo
   await self.register({ port, address: '127.0.0.1' })

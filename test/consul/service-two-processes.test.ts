@@ -88,7 +88,7 @@ test('two processes in the mesh of a real agent', { skip }, async (t) => {
     for (let i = 1; i <= 5; i += 1) {
       const error = await rejection(from.dial('api'))
       assert.equal(error.code, 'ERR_CONNECT_REJECTED')
-      await to.told(() => to.denied.length === denied + i)
+      await to.told(() => to.denied.length >= denied + i)
     }
     const last = to.denied.at(-1)
     assert.equal(last?.peer, idOf('web'))

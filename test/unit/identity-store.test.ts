@@ -158,6 +158,21 @@ describe('IdentityStore: how a generation comes about', () => {
     })
   }
 
+  it('a failure is forgotten when the agent answers again, though with the same leaf', async () => {
+    const { agent, giveRoots, giveLeaf, store, clock, end } = await open()
+    await giveRoots()
+    await giveLeaf()
+    const { chainPem } = store.require().leaf
+    const { privateKeyPem } = store.require()
+    agent.last(LEAF).fail(new Error('the agent is away'))
+    await clock.advance(1000)
+    assert.ok(store.lastError)
+    agent.last(LEAF).answer({ body: { CertPEM: chainPem, PrivateKeyPEM: privateKeyPem }, index: 9 })
+    await clock.advance(0)
+    assert.equal(store.lastError, undefined)
+    end()
+  })
+
   it("the leaf must be of the agent's namespace and partition, where they are set", async () => {
     const { giveRoots, giveLeaf, events, clock, end } = await open({ namespace: 'n' })
     await giveRoots()

@@ -1,0 +1,281 @@
+import assert from 'node:assert/strict'
+import { readFileSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, it } from 'node:test'
+import { inspect } from 'node:util'
+import { DeniedError } from '../../src/authorize/authorizer.js'
+import * as errors from '../../src/errors.js'
+import type { Peer } from '../../src/identity/peer.js'
+
+const {
+  AbortError,
+  AgentError,
+  ClosedError,
+  ConnectError,
+  DialError,
+  ERROR_CODES,
+  IdentityError,
+  OptionError,
+  SpiffeIdError,
+  TimeoutError,
+  VerificationError,
+  because,
+  toError,
+} = errors
+
+// The same module once more, as if another version of the package were installed beside this one.
+const copyUrl = new URL('../../src/errors.ts?copy', import.meta.url).href
+const copy = (await import(copyUrl)) as typeof errors
+
+const cause = new Error('the cause')
+const peer: Peer = {
+  spiffeId: 'spiffe://a.consul/ns/default/dc/dc1/svc/web',
+  trustDomain: 'a.consul',
+  partition: 'default',
+  namespace: 'default',
+  datacenter: 'dc1',
+  service: 'web',
+  serialNumber: '01',
+  fingerprint256: 'AA',
+  notAfter: new Date(0),
+}
+
+type Module = Pick<typeof errors, 'ConnectError'> & Record<string, unknown>
+const kinds: [
+  name: keyof typeof errors | 'DeniedError',
+  make: (from: typeof errors) => errors.ConnectError,
+][] = [
+  ['ConnectError', (from) => new from.ConnectError('ERR_CONNECT_LISTEN', 'no port', { cause })],
+  ['OptionError', (from) => new from.OptionError('port', 'a port', 'a string', { cause })],
+  ['AbortError', (from) => new from.AbortError('dial', cause)],
+  ['ClosedError', (from) => new from.ClosedError('dial', { cause })],
+  ['TimeoutError', (from) => new from.TimeoutError('dial', 5, { cause })],
+  [
+    'AgentError',
+    (from) =>
+      new from.AgentError('ERR_CONNECT_AGENT_FAILED', 'm', {
+        address: 'a',
+        request: 'r',
+        status: 500,
+        cause,
+      }),
+  ],
+  ['IdentityError', (from) => new from.IdentityError('ERR_CONNECT_ROOTS', 'none', { cause })],
+  ['SpiffeIdError', (from) => new from.SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', 'x', 'y')],
+  ['VerificationError', (from) => new from.VerificationError('ERR_CONNECT_PEER_KIND', 'x', 'y', { cause })],
+  ['DialError', (from) => new from.DialError('ERR_CONNECT_DIAL_FAILED', 'db', 'away', { cause })],
+]
+const classes = (from: typeof errors): [string, typeof ConnectError][] =>
+  kinds.map(([name]) => [name, (from as unknown as Module)[name] as typeof ConnectError])
+
+describe('errors: kinds', () => {
+  it('each class that is exported is in the table of this test', () => {
+    const exported = Object.entries(errors).filter(
+      ([, value]) => typeof value === 'function' && 'brand' in value,
+    )
+    assert.deepEqual(exported.map(([name]) => name).sort(), kinds.map(([name]) => name).sort())
+  })
+
+  for (const [name, make] of kinds) {
+    it(`${name}: its name, its code, its cause, and a stack that begins with them`, () => {
+      const error = make(errors)
+      assert.equal(error.name, name)
+      assert.ok(error.code in ERROR_CODES)
+      assert.equal(error.cause, name === 'SpiffeIdError' ? undefined : cause)
+      assert.equal(Object.hasOwn(error, 'cause'), name !== 'SpiffeIdError')
+      assert.ok(error instanceof Error)
+      assert.equal(String(error), `${name}: ${error.message}`)
+      assert.match(inspect(error), new RegExp(`code: '${error.code}'`))
+    })
+
+    it(`${name}: instanceof holds for its own class and its bases, in both copies, and for no other`, () => {
+      for (const from of [errors, copy]) {
+        const error = make(from)
+        for (const other of [errors, copy]) {
+          const found = classes(other).filter(([, kind]) => error instanceof kind)
+          const expected = name === 'ConnectError' ? [name] : ['ConnectError', name]
+          assert.deepEqual(
+            found.map(([found]) => found),
+            expected,
+          )
+        }
+      }
+    })
+  }
+
+  it('the two copies are two', () => {
+    assert.notEqual(copy.ConnectError, ConnectError)
+    assert.ok(!Object.prototype.isPrototypeOf.call(ConnectError.prototype, new copy.ClosedError('x')))
+  })
+
+  it('DeniedError is a ConnectError and no other', () => {
+    const error = new DeniedError(peer, 'db', 'an intention', { cause })
+    assert.equal(error.name, 'DeniedError')
+    assert.equal(error.code, 'ERR_CONNECT_DENIED')
+    assert.equal(error.message, 'web may not connect to db: an intention')
+    assert.ok(
+      error instanceof DeniedError && error instanceof ConnectError && error instanceof copy.ConnectError,
+    )
+    assert.ok(!(error instanceof IdentityError))
+    assert.ok(!(new ConnectError('ERR_CONNECT_DENIED', 'x') instanceof DeniedError))
+  })
+
+  it("a user's own subclass is known by its prototype, and is what it extends", () => {
+    class Mine extends OptionError {}
+    class Other extends OptionError {}
+    const mine = new Mine('a', 'b', 'c')
+    assert.ok(mine instanceof Mine && mine instanceof OptionError && mine instanceof copy.OptionError)
+    assert.ok(!(mine instanceof Other))
+    assert.ok(!(new OptionError('a', 'b', 'c') instanceof Mine))
+    assert.equal(mine.name, 'OptionError')
+  })
+
+  it('nothing else is one', () => {
+    const strangers: unknown[] = [
+      undefined,
+      null,
+      'ConnectError',
+      5,
+      Symbol('x'),
+      {},
+      new Error('x'),
+      { name: 'ConnectError', code: 'ERR_CONNECT_OPTION', message: 'x' },
+      Object.assign(new Error('x'), { code: 'ERR_CONNECT_OPTION' }),
+      { [Symbol.for('consul-connect.error')]: 'ConnectError' },
+    ]
+    for (const stranger of strangers) assert.ok(!(stranger instanceof ConnectError), inspect(stranger))
+  })
+
+  it('the brand is not seen in an error that is printed, copied or written as JSON', () => {
+    const error = new ClosedError('dial')
+    assert.ok(!inspect(error).includes('consul-connect.error'))
+    assert.deepEqual(Object.keys(error).sort(), ['code', 'name'])
+  })
+})
+
+describe('errors: what they carry', () => {
+  it('OptionError: the option, what was expected, what came', () => {
+    const { option, expected, actual, message } = new OptionError('port', 'a port', 'a string')
+    assert.deepEqual([option, expected, actual], ['port', 'a port', 'a string'])
+    assert.equal(message, 'port: expected a port, got a string')
+  })
+
+  it('TimeoutError: the bound, the tries, and the last word in its message', () => {
+    const attempts = [{ address: 'a:1', error: cause, durationMs: 4 }]
+    const error = new TimeoutError('dial db', 5, { cause, attempts })
+    assert.equal(error.message, 'dial db took longer than 5 ms: the cause')
+    assert.deepEqual([error.timeoutMs, error.attempts], [5, attempts])
+    const plain = new TimeoutError('dial db', 5)
+    assert.deepEqual([plain.message, plain.attempts], ['dial db took longer than 5 ms', []])
+  })
+
+  it('AgentError: address, request and status', () => {
+    const error = new AgentError('ERR_CONNECT_AGENT_FAILED', 'm', {
+      address: 'a',
+      request: 'GET /x',
+      status: 500,
+    })
+    assert.deepEqual([error.address, error.request, error.status], ['a', 'GET /x', 500])
+    assert.equal(
+      new AgentError('ERR_CONNECT_AGENT_TIMEOUT', 'm', { address: 'a', request: 'r' }).status,
+      undefined,
+    )
+  })
+
+  it('AbortError: the reason of the signal, whatever it is', () => {
+    for (const reason of [cause, 'enough', 0, null])
+      assert.equal(new AbortError('dial', reason).cause, reason)
+    assert.equal(new AbortError('dial', cause).message, 'dial was aborted by its signal')
+  })
+
+  it('VerificationError and DialError: both sides, and the tries', () => {
+    const verification = new VerificationError('ERR_CONNECT_PEER_KIND', 'a service', 'an agent', { cause })
+    assert.equal(verification.message, 'peer certificate: expected a service, got an agent: the cause')
+    const dial = new DialError('ERR_CONNECT_NO_INSTANCES', 'db', 'there is none')
+    assert.deepEqual([dial.message, dial.upstream, dial.attempts], ['dial db: there is none', 'db', []])
+  })
+
+  it('SpiffeIdError: the text, cut', () => {
+    const { input } = new SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', 'a'.repeat(257), 'x')
+    assert.equal(input, `${'a'.repeat(256)}…`)
+    assert.equal(new SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', 'a'.repeat(256), 'x').input, 'a'.repeat(256))
+  })
+})
+
+describe('ERROR_CODES', () => {
+  const root = new URL('../../src/', import.meta.url)
+  const sources = readdirSync(root, { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.ts') && !file.startsWith('testing'))
+    .map((file) => [file, readFileSync(new URL(file, root), 'utf8')] as const)
+
+  it('lists every code that the sources use', () => {
+    const used = new Set(sources.flatMap(([, text]) => text.match(/\bERR_CONNECT_\w+/g) ?? []))
+    assert.deepEqual(
+      [...used].filter((code) => !(code in ERROR_CODES)),
+      [],
+    )
+  })
+
+  it('lists no code that nothing uses', () => {
+    const others = sources.filter(([file]) => file !== 'errors.ts').map(([, text]) => text)
+    const own = sources.find(([file]) => file === 'errors.ts')![1].split('} as const')[1]!
+    const unused = Object.keys(ERROR_CODES).filter(
+      (code) => ![...others, own].some((text) => text.includes(`'${code}'`)),
+    )
+    assert.deepEqual(unused, [])
+  })
+
+  it('each has a sentence', () => {
+    for (const [code, meaning] of Object.entries(ERROR_CODES)) {
+      assert.match(code, /^ERR_CONNECT_[A-Z_]+$/)
+      assert.match(meaning, /^[A-Z].{10,}\.$/, code)
+    }
+  })
+
+  it('every error is made with a code, never as a bare Error, in what users see', () => {
+    // Inside a module a bare Error is a reason, which the module itself wraps.
+    const bare = sources.flatMap(([file, text]) =>
+      /throw new (?:Type|Range)?Error\(/.test(text) ? [file] : [],
+    )
+    assert.deepEqual(bare, [join('identity', 'certificate.ts')])
+  })
+})
+
+describe('because and toError: whatever was thrown', () => {
+  const nameless = new Error('')
+  const cases: [thrown: unknown, because: string, message: string][] = [
+    [new Error('no'), ': no', 'no'],
+    [nameless, ': Error', ''],
+    ['text', ': text', 'a non-error was thrown: text'],
+    [5, ': 5', 'a non-error was thrown: 5'],
+    [null, ': null', 'a non-error was thrown: null'],
+    [undefined, '', 'a non-error was thrown: undefined'],
+    [Symbol('s'), ': Symbol(s)', 'a non-error was thrown: Symbol(s)'],
+    [{}, ': [object Object]', 'a non-error was thrown: [object Object]'],
+  ]
+  for (const [thrown, reason, message] of cases) {
+    it(inspect(thrown), () => {
+      assert.equal(because(thrown), reason)
+      assert.equal(toError(thrown).message, message)
+    })
+  }
+
+  it('an error stays the same one', () => {
+    assert.equal(toError(nameless), nameless)
+  })
+
+  it('what cannot be turned into text is no second error', () => {
+    const hostile: unknown[] = [
+      Object.create(null),
+      {
+        toString: () => {
+          throw new Error('never')
+        },
+      },
+    ]
+    for (const thrown of hostile) {
+      assert.equal(typeof because(thrown), 'string')
+      assert.ok(toError(thrown) instanceof Error)
+    }
+  })
+})
