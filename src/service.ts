@@ -120,7 +120,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * it has been sent a byte; a handler that throws ends its connection.
    * @throws ConnectError (ERR_CONNECT_LISTEN), IdentityError, AbortError, ClosedError, OptionError
    */
-  listen(options: ListenOptions, handler: ConnectionHandler): Promise<Listener> {
+  async listen(options: ListenOptions, handler: ConnectionHandler): Promise<Listener> {
     expectFunction('handler', handler)
     return this.#open(options, { handler })
   }

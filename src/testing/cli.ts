@@ -43,13 +43,13 @@ async function main(): Promise<void> {
     return
   }
   const agent = await TestAgent.start(options)
-  process.stdout.write(`Consul agent on ${agent.url} (trust domain ${agent.trustDomain})\n`)
-  process.stdout.write('In memory, for development and tests only. Stop it with Ctrl-C.\n')
   const stop = (): void => {
     void agent.close().then(() => process.exit(0))
   }
   process.once('SIGINT', stop)
   process.once('SIGTERM', stop)
+  process.stdout.write(`Consul agent on ${agent.url} (trust domain ${agent.trustDomain})\n`)
+  process.stdout.write('In memory, for development and tests only. Stop it with Ctrl-C.\n')
 }
 
 function explain(error: unknown): string {

@@ -65,6 +65,7 @@ export class Listener implements AsyncDisposable {
   readonly #onGeneration = (generation: Generation): void => {
     this.#tls.setSecureContext(tlsMaterial(generation))
   }
+  readonly #closed: Promise<void>
   #closing: Promise<void> | undefined
 
   /** @throws IdentityError when there is no certificate to listen with */
@@ -89,6 +90,7 @@ export class Listener implements AsyncDisposable {
     this.#front = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
       this.#accept(socket)
     })
+    this.#closed = new Promise((resolve) => this.#front.once('close', resolve))
     settings.identity.on('changed', this.#onGeneration)
   }
 
@@ -157,6 +159,8 @@ export class Listener implements AsyncDisposable {
     } finally {
       endDrain?.()
     }
+    // The sockets are gone; the server says so a turn later.
+    await this.#closed
   }
 
   #accept(socket: Socket): void {

@@ -1,0 +1,167 @@
+import assert from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join as joinPath } from 'node:path'
+import { test } from 'node:test'
+import { inspect } from 'node:util'
+import { AgentError, type ConnectError, IdentityError, type Service } from '../../src/index.js'
+import { greet, offer, portOf, rejection } from '../fixtures/mesh.js'
+import { skip, startConsul } from './real-agent.js'
+import { agentOptions, agentJson, hear, joiner, nextEvent, until } from './service-mesh.js'
+
+const managementToken = randomUUID()
+
+test('an agent with ACLs that deny by default', { skip }, async (t) => {
+  const consul = await startConsul(t, { acl: { defaultPolicy: 'deny', managementToken } })
+  const join = joiner(t, consul)
+  const directory = await mkdtemp(joinPath(tmpdir(), 'consul-connect-'))
+  t.after(() => rm(directory, { recursive: true }))
+
+  const joinWith = (name: string, credentials: { token?: string; tokenFile?: string }): Service =>
+    join(name, { agent: agentOptions(consul, credentials) })
+
+  await t.test('refuses a token that it does not know', async () => {
+    const token = randomUUID()
+    const web = joinWith('web', { token })
+    const told = nextEvent(web, 'warning')
+    const error = await rejection(web.ready({ timeoutMs: 1000 }))
+    assert.ok(error instanceof IdentityError)
+    assert.equal(error.code, 'ERR_CONNECT_NOT_READY')
+    assertForbidden(error.cause, 'GET /v1/agent/connect/ca/leaf/web', token)
+    const [warning] = await told
+    assertForbidden(warning, 'GET /v1/agent/connect/ca/leaf/web', token)
+    assert.doesNotMatch(inspect(error, { depth: 10 }) + inspect(web, { depth: 10 }), new RegExp(token))
+  })
+
+  await t.test('refuses to be asked without a token', async () => {
+    const error = await rejection(join('web').ready({ timeoutMs: 1000 }))
+    assertForbidden(error.cause, 'GET /v1/agent/connect/ca/leaf/web')
+  })
+
+  await t.test('refuses a token that is for another service', async () => {
+    const token = await createToken('other')
+    const web = joinWith('web', { token })
+    const told = nextEvent(web, 'warning')
+    const error = await rejection(web.ready({ timeoutMs: 1000 }))
+    assertForbidden(error.cause, 'GET /v1/agent/connect/ca/leaf/web', token)
+    assertForbidden((await told)[0], 'GET /v1/agent/connect/ca/leaf/web', token)
+    // What waits for a certificate fails with the same story.
+    for (const doing of [web.dial('api', { timeoutMs: 1000 }), web.register({ port: 1 })]) {
+      const failed = await rejection(doing)
+      const refusal = failed instanceof AgentError ? failed : failed.cause
+      assert.equal((refusal as AgentError).code, 'ERR_CONNECT_AGENT_FORBIDDEN', failed.message)
+    }
+    assert.equal(await registered('web'), 0)
+  })
+
+  await t.test('serves those whose tokens have the service identity', async (t) => {
+    const web = joinWith('web', { token: await createToken('web') })
+    const apiToken = await createToken('api')
+    const api = joinWith('api', { token: apiToken })
+    const warnings: Error[] = []
+    for (const each of [web, api]) each.on('warning', (error) => warnings.push(error))
+    const listener = await offer(api, greet)
+    await until('api is passing', () => registered('api').then((count) => count === 1))
+
+    await t.test('and denies where no intention is', async () => {
+      const told = nextEvent(api, 'denied')
+      const error = await rejection(hear(web, 'api'))
+      assert.equal(error.code, 'ERR_CONNECT_REJECTED')
+      const [denied] = await told
+      assert.equal(denied.peer.service, 'web')
+      assert.notEqual(denied.reason, '')
+      assert.equal(denied.cause, undefined)
+    })
+
+    await t.test('and lets in where an intention says so', async () => {
+      await consul.consul(['intention', 'create', '-token', managementToken, '-allow', 'web', 'api'])
+      const heard = await until('web is let in', () => hear(web, 'api').catch(() => false as const))
+      assert.equal(heard, 'hello web')
+      assert.deepEqual(warnings, [])
+    })
+
+    await t.test('and says when a token is taken away while it is in use', async () => {
+      const worker = joinWith('worker', { token: await createToken('worker') })
+      await worker.register({ port: portOf(listener), check: { ttlMs: 1500 } })
+      assert.equal(await registered('worker'), 1)
+      const told = nextEvent(worker, 'warning', (error) => (error as ConnectError).code === 'ERR_CONNECT_REGISTER')
+      await deleteToken('worker')
+      const [{ message, cause }] = await told
+      assert.match(message, /could not be kept registered/)
+      assert.equal((cause as AgentError).code, 'ERR_CONNECT_AGENT_FORBIDDEN')
+    })
+
+    await t.test('and takes them away when they close', async () => {
+      await api.close()
+      assert.equal(await registered('api'), 0)
+    })
+  })
+
+  await t.test('sees a token file that changes: the service becomes ready by itself', async () => {
+    const tokenFile = joinPath(directory, 'token')
+    await writeFile(tokenFile, `${randomUUID()}\n`, { mode: 0o600 })
+    const late = joinWith('late', { tokenFile })
+    const ready = late.ready({ timeoutMs: 20_000 })
+    const [warning] = await nextEvent(late, 'warning')
+    assertForbidden(warning, 'GET /v1/agent/connect/ca/leaf/late')
+    assert.equal(late.leaf, undefined)
+    await writeFile(tokenFile, `${await createToken('late')}\n`)
+    await ready
+    assert.match(late.leaf?.uri ?? '', /\/svc\/late$/)
+  })
+
+  await t.test('gives rights to a token that had none: the service becomes ready by itself', async () => {
+    const token = await createToken('other', 'promoted')
+    const promoted = joinWith('promoted', { token })
+    const ready = promoted.ready({ timeoutMs: 20_000 })
+    await nextEvent(promoted, 'warning')
+    await grant('promoted')
+    await ready
+    assert.match(promoted.leaf?.uri ?? '', /\/svc\/promoted$/)
+  })
+
+  interface Token {
+    readonly AccessorID: string
+    readonly SecretID: string
+  }
+
+  /** A token with the rights of that service, and its secret. */
+  async function createToken(service: string, label = service): Promise<string> {
+    const body = { Description: label, Local: true, ServiceIdentities: [{ ServiceName: service }] }
+    return (await asManager<Token>('/v1/acl/token', 'PUT', body)).SecretID
+  }
+
+  async function deleteToken(label: string): Promise<void> {
+    await asManager(`/v1/acl/token/${await accessor(label)}`, 'DELETE')
+  }
+
+  async function grant(label: string): Promise<void> {
+    const id = await accessor(label)
+    const body = { AccessorID: id, Local: true, ServiceIdentities: [{ ServiceName: label }] }
+    await asManager(`/v1/acl/token/${id}`, 'PUT', body)
+  }
+
+  async function accessor(label: string): Promise<string> {
+    const tokens = await asManager<(Token & { Description: string })[]>('/v1/acl/tokens', 'GET')
+    return tokens.find(({ Description }) => Description === label)!.AccessorID
+  }
+
+  async function registered(name: string): Promise<number> {
+    return (await asManager<unknown[]>(`/v1/health/connect/${name}`, 'GET')).length
+  }
+
+  async function asManager<T>(path: string, method: string, body?: unknown): Promise<T> {
+    const headers = { 'x-consul-token': managementToken }
+    return agentJson<T>(consul, path, { method, headers, ...(body !== undefined && { body: JSON.stringify(body) }) })
+  }
+})
+
+function assertForbidden(error: unknown, request: string, token?: string): void {
+  assert.ok(error instanceof AgentError, inspect(error))
+  assert.equal(error.code, 'ERR_CONNECT_AGENT_FORBIDDEN')
+  assert.equal(error.status, 403)
+  assert.equal(error.request, request)
+  assert.match(error.message, /answered 403 .*check that the token exists and has the right/)
+  if (token !== undefined) assert.ok(!error.message.includes(token), 'the token is in the message')
+}

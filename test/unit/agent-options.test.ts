@@ -1,0 +1,259 @@
+import assert from 'node:assert/strict'
+import { generateKeyPairSync } from 'node:crypto'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, describe, it } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { inspect } from 'node:util'
+import type { Environment } from '../../src/agent/env.js'
+import { type AgentOptions, type AgentSettings, agentSettings, settingsKey } from '../../src/agent/options.js'
+import { OptionError } from '../../src/errors.js'
+import { TestCa } from '../../src/testing/index.js'
+
+const folder = mkdtempSync(join(tmpdir(), 'consul-connect-options-'))
+after(() => {
+  rmSync(folder, { recursive: true })
+})
+const ca = TestCa.create()
+const [client, other] = [ca.issue(), ca.issue()]
+const pemFile = join(folder, 'ca.pem')
+writeFileSync(pemFile, ca.rootPem)
+
+function settings(options: AgentOptions = {}, env: Environment = {}): AgentSettings {
+  return agentSettings({ env, ...options })
+}
+
+function refusal(options: unknown, env: Environment = {}): OptionError {
+  try {
+    settings(options as AgentOptions, env)
+  } catch (error) {
+    assert.ok(error instanceof OptionError, `threw ${String(error)}`)
+    return error
+  }
+  throw new Error(`accepted ${inspect(options)}`)
+}
+
+describe('agentSettings', () => {
+  it('has the documented defaults', () => {
+    assert.deepEqual(settings(), {
+      address: { scheme: 'http', host: '127.0.0.1:8500', prefix: '', socketPath: undefined },
+      token: undefined,
+      tokenFile: undefined,
+      auth: undefined,
+      tls: {},
+      namespace: undefined,
+      partition: undefined,
+      datacenter: undefined,
+      timeoutMs: 10_000,
+    })
+  })
+
+  it('takes the environment of the process, unless another is given', (t) => {
+    const before = process.env['CONSUL_HTTP_ADDR']
+    t.after(() => {
+      if (before === undefined) delete process.env['CONSUL_HTTP_ADDR']
+      else process.env['CONSUL_HTTP_ADDR'] = before
+    })
+    process.env['CONSUL_HTTP_ADDR'] = 'from-process:1'
+    assert.equal(agentSettings().address.host, 'from-process:1')
+    assert.equal(settings().address.host, '127.0.0.1:8500')
+  })
+
+  const winners: [rule: string, options: AgentOptions, env: Environment, expected: Partial<AgentSettings>][] =
+    [
+      [
+        'the address',
+        { address: 'a:1' },
+        { CONSUL_HTTP_ADDR: 'b:2' },
+        { address: { scheme: 'http', host: 'a:1', prefix: '', socketPath: undefined } },
+      ],
+      ['the token', { token: 'a' }, { CONSUL_HTTP_TOKEN: 'b' }, { token: 'a', tokenFile: undefined }],
+      [
+        "a token, over the environment's file",
+        { token: 'a' },
+        { CONSUL_HTTP_TOKEN_FILE: '/b' },
+        { token: 'a', tokenFile: undefined },
+      ],
+      [
+        "a token file, over the environment's token",
+        { tokenFile: '/a' },
+        { CONSUL_HTTP_TOKEN: 'b' },
+        { token: undefined, tokenFile: '/a' },
+      ],
+      [
+        'user and password',
+        { auth: { username: 'a', password: '' } },
+        { CONSUL_HTTP_AUTH: 'b:c' },
+        { auth: { username: 'a', password: '' } },
+      ],
+      ['the namespace', { namespace: 'a' }, { CONSUL_NAMESPACE: 'b' }, { namespace: 'a' }],
+      ['the partition', { partition: 'a' }, { CONSUL_PARTITION: 'b' }, { partition: 'a' }],
+      ['the datacenter', { datacenter: 'a' }, { CONSUL_DATACENTER: 'b' }, { datacenter: 'a' }],
+      ['verify', { tls: { verify: true } }, { CONSUL_HTTP_SSL_VERIFY: 'false' }, { tls: { verify: true } }],
+      [
+        'a setting of TLS, beside those that are not given',
+        { tls: { serverName: 'a' } },
+        { CONSUL_TLS_SERVER_NAME: 'b', CONSUL_CACERT: pemFile },
+        { tls: { ca: [ca.rootPem], serverName: 'a' } },
+      ],
+    ]
+  for (const [rule, options, env, expected] of winners) {
+    it(`an option wins over the environment: ${rule}`, () => {
+      const found = settings(options, env)
+      assert.deepEqual({ ...found, ...expected }, found)
+    })
+  }
+
+  it('what is not given comes from the environment', () => {
+    const env = {
+      CONSUL_HTTP_ADDR: 'unix:///run/consul.sock',
+      CONSUL_HTTP_TOKEN_FILE: '/token',
+      CONSUL_HTTP_AUTH: 'u:p',
+      CONSUL_HTTP_SSL: 'true',
+      CONSUL_CACERT: pemFile,
+      CONSUL_NAMESPACE: 'n',
+      CONSUL_PARTITION: 'p',
+      CONSUL_DATACENTER: 'd',
+    }
+    assert.deepEqual(settings({}, env), {
+      // A unix socket and TLS together.
+      address: { scheme: 'https', host: 'localhost', prefix: '', socketPath: '/run/consul.sock' },
+      token: undefined,
+      tokenFile: '/token',
+      auth: { username: 'u', password: 'p' },
+      tls: { ca: [ca.rootPem] },
+      namespace: 'n',
+      partition: 'p',
+      datacenter: 'd',
+      timeoutMs: 10_000,
+    })
+  })
+
+  it('takes authorities as one PEM, as several, and a client certificate with its key', () => {
+    const tls = {
+      ca: ca.rootPem,
+      cert: client.chainPem,
+      key: client.privateKeyPem,
+      serverName: 's',
+      verify: false,
+    }
+    assert.deepEqual(settings({ tls }).tls, tls)
+    assert.deepEqual(settings({ tls: { ca: [ca.rootPem, client.certificatePem] } }).tls.ca?.length, 2)
+  })
+
+  const bad: [option: string, options: unknown, env?: Environment][] = [
+    ['agent', null],
+    ['agent.adress', { adress: 'a' }],
+    ['agent.address', { address: '' }],
+    ['agent.address', { address: 5 }],
+    ['agent.address', { address: 'ftp://a' }],
+    ['CONSUL_HTTP_ADDR', {}, { CONSUL_HTTP_ADDR: 'ftp://a' }],
+    ['agent.token', { token: '' }],
+    ['agent.token', { token: 'two words' }],
+    ['agent.token', { token: 'line\r\nX-Evil: 1' }],
+    ['agent.token', {}, { CONSUL_HTTP_TOKEN: 'two words' }],
+    ['agent.tokenFile', { tokenFile: '' }],
+    ['agent.tokenFile', { token: 'a', tokenFile: '/b' }],
+    ['agent.auth', { auth: 'u:p' }],
+    ['agent.auth', { auth: {} }],
+    ['agent.auth', { auth: { username: '', password: 'p' } }],
+    ['agent.auth', { auth: { username: 'a:b', password: 'p' } }],
+    ['agent.auth', { auth: { username: 'a' } }],
+    ['agent.auth', {}, { CONSUL_HTTP_AUTH: ':p' }],
+    ['agent.namespace', { namespace: 'a/b' }],
+    ['agent.partition', { partition: '' }],
+    ['agent.datacenter', { datacenter: '..' }],
+    ['CONSUL_NAMESPACE', {}, { CONSUL_NAMESPACE: 'a/b' }],
+    ['agent.timeoutMs', { timeoutMs: 0 }],
+    ['agent.tls', { tls: null }],
+    ['agent.tls', { tls: [] }],
+    ['agent.tls.CA', { tls: { CA: ca.rootPem } }],
+    ['agent.tls.verify', { tls: { verify: 'false' } }],
+    ['agent.tls.serverName', { tls: { serverName: '' } }],
+    ['agent.tls.ca', { tls: { ca: '' } }],
+    ['agent.tls.ca', { tls: { ca: 'none' } }],
+    // Nobody to trust would mean the system's authorities.
+    ['agent.tls.ca', { tls: { ca: [] } }],
+    ['agent.tls.ca', { tls: { ca: null } }],
+    ['agent.tls.ca', { tls: { ca: 5 } }],
+    ['agent.tls.ca', { tls: { ca: true } }],
+    ['agent.tls.ca', { tls: { ca: [ca.rootPem, 'none'] } }],
+    ['agent.tls.ca', { tls: { ca: [5] } }],
+    ['agent.tls.ca', {}, { CONSUL_CACERT: fileURLToPath(import.meta.url) }],
+    ['agent.tls', { tls: { cert: client.certificatePem } }],
+    ['agent.tls', { tls: { key: client.privateKeyPem } }],
+    ['agent.tls', {}, { CONSUL_CLIENT_CERT: pemFile }],
+    ['agent.tls.cert', { tls: { cert: 'none', key: client.privateKeyPem } }],
+    ['agent.tls.key', { tls: { cert: client.certificatePem, key: 'none' } }],
+    ['agent.tls.key', { tls: { cert: client.certificatePem, key: other.privateKeyPem } }],
+  ]
+  for (const [option, options, env] of bad) {
+    it(`refuses ${option}: ${inspect(options, { breakLength: Infinity }).slice(0, 60)} ${env === undefined ? '' : inspect(env).slice(0, 40)}`, () => {
+      assert.equal(refusal(options, env).option, option)
+    })
+  }
+
+  it('an absent setting of TLS hides nothing of the environment', () => {
+    const tls = { ca: undefined } as unknown as NonNullable<AgentOptions['tls']>
+    assert.deepEqual(settings({ tls }, { CONSUL_CACERT: pemFile }).tls.ca, [ca.rootPem])
+  })
+
+  it('an error shows no token, no password and no key', () => {
+    const encrypted = generateKeyPairSync('ec', {
+      namedCurve: 'P-256',
+      privateKeyEncoding: { type: 'pkcs8', format: 'pem', cipher: 'aes-128-cbc', passphrase: 'x' },
+      publicKeyEncoding: { type: 'spki', format: 'pem' },
+    }).privateKey
+    const { certificatePem } = client
+    const secrets: [secret: string, options: unknown, env?: Environment][] = [
+      ['hunter2 x', { token: 'hunter2 x' }],
+      ['hunter2\n', {}, { CONSUL_HTTP_TOKEN: 'hunter2\n' }],
+      ['hunter2', { token: ['hunter2'] }],
+      ['hunter2', { auth: { username: 'a:b', password: 'hunter2' } }],
+      ['hunter2', {}, { CONSUL_HTTP_AUTH: ':hunter2' }],
+      ['hunter2', { tls: { cert: certificatePem, key: 'hunter2' } }],
+      [encrypted.slice(40, 80), { tls: { cert: certificatePem, key: encrypted } }],
+      [other.privateKeyPem.slice(40, 80), { tls: { cert: certificatePem, key: other.privateKeyPem } }],
+    ]
+    for (const [secret, options, env] of secrets) {
+      const shown = inspect(refusal(options, env), { depth: 9, showHidden: true })
+      assert.ok(!shown.includes(secret.trim()), shown)
+    }
+  })
+})
+
+describe('settingsKey', () => {
+  const base = settings({ address: 'a:1', token: 't' })
+
+  it('equal settings share', () => {
+    assert.equal(settingsKey(base), settingsKey(settings({ token: 't', address: 'http://a:1' })))
+  })
+
+  const others: AgentOptions[] = [
+    { address: 'b:1' },
+    { address: 'https://a:1' },
+    { address: 'a:1/prefix' },
+    { address: 'unix:///a:1' },
+    { token: 'u' },
+    { tokenFile: 't' },
+    { auth: { username: 'u', password: 'p' } },
+    { namespace: 'n' },
+    { partition: 'n' },
+    { datacenter: 'n' },
+    { timeoutMs: 5 },
+    { tls: { verify: false } },
+    { tls: { ca: ca.rootPem } },
+    { tls: { serverName: 's' } },
+    { tls: { cert: client.certificatePem, key: client.privateKeyPem } },
+  ]
+  it('whatever decides what the agent sees keeps apart', () => {
+    const keys = others.map((options) => {
+      const { tokenFile, ...rest } = options
+      return settingsKey(
+        settings({ address: 'a:1', ...(tokenFile === undefined ? { token: 't' } : { tokenFile }), ...rest }),
+      )
+    })
+    assert.equal(new Set([settingsKey(base), ...keys]).size, others.length + 1)
+  })
+})

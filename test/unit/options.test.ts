@@ -1,0 +1,213 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { inspect } from 'node:util'
+import { OptionError } from '../../src/errors.js'
+import * as options from '../../src/options.js'
+
+const { describe: describeValue, optional } = options
+
+/** Undefined when `check` takes the value and gives it back; else the error. */
+function refusal(
+  check: (option: string, value: unknown) => unknown,
+  value: unknown,
+): OptionError | undefined {
+  try {
+    const given = check('the.option', value)
+    assert.ok(given === undefined || Object.is(given, value), 'it gave something else back')
+    return undefined
+  } catch (error) {
+    assert.ok(error instanceof OptionError, `threw ${String(error)}`)
+    return error
+  }
+}
+
+const OBJECT = { a: 1 }
+const { signal } = new AbortController()
+const functions = { arrow: () => undefined }
+const ANY: unknown[] = [
+  undefined,
+  null,
+  true,
+  false,
+  0,
+  -1,
+  0.5,
+  1,
+  65535,
+  65536,
+  NaN,
+  Infinity,
+  -Infinity,
+  1n,
+  '',
+  'web',
+  'two words',
+  Symbol('s'),
+  functions.arrow,
+  [],
+  ['a'],
+  OBJECT,
+  signal,
+]
+
+describe('options: what each check takes, of values of every type', () => {
+  const checks: [name: keyof typeof options, taken: unknown[]][] = [
+    ['expectObject', [OBJECT, signal]],
+    ['expectString', ['web', 'two words']],
+    ['expectSecret', ['web']],
+    ['expectBoolean', [true, false]],
+    ['expectDuration', [0.5, 1, 65535, 65536]],
+    ['expectPort', [0, 1, 65535]],
+    ['expectFunction', [functions.arrow]],
+    ['expectSignal', [signal]],
+    ['expectName', ['web', 'two words']],
+  ]
+  for (const [name, taken] of checks) {
+    const check = options[name] as (option: string, value: unknown) => unknown
+    it(name, () => {
+      assert.deepEqual(
+        ANY.filter((value) => refusal(check, value) === undefined),
+        taken,
+      )
+    })
+
+    it(`${name}: the error names the option and what was expected`, () => {
+      const bad = name === 'expectFunction' ? 'x' : functions.arrow
+      const error = refusal(check, bad)
+      assert.equal(error?.option, 'the.option')
+      assert.match(error.message, /^the\.option: expected \S.*, got \S/)
+    })
+
+    it(`optional(${name}) takes undefined too, and nothing more`, () => {
+      assert.deepEqual(
+        ANY.filter((value) => refusal(optional(check), value) === undefined),
+        [undefined, ...taken],
+      )
+    })
+  }
+})
+
+describe('expectName', () => {
+  it('takes 1 to 255 characters', () => {
+    for (const [length, isTaken] of [
+      [1, true],
+      [255, true],
+      [256, false],
+      [100_000, false],
+    ] as const) {
+      assert.equal(refusal(options.expectName, 'a'.repeat(length)) === undefined, isTaken, `${length}`)
+    }
+  })
+
+  it('takes what Consul takes', () => {
+    for (const name of [
+      'web',
+      'WEB',
+      'my service',
+      'ü',
+      '💾',
+      'a.b',
+      '...',
+      '.a',
+      '%2F',
+      'a?b#c',
+      '*',
+      '\\',
+      '"',
+    ]) {
+      assert.equal(refusal(options.expectName, name), undefined, name)
+    }
+  })
+
+  it('refuses what an agent would route elsewhere, and what would not survive a URL', () => {
+    for (const name of ['.', '..', '/', 'a/b', 'a/', '/a', '../x', '\ud800', 'a\udfff', '\udc00\ud800']) {
+      assert.notEqual(refusal(options.expectName, name), undefined, inspect(name))
+    }
+  })
+
+  it('refuses control characters, of all code points those alone', () => {
+    const refused: number[] = []
+    for (let codePoint = 0; codePoint <= 0xffff; codePoint += 1) {
+      // Surrogates are no characters; a dot and a slash are above.
+      if (codePoint >= 0xd800 && codePoint <= 0xdfff) continue
+      if (refusal(options.expectName, `a${String.fromCodePoint(codePoint)}`) !== undefined)
+        refused.push(codePoint)
+    }
+    const range = (from: number, to: number): number[] =>
+      Array.from({ length: to - from + 1 }, (_, i) => from + i)
+    assert.deepEqual(refused, [...range(0, 0x1f), 0x2f, ...range(0x7f, 0x9f)])
+  })
+})
+
+describe('expectSecret', () => {
+  it('takes what fits into a header: printable ASCII without a space', () => {
+    const taken: number[] = []
+    for (let codePoint = 0; codePoint <= 0x2ff; codePoint += 1) {
+      if (refusal(options.expectSecret, `a${String.fromCodePoint(codePoint)}`) === undefined)
+        taken.push(codePoint)
+    }
+    assert.deepEqual(
+      taken,
+      Array.from({ length: 0x7e - 0x20 }, (_, i) => 0x21 + i),
+    )
+  })
+
+  it('never shows the secret', () => {
+    for (const secret of [
+      'hunter2 hunter2',
+      'hunter2\n',
+      'hünter2',
+      ['hunter2'],
+      { token: 'hunter2' },
+      777777,
+    ]) {
+      const error = refusal(options.expectSecret, secret)
+      assert.doesNotMatch(inspect(error, { depth: 9, showHidden: true }), /h[uü]nter|777777/)
+    }
+  })
+})
+
+describe('expectKeys', () => {
+  it('refuses the first key that nobody reads, and tells which there are', () => {
+    options.expectKeys('options', { a: 1 }, ['a', 'b'])
+    options.expectKeys('options', {}, [])
+    assert.throws(
+      () => {
+        options.expectKeys('options', { a: 1, c: undefined }, ['a', 'b'])
+      },
+      { option: 'options.c', expected: 'one of a, b' },
+    )
+  })
+
+  it('names of Object.prototype are no known keys', () => {
+    for (const key of ['constructor', 'toString', '__proto__']) {
+      const given = JSON.parse(`{"${key}": 1}`) as object
+      assert.throws(() => {
+        options.expectKeys('options', given, ['a'])
+      }, OptionError)
+    }
+  })
+})
+
+describe('describe: a value in an error', () => {
+  const cases: [value: unknown, text: string][] = [
+    [undefined, 'undefined'],
+    [null, 'null'],
+    [true, 'the boolean true'],
+    [5, 'the number 5'],
+    [NaN, 'the number NaN'],
+    [5n, 'the bigint 5'],
+    ['', 'an empty string'],
+    ['a"b\n', 'the string "a\\"b\\n"'],
+    ['x'.repeat(65), `the string "${'x'.repeat(64)}"`],
+    [[1], 'an array'],
+    [{ a: 1 }, 'an object'],
+    [functions.arrow, 'a function'],
+    [Symbol('s'), 'a symbol'],
+  ]
+  for (const [value, text] of cases) {
+    it(text.slice(0, 40), () => {
+      assert.equal(describeValue(value), text)
+    })
+  }
+})

@@ -1,0 +1,275 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { OptionError } from '../../src/errors.js'
+import {
+  type RegisterOptions,
+  dialBounds,
+  drainTimeout,
+  listenSettings,
+  readyBounds,
+  serviceDefinition,
+  serviceSettings,
+} from '../../src/service-options.js'
+
+const { signal } = new AbortController()
+const agent = { env: {} }
+
+/** Each call must throw an OptionError for the option named. */
+function refuses(read: (options: never) => unknown, cases: [options: unknown, option: string][]): void {
+  const found = cases.map(([options]) => {
+    try {
+      read(options as never)
+      return 'accepted'
+    } catch (error) {
+      assert.ok(error instanceof OptionError, `threw ${String(error)}`)
+      return error.option
+    }
+  })
+  assert.deepEqual(
+    found,
+    cases.map(([, option]) => option),
+  )
+}
+
+describe('serviceSettings', () => {
+  it('has the documented defaults', () => {
+    const { agent: settings, ...rest } = serviceSettings({ agent })
+    assert.deepEqual(rest, {
+      authorize: undefined,
+      dialTimeoutMs: 10_000,
+      handshakeTimeoutMs: 10_000,
+      drainTimeoutMs: 10_000,
+    })
+    assert.equal(settings.address.host, '127.0.0.1:8500')
+  })
+
+  it('takes what is given', () => {
+    const authorize = (): { authorized: boolean; reason: string } => ({ authorized: true, reason: '' })
+    const given = { dialTimeoutMs: 1, handshakeTimeoutMs: 2, drainTimeoutMs: 3 }
+    const { agent: settings, ...rest } = serviceSettings({
+      ...given,
+      authorize,
+      agent: { address: 'a:1', env: {} },
+    })
+    assert.deepEqual(rest, { ...given, authorize })
+    assert.equal(settings.address.host, 'a:1')
+  })
+
+  it('refuses the wrong, the misspelt and the mistyped', () => {
+    refuses(serviceSettings, [
+      [null, 'options'],
+      [[], 'options'],
+      ['web', 'options'],
+      [{ agent, dialTimeout: 5 }, 'options.dialTimeout'],
+      [{ agent, authorize: true }, 'authorize'],
+      [{ agent, dialTimeoutMs: 0 }, 'dialTimeoutMs'],
+      [{ agent, dialTimeoutMs: '5' }, 'dialTimeoutMs'],
+      [{ agent, handshakeTimeoutMs: -1 }, 'handshakeTimeoutMs'],
+      [{ agent, drainTimeoutMs: Infinity }, 'drainTimeoutMs'],
+      [{ agent: null }, 'agent'],
+      [{ agent: 'localhost:8500' }, 'agent'],
+      [{ agent: { adress: 'x' } }, 'agent.adress'],
+    ])
+  })
+})
+
+describe('readyBounds, dialBounds, drainTimeout', () => {
+  it('have their defaults', () => {
+    assert.deepEqual(readyBounds(), { signal: undefined, timeoutMs: 10_000 })
+    assert.deepEqual(dialBounds(undefined, 77), { signal: undefined, timeoutMs: 77, allowHalfOpen: false })
+    assert.equal(drainTimeout(undefined, 77), 77)
+  })
+
+  it('take what is given', () => {
+    assert.deepEqual(readyBounds({ signal, timeoutMs: 5 }), { signal, timeoutMs: 5 })
+    assert.deepEqual(dialBounds({ signal, timeoutMs: 5, allowHalfOpen: true }, 77), {
+      signal,
+      timeoutMs: 5,
+      allowHalfOpen: true,
+    })
+    assert.equal(drainTimeout({ drainTimeoutMs: 5 }, 77), 5)
+  })
+
+  it('refuse the wrong and the misspelt', () => {
+    refuses(readyBounds, [
+      [null, 'options'],
+      [{ signal: {} }, 'signal'],
+      [{ signal: new AbortController() }, 'signal'],
+      [{ timeoutMs: 0 }, 'timeoutMs'],
+      [{ timeout: 5 }, 'options.timeout'],
+    ])
+    refuses(
+      (options) => dialBounds(options, 77),
+      [
+        ['x', 'options'],
+        [{ signal: 5 }, 'signal'],
+        [{ timeoutMs: NaN }, 'timeoutMs'],
+        [{ allowHalfOpen: 'yes' }, 'allowHalfOpen'],
+        [{ halfOpen: true }, 'options.halfOpen'],
+      ],
+    )
+    refuses(
+      (options) => drainTimeout(options, 77),
+      [
+        [5, 'options'],
+        [{ drainTimeoutMs: 0 }, 'drainTimeoutMs'],
+        [{ timeoutMs: 5 }, 'options.timeoutMs'],
+      ],
+    )
+  })
+})
+
+describe('listenSettings', () => {
+  const read = (options: never): unknown => listenSettings(options, 77)
+
+  it('a port, a port and a host, or a path', () => {
+    const rest = { signal: undefined, handshakeTimeoutMs: 77, allowHalfOpen: false, alpnProtocols: undefined }
+    assert.deepEqual(listenSettings({ port: 0 }, 77), { address: { port: 0, host: undefined }, ...rest })
+    assert.deepEqual(listenSettings({ port: 1, host: '::1' }, 77), {
+      address: { port: 1, host: '::1' },
+      ...rest,
+    })
+    assert.deepEqual(listenSettings({ path: '/run/web.sock' }, 77), {
+      address: { path: '/run/web.sock' },
+      ...rest,
+    })
+  })
+
+  it('takes what is given', () => {
+    const given = { signal, handshakeTimeoutMs: 5, allowHalfOpen: true, alpnProtocols: ['h2'] }
+    const { address: _, ...rest } = listenSettings({ port: 1, ...given }, 77)
+    assert.deepEqual(rest, given)
+  })
+
+  it('refuses the wrong, the misspelt and the contradictory', () => {
+    refuses(read, [
+      [undefined, 'options'],
+      [null, 'options'],
+      [8080, 'options'],
+      [{}, 'port'],
+      [{ host: 'a' }, 'port'],
+      [{ port: -1 }, 'port'],
+      [{ port: '80' }, 'port'],
+      [{ port: 65536 }, 'port'],
+      [{ port: 1, host: '' }, 'host'],
+      [{ path: '' }, 'path'],
+      [{ path: '/a', port: 1 }, 'path'],
+      [{ path: '/a', host: 'b' }, 'path'],
+      [{ port: 1, signal: {} }, 'signal'],
+      [{ port: 1, handshakeTimeoutMs: 0 }, 'handshakeTimeoutMs'],
+      [{ port: 1, allowHalfOpen: 1 }, 'allowHalfOpen'],
+      [{ port: 1, alpnProtocols: 'h2' }, 'alpnProtocols'],
+      [{ port: 1, alpnProtocols: [''] }, 'alpnProtocols[0]'],
+      [{ port: 1, alpnProtocols: ['h2', 5] }, 'alpnProtocols[1]'],
+      [{ port: 1, backlog: 5 }, 'options.backlog'],
+    ])
+  })
+})
+
+describe('serviceDefinition', () => {
+  it('is a native instance with a TTL check, when nothing else is said', () => {
+    assert.deepEqual(serviceDefinition('web', { port: 8080 }), {
+      definition: {
+        ID: 'web-8080',
+        Name: 'web',
+        Port: 8080,
+        Connect: { Native: true },
+        Check: { CheckID: 'service:web-8080', Name: 'process is alive', TTL: '15000ms' },
+      },
+      heartbeatMs: 5000,
+      signal: undefined,
+      timeoutMs: 10_000,
+    })
+  })
+
+  it("says all that is given, in the agent's own spelling", () => {
+    const given: RegisterOptions = {
+      port: 1,
+      address: '10.0.0.1',
+      id: 'one',
+      tags: ['a', 'b'],
+      meta: { version: '1', empty: '' },
+      weights: { passing: 10, warning: 0 },
+      check: { ttlMs: 3000 },
+      deregisterAfterMs: 60_000,
+      signal,
+    }
+    const { definition, heartbeatMs, signal: given2 } = serviceDefinition('web', given)
+    assert.deepEqual(definition, {
+      ID: 'one',
+      Name: 'web',
+      Port: 1,
+      Address: '10.0.0.1',
+      Tags: ['a', 'b'],
+      Meta: { version: '1', empty: '' },
+      Weights: { Passing: 10, Warning: 0 },
+      Connect: { Native: true },
+      Check: {
+        CheckID: 'service:one',
+        Name: 'process is alive',
+        TTL: '3000ms',
+        DeregisterCriticalServiceAfter: '60000ms',
+      },
+    })
+    assert.deepEqual([heartbeatMs, given2], [1000, signal])
+  })
+
+  it('a TCP check has an interval and a bound, which have defaults', () => {
+    const check = (given: RegisterOptions['check']): unknown => {
+      const { definition, heartbeatMs } = serviceDefinition('web', { port: 1, check: given! })
+      const { CheckID: _id, Name: _name, ...rest } = definition.Check
+      return { ...rest, heartbeatMs }
+    }
+    assert.deepEqual(check({ tcp: 'a:1' }), {
+      TCP: 'a:1',
+      Interval: '10000ms',
+      Timeout: '5000ms',
+      heartbeatMs: 10_000,
+    })
+    assert.deepEqual(check({ tcp: 'a:1', intervalMs: 500, timeoutMs: 100 }), {
+      TCP: 'a:1',
+      Interval: '500ms',
+      Timeout: '100ms',
+      heartbeatMs: 500,
+    })
+  })
+
+  it('refuses the wrong, the misspelt and the contradictory', () => {
+    refuses(
+      (options) => serviceDefinition('web', options),
+      [
+        [undefined, 'options'],
+        [{}, 'port'],
+        [{ port: 0 }, 'port'],
+        [{ port: 65536 }, 'port'],
+        [{ port: 1, address: '' }, 'address'],
+        [{ port: 1, id: '' }, 'id'],
+        [{ port: 1, id: 5 }, 'id'],
+        // It becomes the last segment of a path, which the agent would route elsewhere.
+        [{ port: 1, id: '..' }, 'id'],
+        [{ port: 1, tags: 'a' }, 'tags'],
+        [{ port: 1, tags: ['a', ''] }, 'tags[1]'],
+        [{ port: 1, meta: [] }, 'meta'],
+        [{ port: 1, meta: { version: 1 } }, 'meta.version'],
+        [{ port: 1, weights: 5 }, 'weights'],
+        [{ port: 1, weights: {} }, 'weights.passing'],
+        [{ port: 1, weights: { passing: 1 } }, 'weights.warning'],
+        [{ port: 1, weights: { passing: 1.5, warning: 1 } }, 'weights.passing'],
+        [{ port: 1, weights: { passing: 1, warning: 65536 } }, 'weights.warning'],
+        [{ port: 1, weights: { passing: 1, warning: -1 } }, 'weights.warning'],
+        [{ port: 1, check: 'tcp' }, 'check'],
+        [{ port: 1, check: {} }, 'check.ttlMs'],
+        [{ port: 1, check: { ttlMs: 0 } }, 'check.ttlMs'],
+        [{ port: 1, check: { ttlMs: 5, tcp: 'a:1' } }, 'check.ttlMs'],
+        [{ port: 1, check: { ttlMs: 5, intervalMs: 5 } }, 'check.intervalMs'],
+        [{ port: 1, check: { tcp: '' } }, 'check.tcp'],
+        [{ port: 1, check: { tcp: 'a:1', intervalMs: 0 } }, 'check.intervalMs'],
+        [{ port: 1, check: { tcp: 'a:1', timeoutMs: -1 } }, 'check.timeoutMs'],
+        [{ port: 1, check: { http: 'http://a' } }, 'check.http'],
+        [{ port: 1, deregisterAfterMs: 0 }, 'deregisterAfterMs'],
+        [{ port: 1, signal: {} }, 'signal'],
+        [{ port: 1, name: 'web' }, 'options.name'],
+      ],
+    )
+  })
+})
