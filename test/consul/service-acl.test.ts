@@ -47,8 +47,8 @@ test('an agent with ACLs that deny by default', { skip }, async (t) => {
     assertForbidden(error.cause, 'GET /v1/agent/connect/ca/leaf/web', token)
     assertForbidden((await told)[0], 'GET /v1/agent/connect/ca/leaf/web', token)
     // What waits for a certificate fails with the same story.
-    for (const doing of [web.dial('api', { timeoutMs: 1000 }), web.register({ port: 1 })]) {
-      const failed = await rejection(doing)
+    for (const work of [() => web.dial('api', { timeoutMs: 1000 }), () => web.register({ port: 1 })]) {
+      const failed = await rejection(work())
       const refusal = failed instanceof AgentError ? failed : failed.cause
       assert.equal((refusal as AgentError).code, 'ERR_CONNECT_AGENT_FORBIDDEN', failed.message)
     }

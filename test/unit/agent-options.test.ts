@@ -143,7 +143,6 @@ describe('agentSettings', () => {
   })
 
   const bad: [option: string, options: unknown, env?: Environment][] = [
-    ['agent', null],
     ['agent.adress', { adress: 'a' }],
     ['agent.address', { address: '' }],
     ['agent.address', { address: 5 }],
@@ -164,7 +163,7 @@ describe('agentSettings', () => {
     ['agent.namespace', { namespace: 'a/b' }],
     ['agent.partition', { partition: '' }],
     ['agent.datacenter', { datacenter: '..' }],
-    ['CONSUL_NAMESPACE', {}, { CONSUL_NAMESPACE: 'a/b' }],
+    ['agent.namespace', {}, { CONSUL_NAMESPACE: 'a/b' }],
     ['agent.timeoutMs', { timeoutMs: 0 }],
     ['agent.tls', { tls: null }],
     ['agent.tls', { tls: [] }],

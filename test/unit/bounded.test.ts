@@ -178,7 +178,7 @@ describe('bounded', () => {
 
   it('work does not begin within bounds that are met already', async () => {
     const [met, clock] = [AbortSignal.abort(reason), new FakeClock()]
-    const cases: [bounds: Partial<Bounds>, kind: typeof ConnectError][] = [
+    const cases: [bounds: Partial<Bounds>, kind: abstract new (...args: never) => ConnectError][] = [
       [{ signal: met }, AbortError],
       [{ closed: met }, ClosedError],
       // Whose end it is matters more than who asked.

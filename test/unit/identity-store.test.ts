@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import type { AgentOptions } from '../../src/agent/options.js'
-import { AbortError, ClosedError, type ConnectError, type ErrorCode } from '../../src/errors.js'
+import { AbortError, ClosedError, ConnectError, type ErrorCode } from '../../src/errors.js'
 import { RootsStore } from '../../src/identity/roots.js'
 import { IdentityStore } from '../../src/identity/store.js'
 import { type IssueOptions, TestCa } from '../../src/testing/index.js'
@@ -24,7 +24,7 @@ async function open(options: AgentOptions = {}) {
   const store = new IdentityStore({ agent, roots, service: 'web', ...time })
   const events: string[] = []
   store.on('changed', (_generation, what) => events.push(what))
-  store.on('failed', (error) => events.push((error as ConnectError).code))
+  store.on('failed', (error) => events.push(error instanceof ConnectError ? error.code : error.message))
   await clock.advance(0)
   return {
     agent,

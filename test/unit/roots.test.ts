@@ -99,13 +99,14 @@ describe('RootsStore', () => {
 
   it('has none before the first answer, then the first, then the next', async () => {
     const { store, answer, changes, request } = await open()
-    assert.equal(store.current, undefined)
+    const pems = (): readonly string[] | undefined => store.current?.pems
+    assert.equal(pems(), undefined)
     assert.equal(request().query?.['index'], undefined)
     await answer(answer1, 5)
-    assert.deepEqual(store.current?.pems, [first.rootPem])
+    assert.deepEqual(pems(), [first.rootPem])
     assert.equal(request().query?.['index'], 5)
     await answer(answer2, 6)
-    assert.deepEqual(store.current.pems, [first.rootPem, second.rootPem])
+    assert.deepEqual(pems(), [first.rootPem, second.rootPem])
     assert.equal(changes.length, 2)
     assert.equal(changes[1], store.current)
     store.close()

@@ -137,8 +137,8 @@ describe('listenSettings', () => {
 
   it('takes what is given', () => {
     const given = { signal, handshakeTimeoutMs: 5, allowHalfOpen: true, alpnProtocols: ['h2'] }
-    const { address: _, ...rest } = listenSettings({ port: 1, ...given }, 77)
-    assert.deepEqual(rest, given)
+    const address = { port: 1, host: undefined }
+    assert.deepEqual(listenSettings({ port: 1, ...given }, 77), { address, ...given })
   })
 
   it('refuses the wrong, the misspelt and the contradictory', () => {
@@ -217,19 +217,21 @@ describe('serviceDefinition', () => {
   it('a TCP check has an interval and a bound, which have defaults', () => {
     const check = (given: RegisterOptions['check']): unknown => {
       const { definition, heartbeatMs } = serviceDefinition('web', { port: 1, check: given! })
-      const { CheckID: _id, Name: _name, ...rest } = definition.Check
-      return { ...rest, heartbeatMs }
+      const { TCP, Interval, Timeout, TTL } = definition.Check
+      return { TCP, Interval, Timeout, TTL, heartbeatMs }
     }
     assert.deepEqual(check({ tcp: 'a:1' }), {
       TCP: 'a:1',
       Interval: '10000ms',
       Timeout: '5000ms',
+      TTL: undefined,
       heartbeatMs: 10_000,
     })
     assert.deepEqual(check({ tcp: 'a:1', intervalMs: 500, timeoutMs: 100 }), {
       TCP: 'a:1',
       Interval: '500ms',
       Timeout: '100ms',
+      TTL: undefined,
       heartbeatMs: 500,
     })
   })

@@ -1,0 +1,21 @@
+// The service that is called. It answers each connection with the name of who called.
+import type { AddressInfo } from 'node:net'
+import * as connect from 'consul-connect'
+import { onCommand, tell } from './story.js'
+
+await using api = connect.service('api')
+const stop = onCommand('stop')
+api.on('denied', ({ peer, reason }) => {
+  tell({ event: 'denied', who: peer.service, reason })
+})
+api.on('rotated', (leaf) => {
+  tell({ event: 'rotated', serial: leaf.serialNumber })
+})
+
+const listener = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => {
+  socket.end(`hello ${socket.peer.service}, this is api`)
+})
+const { port } = listener.address() as AddressInfo
+await api.register({ port, address: '127.0.0.1' })
+tell({ event: 'ready', who: api.leaf?.uri ?? '', port })
+await stop

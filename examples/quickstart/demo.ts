@@ -1,0 +1,87 @@
+// The story of a mesh in one minute. It runs on an agent inside this process, or on the development agent that
+// CONSUL_HTTP_ADDR names.
+import { TestAgent } from 'consul-connect/testing'
+import { Consul } from './consul.js'
+import { Program } from './story.js'
+
+const programs: Program[] = []
+let consul: Consul | undefined
+let embedded: TestAgent | undefined
+
+function start(name: string, address: string): Program {
+  const program = new Program(name, { CONSUL_HTTP_ADDR: address })
+  programs.push(program)
+  return program
+}
+
+async function story(): Promise<void> {
+  const named = process.env['CONSUL_HTTP_ADDR'] ?? ''
+  if (named === '') {
+    embedded = await TestAgent.start()
+    console.log(`There is a Consul agent in this process, at ${embedded.address}. It has made a CA for the mesh.`)
+  } else console.log(`There is a Consul agent at ${named}.`)
+  const address = embedded?.address ?? named
+  const agent = new Consul(address, process.env['CONSUL_HTTP_TOKEN'])
+  if (embedded === undefined && !(await agent.isForDevelopment()) && process.env['DEMO_ANY_AGENT'] !== '1') {
+    throw new Error('it was not started with -dev, and this demo rotates the CA: set DEMO_ANY_AGENT=1 if you mean it')
+  }
+  consul = agent
+  await consul.setIntention('*', 'api', 'deny')
+  await consul.setIntention('web', 'api', 'allow')
+  console.log('Its intentions say: web may call api, and nobody else may.\n')
+
+  const api = start('api', address)
+  const { who, port } = await api.heard('ready')
+  console.log(`api joins the mesh in a process of its own. It asked the agent for a certificate, which names it`)
+  console.log(`  ${who}`)
+  console.log(`and it listens on port ${port}. There is no sidecar.\n`)
+
+  const web = start('web', address)
+  const first = await web.heard('answer')
+  console.log('web joins, in another process, and dials api by its name. Both prove who they are. api answers:')
+  console.log(`  "${first.answer}"\n`)
+
+  const intruder = start('intruder', address)
+  const [refused, denied] = await Promise.all([intruder.heard('refused'), api.heard('denied')])
+  await intruder.ended()
+  console.log(`intruder joins too. Its certificate is as good as anybody's, but no intention allows it. api says`)
+  console.log(`  "${denied.who} is denied: ${denied.reason}"`)
+  console.log(`and intruder sees ${refused.code}. api's handler never saw it.\n`)
+
+  web.command('stream')
+  await web.heard('called', ({ calls }) => calls >= 50)
+  const before = { api: api.count('rotated'), web: web.count('rotated'), calls: web.count('called') }
+  console.log('web now calls api again and again, and the CA gets a new key …')
+  await consul.rotateCa()
+  const renewed = async (program: Program, count: number): Promise<void> => {
+    let seen = 0
+    await program.heard('rotated', () => (seen += 1) > count)
+  }
+  await Promise.all([renewed(api, before.api), renewed(web, before.web)])
+  const during = web.count('called')
+  await web.heard('called', ({ calls }) => calls >= during + 50)
+  console.log(`api and web have new certificates from the new root. ${web.count('called')} calls went through`)
+  console.log('before, during and after the change, and not one failed.\n')
+
+  web.command('stop')
+  await web.ended()
+  api.command('stop')
+  await api.ended()
+  if (await consul.hasInstances('api')) throw new Error('api is still registered')
+  await consul.tidyUp()
+  console.log('web and api leave. Nothing of them is registered any more, and the intentions are taken back.')
+}
+
+try {
+  await story()
+} catch (error) {
+  process.exitCode = 1
+  console.error(`\nThe story ended badly: ${error instanceof Error ? error.message : String(error)}`)
+} finally {
+  for (const program of programs) program.kill()
+  await consul?.tidyUp().catch((error: unknown) => {
+    process.exitCode = 1
+    console.error(`Intentions are left behind: ${String(error)}`)
+  })
+  await embedded?.close()
+}

@@ -1,0 +1,83 @@
+// How the programs of the demo talk with the one that tells the story.
+import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+
+export type Message =
+  | { readonly event: 'ready'; readonly who: string; readonly port: number }
+  | { readonly event: 'answer'; readonly answer: string; readonly who: string }
+  | { readonly event: 'denied'; readonly who: string; readonly reason: string }
+  | { readonly event: 'refused'; readonly code: string; readonly message: string }
+  | { readonly event: 'rotated'; readonly serial: string }
+  | { readonly event: 'called'; readonly calls: number }
+
+type MessageOf<E extends Message['event']> = Extract<Message, { event: E }>
+
+/** How long the story waits for any of its turns. An agent may take 30 s to renew a leaf after a rotation. */
+const PATIENCE_MS = 60_000
+
+/** Tells the story's narrator something. */
+export function tell(message: Message): void {
+  process.send?.(message)
+}
+
+/** Resolves when the narrator says the word. */
+export function onCommand(word: string): Promise<void> {
+  return new Promise((resolve) => {
+    process.on('message', function listen(said) {
+      if (said !== word) return
+      process.off('message', listen)
+      resolve()
+    })
+  })
+}
+
+/** A program of the demo, in a process of its own. */
+export class Program {
+  readonly name: string
+  readonly #child: ChildProcess
+  readonly #exit: Promise<number | null>
+  readonly #seen: Message[] = []
+
+  constructor(name: string, env: Record<string, string>) {
+    this.name = name
+    this.#child = fork(fileURLToPath(new URL(`${name}.ts`, import.meta.url)), { env: { ...process.env, ...env } })
+    this.#exit = once(this.#child, 'exit').then(([code]) => code as number | null)
+    this.#child.on('message', (message) => this.#seen.push(message as Message))
+  }
+
+  command(word: string): void {
+    this.#child.send(word)
+  }
+
+  /** The first message of that kind that passes the test, whether it has come already or not. */
+  async heard<E extends Message['event']>(event: E, test: (message: MessageOf<E>) => boolean = () => true): Promise<MessageOf<E>> {
+    const find = (): MessageOf<E> | undefined =>
+      this.#seen.find((message): message is MessageOf<E> => message.event === event && test(message as MessageOf<E>))
+    const deadline = AbortSignal.timeout(PATIENCE_MS)
+    for (;;) {
+      const found = find()
+      if (found !== undefined) return found
+      const gone = this.#exit.then((code) => {
+        throw new Error(`${this.name} ended with exit code ${String(code)} before "${event}"`)
+      })
+      await Promise.race([once(this.#child, 'message', { signal: deadline }), gone])
+    }
+  }
+
+  /** How many messages of that kind have come. */
+  count(event: Message['event']): number {
+    return this.#seen.filter((message) => message.event === event).length
+  }
+
+  /** Waits until the program has ended by itself; anything but success is an error. */
+  async ended(): Promise<void> {
+    const code = await this.#exit
+    if (code !== 0) throw new Error(`${this.name} ended with exit code ${String(code)}`)
+  }
+
+  /** Ends the program if it is still there. */
+  kill(): void {
+    this.#child.kill()
+  }
+}

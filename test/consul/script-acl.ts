@@ -1,0 +1,126 @@
+// The same calls by callers with and without rights.
+import type { Recorder } from './comparison.js'
+
+export async function aclScript(record: Recorder, management: string): Promise<void> {
+  const anonymous = {}
+  const unknown = { token: 'bad' }
+  const root = { token: management }
+  const bodies: Record<string, unknown> = {
+    'with an unknown field': { Bogus: 1 },
+    'of nothing': '',
+    'of an identity without a name': { ServiceIdentities: [{ ServiceName: '' }] },
+    'of an identity with a bad name': { ServiceIdentities: [{ ServiceName: 'Bad Name' }] },
+    'of a policy that is none': { Policies: [{ Name: 'nope' }] },
+    'of management': { Policies: [{ Name: 'global-management' }] },
+  }
+  for (const [name, body] of Object.entries(bodies)) {
+    await record(`token ${name}`, 'PUT /v1/acl/token', { ...root, body })
+  }
+  const identity = { Description: 'web', ServiceIdentities: [{ ServiceName: 'web' }], Local: true }
+  const created = await record('token of web', 'PUT /v1/acl/token', { ...root, body: identity })
+  const { SecretID: secret, AccessorID: accessor } = created.body as { SecretID: string; AccessorID: string }
+  const web = { token: secret }
+  await record('token read', `GET /v1/acl/token/${accessor}`, root)
+  await record('token of no id', 'GET /v1/acl/token/nope', root)
+  await record('token of another id', 'GET /v1/acl/token/00000000-0000-0000-0000-00000000000a', root)
+
+  const callers = { anonymous, unknown, web, root }
+  const names = Object.keys(callers) as (keyof typeof callers)[]
+  const native = { Port: 1, Connect: { Native: true }, Check: { TTL: '100s', Status: 'passing' } }
+  // What a proxy needs comes first: once one is registered, a real agent fetches it ahead of time.
+  const calls: Record<string, [string, unknown?]> = {
+    'authorize for web': [
+      'POST /v1/agent/connect/authorize',
+      { Target: 'web', ClientCertURI: 'spiffe://x.consul/ns/default/dc/dc1/svc/a' },
+    ],
+    'authorize for db': [
+      'POST /v1/agent/connect/authorize',
+      { Target: 'db', ClientCertURI: 'spiffe://x.consul/ns/default/dc/dc1/svc/a' },
+    ],
+    'leaf of web': ['GET /v1/agent/connect/ca/leaf/web'],
+    'leaf of db': ['GET /v1/agent/connect/ca/leaf/db'],
+    'leaf of the sidecar': ['GET /v1/agent/connect/ca/leaf/web-sidecar-proxy'],
+    'register db': ['PUT /v1/agent/service/register', { Name: 'db', ...native }],
+    'register web': ['PUT /v1/agent/service/register', { Name: 'web', ...native }],
+    'register a sidecar': [
+      'PUT /v1/agent/service/register',
+      { Name: 'web-sidecar-proxy', Kind: 'connect-proxy', Port: 1, Proxy: { DestinationServiceName: 'web' } },
+    ],
+    'register a proxy of db': [
+      'PUT /v1/agent/service/register',
+      { Name: 'web-sidecar-proxy', Kind: 'connect-proxy', Port: 1, Proxy: { DestinationServiceName: 'db' } },
+    ],
+    'register a check of the node': [
+      'PUT /v1/agent/check/register',
+      { Name: 'n', TTL: '100s', Status: 'passing' },
+    ],
+    'register a check of db': [
+      'PUT /v1/agent/check/register',
+      { Name: 'd', ServiceID: 'db', TTL: '100s', Status: 'passing' },
+    ],
+    'pass web': ['PUT /v1/agent/check/pass/service:web'],
+    'pass db': ['PUT /v1/agent/check/pass/service:db'],
+    'pass nothing': ['PUT /v1/agent/check/pass/nope'],
+    'deregister nothing': ['PUT /v1/agent/service/deregister/nope'],
+    'create a token': ['PUT /v1/acl/token', {}],
+    'put a key': ['PUT /v1/kv/foo', 'x'],
+  }
+  for (const [label, [request, body]] of Object.entries(calls)) {
+    for (const name of names) {
+      await record(`${label}: ${name}`, request, {
+        ...callers[name],
+        ...(body === undefined ? {} : { body }),
+      })
+    }
+  }
+  await record.until(
+    'GET /v1/health/service/web?passing',
+    (body) => JSON.stringify(body).includes('service:web'),
+    root,
+  )
+  await record.until(
+    'GET /v1/health/service/db?passing',
+    (body) => JSON.stringify(body).includes('service:db'),
+    root,
+  )
+
+  const rule = { SourceName: 'a', DestinationName: 'db', Action: 'allow' }
+  for (const name of names) {
+    await record(`intend: ${name}`, 'POST /v1/connect/intentions', { ...callers[name], body: rule })
+  }
+  const reads = [
+    'agent/services',
+    'agent/checks',
+    'agent/service/db',
+    'agent/service/nope',
+    'catalog/services',
+    'catalog/service/db',
+    'health/service/web',
+    'health/connect/db',
+    'health/checks/db',
+    'connect/intentions',
+    'connect/intentions/match?by=destination&name=web',
+    'connect/intentions/match?by=destination&name=db',
+    'connect/intentions/match?by=source&name=db',
+    'connect/intentions/check?source=a&destination=db',
+    'connect/ca/configuration',
+    'kv/foo',
+    'acl/tokens',
+    'acl/token/self',
+  ]
+  for (const path of reads) {
+    for (const name of names) await record(`${path}: ${name}`, `GET /v1/${path}`, callers[name])
+  }
+  // These two ask for no token at all.
+  for (const path of ['connect/ca/roots', 'status/leader']) await record(path, `GET /v1/${path}`, unknown)
+  await record('agent self, denied', 'GET /v1/agent/self', web)
+  await record('token in the query', `GET /v1/agent/connect/ca/leaf/web?token=bad`, web)
+  for (const [label, id] of [
+    ['db', 'db'],
+    ['its own', 'web'],
+  ]) {
+    await record(`deregister ${label}`, `PUT /v1/agent/service/deregister/${id}`, web)
+  }
+  await record('delete a token', `DELETE /v1/acl/token/${accessor}`, root)
+  await record('delete a token of no id', 'DELETE /v1/acl/token/nope', root)
+}

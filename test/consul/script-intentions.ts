@@ -1,0 +1,127 @@
+// Calls about who may connect to whom, and the key-value store.
+import type { Recorder } from './comparison.js'
+
+const intentionBodies: Record<string, unknown> = {
+  'of nothing': '',
+  'without names': {},
+  'without a destination': { SourceName: 'a' },
+  'without an action': { SourceName: 'a', DestinationName: 'web' },
+  'with an action that is none': { SourceName: 'a', DestinationName: 'web', Action: 'maybe' },
+  'with an unknown field': { SourceName: 'a', DestinationName: 'web', Action: 'deny', Bogus: 1 },
+  'with half a wildcard': { SourceName: 'a*', DestinationName: 'web', Action: 'allow' },
+  'of another source type': { SourceName: '*', DestinationName: 'web', Action: 'deny', SourceType: 'bogus' },
+  'a to web': {
+    SourceName: 'a',
+    DestinationName: 'web',
+    Action: 'deny',
+    Description: 'no',
+    Meta: { k: 'v' },
+  },
+  'a to web again': { SourceName: 'a', DestinationName: 'web', Action: 'allow' },
+  'from another namespace': { SourceName: 'a', SourceNS: 'foo', DestinationName: 'web', Action: 'allow' },
+  'all to web': { SourceName: '*', DestinationName: 'web', Action: 'deny' },
+  'a to all': { SourceName: 'a', DestinationName: '*', Action: 'allow' },
+  'all to all': { SourceName: '*', DestinationName: '*', Action: 'deny' },
+  'b to db': { SourceName: 'b', DestinationName: 'db', Action: 'deny' },
+}
+
+export async function intentions(record: Recorder): Promise<void> {
+  const list = '/v1/connect/intentions'
+  await record('no intentions', `GET ${list}`)
+  await record('no match', `GET ${list}/match?by=destination&name=web`)
+  await record('check without intentions', `GET ${list}/check?source=a&destination=b`)
+  let id = ''
+  for (const [name, body] of Object.entries(intentionBodies)) {
+    const created = await record(`intention ${name}`, `POST ${list}`, { body })
+    if (name === 'a to web') id = (created.body as { ID: string }).ID
+  }
+  await record('intentions', `GET ${list}`)
+  const watched = encodeURIComponent('DestinationName == "web" or DestinationName == "*"')
+  await record('intentions, filtered', `GET ${list}?filter=${watched}`)
+  await record('intentions at an old index', `GET ${list}?index=1&wait=1s`)
+  await record('intentions at an index to come', `GET ${list}?index=999999&wait=10ms`)
+  for (const query of [
+    'by=destination&name=web',
+    'by=destination&name=web&name=db',
+    'by=source&name=a',
+    'by=destination',
+    'by=foo&name=web',
+    'name=web',
+  ]) {
+    await record(`match ${query}`, `GET ${list}/match?${query}`)
+  }
+  for (const query of [
+    'source=a&destination=web',
+    'source=a&destination=other',
+    'source=c&destination=other',
+    'source=a',
+    'destination=a',
+    'source=a&destination=b&source-type=bogus',
+  ]) {
+    await record(`check ${query}`, `GET ${list}/check?${query}`)
+  }
+  const rule = { SourceName: 'a', DestinationName: 'web', Action: 'allow' }
+  const missing = '00000000-0000-0000-0000-000000000000'
+  await record('intention by id', `GET ${list}/${id}`)
+  await record('intention by no id', `GET ${list}/nope`)
+  await record('intention by another id', `GET ${list}/${missing}`)
+  await record('update intention', `PUT ${list}/${id}`, { body: rule })
+  await record('update intention halfway', `PUT ${list}/${id}`, { body: { Action: 'allow' } })
+  await record('update intention into a twin', `PUT ${list}/${id}`, {
+    body: { SourceName: 'b', DestinationName: 'db', Action: 'allow' },
+  })
+  await record('update no intention', `PUT ${list}/${missing}`, { body: rule })
+  await record('update intention by no id', `PUT ${list}/nope`, { body: rule })
+  await record('intention after the update', `GET ${list}/${id}`)
+  await record('intention exact', `GET ${list}/exact?source=a&destination=web`)
+  await record('post to an intention', `POST ${list}/${id}`, { body: rule })
+  await record('delete intention', `DELETE ${list}/${id}`)
+  await record('delete intention again', `DELETE ${list}/${id}`)
+  await record('delete intention by no id', `DELETE ${list}/nope`)
+}
+
+export async function authorization(record: Recorder): Promise<void> {
+  const service = 'spiffe://x.consul/ns/default/dc/dc1/svc'
+  const bodies: Record<string, unknown> = {
+    'of nothing': '',
+    'without a target': {},
+    'with an unknown field': { Target: 'web', ClientCertURI: `${service}/a`, Bogus: 1 },
+    'without a URI': { Target: 'web' },
+    'with a word': { Target: 'web', ClientCertURI: 'foo' },
+    'with another scheme': { Target: 'web', ClientCertURI: 'http://x.consul/foo' },
+    'with a trust domain': { Target: 'web', ClientCertURI: 'spiffe://x.consul' },
+    'with a path that is none': { Target: 'web', ClientCertURI: 'spiffe://x.consul/foo' },
+    'with an agent': { Target: 'web', ClientCertURI: 'spiffe://x.consul/agent/client/dc/dc1/id/a' },
+    'denied by a wildcard': { Target: 'web', ClientCertURI: `${service}/c`, ClientCertSerial: '01' },
+    'allowed by a wildcard': { Target: 'other', ClientCertURI: `${service}/a` },
+    'of another namespace': { Target: 'web', ClientCertURI: 'spiffe://x.consul/ns/foo/dc/dc1/svc/a' },
+    'of another datacenter': { Target: 'other', ClientCertURI: 'spiffe://x.consul/ns/default/dc/dc2/svc/a' },
+    'in lower case': { target: 'other', clientcerturi: `${service}/a` },
+  }
+  for (const [name, body] of Object.entries(bodies)) {
+    await record(`authorize ${name}`, 'POST /v1/agent/connect/authorize', { body })
+  }
+  await record('authorize by PUT', 'PUT /v1/agent/connect/authorize', { body: {} })
+}
+
+export async function keyValues(record: Recorder): Promise<void> {
+  await record('no key', 'GET /v1/kv/a/b')
+  await record('put', 'PUT /v1/kv/a/b', { body: 'one' })
+  await record('put with flags', 'PUT /v1/kv/a/c?flags=42', { body: 'two' })
+  await record('put nothing', 'PUT /v1/kv/empty')
+  await record('put over', 'PUT /v1/kv/a/b?cas=0', { body: 'three' })
+  await record('put too much', 'PUT /v1/kv/big', { body: 'x'.repeat(600_000) })
+  await record('put without a key', 'PUT /v1/kv/')
+  await record('get', 'GET /v1/kv/a/b')
+  await record('get raw', 'GET /v1/kv/a/b?raw')
+  await record('get empty', 'GET /v1/kv/empty')
+  await record('get recursively', 'GET /v1/kv/a?recurse')
+  await record('get keys', 'GET /v1/kv/a/?keys')
+  await record('get keys of nothing', 'GET /v1/kv/nope?keys')
+  await record('get without a key', 'GET /v1/kv/')
+  await record('get at an index to come', 'GET /v1/kv/gone?index=999999&wait=10ms')
+  await record('post a key', 'POST /v1/kv/x')
+  await record('delete', 'DELETE /v1/kv/a/b')
+  await record('delete recursively', 'DELETE /v1/kv/a?recurse')
+  await record('delete without a key', 'DELETE /v1/kv/')
+}

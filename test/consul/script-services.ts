@@ -1,0 +1,192 @@
+// Calls of registration, discovery and checks, the good ones and the common mistakes.
+import type { Recorder } from './comparison.js'
+
+const proxy = {
+  Name: 'shop-proxy',
+  Kind: 'connect-proxy',
+  Port: 8083,
+  Proxy: {
+    DestinationServiceName: 'shop',
+    DestinationServiceID: 'shop',
+    LocalServiceAddress: '127.0.0.1',
+    LocalServicePort: 8080,
+    Config: { a: 1 },
+    Upstreams: [
+      { DestinationName: 'db', LocalBindPort: 9191 },
+      {
+        DestinationName: 'near',
+        DestinationType: 'prepared_query',
+        Datacenter: 'dc2',
+        LocalBindAddress: '127.0.0.2',
+        LocalBindPort: 9192,
+        Config: { x: 1 },
+      },
+    ],
+  },
+}
+
+const registrations: Record<string, unknown> = {
+  'of nothing': '',
+  'of half an object': '{',
+  'of an array': [],
+  'without a name': {},
+  'with an unknown field': { Name: 'x', Bogus: 1 },
+  'with the fields of 1.2': { Name: 'x', Kind: 'connect-proxy', Port: 1, ProxyDestination: 'web' },
+  'with a port as text': { Name: 'x', Port: 'x' },
+  'with a weight of 0': { Name: 'x', Weights: { Passing: 0 } },
+  'of a proxy to nowhere': { Name: 'x', Kind: 'connect-proxy', Port: 1 },
+  'of a proxy without a port': { Name: 'x', Kind: 'connect-proxy', Proxy: { DestinationServiceName: 'web' } },
+  'of a native proxy': {
+    Name: 'x',
+    Kind: 'connect-proxy',
+    Port: 2,
+    Connect: { Native: true },
+    Proxy: { DestinationServiceName: 'web' },
+  },
+  'of bad upstreams': {
+    Name: 'x',
+    Kind: 'connect-proxy',
+    Port: 2,
+    Proxy: { DestinationServiceName: 'web', Upstreams: [{ LocalBindPort: 9191 }, { DestinationName: 'x' }] },
+  },
+  'with a check of no kind': { Name: 'x', Check: { Interval: '10s' } },
+  'with a TTL that is none': { Name: 'x', Check: { TTL: 'abc' } },
+  'with a TCP check without an interval': { Name: 'x', Check: { TCP: '127.0.0.1:1' } },
+  'of web': { Name: 'web', Port: 8080, Tags: ['a', 'b'], Meta: { v: '1' }, Check: { TTL: '100s' } },
+  'of web once more': { Name: 'web', Port: 8080, Tags: ['a', 'b'], Meta: { v: '1' }, Check: { TTL: '100s' } },
+  'of web with an address': {
+    Name: 'web',
+    ID: 'web2',
+    Port: 8081,
+    Address: '10.0.0.1',
+    TaggedAddresses: { lan: { Address: '10.0.0.1', Port: 99 } },
+    Weights: { Passing: 10, Warning: 2 },
+    EnableTagOverride: true,
+    Checks: [
+      { TTL: '100s', Status: 'passing' },
+      { TTL: '100s', Name: 'second', Status: 'warning' },
+    ],
+  },
+  'of a native service': {
+    Name: 'native',
+    Port: 8082,
+    Connect: { Native: true },
+    Check: { CheckID: 'mine', Name: 'My check', TTL: '100s', Status: 'passing', Notes: 'no' },
+  },
+  'of a proxy': proxy,
+  'in lower case': { name: 'lower', port: 1, enable_tag_override: true, connect: { native: true } },
+}
+
+export async function registration(record: Recorder): Promise<void> {
+  for (const [name, body] of Object.entries(registrations)) {
+    await record(`register ${name}`, 'PUT /v1/agent/service/register', { body })
+  }
+  await record('services of the agent', 'GET /v1/agent/services')
+  for (const id of ['web', 'web2', 'native', 'shop-proxy', 'lower', 'nope']) {
+    await record(`service ${id} of the agent`, `GET /v1/agent/service/${id}`)
+  }
+  await record('service by another hash', 'GET /v1/agent/service/web?hash=abc&wait=10m')
+  await record('deregister one that is not there', 'PUT /v1/agent/service/deregister/nope')
+  await record('deregister nothing', 'PUT /v1/agent/service/deregister/')
+  await record('deregister', 'PUT /v1/agent/service/deregister/lower')
+  await record.until('GET /v1/catalog/services', (body) => JSON.stringify(body).includes('shop-proxy'))
+  await record.until('GET /v1/catalog/services', (body) => !JSON.stringify(body).includes('lower'))
+  // A registration reaches the catalog in pieces, the checks last.
+  await record.until('GET /v1/health/service/native?passing', (body) =>
+    JSON.stringify(body).includes('My check'),
+  )
+}
+
+export async function discovery(record: Recorder): Promise<void> {
+  await record('catalog services', 'GET /v1/catalog/services')
+  for (const path of ['catalog/service', 'health/service', 'health/connect', 'health/checks']) {
+    await record(`${path} web`, `GET /v1/${path}/web`)
+    await record(`${path} native`, `GET /v1/${path}/native`)
+    await record(`${path} shop`, `GET /v1/${path}/shop`)
+    await record(`${path} shop-proxy`, `GET /v1/${path}/shop-proxy`)
+    await record(`${path} of nobody`, `GET /v1/${path}/nope`)
+    await record(`${path} in a datacenter that is none`, `GET /v1/${path}/web?dc=nope`)
+    await record(`${path} in its own datacenter`, `GET /v1/${path}/nope?dc=dc1`)
+  }
+  for (const path of ['catalog/service', 'health/service', 'health/connect']) {
+    await record(`${path} without a name`, `GET /v1/${path}/`)
+  }
+  for (const query of [
+    'passing',
+    'passing=1',
+    'passing=false',
+    'passing=maybe',
+    'tag=a',
+    'tag=A&tag=b',
+    'tag=zz',
+  ]) {
+    await record(`health ${query}`, `GET /v1/health/service/web?${query}`)
+  }
+  for (const query of [
+    'stale',
+    'consistent',
+    'stale&consistent',
+    'near=_agent',
+    'index=abc',
+    'wait=abc',
+    'wait=-1s',
+  ]) {
+    await record(`health ${query}`, `GET /v1/health/service/nope?${query}`)
+  }
+  await record('health at an index to come', 'GET /v1/health/service/web?index=999999&wait=10ms')
+  await record('catalog at an index to come', 'GET /v1/catalog/services?index=999999&wait=10ms')
+  const filters = {
+    equal: 'Service.Meta.v == "1"',
+    'by key': 'Service.Meta["v"] == "1"',
+    unequal: 'Service.Meta.v != "1"',
+    both: 'Service.ID == "web2" and not (Service.Meta.v == "1" or Service.Port == 8080)',
+    'on a selector that is none': 'Bogus == "web"',
+    malformed: 'foo',
+    'beyond what there is': 'Service.Tags contains "a"',
+  }
+  for (const [name, filter] of Object.entries(filters)) {
+    await record(`filter ${name}`, `GET /v1/health/service/web?filter=${encodeURIComponent(filter)}`)
+  }
+}
+
+export async function checks(record: Recorder): Promise<void> {
+  for (const id of ['service:web', 'service:web2:1', 'mine', 'nope']) {
+    for (const state of ['warn', 'fail', 'pass']) {
+      await record(`${state} ${id}`, `PUT /v1/agent/check/${state}/${id}?note=hello`)
+    }
+  }
+  await record('checks of the agent', 'GET /v1/agent/checks')
+  const updates: Record<string, unknown> = {
+    good: { Status: 'critical', Output: 'ill' },
+    'of a status that is none': { Status: 'bogus' },
+    'of nothing': '',
+  }
+  for (const [name, body] of Object.entries(updates)) {
+    await record(`check update ${name}`, 'PUT /v1/agent/check/update/mine', { body })
+  }
+  const definitions: Record<string, unknown> = {
+    'of the node': { Name: 'node check', ID: 'node', TTL: '100s', Status: 'passing' },
+    'of a service': { Name: 'more', ID: 'more', ServiceID: 'web', TTL: '100s', Status: 'passing' },
+    'of a service that is not there': { Name: 'more', ServiceID: 'nope', TTL: '10s' },
+    'without a name': { TTL: '10s' },
+    'of no kind': { Name: 'a' },
+    'of a status that is none': { Name: 'a', TTL: '10s', Status: 'bogus' },
+    'with an unknown field': { Name: 'a', TTL: '10s', Bogus: 1 },
+    'that expires': { Name: 'short', ID: 'short', ServiceID: 'native', TTL: '50ms', Status: 'passing' },
+    'of a closed port': { Name: 'closed', ServiceID: 'native', TCP: '127.0.0.1:1', Interval: '100ms' },
+  }
+  for (const [name, body] of Object.entries(definitions)) {
+    await record(`check register ${name}`, 'PUT /v1/agent/check/register', { body })
+  }
+  await record.until('GET /v1/agent/checks', (body) => JSON.stringify(body).includes('TTL expired'))
+  await record.until('GET /v1/agent/checks', (body) => JSON.stringify(body).includes('refused'))
+  await record.until('GET /v1/health/checks/native', (body) => JSON.stringify(body).includes('refused'))
+  await record.until('GET /v1/health/checks/native', (body) => JSON.stringify(body).includes('TTL expired'))
+  await record('pass a TCP check', 'PUT /v1/agent/check/pass/closed')
+  await record('checks that failed', 'GET /v1/health/checks/native')
+  await record('health with a check of the node', 'GET /v1/health/service/web?passing')
+  await record('pass an expired check', 'PUT /v1/agent/check/pass/short?note=late')
+  for (const id of ['short', 'closed', 'node', 'more', 'nope']) {
+    await record(`check deregister ${id}`, `PUT /v1/agent/check/deregister/${id}`)
+  }
+}

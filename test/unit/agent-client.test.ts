@@ -1,0 +1,398 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { type IncomingMessage, type RequestListener, type Server, createServer } from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type TestContext, after, describe, it } from 'node:test'
+import { inspect } from 'node:util'
+import { AgentClient } from '../../src/agent/client.js'
+import { type AgentOptions, agentSettings } from '../../src/agent/options.js'
+import { AbortError, AgentError, type ErrorCode } from '../../src/errors.js'
+import { TestCa } from '../../src/testing/index.js'
+
+const folder = mkdtempSync(join(tmpdir(), 'consul-connect-client-'))
+after(() => {
+  rmSync(folder, { recursive: true })
+})
+
+interface Answer {
+  readonly status?: number
+  readonly headers?: Record<string, string>
+  readonly body?: string
+}
+
+/** A client of an agent that answers as it is told and writes down what it was asked. */
+async function open(
+  t: TestContext,
+  answer: Answer | RequestListener = {},
+  options: AgentOptions = {},
+  server?: Server,
+) {
+  const requests: { method: string; url: string; headers: IncomingMessage['headers']; body: string }[] = []
+  const agent = server ?? createServer()
+  agent.on('request', (request, response) => {
+    let body = ''
+    request.setEncoding('utf8').on('data', (chunk: string) => {
+      body += chunk
+    })
+    request.on('end', () => {
+      requests.push({ method: request.method!, url: request.url!, headers: request.headers, body })
+      if (typeof answer === 'function') answer(request, response)
+      else response.writeHead(answer.status ?? 200, answer.headers ?? {}).end(answer.body ?? '{}')
+    })
+  })
+  const { address = '127.0.0.1', ...rest } = options
+  const path = address.startsWith('unix://') ? address.slice('unix://'.length) : undefined
+  await new Promise<void>((resolve) => {
+    if (path === undefined) agent.listen(0, '127.0.0.1', resolve)
+    else agent.listen(path, resolve)
+  })
+  const port = path === undefined ? (agent.address() as AddressInfo).port : 0
+  const given = path === undefined ? address.replace('127.0.0.1', `127.0.0.1:${port}`) : address
+  const client = new AgentClient(agentSettings({ env: {}, address: given, ...rest }))
+  t.after(async () => {
+    await client.destroy()
+    agent.closeAllConnections()
+    agent.close()
+  })
+  return { client, requests, port }
+}
+
+const identity = (body: unknown): unknown => body
+const PATH = { path: '/v1/x' }
+
+async function failure(promise: Promise<unknown>): Promise<AgentError> {
+  try {
+    await promise
+  } catch (error) {
+    assert.ok(error instanceof AgentError, `rejected with ${String(error)}`)
+    return error
+  }
+  throw new Error('it did not reject')
+}
+
+describe('AgentClient: a request', () => {
+  it('is a GET without a body, unless it is told otherwise', async (t) => {
+    const { client, requests } = await open(t)
+    await client.request(PATH, identity)
+    await client.request({ method: 'PUT', path: '/v1/y', body: { A: 1 } }, identity)
+    const [get, put] = requests
+    assert.deepEqual(
+      [get!.method, get!.url, get!.body, get!.headers['content-type']],
+      ['GET', '/v1/x', '', undefined],
+    )
+    assert.deepEqual(
+      [put!.method, put!.url, put!.body, put!.headers['content-type']],
+      ['PUT', '/v1/y', '{"A":1}', 'application/json'],
+    )
+    assert.equal(get!.headers['x-consul-token'], undefined)
+    assert.equal(get!.headers.authorization, undefined)
+  })
+
+  it('has the parameters of the settings, then its own; those that are undefined are left out', async (t) => {
+    const { client, requests } = await open(t, {}, { namespace: 'n m', datacenter: 'd', partition: 'p' })
+    await client.request(
+      { ...PATH, query: { dc: undefined, ns: 'own', a: 'ü&=', b: 5, c: true, d: undefined } },
+      identity,
+    )
+    const { searchParams } = new URL(requests[0]!.url, 'http://a')
+    assert.deepEqual([...searchParams].sort(), [
+      ['a', 'ü&='],
+      ['b', '5'],
+      ['c', 'true'],
+      ['ns', 'own'],
+      ['partition', 'p'],
+    ])
+  })
+
+  it('goes behind the prefix of the address', async (t) => {
+    const { client, requests } = await open(t, {}, { address: 'http://127.0.0.1/consul/' })
+    await client.request(PATH, identity)
+    assert.equal(requests[0]!.url, '/consul/v1/x')
+  })
+
+  it('goes over a unix socket', async (t) => {
+    const { client, requests } = await open(t, {}, { address: `unix://${join(folder, 'agent.sock')}` })
+    await client.request(PATH, identity)
+    assert.equal(requests[0]!.headers.host, 'localhost')
+    assert.equal(client.address, `unix://${join(folder, 'agent.sock')}`)
+  })
+
+  it('carries token, user and password in headers, and never in its path', async (t) => {
+    const { client, requests } = await open(
+      t,
+      {},
+      { token: 's.e-c=ret', auth: { username: 'ü', password: 'p:q' } },
+    )
+    await client.request(PATH, identity)
+    const { headers, url } = requests[0]!
+    assert.equal(headers['x-consul-token'], 's.e-c=ret')
+    assert.equal(headers.authorization, `Basic ${Buffer.from('ü:p:q').toString('base64')}`)
+    assert.equal(url, '/v1/x')
+  })
+
+  it('reads the token file each time, without the white space around the token', async (t) => {
+    const tokenFile = join(folder, 'token')
+    const { client, requests } = await open(t, {}, { tokenFile })
+    for (const text of ['first', 'second\n', ' third\r\n']) {
+      writeFileSync(tokenFile, text)
+      await client.request(PATH, identity)
+    }
+    assert.deepEqual(
+      requests.map(({ headers }) => headers['x-consul-token']),
+      ['first', 'second', 'third'],
+    )
+  })
+
+  it('is not made when the token file has no token, and what it has is not shown', async (t) => {
+    const tokenFile = join(folder, 'bad-token')
+    const { client, requests } = await open(t, {}, { tokenFile })
+    for (const text of [undefined, '', ' \n', 'hunter2 hunter2', 'hunter2\nhunter2', 'hünter2']) {
+      if (text !== undefined) writeFileSync(tokenFile, text)
+      await assert.rejects(client.request(PATH, identity), (error) => {
+        assert.equal((error as AgentError).code, 'ERR_CONNECT_OPTION')
+        assert.doesNotMatch(inspect(error, { depth: 9 }), /h[uü]nter/)
+        return true
+      })
+    }
+    assert.equal(requests.length, 0)
+  })
+})
+
+describe('AgentClient: an answer', () => {
+  it('is its parsed JSON; an empty one is undefined', async (t) => {
+    const { client } = await open(t, { body: '{"a":[1]}' })
+    assert.deepEqual(await client.request(PATH, identity), {
+      value: { a: [1] },
+      index: undefined,
+      hash: undefined,
+    })
+    const { client: empty } = await open(t, { body: '' })
+    assert.equal((await empty.request(PATH, identity)).value, undefined)
+  })
+
+  const headers: [
+    rule: string,
+    headers: Record<string, string>,
+    index: number | undefined,
+    hash: string | undefined,
+  ][] = [
+    ['an index', { 'X-Consul-Index': '42' }, 42, undefined],
+    ['an index of 0', { 'X-Consul-Index': '0' }, 0, undefined],
+    ['a hash', { 'X-Consul-ContentHash': 'abc' }, undefined, 'abc'],
+    ['both', { 'X-Consul-Index': '1', 'X-Consul-ContentHash': 'abc' }, 1, 'abc'],
+    ['an empty hash is none', { 'X-Consul-ContentHash': '' }, undefined, undefined],
+    ['a negative index is none', { 'X-Consul-Index': '-1' }, undefined, undefined],
+    ['an index that is no number is none', { 'X-Consul-Index': 'x' }, undefined, undefined],
+    ['a hexadecimal index is none', { 'X-Consul-Index': '0x10' }, undefined, undefined],
+    ['an index beyond any number is none', { 'X-Consul-Index': '12345678901234567' }, undefined, undefined],
+  ]
+  for (const [rule, given, index, hash] of headers) {
+    it(`its headers: ${rule}`, async (t) => {
+      const { client } = await open(t, { headers: given })
+      assert.deepEqual(await client.request(PATH, () => 'v'), { value: 'v', index, hash })
+    })
+  }
+
+  const refusals: [status: number, body: string, code: ErrorCode][] = [
+    [403, 'Permission denied', 'ERR_CONNECT_AGENT_FORBIDDEN'],
+    [403, 'ACL not found', 'ERR_CONNECT_AGENT_FORBIDDEN'],
+    [403, '', 'ERR_CONNECT_AGENT_FORBIDDEN'],
+    [500, 'rpc error making call: Permission denied', 'ERR_CONNECT_AGENT_FORBIDDEN'],
+    [500, 'rpc error making call: rpc error making call: ACL not found', 'ERR_CONNECT_AGENT_FORBIDDEN'],
+    [404, 'unknown service ID: web', 'ERR_CONNECT_AGENT_NOT_FOUND'],
+    [429, 'Too many certificates', 'ERR_CONNECT_AGENT_RATE_LIMITED'],
+    [500, 'rpc error making call: 429 Too Many Requests', 'ERR_CONNECT_AGENT_RATE_LIMITED'],
+    [500, 'Unexpected response code: 403 (x)', 'ERR_CONNECT_AGENT_FORBIDDEN'],
+    [400, 'Request decode failed: EOF', 'ERR_CONNECT_AGENT_REFUSED'],
+    [405, 'method GET not allowed', 'ERR_CONNECT_AGENT_REFUSED'],
+    [500, 'No cluster leader', 'ERR_CONNECT_AGENT_FAILED'],
+    [500, 'Unknown check "service:web"', 'ERR_CONNECT_AGENT_FAILED'],
+    [503, '<html>', 'ERR_CONNECT_AGENT_FAILED'],
+    [301, '', 'ERR_CONNECT_AGENT_FAILED'],
+    [500, 'Connect must be enabled in order to use this endpoint', 'ERR_CONNECT_DISABLED'],
+    [
+      500,
+      'rpc error making call: Connect must be enabled in order to use this endpoint',
+      'ERR_CONNECT_DISABLED',
+    ],
+  ]
+  for (const [status, body, code] of refusals) {
+    it(`${status} ${body} is ${code}`, async (t) => {
+      const { client, port } = await open(t, { status, body })
+      const error = await failure(client.request({ ...PATH, query: { token: 'hidden' } }, identity))
+      assert.deepEqual(
+        [error.code, error.status, error.request, error.address],
+        [code, status, 'GET /v1/x', `http://127.0.0.1:${port}`],
+      )
+      assert.ok(error.message.includes(`answered ${status}${body === '' ? '' : ` "${body}"`}`), error.message)
+      assert.doesNotMatch(error.message, /hidden/)
+    })
+  }
+
+  it('a long error page is cut to its first line, and that to 200 characters', async (t) => {
+    const { client } = await open(t, { status: 500, body: `${'x'.repeat(500)}\n<secret>` })
+    const { message } = await failure(client.request(PATH, identity))
+    assert.match(message, /"x{200}"/)
+    assert.doesNotMatch(message, /secret/)
+  })
+
+  it('something else than JSON is an error that does not quote it', async (t) => {
+    const { client } = await open(t, { body: '"-----BEGIN EC PRIVATE KEY' })
+    const error = await failure(client.request(PATH, identity))
+    assert.equal(error.code, 'ERR_CONNECT_AGENT_NOT_JSON')
+    assert.doesNotMatch(inspect(error, { depth: 9 }), /BEGIN/)
+  })
+
+  it('JSON of another shape is an error whose cause says where', async (t) => {
+    const { client } = await open(t)
+    const cause = new Error('Roots should be an array')
+    const error = await failure(
+      client.request(PATH, () => {
+        throw cause
+      }),
+    )
+    assert.deepEqual([error.code, error.status, error.cause], ['ERR_CONNECT_AGENT_SHAPE', 200, cause])
+    assert.match(error.message, /Roots should be an array/)
+  })
+})
+
+describe('AgentClient: bounds', () => {
+  const silent: RequestListener = () => undefined
+
+  it('an agent that never answers', async (t) => {
+    const { client } = await open(t, silent, { timeoutMs: 20 })
+    const error = await failure(client.request(PATH, identity))
+    assert.equal(error.code, 'ERR_CONNECT_AGENT_TIMEOUT')
+    assert.match(error.message, /within 20 ms/)
+    const other = await failure(client.request({ ...PATH, timeoutMs: 10 }, identity))
+    assert.match(other.message, /within 10 ms/)
+  })
+
+  it('an agent that stops in the middle of its answer', async (t) => {
+    const half: RequestListener = (_request, response) => {
+      response.writeHead(200, { 'content-length': '100' }).write('{"a":')
+    }
+    const { client } = await open(t, half, { timeoutMs: 20 })
+    assert.equal((await failure(client.request(PATH, identity))).code, 'ERR_CONNECT_AGENT_TIMEOUT')
+  })
+
+  const broken: [rule: string, answer: RequestListener][] = [
+    ['breaks off before its answer', (request) => request.socket.destroy()],
+    [
+      'breaks off in the middle of it',
+      (request, response) => {
+        response.writeHead(200, { 'content-length': '100' }).write('{"a":', () => request.socket.destroy())
+      },
+    ],
+    ['answers something else than HTTP', (request) => request.socket.end('garbage\r\n\r\n')],
+    [
+      'never stops talking',
+      (_request, response) => {
+        const chunk = Buffer.alloc(1024 * 1024, 0x20)
+        const write = (): void => {
+          while (!response.destroyed && response.write(chunk));
+        }
+        response.on('drain', write)
+        write()
+      },
+    ],
+  ]
+  for (const [rule, answer] of broken) {
+    it(`an agent that ${rule}`, async (t) => {
+      const { client } = await open(t, answer)
+      const error = await failure(client.request(PATH, identity))
+      assert.deepEqual([error.code, error.status], ['ERR_CONNECT_AGENT_UNREACHABLE', undefined])
+      assert.ok(error.cause instanceof Error)
+    })
+  }
+
+  it('an agent that is not there', async (t) => {
+    const { client } = await open(t, {}, { address: `unix://${join(folder, 'a.sock')}` })
+    const gone = new AgentClient(agentSettings({ env: {}, address: `unix://${join(folder, 'nobody.sock')}` }))
+    t.after(() => gone.destroy())
+    await client.request(PATH, identity)
+    const error = await failure(gone.request(PATH, identity))
+    assert.equal(error.code, 'ERR_CONNECT_AGENT_UNREACHABLE')
+    assert.match(error.message, /is it running/)
+  })
+
+  it("the caller's signal ends it, with its reason", async (t) => {
+    const reason = new Error('enough')
+    const { client, requests } = await open(t, () => {
+      controller.abort(reason)
+    })
+    const controller = new AbortController()
+    await assert.rejects(client.request({ ...PATH, signal: controller.signal }, identity), (error) => {
+      return error instanceof AbortError && error.cause === reason
+    })
+    await assert.rejects(client.request({ ...PATH, signal: controller.signal }, identity), AbortError)
+    assert.equal(requests.length, 1)
+  })
+
+  it('destroyed, it ends what is under way and takes no more', async (t) => {
+    const { client } = await open(t, () => void client.destroy())
+    for (let i = 0; i < 2; i += 1) {
+      assert.equal((await failure(client.request(PATH, identity))).code, 'ERR_CONNECT_AGENT_UNREACHABLE')
+    }
+  })
+})
+
+describe('AgentClient: TLS', () => {
+  const [ca, other] = [TestCa.create(), TestCa.create()]
+  const issued = ca.issue({ dnsNames: ['agent.example'], ips: ['127.0.0.1'] })
+  const peers: unknown[] = []
+  const server = (): Server =>
+    createTlsServer(
+      {
+        key: issued.privateKeyPem,
+        cert: issued.chainPem,
+        ca: ca.rootPem,
+        requestCert: true,
+        rejectUnauthorized: false,
+      },
+      (request) => peers.push((request.socket as unknown as { authorized: boolean }).authorized),
+    )
+  const address = 'https://127.0.0.1'
+
+  const cases: [rule: string, tls: NonNullable<AgentOptions['tls']>, isTrusted: boolean][] = [
+    ['the authority that is given', { ca: ca.rootPem }, true],
+    ['one of several', { ca: [other.rootPem, ca.rootPem] }, true],
+    ['another authority', { ca: other.rootPem }, false],
+    ['the authorities of the system', {}, false],
+    ['any, when told so', { verify: false }, true],
+    ['the name that is expected', { ca: ca.rootPem, serverName: 'agent.example' }, true],
+    ['another name', { ca: ca.rootPem, serverName: 'other.example' }, false],
+  ]
+  for (const [rule, tls, isTrusted] of cases) {
+    it(`${isTrusted ? 'trusts' : 'does not trust'} ${rule}, each time`, async (t) => {
+      const { client, requests } = await open(
+        t,
+        { headers: { connection: 'close' } },
+        { address, tls },
+        server(),
+      )
+      for (let i = 0; i < 2; i += 1) {
+        const result = await client
+          .request(PATH, () => 'fine')
+          .catch((error: unknown) => (error as AgentError).code)
+        assert.deepEqual(
+          result,
+          isTrusted ? { value: 'fine', index: undefined, hash: undefined } : 'ERR_CONNECT_AGENT_UNREACHABLE',
+        )
+      }
+      assert.equal(requests.length, isTrusted ? 2 : 0)
+    })
+  }
+
+  it('presents its client certificate', async (t) => {
+    const { certificatePem, privateKeyPem } = ca.issue()
+    peers.length = 0
+    const tls = { ca: ca.rootPem, cert: certificatePem, key: privateKeyPem }
+    const { client } = await open(t, {}, { address, tls }, server())
+    await client.request(PATH, identity)
+    assert.deepEqual(peers, [true])
+  })
+})

@@ -1,0 +1,90 @@
+import assert from 'node:assert/strict'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type TestContext, describe, it } from 'node:test'
+import { type AgentOptions, agentSettings } from '../../src/agent/options.js'
+import { type MeshLease, type Time, acquireMesh, systemTime } from '../../src/mesh.js'
+import { FakeClock } from '../fixtures/fake-clock.js'
+
+// Nobody listens here: what is shared can be told without an agent.
+const address = `unix://${join(tmpdir(), 'consul-connect-nobody.sock')}`
+
+function acquire(t: TestContext, options: AgentOptions = {}, time: Time = systemTime): MeshLease {
+  const lease = acquireMesh(agentSettings({ env: {}, address, ...options }), time)
+  t.after(() => lease.release())
+  return lease
+}
+
+/** Whether the mesh is closed, which takes its listeners away. */
+function isClosed(lease: MeshLease): boolean {
+  return lease.roots.listenerCount('failed') === 0
+}
+
+function listen(lease: MeshLease): void {
+  lease.roots.on('failed', () => undefined)
+}
+
+describe('acquireMesh', () => {
+  it('equal settings share one client and one watch of the roots', (t) => {
+    const [first, second] = [acquire(t), acquire(t)]
+    assert.equal(first.agent, second.agent)
+    assert.equal(first.roots, second.roots)
+  })
+
+  it('other settings share nothing', (t) => {
+    const first = acquire(t)
+    for (const options of [{ token: 't' }, { namespace: 'n' }, { timeoutMs: 5 }]) {
+      const second = acquire(t, options)
+      assert.notEqual(first.agent, second.agent)
+      assert.notEqual(first.roots, second.roots)
+    }
+  })
+
+  it('the last user who gives it back closes it, and the next one gets a new one', async (t) => {
+    const [first, second] = [acquire(t), acquire(t)]
+    listen(first)
+    await first.release()
+    assert.ok(!isClosed(second))
+    const third = acquire(t)
+    assert.equal(third.roots, second.roots)
+    await second.release()
+    assert.ok(!isClosed(third))
+    await third.release()
+    assert.ok(isClosed(third))
+    await assert.rejects(
+      third.agent.request({ path: '/v1/x' }, () => undefined),
+      { code: 'ERR_CONNECT_AGENT_UNREACHABLE' },
+    )
+    assert.notEqual(acquire(t).roots, third.roots)
+  })
+
+  it('who gives it back twice has given back one share', async (t) => {
+    const [first, second] = [acquire(t), acquire(t)]
+    listen(first)
+    await Promise.all([first.release(), first.release()])
+    await first.release()
+    assert.ok(!isClosed(second))
+    await second.release()
+    assert.ok(isClosed(second))
+  })
+
+  it('a share of a closed mesh does not close the new one', async (t) => {
+    const first = acquire(t)
+    await first.release()
+    const second = acquire(t)
+    listen(second)
+    await first.release()
+    assert.ok(!isClosed(second))
+    assert.equal(acquire(t).roots, second.roots)
+  })
+
+  it('under a clock of its own a service shares nothing, and closes its own', async (t) => {
+    const time = { clock: new FakeClock(), random: () => 0 }
+    const [first, second, shared] = [acquire(t, {}, time), acquire(t, {}, time), acquire(t)]
+    assert.equal(new Set([first.roots, second.roots, shared.roots]).size, 3)
+    listen(first)
+    listen(second)
+    await first.release()
+    assert.ok(isClosed(first) && !isClosed(second))
+  })
+})
