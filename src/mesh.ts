@@ -12,7 +12,7 @@ export interface Time {
 export const systemTime: Time = { clock: systemClock, random: Math.random }
 
 /** What all services of a process that use one agent share: its client and one watch of the roots. */
-export interface Mesh {
+interface Mesh {
   readonly agent: AgentClient
   readonly roots: RootsStore
 }

@@ -18,7 +18,9 @@ if (files.length === 0) {
 const hasConsul = consulBinary() !== undefined
 const needsConsul = files.some((file) => file.startsWith(join('test', 'consul')))
 if (needsConsul && !hasConsul && process.env['REQUIRE_CONSUL'] === '1') {
-  console.error('REQUIRE_CONSUL=1, and there is no consul binary: put one on the PATH or name it in CONSUL_BIN')
+  console.error(
+    'REQUIRE_CONSUL=1, and there is no consul binary: put one on the PATH or name it in CONSUL_BIN',
+  )
   process.exit(1)
 }
 
@@ -32,7 +34,9 @@ events.on('end', () => {
   if (!needsConsul || hasConsul) return
   process.on('exit', () => {
     console.log('\nSKIPPED: the tests against a real Consul agent, since there is no consul binary.')
-    console.log('Put one on the PATH or name it in CONSUL_BIN to run them; REQUIRE_CONSUL=1 makes this a failure.')
+    console.log(
+      'Put one on the PATH or name it in CONSUL_BIN to run them; REQUIRE_CONSUL=1 makes this a failure.',
+    )
   })
 })
 

@@ -18,9 +18,12 @@ export class Consul {
   }
 
   async setIntention(source: string, destination: string, action: 'allow' | 'deny'): Promise<void> {
-    const existing = (await this.#ask('GET', '/v1/connect/intentions')) as { SourceName: string; DestinationName: string }[] | null
+    const existing = (await this.#ask('GET', '/v1/connect/intentions')) as
+      { SourceName: string; DestinationName: string }[] | null
     if (existing?.some((one) => one.SourceName === source && one.DestinationName === destination) === true) {
-      throw new Error(`the agent has an intention from ${source} to ${destination} already: this demo would change it`)
+      throw new Error(
+        `the agent has an intention from ${source} to ${destination} already: this demo would change it`,
+      )
     }
     const body = { SourceName: source, DestinationName: destination, SourceType: 'consul', Action: action }
     const { ID } = (await this.#ask('POST', '/v1/connect/intentions', body)) as { ID: string }
@@ -31,8 +34,14 @@ export class Consul {
   async rotateCa(): Promise<void> {
     const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'prime256v1' })
     const PrivateKey = privateKey.export({ type: 'sec1', format: 'pem' })
-    const { Provider, Config } = (await this.#ask('GET', '/v1/connect/ca/configuration')) as { Provider: string; Config: object }
-    await this.#ask('PUT', '/v1/connect/ca/configuration', { Provider, Config: { ...Config, PrivateKey, RootCert: '' } })
+    const { Provider, Config } = (await this.#ask('GET', '/v1/connect/ca/configuration')) as {
+      Provider: string
+      Config: object
+    }
+    await this.#ask('PUT', '/v1/connect/ca/configuration', {
+      Provider,
+      Config: { ...Config, PrivateKey, RootCert: '' },
+    })
   }
 
   async hasInstances(service: string): Promise<boolean> {
@@ -50,9 +59,12 @@ export class Consul {
       headers: this.#token === undefined ? {} : { 'x-consul-token': this.#token },
       ...(body !== undefined && { body: JSON.stringify(body) }),
       signal: AbortSignal.timeout(10_000),
+    }).catch((error: unknown) => {
+      throw new Error(`no answer from ${this.#url}: is a Consul agent running there?`, { cause: error })
     })
     const text = await response.text()
-    if (!response.ok) throw new Error(`${method} ${path}: the agent answered ${response.status} ${text.trim()}`)
+    if (!response.ok)
+      throw new Error(`${method} ${path}: the agent answered ${response.status} ${text.trim()}`)
     return text === '' ? undefined : (JSON.parse(text) as unknown)
   }
 }

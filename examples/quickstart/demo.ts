@@ -18,12 +18,16 @@ async function story(): Promise<void> {
   const named = process.env['CONSUL_HTTP_ADDR'] ?? ''
   if (named === '') {
     embedded = await TestAgent.start()
-    console.log(`There is a Consul agent in this process, at ${embedded.address}. It has made a CA for the mesh.`)
+    console.log(
+      `There is a Consul agent in this process, at ${embedded.address}. It has made a CA for the mesh.`,
+    )
   } else console.log(`There is a Consul agent at ${named}.`)
   const address = embedded?.address ?? named
   const agent = new Consul(address, process.env['CONSUL_HTTP_TOKEN'])
   if (embedded === undefined && !(await agent.isForDevelopment()) && process.env['DEMO_ANY_AGENT'] !== '1') {
-    throw new Error('it was not started with -dev, and this demo rotates the CA: set DEMO_ANY_AGENT=1 if you mean it')
+    throw new Error(
+      'it was not started with -dev, and this demo rotates the CA: set DEMO_ANY_AGENT=1 if you mean it',
+    )
   }
   consul = agent
   await consul.setIntention('*', 'api', 'deny')
@@ -32,19 +36,25 @@ async function story(): Promise<void> {
 
   const api = start('api', address)
   const { who, port } = await api.heard('ready')
-  console.log(`api joins the mesh in a process of its own. It asked the agent for a certificate, which names it`)
+  console.log(
+    `api joins the mesh in a process of its own. It asked the agent for a certificate, which names it`,
+  )
   console.log(`  ${who}`)
   console.log(`and it listens on port ${port}. There is no sidecar.\n`)
 
   const web = start('web', address)
-  const first = await web.heard('answer')
-  console.log('web joins, in another process, and dials api by its name. Both prove who they are. api answers:')
-  console.log(`  "${first.answer}"\n`)
+  const { answer } = await web.heard('answer')
+  console.log(
+    'web joins, in another process, and dials api by its name. Both prove who they are. api answers:',
+  )
+  console.log(`  "${answer}"\n`)
 
   const intruder = start('intruder', address)
   const [refused, denied] = await Promise.all([intruder.heard('refused'), api.heard('denied')])
   await intruder.ended()
-  console.log(`intruder joins too. Its certificate is as good as anybody's, but no intention allows it. api says`)
+  console.log(
+    `intruder joins too. Its certificate is as good as anybody's, but no intention allows it. api says`,
+  )
   console.log(`  "${denied.who} is denied: ${denied.reason}"`)
   console.log(`and intruder sees ${refused.code}. api's handler never saw it.\n`)
 
@@ -60,7 +70,9 @@ async function story(): Promise<void> {
   await Promise.all([renewed(api, before.api), renewed(web, before.web)])
   const during = web.count('called')
   await web.heard('called', ({ calls }) => calls >= during + 50)
-  console.log(`api and web have new certificates from the new root. ${web.count('called')} calls went through`)
+  console.log(
+    `api and web have new certificates from the new root. ${web.count('called')} calls went through`,
+  )
   console.log('before, during and after the change, and not one failed.\n')
 
   web.command('stop')
@@ -78,7 +90,7 @@ try {
   process.exitCode = 1
   console.error(`\nThe story ended badly: ${error instanceof Error ? error.message : String(error)}`)
 } finally {
-  for (const program of programs) program.kill()
+  await Promise.all(programs.map((program) => program.end()))
   await consul?.tidyUp().catch((error: unknown) => {
     process.exitCode = 1
     console.error(`Intentions are left behind: ${String(error)}`)

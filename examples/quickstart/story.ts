@@ -16,6 +16,9 @@ type MessageOf<E extends Message['event']> = Extract<Message, { event: E }>
 /** How long the story waits for any of its turns. An agent may take 30 s to renew a leaf after a rotation. */
 const PATIENCE_MS = 60_000
 
+/** How long a program may take to leave the mesh when the story ends badly. */
+const LEAVE_MS = 5_000
+
 /** Tells the story's narrator something. */
 export function tell(message: Message): void {
   process.send?.(message)
@@ -41,7 +44,9 @@ export class Program {
 
   constructor(name: string, env: Record<string, string>) {
     this.name = name
-    this.#child = fork(fileURLToPath(new URL(`${name}.ts`, import.meta.url)), { env: { ...process.env, ...env } })
+    this.#child = fork(fileURLToPath(new URL(`${name}.ts`, import.meta.url)), {
+      env: { ...process.env, ...env },
+    })
     this.#exit = once(this.#child, 'exit').then(([code]) => code as number | null)
     this.#child.on('message', (message) => this.#seen.push(message as Message))
   }
@@ -51,17 +56,27 @@ export class Program {
   }
 
   /** The first message of that kind that passes the test, whether it has come already or not. */
-  async heard<E extends Message['event']>(event: E, test: (message: MessageOf<E>) => boolean = () => true): Promise<MessageOf<E>> {
+  async heard<E extends Message['event']>(
+    event: E,
+    test: (message: MessageOf<E>) => boolean = () => true,
+  ): Promise<MessageOf<E>> {
     const find = (): MessageOf<E> | undefined =>
-      this.#seen.find((message): message is MessageOf<E> => message.event === event && test(message as MessageOf<E>))
-    const deadline = AbortSignal.timeout(PATIENCE_MS)
+      this.#seen.find(
+        (message): message is MessageOf<E> => message.event === event && test(message as MessageOf<E>),
+      )
+    const already = find()
+    if (already !== undefined) return already
+    const patience = AbortSignal.timeout(PATIENCE_MS)
+    const late = once(patience, 'abort').then(() => {
+      throw new Error(`${this.name} did not come to "${event}" within ${PATIENCE_MS / 1000} s`)
+    })
+    const gone = this.#exit.then((code) => {
+      throw new Error(`${this.name} ended with exit code ${String(code)} before "${event}"`)
+    })
     for (;;) {
+      await Promise.race([once(this.#child, 'message'), gone, late])
       const found = find()
       if (found !== undefined) return found
-      const gone = this.#exit.then((code) => {
-        throw new Error(`${this.name} ended with exit code ${String(code)} before "${event}"`)
-      })
-      await Promise.race([once(this.#child, 'message', { signal: deadline }), gone])
     }
   }
 
@@ -76,8 +91,11 @@ export class Program {
     if (code !== 0) throw new Error(`${this.name} ended with exit code ${String(code)}`)
   }
 
-  /** Ends the program if it is still there. */
-  kill(): void {
-    this.#child.kill()
+  /** Ends the program if it is still there: by asking, so that it can leave the mesh, and then by force. */
+  async end(): Promise<void> {
+    if (this.#child.connected) this.command('stop')
+    const impatience = setTimeout(() => this.#child.kill(), LEAVE_MS)
+    await this.#exit
+    clearTimeout(impatience)
   }
 }

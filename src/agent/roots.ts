@@ -9,7 +9,7 @@ export interface CaRoots {
   readonly roots: readonly CaRoot[]
 }
 
-export interface CaRoot {
+interface CaRoot {
   readonly id: string
   readonly name: string
   readonly certificatePem: string

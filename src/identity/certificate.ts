@@ -29,7 +29,7 @@ const KEY_USAGES = [
   'encipherOnly',
   'decipherOnly',
 ] as const
-export type KeyUsage = (typeof KEY_USAGES)[number]
+type KeyUsage = (typeof KEY_USAGES)[number]
 
 const { UNIVERSAL, CONTEXT_SPECIFIC: CONTEXT } = forge.asn1.Class
 const { BOOLEAN, INTEGER, BITSTRING, OCTETSTRING, OID, SEQUENCE } = forge.asn1.Type

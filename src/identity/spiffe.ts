@@ -102,7 +102,7 @@ export class SpiffeId {
 }
 
 /** The name of the namespace and of the partition where a URI names none. */
-export const DEFAULT = 'default'
+const DEFAULT = 'default'
 
 export function isTrustDomain(text: string): boolean {
   return text.length <= MAX_TRUST_DOMAIN_BYTES && /^[a-z0-9._-]+$/.test(text)

@@ -104,7 +104,8 @@ export class Listener implements AsyncDisposable {
       await once(this.#front, 'listening')
     } catch (cause) {
       this.destroy()
-      const where = 'path' in address ? address.path : `${address.host ?? 'any address'}, port ${address.port}`
+      const where =
+        'path' in address ? address.path : `${address.host ?? 'any address'}, port ${address.port}`
       throw new ConnectError('ERR_CONNECT_LISTEN', `cannot listen on ${where}${because(cause)}`, { cause })
     }
     // An accept error (EMFILE, say) never ends a listener.

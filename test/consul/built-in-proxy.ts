@@ -41,7 +41,12 @@ export async function proxyOutbound(
 }
 
 /** Starts it, and waits until it has logged the words. It ends with the test. */
-async function start(t: TestContext, consul: RealAgent, args: string[], ready: string): Promise<BuiltInProxy> {
+async function start(
+  t: TestContext,
+  consul: RealAgent,
+  args: string[],
+  ready: string,
+): Promise<BuiltInProxy> {
   const child = spawn(binary, ['connect', 'proxy', '-log-level', 'debug', ...args], {
     env: { ...process.env, CONSUL_HTTP_ADDR: consul.address },
     stdio: ['ignore', 'pipe', 'pipe'],

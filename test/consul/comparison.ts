@@ -1,5 +1,6 @@
 // One script of calls, run against two agents, and what they answered side by side.
 import assert from 'node:assert/strict'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 export interface Recorded {
   status: number
@@ -19,11 +20,19 @@ export interface Answered extends Recorded {
   index: string
 }
 
+export interface Wanted {
+  has?: string[]
+  lacks?: string[]
+}
+
 /** Calls one agent and writes down the answer under its label. */
 export interface Recorder {
   (label: string, request: string, options?: CallOptions): Promise<Answered>
-  /** Repeats a request, without writing it down, until its answer is as wanted. */
-  until(request: string, wanted: (body: unknown) => boolean, options?: CallOptions): Promise<void>
+  /**
+   * Repeats a request, without writing it down, until its answer has these words and lacks those: what a real
+   * agent is told reaches the catalog piece by piece.
+   */
+  until(request: string, wanted: Wanted, options?: CallOptions): Promise<void>
 }
 
 /** A difference that is meant, and why. */
@@ -77,14 +86,15 @@ export function createRecorder(url: string): { record: Recorder; recording: Reco
   }
   const until = async (
     request: string,
-    wanted: (body: unknown) => boolean,
+    { has = [], lacks = [] }: Wanted,
     options?: CallOptions,
   ): Promise<void> => {
     for (let attempt = 0; ; attempt++) {
       const [, { body }] = await call(request, options)
-      if (wanted(body)) return
-      assert.ok(attempt < 200, `${request} never became as wanted: ${JSON.stringify(body)}`)
-      await new Promise((resolve) => setTimeout(resolve, 25))
+      const text = JSON.stringify(body)
+      if (has.every((word) => text.includes(word)) && !lacks.some((word) => text.includes(word))) return
+      assert.ok(attempt < 400, `${request} never became as wanted: ${text}`)
+      await sleep(25)
     }
   }
   return { record: Object.assign(record, { until }), recording }

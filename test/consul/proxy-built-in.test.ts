@@ -1,12 +1,23 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { test } from 'node:test'
-import { type DeniedError, type Peer, peer } from '../../src/index.js'
+import { type DeniedError, DialError, type Peer, peer } from '../../src/index.js'
 import { offer, rejection } from '../fixtures/mesh.js'
 import { proxyInbound, proxyOutbound } from './built-in-proxy.js'
 import { skip, startConsul } from './real-agent.js'
 import { echo, exchange, plainConnect, plainEcho } from './service-echo.js'
-import { type Join, WAIT_MS, agentJson, hear, instances, intend, joiner, nextEvent, until } from './service-mesh.js'
+import {
+  type Join,
+  WAIT_MS,
+  agentJson,
+  freePort,
+  hear,
+  instances,
+  intend,
+  joiner,
+  nextEvent,
+  until,
+} from './service-mesh.js'
 
 /** Around the sizes of a TLS record, of a pipe's buffer, and beyond any socket's. */
 const SIZES = [1, 16_384, 16_385, 65_537, 1 << 20, 4 << 20]
@@ -67,6 +78,17 @@ test('the built-in proxy of a real Consul', { skip }, async (t) => {
     })
   })
 
+  await t.test('fails our dial when its application is away', async (t) => {
+    const nobody = await freePort()
+    await proxyInbound(t, consul, 'hollow', nobody)
+    await until('the proxy is passing', async () => (await instances(consul, 'hollow')) === 1)
+    // It calls the application before it shakes hands, and hangs up on us when it gets no answer.
+    const error = await rejection(hear(joiner(t, consul)('client'), 'hollow'))
+    assert.ok(error instanceof DialError)
+    assert.equal(error.code, 'ERR_CONNECT_DIAL_FAILED')
+    assert.equal(error.attempts.length, 1)
+  })
+
   await t.test('reaches our listener', async (t) => {
     const join: Join = joiner(t, consul)
     const api = join('api')
@@ -82,8 +104,8 @@ test('the built-in proxy of a real Consul', { skip }, async (t) => {
       for (const size of SIZES) assertWhole(await exchange(await plainConnect(port), size), size)
       assert.deepEqual(new Set(callers.map(({ spiffeId }) => spiffeId)), new Set([idOf('gopher')]))
       assert.equal(callers.length, SIZES.length)
-      assert.equal(callers[0]?.service, 'gopher')
-      assert.equal(callers[0]?.datacenter, 'dc1')
+      const [first] = callers
+      assert.deepEqual([first?.service, first?.namespace, first?.datacenter], ['gopher', 'default', 'dc1'])
     })
 
     await t.test('also many at once', async () => {
@@ -138,6 +160,9 @@ test('the built-in proxy of a real Consul', { skip }, async (t) => {
   })
 })
 
-function assertWhole({ sent, told, received }: { sent: string; told: string; received: string }, size: number): void {
+function assertWhole(
+  { sent, told, received }: { sent: string; told: string; received: string },
+  size: number,
+): void {
   assert.deepEqual({ told, received }, { told: sent, received: sent }, `${size} bytes`)
 }

@@ -59,7 +59,11 @@ export async function startConsul(t: TestContext, options: RealAgentOptions = {}
     }
   }
   const start = async (): Promise<void> => {
-    child = await run(['agent', '-config-file', config, ...(options.args ?? [])], url)
+    child = await run(
+      ['agent', '-config-file', config, ...(options.args ?? [])],
+      url,
+      options.acl?.managementToken,
+    )
   }
   t.after(async () => {
     await end('SIGKILL')
@@ -109,8 +113,8 @@ function baseConfig(
   }
 }
 
-/** Starts the agent and waits until it has a leader, its own node in the catalog, and roots. */
-async function run(args: string[], url: string): Promise<ChildProcess> {
+/** Starts the agent and waits until it has a leader, its own node in the catalog, roots and tokens. */
+async function run(args: string[], url: string, token: string | undefined): Promise<ChildProcess> {
   const child = spawn(binary, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   let output = ''
   const collect = (chunk: Buffer): void => {
@@ -119,7 +123,7 @@ async function run(args: string[], url: string): Promise<ChildProcess> {
   child.stdout.on('data', collect)
   child.stderr.on('data', collect)
   const deadline = Date.now() + 30_000
-  while (!(await isReady(url))) {
+  while (!(await isReady(url, token))) {
     if (child.exitCode !== null || child.signalCode !== null)
       throw new Error(`consul ended at once:\n${output}`)
     if (Date.now() > deadline) {
@@ -131,13 +135,23 @@ async function run(args: string[], url: string): Promise<ChildProcess> {
   return child
 }
 
-async function isReady(url: string): Promise<boolean> {
+async function isReady(url: string, token: string | undefined): Promise<boolean> {
+  const get = async (path: string): Promise<string> => {
+    const response = await fetch(url + path, {
+      headers: token === undefined ? {} : { 'X-Consul-Token': token },
+    })
+    return await response.text()
+  }
   try {
-    const leader = await fetch(`${url}/v1/status/leader`)
-    const roots = await fetch(`${url}/v1/connect/ca/roots`)
-    // Without Connect it has no roots and is ready all the same.
-    const connect = roots.ok || (await roots.text()).startsWith('Connect must be enabled')
-    return (await leader.text()).length > 4 && connect
+    const roots = await get('/v1/connect/ca/roots')
+    return (
+      (await get('/v1/status/leader')).length > 4 &&
+      // Without Connect it has no roots, and is ready all the same.
+      (/"ActiveRootID":\s*"\w/.test(roots) || roots.startsWith('Connect must be enabled')) &&
+      (await get('/v1/catalog/nodes')).includes('"Node"') &&
+      // A new leader runs the ACLs of old for a moment.
+      (token === undefined || (await get('/v1/acl/tokens')).includes('AccessorID'))
+    )
   } catch {
     return false
   }

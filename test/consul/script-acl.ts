@@ -73,16 +73,9 @@ export async function aclScript(record: Recorder, management: string): Promise<v
       })
     }
   }
-  await record.until(
-    'GET /v1/health/service/web?passing',
-    (body) => JSON.stringify(body).includes('service:web'),
-    root,
-  )
-  await record.until(
-    'GET /v1/health/service/db?passing',
-    (body) => JSON.stringify(body).includes('service:db'),
-    root,
-  )
+  await record.until('GET /v1/health/service/web?passing', { has: ['"service:web"', '"n"'] }, root)
+  await record.until('GET /v1/health/service/db?passing', { has: ['"service:db"', '"d"', '"n"'] }, root)
+  await record.until('GET /v1/health/connect/db', { has: ['web-sidecar-proxy'] }, root)
 
   const rule = { SourceName: 'a', DestinationName: 'db', Action: 'allow' }
   for (const name of names) {

@@ -26,7 +26,7 @@ export async function blocking(record: Recorder): Promise<void> {
   const definition = { Name: 'watched', Port: 1, Connect: { Native: true } }
   const put = 'PUT /v1/agent/service/register'
   await record('register watched', put, { body: definition })
-  await record.until('GET /v1/health/connect/watched', (body) => JSON.stringify(body).includes('watched'))
+  await record.until('GET /v1/health/connect/watched', { has: ['watched'], lacks: ['"node"'] })
   const watches: Record<string, string> = {
     'health/service': '/v1/health/service/watched',
     'health/connect': '/v1/health/connect/watched',

@@ -89,12 +89,11 @@ export async function registration(record: Recorder): Promise<void> {
   await record('deregister one that is not there', 'PUT /v1/agent/service/deregister/nope')
   await record('deregister nothing', 'PUT /v1/agent/service/deregister/')
   await record('deregister', 'PUT /v1/agent/service/deregister/lower')
-  await record.until('GET /v1/catalog/services', (body) => JSON.stringify(body).includes('shop-proxy'))
-  await record.until('GET /v1/catalog/services', (body) => !JSON.stringify(body).includes('lower'))
-  // A registration reaches the catalog in pieces, the checks last.
-  await record.until('GET /v1/health/service/native?passing', (body) =>
-    JSON.stringify(body).includes('My check'),
-  )
+  await record.until('GET /v1/catalog/services', { has: ['shop-proxy'], lacks: ['lower'] })
+  await record.until('GET /v1/health/service/web', {
+    has: ['"service:web"', '"service:web2:1"', '"service:web2:2"'],
+  })
+  await record.until('GET /v1/health/service/native?passing', { has: ['My check'] })
 }
 
 export async function discovery(record: Recorder): Promise<void> {
@@ -178,10 +177,8 @@ export async function checks(record: Recorder): Promise<void> {
   for (const [name, body] of Object.entries(definitions)) {
     await record(`check register ${name}`, 'PUT /v1/agent/check/register', { body })
   }
-  await record.until('GET /v1/agent/checks', (body) => JSON.stringify(body).includes('TTL expired'))
-  await record.until('GET /v1/agent/checks', (body) => JSON.stringify(body).includes('refused'))
-  await record.until('GET /v1/health/checks/native', (body) => JSON.stringify(body).includes('refused'))
-  await record.until('GET /v1/health/checks/native', (body) => JSON.stringify(body).includes('TTL expired'))
+  await record.until('GET /v1/health/checks/native', { has: ['refused', 'TTL expired', '"ill"'] })
+  await record.until('GET /v1/health/service/web?passing', { has: ['"web"', '"node"', '"more"'] })
   await record('pass a TCP check', 'PUT /v1/agent/check/pass/closed')
   await record('checks that failed', 'GET /v1/health/checks/native')
   await record('health with a check of the node', 'GET /v1/health/service/web?passing')

@@ -54,7 +54,13 @@ test('what a real agent says no to', { skip }, async (t) => {
 
   await t.test('an instance that is critical, until it is passing', async () => {
     const check = { CheckID: 'alive', TTL: '60s' }
-    const definition = { Name: 'api', ID: 'sick', Port: port, Address: '127.0.0.1', Connect: { Native: true } }
+    const definition = {
+      Name: 'api',
+      ID: 'sick',
+      Port: port,
+      Address: '127.0.0.1',
+      Connect: { Native: true },
+    }
     await register(consul, { ...definition, Name: 'sick', Check: check })
     await assertNoInstances('sick')
     await agentJson(consul, '/v1/agent/check/pass/alive', { method: 'PUT' })
@@ -76,10 +82,18 @@ test('what a real agent says no to', { skip }, async (t) => {
 
   await t.test('an instance that has closed is gone from the catalog', async () => {
     const brief = join('brief')
-    const registration = await brief.register({ port, tags: ['a'], meta: { b: 'c' }, check: { ttlMs: 60_000 } })
+    const registration = await brief.register({
+      port,
+      tags: ['a'],
+      meta: { b: 'c' },
+      check: { ttlMs: 60_000 },
+    })
     assert.equal(registration.id, `brief-${port}`)
     const [found] = await catalog('brief')
-    assert.deepEqual([found?.ServiceID, found?.ServiceTags, found?.ServiceMeta], [registration.id, ['a'], { b: 'c' }])
+    assert.deepEqual(
+      [found?.ServiceID, found?.ServiceTags, found?.ServiceMeta],
+      [registration.id, ['a'], { b: 'c' }],
+    )
     await brief.close()
     assert.deepEqual(await catalog('brief'), [])
     assert.ok(!Object.hasOwn(await agentJson<object>(consul, '/v1/agent/services'), registration.id))
@@ -97,7 +111,7 @@ test('what a real agent says no to', { skip }, async (t) => {
     const error = await rejection(web.dial({ service: 'api', namespace: 'team' }))
     assertRefused(error)
     const namespaced = join('web', { agent: agentOptions(consul, { namespace: 'team' }) })
-    const notReady = await rejection(namespaced.ready({ timeoutMs: 500 }))
+    const notReady = await rejection(namespaced.ready({ timeoutMs: 1000 }))
     assert.equal(notReady.code, 'ERR_CONNECT_NOT_READY')
     assertRefused(notReady.cause)
     assertRefused(await rejection(namespaced.register({ port })))
@@ -109,7 +123,14 @@ test('what a real agent says no to', { skip }, async (t) => {
     assert.match(error.code ?? '', /^ERR_CONNECT_(PEER_IDENTITY|AGENT_REFUSED)$/)
   })
 
-  for (const name of ['straße & co', '日本 service', 'a%2Fb%20c', 'q?x=1#y;z', "it's (a) + b=c", 'UPPER.and_lower~']) {
+  for (const name of [
+    'straße & co',
+    '日本 service',
+    'a%2Fb%20c',
+    'q?x=1#y;z',
+    "it's (a) + b=c",
+    'UPPER.and_lower~',
+  ]) {
     await t.test(`nothing in the name ${name}`, async () => {
       const [caller, called] = [join(name), join(`${name} 2`)]
       const denied: string[] = []

@@ -75,9 +75,9 @@ export function nextEvent<K extends keyof ServiceEvents>(
     }
     const off = (): void => {
       clearTimeout(timer)
-      from.off(event, onEvent as never)
+      from.off(event, onEvent)
     }
-    from.on(event, onEvent as never)
+    from.on(event, onEvent)
   })
 }
 

@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import { DialError, VerificationError } from '../../src/index.js'
 import { greet, portOf, rejection } from '../fixtures/mesh.js'
 import { skip, startConsul } from './real-agent.js'
-import { agentJson, hear, joiner, register } from './service-mesh.js'
+import { agentJson, hear, instances, joiner, register, until } from './service-mesh.js'
 
 test('a proxy that somebody else has registered', { skip }, async (t) => {
   const consul = await startConsul(t)
@@ -37,13 +37,13 @@ test('a proxy that somebody else has registered', { skip }, async (t) => {
   })
 
   await t.test('is found as a sidecar, with everything that Consul fills in for one', async () => {
-    const sidecar = { Port: port, Address: '127.0.0.1', Checks: [] }
-    await register(consul, { Name: 'svc', Port: 1, Address: '127.0.0.1', Connect: { SidecarService: sidecar } })
+    // Its own checks stand in for the default one, which takes up to ten seconds to pass.
+    const Checks = [{ Name: 'follows its service', AliasService: 'svc' }]
+    const SidecarService = { Port: port, Address: '127.0.0.1', Checks }
+    await register(consul, { Name: 'svc', Port: 1, Address: '127.0.0.1', Connect: { SidecarService } })
+    await until('it is passing', async () => (await instances(consul, 'svc')) === 1)
     const services = await agentJson<Record<string, { Kind?: string }>>(consul, '/v1/agent/services')
     assert.equal(services['svc-sidecar-proxy']?.Kind, 'connect-proxy')
-    // Its default checks take the first seconds; without one the dial would be of an instance that is not there.
-    await agentJson(consul, '/v1/agent/service/deregister/svc-sidecar-proxy', { method: 'PUT' })
-    await register(consul, proxy({ ID: 'svc-sidecar-proxy', Port: port, DestinationServiceID: 'svc' }))
     assert.equal(await hear(web, 'svc'), 'hello web')
   })
 
@@ -61,7 +61,13 @@ test('a proxy that somebody else has registered', { skip }, async (t) => {
 
   await t.test('stands beside native instances of the same service', async () => {
     const native = portOf(await join('svc').listen({ port: 0, host: '127.0.0.1' }, greet))
-    await register(consul, { Name: 'svc', ID: 'n1', Port: native, Address: '127.0.0.1', Connect: { Native: true } })
+    await register(consul, {
+      Name: 'svc',
+      ID: 'n1',
+      Port: native,
+      Address: '127.0.0.1',
+      Connect: { Native: true },
+    })
     await register(consul, proxy({ ID: 'p1', Port: port }))
     const ports = new Set<number | undefined>()
     // Each is as likely as the other: 64 times the same has one chance in 2^63.
@@ -74,22 +80,34 @@ test('a proxy that somebody else has registered', { skip }, async (t) => {
   })
 
   await t.test('is found in the shape of 1.2, where the agent still takes it', async () => {
-    const body = { Kind: 'connect-proxy', Name: 'old-proxy', Port: port, Address: '127.0.0.1', ProxyDestination: 'svc' }
-    const response = await consul.http('/v1/agent/service/register', { method: 'PUT', body: JSON.stringify(body) })
+    const body = {
+      Kind: 'connect-proxy',
+      Name: 'old-proxy',
+      Port: port,
+      Address: '127.0.0.1',
+      ProxyDestination: 'svc',
+    }
+    const response = await consul.http('/v1/agent/service/register', {
+      method: 'PUT',
+      body: JSON.stringify(body),
+    })
     const said = await response.text()
     if (response.ok) assert.equal(await hear(web, 'svc'), 'hello web')
     // Gone in 1.8.7 already.
-    else assert.deepEqual([response.status, said], [400, 'Request decode failed: json: unknown field "ProxyDestination"'])
+    else
+      assert.deepEqual(
+        [response.status, said],
+        [400, 'Request decode failed: json: unknown field "ProxyDestination"'],
+      )
   })
 })
 
-function proxy(options: { ID: string; Port: number; DestinationServiceID?: string }): object {
-  const { DestinationServiceID, ...rest } = options
+function proxy(where: { ID: string; Port: number }): object {
   return {
     Kind: 'connect-proxy',
     Name: 'svc-proxy',
     Address: '127.0.0.1',
-    ...rest,
-    Proxy: { DestinationServiceName: 'svc', DestinationServiceID },
+    ...where,
+    Proxy: { DestinationServiceName: 'svc' },
   }
 }

@@ -4,7 +4,15 @@ import { tmpdir } from 'node:os'
 import { join as joinPath } from 'node:path'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
-import { AgentError, type AgentOptions, IdentityError, type Peer, type Service, TimeoutError, service } from '../../src/index.js'
+import {
+  AgentError,
+  type AgentOptions,
+  IdentityError,
+  type Peer,
+  type Service,
+  TimeoutError,
+  service,
+} from '../../src/index.js'
 import { type FaultAnswer, TestAgent, TestCa } from '../../src/testing/index.js'
 import { greet, offer, portOf, readAll, rejection, startMesh } from '../fixtures/mesh.js'
 
@@ -16,7 +24,11 @@ const AUTHORIZE = '/v1/agent/connect/authorize'
 /** Each way in which an agent can answer wrongly, and the code that tells which it was. */
 const FAULTS: readonly (readonly [what: string, answer: FaultAnswer, code: string])[] = [
   ['HTML', { body: '<html>hello</html>' }, 'ERR_CONNECT_AGENT_NOT_JSON'],
-  ['half a JSON body', { body: '{"Roots":[{"ID"', contentType: 'application/json' }, 'ERR_CONNECT_AGENT_NOT_JSON'],
+  [
+    'half a JSON body',
+    { body: '{"Roots":[{"ID"', contentType: 'application/json' },
+    'ERR_CONNECT_AGENT_NOT_JSON',
+  ],
   ['a body that breaks off', { truncate: true }, 'ERR_CONNECT_AGENT_UNREACHABLE'],
   ['a reset', { reset: true }, 'ERR_CONNECT_AGENT_UNREACHABLE'],
   ['500', { status: 500, body: 'rpc error: no cluster leader' }, 'ERR_CONNECT_AGENT_FAILED'],
@@ -53,7 +65,8 @@ for (const [endpoint, what] of [
         assert.equal((await warned) instanceof AgentError, true)
         undo()
         // The slow back-off of 403 and 429 is not waited for here.
-        if (code !== 'ERR_CONNECT_AGENT_FORBIDDEN' && code !== 'ERR_CONNECT_AGENT_RATE_LIMITED') await web.ready()
+        if (code !== 'ERR_CONNECT_AGENT_FORBIDDEN' && code !== 'ERR_CONNECT_AGENT_RATE_LIMITED')
+          await web.ready()
       })
     }
   })
@@ -98,7 +111,13 @@ describe('an agent that answers an authorization with', () => {
 describe('an authorizer of a user’s own', () => {
   const never = new Promise<never>(() => undefined)
   for (const [what, authorize, reason] of [
-    ['throws', () => { throw new Error('boom') }, /boom/],
+    [
+      'throws',
+      () => {
+        throw new Error('boom')
+      },
+      /boom/,
+    ],
     ['rejects', () => Promise.reject(new Error('boom')), /boom/],
     ['is late', () => never, /longer than 100 ms/],
     ['answers yes in another form', () => true, /no decision of the form/],
@@ -178,14 +197,22 @@ describe('the way to the agent', () => {
     const own = ca.issue({ dnsNames: ['server.dc1.consul'] })
     const client = ca.issue({ dnsNames: ['client.dc1.consul'] })
     const tls = { key: own.privateKeyPem, cert: own.chainPem, ca: ca.rootPem, requestCert: true }
-    const trust = { ca: ca.rootPem, cert: client.chainPem, key: client.privateKeyPem, serverName: 'server.dc1.consul' }
+    const trust = {
+      ca: ca.rootPem,
+      cert: client.chainPem,
+      key: client.privateKeyPem,
+      serverName: 'server.dc1.consul',
+    }
     await using agent = await TestAgent.start({ tls })
     await becomesReady({ address: agent.url, tls: trust, env: {} })
     await using local = await TestAgent.start({ tls, socketPath: joinPath(folder, 'agent.sock') })
     await becomesReady({ address: local.address, tls: trust, env: { CONSUL_HTTP_SSL: 'true' } })
     // The same from the environment alone.
     const files = { CONSUL_CACERT: trust.ca, CONSUL_CLIENT_CERT: trust.cert, CONSUL_CLIENT_KEY: trust.key }
-    const env: Record<string, string> = { CONSUL_HTTP_ADDR: agent.url, CONSUL_TLS_SERVER_NAME: trust.serverName }
+    const env: Record<string, string> = {
+      CONSUL_HTTP_ADDR: agent.url,
+      CONSUL_TLS_SERVER_NAME: trust.serverName,
+    }
     for (const [name, pem] of Object.entries(files)) {
       env[name] = joinPath(folder, name)
       writeFileSync(env[name], pem)
@@ -208,16 +235,22 @@ describe('the way to the agent', () => {
       seen.add(incoming.headers.authorization)
       const path = (incoming.url ?? '').replace(/^\/consul\/prefix/, '')
       const [host, port] = agent.address.split(':')
-      const onward = request({ host, port, path, method: incoming.method, headers: incoming.headers }, (answer) => {
-        outgoing.writeHead(answer.statusCode ?? 500, answer.headers)
-        answer.pipe(outgoing)
-      })
+      const onward = request(
+        { host, port, path, method: incoming.method, headers: incoming.headers },
+        (answer) => {
+          outgoing.writeHead(answer.statusCode ?? 500, answer.headers)
+          answer.pipe(outgoing)
+        },
+      )
       onward.on('error', () => outgoing.destroy())
       outgoing.on('close', () => onward.destroy())
       incoming.pipe(onward)
     })
     await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve))
-    t.after(() => { proxy.closeAllConnections(); proxy.close() })
+    t.after(() => {
+      proxy.closeAllConnections()
+      proxy.close()
+    })
     const { port } = proxy.address() as { port: number }
     const address = `http://127.0.0.1:${port}/consul/prefix/`
     await becomesReady({ address, auth: { username: 'me', password: 'a:b' }, env: {} })
@@ -237,7 +270,11 @@ describe('tokens', () => {
       assert.equal((error.cause as AgentError).code, 'ERR_CONNECT_AGENT_FORBIDDEN')
       assert.equal((error.cause as AgentError).status, 403)
       assert.match(error.message, /right/)
-      for (const shown of [inspect(error, { depth: 9 }), inspect(web, { depth: 9, showHidden: true }), error.stack ?? '']) {
+      for (const shown of [
+        inspect(error, { depth: 9 }),
+        inspect(web, { depth: 9, showHidden: true }),
+        error.stack ?? '',
+      ]) {
         assert.equal(shown.includes(token), false)
       }
     }
@@ -266,7 +303,10 @@ describe('tokens', () => {
       assert.match(reason, /agent\.tokenFile: expected a file with one token/)
     }
     rmSync(tokenFile)
-    assert.match((await api.authorize(await own(api))).reason, /agent\.tokenFile: expected the path of a readable file/)
+    assert.match(
+      (await api.authorize(await own(api))).reason,
+      /agent\.tokenFile: expected the path of a readable file/,
+    )
   })
 })
 
@@ -282,7 +322,10 @@ it('an agent that is not there is named, with what to look at', async (t) => {
   await agent.stop()
   const web = join('web')
   const error = await rejection(web.ready({ timeoutMs: 100 }))
-  assert.match(error.message, new RegExp(`no answer from the agent at http://${agent.address}: connect ECONNREFUSED.*is it running`))
+  assert.match(
+    error.message,
+    new RegExp(`no answer from the agent at http://${agent.address}: connect ECONNREFUSED.*is it running`),
+  )
   const dialled = await rejection(web.dial('api', { timeoutMs: 100 }))
   assert.ok(dialled instanceof TimeoutError)
   assert.equal((dialled.cause as AgentError).code, 'ERR_CONNECT_AGENT_UNREACHABLE')
@@ -293,11 +336,19 @@ async function own(from: Service): Promise<Parameters<Service['authorize']>[0]> 
   const { leaf } = from
   assert.ok(leaf !== undefined)
   const { kind: _, ...id } = leaf.id
-  return { ...id, spiffeId: leaf.uri, serialNumber: leaf.serialNumber, fingerprint256: '', notAfter: leaf.notAfter }
+  return {
+    ...id,
+    spiffeId: leaf.uri,
+    serialNumber: leaf.serialNumber,
+    fingerprint256: '',
+    notAfter: leaf.notAfter,
+  }
 }
 
 function temporaryFolder(t: { after(fn: () => void): void }): string {
   const folder = mkdtempSync(joinPath(tmpdir(), 'consul-connect-'))
-  t.after(() => { rmSync(folder, { recursive: true }) })
+  t.after(() => {
+    rmSync(folder, { recursive: true })
+  })
   return folder
 }

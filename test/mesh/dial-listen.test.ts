@@ -54,7 +54,10 @@ describe('dial and listen', () => {
       socket.on('data', (chunk: Buffer) => (heard += chunk.toString()))
       socket.on('end', () => socket.end(heard.toUpperCase()))
     })
-    const socket = await web.dial({ address: `127.0.0.1:${portOf(listener)}`, service: 'api' }, { allowHalfOpen: true })
+    const socket = await web.dial(
+      { address: `127.0.0.1:${portOf(listener)}`, service: 'api' },
+      { allowHalfOpen: true },
+    )
     socket.end('x'.repeat(1_000_000))
     assert.ok((await readAll(socket)) === 'X'.repeat(1_000_000))
   })
@@ -84,7 +87,13 @@ describe('dial and listen', () => {
     const web = join('web')
     await offer(join('api'), greet)
     for (let i = 0; i < 8; i += 1) {
-      agent.registerService({ ID: `gone-${i}`, Name: 'api', Port: 1, Address: '127.0.0.1', Connect: { Native: true } })
+      agent.registerService({
+        ID: `gone-${i}`,
+        Name: 'api',
+        Port: 1,
+        Address: '127.0.0.1',
+        Connect: { Native: true },
+      })
     }
     for (let i = 0; i < 8; i += 1) assert.equal(await readAll(await web.dial('api')), 'hello web')
   })
@@ -113,7 +122,10 @@ describe('a dial that fails', () => {
     const error = await rejection(join('web').dial('api'))
     assert.ok(error instanceof DialError)
     assert.equal(error.code, 'ERR_CONNECT_DIAL_FAILED')
-    assert.deepEqual(error.attempts.map(({ address }) => address), ['127.0.0.1:1', '127.0.0.1:1'])
+    assert.deepEqual(
+      error.attempts.map(({ address }) => address),
+      ['127.0.0.1:1', '127.0.0.1:1'],
+    )
     for (const attempt of error.attempts) {
       assert.match(attempt.error.message, /ECONNREFUSED/)
       assert.ok(attempt.durationMs >= 0)
@@ -124,7 +136,9 @@ describe('a dial that fails', () => {
   it('refuses a service that is not the one dialled', async (t) => {
     const { join } = await startMesh(t)
     const listener = await join('api').listen({ port: 0, host: '127.0.0.1' }, greet)
-    const error = await rejection(join('web').dial({ address: `127.0.0.1:${portOf(listener)}`, service: 'db' }))
+    const error = await rejection(
+      join('web').dial({ address: `127.0.0.1:${portOf(listener)}`, service: 'db' }),
+    )
     assert.ok(error instanceof DialError)
     assert.equal(error.code, 'ERR_CONNECT_PEER_IDENTITY')
     assert.ok(error.cause instanceof VerificationError)
@@ -144,7 +158,9 @@ describe('a dial that fails', () => {
   it('ends at its deadline, with the last word as cause', async (t) => {
     const { join } = await startMesh(t)
     const mute = await silentServer(t)
-    const error = await rejection(join('web').dial({ address: mute.address, service: 'api' }, { timeoutMs: 200 }))
+    const error = await rejection(
+      join('web').dial({ address: mute.address, service: 'api' }, { timeoutMs: 200 }),
+    )
     assert.ok(error instanceof TimeoutError)
     assert.equal(error.timeoutMs, 200)
     await mute.closed
@@ -154,7 +170,9 @@ describe('a dial that fails', () => {
     const { join } = await startMesh(t)
     const mute = await silentServer(t)
     const controller = new AbortController()
-    const dialling = rejection(join('web').dial({ address: mute.address, service: 'api' }, { signal: controller.signal }))
+    const dialling = rejection(
+      join('web').dial({ address: mute.address, service: 'api' }, { signal: controller.signal }),
+    )
     await mute.connected
     const reason = new Error('changed my mind')
     controller.abort(reason)
@@ -184,7 +202,12 @@ describe('a dial that fails', () => {
     await web.close()
     assert.ok((await dialling) instanceof ClosedError)
     await mute.closed
-    for (const promise of [web.dial('api'), web.ready(), web.listen({ port: 0 }, greet), web.register({ port: 1 })]) {
+    for (const promise of [
+      web.dial('api'),
+      web.ready(),
+      web.listen({ port: 0 }, greet),
+      web.register({ port: 1 }),
+    ]) {
       assert.equal((await rejection(promise)).code, 'ERR_CONNECT_CLOSED')
     }
   })
@@ -209,7 +232,13 @@ describe('a dial that fails', () => {
   }
 
   for (const [what, resolve, code] of [
-    ['throws', () => { throw new Error('boom') }, 'ERR_CONNECT_RESOLVER'],
+    [
+      'throws',
+      () => {
+        throw new Error('boom')
+      },
+      'ERR_CONNECT_RESOLVER',
+    ],
     ['returns nothing', () => undefined, 'ERR_CONNECT_RESOLVER'],
     ['returns an endpoint without identity', () => [{ host: 'a', port: 1 }], 'ERR_CONNECT_RESOLVER'],
     ['returns an empty list', () => [], 'ERR_CONNECT_NO_INSTANCES'],
@@ -313,7 +342,9 @@ describe('a listener', () => {
     const api = join('api')
     const listener = await api.listen({ port: 0, host: '127.0.0.1', handshakeTimeoutMs: 300 }, greet)
     const { connect } = await import('node:net')
-    const stuck = Array.from({ length: 40 }, () => connect(portOf(listener), '127.0.0.1').on('error', () => undefined))
+    const stuck = Array.from({ length: 40 }, () =>
+      connect(portOf(listener), '127.0.0.1').on('error', () => undefined),
+    )
     const ended = Promise.all(stuck.map((socket) => once(socket, 'close')))
     await Promise.all(stuck.map((socket) => once(socket, 'connect')))
     stuck.slice(20).forEach((socket) => socket.write(Buffer.from([22, 3, 1, 2, 0, 1])))

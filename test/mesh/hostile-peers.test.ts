@@ -1,7 +1,12 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { describe, it } from 'node:test'
-import { type TLSSocket, type TlsOptions, connect as tlsConnect, createServer as createTlsServer } from 'node:tls'
+import {
+  type TLSSocket,
+  type TlsOptions,
+  connect as tlsConnect,
+  createServer as createTlsServer,
+} from 'node:tls'
 import { DialError, type Service } from '../../src/index.js'
 import { type IssueOptions, TestCa } from '../../src/testing/index.js'
 import { greet, portOf, readAll, rejection, startMesh } from '../fixtures/mesh.js'
@@ -21,36 +26,114 @@ const PATH = '/ns/default/dc/dc1/svc/web'
 /** Every leaf that the mesh's own CA could have signed by mistake, or for another purpose. */
 const BAD_LEAVES: readonly BadLeaf[] = [
   { what: 'no URI', issue: () => ({ uris: [] }), code: 'ERR_CONNECT_CERTIFICATE_URI_COUNT' },
-  { what: 'only a DNS name', issue: () => ({ uris: [], dnsNames: ['web'] }), code: 'ERR_CONNECT_CERTIFICATE_URI_COUNT' },
-  { what: 'two URIs', issue: (td) => ({ uris: [uri(td, PATH), uri(td, '/ns/default/dc/dc1/svc/admin')] }), code: 'ERR_CONNECT_CERTIFICATE_URI_COUNT' },
-  { what: 'a second URI of another scheme', issue: (td) => ({ uris: [uri(td, PATH), 'https://x.example/'] }), code: 'ERR_CONNECT_CERTIFICATE_URI_COUNT' },
-  { what: 'another scheme', issue: (td) => ({ uris: [`https://${td}${PATH}`] }), code: 'ERR_CONNECT_SPIFFE_SCHEME' },
-  { what: 'user info', issue: (td) => ({ uris: [`spiffe://me@${td}${PATH}`] }), code: 'ERR_CONNECT_SPIFFE_COMPONENT' },
-  { what: 'a port', issue: (td) => ({ uris: [`spiffe://${td}:80${PATH}`] }), code: 'ERR_CONNECT_SPIFFE_COMPONENT' },
-  { what: 'a query', issue: (td) => ({ uris: [uri(td, `${PATH}?a`)] }), code: 'ERR_CONNECT_SPIFFE_COMPONENT' },
-  { what: 'a fragment', issue: (td) => ({ uris: [uri(td, `${PATH}#a`)] }), code: 'ERR_CONNECT_SPIFFE_COMPONENT' },
-  { what: 'an upper-case trust domain', issue: (td) => ({ uris: [uri(td.toUpperCase(), PATH)] }), code: 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN' },
-  { what: 'an encoded trust domain', issue: (td) => ({ uris: [uri(`%61${td.slice(1)}`, PATH)] }), code: 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN' },
-  { what: 'a URI that is too long', issue: (td) => ({ uris: [uri(td, `${PATH}${'x'.repeat(2048)}`)] }), code: 'ERR_CONNECT_SPIFFE_LENGTH' },
+  {
+    what: 'only a DNS name',
+    issue: () => ({ uris: [], dnsNames: ['web'] }),
+    code: 'ERR_CONNECT_CERTIFICATE_URI_COUNT',
+  },
+  {
+    what: 'two URIs',
+    issue: (td) => ({ uris: [uri(td, PATH), uri(td, '/ns/default/dc/dc1/svc/admin')] }),
+    code: 'ERR_CONNECT_CERTIFICATE_URI_COUNT',
+  },
+  {
+    what: 'a second URI of another scheme',
+    issue: (td) => ({ uris: [uri(td, PATH), 'https://x.example/'] }),
+    code: 'ERR_CONNECT_CERTIFICATE_URI_COUNT',
+  },
+  {
+    what: 'another scheme',
+    issue: (td) => ({ uris: [`https://${td}${PATH}`] }),
+    code: 'ERR_CONNECT_SPIFFE_SCHEME',
+  },
+  {
+    what: 'user info',
+    issue: (td) => ({ uris: [`spiffe://me@${td}${PATH}`] }),
+    code: 'ERR_CONNECT_SPIFFE_COMPONENT',
+  },
+  {
+    what: 'a port',
+    issue: (td) => ({ uris: [`spiffe://${td}:80${PATH}`] }),
+    code: 'ERR_CONNECT_SPIFFE_COMPONENT',
+  },
+  {
+    what: 'a query',
+    issue: (td) => ({ uris: [uri(td, `${PATH}?a`)] }),
+    code: 'ERR_CONNECT_SPIFFE_COMPONENT',
+  },
+  {
+    what: 'a fragment',
+    issue: (td) => ({ uris: [uri(td, `${PATH}#a`)] }),
+    code: 'ERR_CONNECT_SPIFFE_COMPONENT',
+  },
+  {
+    what: 'an upper-case trust domain',
+    issue: (td) => ({ uris: [uri(td.toUpperCase(), PATH)] }),
+    code: 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN',
+  },
+  {
+    what: 'an encoded trust domain',
+    issue: (td) => ({ uris: [uri(`%61${td.slice(1)}`, PATH)] }),
+    code: 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN',
+  },
+  {
+    what: 'a URI that is too long',
+    issue: (td) => ({ uris: [uri(td, `${PATH}${'x'.repeat(2048)}`)] }),
+    code: 'ERR_CONNECT_SPIFFE_LENGTH',
+  },
   { what: 'no path', issue: (td) => ({ uris: [uri(td, '')] }), code: 'ERR_CONNECT_CERTIFICATE_SIGNING' },
-  { what: 'a path of dots', issue: (td) => ({ uris: [uri(td, '/ns/default/dc/dc1/svc/..')] }), code: 'ERR_CONNECT_SPIFFE_PATH' },
-  { what: 'a trailing slash', issue: (td) => ({ uris: [uri(td, `${PATH}/`)] }), code: 'ERR_CONNECT_SPIFFE_PATH' },
-  { what: 'the identity of an agent', issue: (td) => ({ uris: [uri(td, '/agent/client/dc/dc1/id/x')] }), code: 'ERR_CONNECT_PEER_KIND' },
-  { what: 'the identity of a gateway', issue: (td) => ({ uris: [uri(td, '/gateway/mesh/dc/dc1')] }), code: 'ERR_CONNECT_PEER_KIND' },
-  { what: 'another trust domain', issue: () => ({ uris: [uri('other.consul', PATH)] }), code: 'ERR_CONNECT_PEER_TRUST_DOMAIN' },
+  {
+    what: 'a path of dots',
+    issue: (td) => ({ uris: [uri(td, '/ns/default/dc/dc1/svc/..')] }),
+    code: 'ERR_CONNECT_SPIFFE_PATH',
+  },
+  {
+    what: 'a trailing slash',
+    issue: (td) => ({ uris: [uri(td, `${PATH}/`)] }),
+    code: 'ERR_CONNECT_SPIFFE_PATH',
+  },
+  {
+    what: 'the identity of an agent',
+    issue: (td) => ({ uris: [uri(td, '/agent/client/dc/dc1/id/x')] }),
+    code: 'ERR_CONNECT_PEER_KIND',
+  },
+  {
+    what: 'the identity of a gateway',
+    issue: (td) => ({ uris: [uri(td, '/gateway/mesh/dc/dc1')] }),
+    code: 'ERR_CONNECT_PEER_KIND',
+  },
+  {
+    what: 'another trust domain',
+    issue: () => ({ uris: [uri('other.consul', PATH)] }),
+    code: 'ERR_CONNECT_PEER_TRUST_DOMAIN',
+  },
   { what: 'the CA flag', issue: () => ({ isCa: true }), code: 'ERR_CONNECT_CERTIFICATE_CA' },
-  { what: 'keyCertSign', issue: () => ({ keyUsage: ['digitalSignature', 'keyCertSign'] }), code: 'ERR_CONNECT_CERTIFICATE_CA' },
-  { what: 'cRLSign', issue: () => ({ keyUsage: ['digitalSignature', 'cRLSign'] }), code: 'ERR_CONNECT_CERTIFICATE_CA' },
+  {
+    what: 'keyCertSign',
+    issue: () => ({ keyUsage: ['digitalSignature', 'keyCertSign'] }),
+    code: 'ERR_CONNECT_CERTIFICATE_CA',
+  },
+  {
+    what: 'cRLSign',
+    issue: () => ({ keyUsage: ['digitalSignature', 'cRLSign'] }),
+    code: 'ERR_CONNECT_CERTIFICATE_CA',
+  },
   { what: 'no key usage', issue: () => ({ keyUsage: null }), code: 'ERR_CONNECT_CERTIFICATE_KEY_USAGE' },
 ]
 
 /** Leaves that OpenSSL itself refuses, at one end or the other. */
 const REFUSED_BY_OPENSSL: readonly { readonly what: string; readonly issue: IssueOptions }[] = [
-  { what: 'is expired', issue: { notBefore: new Date(Date.now() - 7200 * second), notAfter: new Date(Date.now() - 60 * second) } },
+  {
+    what: 'is expired',
+    issue: { notBefore: new Date(Date.now() - 7200 * second), notAfter: new Date(Date.now() - 60 * second) },
+  },
   { what: 'is not valid yet', issue: { notBefore: new Date(Date.now() + 3600 * second) } },
   { what: 'is signed by itself', issue: { selfSigned: true } },
   { what: 'has no right to be a client or server', issue: { extendedKeyUsage: ['codeSigning'] } },
-  { what: 'has an unknown critical extension', issue: { extraExtensions: [{ oid: '1.3.6.1.4.1.99999.1', critical: true, value: Buffer.from([5, 0]) }] } },
+  {
+    what: 'has an unknown critical extension',
+    issue: { extraExtensions: [{ oid: '1.3.6.1.4.1.99999.1', critical: true, value: Buffer.from([5, 0]) }] },
+  },
 ]
 
 describe('a listener refuses a client whose certificate', () => {
@@ -97,7 +180,11 @@ describe('a listener refuses a client whose certificate', () => {
     for (const maxVersion of ['TLSv1.3', 'TLSv1.2'] as const) {
       const rejected = nextRejection(api)
       await attack(port, { ca: agent.ca.rootPem, maxVersion })
-      assert.equal(((await rejected) as { code?: string }).code, 'ERR_CONNECT_CERTIFICATE_MISSING', maxVersion)
+      assert.equal(
+        ((await rejected) as { code?: string }).code,
+        'ERR_CONNECT_CERTIFICATE_MISSING',
+        maxVersion,
+      )
     }
     assert.equal(handled(), 0)
   })
@@ -106,7 +193,9 @@ describe('a listener refuses a client whose certificate', () => {
     const { agent, join } = await startMesh(t)
     const api = join('api')
     const { port, handled } = await listen(api)
-    const others = Array.from({ length: 16 }, () => agent.ca.crossSign(TestCa.create({ trustDomain: agent.trustDomain })))
+    const others = Array.from({ length: 16 }, () =>
+      agent.ca.crossSign(TestCa.create({ trustDomain: agent.trustDomain })),
+    )
     const rejected = nextRejection(api)
     await attack(port, clientOptions(agent.issueLeaf('web', { intermediates: others }), agent.ca.rootPem))
     assert.equal(((await rejected) as { code?: string }).code, 'ERR_CONNECT_CERTIFICATE_CHAIN')
@@ -161,7 +250,13 @@ describe('TLS sessions', () => {
       const api = join('api')
       const { port } = await listen(api)
       const leaf = agent.issueLeaf('web')
-      const options = { ...clientOptions(leaf, agent.ca.rootPem), port, host: '127.0.0.1', minVersion: version, maxVersion: version }
+      const options = {
+        ...clientOptions(leaf, agent.ca.rootPem),
+        port,
+        host: '127.0.0.1',
+        minVersion: version,
+        maxVersion: version,
+      }
       let session: Buffer | undefined
       const first = tlsConnect(options, () => (session ??= first.getSession()))
       first.on('session', (given) => (session = given))
@@ -178,12 +273,17 @@ describe('TLS sessions', () => {
     const { agent, join } = await startMesh(t)
     const leaf = agent.issueLeaf('web')
     const reused: boolean[] = []
-    const port = await serveWith(t, { cert: leaf.chainPem, key: leaf.privateKeyPem, ca: agent.ca.rootPem, requestCert: true }, (socket) => {
-      reused.push(socket.isSessionReused())
-      socket.end('x')
-    })
+    const port = await serveWith(
+      t,
+      { cert: leaf.chainPem, key: leaf.privateKeyPem, ca: agent.ca.rootPem, requestCert: true },
+      (socket) => {
+        reused.push(socket.isSessionReused())
+        socket.end('x')
+      },
+    )
     const client = join('client')
-    for (let i = 0; i < 3; i += 1) await readAll(await client.dial({ address: `127.0.0.1:${port}`, service: 'web' }))
+    for (let i = 0; i < 3; i += 1)
+      await readAll(await client.dial({ address: `127.0.0.1:${port}`, service: 'web' }))
     assert.deepEqual(reused, [false, false, false])
   })
 })
@@ -195,7 +295,11 @@ describe('a client that may not connect', () => {
     const api = join('api')
     const { port, handled } = await listen(api)
     const denied = once(api as unknown as NodeJS.EventEmitter, 'denied')
-    const socket = tlsConnect({ ...clientOptions(agent.issueLeaf('web'), agent.ca.rootPem), port, host: '127.0.0.1' })
+    const socket = tlsConnect({
+      ...clientOptions(agent.issueLeaf('web'), agent.ca.rootPem),
+      port,
+      host: '127.0.0.1',
+    })
     socket.on('error', () => undefined)
     socket.write('DELETE / HTTP/1.1\r\n\r\n')
     await once(socket.resume(), 'close')
@@ -221,7 +325,13 @@ describe('a client that may not connect', () => {
     const { agent, join } = await startMesh(t)
     const other = TestCa.create()
     const leaf = agent.issueLeaf('web')
-    const port = await serveWith(t, { cert: leaf.chainPem, key: leaf.privateKeyPem, ca: other.rootPem, requestCert: true, rejectUnauthorized: true })
+    const port = await serveWith(t, {
+      cert: leaf.chainPem,
+      key: leaf.privateKeyPem,
+      ca: other.rootPem,
+      requestCert: true,
+      rejectUnauthorized: true,
+    })
     const socket = await join('client').dial({ address: `127.0.0.1:${port}`, service: 'web' })
     assert.equal((await rejection(readAll(socket))).code, 'ERR_CONNECT_REJECTED')
   })
@@ -229,9 +339,13 @@ describe('a client that may not connect', () => {
   it('may say all it has and hear nothing without being called rejected', async (t) => {
     const { agent, join } = await startMesh(t)
     const leaf = agent.issueLeaf('web')
-    const port = await serveWith(t, { cert: leaf.chainPem, key: leaf.privateKeyPem, ca: agent.ca.rootPem }, (socket) => {
-      socket.resume().on('end', () => socket.end())
-    })
+    const port = await serveWith(
+      t,
+      { cert: leaf.chainPem, key: leaf.privateKeyPem, ca: agent.ca.rootPem },
+      (socket) => {
+        socket.resume().on('end', () => socket.end())
+      },
+    )
     const socket = await join('client').dial({ address: `127.0.0.1:${port}`, service: 'web' })
     socket.end('one way')
     assert.equal(await readAll(socket), '')
@@ -252,7 +366,10 @@ async function nextRejection(service: Service): Promise<Error> {
   return error
 }
 
-function clientOptions(leaf: { chainPem: string; privateKeyPem: string }, ca: string): {
+function clientOptions(
+  leaf: { chainPem: string; privateKeyPem: string },
+  ca: string,
+): {
   cert: string
   key: string
   ca: string

@@ -156,7 +156,9 @@ describe('TLS of somebody’s own', () => {
     const dialled = await web.dial({ address: `127.0.0.1:${portOf(listener)}`, service: 'api' })
     assert.equal(web.peer(dialled as never), dialled.peer)
     await readAll(dialled)
-    assert.throws(() => web.peer(new tls.TLSSocket(new Socket())), { code: 'ERR_CONNECT_CERTIFICATE_MISSING' })
+    assert.throws(() => web.peer(new tls.TLSSocket(new Socket())), {
+      code: 'ERR_CONNECT_CERTIFICATE_MISSING',
+    })
   })
 
   it('is not to be had before there is a certificate', async (t) => {
@@ -196,7 +198,10 @@ describe('options', () => {
     it(`of listen refuse ${what}`, async (t) => {
       const { join } = await startMesh(t)
       assert.equal((await rejection(join('web').listen(options as never, greet))).code, 'ERR_CONNECT_OPTION')
-      assert.equal((await rejection(join('web').serve(createServer(), options as never))).code, 'ERR_CONNECT_OPTION')
+      assert.equal(
+        (await rejection(join('web').serve(createServer(), options as never))).code,
+        'ERR_CONNECT_OPTION',
+      )
     })
   }
 })

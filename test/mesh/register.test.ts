@@ -21,10 +21,16 @@ async function instances(agent: TestAgent, service: string): Promise<Instance[]>
 }
 
 /** A service on a clock that the test turns. */
-async function timed(t: { after(fn: () => unknown): void }): Promise<{ agent: TestAgent; api: Service; clock: FakeClock }> {
+async function timed(t: {
+  after(fn: () => unknown): void
+}): Promise<{ agent: TestAgent; api: Service; clock: FakeClock }> {
   const agent = await TestAgent.start()
   const clock = new FakeClock(Date.now())
-  const api = new TimedService('api', { agent: { address: agent.address, env: {} } }, { clock, random: Math.random })
+  const api = new TimedService(
+    'api',
+    { agent: { address: agent.address, env: {} } },
+    { clock, random: Math.random },
+  )
   t.after(async () => {
     api.destroy()
     await api.close()
@@ -67,7 +73,10 @@ describe('register', () => {
         Connect: { Native: true },
       },
     )
-    assert.deepEqual(found.Checks.filter(({ CheckID }) => CheckID === 'service:api-7').map(({ Status }) => Status), ['passing'])
+    assert.deepEqual(
+      found.Checks.filter(({ CheckID }) => CheckID === 'service:api-7').map(({ Status }) => Status),
+      ['passing'],
+    )
     await registration.close()
     assert.deepEqual(await instances(agent, 'api'), [])
   })
@@ -139,7 +148,9 @@ describe('register', () => {
   })
 
   it('that the agent refuses rejects with the agent’s word', async (t) => {
-    const { agent, agentOptions, join } = await startMesh(t, { acl: { enabled: true, defaultPolicy: 'deny' } })
+    const { agent, agentOptions, join } = await startMesh(t, {
+      acl: { enabled: true, defaultPolicy: 'deny' },
+    })
     const token = agent.createToken({ services: { other: 'write' } })
     const error = await rejection(join('api', { agent: { ...agentOptions, token } }).register({ port: 1 }))
     assert.equal(error.code, 'ERR_CONNECT_AGENT_FORBIDDEN')
@@ -154,7 +165,10 @@ describe('register', () => {
     const warnings: string[] = []
     api.on('warning', (error) => warnings.push(error.message))
     await api.close()
-    assert.ok(warnings.some((message) => message.startsWith('api-1 could not be deregistered')), warnings.join('\n'))
+    assert.ok(
+      warnings.some((message) => message.startsWith('api-1 could not be deregistered')),
+      warnings.join('\n'),
+    )
   })
 
   for (const [what, options] of [

@@ -9,7 +9,8 @@ import { Service as TimedService } from '../../src/service.js'
 
 type Emitter = NodeJS.EventEmitter
 
-const rotated = async (from: Service): Promise<Leaf> => ((await once(from as unknown as Emitter, 'rotated')) as [Leaf])[0]
+const rotated = async (from: Service): Promise<Leaf> =>
+  ((await once(from as unknown as Emitter, 'rotated')) as [Leaf])[0]
 const warning = async (from: Service): Promise<Error & { code?: string }> =>
   ((await once(from as unknown as Emitter, 'warning')) as [Error])[0]
 
@@ -44,7 +45,8 @@ describe('rotation', () => {
         progress.emit(String((dials += 1)))
       }
     })()
-    const more = (count: number): Promise<unknown> => Promise.race([stream, once(progress, String(dials + count))])
+    const more = (count: number): Promise<unknown> =>
+      Promise.race([stream, once(progress, String(dials + count))])
     for (let i = 0; i < 3; i += 1) {
       const bothNew = Promise.all([rotated(api), rotated(web)])
       agent.rotateCa()
@@ -59,7 +61,10 @@ describe('rotation', () => {
     await stream
     assert.ok(dials >= 18, `${dials} dials`)
     assert.notEqual(agent.ca.root.fingerprint256, old)
-    assert.deepEqual(web.roots?.certificates.map((root) => root.fingerprint256), [agent.ca.root.fingerprint256])
+    assert.deepEqual(
+      web.roots?.certificates.map((root) => root.fingerprint256),
+      [agent.ca.root.fingerprint256],
+    )
   })
 
   it('drops a root as soon as the mesh drops it', async (t) => {
@@ -92,9 +97,16 @@ describe('a leaf is refused, and the last good one kept, when', () => {
     {
       what: 'its key is another’s',
       code: 'ERR_CONNECT_LEAF_KEY',
-      leaf: (agent) => ({ CertPEM: agent.issueLeaf('web').certificatePem, PrivateKeyPEM: agent.issueLeaf('web').privateKeyPem }),
+      leaf: (agent) => ({
+        CertPEM: agent.issueLeaf('web').certificatePem,
+        PrivateKeyPEM: agent.issueLeaf('web').privateKeyPem,
+      }),
     },
-    { what: 'it names another service', code: 'ERR_CONNECT_LEAF_SERVICE', leaf: (agent) => pems(agent.issueLeaf('admin')) },
+    {
+      what: 'it names another service',
+      code: 'ERR_CONNECT_LEAF_SERVICE',
+      leaf: (agent) => pems(agent.issueLeaf('admin')),
+    },
     {
       what: 'it names another trust domain',
       code: 'ERR_CONNECT_LEAF_SERVICE',
@@ -108,15 +120,29 @@ describe('a leaf is refused, and the last good one kept, when', () => {
     {
       what: 'it has expired',
       code: 'ERR_CONNECT_LEAF_EXPIRED',
-      leaf: (agent) => pems(agent.issueLeaf('web', { notBefore: new Date(Date.now() - 9e6), notAfter: new Date(Date.now() - 6e4) })),
+      leaf: (agent) =>
+        pems(
+          agent.issueLeaf('web', {
+            notBefore: new Date(Date.now() - 9e6),
+            notAfter: new Date(Date.now() - 6e4),
+          }),
+        ),
     },
     {
       what: 'it is not valid yet',
       code: 'ERR_CONNECT_LEAF_MALFORMED',
       leaf: (agent) => pems(agent.issueLeaf('web', { notBefore: new Date(Date.now() + 9e6) })),
     },
-    { what: 'it is a CA', code: 'ERR_CONNECT_LEAF_MALFORMED', leaf: (agent) => pems(agent.issueLeaf('web', { isCa: true })) },
-    { what: 'it is no certificate', code: 'ERR_CONNECT_LEAF_MALFORMED', leaf: () => ({ CertPEM: 'x', PrivateKeyPEM: 'y' }) },
+    {
+      what: 'it is a CA',
+      code: 'ERR_CONNECT_LEAF_MALFORMED',
+      leaf: (agent) => pems(agent.issueLeaf('web', { isCa: true })),
+    },
+    {
+      what: 'it is no certificate',
+      code: 'ERR_CONNECT_LEAF_MALFORMED',
+      leaf: () => ({ CertPEM: 'x', PrivateKeyPEM: 'y' }),
+    },
   ]
   for (const { what, code, leaf } of bad) {
     it(what, async (t) => {
@@ -125,7 +151,9 @@ describe('a leaf is refused, and the last good one kept, when', () => {
       await web.ready()
       const good = web.leaf
       await agent.waitForBlocked(path)
-      const undo = agent.fault(path, { transform: (json) => ({ ...(json as object), ...leaf(agent) }) as never })
+      const undo = agent.fault(path, {
+        transform: (json) => ({ ...(json as object), ...leaf(agent) }) as never,
+      })
       const warned = warning(web)
       agent.renewLeaf('web')
       assert.equal((await warned).code, code)
@@ -145,10 +173,16 @@ describe('roots are refused, and the last good ones kept, when', () => {
   const bad: readonly { what: string; bend: (json: { Roots: object[] }) => object }[] = [
     { what: 'there are none', bend: (json) => ({ ...json, Roots: [] }) },
     { what: 'the list is null', bend: (json) => ({ ...json, Roots: null }) },
-    { what: 'one is no certificate', bend: (json) => ({ ...json, Roots: json.Roots.map((root) => ({ ...root, RootCert: 'x' })) }) },
+    {
+      what: 'one is no certificate',
+      bend: (json) => ({ ...json, Roots: json.Roots.map((root) => ({ ...root, RootCert: 'x' })) }),
+    },
     {
       what: 'one is no CA',
-      bend: (json) => ({ ...json, Roots: json.Roots.map((root) => ({ ...root, RootCert: TestCa.create().issue().certificatePem })) }),
+      bend: (json) => ({
+        ...json,
+        Roots: json.Roots.map((root) => ({ ...root, RootCert: TestCa.create().issue().certificatePem })),
+      }),
     },
     { what: 'the trust domain is none', bend: (json) => ({ ...json, TrustDomain: 'Not A Domain' }) },
   ]
@@ -172,7 +206,11 @@ describe('an agent that is away', () => {
   it('leaves the last good material in use until it expires, and then refuses by name', async (t) => {
     const agent = await TestAgent.start()
     const clock = new FakeClock(Date.now())
-    const web = new TimedService('web', { agent: { address: agent.address, env: {} }, authorize: () => ({ authorized: true, reason: 'test' }) }, { clock, random: Math.random })
+    const web = new TimedService(
+      'web',
+      { agent: { address: agent.address, env: {} }, authorize: () => ({ authorized: true, reason: 'test' }) },
+      { clock, random: Math.random },
+    )
     t.after(async () => {
       web.destroy()
       await web.close()
@@ -184,7 +222,9 @@ describe('an agent that is away', () => {
     await agent.stop()
     assert.equal(await readAll(await web.dial(self)), 'hello web')
     const warned = new Promise<Error & { code?: string }>((resolve) => {
-      web.on('warning', (error) => { if ((error as { code?: string }).code === 'ERR_CONNECT_LEAF_EXPIRED') resolve(error) })
+      web.on('warning', (error) => {
+        if ((error as { code?: string }).code === 'ERR_CONNECT_LEAF_EXPIRED') resolve(error)
+      })
     })
     await clock.advance(72 * 3_600_000)
     assert.match((await warned).message, /web expired at/)

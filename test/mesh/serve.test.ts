@@ -9,7 +9,9 @@ import { type MeshSocket, type Service, peer } from '../../src/index.js'
 import { portOf, rejection, startMesh, type TestMesh } from '../fixtures/mesh.js'
 
 const app: http.RequestListener = (request, response) => {
-  response.end(`${request.method ?? ''} ${request.url ?? ''} from ${peer(request.socket)?.service ?? 'nobody'}`)
+  response.end(
+    `${request.method ?? ''} ${request.url ?? ''} from ${peer(request.socket)?.service ?? 'nobody'}`,
+  )
 }
 
 describe('serve', () => {
@@ -58,7 +60,10 @@ describe('serve', () => {
     })
     const { web, dial } = await serving(t, server)
     const mesh = await dial(web)
-    const request = http.request({ createConnection: () => mesh as unknown as TLSSocket, headers: { connection: 'upgrade', upgrade: 'echo' } })
+    const request = http.request({
+      createConnection: () => mesh as unknown as TLSSocket,
+      headers: { connection: 'upgrade', upgrade: 'echo' },
+    })
     request.end()
     const [, socket, head] = (await once(request, 'upgrade')) as [unknown, MeshSocket, Buffer]
     let heard = head.toString()
@@ -70,7 +75,10 @@ describe('serve', () => {
 
   it('shows the application nothing of a caller who may not call', async (t) => {
     let requests = 0
-    const { agent, web, dial } = await serving(t, http.createServer(() => (requests += 1)))
+    const { agent, web, dial } = await serving(
+      t,
+      http.createServer(() => (requests += 1)),
+    )
     agent.setIntention('web', 'api', 'deny')
     const error = await rejection(get(await dial(web), '/'))
     assert.equal(error.code, 'ERR_CONNECT_REJECTED')
@@ -209,7 +217,10 @@ async function h2Socket({ agent }: TestMesh, port: number): Promise<MeshSocket> 
 
 async function get(socket: MeshSocket, path: string, agent?: http.Agent): Promise<string> {
   const createConnection = (): TLSSocket => socket as unknown as TLSSocket
-  const request = http.get({ path, ...(agent === undefined ? { createConnection } : { agent: Object.assign(agent, { createConnection }) }) })
+  const request = http.get({
+    path,
+    ...(agent === undefined ? { createConnection } : { agent: Object.assign(agent, { createConnection }) }),
+  })
   const [response] = (await once(request, 'response')) as [http.IncomingMessage]
   let body = ''
   for await (const chunk of response) body += String(chunk)

@@ -247,8 +247,6 @@ describe('serviceDefinition', () => {
         [{ port: 1, address: '' }, 'address'],
         [{ port: 1, id: '' }, 'id'],
         [{ port: 1, id: 5 }, 'id'],
-        // It becomes the last segment of a path, which the agent would route elsewhere.
-        [{ port: 1, id: '..' }, 'id'],
         [{ port: 1, tags: 'a' }, 'tags'],
         [{ port: 1, tags: ['a', ''] }, 'tags[1]'],
         [{ port: 1, meta: [] }, 'meta'],
@@ -271,6 +269,16 @@ describe('serviceDefinition', () => {
         [{ port: 1, deregisterAfterMs: 0 }, 'deregisterAfterMs'],
         [{ port: 1, signal: {} }, 'signal'],
         [{ port: 1, name: 'web' }, 'options.name'],
+      ],
+    )
+  })
+
+  it('refuses an id that would lead elsewhere: it becomes the last segment of a path', () => {
+    refuses(
+      (options) => serviceDefinition('web', options),
+      [
+        [{ port: 1, id: '.' }, 'id'],
+        [{ port: 1, id: '..' }, 'id'],
       ],
     )
   })

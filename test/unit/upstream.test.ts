@@ -82,7 +82,7 @@ describe('toResolver', () => {
     ['10.0.0.1:80', '10.0.0.1', 80],
     ['web.example:65535', 'web.example', 65535],
     ['[::1]:1', '::1', 1],
-    ['[fe80::1%eth0]:8080', 'fe80::1%eth0', 8080],
+    ['[fe80::1%1]:8080', 'fe80::1%1', 8080],
   ]
   it('an address comes with the identity that is expected there, and asks no agent', async () => {
     const agent = new FakeAgent()
@@ -93,6 +93,12 @@ describe('toResolver', () => {
       assert.deepEqual(await resolver.resolve({ signal }), [{ host, port, identity }])
     }
     assert.equal(agent.requests.length, 0)
+  })
+
+  it('an IPv6 address may have the name of its interface', async () => {
+    const resolver = toResolver(new FakeAgent(), { service: 'web', address: '[fe80::1%eth0]:80' })
+    const [endpoint] = await resolver.resolve({ signal })
+    assert.equal(endpoint?.host, 'fe80::1%eth0')
   })
 
   it('refuses an address that is none', () => {

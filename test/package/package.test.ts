@@ -1,0 +1,87 @@
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { describe, it } from 'node:test'
+
+interface Manifest {
+  readonly dependencies: Record<string, string>
+  readonly scripts: Record<string, string>
+}
+
+const manifest = JSON.parse(readFileSync('package.json', 'utf8')) as Manifest
+
+describe('the package', () => {
+  it('holds what a user needs and nothing else', () => {
+    const said = execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], {
+      encoding: 'utf8',
+    })
+    const [pack] = JSON.parse(said) as [{ files: { path: string }[] }]
+    const paths = pack.files.map(({ path }) => path)
+    for (const wanted of [
+      'README.md',
+      'LICENSE',
+      'CHANGELOG.md',
+      'package.json',
+      'dist/index.js',
+      'dist/index.d.ts',
+      'dist/testing/index.js',
+    ]) {
+      assert.ok(paths.includes(wanted), `${wanted} is missing`)
+    }
+    assert.deepEqual(
+      paths.filter(
+        (path) => !/^(dist\/.*\.(js|d\.ts)|README\.md|LICENSE|CHANGELOG\.md|package\.json)$/.test(path),
+      ),
+      [],
+    )
+  })
+
+  it('depends on the five libraries, and runs nothing when it is installed', () => {
+    assert.deepEqual(Object.keys(manifest.dependencies).sort(), [
+      'debug',
+      'dns-packet',
+      'eventemitter3',
+      'node-forge',
+      'undici',
+    ])
+    assert.deepEqual(
+      Object.keys(manifest.scripts).filter((name) => /^(pre|post)?install$/.test(name)),
+      [],
+    )
+  })
+
+  it('has a lock file with the hash of every package and the address of none', () => {
+    const lock = JSON.parse(readFileSync('package-lock.json', 'utf8')) as {
+      packages: Record<string, { integrity?: string; link?: boolean; resolved?: string }>
+    }
+    for (const [path, entry] of Object.entries(lock.packages)) {
+      if (!path.includes('node_modules/') || entry.link === true) continue
+      assert.match(entry.integrity ?? '', /^sha512-/, path)
+      assert.equal(entry.resolved, undefined, path)
+    }
+  })
+
+  it('exports exactly this', async () => {
+    const main = (await import(new URL('../../dist/index.js', import.meta.url).href)) as object
+    assert.deepEqual(Object.keys(main).sort(), [
+      'AbortError',
+      'AgentError',
+      'ClosedError',
+      'ConnectError',
+      'DeniedError',
+      'DialError',
+      'ERROR_CODES',
+      'IdentityError',
+      'OptionError',
+      'Service',
+      'SpiffeId',
+      'SpiffeIdError',
+      'TimeoutError',
+      'VerificationError',
+      'peer',
+      'service',
+    ])
+    const testing = (await import(new URL('../../dist/testing/index.js', import.meta.url).href)) as object
+    assert.deepEqual(Object.keys(testing).sort(), ['TestAgent', 'TestCa', 'extension'])
+  })
+})
