@@ -1,10 +1,11 @@
 import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls'
-import { DialError, VerificationError, because, toError } from '../errors.js'
+import { ConnectError, DialError, VerificationError, because, toError } from '../errors.js'
+import type { Peer } from '../identity/peer.js'
 import type { Generation } from '../identity/store.js'
 import { expectedAt, verifyExpected } from '../identity/verify.js'
 import type { Endpoint } from '../resolve/resolver.js'
 import { secureContext } from './context.js'
-import { attachPeer, verifySocket } from './peer.js'
+import { attachPeer, expectVerified, identify } from './peer.js'
 import type { MeshSocket } from './socket.js'
 
 export interface ConnectOptions {
@@ -22,6 +23,7 @@ export function connect(
   { signal, allowHalfOpen }: ConnectOptions,
 ): Promise<MeshSocket> {
   return new Promise((resolve, reject) => {
+    let peer: Peer | undefined
     // Node documents allowHalfOpen here; its published types lack it.
     const options: ConnectionOptions & { allowHalfOpen: boolean } = {
       host: endpoint.host,
@@ -29,8 +31,18 @@ export function connect(
       secureContext: secureContext(generation),
       allowHalfOpen,
       rejectUnauthorized: true,
-      // The host's name proves nothing in a mesh; the identity is checked below, on every connection.
-      checkServerIdentity: () => undefined,
+      // The host's name proves nothing in a mesh. Node calls this when OpenSSL has verified the path, and has taken
+      // the certificate apart by then: to ask for it again would cost as much once more.
+      checkServerIdentity: (_host, certificate) => {
+        try {
+          peer = identify(certificate, generation.roots.trustDomain)
+          verifyExpected(peer, expectedAt(generation.leaf.id, endpoint.identity))
+          return undefined
+        } catch (error) {
+          peer = undefined
+          return toError(error)
+        }
+      },
     }
     const socket = tlsConnect(options)
     socket.setNoDelay(true)
@@ -43,8 +55,9 @@ export function connect(
     }
     const onSecure = (): void => {
       try {
-        const peer = verifySocket(socket, generation.roots)
-        verifyExpected(peer, expectedAt(generation.leaf.id, endpoint.identity))
+        expectVerified(socket)
+        // A resumed session would have come here without the check above.
+        if (peer === undefined) throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'another')
         settle()
         reportRejection(socket, endpoint.identity.service)
         resolve(attachPeer(socket, peer))
@@ -73,6 +86,7 @@ export function connect(
 
 /** An error of the handshake, as what it means. */
 function explain(error: Error, socket: TLSSocket): Error {
+  if (error instanceof ConnectError) return error
   // Set by Node when OpenSSL refused the path: the socket's error is then that verdict.
   if ((socket.authorizationError as unknown) != null) {
     return new VerificationError('ERR_CONNECT_PEER_UNTRUSTED', 'a path to the roots of the mesh', 'none', {

@@ -1,4 +1,4 @@
-import type { X509Certificate } from 'node:crypto'
+import { X509Certificate } from 'node:crypto'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { VerificationError, toError } from '../errors.js'
@@ -13,7 +13,15 @@ const MAX_CACHED = 4096
 
 // Facts by fingerprint, so that a certificate seen before costs no parsing. Only what the bytes say is kept, never
 // a decision: path, dates and trust domain are judged on every connection.
-const cache = new Map<string, CertifiedId & Pick<Peer, 'serialNumber' | 'notAfter'>>()
+type Known = CertifiedId & Pick<Peer, 'serialNumber' | 'notAfter'>
+const cache = new Map<string, Known>()
+
+/** What Node knows of a certificate, in either of its two forms. */
+interface PresentedCertificate {
+  readonly raw: Buffer
+  readonly fingerprint256: string
+  readonly issuerCertificate?: PresentedCertificate | undefined
+}
 
 /**
  * The identity step on a finished handshake: the peer of `socket`, verified against `roots`.
@@ -24,56 +32,56 @@ export function verifySocket(socket: TLSSocket, roots: Roots): Peer {
   if (certificate === undefined) {
     throw new VerificationError('ERR_CONNECT_CERTIFICATE_MISSING', 'a certificate of the mesh', 'none')
   }
-  // Its path was judged at some other time, by some other rules.
-  if (socket.isSessionReused())
-    throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'a resumed session')
-  if (!socket.authorized) {
-    const cause = toError(socket.authorizationError)
-    throw new VerificationError('ERR_CONNECT_PEER_UNTRUSTED', 'a path to the roots of the mesh', 'none', {
-      cause,
-    })
-  }
-  countChain(certificate)
+  expectVerified(socket)
   return identify(certificate, roots.trustDomain)
 }
 
 /**
- * The identity in a certificate whose path has been verified.
- * @throws VerificationError or SpiffeIdError
+ * That OpenSSL verified the peer's path in this very handshake.
+ * @throws VerificationError
  */
-export function identify(certificate: X509Certificate, trustDomain: string): Peer {
-  const { fingerprint256 } = certificate
-  let known = cache.get(fingerprint256)
-  if (known === undefined) {
-    const facts = parseCertificate(certificate.raw)
-    const { serialNumber } = facts
-    known = { ...verifyLeaf(facts), serialNumber, notAfter: new Date(certificate.validTo) }
-    // The oldest goes first; a map keeps the order of insertion.
-    const oldest = cache.size >= MAX_CACHED ? cache.keys().next() : undefined
-    if (oldest?.done === false) cache.delete(oldest.value)
-    cache.set(fingerprint256, known)
+export function expectVerified(socket: TLSSocket): void {
+  // Its path was judged at some other time, by some other rules.
+  if (socket.isSessionReused()) {
+    throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'a resumed session')
   }
-  const { kind: _, ...id } = verifyMember(known, trustDomain)
-  return {
-    spiffeId: known.uri,
-    ...id,
-    serialNumber: known.serialNumber,
-    fingerprint256,
-    notAfter: known.notAfter,
-  }
+  if (socket.authorized) return
+  const cause = toError(socket.authorizationError)
+  throw new VerificationError('ERR_CONNECT_PEER_UNTRUSTED', 'a path to the roots of the mesh', 'none', { cause })
 }
 
-function countChain(leaf: X509Certificate): void {
+/**
+ * The identity in a certificate whose path has been verified, with the chain as it was presented.
+ * @throws VerificationError or SpiffeIdError
+ */
+export function identify(certificate: PresentedCertificate, trustDomain: string): Peer {
+  countChain(certificate)
+  const { fingerprint256 } = certificate
+  const known = cache.get(fingerprint256) ?? remember(certificate)
+  const { kind: _, ...id } = verifyMember(known, trustDomain)
+  const { serialNumber, notAfter } = known
+  return { spiffeId: known.uri, ...id, serialNumber, fingerprint256, notAfter }
+}
+
+function remember(certificate: PresentedCertificate): Known {
+  const facts = parseCertificate(certificate.raw)
+  const notAfter = new Date(new X509Certificate(certificate.raw).validTo)
+  const known = { ...verifyLeaf(facts), serialNumber: facts.serialNumber, notAfter }
+  // The oldest goes first; a map keeps the order of insertion.
+  const oldest = cache.size >= MAX_CACHED ? cache.keys().next() : undefined
+  if (oldest?.done === false) cache.delete(oldest.value)
+  cache.set(certificate.fingerprint256, known)
+  return known
+}
+
+function countChain(leaf: PresentedCertificate): void {
   let length = 1
-  // A self-signed certificate is its own issuer in some versions of Node.
-  for (let next = leaf.issuerCertificate; next !== undefined; next = next.issuerCertificate) {
+  // Node lets a self-signed certificate be its own issuer.
+  for (let current = leaf; current.issuerCertificate !== undefined && current.issuerCertificate !== current; ) {
+    current = current.issuerCertificate
     length += 1
     if (length > MAX_CHAIN) {
-      throw new VerificationError(
-        'ERR_CONNECT_CERTIFICATE_CHAIN',
-        `at most ${MAX_CHAIN} certificates`,
-        'more',
-      )
+      throw new VerificationError('ERR_CONNECT_CERTIFICATE_CHAIN', `at most ${MAX_CHAIN} certificates`, 'more')
     }
   }
 }

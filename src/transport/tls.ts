@@ -1,4 +1,3 @@
-import { X509Certificate } from 'node:crypto'
 import type { PeerCertificate } from 'node:tls'
 import { VerificationError, toError } from '../errors.js'
 import type { Generation } from '../identity/store.js'
@@ -31,7 +30,7 @@ export function tlsClientOptions(generation: Generation, expected: ExpectedIdent
     maxCachedSessions: 0,
     checkServerIdentity: (_host, certificate) => {
       try {
-        const peer = identify(new X509Certificate(certificate.raw), generation.roots.trustDomain)
+        const peer = identify(certificate, generation.roots.trustDomain)
         verifyExpected(peer, expectedAt(generation.leaf.id, expected))
         return undefined
       } catch (thrown) {
