@@ -13,10 +13,11 @@ for (const name of wanted) {
     console.error(`no benchmark ${name}; there are ${names.join(', ')}`)
     process.exit(1)
   }
-  const { question, run } = ((await import(`./${name}.bench.js`)) as { default: Benchmark }).default
-  const machine = `node ${process.version}, OpenSSL ${process.versions.openssl ?? '?'}, ${cpus().length} × ${cpus()[0]?.model ?? '?'}`
+  const benchmark = ((await import(`./${name}.bench.js`)) as { default: Benchmark }).default
+  const { question } = benchmark
+  const machine = `node ${process.version}, OpenSSL ${process.versions.openssl}, ${cpus().length} × ${cpus()[0]?.model ?? '?'}`
   console.log(`\n${name}: ${question}\n${machine}`)
-  const rows = await run()
+  const rows = await benchmark.run()
   console.table(rows)
   mkdirSync('bench/results', { recursive: true })
   writeFileSync(

@@ -1,6 +1,6 @@
 import { setMaxListeners } from 'node:events'
 import { type Clock, systemClock } from './clock.js'
-import { AbortError, ClosedError, TimeoutError } from './errors.js'
+import { AbortError, ClosedError, TimeoutError, toError } from './errors.js'
 
 /** The bounds of one piece of work. */
 export interface Bounds {
@@ -58,7 +58,7 @@ export function bounded<T>(
       },
       (error: unknown) => {
         settle()
-        reject(error as Error)
+        reject(toError(error))
       },
     )
   })

@@ -239,10 +239,11 @@ export class DialError extends ConnectError {
 /** `: message` of a cause, for the end of a sentence; nothing where there is none. */
 export function because(cause: unknown): string {
   if (cause === undefined) return ''
-  return `: ${cause instanceof Error ? cause.message || cause.name : String(cause)}`
+  if (cause instanceof Error) return `: ${cause.message || cause.name}`
+  return typeof cause === 'string' ? `: ${cause}` : `: a thrown ${typeof cause}`
 }
 
 /** What was thrown, as an Error. */
 export function toError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(`a non-error was thrown: ${String(thrown)}`)
+  return thrown instanceof Error ? thrown : new Error(`a ${typeof thrown} was thrown, and no error`)
 }

@@ -20,18 +20,10 @@ export const DEFAULTS = {
 export function describe(value: unknown): string {
   if (value === null) return 'null'
   if (Array.isArray(value)) return 'an array'
-  switch (typeof value) {
-    case 'string':
-      return value === '' ? 'an empty string' : `the string ${JSON.stringify(value.slice(0, 64))}`
-    case 'number':
-    case 'boolean':
-    case 'bigint':
-      return `the ${typeof value} ${String(value)}`
-    case 'undefined':
-      return 'undefined'
-    default:
-      return `${/^[aeiou]/.test(typeof value) ? 'an' : 'a'} ${typeof value}`
-  }
+  if (value === undefined || value === '') return value === '' ? 'an empty string' : 'undefined'
+  if (typeof value === 'string') return `the string ${JSON.stringify(value.slice(0, 64))}`
+  if (typeof value === 'number' || typeof value === 'boolean') return `the ${typeof value} ${String(value)}`
+  return typeof value === 'object' ? 'an object' : `a ${typeof value}`
 }
 
 export function expectObject(option: string, value: unknown): Record<string, unknown> {

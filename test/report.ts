@@ -12,7 +12,6 @@ interface Tally {
 export async function* report(source: AsyncIterable<TestEvent>): AsyncGenerator<string> {
   const files = new Map<string, Tally>()
   const failures: string[] = []
-  const noise = new Map<string, number>()
   for await (const event of source) {
     if (event.type === 'test:pass' || event.type === 'test:fail') {
       const { data } = event
@@ -26,13 +25,11 @@ export async function* report(source: AsyncIterable<TestEvent>): AsyncGenerator<
         const subtestsFailed = (error as { failureType?: string }).failureType === 'subtestsFailed'
         if (subtestsFailed) continue
         tally.failed += 1
-        failures.push(`\nFAILED ${file}: ${data.name}\n${inspect(error.cause ?? error, { depth: 6 })}\n`)
+        failures.push(`\nFAILED ${file}: ${data.name}\n${inspect(error.cause, { depth: 6 })}\n`)
       } else if (data.skip !== undefined && data.skip !== false) tally.skipped += 1
       else if (!isGroup) tally.passed += 1
-    } else if (event.type === 'test:stderr' || event.type === 'test:stdout') {
-      const file = relative(process.cwd(), event.data.file)
-      noise.set(file, (noise.get(file) ?? 0) + 1)
-      if (event.type === 'test:stderr') yield event.data.message
+    } else if (event.type === 'test:stderr') {
+      yield event.data.message
     }
   }
   const total: Tally = { passed: 0, failed: 0, skipped: 0 }

@@ -19,10 +19,7 @@ async function call(): Promise<{ answer: string; peer: connect.Peer }> {
 const { answer, peer } = await call()
 tell({ event: 'answer', answer, who: peer.spiffeId })
 
-let stopped = false
-void stop.then(() => (stopped = true))
-await Promise.race([stream, stop])
-for (let calls = 1; !stopped; calls += 1) {
-  await call()
+const stopped = stop.then(() => 'stop')
+await stream
+for (let calls = 1; (await Promise.race([stopped, call()])) !== 'stop'; calls += 1)
   tell({ event: 'called', calls })
-}

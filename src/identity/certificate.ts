@@ -74,11 +74,7 @@ function readCertificate(der: Uint8Array): CertificateFacts {
   // TBSCertificate, RFC 5280 section 4.1: version, serial, …, subject key, [1] [2] unique ids, [3] extensions.
   const fields = sequence(tbs, 7, 10)
   const version = fields[0]
-  if (
-    version?.tagClass !== CONTEXT ||
-    Number(version.type) !== 0 ||
-    bytes(children(version)[0], INTEGER) !== '\x02'
-  ) {
+  if (!isContext(version, 0) || bytes(children(version)[0], INTEGER) !== '\x02') {
     throw new Error('its version is not 3')
   }
   const extensions = readExtensions(fields.slice(7))
@@ -95,7 +91,7 @@ function readCertificate(der: Uint8Array): CertificateFacts {
 /** The extensions by object identifier; the value is the DER inside each. */
 function readExtensions(optionalFields: readonly forge.asn1.Asn1[]): Map<string, string> {
   const extensions = new Map<string, string>()
-  const field = optionalFields.find((item) => item.tagClass === CONTEXT && Number(item.type) === 3)
+  const field = optionalFields.find((item) => isContext(item, 3))
   if (field === undefined) return extensions
   const [list, ...rest] = children(field)
   if (rest.length > 0) throw new Error('its extensions are not one list')
@@ -122,10 +118,10 @@ function readUris(value: forge.asn1.Asn1): string[] {
   return (
     sequence(value, 0, 1024)
       // GeneralName: uniformResourceIdentifier is [6] IA5String.
-      .filter((name) => name.tagClass === CONTEXT && Number(name.type) === 6)
+      .filter((name) => isContext(name, 6))
       .map((name) => {
         if (name.constructed || typeof name.value !== 'string') throw new Error('a URI in it is not a string')
-        // eslint-disable-next-line no-control-regex -- IA5String is ASCII
+
         if (!/^[\x00-\x7f]*$/.test(name.value)) throw new Error('a URI in it is not ASCII')
         return name.value
       })
@@ -172,6 +168,11 @@ function sequence(item: forge.asn1.Asn1 | undefined, min: number, max: number): 
     throw new Error('a part of it is not the sequence it should be')
   }
   return parts
+}
+
+/** Whether a part has the context-specific tag `[tag]`. */
+function isContext(item: forge.asn1.Asn1 | undefined, tag: number): boolean {
+  return item?.tagClass === CONTEXT && (item.type as number) === tag
 }
 
 function bytes(item: forge.asn1.Asn1 | undefined, type: forge.asn1.Type): string {

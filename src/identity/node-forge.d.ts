@@ -1,6 +1,6 @@
-import type { asn1 } from 'node-forge'
-
 // node-forge takes these options since 1.3.2; its published types know only the older boolean.
+export {}
+
 declare module 'node-forge' {
   namespace asn1 {
     function fromDer(

@@ -146,7 +146,7 @@ function match<K extends string>(
     if (text === undefined) return undefined
     decoded[name] = text
   }
-  return names.every((name) => name in decoded) ? (decoded as Record<K | 'partition', string>) : undefined
+  return names.every((name) => name in decoded) ? decoded : undefined
 }
 
 // RFC 3986, pchar: what may stand unencoded in a segment.

@@ -5,7 +5,7 @@ import type { Generation } from '../identity/store.js'
 import { expectedAt, verifyExpected } from '../identity/verify.js'
 import type { Endpoint } from '../resolve/resolver.js'
 import { secureContext } from './context.js'
-import { attachPeer, expectVerified, identify } from './peer.js'
+import { attachPeer, expectVerified, identify, pathError } from './peer.js'
 import type { MeshSocket } from './socket.js'
 
 export interface ConnectOptions {
@@ -57,7 +57,8 @@ export function connect(
       try {
         expectVerified(socket)
         // A resumed session would have come here without the check above.
-        if (peer === undefined) throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'another')
+        if (peer === undefined)
+          throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'another')
         settle()
         reportRejection(socket, endpoint.identity.service)
         resolve(attachPeer(socket, peer))
@@ -66,7 +67,8 @@ export function connect(
       }
     }
     const onError = (error: Error): void => {
-      fail(explain(error, socket))
+      // Our own verdict of the identity comes this way too.
+      fail(error instanceof ConnectError ? error : (pathError(socket) ?? error))
     }
     const onClose = (): void => {
       fail(new Error('the peer closed the connection during the handshake'))
@@ -84,18 +86,6 @@ export function connect(
   })
 }
 
-/** An error of the handshake, as what it means. */
-function explain(error: Error, socket: TLSSocket): Error {
-  if (error instanceof ConnectError) return error
-  // Set by Node when OpenSSL refused the path: the socket's error is then that verdict.
-  if ((socket.authorizationError as unknown) != null) {
-    return new VerificationError('ERR_CONNECT_PEER_UNTRUSTED', 'a path to the roots of the mesh', 'none', {
-      cause: error,
-    })
-  }
-  return error
-}
-
 /**
  * In TLS 1.3 the client is done before the server has judged its certificate. A server that says no closes then,
  * or sends an alert, and what the client sees is a connection that ends before its first byte. That is turned into
@@ -106,7 +96,8 @@ function reportRejection(socket: TLSSocket, upstream: string): void {
     const message = `the connection was closed before its first byte${because(cause)}; an intention, our certificate or the application may be the reason`
     return new DialError('ERR_CONNECT_REJECTED', upstream, message, { cause })
   }
-  const { push, _destroy: destroy } = socket
+  const push = socket.push.bind(socket)
+  const destroy = socket._destroy.bind(socket)
   // The first thing that the peer says, or its end, passes here; afterwards the socket is as it was.
   socket.push = (chunk: unknown): boolean => {
     socket.push = push
@@ -117,7 +108,7 @@ function reportRejection(socket: TLSSocket, upstream: string): void {
     return false
   }
   socket._destroy = (error, callback): void => {
-    destroy.call(socket, error !== null && isNetworkError(error) ? rejected(error) : error, callback)
+    destroy(error !== null && isNetworkError(error) ? rejected(error) : error, callback)
   }
 }
 

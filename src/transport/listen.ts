@@ -9,7 +9,7 @@ import type { Generation, IdentityStore } from '../identity/store.js'
 import { log } from '../log.js'
 import { tlsMaterial } from './context.js'
 import { OpenSockets } from './open-sockets.js'
-import { attachPeer, verifySocket } from './peer.js'
+import { attachPeer, pathError, verifySocket } from './peer.js'
 import type { MeshSocket } from './socket.js'
 
 /** Called with every connection that is verified and authorized, and with no other. */
@@ -184,7 +184,7 @@ export class Listener implements AsyncDisposable {
   async #admit(socket: TLSSocket): Promise<void> {
     const { identity, service, reports } = this.#settings
     // Kept for good: a peer's reset must not end the process when the application does not listen for it.
-    socket.on('error', (error) => {
+    socket.on('error', (error: Error) => {
       log.listen('%s: %s', service, error.message)
     })
     try {
@@ -253,11 +253,6 @@ function explain(error: Error, socket: TLSSocket): Error {
       cause: error,
     })
   }
-  // Node ends an unauthorized connection with a reset; OpenSSL's verdict stays on the socket.
-  const verdict = socket.authorizationError as unknown
-  if (verdict == null) return error
-  const cause = verdict instanceof Error ? verdict : new Error(String(verdict))
-  return new VerificationError('ERR_CONNECT_PEER_UNTRUSTED', 'a path to the roots of the mesh', 'none', {
-    cause,
-  })
+  // Node ends an unauthorized connection with a reset.
+  return pathError(socket) ?? error
 }

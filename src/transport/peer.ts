@@ -1,7 +1,7 @@
 import { X509Certificate } from 'node:crypto'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
-import { VerificationError, toError } from '../errors.js'
+import { VerificationError } from '../errors.js'
 import { parseCertificate } from '../identity/certificate.js'
 import type { Peer } from '../identity/peer.js'
 import type { Roots } from '../identity/roots.js'
@@ -45,9 +45,21 @@ export function expectVerified(socket: TLSSocket): void {
   if (socket.isSessionReused()) {
     throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'a resumed session')
   }
-  if (socket.authorized) return
-  const cause = toError(socket.authorizationError)
-  throw new VerificationError('ERR_CONNECT_PEER_UNTRUSTED', 'a path to the roots of the mesh', 'none', { cause })
+  if (!socket.authorized) throw pathError(socket) ?? untrusted(undefined)
+}
+
+/** OpenSSL's verdict over the peer's path, when the handshake ended in one; Node keeps it on the socket. */
+export function pathError(socket: TLSSocket): VerificationError | undefined {
+  // An error on the client's side, its code on the server's, and null where there was none; the types say only Error.
+  const verdict = socket.authorizationError as Error | string | null | undefined
+  if (verdict === null || verdict === undefined) return undefined
+  return untrusted(typeof verdict === 'string' ? new Error(verdict) : verdict)
+}
+
+function untrusted(cause: Error | undefined): VerificationError {
+  return new VerificationError('ERR_CONNECT_PEER_UNTRUSTED', 'a path to the roots of the mesh', 'none', {
+    cause,
+  })
 }
 
 /**
@@ -58,7 +70,7 @@ export function identify(certificate: PresentedCertificate, trustDomain: string)
   countChain(certificate)
   const { fingerprint256 } = certificate
   const known = cache.get(fingerprint256) ?? remember(certificate)
-  const { kind: _, ...id } = verifyMember(known, trustDomain)
+  const { kind, ...id } = verifyMember(known, trustDomain)
   const { serialNumber, notAfter } = known
   return { spiffeId: known.uri, ...id, serialNumber, fingerprint256, notAfter }
 }
@@ -77,11 +89,18 @@ function remember(certificate: PresentedCertificate): Known {
 function countChain(leaf: PresentedCertificate): void {
   let length = 1
   // Node lets a self-signed certificate be its own issuer.
-  for (let current = leaf; current.issuerCertificate !== undefined && current.issuerCertificate !== current; ) {
+  for (
+    let current = leaf;
+    current.issuerCertificate !== undefined && current.issuerCertificate !== current;
+  ) {
     current = current.issuerCertificate
     length += 1
     if (length > MAX_CHAIN) {
-      throw new VerificationError('ERR_CONNECT_CERTIFICATE_CHAIN', `at most ${MAX_CHAIN} certificates`, 'more')
+      throw new VerificationError(
+        'ERR_CONNECT_CERTIFICATE_CHAIN',
+        `at most ${MAX_CHAIN} certificates`,
+        'more',
+      )
     }
   }
 }
@@ -92,7 +111,8 @@ const PEER = Symbol.for('consul-connect.peer')
 
 export function attachPeer<T extends Duplex>(socket: T, peer: Peer): T & { readonly peer: Peer } {
   const property = { value: Object.freeze(peer), enumerable: false }
-  return Object.defineProperties(socket, { [PEER]: property, peer: property }) as T & { readonly peer: Peer }
+  Object.defineProperties(socket, { [PEER]: property, peer: property })
+  return socket as T & { readonly peer: Peer }
 }
 
 /**

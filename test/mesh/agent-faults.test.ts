@@ -335,7 +335,7 @@ async function own(from: Service): Promise<Parameters<Service['authorize']>[0]> 
   await from.ready()
   const { leaf } = from
   assert.ok(leaf !== undefined)
-  const { kind: _, ...id } = leaf.id
+  const { kind, ...id } = leaf.id
   return {
     ...id,
     spiffeId: leaf.uri,

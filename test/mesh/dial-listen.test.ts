@@ -3,9 +3,9 @@ import { once } from 'node:events'
 import { type Socket, createServer } from 'node:net'
 import { connect as tlsConnect } from 'node:tls'
 import { describe, it } from 'node:test'
+import type { ConnectError } from '../../src/index.js'
 import {
   ClosedError,
-  ConnectError,
   DialError,
   type Resolver,
   TimeoutError,

@@ -21,7 +21,9 @@ describe('rotation', () => {
     const web = join('web')
     await offer(api, (socket) => socket.pipe(socket))
     const before = await web.dial('api')
-    await Promise.all([rotated(api), agent.renewLeaf('api')])
+    const renewed = rotated(api)
+    agent.renewLeaf('api')
+    await renewed
     const after = await web.dial('api')
     assert.notEqual(after.peer.serialNumber, before.peer.serialNumber)
     assert.equal(after.peer.serialNumber, api.leaf?.serialNumber)
@@ -37,10 +39,10 @@ describe('rotation', () => {
     await web.ready()
     const old = agent.ca.root.fingerprint256
     let dials = 0
-    let running = true
+    const stop = new AbortController()
     const progress = new EventEmitter()
     const stream = (async () => {
-      while (running) {
+      while (!stop.signal.aborted) {
         assert.equal(await readAll(await web.dial('api')), 'hello web')
         progress.emit(String((dials += 1)))
       }
@@ -57,7 +59,7 @@ describe('rotation', () => {
       await dropped
       await more(3)
     }
-    running = false
+    stop.abort()
     await stream
     assert.ok(dials >= 18, `${dials} dials`)
     assert.notEqual(agent.ca.root.fingerprint256, old)
@@ -152,7 +154,7 @@ describe('a leaf is refused, and the last good one kept, when', () => {
       const good = web.leaf
       await agent.waitForBlocked(path)
       const undo = agent.fault(path, {
-        transform: (json) => ({ ...(json as object), ...leaf(agent) }) as never,
+        transform: (json) => ({ ...(json as object), ...leaf(agent) }),
       })
       const warned = warning(web)
       agent.renewLeaf('web')
@@ -230,7 +232,7 @@ describe('an agent that is away', () => {
     assert.match((await warned).message, /web expired at/)
     const error = await rejection(web.dial(self, { timeoutMs: 300 }))
     assert.equal(error.code, 'ERR_CONNECT_TIMEOUT')
-    assert.match(String((error.cause as Error).message), /expired|agent/)
+    assert.match((error.cause as Error).message, /expired|agent/)
     assert.throws(() => web.tlsServerOptions(), { code: 'ERR_CONNECT_LEAF_EXPIRED' })
     // The listener does not offer an expired certificate either.
     const { connect } = await import('node:net')

@@ -61,7 +61,7 @@ describe('serve', () => {
     const { web, dial } = await serving(t, server)
     const mesh = await dial(web)
     const request = http.request({
-      createConnection: () => mesh as unknown as TLSSocket,
+      createConnection: () => mesh,
       headers: { connection: 'upgrade', upgrade: 'echo' },
     })
     request.end()
@@ -172,7 +172,7 @@ interface Serving extends TestMesh {
   readonly web: Service
   readonly port: number
   readonly listener: Awaited<ReturnType<Service['serve']>>
-  dial(from: Service): Promise<MeshSocket>
+  readonly dial: (from: Service) => Promise<MeshSocket>
 }
 
 async function serving(
