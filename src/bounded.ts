@@ -51,16 +51,19 @@ export function bounded<T>(
     }
     closed?.addEventListener('abort', onClosed, { once: true })
     outer?.addEventListener('abort', onAbort, { once: true })
-    work(inner.signal).then(
-      (value) => {
-        settle()
-        resolve(value)
-      },
-      (error: unknown) => {
-        settle()
-        reject(toError(error))
-      },
-    )
+    // Inside a promise, so that work that throws at once fails like any other.
+    Promise.resolve(inner.signal)
+      .then(work)
+      .then(
+        (value) => {
+          settle()
+          resolve(value)
+        },
+        (error: unknown) => {
+          settle()
+          reject(toError(error))
+        },
+      )
   })
 }
 

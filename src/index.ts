@@ -28,11 +28,11 @@ export {
 } from './errors.js'
 export { DeniedError } from './authorize/authorizer.js'
 
-export type { AgentOptions, AgentTlsOptions } from './agent/options.js'
-export type { Environment } from './agent/env.js'
+export type { AgentOptions, AgentTlsOptions, Environment } from './agent/options.js'
 export type { Registration } from './agent/registration.js'
 export type { Authorizer, AuthorizeRequest, Decision } from './authorize/authorizer.js'
 export type { DialAttempt, ErrorCode } from './errors.js'
+export type { RegisterOptions, TcpCheck, TtlCheck } from './register-options.js'
 export type { ServiceEvents } from './events.js'
 export type { Leaf } from './identity/leaf.js'
 export type { Peer } from './identity/peer.js'
@@ -48,10 +48,7 @@ export type {
   DialOptions,
   ListenOptions,
   ReadyOptions,
-  RegisterOptions,
   ServiceOptions,
-  TcpCheck,
-  TtlCheck,
 } from './service-options.js'
 export type { ConnectionHandler, Listener, ListenerCloseOptions } from './transport/listen.js'
 export type { MeshSocket } from './transport/socket.js'

@@ -1,5 +1,5 @@
 import { AgentClient } from './agent/client.js'
-import { type AgentSettings, settingsKey } from './agent/options.js'
+import { type AgentSettings, settingsKey } from './agent/settings.js'
 import { type Clock, systemClock } from './clock.js'
 import { RootsStore } from './identity/roots.js'
 

@@ -74,6 +74,16 @@ export function expectDuration(option: string, value: unknown): number {
   return value
 }
 
+/** A duration, or what holds where none is given. */
+export function duration(option: string, value: unknown, otherwise: number): number {
+  return optional(expectDuration)(option, value) ?? otherwise
+}
+
+export function expectStrings(option: string, value: unknown): readonly string[] {
+  if (!Array.isArray(value)) throw new OptionError(option, 'a list of strings', describe(value))
+  return value.map((item, i) => expectString(`${option}[${i}]`, item))
+}
+
 export function expectPort(option: string, value: unknown): number {
   if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > 65535) {
     throw new OptionError(option, 'a port from 0 to 65535', describe(value))

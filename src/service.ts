@@ -13,6 +13,7 @@ import { IdentityStore } from './identity/store.js'
 import { type MeshLease, type Time, acquireMesh, systemTime } from './mesh.js'
 import { log } from './log.js'
 import { DEFAULTS, expectFunction, expectName } from './options.js'
+import { type RegisterOptions, serviceDefinition } from './register-options.js'
 import type { ServiceTarget } from './resolve/health.js'
 import { type Upstream, toResolver, toTarget } from './resolve/upstream.js'
 import {
@@ -20,14 +21,12 @@ import {
   type DialOptions,
   type ListenOptions,
   type ReadyOptions,
-  type RegisterOptions,
   type ServiceOptions,
   type ServiceSettings,
   dialBounds,
   drainTimeout,
   listenSettings,
   readyBounds,
-  serviceDefinition,
   serviceSettings,
 } from './service-options.js'
 import { dial } from './transport/dial.js'

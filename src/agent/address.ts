@@ -38,8 +38,10 @@ export function parseAddress(option: string, text: string, defaultScheme: 'http'
   if (url.search !== '' || url.hash !== '')
     throw new OptionError(option, FORMS, 'an address with a query or a fragment')
   const scheme = url.protocol === 'https:' ? 'https' : 'http'
-  // Consul's port, unless one is named; a full URL without a port means the scheme's own, as in Go's client.
-  const port = url.port !== '' ? url.port : hasScheme ? (scheme === 'https' ? '443' : '80') : '8500'
+  // Consul's port, unless one is named; a full URL without a port means the scheme's own, as in Go's client. URL
+  // forgets a port that is the scheme's own, so it is looked for in the text.
+  const isNamed = /^(?:[a-z]+:\/\/)?(?:\[[^\]]*\]|[^/:]*):\d/i.test(text)
+  const port = url.port || (hasScheme || isNamed ? (scheme === 'https' ? '443' : '80') : '8500')
   return {
     scheme,
     host: `${url.hostname}:${port}`,
@@ -51,9 +53,9 @@ export function parseAddress(option: string, text: string, defaultScheme: 'http'
 function parseUrl(option: string, text: string): URL {
   try {
     return new URL(text)
-  } catch (cause) {
-    // The text itself stays out of the message: somebody may have put a password into it.
-    throw new OptionError(option, FORMS, 'something that is not an address', { cause })
+  } catch {
+    // Neither the text nor the cause, which quotes it: somebody may have put a password into it.
+    throw new OptionError(option, FORMS, 'something that is not an address')
   }
 }
 

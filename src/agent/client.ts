@@ -4,7 +4,7 @@ import { bounded } from '../bounded.js'
 import { AbortError, AgentError, type ErrorCode, OptionError, TimeoutError, because } from '../errors.js'
 import { log } from '../log.js'
 import { formatAddress } from './address.js'
-import type { AgentSettings } from './options.js'
+import type { AgentSettings } from './settings.js'
 
 /** Far above any answer that Connect needs, and far below what would hurt the process. */
 const MAX_BODY_BYTES = 64 * 1024 * 1024

@@ -1,10 +1,7 @@
 import { readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { OptionError } from '../errors.js'
-import type { AgentOptions, AgentTlsOptions } from './options.js'
-
-/** The variables of Consul's client environment that are read. */
-export type Environment = Readonly<Record<string, string | undefined>>
+import type { AgentOptions, AgentTlsOptions, Environment } from './options.js'
 
 /**
  * The agent options that Consul's client environment gives. An empty variable counts as absent.

@@ -73,11 +73,17 @@ export class Watch<T> {
   readonly #reads: TokenBucket
   #pause = new AbortController()
   #last: { value: T } | undefined
+  #lastError: Error | undefined
 
   constructor(options: WatchOptions<T>) {
     this.#options = options
     this.#reads = new TokenBucket(options.clock)
     void this.#run()
+  }
+
+  /** What the last read failed with; undefined while all is well. */
+  get lastError(): Error | undefined {
+    return this.#lastError
   }
 
   /** Ends a wait for the next try, if there is one. */
@@ -102,10 +108,12 @@ export class Watch<T> {
       try {
         position = nextPosition(position, await this.#read(position))
         failures = 0
+        this.#lastError = undefined
         if (position.from === 'poll') await this.#wait(POLL_MS * jitter(random))
       } catch (thrown) {
         if (isAborted(closed)) return
         const error = toError(thrown)
+        this.#lastError = error
         position = { from: 'start' }
         failures += 1
         const delayMs = Math.round(backoffMs(error, failures) * jitter(random))

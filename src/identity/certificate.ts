@@ -77,6 +77,8 @@ function readCertificate(der: Uint8Array): CertificateFacts {
   if (!isContext(version, 0) || bytes(children(version)[0], INTEGER) !== '\x02') {
     throw new Error('its version is not 3')
   }
+  const serial = bytes(fields[1], INTEGER)
+  if (serial === '') throw new Error('its serial number is empty')
   const extensions = readExtensions(fields.slice(7))
   return {
     uris: read(extensions, SUBJECT_ALT_NAME, readUris) ?? [],
@@ -84,13 +86,16 @@ function readCertificate(der: Uint8Array): CertificateFacts {
     keyUsage: read(extensions, KEY_USAGE, readKeyUsage),
     extendedKeyUsage: read(extensions, EXTENDED_KEY_USAGE, readExtendedKeyUsage),
     // The sign byte is no part of the number, as Consul writes it.
-    serialNumber: hex(bytes(fields[1], INTEGER).replace(/^\0(?=[^])/, '')),
+    serialNumber: hex(serial.replace(/^\0(?=[^])/, '')),
   }
 }
 
 /** The extensions by object identifier; the value is the DER inside each. */
 function readExtensions(optionalFields: readonly forge.asn1.Asn1[]): Map<string, string> {
   const extensions = new Map<string, string>()
+  // [1] and [2], the unique ids, may come before [3]; each once, and nothing else.
+  const tags = optionalFields.map((item) => [1, 2, 3].find((tag) => isContext(item, tag)) ?? 0)
+  if (tags.some((tag, i) => tag <= (tags[i - 1] ?? 0))) throw new Error('a field of it is not of X.509')
   const field = optionalFields.find((item) => isContext(item, 3))
   if (field === undefined) return extensions
   const [list, ...rest] = children(field)
@@ -100,6 +105,7 @@ function readExtensions(optionalFields: readonly forge.asn1.Asn1[]): Map<string,
     const oid = forge.asn1.derToOid(bytes(parts[0], OID))
     // Readers differ in which of two they take: neither will do (RFC 5280, section 4.2).
     if (extensions.has(oid)) throw new Error(`it has the extension ${oid} twice`)
+    if (parts.length === 3) bytes(parts[1], BOOLEAN)
     extensions.set(oid, bytes(parts.at(-1), OCTETSTRING))
   }
   return extensions

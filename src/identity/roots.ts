@@ -1,5 +1,4 @@
 import { X509Certificate } from 'node:crypto'
-import { isDeepStrictEqual } from 'node:util'
 import { EventEmitter } from 'eventemitter3'
 import type { AgentClient } from '../agent/client.js'
 import { type CaRoots, fetchRoots } from '../agent/roots.js'
@@ -28,7 +27,6 @@ interface RootsEvents {
 export class RootsStore extends EventEmitter<RootsEvents> {
   readonly #watch: Watch<CaRoots>
   #current: Roots | undefined
-  #lastError: Error | undefined
 
   constructor(agent: AgentClient, time: { clock: Clock; random: () => number }) {
     super()
@@ -40,7 +38,6 @@ export class RootsStore extends EventEmitter<RootsEvents> {
         this.#replace(checkRoots(value))
       },
       onError: (error) => {
-        this.#lastError = error
         this.emit('failed', error)
       },
     })
@@ -52,7 +49,7 @@ export class RootsStore extends EventEmitter<RootsEvents> {
 
   /** Why there are no newer roots; undefined while all is well. */
   get lastError(): Error | undefined {
-    return this.#lastError
+    return this.#watch.lastError
   }
 
   close(): void {
@@ -61,12 +58,6 @@ export class RootsStore extends EventEmitter<RootsEvents> {
   }
 
   #replace(roots: Roots): void {
-    this.#lastError = undefined
-    if (
-      isDeepStrictEqual(roots.pems, this.#current?.pems) &&
-      roots.trustDomain === this.#current?.trustDomain
-    )
-      return
     log.identity('roots of %s: %d, active %s', roots.trustDomain, roots.pems.length, roots.activeRootId)
     this.#current = roots
     this.emit('changed', roots)

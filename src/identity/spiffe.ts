@@ -33,6 +33,7 @@ const SCHEME = 'spiffe://'
 // SPIFFE-ID standard, sections 2.1 and 2.3.
 const MAX_BYTES = 2048
 const MAX_TRUST_DOMAIN_BYTES = 255
+const TRUST_DOMAIN_FORM = `a trust domain of 1 to ${MAX_TRUST_DOMAIN_BYTES} characters of [a-z0-9._-]`
 
 /** A SPIFFE ID as Consul Connect writes it. Immutable. */
 export class SpiffeId {
@@ -59,10 +60,7 @@ export class SpiffeId {
     const trustDomain = slash === -1 ? rest : rest.slice(0, slash)
     if (/[@:]/.test(trustDomain)) throw fail('ERR_CONNECT_SPIFFE_COMPONENT', 'no user info and no port')
     if (!isTrustDomain(trustDomain)) {
-      throw fail(
-        'ERR_CONNECT_SPIFFE_TRUST_DOMAIN',
-        `a trust domain of 1 to ${MAX_TRUST_DOMAIN_BYTES} characters of [a-z0-9._-]`,
-      )
+      throw fail('ERR_CONNECT_SPIFFE_TRUST_DOMAIN', TRUST_DOMAIN_FORM)
     }
     if (slash === -1) return new SpiffeId({ kind: 'signing', trustDomain })
     const parts = parsePath(trustDomain, rest.slice(slash))
@@ -83,6 +81,13 @@ export class SpiffeId {
     readonly service: string
   }): SpiffeId {
     const { trustDomain, partition = DEFAULT, namespace = DEFAULT, datacenter, service } = id
+    if (!isTrustDomain(trustDomain)) {
+      throw new SpiffeIdError('ERR_CONNECT_SPIFFE_TRUST_DOMAIN', trustDomain, TRUST_DOMAIN_FORM)
+    }
+    for (const text of [partition, namespace, datacenter, service]) {
+      if (!text.isWellFormed())
+        throw new SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', text, 'well-formed Unicode')
+    }
     // Parsing what was written keeps one set of rules.
     return SpiffeId.parse(format({ kind: 'service', trustDomain, partition, namespace, datacenter, service }))
   }
@@ -136,14 +141,14 @@ function match<K extends string>(
 ): Record<K | 'partition', string> | undefined {
   const groups = form.exec(path)?.groups
   if (groups === undefined) return undefined
-  // The default partition is written by leaving it out; naming it would give one identity two spellings.
-  if (groups['partition'] === DEFAULT) return undefined
   const decoded: Record<string, string> = { partition: DEFAULT }
   for (const [name, raw] of Object.entries(groups)) {
     // A group that took no part in the match is undefined, whatever its type says.
     if ((raw as string | undefined) === undefined) continue
     const text = decodeSegment(raw)
     if (text === undefined) return undefined
+    // The default partition is written by leaving it out; naming it would give one identity two spellings.
+    if (name === 'partition' && text === DEFAULT) return undefined
     decoded[name] = text
   }
   return names.every((name) => name in decoded) ? decoded : undefined
@@ -181,5 +186,5 @@ function format(parts: SpiffeIdParts): string {
 }
 
 function encode(segment: string): string {
-  return encodeURIComponent(segment.toWellFormed())
+  return encodeURIComponent(segment)
 }

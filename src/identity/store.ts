@@ -38,7 +38,6 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
   readonly #onRoots: (roots: Roots) => void
   #watch: Watch<LeafCertificate> | undefined
   #current: Generation | undefined
-  #lastError: Error | undefined
   #cancelExpiry: () => void = () => undefined
 
   constructor(options: IdentityOptions) {
@@ -59,7 +58,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
 
   /** Why there is nothing newer; undefined while all is well. */
   get lastError(): Error | undefined {
-    return this.#lastError ?? this.#options.roots.lastError
+    return this.#watch?.lastError ?? this.#options.roots.lastError
   }
 
   /**
@@ -145,7 +144,6 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
         this.#takeLeaf(given)
       },
       onError: (error) => {
-        this.#lastError = error
         this.emit('failed', error)
       },
     })
@@ -158,7 +156,6 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
       throw new IdentityError('ERR_CONNECT_ROOTS', 'there are no roots to judge a leaf by')
     const { namespace, partition } = agent.settings
     const credentials = checkLeaf(given, { service, namespace, partition }, roots, clock.now())
-    this.#lastError = undefined
     this.#current = { ...credentials, roots }
     log.identity(
       'leaf of %s: serial %s, until %s',

@@ -19,17 +19,20 @@ export function healthResolver(agent: AgentClient, target: ServiceTarget): Resol
     async resolve({ signal }): Promise<Endpoint[]> {
       const { value: instances } = await fetchConnectInstances(agent, service, { ...where, signal })
       log.resolve('%s: %d instances', service, instances.length)
-      return instances.map((instance) => ({
-        host: instance.address,
-        port: instance.port,
-        identity: {
-          service: instance.service,
-          datacenter: instance.datacenter,
-          // Agents without namespaces answer without them.
-          namespace: instance.namespace ?? target.namespace,
-          partition: instance.partition ?? target.partition,
-        },
-      }))
+      // A service without a port (Consul writes 0) cannot be dialled.
+      return instances
+        .filter(({ port }) => port !== 0)
+        .map((instance) => ({
+          host: instance.address,
+          port: instance.port,
+          identity: {
+            service: instance.service,
+            datacenter: instance.datacenter,
+            // Agents without namespaces answer without them.
+            namespace: instance.namespace ?? target.namespace,
+            partition: instance.partition ?? target.partition,
+          },
+        }))
     },
   }
 }

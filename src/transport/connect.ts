@@ -98,21 +98,31 @@ function reportRejection(socket: TLSSocket, upstream: string): void {
   }
   const push = socket.push.bind(socket)
   const destroy = socket._destroy.bind(socket)
+  const emit = socket.emit.bind(socket) as (event: string | symbol, ...args: unknown[]) => boolean
   // The first thing that the peer says, or its end, passes here; afterwards the socket is as it was.
   socket.push = (chunk: unknown): boolean => {
     socket.push = push
     socket._destroy = destroy
+    socket.emit = emit
     // Somebody who has said everything and wants no answer is not rejected.
     if (chunk !== null || socket.writableEnded) return socket.push(chunk)
     socket.destroy(rejected(undefined))
     return false
   }
   socket._destroy = (error, callback): void => {
-    destroy(error !== null && isNetworkError(error) ? rejected(error) : error, callback)
+    destroy(isNetworkError(error) ? rejected(error) : error, callback)
+  }
+  // An alert after the handshake is emitted by Node as an error that does not end the socket.
+  socket.emit = (event: string | symbol, ...args: unknown[]): boolean => {
+    const [error] = args
+    if (event !== 'error' || !isNetworkError(error)) return emit(event, ...args)
+    socket.destroy(error)
+    return true
   }
 }
 
-function isNetworkError(error: Error): boolean {
+function isNetworkError(error: unknown): error is Error {
+  if (!(error instanceof Error)) return false
   const { code } = error as NodeJS.ErrnoException
   return code === 'ECONNRESET' || code === 'EPIPE' || code?.startsWith('ERR_SSL_') === true
 }

@@ -5,7 +5,6 @@ import { parseCertificate } from '../identity/certificate.js'
 import type { Peer } from '../identity/peer.js'
 import type { Roots } from '../identity/roots.js'
 import { type CertifiedId, verifyLeaf, verifyMember } from '../identity/verify.js'
-import type { MeshSocket } from './socket.js'
 
 /** SPIFFE sets no limit; more than these is nobody's mesh. */
 const MAX_CHAIN = 16
@@ -109,10 +108,10 @@ function countChain(leaf: PresentedCertificate): void {
 // installed copies of this package should agree.
 const PEER = Symbol.for('consul-connect.peer')
 
-export function attachPeer(socket: TLSSocket, peer: Peer): MeshSocket {
+export function attachPeer<T extends object>(socket: T, peer: Peer): T & { readonly peer: Peer } {
   const property = { value: Object.freeze(peer), enumerable: false }
   Object.defineProperties(socket, { [PEER]: property, peer: property })
-  return socket as TLSSocket & Pick<MeshSocket, 'peer'>
+  return socket as T & { readonly peer: Peer }
 }
 
 /**

@@ -4,11 +4,13 @@ import { type IncomingMessage, type RequestListener, type Server, createServer }
 import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
+import type { TLSSocket } from 'node:tls'
 import { join } from 'node:path'
 import { type TestContext, after, describe, it } from 'node:test'
 import { inspect } from 'node:util'
 import { AgentClient } from '../../src/agent/client.js'
-import { type AgentOptions, agentSettings } from '../../src/agent/options.js'
+import { type AgentOptions } from '../../src/agent/options.js'
+import { agentSettings } from '../../src/agent/settings.js'
 import { AbortError, AgentError, type ErrorCode } from '../../src/errors.js'
 import { TestCa } from '../../src/testing/index.js'
 
@@ -240,10 +242,10 @@ describe('AgentClient: an answer', () => {
   })
 
   it('something else than JSON is an error that does not quote it', async (t) => {
-    const { client } = await open(t, { body: '"-----BEGIN EC PRIVATE KEY' })
+    const { client } = await open(t, { body: 'hunter2' })
     const error = await failure(client.request(PATH, identity))
     assert.equal(error.code, 'ERR_CONNECT_AGENT_NOT_JSON')
-    assert.doesNotMatch(inspect(error, { depth: 9 }), /BEGIN/)
+    assert.doesNotMatch(inspect(error, { depth: 9 }), /hunter2/)
   })
 
   it('JSON of another shape is an error whose cause says where', async (t) => {
@@ -343,7 +345,7 @@ describe('AgentClient: bounds', () => {
 describe('AgentClient: TLS', () => {
   const [ca, other] = [TestCa.create(), TestCa.create()]
   const issued = ca.issue({ dnsNames: ['agent.example'], ips: ['127.0.0.1'] })
-  const peers: unknown[] = []
+  const peers: { authorized: boolean; isReused: boolean }[] = []
   const server = (): Server =>
     createTlsServer(
       {
@@ -353,7 +355,10 @@ describe('AgentClient: TLS', () => {
         requestCert: true,
         rejectUnauthorized: false,
       },
-      (request) => peers.push((request.socket as unknown as { authorized: boolean }).authorized),
+      (request) => {
+        const socket = request.socket as unknown as Pick<TLSSocket, 'authorized' | 'isSessionReused'>
+        peers.push({ authorized: socket.authorized, isReused: socket.isSessionReused() })
+      },
     )
   const address = 'https://127.0.0.1'
 
@@ -393,6 +398,21 @@ describe('AgentClient: TLS', () => {
     const tls = { ca: ca.rootPem, cert: certificatePem, key: privateKeyPem }
     const { client } = await open(t, {}, { address, tls }, server())
     await client.request(PATH, identity)
-    assert.deepEqual(peers, [true])
+    assert.deepEqual(peers, [{ authorized: true, isReused: false }])
+  })
+
+  it('resumes no session, which would skip the check of the name', async (t) => {
+    peers.length = 0
+    const { client } = await open(
+      t,
+      { headers: { connection: 'close' } },
+      { address, tls: { ca: ca.rootPem } },
+      server(),
+    )
+    for (let i = 0; i < 3; i += 1) await client.request(PATH, identity)
+    assert.deepEqual(
+      peers.map(({ isReused }) => isReused),
+      [false, false, false],
+    )
   })
 })

@@ -357,6 +357,7 @@ describe('parseCertificate: what it refuses', () => {
     },
     'more than a certificate has': {
       'nested deeper than any': encode(append(tree, [], nested(20))),
+      'nested deeper than any, where nobody reads': change([TBS, 3], nested(20)),
       'nested without end': encode(nested(10_000)),
       'nested in an extension': withValue(BASIC_CONSTRAINTS, encode(nested(20))),
       'more than 100 KiB': ca.issue({
@@ -387,6 +388,7 @@ describe('parseCertificate: what it refuses', () => {
     }))
     const cases: [rule: string, der: Uint8Array][] = [
       ['nearly 100 KiB', big.certificate.raw],
+      ['a name that is nested deeply', change([TBS, 3], nested(12))],
       ['unique identifiers of issuer and subject', encode(unique)],
       [
         'an extension that nobody reads, of any content',

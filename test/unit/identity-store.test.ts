@@ -210,6 +210,7 @@ describe('IdentityStore: expiry', () => {
     await giveRoots()
     await giveLeaf({ notAfter: new Date(clock.now() + HOUR) })
     await giveLeaf({ notAfter: new Date(clock.now() + 2 * HOUR) })
+    assert.deepEqual(clock.delays, [2 * HOUR])
     await clock.advance(2 * HOUR - 1)
     assert.deepEqual(events, ['leaf', 'leaf'])
     store.require()
@@ -305,6 +306,8 @@ describe('IdentityStore.close', () => {
     await giveRoots()
     await giveLeaf()
     assert.equal(roots.listenerCount('changed'), 1)
+    store.close()
+    assert.equal(roots.listenerCount('changed'), 0)
     end()
     assert.equal(agent.last(LEAF).request.signal?.aborted, true)
     const { current } = store
@@ -315,6 +318,5 @@ describe('IdentityStore.close', () => {
     assert.equal(leafReads(), before)
     assert.deepEqual(events, ['leaf'])
     assert.equal(clock.pending, 0)
-    assert.equal(roots.listenerCount('changed'), 0)
   })
 })

@@ -5,12 +5,13 @@ import { type ErrorCode, IdentityError } from '../../src/errors.js'
 import { type Credentials, checkLeaf } from '../../src/identity/leaf.js'
 import { type Roots, checkRoots } from '../../src/identity/roots.js'
 import type { ExpectedIdentity } from '../../src/identity/verify.js'
-import { type IssuedCertificate, TestCa } from '../../src/testing/index.js'
+import { type IssuedCertificate, TestCa, type TestCaOptions } from '../../src/testing/index.js'
 
 const TD = '11111111-2222-3333-4444-555555555555.consul'
 const NOW = Date.UTC(2030, 0, 1)
 const HOUR = 3_600_000
-const newCa = (): TestCa => TestCa.create({ trustDomain: TD, clock: () => NOW - HOUR })
+const newCa = (options: TestCaOptions = {}): TestCa =>
+  TestCa.create({ trustDomain: TD, clock: () => NOW - HOUR, ...options })
 const ca = newCa()
 const other = newCa()
 
@@ -115,6 +116,8 @@ describe('checkLeaf: what it takes', () => {
 })
 
 describe('checkLeaf: what it refuses', () => {
+  const [named, sameName] = [1, 2].map(() => newCa({ name: 'the same' })) as [TestCa, TestCa]
+  const sameKey = newCa({ privateKeyPem: ca.privateKeyPem })
   const expired = TestCa.create({ trustDomain: TD, clock: () => NOW - 20 * 365 * 24 * HOUR })
   const cases: Record<
     string,
@@ -161,6 +164,12 @@ describe('checkLeaf: what it refuses', () => {
       ['an intermediate that does not come with it', ca.intermediate().issue({ intermediates: [] })],
       ['an intermediate of another root', other.intermediate().issue()],
       ['the wrong intermediate', ca.intermediate().issue({ intermediates: ca.intermediate().intermediates })],
+      ['a root of the same key and another name', good, { roots: rootsOf(sameKey.rootPem) }],
+      [
+        'a root of the same name and another key',
+        sameName.issue({ authorityKeyId: null }),
+        { roots: rootsOf(named.rootPem) },
+      ],
       // A leaf must not vouch for a leaf.
       ['a leaf as its intermediate', signedByLeaf()],
       [

@@ -196,7 +196,6 @@ describe('describe: a value in an error', () => {
     [true, 'the boolean true'],
     [5, 'the number 5'],
     [NaN, 'the number NaN'],
-    [5n, 'the bigint 5'],
     ['', 'an empty string'],
     ['a"b\n', 'the string "a\\"b\\n"'],
     ['x'.repeat(65), `the string "${'x'.repeat(64)}"`],

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { Registration } from '../../src/agent/registration.js'
 import { AgentError, type ConnectError, type ErrorCode } from '../../src/errors.js'
-import { type RegisterOptions, serviceDefinition } from '../../src/service-options.js'
+import { type RegisterOptions, serviceDefinition } from '../../src/register-options.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 

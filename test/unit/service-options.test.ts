@@ -2,14 +2,13 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { OptionError } from '../../src/errors.js'
 import {
-  type RegisterOptions,
   dialBounds,
   drainTimeout,
   listenSettings,
   readyBounds,
-  serviceDefinition,
   serviceSettings,
 } from '../../src/service-options.js'
+import { type RegisterOptions, serviceDefinition } from '../../src/register-options.js'
 
 const { signal } = new AbortController()
 const agent = { env: {} }
