@@ -52,18 +52,19 @@ export function bounded<T>(
     closed?.addEventListener('abort', onClosed, { once: true })
     outer?.addEventListener('abort', onAbort, { once: true })
     // Inside a promise, so that work that throws at once fails like any other.
-    Promise.resolve(inner.signal)
-      .then(work)
-      .then(
-        (value) => {
-          settle()
-          resolve(value)
-        },
-        (error: unknown) => {
-          settle()
-          reject(toError(error))
-        },
-      )
+    const working = new Promise<T>((start) => {
+      start(work(inner.signal))
+    })
+    working.then(
+      (value) => {
+        settle()
+        resolve(value)
+      },
+      (error: unknown) => {
+        settle()
+        reject(toError(error))
+      },
+    )
   })
 }
 

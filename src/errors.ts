@@ -240,10 +240,12 @@ export class DialError extends ConnectError {
 export function because(cause: unknown): string {
   if (cause === undefined) return ''
   if (cause instanceof Error) return `: ${cause.message || cause.name}`
-  return typeof cause === 'string' ? `: ${cause}` : `: a thrown ${typeof cause}`
+  return typeof cause === 'string' ? `: ${cause}` : `: something of type ${typeof cause} was thrown`
 }
 
 /** What was thrown, as an Error. */
 export function toError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(`a ${typeof thrown} was thrown, and no error`)
+  return thrown instanceof Error
+    ? thrown
+    : new Error(`what was thrown is no Error${because(thrown)}`, { cause: thrown })
 }

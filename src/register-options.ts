@@ -131,6 +131,7 @@ function expectMeta(option: string, value: unknown): Readonly<Record<string, str
 
 function expectWeights(option: string, value: unknown): { Passing: number; Warning: number } {
   const { passing, warning } = expectObject(option, value)
+  expectKeys(option, value as object, ['passing', 'warning'])
   const weight = (name: string, given: unknown): number => {
     if (typeof given !== 'number' || !Number.isInteger(given) || given < 0 || given > 65535) {
       throw new OptionError(`${option}.${name}`, 'a whole number from 0 to 65535', describe(given))

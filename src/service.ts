@@ -142,9 +142,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    */
   async authorize(peer: Peer, options: { readonly signal?: AbortSignal } = {}): Promise<Decision> {
     const bounds = { ...options, closed: this.#ending.signal, timeoutMs: this.#settings.handshakeTimeoutMs }
-    const { authorized, reason } = await bounded('authorize', bounds, (signal) =>
-      decide(this.#authorizer, { peer, service: this.name, signal }),
-    )
+    const { authorized, reason } = await decide(this.#authorizer, { peer, service: this.name }, bounds)
     return { authorized, reason }
   }
 

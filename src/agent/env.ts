@@ -1,4 +1,4 @@
-import { readFileSync, readdirSync } from 'node:fs'
+import { readFileSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { OptionError } from '../errors.js'
 import type { AgentOptions, AgentTlsOptions, Environment } from './options.js'
@@ -81,8 +81,11 @@ function read(name: string, path: string): string {
 
 function readFolder(name: string, path: string): string[] {
   try {
-    const files = readdirSync(path, { withFileTypes: true }).filter((entry) => !entry.isDirectory())
-    if (files.length > 0) return files.map((entry) => readFileSync(join(path, entry.name), 'utf8'))
+    // Mounted secrets are links to files, beside links to folders.
+    const files = readdirSync(path)
+      .map((file) => join(path, file))
+      .filter((file) => statSync(file).isFile())
+    if (files.length > 0) return files.map((file) => readFileSync(file, 'utf8'))
   } catch (cause) {
     throw new OptionError(name, 'the path of a folder of PEM files', JSON.stringify(path), { cause })
   }

@@ -75,6 +75,7 @@ export function agentSettings(agent: AgentOptions = {}): AgentSettings {
 
 function expectAuth(option: string, value: unknown): { username: string; password: string } {
   const { username, password } = expectObject(option, value)
+  expectKeys(option, value as object, ['username', 'password'])
   if (
     typeof username !== 'string' ||
     username === '' ||

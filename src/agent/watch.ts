@@ -169,13 +169,14 @@ export function nextPosition(
   before: Position,
   response: { index: number | undefined; hash: string | undefined },
 ): Position {
-  const { index, hash } = response
+  const { hash } = response
   if (hash !== undefined) return { from: 'hash', hash }
-  if (index === undefined) return { from: 'poll' }
+  if (response.index === undefined) return { from: 'poll' }
+  // Agents have sent 0, and a read at 0 would never block.
+  const index = Math.max(1, response.index)
   // A restored snapshot or a new leader: the old index means nothing any more.
   if (before.from === 'index' && index < before.index) return { from: 'start' }
-  // Agents have sent 0, and a read at 0 would never block.
-  return { from: 'index', index: Math.max(1, index) }
+  return { from: 'index', index }
 }
 
 function backoffMs(error: Error, failures: number): number {

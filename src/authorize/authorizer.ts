@@ -1,5 +1,6 @@
 import { type AuthorizeAnswer, askAuthorize } from '../agent/authorize.js'
 import type { AgentClient } from '../agent/client.js'
+import { type Bounds, bounded } from '../bounded.js'
 import { ConnectError, because } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 
@@ -47,13 +48,21 @@ export function authorizeByAgent(agent: AgentClient): Authorizer {
     )
 }
 
-/** Runs an authorizer so that whatever goes wrong is a denial with a reason. */
+/** A decision, and what kept it from being made. */
+export interface Outcome extends Decision {
+  readonly cause?: unknown
+}
+
+/** Runs an authorizer within bounds, so that whatever goes wrong is a denial with a reason. */
 export async function decide(
   authorizer: Authorizer,
-  request: AuthorizeRequest,
-): Promise<Decision & { cause?: unknown }> {
+  request: Omit<AuthorizeRequest, 'signal'>,
+  bounds: Bounds,
+): Promise<Outcome> {
   try {
-    const decision: unknown = await authorizer(request)
+    const decision: unknown = await bounded('the decision', bounds, async (signal) =>
+      authorizer({ ...request, signal }),
+    )
     if (isDecision(decision)) return decision
     return { authorized: false, reason: 'the authorizer gave no decision of the form { authorized, reason }' }
   } catch (cause) {

@@ -163,11 +163,18 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
       credentials.leaf.serialNumber,
       credentials.leaf.notAfter.toISOString(),
     )
-    this.#cancelExpiry()
-    this.#cancelExpiry = clock.after(credentials.leaf.notAfter.getTime() - clock.now(), () => {
-      this.#expire()
-    })
+    this.#armExpiry(credentials.leaf.notAfter)
     this.emit('changed', this.#current, 'leaf')
+  }
+
+  #armExpiry(notAfter: Date): void {
+    const { clock } = this.#options
+    this.#cancelExpiry()
+    this.#cancelExpiry = clock.after(notAfter.getTime() - clock.now(), () => {
+      // Timers and the wall clock may disagree: a clock that was set back gives the leaf more time.
+      if (this.#isUsable()) this.#armExpiry(notAfter)
+      else this.#expire()
+    })
   }
 
   #expire(): void {

@@ -1,8 +1,7 @@
 import { once } from 'node:events'
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
 import { type Server as TlsServer, type TLSSocket, createServer as createTlsServer } from 'node:tls'
-import { type Authorizer, type Decision, DeniedError, decide } from '../authorize/authorizer.js'
-import { bounded } from '../bounded.js'
+import { type Authorizer, DeniedError, type Outcome, decide } from '../authorize/authorizer.js'
 import { ConnectError, VerificationError, because, toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import type { Generation, IdentityStore } from '../identity/store.js'
@@ -205,21 +204,20 @@ export class Listener implements AsyncDisposable {
     }
   }
 
-  async #decide(socket: TLSSocket, peer: Peer): Promise<Decision & { cause?: unknown }> {
+  async #decide(socket: TLSSocket, peer: Peer): Promise<Outcome> {
     const { authorizer, service, handshakeTimeoutMs } = this.#settings
     const gone = new AbortController()
     const onClose = (): void => {
       gone.abort(new Error('the peer closed the connection'))
     }
     socket.once('close', onClose)
-    try {
-      const bounds = { signal: gone.signal, timeoutMs: handshakeTimeoutMs }
-      return await bounded('the decision', bounds, (signal) => decide(authorizer, { peer, service, signal }))
-    } catch (cause) {
-      return { authorized: false, reason: toError(cause).message, cause }
-    } finally {
-      socket.off('close', onClose)
-    }
+    const outcome = await decide(
+      authorizer,
+      { peer, service },
+      { signal: gone.signal, timeoutMs: handshakeTimeoutMs },
+    )
+    socket.off('close', onClose)
+    return outcome
   }
 
   async #handle(socket: MeshSocket): Promise<void> {

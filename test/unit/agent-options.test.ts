@@ -138,7 +138,7 @@ describe('agentSettings', () => {
       serverName: 's',
       verify: false,
     }
-    assert.deepEqual(settings({ tls }).tls, tls)
+    assert.deepEqual(settings({ tls }).tls, { ...tls, ca: [ca.rootPem] })
     assert.deepEqual(settings({ tls: { ca: [ca.rootPem, client.certificatePem] } }).tls.ca?.length, 2)
   })
 

@@ -6,7 +6,7 @@ import { AgentError } from '../../src/errors.js'
 import type { Peer } from '../../src/identity/peer.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 
-const { signal } = new AbortController()
+const bounds = { timeoutMs: 1000 }
 const peer: Peer = {
   spiffeId: 'spiffe://a.consul/ns/default/dc/dc1/svc/web',
   trustDomain: 'a.consul',
@@ -18,8 +18,8 @@ const peer: Peer = {
   fingerprint256: 'AA',
   notAfter: new Date(0),
 }
-const request = { peer, service: 'db', signal }
-const decideBy = (authorizer: () => unknown) => decide(authorizer as Authorizer, request)
+const request = { peer, service: 'db' }
+const decideBy = (authorizer: () => unknown) => decide(authorizer as Authorizer, request, bounds)
 
 describe('decide', () => {
   it('a decision is taken as it is, at once or later', async () => {
@@ -32,11 +32,17 @@ describe('decide', () => {
 
   it('the authorizer gets the peer, the service and the signal', async () => {
     let given: unknown
-    await decide((asked) => {
-      given = asked
-      return { authorized: true, reason: '' }
-    }, request)
-    assert.equal(given, request)
+    await decide(
+      (asked) => {
+        given = asked
+        return { authorized: true, reason: '' }
+      },
+      request,
+      bounds,
+    )
+    const { signal, ...asked } = given as { signal: unknown }
+    assert.deepEqual(asked, request)
+    assert.ok(signal instanceof AbortSignal)
   })
 
   const noDecisions: unknown[] = [
@@ -83,7 +89,8 @@ describe('decide', () => {
         const { authorized, reason, cause: given } = await decideBy(authorizer)
         assert.equal(authorized, false)
         assert.match(reason, /^no decision could be made/)
-        assert.equal(given, what)
+        assert.ok(given instanceof Error)
+        assert.equal(what instanceof Error ? given : given.cause, what)
       }
     })
   }
@@ -102,13 +109,14 @@ describe('decide', () => {
 describe('authorizeByAgent', () => {
   it('asks for the target, the identity as the certificate has it, and its serial', async () => {
     const agent = new FakeAgent()
-    const decision = decide(authorizeByAgent(agent), request)
+    const decision = decide(authorizeByAgent(agent), request, bounds)
     const [{ request: asked, answer }] = agent.requests as [(typeof agent.requests)[0]]
-    assert.deepEqual(asked, {
+    const { signal, ...rest } = asked
+    assert.ok(signal instanceof AbortSignal)
+    assert.deepEqual(rest, {
       method: 'POST',
       path: '/v1/agent/connect/authorize',
       body: { Target: 'db', ClientCertURI: peer.spiffeId, ClientCertSerial: '0a:0b' },
-      signal,
     })
     answer({ body: { Authorized: true, Reason: 'x' } })
     assert.deepEqual(await decision, { authorized: true, reason: 'x' })
@@ -121,7 +129,7 @@ describe('authorizeByAgent', () => {
       'ERR_CONNECT_AGENT_SHAPE',
     ] as const) {
       const agent = new FakeAgent()
-      const decision = decide(authorizeByAgent(agent), request)
+      const decision = decide(authorizeByAgent(agent), request, bounds)
       const failure = new AgentError(code, code, { address: 'a', request: 'r' })
       agent.requests[0]!.fail(failure)
       assert.deepEqual(await decision, {
