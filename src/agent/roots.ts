@@ -1,5 +1,5 @@
 import type { AgentClient, AgentResponse } from './client.js'
-import { array, maybe, nonEmpty, object, boolean } from './shape.js'
+import { array, nonEmpty, object, boolean } from './shape.js'
 import { type BlockingQuery, blocking } from './watch.js'
 
 /** The mesh's CA roots as the agent gives them. */
@@ -11,7 +11,6 @@ export interface CaRoots {
 
 interface CaRoot {
   readonly id: string
-  readonly name: string
   readonly certificatePem: string
   readonly active: boolean
 }
@@ -30,7 +29,6 @@ export function parseRoots(body: unknown): CaRoots {
       const root = object(item, `Roots[${i}]`)
       return {
         id: nonEmpty(root['ID'], `Roots[${i}].ID`),
-        name: maybe(nonEmpty)(root['Name'], `Roots[${i}].Name`) ?? '',
         certificatePem: nonEmpty(root['RootCert'], `Roots[${i}].RootCert`),
         active: boolean(root['Active'], `Roots[${i}].Active`),
       }

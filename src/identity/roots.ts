@@ -1,4 +1,5 @@
 import { X509Certificate } from 'node:crypto'
+import { isDeepStrictEqual } from 'node:util'
 import { EventEmitter } from 'eventemitter3'
 import type { AgentClient } from '../agent/client.js'
 import { type CaRoots, fetchRoots } from '../agent/roots.js'
@@ -59,7 +60,10 @@ export class RootsStore extends EventEmitter<RootsEvents> {
 
   #replace(roots: Roots): void {
     log.identity('roots of %s: %d, active %s', roots.trustDomain, roots.pems.length, roots.activeRootId)
+    const before = this.#current
     this.#current = roots
+    // Connections depend on the certificates alone; which of them signs now is for people.
+    if (before?.trustDomain === roots.trustDomain && isDeepStrictEqual(before.pems, roots.pems)) return
     this.emit('changed', roots)
   }
 }

@@ -46,11 +46,11 @@ describe('parseRoots', () => {
     assert.deepEqual(parseRoots(CONSUL_ROOTS), {
       trustDomain: CONSUL_ROOTS.TrustDomain,
       activeRootId: CONSUL_ROOTS.ActiveRootID,
-      roots: [{ id: root!.ID, name: root!.Name, certificatePem: root!.RootCert, active: true }],
+      roots: [{ id: root!.ID, certificatePem: root!.RootCert, active: true }],
     })
   })
 
-  it('reads a rotation, no name, an empty name, and fields of the future', () => {
+  it('reads a rotation, and what other versions add or leave out', () => {
     const body = {
       ...CONSUL_ROOTS,
       New: 1,
@@ -61,11 +61,8 @@ describe('parseRoots', () => {
     }
     const { roots } = parseRoots(body)
     assert.deepEqual(
-      roots.map(({ name, active }) => [name, active]),
-      [
-        ['', true],
-        ['', false],
-      ],
+      roots.map(({ active }) => active),
+      [true, false],
     )
   })
 
@@ -88,7 +85,6 @@ describe('parseRoots', () => {
     ['Roots[0] should be an object and is a string', bend(CONSUL_ROOTS, ['Roots', 0], root!.RootCert)],
     ['Roots[0].ID should be a non-empty string and is a string', bend(CONSUL_ROOTS, ['Roots', 0, 'ID'], '')],
     [
-      'Roots[0].Name should be a non-empty string and is a number',
       bend(CONSUL_ROOTS, ['Roots', 0, 'Name'], 5),
     ],
     [

@@ -375,7 +375,7 @@ describe('SpiffeId.service', () => {
   const bad: [rule: string, part: Partial<typeof WEB>, code: ErrorCode][] = [
     ['an empty trust domain', { trustDomain: '' }, 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN'],
     ['an upper-case trust domain', { trustDomain: 'Mesh.consul' }, 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN'],
-    ['a trust domain with a port', { trustDomain: 'mesh.consul:1' }, 'ERR_CONNECT_SPIFFE_COMPONENT'],
+    ['a trust domain with a port', { trustDomain: 'mesh.consul:1' }, 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN'],
     // It would become a path: another partition's identity.
     ['a trust domain with a path', { trustDomain: `${TD}/ap/other` }, 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN'],
     ['an empty service', { service: '' }, 'ERR_CONNECT_SPIFFE_PATH'],
