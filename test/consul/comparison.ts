@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-export interface Recorded {
+interface Recorded {
   status: number
   headers: Record<string, string>
   body: unknown
@@ -10,7 +10,7 @@ export interface Recorded {
 
 export type Recording = Map<string, Recorded>
 
-export interface CallOptions {
+interface CallOptions {
   body?: unknown
   token?: string
 }
@@ -20,7 +20,7 @@ export interface Answered extends Recorded {
   index: string
 }
 
-export interface Wanted {
+interface Wanted {
   has?: string[]
   lacks?: string[]
 }

@@ -85,9 +85,6 @@ describe('parseRoots', () => {
     ['Roots[0] should be an object and is a string', bend(CONSUL_ROOTS, ['Roots', 0], root!.RootCert)],
     ['Roots[0].ID should be a non-empty string and is a string', bend(CONSUL_ROOTS, ['Roots', 0, 'ID'], '')],
     [
-      bend(CONSUL_ROOTS, ['Roots', 0, 'Name'], 5),
-    ],
-    [
       'Roots[0].RootCert should be a non-empty string and is missing',
       bend(CONSUL_ROOTS, ['Roots', 0, 'RootCert'], undefined),
     ],
