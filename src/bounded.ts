@@ -12,6 +12,9 @@ export interface Bounds {
   readonly clock?: Clock
 }
 
+/** What is done with a value that comes after the bounds were met, and that nobody will see. */
+export type Discard<T> = (value: T) => void
+
 /**
  * Runs `work` within bounds. It gets a signal of its own that is aborted when one of them is met, with the error
  * that the promise rejects with; should it ignore that, the promise settles all the same. Nothing stays behind: no
@@ -22,6 +25,7 @@ export function bounded<T>(
   what: string,
   bounds: Bounds,
   work: (signal: AbortSignal) => Promise<T>,
+  discard?: Discard<T>,
 ): Promise<T> {
   const { signal: outer, closed, timeoutMs, clock = systemClock } = bounds
   if (closed?.aborted === true) return Promise.reject(new ClosedError(what))
@@ -58,7 +62,8 @@ export function bounded<T>(
     working.then(
       (value) => {
         settle()
-        resolve(value)
+        if (inner.signal.aborted) discard?.(value)
+        else resolve(value)
       },
       (error: unknown) => {
         settle()

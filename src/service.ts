@@ -29,10 +29,11 @@ import {
   readyBounds,
   serviceSettings,
 } from './service-options.js'
+import { secureContext } from './transport/context.js'
 import { dial } from './transport/dial.js'
 import { type ConnectionHandler, Listener, type ListenerReports } from './transport/listen.js'
 import { OpenSockets } from './transport/open-sockets.js'
-import { peer, verifySocket } from './transport/peer.js'
+import { attachPeer, peer, verifySocket } from './transport/peer.js'
 import type { MeshSocket } from './transport/socket.js'
 import {
   type TlsClientOptions,
@@ -67,7 +68,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#time = time
     this.#mesh = acquireMesh(this.#settings.agent, time)
     this.#authorizer = this.#settings.authorize ?? authorizeByAgent(this.#mesh.agent)
-    this.#identity = new IdentityStore({ ...this.#mesh, service: name, ...time })
+    this.#identity = new IdentityStore({ ...this.#mesh, service: name, accept: secureContext, ...time })
     this.#mesh.roots.on('failed', this.#onFailed)
     this.#identity.on('failed', this.#onFailed)
     this.#identity.on('changed', (generation, what) => {
@@ -111,7 +112,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     const bounds = { ...dialBounds(options, this.#settings.dialTimeoutMs), closed: this.#ending.signal }
     const socket = await dial({ identity: this.#identity, random: this.#time.random }, resolver, bounds)
     this.#dialled.add(socket)
-    return socket
+    if (!this.#ending.signal.aborted) return socket
+    socket.destroy()
+    throw new ClosedError('dial')
   }
 
   /**
@@ -175,7 +178,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * @throws VerificationError, SpiffeIdError, IdentityError
    */
   peer(socket: TLSSocket): Peer {
-    return peer(socket) ?? verifySocket(socket, this.#identity.require().roots)
+    // Kept with the socket: Node gives a server's certificate only once.
+    return peer(socket) ?? attachPeer(socket, verifySocket(socket, this.#identity.require().roots)).peer
   }
 
   /**
@@ -202,10 +206,10 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * directions, and cuts those that are still open after the drain time. Afterwards nothing of this service is left
    * that could keep the process alive. Idempotent.
    */
-  close(options?: CloseOptions): Promise<void> {
+  async close(options?: CloseOptions): Promise<void> {
     const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
     this.#closing ??= this.#close(timeoutMs)
-    return this.#closing
+    await this.#closing
   }
 
   /** Cuts everything at once, and leaves registrations to their checks. Idempotent. */
@@ -227,6 +231,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   ): Promise<Listener> {
     const { address, signal, ...settings } = listenSettings(options, this.#settings.handshakeTimeoutMs)
     await this.#identity.ready({ signal, timeoutMs: DEFAULTS.readyTimeoutMs, closed: this.#ending.signal })
+    this.#assertOpen('listen')
     const listener: Listener = new Listener({
       ...settings,
       ...target,
@@ -236,13 +241,18 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       authorizer: this.#authorizer,
       drainTimeoutMs: this.#settings.drainTimeoutMs,
       reports: this.#reports,
-      onStop: () => this.#listeners.delete(listener),
+      onClosed: () => this.#listeners.delete(listener),
     })
     // Known before it is open, so that a close in the middle ends it too.
     this.#listeners.add(listener)
-    await listener.open(address)
-    if (this.#ending.signal.aborted) throw new ClosedError('listen')
+    await listener.open(address).catch((error: unknown) => {
+      throw this.#ending.signal.aborted ? new ClosedError('listen', { cause: error }) : error
+    })
     return listener
+  }
+
+  #assertOpen(what: string): void {
+    if (this.#ending.signal.aborted) throw new ClosedError(what)
   }
 
   async #close(timeoutMs: number): Promise<void> {

@@ -14,8 +14,9 @@ export type ServableServer = Server
 /** The parts of a server that only some have. */
 interface HttpParts {
   closeIdleConnections?(): void
-  /** HTTP/2: makes a session say goodbye after its open streams. */
-  on(event: 'session', listener: (session: Session) => void): unknown
+  /** HTTP/2. */
+  once(event: 'session', listener: (session: Session) => void): unknown
+  off(event: 'session', listener: (session: Session) => void): unknown
 }
 
 interface Session {
@@ -45,11 +46,12 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
     throw new OptionError('server', expected, describe(server))
   }
   const parts = server as HttpParts
+  const sockets = new Set<MeshSocket>()
   const sessions = new Set<Session>()
-  parts.on('session', (session) => {
+  const onSession = (session: Session): void => {
     sessions.add(session)
     session.once('close', () => sessions.delete(session))
-  })
+  }
   // A TLS server gets a connection after its own handshake; ours took its place.
   const isTls = server instanceof TlsServer
   const isHttp2 = 'updateSettings' in server
@@ -61,13 +63,21 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
       given.server = server
       // It takes TLS without ALPN for HTTP/1.1; a server of HTTP/2 in clear expects nothing but HTTP/2.
       if (isHttp2 && !isTls) given.alpnProtocol = 'h2'
+      sockets.add(socket)
+      socket.once('close', () => sockets.delete(socket))
+      // node:http2 tells of a session while it takes its connection; others may be another listener's.
+      if (isHttp2) parts.once('session', onSession)
       server.emit(event, socket)
+      if (isHttp2) parts.off('session', onSession)
     },
     alpnProtocols: isHttp2 ? (isTls ? ['h2', 'http/1.1'] : ['h2']) : undefined,
     allowHalfOpen: !isTls,
     onDrain: () => {
       const sweep = (): void => {
         parts.closeIdleConnections?.()
+        // node:http does not call a connection idle that has never asked for anything.
+        for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy()
+        // A session says goodbye and ends after its open streams.
         for (const session of sessions) if (!session.closed) session.close()
       }
       sweep()

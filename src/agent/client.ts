@@ -102,9 +102,9 @@ export class AgentClient {
   }
 
   #target(path: string, query: Query = {}): string {
-    const { namespace, partition, datacenter, address } = this.settings
+    const { namespace, partition, address } = this.settings
     const parameters = new URLSearchParams()
-    const all: Query = { ns: namespace, partition, dc: datacenter, ...query }
+    const all: Query = { ns: namespace, partition, ...query }
     for (const [name, value] of Object.entries(all)) {
       if (value !== undefined) parameters.set(name, String(value))
     }

@@ -45,28 +45,32 @@ export function fetchConnectInstances(
 }
 
 export function parseConnectInstances(body: unknown): ConnectInstance[] {
-  return array(body, '').map((item, i) => {
+  return array(body, '').flatMap((item, i) => {
     const entry = object(item, `[${i}]`)
     const node = object(entry['Node'], `[${i}].Node`)
     const service = object(entry['Service'], `[${i}].Service`)
+    const expected = expectedService(service, `[${i}].Service`)
+    // A gateway stands before many services and proves the name of none; it must not spoil the others.
+    if (expected === undefined) return []
     // An instance that names no address of its own is on its node's.
     const address =
       maybe(nonEmpty)(service['Address'], `[${i}].Service.Address`) ??
       nonEmpty(node['Address'], `[${i}].Node.Address`)
-    return {
+    const instance: ConnectInstance = {
       id: nonEmpty(service['ID'], `[${i}].Service.ID`),
       address,
       port: port(service['Port'], `[${i}].Service.Port`),
-      service: expectedService(service, `[${i}].Service`),
+      service: expected,
       namespace: maybe(nonEmpty)(service['Namespace'], `[${i}].Service.Namespace`),
       partition: maybe(nonEmpty)(service['Partition'], `[${i}].Service.Partition`),
       datacenter: maybe(nonEmpty)(node['Datacenter'], `[${i}].Node.Datacenter`),
     }
+    return [instance]
   })
 }
 
 /** A native instance proves its own name; a proxy proves the name of the service it stands before. */
-function expectedService(service: JsonObject, place: string): string {
+function expectedService(service: JsonObject, place: string): string | undefined {
   const connect = maybe(object)(service['Connect'], `${place}.Connect`)
   if (maybe(boolean)(connect?.['Native'], `${place}.Connect.Native`) === true) {
     return nonEmpty(service['Service'], `${place}.Service`)
@@ -77,5 +81,5 @@ function expectedService(service: JsonObject, place: string): string {
     `${place}.Proxy.DestinationServiceName`,
   )
   // Agents before 1.3 know only ProxyDestination.
-  return destination ?? nonEmpty(service['ProxyDestination'], `${place}.ProxyDestination`)
+  return destination ?? maybe(nonEmpty)(service['ProxyDestination'], `${place}.ProxyDestination`)
 }

@@ -17,7 +17,7 @@ export interface AgentOptions {
   readonly namespace?: string
   /** @default CONSUL_PARTITION */
   readonly partition?: string
-  /** The datacenter that reads go to. @default CONSUL_DATACENTER, or the agent's own */
+  /** The datacenter that services are looked up in. @default CONSUL_DATACENTER, or the agent's own */
   readonly datacenter?: string
   /** Bound on a request that does not block, in milliseconds. @default 10000 */
   readonly timeoutMs?: number

@@ -29,9 +29,6 @@ export interface CallOptions {
   readonly timeoutMs?: number | undefined
 }
 
-/** Registration lives on the agent itself: a datacenter makes no sense there. */
-const LOCAL = { dc: undefined } as const
-
 /** `PUT /v1/agent/service/register`: needs `service:write`. */
 export async function registerService(
   agent: AgentClient,
@@ -39,29 +36,23 @@ export async function registerService(
   options: CallOptions,
 ): Promise<void> {
   // Without this flag a registration would keep the checks of an older one under the same id.
-  const query = { ...LOCAL, 'replace-existing-checks': true }
+  const query = { 'replace-existing-checks': true }
   await agent.request({ method: 'PUT', path: '/v1/agent/service/register', query, body, ...options }, nothing)
 }
 
 /** `PUT /v1/agent/service/deregister/:id` */
 export async function deregisterService(agent: AgentClient, id: string, options: CallOptions): Promise<void> {
-  await agent.request(
-    { method: 'PUT', path: path`/v1/agent/service/deregister/${id}`, query: LOCAL, ...options },
-    nothing,
-  )
+  await agent.request({ method: 'PUT', path: path`/v1/agent/service/deregister/${id}`, ...options }, nothing)
 }
 
 /** `PUT /v1/agent/check/pass/:id`: fails when the agent has no such TTL check. */
 export async function passCheck(agent: AgentClient, id: string, options: CallOptions): Promise<void> {
-  await agent.request(
-    { method: 'PUT', path: path`/v1/agent/check/pass/${id}`, query: LOCAL, ...options },
-    nothing,
-  )
+  await agent.request({ method: 'PUT', path: path`/v1/agent/check/pass/${id}`, ...options }, nothing)
 }
 
 /** `GET /v1/agent/service/:id`: fails with ERR_CONNECT_AGENT_NOT_FOUND when the agent has no such service. */
 export async function findService(agent: AgentClient, id: string, options: CallOptions): Promise<void> {
-  await agent.request({ path: path`/v1/agent/service/${id}`, query: LOCAL, ...options }, nothing)
+  await agent.request({ path: path`/v1/agent/service/${id}`, ...options }, nothing)
 }
 
 /** These answers have no body that matters. */

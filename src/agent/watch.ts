@@ -69,9 +69,10 @@ const SLOW_CODES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
  */
 export class Watch<T> {
   readonly #options: WatchOptions<T>
-  readonly #closed = new AbortController()
   readonly #reads: TokenBucket
-  #pause = new AbortController()
+  // A turn is one read and the pause after it; aborting it starts the next one.
+  #turn = new AbortController()
+  #closed = false
   #last: { value: T } | undefined
   #lastError: Error | undefined
 
@@ -86,76 +87,70 @@ export class Watch<T> {
     return this.#lastError
   }
 
-  /** Ends a wait for the next try, if there is one. */
-  retryNow(): void {
-    this.#pause.abort()
+  /** Reads anew at once, without an index, whether a read or a pause is under way. */
+  restart(): void {
+    this.#turn.abort()
   }
 
   close(): void {
-    this.#closed.abort()
-    this.#pause.abort()
+    this.#closed = true
+    this.#turn.abort()
   }
 
   async #run(): Promise<void> {
-    const { random } = this.#options
-    const closed = this.#closed.signal
+    const { clock, random } = this.#options
     let position: Position = { from: 'start' }
     let failures = 0
-    while (!isAborted(closed)) {
+    while (!this.#closed) {
+      this.#turn = new AbortController()
+      const { signal } = this.#turn
       const throttleMs = this.#reads.take()
-      if (throttleMs > 0) await sleep(this.#options.clock, throttleMs, closed)
-      if (isAborted(closed)) return
+      if (throttleMs > 0) await sleep(clock, throttleMs, signal)
+      if (isAborted(signal)) continue
       try {
-        position = nextPosition(position, await this.#read(position))
+        position = nextPosition(position, await this.#read(position, signal))
         failures = 0
         this.#lastError = undefined
-        if (position.from === 'poll') await this.#wait(POLL_MS * jitter(random))
+        if (position.from === 'poll') await sleep(clock, POLL_MS * jitter(random), signal)
       } catch (thrown) {
-        if (isAborted(closed)) return
-        const error = toError(thrown)
-        this.#lastError = error
         position = { from: 'start' }
+        if (isAborted(signal)) continue
         failures += 1
-        const delayMs = Math.round(backoffMs(error, failures) * jitter(random))
-        log.watch(
-          '%s: failure %d, next try in %d ms%s',
-          this.#options.name,
-          failures,
-          delayMs,
-          because(error),
-        )
-        this.#options.onError(error, delayMs)
-        await this.#wait(delayMs)
+        await sleep(clock, this.#report(toError(thrown), failures), signal)
       }
     }
   }
 
-  async #read(position: Position): Promise<AgentResponse<T>> {
+  /** Tells of a failure; returns how long to wait before the next try, in milliseconds. */
+  #report(error: Error, failures: number): number {
+    const { name, random, onError } = this.#options
+    const delayMs = Math.round(backoffMs(error, failures) * jitter(random))
+    this.#lastError = error
+    log.watch('%s: failure %d, next try in %d ms%s', name, failures, delayMs, because(error))
+    onError(error, delayMs)
+    return delayMs
+  }
+
+  async #read(position: Position, signal: AbortSignal): Promise<AgentResponse<T>> {
     const { fetch, onValue, waitMs = DEFAULTS.watchWaitMs } = this.#options
     const blocks = position.from === 'index' || position.from === 'hash'
     const response = await fetch({
       index: position.from === 'index' ? position.index : undefined,
       hash: position.from === 'hash' ? position.hash : undefined,
       waitMs,
-      signal: this.#closed.signal,
+      signal,
       // A dead agent must not hang the watch for ever. A read that does not block has the client's own bound.
       timeoutMs: blocks ? (waitMs * 17) / 16 + WAIT_MARGIN_MS : undefined,
     })
     // The index may move with nothing new, and a leaf may be new under an old index: the content decides.
     if (
-      !isAborted(this.#closed.signal) &&
+      !isAborted(signal) &&
       (this.#last === undefined || !isDeepStrictEqual(this.#last.value, response.value))
     ) {
       onValue(response.value)
       this.#last = { value: response.value }
     }
     return response
-  }
-
-  async #wait(ms: number): Promise<void> {
-    this.#pause = new AbortController()
-    if (isAborted(this.#closed.signal)) return
-    await sleep(this.#options.clock, ms, this.#pause.signal)
   }
 }
 

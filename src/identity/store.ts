@@ -4,9 +4,9 @@ import { type LeafCertificate, fetchLeaf } from '../agent/leaf.js'
 import { Watch } from '../agent/watch.js'
 import { type Bounds, bounded } from '../bounded.js'
 import type { Clock } from '../clock.js'
-import { IdentityError, TimeoutError, because } from '../errors.js'
+import { IdentityError, TimeoutError, because, toError } from '../errors.js'
 import { log } from '../log.js'
-import { type Leaf, checkLeaf } from './leaf.js'
+import { type Credentials, type Leaf, checkLeaf } from './leaf.js'
 import type { Roots, RootsStore } from './roots.js'
 
 /** What a connection is made with: our leaf and its key, and the roots to verify the peer against. */
@@ -27,6 +27,8 @@ export interface IdentityOptions {
   readonly agent: AgentClient
   readonly roots: RootsStore
   readonly service: string
+  /** Throws when TLS cannot use a generation, although it passed every check here. */
+  readonly accept: (generation: Generation) => void
   readonly clock: Clock
   readonly random: () => number
 }
@@ -37,6 +39,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
   readonly #closed = new AbortController()
   readonly #onRoots: (roots: Roots) => void
   #watch: Watch<LeafCertificate> | undefined
+  #given: LeafCertificate | undefined
   #current: Generation | undefined
   #cancelExpiry: () => void = () => undefined
 
@@ -123,14 +126,20 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
   }
 
   #takeRoots(roots: Roots): void {
-    const current = this.#current
-    if (current !== undefined) {
-      this.#current = { ...current, roots }
-      this.emit('changed', this.#current, 'roots')
-    }
     if (this.#watch === undefined) this.#watch = this.#watchLeaf()
     // A leaf that came before its root was refused: it may be good now.
-    else this.#watch.retryNow()
+    else if (this.#watch.lastError !== undefined) this.#watch.restart()
+    if (this.#current === undefined || this.#given === undefined) return
+    // Roots are the mesh's word on whom to trust: they are taken even when our own leaf is left without one.
+    const next = { ...this.#current, roots }
+    try {
+      this.#options.accept(next)
+      this.#check(this.#given, roots)
+    } catch (error) {
+      this.emit('failed', toError(error))
+    }
+    this.#current = next
+    this.emit('changed', next, 'roots')
   }
 
   #watchLeaf(): Watch<LeafCertificate> {
@@ -150,21 +159,30 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
   }
 
   #takeLeaf(given: LeafCertificate): void {
-    const { agent, clock, roots: rootsStore, service } = this.#options
-    const roots = rootsStore.current
-    if (roots === undefined)
+    const roots = this.#options.roots.current
+    if (roots === undefined) {
       throw new IdentityError('ERR_CONNECT_ROOTS', 'there are no roots to judge a leaf by')
+    }
+    const next = { ...this.#check(given, roots), roots }
+    const { service, accept } = this.#options
+    try {
+      accept(next)
+    } catch (cause) {
+      const message = `the agent's certificate for ${service} cannot be used for TLS${because(cause)}`
+      throw new IdentityError('ERR_CONNECT_LEAF_MALFORMED', message, { cause })
+    }
+    this.#given = given
+    this.#current = next
+    const { serialNumber, notAfter } = next.leaf
+    log.identity('leaf of %s: serial %s, until %s', service, serialNumber, notAfter.toISOString())
+    this.#armExpiry(notAfter)
+    this.emit('changed', next, 'leaf')
+  }
+
+  #check(given: LeafCertificate, roots: Roots): Credentials {
+    const { agent, clock, service } = this.#options
     const { namespace, partition } = agent.settings
-    const credentials = checkLeaf(given, { service, namespace, partition }, roots, clock.now())
-    this.#current = { ...credentials, roots }
-    log.identity(
-      'leaf of %s: serial %s, until %s',
-      service,
-      credentials.leaf.serialNumber,
-      credentials.leaf.notAfter.toISOString(),
-    )
-    this.#armExpiry(credentials.leaf.notAfter)
-    this.emit('changed', this.#current, 'leaf')
+    return checkLeaf(given, { service, namespace, partition }, roots, clock.now())
   }
 
   #armExpiry(notAfter: Date): void {
@@ -183,6 +201,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
     } catch (error) {
       this.emit('failed', error as IdentityError)
     }
-    this.#watch?.retryNow()
+    // The agent may be holding a read that will not end for minutes.
+    this.#watch?.restart()
   }
 }

@@ -221,5 +221,5 @@ function newKey(): KeyObject {
 }
 
 function sec1(key: KeyObject): string {
-  return key.export({ type: 'sec1', format: 'pem' }).toString()
+  return key.export({ type: key.asymmetricKeyType === 'ec' ? 'sec1' : 'pkcs8', format: 'pem' }).toString()
 }

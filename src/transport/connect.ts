@@ -2,10 +2,9 @@ import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'n
 import { ConnectError, DialError, VerificationError, because, toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import type { Generation } from '../identity/store.js'
-import { expectedAt, verifyExpected } from '../identity/verify.js'
 import type { Endpoint } from '../resolve/resolver.js'
 import { secureContext } from './context.js'
-import { attachPeer, expectVerified, identify, pathError } from './peer.js'
+import { attachPeer, expectVerified, identifyAs, pathError } from './peer.js'
 import type { MeshSocket } from './socket.js'
 
 export interface ConnectOptions {
@@ -35,11 +34,9 @@ export function connect(
       // the certificate apart by then: to ask for it again would cost as much once more.
       checkServerIdentity: (_host, certificate) => {
         try {
-          peer = identify(certificate, generation.roots.trustDomain)
-          verifyExpected(peer, expectedAt(generation.leaf.id, endpoint.identity))
+          peer = identifyAs(certificate, generation, endpoint.identity)
           return undefined
         } catch (error) {
-          peer = undefined
           return toError(error)
         }
       },
@@ -60,7 +57,7 @@ export function connect(
         if (peer === undefined)
           throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'another')
         settle()
-        reportRejection(socket, endpoint.identity.service)
+        reportRejection(socket, endpoint.identity.service, allowHalfOpen)
         resolve(attachPeer(socket, peer))
       } catch (error) {
         fail(toError(error))
@@ -91,7 +88,7 @@ export function connect(
  * or sends an alert, and what the client sees is a connection that ends before its first byte. That is turned into
  * an error that says so, because an empty answer would look like a success.
  */
-function reportRejection(socket: TLSSocket, upstream: string): void {
+function reportRejection(socket: TLSSocket, upstream: string, allowHalfOpen: boolean): void {
   const rejected = (cause: Error | undefined): DialError => {
     const message = `the connection was closed before its first byte${because(cause)}; an intention, our certificate or the application may be the reason`
     return new DialError('ERR_CONNECT_REJECTED', upstream, message, { cause })
@@ -101,13 +98,19 @@ function reportRejection(socket: TLSSocket, upstream: string): void {
   const emit = socket.emit.bind(socket) as (event: string | symbol, ...args: unknown[]) => boolean
   // The first thing that the peer says, or its end, passes here; afterwards the socket is as it was.
   socket.push = (chunk: unknown): boolean => {
-    socket.push = push
-    socket._destroy = destroy
-    socket.emit = emit
+    const ended = chunk === null
     // Somebody who has said everything and wants no answer is not rejected.
-    if (chunk !== null || socket.writableEnded) return socket.push(chunk)
-    socket.destroy(rejected(undefined))
-    return false
+    if (ended && !socket.writableEnded && !allowHalfOpen) {
+      socket.destroy(rejected(undefined))
+      return false
+    }
+    socket.push = push
+    // A peer that is only done with talking may still reset what it is sent.
+    if (!ended) {
+      socket._destroy = destroy
+      socket.emit = emit
+    }
+    return push(chunk)
   }
   socket._destroy = (error, callback): void => {
     destroy(isNetworkError(error) ? rejected(error) : error, callback)

@@ -26,49 +26,56 @@ export async function dial(
   bounds: DialBounds,
 ): Promise<MeshSocket> {
   const attempts: DialAttempt[] = []
+  const what = `dial ${resolver.name}`
+  const deadline = performance.now() + bounds.timeoutMs
+  const work = async (signal: AbortSignal): Promise<MeshSocket> => {
+    await context.identity.ready({ signal, timeoutMs: bounds.timeoutMs })
+    const endpoints = shuffle(await resolveEndpoints(resolver, signal), context.random)
+    for (const [i, endpoint] of endpoints.entries()) {
+      // One that never answers may use up its share of the time, and leaves the others theirs. The last has all the
+      // rest: it is the deadline itself that ends it.
+      const left = endpoints.length - i
+      const timeoutMs = left === 1 ? bounds.timeoutMs : Math.max(1, (deadline - performance.now()) / left)
+      const share = { signal, timeoutMs, allowHalfOpen: bounds.allowHalfOpen }
+      const socket = await attempt(context, endpoint, share, attempts)
+      if (socket !== undefined) return socket
+    }
+    throw failure(resolver.name, attempts)
+  }
   try {
-    return await bounded(`dial ${resolver.name}`, bounds, async (signal) => {
-      await context.identity.ready({ signal, timeoutMs: bounds.timeoutMs })
-      const endpoints = shuffle(await resolveEndpoints(resolver, signal), context.random)
-      for (const endpoint of endpoints) {
-        const socket = await attempt(
-          context,
-          endpoint,
-          { signal, allowHalfOpen: bounds.allowHalfOpen },
-          attempts,
-        )
-        if (socket !== undefined) return socket
-      }
-      throw failure(resolver.name, attempts)
-    })
+    return await bounded(what, bounds, work, (socket) => socket.destroy())
   } catch (error) {
     if (!(error instanceof TimeoutError)) throw error
     const cause = attempts.at(-1)?.error ?? context.identity.lastError
-    throw new TimeoutError(`dial ${resolver.name}`, bounds.timeoutMs, { attempts, cause })
+    throw new TimeoutError(what, bounds.timeoutMs, { attempts, cause })
   }
 }
 
 async function attempt(
   { identity }: DialContext,
   endpoint: Endpoint,
-  options: { signal: AbortSignal; allowHalfOpen: boolean },
+  share: { signal: AbortSignal; timeoutMs: number; allowHalfOpen: boolean },
   attempts: DialAttempt[],
 ): Promise<MeshSocket | undefined> {
-  const address = endpoint.host.includes(':')
-    ? `[${endpoint.host}]:${endpoint.port}`
-    : `${endpoint.host}:${endpoint.port}`
+  const { host, port } = endpoint
+  const address = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
   const startedAt = performance.now()
   // Asked for on each try: the generation may have changed since the last.
   const generation = identity.require()
+  const { allowHalfOpen } = share
+  const work = (signal: AbortSignal): Promise<MeshSocket> =>
+    connect(endpoint, generation, { signal, allowHalfOpen })
   try {
-    const socket = await connect(endpoint, generation, options)
+    const socket = await bounded(`connecting to ${address}`, share, work, (late) => late.destroy())
     log.dial('%s: connected to %s', address, socket.peer.spiffeId)
     return socket
   } catch (thrown) {
-    if (options.signal.aborted) throw thrown
-    const error = toError(thrown)
+    const durationMs = Math.round(performance.now() - startedAt)
+    const isLate = share.signal.reason instanceof TimeoutError
+    const error = isLate ? new TimeoutError(`connecting to ${address}`, durationMs) : toError(thrown)
     log.dial('%s: %s', address, error.message)
-    attempts.push({ address, error, durationMs: Math.round(performance.now() - startedAt) })
+    attempts.push({ address, error, durationMs })
+    if (share.signal.aborted) throw error
     return undefined
   }
 }

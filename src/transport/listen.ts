@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
 import { type Server as TlsServer, type TLSSocket, createServer as createTlsServer } from 'node:tls'
 import { type Authorizer, DeniedError, type Outcome, decide } from '../authorize/authorizer.js'
+import { bounded } from '../bounded.js'
 import { ConnectError, VerificationError, because, toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import type { Generation, IdentityStore } from '../identity/store.js'
@@ -36,8 +37,8 @@ export interface ListenerSettings {
   readonly alpnProtocols: readonly string[] | undefined
   /** Called when a drain begins; what it returns is called when it is over. */
   readonly onDrain?: () => () => void
-  /** Called when it accepts no more. */
-  readonly onStop: () => void
+  /** Called when nothing of it is left. */
+  readonly onClosed: () => void
 }
 
 /** Where to listen: a port and a host, or the path of a unix socket. */
@@ -50,6 +51,9 @@ export interface ListenerCloseOptions {
   readonly timeoutMs?: number
 }
 
+/** What a drain needs beyond its time, to cut and to hear of it. */
+const DRAIN_GRACE_MS = 1_000
+
 /**
  * A mutual-TLS listener. A connection takes four steps, each of which can end it: a handshake that OpenSSL verifies
  * against the mesh's roots, our identity step, the authorizer, and only then the handler.
@@ -58,14 +62,18 @@ export class Listener implements AsyncDisposable {
   readonly #settings: ListenerSettings
   readonly #front: Server
   readonly #tls: TlsServer
-  // Connections that have not been authorized yet, as TCP sockets by their remote end; and those that have.
-  readonly #pending = new Map<string, Socket>()
+  // A connection is in one of three places: in its handshake, as a TCP socket by its two ends; before the authorizer;
+  // or open. From the second on it is a TLS socket and its TCP socket must be left alone: Node 20 crashes when both
+  // are destroyed inside the callback that ends a handshake.
+  readonly #handshaking = new Map<string, Socket>()
+  readonly #deciding = new Set<TLSSocket>()
   readonly #open = new OpenSockets()
   readonly #onGeneration = (generation: Generation): void => {
     this.#tls.setSecureContext(tlsMaterial(generation))
   }
   readonly #closed: Promise<void>
   #closing: Promise<void> | undefined
+  #stopped = false
 
   /** @throws IdentityError when there is no certificate to listen with */
   constructor(settings: ListenerSettings) {
@@ -81,6 +89,8 @@ export class Listener implements AsyncDisposable {
       ...(alpnProtocols !== undefined && { ALPNProtocols: [...alpnProtocols] }),
     })
     this.#tls.on('secureConnection', (socket) => {
+      this.#handshaking.delete(bothEnds(socket))
+      this.#deciding.add(socket)
       void this.#admit(socket)
     })
     this.#tls.on('tlsClientError', (error, socket) => {
@@ -90,6 +100,7 @@ export class Listener implements AsyncDisposable {
       this.#accept(socket)
     })
     this.#closed = new Promise((resolve) => this.#front.once('close', resolve))
+    void this.#closed.then(settings.onClosed)
     settings.identity.on('changed', this.#onGeneration)
   }
 
@@ -99,8 +110,13 @@ export class Listener implements AsyncDisposable {
    */
   async open(address: ListenAddress): Promise<void> {
     try {
+      // A close in the middle ends the wait too.
+      const closed = this.#closed.then(() => {
+        throw new Error('it was closed')
+      })
       this.#front.listen({ ...address })
-      await once(this.#front, 'listening')
+      await Promise.race([once(this.#front, 'listening'), closed])
+      closed.catch(() => undefined)
     } catch (cause) {
       this.destroy()
       const where =
@@ -127,9 +143,20 @@ export class Listener implements AsyncDisposable {
    * Stops accepting, ends what is not authorized yet, and waits for the open connections to end; those still open
    * after `timeoutMs` are cut. Idempotent.
    */
-  close(options: ListenerCloseOptions = {}): Promise<void> {
-    this.#closing ??= this.#drain(options.timeoutMs ?? this.#settings.drainTimeoutMs)
-    return this.#closing
+  async close(options: ListenerCloseOptions = {}): Promise<void> {
+    const timeoutMs = options.timeoutMs ?? this.#settings.drainTimeoutMs
+    this.#closing ??= this.#drain(timeoutMs)
+    try {
+      // A drain that began earlier may have been given more time.
+      await bounded(
+        'drain',
+        { timeoutMs: timeoutMs + DRAIN_GRACE_MS },
+        () => this.#closing ?? Promise.resolve(),
+      )
+    } catch {
+      this.destroy()
+      await this.#closing
+    }
   }
 
   /** Cuts everything at once. */
@@ -139,15 +166,15 @@ export class Listener implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.destroy()
-    await this.close({ timeoutMs: 0 })
+    await this.close()
   }
 
   #stop(): void {
+    this.#stopped = true
     this.#settings.identity.off('changed', this.#onGeneration)
     this.#front.close()
-    for (const socket of this.#pending.values()) socket.destroy()
-    this.#settings.onStop()
+    for (const socket of this.#handshaking.values()) socket.destroy()
+    for (const socket of this.#deciding) socket.destroy()
   }
 
   async #drain(timeoutMs: number): Promise<void> {
@@ -172,10 +199,10 @@ export class Listener implements AsyncDisposable {
       socket.destroy()
       return
     }
-    const remote = remoteEnd(socket)
-    this.#pending.set(remote, socket)
+    const ends = bothEnds(socket)
+    this.#handshaking.set(ends, socket)
     socket.once('close', () => {
-      this.#pending.delete(remote)
+      if (this.#handshaking.get(ends) === socket) this.#handshaking.delete(ends)
     })
     this.#tls.emit('connection', socket)
   }
@@ -189,13 +216,14 @@ export class Listener implements AsyncDisposable {
     try {
       const peer = verifySocket(socket, identity.require().roots)
       const { authorized, reason, cause } = await this.#decide(socket, peer)
+      this.#deciding.delete(socket)
+      if (this.#stopped) socket.destroy()
       if (socket.destroyed) return
       if (!authorized) {
         socket.destroy()
         reports.denied(new DeniedError(peer, service, reason, { cause }))
         return
       }
-      this.#pending.delete(remoteEnd(socket))
       this.#open.add(socket)
       log.listen('%s: %s connected', service, peer.spiffeId)
       await this.#handle(attachPeer(socket, peer))
@@ -232,6 +260,7 @@ export class Listener implements AsyncDisposable {
   }
 
   #reject(error: Error, socket: TLSSocket): void {
+    this.#deciding.delete(socket)
     const { remoteAddress } = socket
     socket.destroy()
     log.listen('%s: rejected %s: %s', this.#settings.service, remoteAddress, error.message)
@@ -239,8 +268,14 @@ export class Listener implements AsyncDisposable {
   }
 }
 
-function remoteEnd(socket: Socket): string {
-  return `${socket.remoteAddress ?? ''}:${socket.remotePort ?? ''}`
+/**
+ * What a TCP socket and the TLS socket over it have in common, and no other pair has. Unix sockets have nothing of
+ * the kind: of those that are not authorized yet, only the last is known here, and the rest end by their handshake's
+ * bound or before their handler.
+ */
+function bothEnds(socket: Socket): string {
+  const { remoteAddress = '', remotePort = '', localAddress = '', localPort = '' } = socket
+  return `${remoteAddress} ${remotePort} ${localAddress} ${localPort}`
 }
 
 /** A failed handshake, as what it means. */

@@ -4,7 +4,15 @@ import { VerificationError } from '../errors.js'
 import { parseCertificate } from '../identity/certificate.js'
 import type { Peer } from '../identity/peer.js'
 import type { Roots } from '../identity/roots.js'
-import { type CertifiedId, verifyLeaf, verifyMember } from '../identity/verify.js'
+import type { Generation } from '../identity/store.js'
+import {
+  type CertifiedId,
+  type ExpectedIdentity,
+  expectedAt,
+  verifyExpected,
+  verifyLeaf,
+  verifyMember,
+} from '../identity/verify.js'
 
 /** SPIFFE sets no limit; more than these is nobody's mesh. */
 const MAX_CHAIN = 16
@@ -12,7 +20,7 @@ const MAX_CACHED = 4096
 
 // Facts by fingerprint, so that a certificate seen before costs no parsing. Only what the bytes say is kept, never
 // a decision: path, dates and trust domain are judged on every connection.
-type Known = CertifiedId & Pick<Peer, 'serialNumber' | 'notAfter'>
+type Known = CertifiedId & Pick<Peer, 'serialNumber'> & { readonly notAfter: number }
 const cache = new Map<string, Known>()
 
 /** What Node knows of a certificate, in either of its two forms. */
@@ -71,12 +79,27 @@ export function identify(certificate: PresentedCertificate, trustDomain: string)
   const known = cache.get(fingerprint256) ?? remember(certificate)
   const { kind, ...id } = verifyMember(known, trustDomain)
   const { serialNumber, notAfter } = known
-  return { spiffeId: known.uri, ...id, serialNumber, fingerprint256, notAfter }
+  // A date can be changed by whoever gets it: each gets its own.
+  return { spiffeId: known.uri, ...id, serialNumber, fingerprint256, notAfter: new Date(notAfter) }
+}
+
+/**
+ * The same, and that it is who was expected.
+ * @throws VerificationError or SpiffeIdError
+ */
+export function identifyAs(
+  certificate: PresentedCertificate,
+  own: Generation,
+  expected: ExpectedIdentity,
+): Peer {
+  const peer = identify(certificate, own.roots.trustDomain)
+  verifyExpected(peer, expectedAt(own.leaf.id, expected))
+  return peer
 }
 
 function remember(certificate: PresentedCertificate): Known {
   const facts = parseCertificate(certificate.raw)
-  const notAfter = new Date(new X509Certificate(certificate.raw).validTo)
+  const notAfter = Date.parse(new X509Certificate(certificate.raw).validTo)
   const known = { ...verifyLeaf(facts), serialNumber: facts.serialNumber, notAfter }
   // The oldest goes first; a map keeps the order of insertion.
   const oldest = cache.size >= MAX_CACHED ? cache.keys().next() : undefined

@@ -1,9 +1,9 @@
 import type { PeerCertificate } from 'node:tls'
-import { VerificationError, toError } from '../errors.js'
+import { toError } from '../errors.js'
 import type { Generation } from '../identity/store.js'
-import { type ExpectedIdentity, expectedAt, verifyExpected } from '../identity/verify.js'
+import type { ExpectedIdentity } from '../identity/verify.js'
 import { type TlsMaterial, tlsMaterial } from './context.js'
-import { identify } from './peer.js'
+import { identifyAs } from './peer.js'
 
 /** Options for `tls.createServer`, `https.createServer` and the like. */
 export interface TlsServerOptions extends TlsMaterial {
@@ -30,20 +30,11 @@ export function tlsClientOptions(generation: Generation, expected: ExpectedIdent
     maxCachedSessions: 0,
     checkServerIdentity: (_host, certificate) => {
       try {
-        const peer = identify(certificate, generation.roots.trustDomain)
-        verifyExpected(peer, expectedAt(generation.leaf.id, expected))
+        identifyAs(certificate, generation, expected)
         return undefined
-      } catch (thrown) {
+      } catch (error) {
         // Whatever goes wrong in here must refuse, and not escape into the TLS stack.
-        const cause = toError(thrown)
-        return cause instanceof VerificationError
-          ? cause
-          : new VerificationError(
-              'ERR_CONNECT_PEER_IDENTITY',
-              expected.service,
-              'an unreadable certificate',
-              { cause },
-            )
+        return toError(error)
       }
     },
   }

@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { type Socket, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join as joinPath } from 'node:path'
 import { connect as tlsConnect } from 'node:tls'
 import { describe, it } from 'node:test'
 import type { ConnectError } from '../../src/index.js'
@@ -212,6 +215,24 @@ describe('a dial that fails', () => {
     }
   })
 
+  it('leaves the others their time when one never answers, and lists it', async (t) => {
+    const { join } = await startMesh(t)
+    const mute = await silentServer(t)
+    const good = portOf(await join('api').listen({ port: 0, host: '127.0.0.1' }, greet))
+    const endpoint = (port: number) => ({ host: '127.0.0.1', port, identity: { service: 'api' } })
+    const silent = endpoint(Number(mute.address.split(':')[1]))
+    const web = join('web')
+    // Whichever comes first.
+    const both: Resolver = { name: 'both', resolve: () => [silent, endpoint(good)] }
+    for (let i = 0; i < 4; i += 1)
+      assert.equal(await readAll(await web.dial(both, { timeoutMs: 400 })), 'hello web')
+    const error = await rejection(web.dial({ name: 'one', resolve: () => [silent] }, { timeoutMs: 100 }))
+    assert.ok(error instanceof TimeoutError)
+    assert.equal(error.attempts.length, 1)
+    assert.ok(error.cause instanceof TimeoutError)
+    assert.equal(error.attempts[0]?.address, mute.address)
+  })
+
   for (const [what, upstream] of [
     ['an empty name', ''],
     ['a slash', 'a/b'],
@@ -253,6 +274,71 @@ describe('a dial that fails', () => {
 })
 
 describe('a listener', () => {
+  for (const way of ['tcp', 'unix'] as const) {
+    it(`lets nobody in who was waiting for a decision when it closed (${way})`, async (t) => {
+      const { agent, join } = await startMesh(t)
+      const asked: (() => void)[] = []
+      let all: (() => void) | undefined
+      const everybody = new Promise<void>((resolve) => (all = resolve))
+      let handled = 0
+      const api = join('api', {
+        authorize: () =>
+          new Promise((resolve) => {
+            asked.push(() => resolve({ authorized: true, reason: 'late' }))
+            if (asked.length === 4) all?.()
+          }),
+      })
+      const folder = mkdtempSync(joinPath(tmpdir(), 'consul-connect-'))
+      t.after(() => {
+        rmSync(folder, { recursive: true })
+      })
+      const where = way === 'tcp' ? { port: 0, host: '127.0.0.1' } : { path: joinPath(folder, 'listen.sock') }
+      const listener = await api.listen(where, () => (handled += 1))
+      const leaf = agent.issueLeaf('web')
+      const to = way === 'tcp' ? { port: portOf(listener), host: '127.0.0.1' } : where
+      const ended = Array.from({ length: 4 }, () => {
+        const socket = tlsConnect({
+          ...to,
+          cert: leaf.chainPem,
+          key: leaf.privateKeyPem,
+          ca: agent.ca.rootPem,
+          checkServerIdentity: () => undefined,
+        })
+        return new Promise((resolve) =>
+          socket
+            .on('error', () => undefined)
+            .on('close', resolve)
+            .resume(),
+        )
+      })
+      await everybody
+      const closing = listener.close()
+      for (const allow of asked) allow()
+      await closing
+      await Promise.all(ended)
+      assert.equal(handled, 0)
+      assert.equal(listener.connections, 0)
+    })
+  }
+
+  it('that is closed before it is open says so, and has no port', async (t) => {
+    const { join } = await startMesh(t)
+    const api = join('api')
+    await api.ready()
+    for (let turns = 0; turns < 6; turns += 1) {
+      const again = join('api')
+      await again.ready()
+      const opening = again.listen({ port: 0, host: '127.0.0.1' }, greet).then(
+        (listener) => listener.address(),
+        (error: unknown) => (error as { code?: string }).code,
+      )
+      for (let i = 0; i < turns; i += 1) await Promise.resolve()
+      await again.close()
+      const outcome = await opening
+      assert.ok(outcome === 'ERR_CONNECT_CLOSED' || outcome === null, String(outcome))
+    }
+  })
+
   it('that cannot have its port says which and why', async (t) => {
     const { join } = await startMesh(t)
     const api = join('api')

@@ -52,6 +52,34 @@ describe('close', () => {
     assert.equal((await listening).code, 'ERR_CONNECT_CLOSED')
   })
 
+  it('waits for what somebody else has begun to close', async (t) => {
+    const { agent, join } = await startMesh(t)
+    const api = join('api')
+    const registration = await api.register({ port: 1234 })
+    await Promise.all([registration.close(), api.close()])
+    const left = (await (await fetch(`${agent.url}/v1/agent/services`)).json()) as object
+    assert.deepEqual(Object.keys(left), [])
+  })
+
+  it('of a listener that drains is overtaken by the destruction of its service', async (t) => {
+    const { join } = await startMesh(t)
+    const api = join('api')
+    const listener = await offer(api, (socket) => socket.write('x'))
+    const socket = await join('web').dial('api')
+    await once(socket, 'data')
+    const gone = once(socket, 'close')
+    const closing = listener.close({ timeoutMs: 60_000 })
+    api.destroy()
+    await gone
+    await closing
+  })
+
+  it('that is asked for with a wrong option rejects', async (t) => {
+    const { join } = await startMesh(t)
+    const error = await rejection(join('api').close({ drainTimeoutMs: -1 }))
+    assert.equal(error.code, 'ERR_CONNECT_OPTION')
+  })
+
   it('tells that it is done, and works with await using', async (t) => {
     const { agentOptions } = await startMesh(t)
     let closed = false
@@ -145,6 +173,7 @@ describe('TLS of somebody’s own', () => {
     const socket = tls.connect({ ...web.tlsClientOptions('api'), port, host: '127.0.0.1' })
     await once(socket, 'secureConnect')
     assert.equal(web.peer(socket).service, 'api')
+    assert.equal(web.peer(socket), web.peer(socket))
     assert.equal(await readAll(socket), 'web true')
     for (const wrong of ['db', { service: 'api', datacenter: 'dc2' }]) {
       const refused = tls.connect({ ...web.tlsClientOptions(wrong), port, host: '127.0.0.1' })

@@ -147,6 +147,13 @@ describe('register', () => {
     assert.deepEqual(await instances(agent, 'api'), [])
   })
 
+  it('that fails after the agent has taken it is taken away again', async (t) => {
+    const { agent, join } = await startMesh(t)
+    agent.fault(PASS, { status: 500, body: 'no', times: 1 })
+    assert.equal((await rejection(join('api').register({ port: 1 }))).code, 'ERR_CONNECT_AGENT_FAILED')
+    assert.deepEqual(await instances(agent, 'api'), [])
+  })
+
   it('that the agent refuses rejects with the agent’s word', async (t) => {
     const { agent, agentOptions, join } = await startMesh(t, {
       acl: { enabled: true, defaultPolicy: 'deny' },

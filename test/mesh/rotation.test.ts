@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { generateKeyPairSync } from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
 import { describe, it } from 'node:test'
 import { type Leaf, type MeshSocket, type Service, service } from '../../src/index.js'
@@ -139,6 +140,19 @@ describe('a leaf is refused, and the last good one kept, when', () => {
       what: 'it is a CA',
       code: 'ERR_CONNECT_LEAF_MALFORMED',
       leaf: (agent) => pems(agent.issueLeaf('web', { isCa: true })),
+    },
+    {
+      what: 'it is of a kind that TLS refuses',
+      code: 'ERR_CONNECT_LEAF_MALFORMED',
+      leaf: (agent) => {
+        // 512 bits: fine for a parser, too little for OpenSSL.
+        const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 512 })
+        const issued = agent.issueLeaf('web', { privateKey })
+        return {
+          CertPEM: issued.chainPem,
+          PrivateKeyPEM: privateKey.export({ type: 'pkcs8', format: 'pem' }),
+        }
+      },
     },
     {
       what: 'it is no certificate',

@@ -138,6 +138,32 @@ describe('serve', () => {
     await closing
   })
 
+  it('does not wait, when it drains, for a connection that has asked for nothing', async (t) => {
+    const { web, dial, listener } = await serving(t, http.createServer(app))
+    const idle = await dial(web)
+    const ended = new Promise((resolve) =>
+      idle
+        .on('error', () => undefined)
+        .on('close', resolve)
+        .resume(),
+    )
+    while (listener.connections === 0) await new Promise(setImmediate)
+    await listener.close({ timeoutMs: 60_000 })
+    await ended
+  })
+
+  it('leaves nothing on a server that could not be served', async (t) => {
+    const { join } = await startMesh(t)
+    const server = http2.createSecureServer({}, app as never)
+    const before = server.eventNames().map((name) => [name, server.listenerCount(name)])
+    for (let i = 0; i < 3; i += 1)
+      await rejection(join('api').serve(server, { port: 0, host: '203.0.113.1' }))
+    assert.deepEqual(
+      server.eventNames().map((name) => [name, server.listenerCount(name)]),
+      before,
+    )
+  })
+
   it('drains HTTP/2: streams under way end, then the sessions', async (t) => {
     let respond: (() => void) | undefined
     const server = http2.createSecureServer({}, (_request, response) => {

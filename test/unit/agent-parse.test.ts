@@ -268,11 +268,6 @@ describe('parseConnectInstances', () => {
       '[0].Service.Proxy.DestinationServiceName should be a non-empty string and is a number',
       bent(['Service', 'Proxy', 'DestinationServiceName'], 5),
     ],
-    // Without a name there is nobody to expect.
-    [
-      '[0].Service.ProxyDestination should be a non-empty string and is missing',
-      bent(['Service', 'Proxy'], {}),
-    ],
     [
       '[0].Service.Service should be a non-empty string and is missing',
       bend([native], [0, 'Service', 'Service'], undefined),

@@ -19,7 +19,7 @@ async function open(options: AgentOptions = {}) {
   const [agent, clock] = [new FakeAgent(options), new FakeClock()]
   const newCa = (): TestCa => TestCa.create({ trustDomain: TD, clock: () => clock.now() })
   const ca = newCa()
-  const time = { clock, random: () => 0 }
+  const time = { clock, random: () => 0, accept: () => undefined }
   const roots = new RootsStore(agent, time)
   const store = new IdentityStore({ agent, roots, service: 'web', ...time })
   const events: string[] = []
@@ -88,7 +88,14 @@ describe('IdentityStore: how a generation comes about', () => {
   it('a second store finds the roots that are there', async () => {
     const { agent, clock, roots, giveRoots, leafReads, end } = await open()
     await giveRoots()
-    const second = new IdentityStore({ agent, roots, service: 'web', clock, random: () => 0 })
+    const second = new IdentityStore({
+      agent,
+      roots,
+      service: 'web',
+      clock,
+      random: () => 0,
+      accept: () => undefined,
+    })
     await clock.advance(0)
     assert.equal(leafReads(), 2)
     second.close()

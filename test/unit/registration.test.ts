@@ -75,8 +75,7 @@ describe('Registration: start', () => {
     const done = start()
     assert.deepEqual(await asked(), [REGISTER])
     const { method, query, body } = agent.last(REGISTER).request
-    // It lives on the agent itself, whose datacenter is its own.
-    assert.deepEqual([method, query], ['PUT', { dc: undefined, 'replace-existing-checks': true }])
+    assert.deepEqual([method, query], ['PUT', { 'replace-existing-checks': true }])
     assert.equal((body as { ID: string }).ID, registration.id)
     await answer()
     assert.deepEqual(await asked(), [PASS])
@@ -162,21 +161,31 @@ describe('Registration: close', () => {
     assert.equal(registration.close(), closing)
     assert.deepEqual(await asked(), [DEREGISTER])
     const { method, query, timeoutMs } = agent.last(DEREGISTER).request
-    assert.deepEqual([method, query, timeoutMs], ['PUT', { dc: undefined }, 2000])
+    assert.deepEqual([method, query, timeoutMs], ['PUT', undefined, 2000])
     await answer()
     await closing
     assert.equal(closed(), 1)
     assert.equal(clock.pending, 0)
   })
 
-  it('waits for the heartbeat under way, which could register it again', async () => {
-    const { registration, clock, asked, answer, fail, agent } = await started()
+  it('cuts a heartbeat short', async () => {
+    const { registration, clock, asked, answer, agent } = await started()
     await clock.advance(5000)
-    const beat = agent.last(PASS)
     const closing = registration.close()
-    assert.deepEqual(await asked(), [PASS])
-    assert.equal(beat.request.signal?.aborted, true)
+    assert.deepEqual(await asked(), [PASS, DEREGISTER])
+    assert.equal(agent.last(PASS).request.signal?.aborted, true)
+    await answer()
+    await closing
+  })
+
+  it('waits for a registration under way, which the agent could hear last', async () => {
+    const { registration, clock, asked, answer, fail } = await started()
+    await clock.advance(5000)
     await fail(FORGOTTEN)
+    assert.deepEqual(await asked(), [PASS, REGISTER])
+    const closing = registration.close()
+    assert.deepEqual(await asked(), [])
+    await answer()
     assert.deepEqual(await asked(), [DEREGISTER])
     await answer()
     await closing
