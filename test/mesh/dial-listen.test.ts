@@ -284,7 +284,9 @@ describe('a listener', () => {
       const api = join('api', {
         authorize: () =>
           new Promise((resolve) => {
-            asked.push(() => resolve({ authorized: true, reason: 'late' }))
+            asked.push(() => {
+              resolve({ authorized: true, reason: 'late' })
+            })
             if (asked.length === 4) all?.()
           }),
       })
@@ -335,7 +337,7 @@ describe('a listener', () => {
       for (let i = 0; i < turns; i += 1) await Promise.resolve()
       await again.close()
       const outcome = await opening
-      assert.ok(outcome === 'ERR_CONNECT_CLOSED' || outcome === null, String(outcome))
+      assert.ok(outcome === 'ERR_CONNECT_CLOSED' || outcome === null, JSON.stringify(outcome))
     }
   })
 
