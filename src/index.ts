@@ -39,6 +39,8 @@ export type { Peer } from './identity/peer.js'
 export type { Roots } from './identity/roots.js'
 export type { ServiceId, SpiffeIdParts } from './identity/spiffe.js'
 export type { ExpectedIdentity } from './identity/verify.js'
+export type { Clock } from './clock.js'
+export type { Time } from './mesh.js'
 export type { ServiceTarget } from './resolve/health.js'
 export type { Endpoint, Resolver } from './resolve/resolver.js'
 export type { AddressTarget, Upstream } from './resolve/upstream.js'
@@ -50,7 +52,7 @@ export type {
   ReadyOptions,
   ServiceOptions,
 } from './service-options.js'
-export type { ConnectionHandler, Listener, ListenerCloseOptions } from './transport/listen.js'
+export type { ConnectionHandler, ListenAddress, Listener, ListenerCloseOptions } from './transport/listen.js'
 export type { MeshSocket } from './transport/socket.js'
 export type { TlsMaterial } from './transport/context.js'
 export type { TlsClientOptions, TlsServerOptions } from './transport/tls.js'

@@ -6,7 +6,19 @@ const { asn1 } = forge
 const { Type, Class } = asn1
 
 /** Key usage bits by their RFC 5280 names, in bit order. */
-const keyUsageBits = [
+/** A bit of the key usage extension. */
+export type KeyUsage =
+  | 'digitalSignature'
+  | 'nonRepudiation'
+  | 'keyEncipherment'
+  | 'dataEncipherment'
+  | 'keyAgreement'
+  | 'keyCertSign'
+  | 'cRLSign'
+  | 'encipherOnly'
+  | 'decipherOnly'
+
+const keyUsageBits: readonly KeyUsage[] = [
   'digitalSignature',
   'nonRepudiation',
   'keyEncipherment',
@@ -16,9 +28,7 @@ const keyUsageBits = [
   'cRLSign',
   'encipherOnly',
   'decipherOnly',
-] as const
-
-export type KeyUsage = (typeof keyUsageBits)[number]
+]
 
 const extendedKeyUsageOids: Record<string, string> = {
   serverAuth: '1.3.6.1.5.5.7.3.1',
