@@ -5,8 +5,7 @@ import forge from 'node-forge'
 const { asn1 } = forge
 const { Type, Class } = asn1
 
-/** Key usage bits by their RFC 5280 names, in bit order. */
-/** A bit of the key usage extension. */
+/** A bit of the key usage extension, by its name in RFC 5280. */
 export type KeyUsage =
   | 'digitalSignature'
   | 'nonRepudiation'
@@ -18,6 +17,7 @@ export type KeyUsage =
   | 'encipherOnly'
   | 'decipherOnly'
 
+// In bit order.
 const keyUsageBits: readonly KeyUsage[] = [
   'digitalSignature',
   'nonRepudiation',
