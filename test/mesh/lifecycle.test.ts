@@ -137,6 +137,8 @@ it('leaves nothing behind that could keep a process alive', async (t) => {
     let answer = ''
     for await (const chunk of socket) answer += chunk
     await Promise.all([web.close(), api.close()])
+    // A closed handle is gone at the end of the event loop's turn.
+    await new Promise((resolve) => setImmediate(setImmediate, resolve))
     const left = process.getActiveResourcesInfo().filter((name) => !/^(PipeWrap|TTYWrap|MessagePort)$/.test(name))
     process.stdout.write(answer.split('\\r\\n').at(-1) + ' ' + left.join())
   `)
