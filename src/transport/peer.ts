@@ -110,7 +110,7 @@ function remember(certificate: PresentedCertificate): Known {
 
 function countChain(leaf: PresentedCertificate): void {
   let length = 1
-  // Node lets a self-signed certificate be its own issuer. Node 24 shows no issuers any more: there OpenSSL's own bounds
+  // Node lets a self-signed certificate be its own issuer. Node 24 shows a server no issuers: there OpenSSL's own bounds
   // hold, 100 KiB of certificates and a path of 100.
   for (
     let current = leaf;
