@@ -56,14 +56,14 @@ export interface TcpCheck {
 /** @throws OptionError */
 export function serviceDefinition(
   service: string,
-  given: RegisterOptions,
+  options: RegisterOptions,
 ): {
   definition: ServiceDefinition
   heartbeatMs: number
   signal: AbortSignal | undefined
   timeoutMs: number
 } {
-  const options = expectObject('options', given) as unknown as RegisterOptions
+  expectObject('options', options)
   const known = ['port', 'address', 'id', 'tags', 'meta', 'weights', 'check', 'deregisterAfterMs', 'signal']
   expectKeys('options', options, known)
   const port = expectPort('port', options.port)
