@@ -28,6 +28,15 @@ export const systemClock: Clock = {
   },
 }
 
+/** Where time and chance come from; tests inject their own. */
+export interface Time {
+  readonly clock: Clock
+  /** From 0 to below 1. */
+  readonly random: () => number
+}
+
+export const systemTime: Time = { clock: systemClock, random: Math.random }
+
 /** Resolves after `ms`, or at once when `signal` is aborted. Never rejects. */
 export function sleep(clock: Clock, ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {

@@ -12,6 +12,7 @@ export const ERROR_CODES = {
   ERR_CONNECT_AGENT_TIMEOUT: 'The agent accepted the request and did not answer in time.',
   ERR_CONNECT_AGENT_FORBIDDEN: 'The agent answered 403: the token is unknown or lacks a right.',
   ERR_CONNECT_AGENT_NOT_FOUND: 'The agent answered 404.',
+  ERR_CONNECT_AGENT_DATACENTER: 'The agent knows no way to the datacenter that was named.',
   ERR_CONNECT_AGENT_RATE_LIMITED: 'The agent answered 429: too many certificate requests in the cluster.',
   ERR_CONNECT_AGENT_REFUSED: 'The agent answered another 4xx: it did not understand the request.',
   ERR_CONNECT_AGENT_FAILED: 'The agent answered 5xx.',
@@ -54,8 +55,9 @@ export const ERROR_CODES = {
 
   ERR_CONNECT_DENIED: 'The peer proved who it is and may not connect.',
   ERR_CONNECT_REJECTED: 'The peer closed the connection before its first byte: it may have rejected us.',
-  ERR_CONNECT_NO_INSTANCES: 'There is no instance to dial.',
+  ERR_CONNECT_NO_INSTANCES: 'There is no instance to dial; `reason` says why.',
   ERR_CONNECT_DIAL_FAILED: 'No instance could be reached; `attempts` lists each try.',
+  ERR_CONNECT_DNS: 'A DNS server gave no usable answer.',
   ERR_CONNECT_RESOLVER: 'A resolver threw, or returned something that is not a list of endpoints.',
   ERR_CONNECT_LISTEN: 'A listener could not be opened; `cause` is the system’s error.',
   ERR_CONNECT_HANDLER: 'A connection handler threw.',
@@ -218,21 +220,45 @@ export interface DialAttempt {
   readonly durationMs: number
 }
 
+/**
+ * Why there is no instance: the upstream is not known at all; or none of its instances can be reached over Connect,
+ * has the tags or passes the filter that were asked for, or passes its health checks; or the resolver did not say.
+ */
+export type NoInstancesReason = 'unknown' | 'not-connect' | 'no-match' | 'not-passing' | 'empty'
+
 /** `dial` did not reach its upstream. */
 export class DialError extends ConnectError {
   static override readonly brand: string = 'DialError'
   readonly upstream: string
   readonly attempts: readonly DialAttempt[]
+  /** With ERR_CONNECT_NO_INSTANCES. */
+  readonly reason: NoInstancesReason | undefined
 
   constructor(
     code: ErrorCode,
     upstream: string,
     message: string,
-    options?: { cause?: unknown; attempts?: readonly DialAttempt[] },
+    options?: { cause?: unknown; attempts?: readonly DialAttempt[]; reason?: NoInstancesReason },
   ) {
     super(code, `dial ${upstream}: ${message}`, options)
     this.upstream = upstream
     this.attempts = options?.attempts ?? []
+    this.reason = options?.reason
+  }
+}
+
+/** A DNS server said nothing usable in time; `cause` is what was wrong with the last thing that it said. */
+export class DnsError extends ConnectError {
+  static override readonly brand: string = 'DnsError'
+  /** `host:port` of the server. */
+  readonly server: string
+  /** The name and type that were asked for. */
+  readonly question: string
+
+  constructor(server: string, question: string, problem: string, options?: { cause?: unknown }) {
+    super('ERR_CONNECT_DNS', `DNS ${question} at ${server}: ${problem}${because(options?.cause)}`, options)
+    this.server = server
+    this.question = question
   }
 }
 

@@ -19,6 +19,7 @@ export {
   ClosedError,
   ConnectError,
   DialError,
+  DnsError,
   ERROR_CODES,
   IdentityError,
   OptionError,
@@ -31,7 +32,7 @@ export { DeniedError } from './authorize/authorizer.js'
 export type { AgentOptions, AgentTlsOptions, Environment } from './agent/options.js'
 export type { Registration } from './agent/registration.js'
 export type { Authorizer, AuthorizeRequest, Decision } from './authorize/authorizer.js'
-export type { DialAttempt, ErrorCode } from './errors.js'
+export type { DialAttempt, ErrorCode, NoInstancesReason } from './errors.js'
 export type { RegisterOptions, TcpCheck, TtlCheck } from './register-options.js'
 export type { ServiceEvents } from './events.js'
 export type { Leaf } from './identity/leaf.js'
@@ -39,20 +40,25 @@ export type { Peer } from './identity/peer.js'
 export type { Roots } from './identity/roots.js'
 export type { ServiceId, SpiffeIdParts } from './identity/spiffe.js'
 export type { ExpectedIdentity } from './identity/verify.js'
-export type { Clock } from './clock.js'
-export type { Time } from './mesh.js'
+export type { Clock, Time } from './clock.js'
 export type { ServiceTarget } from './resolve/health.js'
-export type { Endpoint, Resolver } from './resolve/resolver.js'
+export type { DnsTarget } from './resolve/dns.js'
+export type { QueryTarget } from './resolve/query.js'
+export type { Endpoint, ResolveRequest, Resolver } from './resolve/resolver.js'
 export type { AddressTarget, Upstream } from './resolve/upstream.js'
+export type { Forward, ForwardCloseOptions } from './adapters/forward.js'
 export type { ServableServer } from './adapters/serve.js'
 export type {
   CloseOptions,
   DialOptions,
+  ForwardOptions,
   ListenOptions,
   ReadyOptions,
+  ResolveOptions,
   ServiceOptions,
 } from './service-options.js'
-export type { ConnectionHandler, ListenAddress, Listener, ListenerCloseOptions } from './transport/listen.js'
+export type { ConnectionHandler, Listener, ListenerCloseOptions } from './transport/listen.js'
+export type { ListenAddress } from './transport/open-server.js'
 export type { MeshSocket } from './transport/socket.js'
 export type { TlsMaterial } from './transport/context.js'
 export type { TlsClientOptions, TlsServerOptions } from './transport/tls.js'

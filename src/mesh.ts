@@ -1,20 +1,14 @@
 import { AgentClient } from './agent/client.js'
 import { type AgentSettings, settingsKey } from './agent/settings.js'
-import { type Clock, systemClock } from './clock.js'
+import { type Time, systemTime } from './clock.js'
 import { RootsStore } from './identity/roots.js'
+import { Routes } from './resolve/routes.js'
 
-/** Where time and chance come from; tests inject their own. */
-export interface Time {
-  readonly clock: Clock
-  readonly random: () => number
-}
-
-export const systemTime: Time = { clock: systemClock, random: Math.random }
-
-/** What all services of a process that use one agent share: its client and one watch of the roots. */
+/** What all services of a process that use one agent share: its client, one watch of the roots, one of each upstream. */
 interface Mesh {
   readonly agent: AgentClient
   readonly roots: RootsStore
+  readonly routes: Routes
 }
 
 /** A user's share in a mesh; the last one to give it back closes the mesh. */
@@ -47,10 +41,11 @@ export function acquireMesh(settings: AgentSettings, time: Time): MeshLease {
 
 function openMesh(settings: AgentSettings, time: Time): Mesh {
   const agent = new AgentClient(settings)
-  return { agent, roots: new RootsStore(agent, time) }
+  return { agent, roots: new RootsStore(agent, time), routes: new Routes(agent, time) }
 }
 
-async function closeMesh({ agent, roots }: Mesh): Promise<void> {
+async function closeMesh({ agent, roots, routes }: Mesh): Promise<void> {
+  routes.close()
   roots.close()
   await agent.destroy()
 }

@@ -3,6 +3,7 @@ import { OptionError } from './errors.js'
 /** Every default, in one place. Durations are in milliseconds. */
 export const DEFAULTS = {
   agentAddress: '127.0.0.1:8500',
+  agentDnsPort: 8600,
   agentTimeoutMs: 10_000,
   /** How long the agent may hold a blocking query; Consul's own default. */
   watchWaitMs: 300_000,
@@ -11,6 +12,10 @@ export const DEFAULTS = {
   dialTimeoutMs: 10_000,
   handshakeTimeoutMs: 10_000,
   drainTimeoutMs: 10_000,
+  /** Whoever reaches a forward speaks as the service that opened it. */
+  forwardHost: '127.0.0.1',
+  /** How long an upstream that nobody dials is still watched. */
+  upstreamIdleMs: 300_000,
   checkTtlMs: 15_000,
   checkIntervalMs: 10_000,
   checkTimeoutMs: 5_000,
@@ -116,4 +121,19 @@ export function expectName(option: string, value: unknown): string {
   }
   if (!name.isWellFormed()) throw new OptionError(option, 'a Consul name', 'a string with a lone surrogate')
   return name
+}
+
+/** `host:port`, with an IPv6 address in brackets. */
+export function expectAddress(
+  option: string,
+  value: unknown,
+): { readonly host: string; readonly port: number } {
+  const text = expectString(option, value)
+  const match = /^(?:\[([0-9a-fA-F:.]+(?:%[A-Za-z0-9._-]+)?)\]|([A-Za-z0-9._-]{1,255})):(\d{1,5})$/.exec(text)
+  const host = match?.[1] ?? match?.[2]
+  const port = Number(match?.[3])
+  if (host === undefined || !(port >= 1 && port <= 65535)) {
+    throw new OptionError(option, 'host:port or [ipv6]:port', describe(text))
+  }
+  return { host, port }
 }

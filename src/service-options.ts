@@ -6,6 +6,7 @@ import {
   DEFAULTS,
   duration,
   expectBoolean,
+  expectDuration,
   expectFunction,
   expectKeys,
   expectObject,
@@ -15,7 +16,7 @@ import {
   expectStrings,
   optional,
 } from './options.js'
-import type { ListenAddress } from './transport/listen.js'
+import type { ListenAddress } from './transport/open-server.js'
 
 /** Options of `connect.service`. */
 export interface ServiceOptions {
@@ -53,6 +54,29 @@ export interface DialOptions {
   readonly timeoutMs?: number
   /** Keep our side open when the peer ends its own, as in node:net. @default false */
   readonly allowHalfOpen?: boolean
+}
+
+/** Options of `resolve`. */
+export interface ResolveOptions {
+  readonly signal?: AbortSignal
+  /** Bound on our own readiness and the look-up, in milliseconds. @default the service's dialTimeoutMs */
+  readonly timeoutMs?: number
+}
+
+/** Options of `forward`. Either a port, or the path of a unix socket. */
+export interface ForwardOptions {
+  /** 0 lets the system choose. */
+  readonly port?: number
+  /** @default 127.0.0.1: whoever reaches it speaks as this service */
+  readonly host?: string
+  /** A unix socket, in place of port and host; only this user can connect to it. */
+  readonly path?: string
+  /** Bound on the wait for our first certificate, which comes before listening. */
+  readonly signal?: AbortSignal
+  /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
+  readonly dialTimeoutMs?: number
+  /** Cuts a connection on which no byte has moved for so long, in milliseconds. @default never */
+  readonly idleTimeoutMs?: number
 }
 
 /** Options of `listen` and `serve`. Either a port, or the path of a unix socket. */
@@ -132,6 +156,40 @@ export function dialBounds(
 }
 
 /** @throws OptionError */
+export function resolveBounds(
+  given: ResolveOptions | undefined,
+  dialTimeoutMs: number,
+): { signal: AbortSignal | undefined; timeoutMs: number } {
+  const options = expectObject('options', given ?? {}) as ResolveOptions
+  expectKeys('options', options, ['signal', 'timeoutMs'])
+  return {
+    signal: optional(expectSignal)('signal', options.signal),
+    timeoutMs: duration('timeoutMs', options.timeoutMs, dialTimeoutMs),
+  }
+}
+
+/** @throws OptionError */
+export function forwardSettings(
+  given: ForwardOptions,
+  dialTimeoutMs: number,
+): {
+  address: ListenAddress
+  signal: AbortSignal | undefined
+  dialTimeoutMs: number
+  idleTimeoutMs: number | undefined
+} {
+  const options = expectObject('options', given) as ForwardOptions
+  expectKeys('options', options, ['port', 'host', 'path', 'signal', 'dialTimeoutMs', 'idleTimeoutMs'])
+  const address = listenAddress(options)
+  return {
+    address: 'path' in address ? address : { ...address, host: address.host ?? DEFAULTS.forwardHost },
+    signal: optional(expectSignal)('signal', options.signal),
+    dialTimeoutMs: duration('dialTimeoutMs', options.dialTimeoutMs, dialTimeoutMs),
+    idleTimeoutMs: optional(expectDuration)('idleTimeoutMs', options.idleTimeoutMs),
+  }
+}
+
+/** @throws OptionError */
 export function listenSettings(
   given: ListenOptions,
   handshakeTimeoutMs: number,
@@ -161,7 +219,7 @@ export function listenSettings(
   }
 }
 
-function listenAddress({ port, host, path }: ListenOptions): ListenAddress {
+function listenAddress({ port, host, path }: Pick<ListenOptions, 'port' | 'host' | 'path'>): ListenAddress {
   if (path !== undefined) {
     if (port !== undefined || host !== undefined)
       throw new OptionError('path', 'a path alone', 'a path beside a port or host')

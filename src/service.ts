@@ -1,32 +1,39 @@
 import type { TLSSocket } from 'node:tls'
 import { EventEmitter } from 'eventemitter3'
+import { Forward } from './adapters/forward.js'
 import { type ServableServer, type ServerAdapter, serverAdapter } from './adapters/serve.js'
 import { Registration } from './agent/registration.js'
 import { type Authorizer, type Decision, authorizeByAgent, decide } from './authorize/authorizer.js'
 import { bounded } from './bounded.js'
-import { ClosedError } from './errors.js'
+import { type Time, systemTime } from './clock.js'
+import { ClosedError, TimeoutError } from './errors.js'
 import { type ServiceEvents, emitSafely } from './events.js'
 import type { Leaf } from './identity/leaf.js'
 import type { Peer } from './identity/peer.js'
 import type { Roots } from './identity/roots.js'
 import { IdentityStore } from './identity/store.js'
-import { type MeshLease, type Time, acquireMesh, systemTime } from './mesh.js'
+import type { ExpectedIdentity } from './identity/verify.js'
+import { type MeshLease, acquireMesh } from './mesh.js'
 import { log } from './log.js'
 import { DEFAULTS, expectFunction, expectName } from './options.js'
 import { type RegisterOptions, serviceDefinition } from './register-options.js'
-import type { ServiceTarget } from './resolve/health.js'
-import { type Upstream, toResolver, toTarget } from './resolve/upstream.js'
+import { type Endpoint, resolveEndpoints } from './resolve/resolver.js'
+import { type Upstream, toIdentity } from './resolve/upstream.js'
 import {
   type CloseOptions,
   type DialOptions,
+  type ForwardOptions,
   type ListenOptions,
   type ReadyOptions,
+  type ResolveOptions,
   type ServiceOptions,
   type ServiceSettings,
   dialBounds,
   drainTimeout,
+  forwardSettings,
   listenSettings,
   readyBounds,
+  resolveBounds,
   serviceSettings,
 } from './service-options.js'
 import { secureContext } from './transport/context.js'
@@ -57,6 +64,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   readonly #time: Time
   readonly #ending = new AbortController()
   readonly #listeners = new Set<Listener>()
+  readonly #forwards = new Set<Forward>()
   readonly #registrations = new Set<Registration>()
   readonly #dialled = new OpenSockets()
   #closing: Promise<void> | undefined
@@ -108,13 +116,68 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * @throws DialError (with `attempts`), TimeoutError, AbortError, ClosedError, IdentityError, AgentError, OptionError
    */
   async dial(upstream: Upstream, options?: DialOptions): Promise<MeshSocket> {
-    const resolver = toResolver(this.#mesh.agent, upstream)
+    this.#assertOpen('dial')
+    const route = this.#mesh.routes.to(upstream)
     const bounds = { ...dialBounds(options, this.#settings.dialTimeoutMs), closed: this.#ending.signal }
-    const socket = await dial({ identity: this.#identity, random: this.#time.random }, resolver, bounds)
+    const socket = await dial(this.#identity, route, bounds)
     this.#dialled.add(socket)
     if (!this.#ending.signal.aborted) return socket
     socket.destroy()
     throw new ClosedError('dial')
+  }
+
+  /**
+   * Where an upstream can be reached now, and who must be found there: what `dial` chooses from. The list is not to
+   * be changed.
+   * @throws DialError (ERR_CONNECT_NO_INSTANCES, with its `reason`), DnsError, AgentError, TimeoutError, AbortError,
+   * ClosedError, IdentityError, OptionError
+   */
+  async resolve(upstream: Upstream, options?: ResolveOptions): Promise<readonly Endpoint[]> {
+    this.#assertOpen('resolve')
+    const { resolver } = this.#mesh.routes.to(upstream)
+    const bounds = { ...resolveBounds(options, this.#settings.dialTimeoutMs), closed: this.#ending.signal }
+    const what = `resolve ${resolver.name}`
+    try {
+      return await bounded(what, bounds, async (signal) => {
+        const { leaf } = await this.#identity.ready({ signal, timeoutMs: bounds.timeoutMs })
+        return resolveEndpoints(resolver, { signal, datacenter: leaf.id.datacenter, refresh: false })
+      })
+    } catch (error) {
+      if (!(error instanceof TimeoutError)) throw error
+      throw new TimeoutError(what, bounds.timeoutMs, { cause: resolver.lastError ?? this.#identity.lastError })
+    }
+  }
+
+  /**
+   * Opens a local port or unix socket that leads to an upstream, for programs and libraries that want an address.
+   *
+   * Whoever reaches it speaks to the upstream as this service, without a check on this side: it is on the loopback
+   * unless something else is said, and there every user and program of the machine can reach a port. A unix socket is
+   * for this process's user alone.
+   *
+   * A connection that cannot be taken to the upstream is reset, and a `warning` says why.
+   * @throws ConnectError (ERR_CONNECT_LISTEN), IdentityError, AbortError, ClosedError, OptionError
+   */
+  async forward(upstream: Upstream, options: ForwardOptions): Promise<Forward> {
+    this.#assertOpen('forward')
+    const { resolver } = this.#mesh.routes.to(upstream)
+    const { address, signal, dialTimeoutMs, ...settings } = forwardSettings(
+      options,
+      this.#settings.dialTimeoutMs,
+    )
+    await this.#identity.ready({ signal, timeoutMs: DEFAULTS.readyTimeoutMs, closed: this.#ending.signal })
+    this.#assertOpen('forward')
+    const forward: Forward = new Forward({
+      ...settings,
+      name: resolver.name,
+      dial: (gone) => this.dial(upstream, { signal: gone, timeoutMs: dialTimeoutMs, allowHalfOpen: true }),
+      drainTimeoutMs: this.#settings.drainTimeoutMs,
+      onFailed: this.#onFailed,
+      onClosed: () => this.#forwards.delete(forward),
+    })
+    this.#forwards.add(forward)
+    await this.#opened('forward', forward.open(address))
+    return forward
   }
 
   /**
@@ -197,8 +260,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * `session` with them: a resumed one skips the check.
    * @throws IdentityError, OptionError
    */
-  tlsClientOptions(upstream: string | ServiceTarget): TlsClientOptions {
-    return tlsClientOptions(this.#identity.require(), toTarget(upstream))
+  tlsClientOptions(upstream: string | ExpectedIdentity): TlsClientOptions {
+    return tlsClientOptions(this.#identity.require(), toIdentity(upstream))
   }
 
   /**
@@ -217,6 +280,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#ending.abort()
     for (const registration of this.#registrations) registration.abandon()
     for (const listener of this.#listeners) listener.destroy()
+    for (const forward of this.#forwards) forward.destroy()
     this.#dialled.destroy(error)
     void this.close({ drainTimeoutMs: 1 })
   }
@@ -245,10 +309,15 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     })
     // Known before it is open, so that a close in the middle ends it too.
     this.#listeners.add(listener)
-    await listener.open(address).catch((error: unknown) => {
-      throw this.#ending.signal.aborted ? new ClosedError('listen', { cause: error }) : error
-    })
+    await this.#opened('listen', listener.open(address))
     return listener
+  }
+
+  /** What a close in the middle broke off was closed. */
+  async #opened(what: string, opening: Promise<void>): Promise<void> {
+    await opening.catch((error: unknown) => {
+      throw this.#ending.signal.aborted ? new ClosedError(what, { cause: error }) : error
+    })
   }
 
   #assertOpen(what: string): void {
@@ -259,8 +328,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#ending.abort()
     // First the registrations, so that nobody is sent here while the rest ends.
     await Promise.all([...this.#registrations].map((registration) => registration.close()))
-    const listeners = [...this.#listeners].map((listener) => listener.close({ timeoutMs }))
-    await Promise.all([...listeners, this.#dialled.drain(timeoutMs)])
+    const doors = [...this.#listeners, ...this.#forwards].map((door) => door.close({ timeoutMs }))
+    await Promise.all([...doors, this.#dialled.drain(timeoutMs)])
     this.#identity.close()
     this.#mesh.roots.off('failed', this.#onFailed)
     await this.#mesh.release()

@@ -5,12 +5,19 @@ import { AbortError, AgentError, type ErrorCode, OptionError, TimeoutError, beca
 import { log } from '../log.js'
 import { formatAddress } from './address.js'
 import type { AgentSettings } from './settings.js'
+import { BlockingSlots } from './slots.js'
 
 /** Far above any answer that Connect needs, and far below what would hurt the process. */
 const MAX_BODY_BYTES = 64 * 1024 * 1024
 
-/** A query parameter that is undefined is left out. */
-export type Query = Readonly<Record<string, string | number | boolean | undefined>>
+/**
+ * An agent takes 200 connections from one address (`limits.http_max_conns_per_client`), of all programs together, and
+ * a blocking query holds one for as long as it blocks.
+ */
+const MAX_BLOCKING = 100
+
+/** A query parameter that is undefined is left out; a list is sent as one parameter for each. */
+export type Query = Readonly<Record<string, string | number | boolean | readonly string[] | undefined>>
 
 export interface AgentRequest {
   readonly method?: 'GET' | 'PUT' | 'POST' | 'DELETE'
@@ -40,6 +47,8 @@ export class AgentClient {
   /** The agent's address, for logs and errors. */
   readonly address: string
   readonly settings: AgentSettings
+  /** For watches whose number grows with the application's upstreams. */
+  readonly blockingSlots: BlockingSlots = new BlockingSlots(MAX_BLOCKING)
   readonly #pool: Pool
 
   constructor(settings: AgentSettings) {
@@ -106,7 +115,8 @@ export class AgentClient {
     const parameters = new URLSearchParams()
     const all: Query = { ns: namespace, partition, ...query }
     for (const [name, value] of Object.entries(all)) {
-      if (value !== undefined) parameters.set(name, String(value))
+      if (value === undefined) continue
+      for (const each of Array.isArray(value) ? value : [value]) parameters.append(name, String(each))
     }
     const search = parameters.size === 0 ? '' : `?${parameters.toString()}`
     return `${address.prefix}${path}${search}`
@@ -174,6 +184,7 @@ export class AgentClient {
 
 const ADVICE: Partial<Record<ErrorCode, string>> = {
   ERR_CONNECT_AGENT_FORBIDDEN: 'check that the token exists and has the right that this request needs',
+  ERR_CONNECT_AGENT_DATACENTER: 'check its name, and that the datacenters are joined',
   ERR_CONNECT_AGENT_RATE_LIMITED: 'the cluster signs too many certificates at once; it is tried again later',
   ERR_CONNECT_DISABLED: 'set connect { enabled = true } on the servers',
 }
@@ -185,9 +196,24 @@ function refusalCode(status: number, text: string): ErrorCode {
   const relayed = /^(?:rpc error.*?|Unexpected response code: )?(429|403)\b/.exec(text)?.[1]
   if (status === 403 || relayed === '403' || /permission denied|acl not found/i.test(text))
     return 'ERR_CONNECT_AGENT_FORBIDDEN'
+  // 1.8.7 to 1.22: "No path to datacenter", with status 500.
+  if (/no path to datacenter/i.test(text)) return 'ERR_CONNECT_AGENT_DATACENTER'
   if (status === 404) return 'ERR_CONNECT_AGENT_NOT_FOUND'
   if (status === 429 || relayed === '429') return 'ERR_CONNECT_AGENT_RATE_LIMITED'
   return status >= 500 || status < 400 ? 'ERR_CONNECT_AGENT_FAILED' : 'ERR_CONNECT_AGENT_REFUSED'
+}
+
+const TRANSIENT: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'ERR_CONNECT_AGENT_UNREACHABLE',
+  'ERR_CONNECT_AGENT_TIMEOUT',
+  'ERR_CONNECT_AGENT_RATE_LIMITED',
+  // A cluster that elects its leader answers 500, for some seconds.
+  'ERR_CONNECT_AGENT_FAILED',
+])
+
+/** Whether the same request may succeed a moment later although nobody has done anything about it. */
+export function isTransient(error: unknown): boolean {
+  return error instanceof AgentError && TRANSIENT.has(error.code)
 }
 
 /** Builds a path; every value becomes one segment, whatever characters it has. */

@@ -1,42 +1,77 @@
 import { type AgentClient, type AgentResponse, path } from './client.js'
-import { type JsonObject, array, boolean, maybe, nonEmpty, object, port } from './shape.js'
+import {
+  type JsonObject,
+  ShapeError,
+  array,
+  boolean,
+  maybe,
+  nonEmpty,
+  object,
+  port,
+  string,
+  wholeNumber,
+} from './shape.js'
 import { type BlockingQuery, blocking } from './watch.js'
+
+export type HealthStatus = 'passing' | 'warning' | 'critical'
 
 /** An instance that can be reached over Connect: a native service, or a proxy that stands before one. */
 export interface ConnectInstance {
   readonly id: string
   readonly address: string
+  /** 0 for a service without a port. */
   readonly port: number
+  /** How it is reached from another datacenter, where that differs. */
+  readonly wan: { readonly address: string; readonly port: number }
   /** The service that the instance's certificate must name. */
   readonly service: string
   readonly namespace: string | undefined
   readonly partition: string | undefined
   readonly datacenter: string | undefined
+  /** The worst of its checks. */
+  readonly status: HealthStatus
+  /** By status; one that is critical has no weight. */
+  readonly weights: { readonly passing: number; readonly warning: number }
 }
 
-export interface HealthQuery extends BlockingQuery {
+/** Where a look-up looks. What is left out is the agent's own. */
+export interface Scope {
   readonly datacenter?: string | undefined
   readonly namespace?: string | undefined
   readonly partition?: string | undefined
 }
 
-/** `GET /v1/health/connect/:service?passing`: needs `service:read` on it and `node:read`. */
+/** Which instances of a service are wanted; all that can be reached over Connect unless something is said. */
+export interface HealthQuery extends Scope {
+  readonly service: string
+  /** Those that have every one of these tags. */
+  readonly tags?: readonly string[] | undefined
+  /** A node's name, or `_agent`: instances come sorted by the estimated round trip from there. */
+  readonly near?: string | undefined
+  /** In Consul's filter language. */
+  readonly filter?: string | undefined
+}
+
+/**
+ * `GET /v1/health/connect/:service`, with those that are not passing: needs `service:read` on it and `node:read`.
+ * Any server may answer, so that a cluster which is about to elect its leader answers too.
+ */
 export function fetchConnectInstances(
   agent: AgentClient,
-  service: string,
-  query: HealthQuery,
-): Promise<AgentResponse<ConnectInstance[]>> {
+  wanted: HealthQuery,
+  query: BlockingQuery,
+): Promise<AgentResponse<readonly ConnectInstance[]>> {
   const { query: parameters, ...bounds } = blocking(query)
-  const { settings } = agent
   return agent.request(
     {
-      path: path`/v1/health/connect/${service}`,
+      path: path`/v1/health/connect/${wanted.service}`,
       query: {
-        passing: true,
+        stale: true,
         ...parameters,
-        dc: query.datacenter ?? settings.datacenter,
-        ns: query.namespace ?? settings.namespace,
-        partition: query.partition ?? settings.partition,
+        ...scoped(agent, wanted),
+        tag: wanted.tags,
+        near: wanted.near,
+        filter: wanted.filter,
       },
       ...bounds,
     },
@@ -44,29 +79,67 @@ export function fetchConnectInstances(
   )
 }
 
+/** How many instances a service has, whether or not they can be reached over Connect. */
+export async function countInstances(
+  agent: AgentClient,
+  service: string,
+  scope: Scope,
+  signal: AbortSignal,
+): Promise<number> {
+  const query = { stale: true, ...scoped(agent, scope) }
+  const request = { path: path`/v1/health/service/${service}`, query, signal }
+  return (await agent.request(request, (body) => array(body, '').length)).value
+}
+
+/** The agent's `dc` parameter breaks requests that do not look anything up: it is sent with look-ups only. */
+export function scoped(
+  { settings }: AgentClient,
+  { datacenter, namespace, partition }: Scope,
+): { dc: string | undefined; ns: string | undefined; partition: string | undefined } {
+  return {
+    dc: datacenter ?? settings.datacenter,
+    ns: namespace ?? settings.namespace,
+    partition: partition ?? settings.partition,
+  }
+}
+
 export function parseConnectInstances(body: unknown): ConnectInstance[] {
-  return array(body, '').flatMap((item, i) => {
-    const entry = object(item, `[${i}]`)
-    const node = object(entry['Node'], `[${i}].Node`)
-    const service = object(entry['Service'], `[${i}].Service`)
-    const expected = expectedService(service, `[${i}].Service`)
-    // A gateway stands before many services and proves the name of none; it must not spoil the others.
-    if (expected === undefined) return []
-    // An instance that names no address of its own is on its node's.
-    const address =
-      maybe(nonEmpty)(service['Address'], `[${i}].Service.Address`) ??
-      nonEmpty(node['Address'], `[${i}].Node.Address`)
-    const instance: ConnectInstance = {
-      id: nonEmpty(service['ID'], `[${i}].Service.ID`),
-      address,
-      port: port(service['Port'], `[${i}].Service.Port`),
-      service: expected,
-      namespace: maybe(nonEmpty)(service['Namespace'], `[${i}].Service.Namespace`),
-      partition: maybe(nonEmpty)(service['Partition'], `[${i}].Service.Partition`),
-      datacenter: maybe(nonEmpty)(node['Datacenter'], `[${i}].Node.Datacenter`),
-    }
-    return [instance]
+  return array(body, '').flatMap((item, i) => parseEntry(item, `[${i}]`) ?? [])
+}
+
+/** One entry of a health answer, or undefined when nobody's identity can be expected there. */
+function parseEntry(item: unknown, place: string): ConnectInstance | undefined {
+  const entry = object(item, place)
+  const node = object(entry['Node'], `${place}.Node`)
+  const service = object(entry['Service'], `${place}.Service`)
+  const expected = expectedService(service, `${place}.Service`)
+  // A gateway stands before many services and proves the name of none; it must not spoil the others.
+  if (expected === undefined) return undefined
+  // An instance that names no address of its own is on its node's.
+  const ownAddress = maybe(nonEmpty)(service['Address'], `${place}.Service.Address`)
+  const nodeAddress = nonEmpty(node['Address'], `${place}.Node.Address`)
+  const ownPort = port(service['Port'], `${place}.Service.Port`)
+  const nodeWan = taggedAddress(node, `${place}.Node`, (value, at) => nonEmpty(value, at))
+  const serviceWan = taggedAddress(service, `${place}.Service`, (value, at) => {
+    const { Address, Port } = object(value, at)
+    return { address: nonEmpty(Address, `${at}.Address`), port: maybe(port)(Port, `${at}.Port`) }
   })
+  return {
+    id: nonEmpty(service['ID'], `${place}.Service.ID`),
+    address: ownAddress ?? nodeAddress,
+    port: ownPort,
+    wan: {
+      address: serviceWan?.address ?? ownAddress ?? nodeWan ?? nodeAddress,
+      // As in the agent's own translation, a port of 0 says nothing.
+      port: serviceWan?.port || ownPort,
+    },
+    service: expected,
+    namespace: maybe(nonEmpty)(service['Namespace'], `${place}.Service.Namespace`),
+    partition: maybe(nonEmpty)(service['Partition'], `${place}.Service.Partition`),
+    datacenter: maybe(nonEmpty)(node['Datacenter'], `${place}.Node.Datacenter`),
+    status: worstStatus(entry['Checks'], `${place}.Checks`),
+    weights: parseWeights(service['Weights'], `${place}.Service.Weights`),
+  }
 }
 
 /** A native instance proves its own name; a proxy proves the name of the service it stands before. */
@@ -82,4 +155,34 @@ function expectedService(service: JsonObject, place: string): string | undefined
   )
   // Agents before 1.3 know only ProxyDestination.
   return destination ?? maybe(nonEmpty)(service['ProxyDestination'], `${place}.ProxyDestination`)
+}
+
+function taggedAddress<T>(
+  from: JsonObject,
+  place: string,
+  read: (value: unknown, place: string) => T,
+): T | undefined {
+  const tagged = maybe(object)(from['TaggedAddresses'], `${place}.TaggedAddresses`)
+  return maybe(read)(tagged?.['wan'], `${place}.TaggedAddresses.wan`)
+}
+
+function worstStatus(checks: unknown, place: string): HealthStatus {
+  const statuses = array(checks ?? null, place).map((check, i) =>
+    string(object(check, `${place}[${i}]`)['Status'], `${place}[${i}].Status`),
+  )
+  // Whatever is not known to be good is bad: "maintenance" is one such.
+  if (statuses.some((status) => status !== 'passing' && status !== 'warning')) return 'critical'
+  return statuses.includes('warning') ? 'warning' : 'passing'
+}
+
+/** Agents before 1.2.3 know no weights. */
+function parseWeights(value: unknown, place: string): { passing: number; warning: number } {
+  const weights = maybe(object)(value, place)
+  if (weights === undefined) return { passing: 1, warning: 1 }
+  const weight = (name: 'Passing' | 'Warning'): number => {
+    const found = maybe(wholeNumber)(weights[name], `${place}.${name}`) ?? 1
+    if (found < 0) throw new ShapeError(`${place}.${name}`, 'a weight', found)
+    return found
+  }
+  return { passing: weight('Passing'), warning: weight('Warning') }
 }

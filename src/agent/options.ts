@@ -5,6 +5,8 @@ export interface AgentOptions {
    * @default CONSUL_HTTP_ADDR, or 127.0.0.1:8500
    */
   readonly address?: string
+  /** `host:port` of the agent's DNS interface, for upstreams by DNS name. @default the host of `address`, port 8600 */
+  readonly dnsAddress?: string
   /** An ACL token. @default CONSUL_HTTP_TOKEN */
   readonly token?: string
   /** A file with an ACL token, read again for every request. Excludes `token`. @default CONSUL_HTTP_TOKEN_FILE */

@@ -2,6 +2,7 @@ import { X509Certificate, createPrivateKey } from 'node:crypto'
 import { OptionError } from '../errors.js'
 import {
   DEFAULTS,
+  expectAddress,
   expectBoolean,
   expectDuration,
   expectKeys,
@@ -18,6 +19,7 @@ import type { AgentOptions, AgentTlsOptions } from './options.js'
 /** Agent options with nothing left to default. */
 export interface AgentSettings {
   readonly address: AgentAddress
+  readonly dnsAddress: { readonly host: string; readonly port: number }
   readonly token: string | undefined
   readonly tokenFile: string | undefined
   readonly auth: { readonly username: string; readonly password: string } | undefined
@@ -30,6 +32,7 @@ export interface AgentSettings {
 
 const KEYS = [
   'address',
+  'dnsAddress',
   'token',
   'tokenFile',
   'auth',
@@ -56,12 +59,14 @@ export function agentSettings(agent: AgentOptions = {}): AgentSettings {
   const ownToken = options.token !== undefined || options.tokenFile !== undefined
   const tokens = ownToken ? options : fromEnv
   const addressText = optional(expectString)('agent.address', options.address)
+  const address = parseAddress(
+    addressText === undefined ? 'CONSUL_HTTP_ADDR' : 'agent.address',
+    addressText ?? fromEnv.address ?? DEFAULTS.agentAddress,
+    ssl === true ? 'https' : 'http',
+  )
   return {
-    address: parseAddress(
-      addressText === undefined ? 'CONSUL_HTTP_ADDR' : 'agent.address',
-      addressText ?? fromEnv.address ?? DEFAULTS.agentAddress,
-      ssl === true ? 'https' : 'http',
-    ),
+    address,
+    dnsAddress: optional(expectAddress)('agent.dnsAddress', options.dnsAddress) ?? dnsBeside(address),
     token: optional(expectSecret)('agent.token', tokens.token),
     tokenFile: optional(expectString)('agent.tokenFile', tokens.tokenFile),
     auth: optional(expectAuth)('agent.auth', options.auth ?? fromEnv.auth),
@@ -71,6 +76,13 @@ export function agentSettings(agent: AgentOptions = {}): AgentSettings {
     datacenter: optional(expectName)('agent.datacenter', options.datacenter ?? fromEnv.datacenter),
     timeoutMs: optional(expectDuration)('agent.timeoutMs', options.timeoutMs) ?? DEFAULTS.agentTimeoutMs,
   }
+}
+
+/** Where an agent's DNS is unless something else is said. */
+function dnsBeside({ host, socketPath }: AgentAddress): { host: string; port: number } {
+  if (socketPath !== undefined) return { host: '127.0.0.1', port: DEFAULTS.agentDnsPort }
+  const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
+  return { host: name, port: DEFAULTS.agentDnsPort }
 }
 
 function expectAuth(option: string, value: unknown): { username: string; password: string } {

@@ -45,6 +45,11 @@ export function boolean(value: unknown, place: string): boolean {
   return value
 }
 
+export function wholeNumber(value: unknown, place: string): number {
+  if (!Number.isSafeInteger(value)) throw new ShapeError(place, 'a whole number', value)
+  return value as number
+}
+
 export function port(value: unknown, place: string): number {
   if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > 65535) {
     throw new ShapeError(place, 'a port', value)

@@ -5,6 +5,7 @@ import { AgentError, type ErrorCode, because, toError } from '../errors.js'
 import { log } from '../log.js'
 import { DEFAULTS } from '../options.js'
 import type { AgentRequest, AgentResponse } from './client.js'
+import type { BlockingSlots } from './slots.js'
 
 /** What makes a read a blocking one. Without index and hash it answers at once. */
 export interface BlockingQuery {
@@ -32,6 +33,8 @@ export interface WatchOptions<T> {
   readonly fetch: (query: BlockingQuery) => Promise<AgentResponse<T>>
   /** Called with the first value and with every one that differs from the last. May throw to refuse it. */
   readonly onValue: (value: T) => void
+  /** Called after every read that went well, whether or not it brought something new. */
+  readonly onRead?: () => void
   /** Called with every failure, a refused value included, and when it will be tried again. */
   readonly onError: (error: Error, retryInMs: number) => void
   readonly clock: Clock
@@ -39,6 +42,8 @@ export interface WatchOptions<T> {
   readonly random: () => number
   /** How long the agent may hold a query. @default 300000 */
   readonly waitMs?: number
+  /** A bound on how many of several watches block at a time; those without a place poll. @default none */
+  readonly slots?: BlockingSlots
 }
 
 /** The agent adds up to a sixteenth to the wait; the rest is for the network. */
@@ -72,6 +77,7 @@ export class Watch<T> {
   readonly #reads: TokenBucket
   // A turn is one read and the pause after it; aborting it starts the next one.
   #turn = new AbortController()
+  #isBackingOff = false
   #closed = false
   #last: { value: T } | undefined
   #lastError: Error | undefined
@@ -92,6 +98,11 @@ export class Watch<T> {
     this.#turn.abort()
   }
 
+  /** Ends the pause after a failure, if there is one under way. */
+  hurry(): void {
+    if (this.#isBackingOff) this.#turn.abort()
+  }
+
   close(): void {
     this.#closed = true
     this.#turn.abort()
@@ -109,14 +120,18 @@ export class Watch<T> {
       if (isAborted(signal)) continue
       try {
         position = nextPosition(position, await this.#read(position, signal))
+        if (this.#options.slots?.isFull === true) position = { from: 'poll' }
         failures = 0
         this.#lastError = undefined
+        this.#options.onRead?.()
         if (position.from === 'poll') await sleep(clock, POLL_MS * jitter(random), signal)
       } catch (thrown) {
         position = { from: 'start' }
         if (isAborted(signal)) continue
         failures += 1
+        this.#isBackingOff = true
         await sleep(clock, this.#report(toError(thrown), failures), signal)
+        this.#isBackingOff = false
       }
     }
   }
@@ -132,8 +147,19 @@ export class Watch<T> {
   }
 
   async #read(position: Position, signal: AbortSignal): Promise<AgentResponse<T>> {
-    const { fetch, onValue, waitMs = DEFAULTS.watchWaitMs } = this.#options
+    const { slots } = this.#options
     const blocks = position.from === 'index' || position.from === 'hash'
+    if (!blocks || slots === undefined) return this.#fetch(position, signal, blocks)
+    slots.take()
+    try {
+      return await this.#fetch(position, signal, blocks)
+    } finally {
+      slots.give()
+    }
+  }
+
+  async #fetch(position: Position, signal: AbortSignal, blocks: boolean): Promise<AgentResponse<T>> {
+    const { fetch, onValue, waitMs = DEFAULTS.watchWaitMs } = this.#options
     const response = await fetch({
       index: position.from === 'index' ? position.index : undefined,
       hash: position.from === 'hash' ? position.hash : undefined,

@@ -1,38 +1,106 @@
 import type { AgentClient } from '../agent/client.js'
-import { fetchConnectInstances } from '../agent/health.js'
+import { type ConnectInstance, type Scope, fetchConnectInstances } from '../agent/health.js'
+import { Watched } from '../agent/watched.js'
+import { DialError } from '../errors.js'
 import { log } from '../log.js'
-import type { Endpoint, Resolver } from './resolver.js'
+import type { Time } from '../clock.js'
+import { type Emptiness, noneAlive, toEndpoints, whyUnknown } from './instances.js'
+import { Lookup } from './lookup.js'
+import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
 
 /** A service of the mesh, by name. What is left out is the agent's own. */
-export interface ServiceTarget {
+export interface ServiceTarget extends Scope {
   readonly service: string
-  readonly datacenter?: string | undefined
-  readonly namespace?: string | undefined
-  readonly partition?: string | undefined
+  /** Only instances that have every one of these tags. */
+  readonly tags?: readonly string[] | undefined
+  /**
+   * A node's name, or `_agent` for the agent's own: the instances that are nearest to it, by the estimated round trip,
+   * come first. @default instances are chosen by weight and load
+   */
+  readonly near?: string | undefined
+  /** Only instances that pass this expression of Consul's filter language, such as `Service.Meta.version == "2"`. */
+  readonly filter?: string | undefined
+  /** Whether instances whose checks warn are left out. @default true */
+  readonly onlyPassing?: boolean | undefined
 }
 
-/** Resolves a service to its passing instances that can be reached over Connect. */
-export function healthResolver(agent: AgentClient, target: ServiceTarget): Resolver {
-  const { service, ...where } = target
-  return {
-    name: service,
-    async resolve({ signal }): Promise<Endpoint[]> {
-      const { value: instances } = await fetchConnectInstances(agent, service, { ...where, signal })
-      log.resolve('%s: %d instances', service, instances.length)
-      // A service without a port (Consul writes 0) cannot be dialled.
-      return instances
-        .filter(({ port }) => port !== 0)
-        .map((instance) => ({
-          host: instance.address,
-          port: instance.port,
-          identity: {
-            service: instance.service,
-            datacenter: instance.datacenter,
-            // Agents without namespaces answer without them.
-            namespace: instance.namespace ?? target.namespace,
-            partition: instance.partition ?? target.partition,
-          },
-        }))
-    },
+/** How long the answer to "why is there none" is kept. */
+const EMPTINESS_MS = 2_000
+
+/** Resolves a service to its instances that can be reached over Connect, from a watched copy of what the agent knows. */
+export class HealthResolver implements Resolver {
+  readonly name: string
+  readonly isSorted: boolean
+  readonly #agent: AgentClient
+  readonly #target: ServiceTarget
+  readonly #time: Time
+  readonly #emptiness: Lookup<Emptiness>
+  #watched: Watched<readonly ConnectInstance[]> | undefined
+  #last: { instances: readonly ConnectInstance[]; own: string; endpoints: readonly Endpoint[] } | undefined
+
+  constructor(agent: AgentClient, target: ServiceTarget, time: Time) {
+    this.name = target.service
+    this.isSorted = target.near !== undefined
+    this.#agent = agent
+    this.#target = target
+    this.#time = time
+    this.#emptiness = new Lookup(`why there is no ${this.name}`, time.clock, async (signal) => ({
+      value: await whyUnknown(agent, target, signal),
+      ttlMs: EMPTINESS_MS,
+    }))
+  }
+
+  get lastError(): Error | undefined {
+    return this.#watched?.lastError
+  }
+
+  /** Whether nobody waits for its first answer. */
+  get isIdle(): boolean {
+    return this.#watched?.isAwaited !== true
+  }
+
+  /** @throws DialError with ERR_CONNECT_NO_INSTANCES, AgentError */
+  async resolve({ signal, datacenter, refresh }: ResolveRequest): Promise<readonly Endpoint[]> {
+    this.#watched ??= this.#watch()
+    const instances = refresh ? await this.#watched.refreshed(signal) : await this.#watched.first(signal)
+    const endpoints = this.#endpoints(instances, datacenter)
+    if (endpoints.length > 0) return endpoints
+    const { reason, message } =
+      instances.length > 0 ? noneAlive(instances) : await this.#emptiness.get(signal, false)
+    throw new DialError('ERR_CONNECT_NO_INSTANCES', this.name, message, { reason })
+  }
+
+  /** Ends the watch; the next `resolve` begins another. */
+  stop(): void {
+    this.#watched?.close()
+    this.#watched = undefined
+    this.#last = undefined
+  }
+
+  close(): void {
+    this.stop()
+    this.#emptiness.close()
+  }
+
+  #watch(): Watched<readonly ConnectInstance[]> {
+    const watched: Watched<readonly ConnectInstance[]> = new Watched({
+      name: `instances of ${this.name}`,
+      fetch: (query) => fetchConnectInstances(this.#agent, this.#target, query),
+      slots: this.#agent.blockingSlots,
+      ...this.#time,
+    })
+    watched.on('value', () => {
+      log.resolve('%s: %d instances known', this.name, watched.value?.length)
+    })
+    return watched
+  }
+
+  /** The same list for as long as nothing changes: what is known of it need not be found out again on each dial. */
+  #endpoints(instances: readonly ConnectInstance[], own: string): readonly Endpoint[] {
+    if (this.#last?.instances === instances && this.#last.own === own) return this.#last.endpoints
+    const { namespace, partition, onlyPassing = true } = this.#target
+    const endpoints = Object.freeze(toEndpoints(instances, { own, onlyPassing, namespace, partition }))
+    this.#last = { instances, own, endpoints }
+    return endpoints
   }
 }

@@ -1,63 +1,128 @@
-import type { AgentClient } from '../agent/client.js'
+import { isDnsName } from '../agent/dns-message.js'
+import type { Scope } from '../agent/health.js'
 import { OptionError } from '../errors.js'
-import { describe, expectKeys, expectName, expectObject, expectString, optional } from '../options.js'
-import { type ServiceTarget, healthResolver } from './health.js'
+import type { ExpectedIdentity } from '../identity/verify.js'
+import {
+  describe,
+  expectAddress,
+  expectBoolean,
+  expectKeys,
+  expectName,
+  expectObject,
+  expectString,
+  expectStrings,
+  optional,
+} from '../options.js'
+import type { DnsTarget } from './dns.js'
+import type { ServiceTarget } from './health.js'
+import type { QueryTarget } from './query.js'
 import type { Resolver } from './resolver.js'
-import { staticResolver } from './static.js'
 
-/** A fixed address, and the service that must be found there. */
-export interface AddressTarget extends ServiceTarget {
-  /** `host:port`, with an IPv6 address in brackets. */
-  readonly address: string
+/** Fixed addresses, and the service that must be found there. */
+export interface AddressTarget extends Scope {
+  /** `host:port`, with an IPv6 address in brackets; or a list of them. */
+  readonly address: string | readonly string[]
+  readonly service: string
 }
 
 /**
- * What can be dialled: a string is exactly a service's name; an object is a service with more said about where, or
- * an address with the service that must be there; a resolver is anything else.
+ * What can be dialled. A string is exactly a service's name; an object is a service with more said about which of its
+ * instances, or a prepared query, or a DNS name or addresses with the service that must be there; a resolver is
+ * anything else.
  */
-export type Upstream = string | ServiceTarget | AddressTarget | Resolver
+export type Upstream = string | ServiceTarget | QueryTarget | DnsTarget | AddressTarget | Resolver
 
-/**
- * The resolver for an upstream.
- * @throws OptionError
- */
-export function toResolver(agent: AgentClient, upstream: Upstream): Resolver {
-  if (isResolver(upstream)) return upstream
-  const { address, ...target } = toTarget(upstream)
-  if (address === undefined) return healthResolver(agent, target)
-  return staticResolver(`${target.service} at ${address}`, [{ ...hostAndPort(address), identity: target }])
-}
+/** An upstream that we resolve ourselves. */
+export type Target =
+  | ({ readonly kind: 'service' } & ServiceTarget)
+  | ({ readonly kind: 'query' } & QueryTarget)
+  | ({ readonly kind: 'dns' } & DnsTarget)
+  | ({ readonly kind: 'address' } & AddressTarget & { readonly address: readonly string[] })
 
-/**
- * The service that an upstream names, with its address where it has one.
- * @throws OptionError
- */
-export function toTarget(upstream: unknown): ServiceTarget & { readonly address?: string } {
-  if (typeof upstream === 'string') return { service: expectName('upstream', upstream) }
-  const given = expectObject('upstream', upstream)
-  expectKeys('upstream', given, ['service', 'address', 'datacenter', 'namespace', 'partition'])
-  const address = optional(expectString)('upstream.address', given['address'])
-  return {
-    service: expectName('upstream.service', given['service']),
-    datacenter: optional(expectName)('upstream.datacenter', given['datacenter']),
-    namespace: optional(expectName)('upstream.namespace', given['namespace']),
-    partition: optional(expectName)('upstream.partition', given['partition']),
-    ...(address !== undefined && { address }),
-  }
-}
-
-function isResolver(value: unknown): value is Resolver {
+export function isResolver(value: unknown): value is Resolver {
   if (typeof value !== 'object' || value === null) return false
   const { name, resolve } = value as Partial<Record<keyof Resolver, unknown>>
   return typeof name === 'string' && typeof resolve === 'function'
 }
 
-function hostAndPort(address: string): { host: string; port: number } {
-  const match = /^(?:\[([0-9a-fA-F:.]+(?:%[A-Za-z0-9._-]+)?)\]|([^:\s/[\]]+)):(\d{1,5})$/.exec(address)
-  const host = match?.[1] ?? match?.[2]
-  const port = Number(match?.[3])
-  if (host === undefined || !(port >= 1 && port <= 65535)) {
-    throw new OptionError('upstream.address', 'host:port or [ipv6]:port', describe(address))
+/**
+ * What an upstream names.
+ * @throws OptionError
+ */
+export function toTarget(upstream: unknown): Target {
+  if (typeof upstream === 'string') return { kind: 'service', service: expectName('upstream', upstream) }
+  const given = expectObject('upstream', upstream)
+  if ('query' in given) return queryTarget(given)
+  if ('dns' in given) return dnsTarget(given)
+  if ('address' in given) return addressTarget(given)
+  return serviceTarget(given)
+}
+
+/**
+ * A service's name, or a service and where it is.
+ * @throws OptionError
+ */
+export function toIdentity(upstream: unknown): ExpectedIdentity {
+  if (typeof upstream === 'string') return { service: expectName('upstream', upstream) }
+  const given = expectObject('upstream', upstream)
+  expectKeys('upstream', given, ['service', ...SCOPE_KEYS])
+  return { service: expectName('upstream.service', given['service']), ...scopeOf(given) }
+}
+
+type Given = Readonly<Record<string, unknown>>
+
+function serviceTarget(given: Given): Target {
+  expectKeys('upstream', given, ['service', ...SCOPE_KEYS, 'tags', 'near', 'filter', 'onlyPassing'])
+  return {
+    kind: 'service',
+    service: expectName('upstream.service', given['service']),
+    ...scopeOf(given),
+    tags: optional(expectStrings)('upstream.tags', given['tags']),
+    near: optional(expectName)('upstream.near', given['near']),
+    filter: optional(expectString)('upstream.filter', given['filter']),
+    onlyPassing: optional(expectBoolean)('upstream.onlyPassing', given['onlyPassing']),
   }
-  return { host, port }
+}
+
+function queryTarget(given: Given): Target {
+  expectKeys('upstream', given, ['query', ...SCOPE_KEYS, 'near'])
+  return {
+    kind: 'query',
+    query: expectName('upstream.query', given['query']),
+    ...scopeOf(given),
+    near: optional(expectName)('upstream.near', given['near']),
+  }
+}
+
+function dnsTarget(given: Given): Target {
+  expectKeys('upstream', given, ['dns', 'service', ...SCOPE_KEYS])
+  const dns = expectString('upstream.dns', given['dns'])
+  if (!isDnsName(dns)) throw new OptionError('upstream.dns', 'a DNS name', describe(dns))
+  return { kind: 'dns', dns, service: expectName('upstream.service', given['service']), ...scopeOf(given) }
+}
+
+function addressTarget(given: Given): Target {
+  expectKeys('upstream', given, ['address', 'service', ...SCOPE_KEYS])
+  const { address } = given
+  const list = Array.isArray(address)
+    ? expectStrings('upstream.address', address)
+    : [expectString('upstream.address', address)]
+  if (list.length === 0) throw new OptionError('upstream.address', 'an address or more', 'an empty list')
+  for (const each of list) expectAddress('upstream.address', each)
+  return {
+    kind: 'address',
+    address: list,
+    service: expectName('upstream.service', given['service']),
+    ...scopeOf(given),
+  }
+}
+
+const SCOPE_KEYS = ['datacenter', 'namespace', 'partition']
+
+function scopeOf(given: Given): Scope {
+  return {
+    datacenter: optional(expectName)('upstream.datacenter', given['datacenter']),
+    namespace: optional(expectName)('upstream.namespace', given['namespace']),
+    partition: optional(expectName)('upstream.partition', given['partition']),
+  }
 }

@@ -1,4 +1,3 @@
-import { once } from 'node:events'
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
 import { type Server as TlsServer, type TLSSocket, createServer as createTlsServer } from 'node:tls'
 import { type Authorizer, DeniedError, type Outcome, decide } from '../authorize/authorizer.js'
@@ -8,6 +7,7 @@ import type { Peer } from '../identity/peer.js'
 import type { Generation, IdentityStore } from '../identity/store.js'
 import { log } from '../log.js'
 import { tlsMaterial } from './context.js'
+import { type ListenAddress, openServer } from './open-server.js'
 import { OpenSockets } from './open-sockets.js'
 import { attachPeer, pathError, verifySocket } from './peer.js'
 import type { MeshSocket } from './socket.js'
@@ -40,10 +40,6 @@ export interface ListenerSettings {
   /** Called when nothing of it is left. */
   readonly onClosed: () => void
 }
-
-/** Where to listen: a port and a host, or the path of a unix socket. */
-export type ListenAddress =
-  { readonly port: number; readonly host?: string | undefined } | { readonly path: string }
 
 /** Options of a listener's `close`. */
 export interface ListenerCloseOptions {
@@ -109,20 +105,10 @@ export class Listener implements AsyncDisposable {
    * @throws ConnectError with ERR_CONNECT_LISTEN
    */
   async open(address: ListenAddress): Promise<void> {
-    try {
-      // A close in the middle ends the wait too.
-      const closed = this.#closed.then(() => {
-        throw new Error('it was closed')
-      })
-      this.#front.listen({ ...address })
-      await Promise.race([once(this.#front, 'listening'), closed])
-      closed.catch(() => undefined)
-    } catch (cause) {
+    await openServer(this.#front, address, this.#closed).catch((error: unknown) => {
       this.destroy()
-      const where =
-        'path' in address ? address.path : `${address.host ?? 'any address'}, port ${address.port}`
-      throw new ConnectError('ERR_CONNECT_LISTEN', `cannot listen on ${where}${because(cause)}`, { cause })
-    }
+      throw error
+    })
     // An accept error (EMFILE, say) never ends a listener.
     this.#front.on('error', (error) => {
       this.#settings.reports.warning(error)

@@ -1,0 +1,90 @@
+import type { AgentClient } from '../agent/client.js'
+import {
+  type ConnectInstance,
+  type HealthQuery,
+  countInstances,
+  fetchConnectInstances,
+} from '../agent/health.js'
+import type { NoInstancesReason } from '../errors.js'
+import type { Endpoint } from './resolver.js'
+
+/** How instances become endpoints. */
+export interface Selection {
+  /** The datacenter that we are in. */
+  readonly own: string
+  /** Without those whose checks warn. */
+  readonly onlyPassing: boolean
+  /** What an agent that knows no namespaces leaves out. */
+  readonly namespace?: string | undefined
+  readonly partition?: string | undefined
+}
+
+/** Those that can be dialled: alive, and with a port. */
+export function toEndpoints(instances: readonly ConnectInstance[], selection: Selection): Endpoint[] {
+  return instances
+    .filter((instance) => instance.port !== 0 && isAlive(instance, selection.onlyPassing))
+    .map((instance) => {
+      const { service, datacenter, namespace, partition, status, weights } = instance
+      // The agent translates addresses itself only when it is told to (`translate_wan_addrs`).
+      const isElsewhere = datacenter !== undefined && datacenter !== selection.own
+      const { address, port } = isElsewhere ? instance.wan : instance
+      return {
+        host: address,
+        port,
+        identity: {
+          service,
+          datacenter,
+          namespace: namespace ?? selection.namespace,
+          partition: partition ?? selection.partition,
+        },
+        weight: status === 'warning' ? weights.warning : weights.passing,
+      }
+    })
+}
+
+function isAlive({ status }: ConnectInstance, onlyPassing: boolean): boolean {
+  return status === 'passing' || (status === 'warning' && !onlyPassing)
+}
+
+/** Why there is no instance, and in words. */
+export interface Emptiness {
+  readonly reason: NoInstancesReason
+  readonly message: string
+}
+
+/** There are instances, and none that can be dialled. */
+export function noneAlive(known: readonly ConnectInstance[]): Emptiness {
+  const states = known.map(({ id, status, port }) => `${id} ${port === 0 ? 'has no port' : `is ${status}`}`)
+  const more = states.length > SHOWN ? ` and ${states.length - SHOWN} more` : ''
+  const message = `none of its instances is passing: ${states.slice(0, SHOWN).join(', ')}${more}`
+  return { reason: 'not-passing', message }
+}
+
+const SHOWN = 5
+
+/** Asks the agent why it knows no instance at all. */
+export async function whyUnknown(
+  agent: AgentClient,
+  wanted: HealthQuery,
+  signal: AbortSignal,
+): Promise<Emptiness> {
+  const { service, tags = [], filter } = wanted
+  const where = wanted.datacenter === undefined ? '' : ` in ${wanted.datacenter}`
+  if (tags.length > 0 || filter !== undefined) {
+    const unfiltered = { ...wanted, tags: undefined, filter: undefined }
+    const { length } = (await fetchConnectInstances(agent, unfiltered, { signal })).value
+    const conditions = [
+      ...tags.map((tag) => `the tag ${tag}`),
+      ...(filter === undefined ? [] : ['the filter']),
+    ]
+    const message = `none of its ${length} instances has ${conditions.join(' and ')}`
+    if (length > 0) return { reason: 'no-match', message }
+  }
+  const registered = await countInstances(agent, service, wanted, signal)
+  if (registered > 0) {
+    const message = `of its ${registered} instances${where} none takes Connect, neither natively nor by a proxy`
+    return { reason: 'not-connect', message }
+  }
+  const message = `no service of that name is registered${where}, or the token may not see it`
+  return { reason: 'unknown', message }
+}

@@ -1,0 +1,100 @@
+import type { AgentClient } from '../agent/client.js'
+import type { Scope } from '../agent/health.js'
+import { type QueryAnswer, executeQuery, isSortedQuery } from '../agent/query.js'
+import type { Clock } from '../clock.js'
+import { AgentError, DialError } from '../errors.js'
+import { log } from '../log.js'
+import { noneAlive, toEndpoints } from './instances.js'
+import { Lookup } from './lookup.js'
+import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
+
+/** A prepared query. The instances must prove the name of the service that the query is about. */
+export interface QueryTarget extends Scope {
+  /** The query's name or id; for a template, any name that it matches. */
+  readonly query: string
+  /** Sorted by the round trip from this node, or from the agent's own: `_agent`. @default as the query itself says */
+  readonly near?: string | undefined
+}
+
+/** An answer of a query that says nothing of its own holds for so long. */
+const DEFAULT_TTL_MS = 10_000
+/** The agent is not asked on every dial, whatever the query says. */
+const SHORTEST_TTL_MS = 1_000
+/** A query is rarely changed; how it sorts is asked for again after this. */
+const SORTING_TTL_MS = 60_000
+
+/** Resolves by a prepared query, which may fail over to other datacenters. It is executed again after its own TTL. */
+export class QueryResolver implements Resolver {
+  readonly name: string
+  readonly #target: QueryTarget
+  readonly #answer: Lookup<QueryAnswer>
+  readonly #sorting: Lookup<boolean>
+  #isSorted: boolean
+  #last: { answer: QueryAnswer; own: string; endpoints: readonly Endpoint[] } | undefined
+
+  constructor(agent: AgentClient, target: QueryTarget, clock: Clock) {
+    this.name = `query ${target.query}`
+    this.#target = target
+    this.#isSorted = target.near !== undefined
+    this.#answer = new Lookup(this.name, clock, async (signal) => {
+      const value = await executeQuery(agent, target, signal)
+      const { service, instances, datacenter, ttlMs = DEFAULT_TTL_MS } = value
+      log.resolve('%s: %d instances of %s in %s', this.name, instances.length, service, datacenter)
+      return { value, ttlMs: Math.max(SHORTEST_TTL_MS, ttlMs) }
+    })
+    this.#sorting = new Lookup(`sorting of ${this.name}`, clock, async (signal) => ({
+      value: await isSortedQuery(agent, target, signal).catch((error: unknown) => {
+        // A token may well have the right to execute a query and not to read it.
+        if (error instanceof AgentError && error.status !== undefined) return false
+        throw error
+      }),
+      ttlMs: SORTING_TTL_MS,
+    }))
+  }
+
+  get isSorted(): boolean {
+    return this.#isSorted
+  }
+
+  get lastError(): Error | undefined {
+    return this.#answer.lastError
+  }
+
+  /** @throws DialError with ERR_CONNECT_NO_INSTANCES, AgentError */
+  async resolve({ signal, datacenter, refresh }: ResolveRequest): Promise<readonly Endpoint[]> {
+    const answer = await this.#answer.get(signal, refresh).catch((error: unknown) => {
+      if (!(error instanceof AgentError && error.code === 'ERR_CONNECT_AGENT_NOT_FOUND')) throw error
+      throw this.#none('unknown', 'there is no prepared query of that name or id', error)
+    })
+    if (this.#target.near === undefined) this.#isSorted = await this.#sorting.get(signal, false)
+    const endpoints = this.#endpoints(answer, datacenter)
+    if (endpoints.length > 0) return endpoints
+    if (answer.instances.length > 0) {
+      const { reason, message } = noneAlive(answer.instances)
+      throw this.#none(reason, message)
+    }
+    throw this.#none('empty', `it found no healthy instance of ${answer.service} that takes Connect`)
+  }
+
+  close(): void {
+    this.#answer.close()
+    this.#sorting.close()
+  }
+
+  #endpoints(answer: QueryAnswer, own: string): readonly Endpoint[] {
+    if (this.#last?.answer === answer && this.#last.own === own) return this.#last.endpoints
+    const { namespace = answer.namespace, partition } = this.#target
+    // Those that proxies stand for prove the same name; whoever has another is not what the query is about.
+    const instances = answer.instances
+      .filter(({ service }) => service === answer.service)
+      .map((instance) => ({ ...instance, datacenter: instance.datacenter ?? answer.datacenter }))
+    // Whether instances with warnings are wanted is the query's to say.
+    const endpoints = Object.freeze(toEndpoints(instances, { own, onlyPassing: false, namespace, partition }))
+    this.#last = { answer, own, endpoints }
+    return endpoints
+  }
+
+  #none(reason: DialError['reason'] & string, message: string, cause?: unknown): DialError {
+    return new DialError('ERR_CONNECT_NO_INSTANCES', this.name, message, { reason, cause })
+  }
+}

@@ -1,0 +1,103 @@
+import { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { TLSSocket } from 'node:tls'
+import { TimeoutError } from '../errors.js'
+
+/** Options of `pump`. */
+export interface PumpOptions {
+  /** Cuts both when no byte has moved in either direction for so long, in milliseconds. @default never */
+  readonly idleTimeoutMs?: number | undefined
+}
+
+/** How many bytes went each way. */
+export interface PumpResult {
+  readonly sent: number
+  readonly received: number
+}
+
+/**
+ * Copies between two streams until both directions have ended, each by itself: one side may end its own and still be
+ * answered, if both streams were opened with `allowHalfOpen`. A stream that breaks takes the other with it, by a reset
+ * where that is possible, so that what is cut short does not look complete. Neither is open afterwards.
+ *
+ * `sent` counts from `a` to `b`, `received` from `b` to `a`.
+ * @throws what broke one of them; TimeoutError
+ */
+export function pump(a: Duplex, b: Duplex, { idleTimeoutMs }: PumpOptions = {}): Promise<PumpResult> {
+  return new Promise((resolve, reject) => {
+    const bytes = { sent: 0, received: 0 }
+    let open = 2
+    let failure: Error | undefined
+    let movedAt = performance.now()
+    let idle: NodeJS.Timeout | undefined
+
+    const fail = (error: Error): void => {
+      failure ??= error
+      cut(a)
+      cut(b)
+    }
+    const onClosed = (stream: Duplex): void => {
+      open -= 1
+      // Closed before all was said and written.
+      if (!stream.readableEnded || !stream.writableFinished) fail(new Error('the connection was cut'))
+      if (open > 0) return
+      clearTimeout(idle)
+      if (failure === undefined) resolve(bytes)
+      else reject(failure)
+    }
+    const flow = (from: Duplex, to: Duplex, count: keyof PumpResult): void => {
+      from.on('data', (chunk: Buffer) => {
+        bytes[count] += chunk.length
+        movedAt = performance.now()
+        if (!to.write(chunk)) from.pause()
+      })
+      to.on('drain', () => {
+        movedAt = performance.now()
+        from.resume()
+      })
+      from.on('end', () => to.end())
+      from.on('error', fail)
+      from.once('close', () => {
+        onClosed(from)
+      })
+      from.resume()
+    }
+    const armIdle = (timeoutMs: number, ms: number): void => {
+      idle = setTimeout(() => {
+        const left = timeoutMs - (performance.now() - movedAt)
+        if (left > 0) armIdle(timeoutMs, left)
+        else fail(new TimeoutError('moving a byte', timeoutMs))
+      }, ms)
+    }
+
+    // One that has closed already will not say so again.
+    for (const stream of [a, b]) {
+      if (stream.destroyed) failure ??= stream.errored ?? new Error('the connection was closed')
+    }
+    if (failure !== undefined) {
+      cut(a)
+      cut(b)
+      reject(failure)
+      return
+    }
+    flow(a, b, 'sent')
+    flow(b, a, 'received')
+    if (idleTimeoutMs !== undefined) armIdle(idleTimeoutMs, idleTimeoutMs)
+  })
+}
+
+/** Ends a stream at once; a TCP socket with a reset. */
+export function cut(stream: Duplex): void {
+  if (isTcp(stream)) stream.resetAndDestroy()
+  else stream.destroy()
+}
+
+/** TLS has no reset of its own, unix sockets have none, and Node throws when asked for one. */
+function isTcp(stream: Duplex): stream is Socket {
+  return (
+    stream instanceof Socket &&
+    !(stream instanceof TLSSocket) &&
+    !stream.destroyed &&
+    stream.remoteAddress !== undefined
+  )
+}
