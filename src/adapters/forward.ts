@@ -32,7 +32,8 @@ export interface ForwardCloseOptions {
 export class Forward implements AsyncDisposable {
   readonly #settings: ForwardSettings
   readonly #server: Server
-  readonly #open = new OpenSockets()
+  // By a reset: an orderly end would look like all was said.
+  readonly #open = new OpenSockets(cut)
   readonly #closed: Promise<void>
   #closing: Promise<void> | undefined
 

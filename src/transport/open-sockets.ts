@@ -5,7 +5,13 @@ import { TimeoutError } from '../errors.js'
 /** The sockets that are open, so that they can be waited for, or cut. */
 export class OpenSockets {
   readonly #sockets = new Set<Duplex>()
+  readonly #cut: (socket: Duplex, error?: Error) => void
   #onEmpty: (() => void) | undefined
+
+  /** @param cut - how one is cut. @default it is destroyed */
+  constructor(cut: (socket: Duplex, error?: Error) => void = (socket, error) => socket.destroy(error)) {
+    this.#cut = cut
+  }
 
   get size(): number {
     return this.#sockets.size
@@ -39,6 +45,6 @@ export class OpenSockets {
   }
 
   destroy(error?: Error): void {
-    for (const socket of this.#sockets) socket.destroy(error)
+    for (const socket of this.#sockets) this.#cut(socket, error)
   }
 }
