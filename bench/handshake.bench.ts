@@ -4,7 +4,7 @@ import { connect as tlsConnect, createServer as createTlsServer } from 'node:tls
 import { service } from '../src/index.js'
 import { TestAgent } from '../src/testing/index.js'
 import { tlsMaterial, secureContext } from '../src/transport/context.js'
-import type { Generation } from '../src/identity/store.js'
+import { bareGeneration } from './bare.js'
 import { type Benchmark, type Sample, median, round, sample } from './measure.js'
 
 const ROUNDS = 9
@@ -29,7 +29,7 @@ const benchmark: Benchmark = {
     const answer = (socket: { end(data: string): unknown }): unknown => socket.end('x')
     const listener = await api.listen({ port: 0, host: '127.0.0.1' }, answer)
     const asked = await asking.listen({ port: 0, host: '127.0.0.1' }, answer)
-    const generation = await bareGeneration(agent)
+    const generation = await bareGeneration(options.agent)
     const bare = createTlsServer(
       { ...tlsMaterial(generation), requestCert: true, rejectUnauthorized: true, noDelay: true },
       answer,
@@ -86,13 +86,3 @@ const benchmark: Benchmark = {
   },
 }
 export default benchmark
-
-/** Material of the same kind as a service's, from the same mesh. */
-async function bareGeneration(agent: TestAgent): Promise<Generation> {
-  await using own = service('bare', { agent: { address: agent.address, env: {} } })
-  await own.ready()
-  const { leaf, roots } = own
-  const { key } = own.tlsServerOptions()
-  if (leaf === undefined || roots === undefined) throw new Error('not ready')
-  return { leaf, roots, privateKeyPem: key }
-}

@@ -1,22 +1,12 @@
 import type { Answer, SrvAnswer } from 'dns-packet'
 import type { DnsClient } from '../agent/dns.js'
 import { type DnsMessage, isAddress, isDnsName, isSameName, isSoa, isSrv } from '../agent/dns-message.js'
-import type { Scope } from '../agent/health.js'
 import type { Clock } from '../clock.js'
 import { DialError, DnsError } from '../errors.js'
 import { log } from '../log.js'
 import { Lookup, type Timed } from './lookup.js'
 import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
-
-/**
- * A name of Consul's DNS, and who must be found behind it: DNS can be forged, and says nothing of identities, so they
- * never come from there.
- */
-export interface DnsTarget extends Scope {
-  /** `<service>.connect[.<datacenter>].<domain>`, `<query>.query[.<datacenter>].<domain>`, or any name with SRV records. */
-  readonly dns: string
-  readonly service: string
-}
+import type { DnsTarget } from './upstream.js'
 
 /** Resolves by SRV records, with the addresses that come along. The records' own TTLs hold, 0 included. */
 export class DnsResolver implements Resolver {

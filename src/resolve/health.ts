@@ -1,5 +1,5 @@
 import type { AgentClient } from '../agent/client.js'
-import { type ConnectInstance, type Scope, fetchConnectInstances } from '../agent/health.js'
+import { type ConnectInstance, fetchConnectInstances } from '../agent/health.js'
 import { Watched } from '../agent/watched.js'
 import { DialError } from '../errors.js'
 import { log } from '../log.js'
@@ -7,22 +7,7 @@ import type { Time } from '../clock.js'
 import { type Emptiness, noneAlive, toEndpoints, whyUnknown } from './instances.js'
 import { Lookup } from './lookup.js'
 import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
-
-/** A service of the mesh, by name. What is left out is the agent's own. */
-export interface ServiceTarget extends Scope {
-  readonly service: string
-  /** Only instances that have every one of these tags. */
-  readonly tags?: readonly string[] | undefined
-  /**
-   * A node's name, or `_agent` for the agent's own: the instances that are nearest to it, by the estimated round trip,
-   * come first. @default instances are chosen by weight and load
-   */
-  readonly near?: string | undefined
-  /** Only instances that pass this expression of Consul's filter language, such as `Service.Meta.version == "2"`. */
-  readonly filter?: string | undefined
-  /** Whether instances whose checks warn are left out. @default true */
-  readonly onlyPassing?: boolean | undefined
-}
+import type { ServiceTarget } from './upstream.js'
 
 /** How long the answer to "why is there none" is kept. */
 const EMPTINESS_MS = 2_000

@@ -1,5 +1,4 @@
 import type { AgentClient } from '../agent/client.js'
-import type { Scope } from '../agent/health.js'
 import { type QueryAnswer, executeQuery, isSortedQuery } from '../agent/query.js'
 import type { Clock } from '../clock.js'
 import { AgentError, DialError } from '../errors.js'
@@ -7,14 +6,7 @@ import { log } from '../log.js'
 import { noneAlive, toEndpoints } from './instances.js'
 import { Lookup } from './lookup.js'
 import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
-
-/** A prepared query. The instances must prove the name of the service that the query is about. */
-export interface QueryTarget extends Scope {
-  /** The query's name or id; for a template, any name that it matches. */
-  readonly query: string
-  /** Sorted by the round trip from this node, or from the agent's own: `_agent`. @default as the query itself says */
-  readonly near?: string | undefined
-}
+import type { QueryTarget } from './upstream.js'
 
 /** An answer of a query that says nothing of its own holds for so long. */
 const DEFAULT_TTL_MS = 10_000

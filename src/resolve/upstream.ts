@@ -13,10 +13,41 @@ import {
   expectStrings,
   optional,
 } from '../options.js'
-import type { DnsTarget } from './dns.js'
-import type { ServiceTarget } from './health.js'
-import type { QueryTarget } from './query.js'
 import type { Resolver } from './resolver.js'
+
+/** A service of the mesh, by name. What is left out is the agent's own. */
+export interface ServiceTarget extends Scope {
+  readonly service: string
+  /** Only instances that have every one of these tags. */
+  readonly tags?: readonly string[] | undefined
+  /**
+   * A node's name, or `_agent` for the agent's own: the instances that are nearest to it, by the estimated round trip,
+   * come first. @default instances are chosen by weight and load
+   */
+  readonly near?: string | undefined
+  /** Only instances that pass this expression of Consul's filter language, such as `Service.Meta.version == "2"`. */
+  readonly filter?: string | undefined
+  /** Whether instances whose checks warn are left out. @default true */
+  readonly onlyPassing?: boolean | undefined
+}
+
+/** A prepared query. The instances must prove the name of the service that the query is about. */
+export interface QueryTarget extends Scope {
+  /** The query's name or id; for a template, any name that it matches. */
+  readonly query: string
+  /** Sorted by the round trip from this node, or from the agent's own: `_agent`. @default as the query itself says */
+  readonly near?: string | undefined
+}
+
+/**
+ * A name of Consul's DNS, and who must be found behind it: DNS can be forged, and says nothing of identities, so they
+ * never come from there.
+ */
+export interface DnsTarget extends Scope {
+  /** `<service>.connect[.<datacenter>].<domain>`, `<query>.query[.<datacenter>].<domain>`, or any name with SRV records. */
+  readonly dns: string
+  readonly service: string
+}
 
 /** Fixed addresses, and the service that must be found there. */
 export interface AddressTarget extends Scope {

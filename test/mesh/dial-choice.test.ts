@@ -346,6 +346,6 @@ it('connections that stay open are spread evenly', async (t) => {
     60,
   )
   // Of two that are drawn the lighter is taken: with three, none gets far from its third.
-  for (const count of counts) assert.ok(count >= 15 && count <= 25, `${counts.join(' ')}`)
+  for (const count of counts) assert.ok(count >= 15 && count <= 25, counts.join(' '))
   for (const socket of open) socket.destroy()
 })

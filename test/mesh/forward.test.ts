@@ -175,7 +175,7 @@ describe('a forward', () => {
   ] as const) {
     it(`takes no options with ${what}`, async (t) => {
       const { join } = await startMesh(t)
-      assert.equal((await rejection(join('web').forward('api', options))).code, 'ERR_CONNECT_OPTION')
+      assert.equal((await rejection(join('web').forward('api', options as never))).code, 'ERR_CONNECT_OPTION')
     })
   }
 
