@@ -13,6 +13,8 @@ export interface TokenRules {
   services?: Record<string, Access>
   /** By destination service. Read follows from read on the service. */
   intentions?: Record<string, Access>
+  /** By the prepared query's name. */
+  queries?: Record<string, Access>
   /** See the node and its own checks. @default false */
   nodes?: boolean
   /** Everything, tokens included. @default false */
@@ -52,6 +54,12 @@ class Permissions {
     if (rule !== undefined) return rule === 'write' || access === 'read'
     // A rule for a service lets its intentions be read, and no more.
     return lookup(this.#rules.services, name) === undefined ? this.#default === 'allow' : access === 'read'
+  }
+
+  query(name: string, access: Access): boolean {
+    if (this.#rules.management) return true
+    const rule = lookup(this.#rules.queries, name)
+    return rule === undefined ? this.#default === 'allow' : rule === 'write' || access === 'read'
   }
 
   get nodes(): boolean {

@@ -2,28 +2,57 @@ import { randomUUID } from 'node:crypto'
 import type { TokenRules } from './acl.js'
 import type { TestCa } from './ca.js'
 import type { IssuedCertificate, IssueOptions } from './ca-options.js'
+import {
+  deregisterNode,
+  readNodeDeregistration,
+  readNodeRegistration,
+  registerNode,
+  type CatalogDeregistration,
+  type CatalogRegistration,
+} from './catalog-register.js'
 import type { ConnectCa } from './connect-ca.js'
+import { DnsAnswerer } from './dns/answer.js'
+import { DnsFaults, type DnsFault } from './dns/faults.js'
+import { dnsSettings } from './dns/options.js'
+import { DnsQueries, type DnsMatch } from './dns/queries.js'
+import { DnsServer } from './dns/server.js'
 import { Faults, type FaultAnswer } from './faults.js'
+import { Federation } from './federation.js'
+import { Gate } from './gate.js'
 import type { Call } from './http.js'
 import type { IntentionAction, ServiceName } from './intentions.js'
 import { FieldReader } from './json.js'
-import type { TestAgentOptions } from './options.js'
+import type { StandaloneOptions } from './options.js'
+import { readQuery, type QueryDefinition } from './query.js'
 import { Requests, type RequestMatch } from './requests.js'
 import { Router } from './router.js'
 import { aclRoutes } from './routes/acl.js'
 import { agentRoutes } from './routes/agent.js'
+import { catalogRoutes } from './routes/catalog.js'
 import { connectRoutes } from './routes/connect.js'
+import { coordinateRoutes } from './routes/coordinate.js'
 import { healthRoutes } from './routes/health.js'
 import { intentionRoutes } from './routes/intentions.js'
 import { keyValueRoutes } from './routes/kv.js'
+import { queryRoutes } from './routes/query.js'
 import { AgentServer } from './server.js'
 import { readRegistration, type ServiceRegistration } from './service.js'
 import { createState, type State } from './state.js'
 
+export interface TestAgentOptions extends StandaloneOptions {
+  /**
+   * The agent of the primary datacenter, for one in another datacenter: they know each other as after
+   * `TestAgent.joinWan`, and are one mesh, with the primary's trust domain and roots.
+   *
+   * @default none: a primary itself
+   */
+  primary?: TestAgent
+}
+
 /**
- * A Consul agent in memory, for development and tests only: one process, one node, no data on disk, no gossip.
- * It speaks the HTTP API that Connect needs on a real port and issues real certificates; the other methods
- * change what it knows, or make it fail.
+ * A Consul agent in memory, for development and tests only: one process, no data on disk, no gossip. It speaks the
+ * HTTP API that Connect needs and DNS on real ports and issues real certificates; the other methods change what it
+ * knows, or make it fail.
  *
  * ```ts
  * await using agent = await TestAgent.start()
@@ -35,16 +64,28 @@ export class TestAgent {
   readonly #server: AgentServer
   readonly #requests = new Requests()
   readonly #faults = new Faults()
+  readonly #gate = new Gate()
+  readonly #dns: DnsServer | undefined
+  readonly #dnsQueries = new DnsQueries()
+  readonly #dnsFaults = new DnsFaults()
+  readonly #federation: Federation<State>
   #state: State
   #router: Router
 
   private constructor(options: TestAgentOptions) {
-    this.#options = { ...options, trustDomain: options.trustDomain ?? `${randomUUID()}.consul` }
+    const trustDomain = options.primary?.trustDomain ?? options.trustDomain ?? `${randomUUID()}.consul`
+    this.#options = { ...options, trustDomain }
     if (options.acl) {
       this.#options.acl = { ...options.acl, managementToken: options.acl.managementToken ?? randomUUID() }
     }
-    this.#state = createState(this.#options)
+    this.#federation = new Federation({
+      datacenter: options.datacenter ?? 'dc1',
+      state: () => this.#state,
+      missing: () => (this.#server.listening ? undefined : this.address),
+    })
+    this.#state = this.#createState()
     this.#router = createRouter(this.#state)
+    if (options.primary) this.joinWan(options.primary)
     this.#server = new AgentServer(
       {
         host: options.host ?? '127.0.0.1',
@@ -57,14 +98,24 @@ export class TestAgent {
         headers: () => commonHeaders(this.#state),
         requests: this.#requests,
         faults: this.#faults,
+        gate: this.#gate,
       },
     )
+    if (options.dns) {
+      const settings = dnsSettings(options.dns, options.host ?? '127.0.0.1')
+      this.#dns = new DnsServer(settings, {
+        answerer: () => new DnsAnswerer(this.#state, settings),
+        queries: this.#dnsQueries,
+        faults: this.#dnsFaults,
+        gate: this.#gate,
+      })
+    }
   }
 
   /** Resolves once it listens; rejects with the system's error when the port is taken. */
   static async start(options: TestAgentOptions = {}): Promise<TestAgent> {
     const agent = new TestAgent(options)
-    await agent.#server.listen()
+    await agent.#listen()
     return agent
   }
 
@@ -72,7 +123,13 @@ export class TestAgent {
   get address(): string {
     const { host = '127.0.0.1', socketPath } = this.#options
     if (socketPath !== undefined) return `unix://${socketPath}`
-    return `${host.includes(':') ? `[${host}]` : host}:${this.#server.port}`
+    return hostAndPort(host, this.#server.port)
+  }
+
+  /** `host:port` for DNS over UDP and TCP; undefined unless the option `dns` asks for it. */
+  get dnsAddress(): string | undefined {
+    const { host = '127.0.0.1', dns } = this.#options
+    return this.#dns && hostAndPort(dns?.host ?? host, this.#dns.port)
   }
 
   /** The address with its scheme. */
@@ -97,8 +154,10 @@ export class TestAgent {
 
   /** Ends the listener, every connection and every timer. */
   async close(): Promise<void> {
-    this.#state.catalog.stop()
-    await this.#server.stop()
+    this.#state.local.stop()
+    // What is held during a pause is lost with its connection.
+    this.#gate.forget()
+    await Promise.all([this.#server.stop(), this.#dns?.stop()])
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -108,11 +167,39 @@ export class TestAgent {
   /** Registers as `PUT /v1/agent/service/register` does, and throws what that would answer. */
   registerService(definition: ServiceRegistration): void {
     const registration = readRegistration(new FieldReader({ ...definition }))
-    this.#state.catalog.register(registration, { replaceChecks: false })
+    this.#state.local.register(registration, { replaceChecks: false })
   }
 
   deregisterService(id: string): void {
-    this.#state.catalog.deregister(id)
+    this.#state.local.deregister(id)
+  }
+
+  /** Registers a service or checks on any node, as `PUT /v1/catalog/register` does, and throws what that would answer. */
+  registerNode(registration: CatalogRegistration): void {
+    registerNode(this.#state.catalog, readNodeRegistration(new FieldReader({ ...registration })))
+  }
+
+  /** Takes away a check, a service or a whole node, as `PUT /v1/catalog/deregister` does. */
+  deregisterNode(deregistration: CatalogDeregistration): void {
+    deregisterNode(this.#state.catalog, readNodeDeregistration(new FieldReader({ ...deregistration })))
+  }
+
+  /**
+   * Puts the nodes on a line, each as far from the next: `near` and the queries that use it sort by that. Other nodes
+   * come last. A new call replaces the old line.
+   */
+  setNear(nodes: readonly string[]): void {
+    this.#state.coordinates.line(nodes)
+  }
+
+  /** Makes a prepared query, as `POST /v1/query` does, and returns its ID; throws what that would answer. */
+  createQuery(definition: QueryDefinition): string {
+    return this.#state.queries.create(readQuery(new FieldReader({ ...definition })))
+  }
+
+  /** Lets each of the two, and all that either knows, ask the other's datacenter with `dc=`. */
+  joinWan(other: TestAgent): void {
+    this.#federation.join(other.#federation)
   }
 
   /** Creates or changes the intention between two services; `*` stands for all. */
@@ -174,19 +261,20 @@ export class TestAgent {
     this.#connect.renew(service)
   }
 
-  /** Takes requests and answers none until `resume`. */
+  /** Takes requests and DNS queries and answers none until `resume`. */
   pause(): void {
-    this.#server.pause()
+    this.#gate.close()
   }
 
   /** Answers again, first what came in during the pause. */
   resume(): void {
-    this.#server.resume()
+    this.#gate.release()
   }
 
   /** Cuts every open connection; new ones are taken. */
   dropConnections(): void {
     this.#server.dropConnections()
+    this.#dns?.dropConnections()
   }
 
   /** Goes away: connections are cut and new ones refused. The state stays. */
@@ -203,11 +291,11 @@ export class TestAgent {
   async restart(options: { forget?: boolean } = {}): Promise<void> {
     await this.close()
     if (options.forget) {
-      this.#state = createState(this.#options)
+      this.#state = this.#createState()
       this.#router = createRouter(this.#state)
     }
-    this.#state.catalog.start()
-    await this.#server.listen()
+    this.#state.local.start()
+    await this.#listen()
   }
 
   /**
@@ -220,9 +308,19 @@ export class TestAgent {
     return this.#faults.add(match, answer)
   }
 
-  /** Undoes every fault. */
+  /**
+   * Puts a hook between DNS queries and their answers. Of several, the newest that has something to say strikes.
+   *
+   * @returns the function that undoes it
+   */
+  dnsFault(fault: DnsFault): () => void {
+    return this.#dnsFaults.add(fault)
+  }
+
+  /** Undoes every fault, those of DNS too. */
   clearFaults(): void {
     this.#faults.clear()
+    this.#dnsFaults.clear()
   }
 
   /** How many of the last 10 000 requests match. */
@@ -235,9 +333,35 @@ export class TestAgent {
     return this.#requests.until(() => this.#requests.seen(match) >= count, options.signal)
   }
 
+  /** How many of the last 10 000 DNS queries match. */
+  dnsQueryCount(match?: DnsMatch): number {
+    return this.#dnsQueries.seen(match)
+  }
+
+  /** Resolves when so many matching DNS queries have come since the start. */
+  waitForDnsQueries(match: DnsMatch, count: number, options: { signal?: AbortSignal } = {}): Promise<void> {
+    return this.#dnsQueries.until(match, count, options.signal)
+  }
+
   /** Resolves when at least so many matching requests hang in a blocking query. */
   waitForBlocked(match: RequestMatch, count = 1, options: { signal?: AbortSignal } = {}): Promise<void> {
     return this.#requests.until(() => this.#requests.blocked(match) >= count, options.signal)
+  }
+
+  async #listen(): Promise<void> {
+    await this.#server.listen()
+    try {
+      await this.#dns?.listen()
+    } catch (error) {
+      await this.close()
+      throw error
+    }
+  }
+
+  #createState(): State {
+    const { primary } = this.#options
+    const primaryCa = primary && primary.#state.connect
+    return createState(this.#options, { federation: this.#federation, primaryCa })
   }
 
   get #connect(): ConnectCa {
@@ -257,11 +381,18 @@ function createRouter(state: State): Router {
   return new Router(
     aclRoutes(state),
     agentRoutes(state),
+    catalogRoutes(state),
     connectRoutes(state),
+    coordinateRoutes(state),
     healthRoutes(state),
     intentionRoutes(state),
     keyValueRoutes(state),
+    queryRoutes(state),
   )
+}
+
+function hostAndPort(host: string, port: number): string {
+  return `${host.includes(':') ? `[${host}]` : host}:${port}`
 }
 
 function inDefault(name: string): ServiceName {

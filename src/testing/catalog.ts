@@ -1,117 +1,108 @@
-import { randomUUID } from 'node:crypto'
 import type { Changes } from './changes.js'
-import { CheckRunner, type CheckResult } from './check-runner.js'
-import { checkJson, type Check, type CheckDefinition } from './checks.js'
-import type { JsonObject } from './json.js'
-import type { Registration, Service } from './service.js'
+import type { CatalogCheck, CheckState } from './checks.js'
+import { Node, sortedChecks, type Instance, type NodeDefinition } from './node.js'
+import type { Service } from './service.js'
 
-const serfHealth = 'serfHealth'
-
-export interface Instance {
-  service: Service
-  createIndex: number
-  modifyIndex: number
-}
-
-/** The services and checks of the one node there is. */
+/** All nodes of one datacenter with their services and checks, whoever registered them. */
 export class Catalog {
-  readonly nodeName: string
-  readonly nodeId: string = randomUUID()
-  readonly nodeAddress: string
+  /** The node that the agent itself runs on. */
+  readonly own: Node
   readonly #changes: Changes
-  readonly #nodeIndex: number
-  readonly #instances = new Map<string, Instance>()
-  readonly #checks = new Map<string, Check>()
-  readonly #runners = new Map<string, CheckRunner>()
+  readonly #nodes = new Map<string, Node>()
 
-  constructor(changes: Changes, node: { name: string; address: string }) {
+  constructor(changes: Changes, own: NodeDefinition) {
     this.#changes = changes
-    this.nodeName = node.name
-    this.nodeAddress = node.address
-    this.#nodeIndex = changes.touch('catalog')
+    this.own = this.putNode(own)
+    // Serf's word that the node is alive: always there, always passing.
+    this.putCheck(this.own, {
+      id: 'serfHealth',
+      name: 'Serf Health Status',
+      notes: '',
+      output: 'Agent alive and reachable',
+      serviceId: '',
+      status: 'passing',
+      kind: '',
+    })
   }
 
+  /** By name. */
+  nodes(): Node[] {
+    return [...this.#nodes].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, node]) => node)
+  }
+
+  node(name: string): Node | undefined {
+    return this.#nodes.get(name.toLowerCase())
+  }
+
+  /** Of all nodes, by the node's name and the service's ID. */
   instances(): Instance[] {
-    return [...this.#instances.values()].sort((a, b) => (a.service.id < b.service.id ? -1 : 1))
+    return this.nodes().flatMap(({ instances }) =>
+      [...instances.values()].sort((a, b) => (a.service.id < b.service.id ? -1 : 1)),
+    )
   }
 
-  instance(id: string): Instance | undefined {
-    return this.#instances.get(id)
+  checks(): { node: Node; check: CatalogCheck }[] {
+    return this.nodes().flatMap((node) =>
+      sortedChecks(node.checks.values()).map((check) => ({ node, check })),
+    )
   }
 
-  checks(): Check[] {
-    return [...this.#checks.values()].sort((a, b) => (a.id < b.id ? -1 : 1))
-  }
-
-  check(id: string): Check | undefined {
-    return this.#checks.get(id)
-  }
-
-  register({ service, checks }: Registration, options: { replaceChecks: boolean }): void {
-    const old = this.#instances.get(service.id)
-    if (!old || JSON.stringify(old.service) !== JSON.stringify(service)) {
-      if (old) this.#touch(old.service)
-      const index = this.#touch(service, 'services')
-      this.#instances.set(service.id, { service, createIndex: old?.createIndex ?? index, modifyIndex: index })
+  /** Creates the node, or changes it. */
+  putNode(definition: NodeDefinition): Node {
+    const old = this.node(definition.name)
+    if (old && same(old.definition, definition)) return old
+    if (old) {
+      old.definition = definition
+      old.modifyIndex = this.#touch([...old.instances.values()], 'nodes')
+      return old
     }
-    if (options.replaceChecks) {
-      const kept = new Set(checks.map(({ id }) => id))
-      for (const check of this.checksOf(service.id)) if (!kept.has(check.id)) this.deregisterCheck(check.id)
-    }
-    for (const check of checks) this.registerCheck(check)
+    const node = new Node(definition, this.#touch([], 'nodes'))
+    this.#nodes.set(definition.name.toLowerCase(), node)
+    return node
   }
 
-  deregister(id: string): void {
-    const instance = this.#instances.get(id)
-    if (!instance) return
-    for (const check of this.checksOf(id)) this.deregisterCheck(check.id)
-    this.#instances.delete(id)
-    this.#touch(instance.service, 'services')
+  deleteNode(name: string): void {
+    const node = this.node(name)
+    if (!node) return
+    this.#nodes.delete(name.toLowerCase())
+    this.#touch([...node.instances.values()], 'nodes', 'services', 'checks')
   }
 
-  registerCheck(definition: CheckDefinition): void {
-    const old = this.#checks.get(definition.id)
-    this.#runners.get(definition.id)?.stop()
-    const same = old && sameDefinition(old, definition)
-    const index = same ? old.modifyIndex : this.#touchCheck(definition.serviceId)
-    // A service that registers again, after a crash perhaps, keeps the state of its checks.
-    const check: Check = {
-      ...definition,
-      status: old?.status ?? definition.initialStatus,
-      output: old?.output ?? '',
+  putService(node: Node, service: Service): void {
+    const old = node.instances.get(service.id)
+    if (old && same(old.service, service)) return
+    const instance = { node, service, createIndex: 0, modifyIndex: 0 }
+    const index = this.#touch(old ? [old, instance] : [instance], 'services')
+    node.instances.set(service.id, {
+      ...instance,
       createIndex: old?.createIndex ?? index,
       modifyIndex: index,
-    }
-    this.#checks.set(check.id, check)
-    const runner = new CheckRunner(check, {
-      report: (result) => {
-        this.#update(check, result)
-      },
-      deregister: () => {
-        this.deregister(check.serviceId)
-      },
     })
-    this.#runners.set(check.id, runner)
-    runner.start()
   }
 
-  deregisterCheck(id: string): void {
-    const check = this.#checks.get(id)
+  deleteService(node: Node, id: string): void {
+    const instance = node.instances.get(id)
+    if (!instance) return
+    for (const check of node.checksOf(id)) this.deleteCheck(node, check.id)
+    node.instances.delete(id)
+    this.#touch([instance], 'services')
+  }
+
+  putCheck(node: Node, check: CheckState): void {
+    const old = node.checks.get(check.id)
+    if (old) {
+      const { createIndex, modifyIndex, ...state } = old
+      if (same({ ...state, ...check }, state)) return
+    }
+    const index = this.#touchCheck(node, check.serviceId)
+    node.checks.set(check.id, { ...check, createIndex: old?.createIndex ?? index, modifyIndex: index })
+  }
+
+  deleteCheck(node: Node, id: string): void {
+    const check = node.checks.get(id)
     if (!check) return
-    this.#runners.get(id)?.stop()
-    this.#runners.delete(id)
-    this.#checks.delete(id)
-    this.#touchCheck(check.serviceId)
-  }
-
-  /** News of a TTL check. */
-  heartbeat(check: Check, result: CheckResult): void {
-    this.#update(check, result)
-    this.#runners.get(check.id)?.heartbeat()
-  }
-
-  checksOf(serviceId: string): Check[] {
-    return this.checks().filter((check) => check.serviceId === serviceId)
+    node.checks.delete(id)
+    this.#touchCheck(node, check.serviceId)
   }
 
   /** The index that a reader of these instances waits on. */
@@ -120,106 +111,23 @@ export class Catalog {
     return this.#changes.modified(present ? topic : 'catalog')
   }
 
-  /** Ends the timers; the state stays. */
-  stop(): void {
-    for (const runner of this.#runners.values()) runner.stop()
+  #touchCheck(node: Node, serviceId: string): number {
+    const instances = [...node.instances.values()].filter(
+      ({ service }) => serviceId === '' || service.id === serviceId,
+    )
+    return this.#touch(instances, 'checks')
   }
 
-  start(): void {
-    for (const runner of this.#runners.values()) runner.start()
-  }
-
-  nodeJson(): JsonObject {
-    const address = this.nodeAddress
-    return {
-      ID: this.nodeId,
-      Node: this.nodeName,
-      Address: address,
-      TaggedAddresses: { lan: address, lan_ipv4: address, wan: address, wan_ipv4: address },
-    }
-  }
-
-  /** Node, indexes and all, as in health answers. */
-  nodeEntryJson(datacenter: string): JsonObject {
-    return {
-      ...this.nodeJson(),
-      Datacenter: datacenter,
-      Meta: { 'consul-network-segment': '' },
-      CreateIndex: this.#nodeIndex,
-      ModifyIndex: this.#nodeIndex,
-    }
-  }
-
-  /** Whether the node and the instance pass all their checks. */
-  isPassing(serviceId: string): boolean {
-    return [...this.checksOf(''), ...this.checksOf(serviceId)].every(({ status }) => status === 'passing')
-  }
-
-  /** All checks that decide about an instance: the node's, Serf's among them, then its own. */
-  instanceChecksJson(serviceId: string): JsonObject[] {
-    const node = this.checksOf('')
-    const before = node.filter(({ id }) => id < serfHealth)
-    const after = node.filter(({ id }) => id > serfHealth)
-    return [
-      ...before.map((check) => this.checkJson(check)),
-      this.#serfHealthJson(),
-      ...[...after, ...this.checksOf(serviceId)].map((check) => this.checkJson(check)),
-    ]
-  }
-
-  checkJson(check: Check): JsonObject {
-    return checkJson(check, this.nodeName, this.#instances.get(check.serviceId)?.service, check)
-  }
-
-  agentCheckJson(check: Check): JsonObject {
-    const service = this.#instances.get(check.serviceId)?.service
-    return checkJson(check, this.nodeName, service, { createIndex: 0, modifyIndex: 0 })
-  }
-
-  /** Serf's word that the node is alive: always there, always passing. */
-  #serfHealthJson(): JsonObject {
-    return {
-      Node: this.nodeName,
-      CheckID: serfHealth,
-      Name: 'Serf Health Status',
-      Status: 'passing',
-      Notes: '',
-      Output: 'Agent alive and reachable',
-      ServiceID: '',
-      ServiceName: '',
-      ServiceTags: [],
-      Type: '',
-      Definition: {},
-      CreateIndex: this.#nodeIndex,
-      ModifyIndex: this.#nodeIndex,
-    }
-  }
-
-  #update(check: Check, { status, output }: CheckResult): void {
-    if (check.status === status && check.output === output) return
-    check.status = status
-    check.output = output
-    check.modifyIndex = this.#touchCheck(check.serviceId)
-    this.#runners.get(check.id)?.statusChanged()
-  }
-
-  #touchCheck(serviceId: string): number {
-    const services = [...this.#instances.values()]
-      .map(({ service }) => service)
-      .filter(({ id }) => serviceId === '' || id === serviceId)
-    return this.#changes.touch('catalog', 'checks', ...services.flatMap(topicsOf))
-  }
-
-  #touch(service: Service, ...more: string[]): number {
-    return this.#changes.touch('catalog', ...more, ...topicsOf(service))
+  #touch(instances: Instance[], ...more: string[]): number {
+    return this.#changes.touch('catalog', ...more, ...instances.flatMap(({ service }) => topicsOf(service)))
   }
 }
 
-function sameDefinition(check: Check, definition: CheckDefinition): boolean {
-  return JSON.stringify({ ...check, ...definition }) === JSON.stringify(check)
+function same(a: object, b: object): boolean {
+  return JSON.stringify(a) === JSON.stringify(b)
 }
 
 function topicsOf(service: Service): string[] {
-  const own = `service:${service.name}`
-  return service.connectName === undefined ? [own] : [own, `connect:${service.connectName}`]
+  const own = `service:${service.name.toLowerCase()}`
+  return service.connectName === undefined ? [own] : [own, `connect:${service.connectName.toLowerCase()}`]
 }

@@ -20,9 +20,27 @@ export interface CheckDefinition {
   deregisterAfterMs: number
 }
 
+/** A check that the agent runs. */
 export interface Check extends CheckDefinition {
   status: CheckStatus
   output: string
+}
+
+/** A check as the catalog has it. Whoever registers it there may give it any status. */
+export interface CheckState {
+  id: string
+  name: string
+  notes: string
+  output: string
+  /** Empty for a check of the node itself. */
+  serviceId: string
+  status: string
+  /** Empty where nobody said how it is run. */
+  kind: string
+  definition?: JsonObject
+}
+
+export interface CatalogCheck extends CheckState {
   createIndex: number
   modifyIndex: number
 }
@@ -69,28 +87,4 @@ export function readCheck(
 
 export function isCheckStatus(status: string): status is CheckStatus {
   return status === 'passing' || status === 'warning' || status === 'critical'
-}
-
-/** Consul shows indexes in the catalog only; on the agent they are 0. */
-export function checkJson(
-  check: Check,
-  node: string,
-  service: { name: string; tags: string[] } | undefined,
-  indexes: { createIndex: number; modifyIndex: number },
-): JsonObject {
-  return {
-    Node: node,
-    CheckID: check.id,
-    Name: check.name,
-    Status: check.status,
-    Notes: check.notes,
-    Output: check.output,
-    ServiceID: check.serviceId,
-    ServiceName: service?.name ?? '',
-    ServiceTags: service?.tags ?? [],
-    Type: check.kind,
-    Definition: {},
-    CreateIndex: indexes.createIndex,
-    ModifyIndex: indexes.modifyIndex,
-  }
 }

@@ -1,109 +1,173 @@
+import type { Fields, FieldType } from './filter-fields.js'
+import {
+  FilterSyntaxError,
+  parseExpression,
+  type Comparison,
+  type Expression,
+  type Operation,
+} from './filter-parser.js'
+import { compileGoRegexp } from './go-regexp.js'
 import { HttpError } from './http.js'
 import { isObject, type Json } from './json.js'
 
-/** A part of Consul's filter language: `==`, `!=`, `and`, `or`, `not` and parentheses. */
 type Filter = (item: Json) => boolean
 
-const token = /\s*(?:([()])|(==|!=)|"((?:[^"\\]|\\.)*)"|`([^`]*)`|(\w[\w.\-/]*(?:\["[^"]*"\])?)|(\S))/y
+/** Compares what a selector found, in JSON, with the value of the comparison. */
+type Test = (found: Json | undefined) => boolean
 
-interface Token {
-  kind: 'symbol' | 'text' | 'word'
-  value: string
+/**
+ * Consul's filter language over items with these fields. Throws Consul's complaint when the expression is malformed
+ * or asks something of a field that its type has not.
+ */
+export function parseFilter(expression: string, fields: Fields): Filter {
+  try {
+    return build(parseExpression(expression), fields)
+  } catch (error) {
+    if (error instanceof FilterSyntaxError) throw invalid(error.message)
+    throw error
+  }
 }
 
-/** Throws when the expression is malformed, or needs more of the language than there is here. */
-export function parseFilter(expression: string): Filter {
-  const tokens = tokenize(expression)
-  let position = 0
-  const peek = (): Token | undefined => tokens[position]
-  const takeWord = (value: string): boolean => {
-    const found = peek()?.kind !== 'text' && peek()?.value.toLowerCase() === value
-    if (found) position++
-    return found
+function build(expression: Expression, fields: Fields): Filter {
+  if (expression.kind === 'comparison') return compare(expression.comparison, { struct: fields })
+  if (expression.kind === 'not') {
+    const operand = build(expression.operand, fields)
+    return (item) => !operand(item)
   }
+  const left = build(expression.left, fields)
+  const right = build(expression.right, fields)
+  if (expression.kind === 'and') return (item) => left(item) && right(item)
+  return (item) => left(item) || right(item)
+}
 
-  const or = (): Filter => {
-    const left = and()
-    if (!takeWord('or')) return left
-    const right = or()
-    return (item) => left(item) || right(item)
+function compare(comparison: Comparison, root: FieldType): Filter {
+  const { selector, operation, negated } = comparison
+  const field = fieldAt(selector, root)
+  if (!operationsOf(field).includes(operation)) {
+    const name = operatorNames[operation][negated ? 1 : 0]
+    throw invalid(`Invalid match operator ${JSON.stringify(name)} for selector ${quoted(selector)}`)
   }
-  const and = (): Filter => {
-    const left = not()
-    if (!takeWord('and')) return left
-    const right = and()
-    return (item) => left(item) && right(item)
+  const test = testOf(comparison, field)
+  const signed: Test = (found) => test(found) !== negated
+  // A missing key of a map matches every expression, but equals nothing and is in nothing.
+  const ifMissing = negated ? operation !== 'Is Empty' : operation === 'Matches' || operation === 'Is Empty'
+  return (item) => evaluate(item, selector, root, { test: signed, ifMissing })
+}
+
+/** Goes down the selector. A list of structures is like each of its elements, and one that fits is enough. */
+function evaluate(
+  value: Json | undefined,
+  [key, ...rest]: string[],
+  type: FieldType,
+  goal: { test: Test; ifMissing: boolean },
+): boolean {
+  if (key === undefined || typeof type === 'string') return goal.test(value)
+  if ('list' in type) {
+    const struct: FieldType = { struct: type.list }
+    return (Array.isArray(value) ? value : []).some((item) => evaluate(item, [key, ...rest], struct, goal))
   }
-  const not = (): Filter => {
-    if (!takeWord('not')) return primary()
-    const inner = not()
-    return (item) => !inner(item)
+  const found = isObject(value) ? value[key] : undefined
+  if ('map' in type) return found === undefined ? goal.ifMissing : evaluate(found, rest, type.map, goal)
+  const field = type.struct[key]
+  return field !== undefined && evaluate(found, rest, field, goal)
+}
+
+function fieldAt(selector: string[], root: FieldType): FieldType {
+  let field = root
+  for (const [depth, key] of selector.entries()) {
+    const next = subfield(field, key)
+    if (!next) throw invalid(`Selector ${quoted(selector.slice(0, depth + 1))} is not valid`)
+    field = next
   }
-  const primary = (): Filter => {
-    if (takeWord('(')) {
-      const inner = or()
-      if (!takeWord(')')) throw malformed(expression)
-      return inner
+  return field
+}
+
+function subfield(field: FieldType, key: string): FieldType | undefined {
+  if (typeof field === 'string') return undefined
+  if ('map' in field) return field.map
+  const fields = 'list' in field ? field.list : field.struct
+  return Object.hasOwn(fields, key) ? fields[key] : undefined
+}
+
+const operatorNames: Record<Operation, [string, string]> = {
+  Equal: ['Equal', 'Not Equal'],
+  In: ['In', 'Not In'],
+  'Is Empty': ['Is Empty', 'Is Not Empty'],
+  Matches: ['Matches', 'Not Matches'],
+}
+
+function operationsOf(field: FieldType): Operation[] {
+  if (field === 'string') return ['Equal', 'In', 'Matches']
+  if (field === 'int' || field === 'bool') return ['Equal']
+  if (field === 'strings' || 'map' in field) return ['In', 'Is Empty']
+  return 'list' in field ? ['Is Empty'] : []
+}
+
+function testOf({ operation, value = '', selector }: Comparison, field: FieldType): Test {
+  switch (operation) {
+    case 'Is Empty':
+      return (found) => Object.keys(found ?? {}).length === 0
+    case 'Matches': {
+      const pattern = compileMatch(value)
+      return (found) => pattern.test(text(found))
     }
-    const [selector, operator, operand] = tokens.slice(position, position + 3)
-    position += 3
-    if (selector?.kind !== 'word' || !operator || !operand || operand.kind === 'symbol')
-      throw malformed(expression)
-    if (operator.value !== '==' && operator.value !== '!=') throw malformed(expression)
-    const equal = operator.value === '=='
-    const path = selectorPath(selector.value)
-    return (item) => (select(item, path) === operand.value) === equal
+    case 'In':
+      if (field === 'string') return (found) => text(found).includes(value)
+      if (field === 'strings') return (found) => Array.isArray(found) && found.includes(value)
+      return (found) => isObject(found) && Object.hasOwn(found, value)
+    case 'Equal':
+      if (field === 'int') {
+        const number = coerceInt(value, selector)
+        return (found) => BigInt(text(found) || 0) === number
+      }
+      if (field === 'bool') {
+        const wanted = coerceBool(value, selector)
+        return (found) => (found === true) === wanted
+      }
+      return (found) => text(found) === value
   }
-
-  const filter = or()
-  if (position < tokens.length) throw malformed(expression)
-  return filter
 }
 
-function tokenize(expression: string): Token[] {
-  const tokens: Token[] = []
-  token.lastIndex = 0
-  while (expression.slice(token.lastIndex).trim() !== '') {
-    const match = token.exec(expression)
-    const [, parenthesis, operator, quoted, raw, word] = match ?? []
-    const symbol = parenthesis ?? operator
-    const string = quoted?.replace(/\\(.)/g, '$1') ?? raw
-    if (symbol !== undefined) tokens.push({ kind: 'symbol', value: symbol })
-    else if (string !== undefined) tokens.push({ kind: 'text', value: string })
-    else if (word !== undefined) tokens.push({ kind: 'word', value: word })
-    else throw malformed(expression)
+function text(found: Json | undefined): string {
+  return typeof found === 'string' || typeof found === 'number' ? String(found) : ''
+}
+
+function compileMatch(expression: string): RegExp {
+  try {
+    return compileGoRegexp(expression)
+  } catch (error) {
+    const problem = error instanceof Error ? error.message : ''
+    throw invalid(`Failed to compile regular expression ${JSON.stringify(expression)}: ${problem}`)
   }
-  return tokens
 }
 
-function selectorPath(selector: string): string[] {
-  const [, dotted = '', key] = /^([^[]*)(?:\["([^"]*)"\])?$/.exec(selector) ?? []
-  return key === undefined ? dotted.split('.') : [...dotted.split('.'), key]
-}
-
-function select(item: Json, path: string[]): string | undefined {
-  let value: Json | undefined = item
-  for (const [depth, key] of path.entries()) {
-    if (!isObject(value)) return undefined
-    // Deeper down it may be a map, where a missing key is no mistake.
-    if (depth === 0 && !(key in value)) throw invalidSelector(path)
-    value = value[key]
+function coerceInt(value: string, selector: string[]): bigint {
+  const isNumber = /^[+-]?(?:\d+|0x[\da-f]+)$/i.test(value)
+  if (!isNumber) throw uncoerced(value, selector, 'ParseInt', 'invalid syntax')
+  const number = value.startsWith('-') ? -BigInt(value.slice(1)) : BigInt(value.replace('+', ''))
+  if (BigInt.asIntN(64, number) !== number) {
+    throw uncoerced(value, selector, 'ParseInt', 'value out of range')
   }
-  return typeof value === 'object' || value === undefined ? undefined : String(value)
+  return number
 }
 
-function invalidSelector(path: string[]): HttpError {
-  const selector = JSON.stringify(path.join('.'))
-  return new HttpError(
-    500,
-    `Failed to create boolean expression evaluator: Selector ${selector} is not valid`,
+function coerceBool(value: string, selector: string[]): boolean {
+  if (['1', 't', 'T', 'TRUE', 'true', 'True'].includes(value)) return true
+  if (['0', 'f', 'F', 'FALSE', 'false', 'False'].includes(value)) return false
+  throw uncoerced(value, selector, 'ParseBool', 'invalid syntax')
+}
+
+function uncoerced(value: string, selector: string[], parser: string, problem: string): HttpError {
+  const word = JSON.stringify(value)
+  return invalid(
+    `Failed to coerce value ${word} for selector ${quoted(selector)}: strconv.${parser}: parsing ${word}: ${problem}`,
   )
 }
 
-function malformed(expression: string): HttpError {
-  return new HttpError(
-    400,
-    `The embedded agent does not understand the filter ${JSON.stringify(expression)}: ` +
-      'it takes ==, !=, and, or, not and parentheses',
-  )
+function quoted(selector: string[]): string {
+  return JSON.stringify(selector.join('.'))
+}
+
+function invalid(problem: string): HttpError {
+  return new HttpError(500, `Failed to create boolean expression evaluator: ${problem}`)
 }

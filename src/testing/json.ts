@@ -61,6 +61,12 @@ export class FieldReader {
     throw mismatch(value, name, 'int')
   }
 
+  number(name: string): number | undefined {
+    const value = this.json(name)
+    if (value === undefined || typeof value === 'number') return value
+    throw mismatch(value, name, 'float64')
+  }
+
   boolean(name: string): boolean | undefined {
     const value = this.json(name)
     if (value === undefined || typeof value === 'boolean') return value
@@ -99,6 +105,15 @@ export class FieldReader {
     return result
   }
 
+  /** As `stringMap`, but null when it is absent: Go tells a nil map from an empty one. */
+  optionalStringMap(name: string): Record<string, string> | null {
+    return this.has(name) ? this.stringMap(name) : null
+  }
+
+  has(name: string): boolean {
+    return (this.#fields.get(fold(name))?.value ?? null) !== null
+  }
+
   object(name: string): JsonObject | undefined {
     const value = this.json(name)
     if (value === undefined || isObject(value)) return value
@@ -124,6 +139,11 @@ function isJson(value: unknown): value is Json {
 
 export function isObject(json: Json | undefined): json is JsonObject {
   return typeof json === 'object' && json !== null && !Array.isArray(json)
+}
+
+/** A list as a map by one of its members' fields. */
+export function byKey(items: JsonObject[], key: string): JsonObject {
+  return Object.fromEntries(items.map((item) => [typeof item[key] === 'string' ? item[key] : '', item]))
 }
 
 function fold(key: string): string {

@@ -1,9 +1,11 @@
 import type { DefaultPolicy } from './acl.js'
+import type { TestAgentDnsOptions } from './dns/options.js'
 import type { TestAgentTls } from './server.js'
 
 export type AgentVersion = '1.8' | '1.15'
 
-export interface TestAgentOptions {
+/** What an agent can be told that knows of no other. */
+export interface StandaloneOptions {
   /** Port to listen on; 0 takes a free one. @default 0 */
   port?: number
   /** Address to listen on. @default '127.0.0.1' */
@@ -12,11 +14,20 @@ export interface TestAgentOptions {
   socketPath?: string
   /** Serve https with this key and certificate (PEM). @default none: plain http */
   tls?: TestAgentTls
+  /** Serve DNS too, over UDP and TCP: `{}` takes a free port. @default none */
+  dns?: TestAgentDnsOptions
   /** @default 'dc1' */
   datacenter?: string
   /** @default 'embedded' */
   nodeName?: string
-  /** Trust domain of the mesh. @default a random `<uuid>.consul` */
+  /**
+   * Answer prepared queries and DNS in random order, as Consul does. False answers in the order of the catalog: by
+   * the names of nodes, then the IDs of services.
+   *
+   * @default true
+   */
+  shuffle?: boolean
+  /** Trust domain of the mesh. @default the primary's, else a random `<uuid>.consul` */
   trustDomain?: string
   /** Life of a leaf in milliseconds; certificates count whole seconds. @default 259_200_000 (72 h) */
   leafTtlMs?: number

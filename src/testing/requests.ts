@@ -1,4 +1,5 @@
 import type { AgentRequest } from './http.js'
+import { Waiters } from './waiters.js'
 
 /**
  * Picks requests: a string is a prefix of the path, a RegExp is tried on `METHOD /path?query`, a function decides
@@ -21,17 +22,17 @@ export function matches(match: RequestMatch | undefined, request: AgentRequest):
 export class Requests {
   readonly #seen: AgentRequest[] = []
   readonly #blocked = new Set<AgentRequest>()
-  readonly #waiting = new Set<() => void>()
+  readonly #waiters = new Waiters()
 
   record(request: AgentRequest): void {
     this.#seen.push(request)
     if (this.#seen.length > remembered) this.#seen.shift()
-    this.#wake()
+    this.#waiters.wake()
   }
 
   async block(request: AgentRequest, wait: Promise<void>): Promise<void> {
     this.#blocked.add(request)
-    this.#wake()
+    this.#waiters.wake()
     try {
       await wait
     } finally {
@@ -49,28 +50,6 @@ export class Requests {
 
   /** Resolves once the condition holds; it is tried again at each request and each block. */
   until(condition: () => boolean, signal?: AbortSignal): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const stop = (): void => {
-        this.#waiting.delete(check)
-        signal?.removeEventListener('abort', abort)
-      }
-      const check = (): void => {
-        if (!condition()) return
-        stop()
-        resolve()
-      }
-      const abort = (): void => {
-        stop()
-        reject(signal?.reason instanceof Error ? signal.reason : new Error('aborted'))
-      }
-      this.#waiting.add(check)
-      signal?.addEventListener('abort', abort)
-      if (signal?.aborted) abort()
-      else check()
-    })
-  }
-
-  #wake(): void {
-    for (const check of [...this.#waiting]) check()
+    return this.#waiters.until(condition, signal)
   }
 }

@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import { replacement, type FaultAnswer, type Faults } from './faults.js'
+import type { Gate } from './gate.js'
 import { HttpError, text, type AgentRequest, type Answer, type Call } from './http.js'
 import type { Requests } from './requests.js'
 import { cut, send } from './respond.js'
@@ -30,19 +31,21 @@ interface AgentServices {
   headers: () => Record<string, string>
   requests: Requests
   faults: Faults
+  /** Closed during a pause. */
+  gate: Gate
 }
 
-/** The HTTP side of the agent: sockets, bodies, pauses and faults; what to answer is the handler's business. */
+/** The HTTP side of the agent: sockets, bodies and faults; what to answer is the handler's business. */
 export class AgentServer {
   readonly #options: ListenOptions
   readonly #handle: (call: Call) => Promise<Answer>
   readonly #requests: Requests
   readonly #faults: Faults
   readonly #headers: () => Record<string, string>
+  readonly #gate: Gate
   #server: Server | undefined
   #closed: Promise<unknown> = Promise.resolve()
   #port: number
-  #gate: { open: Promise<void>; release: () => void } | undefined
 
   constructor(options: ListenOptions, services: AgentServices) {
     this.#options = options
@@ -51,10 +54,15 @@ export class AgentServer {
     this.#requests = services.requests
     this.#faults = services.faults
     this.#headers = services.headers
+    this.#gate = services.gate
   }
 
   get port(): number {
     return this.#port
+  }
+
+  get listening(): boolean {
+    return this.#server !== undefined
   }
 
   async listen(): Promise<void> {
@@ -80,8 +88,6 @@ export class AgentServer {
     const server = this.#server
     this.#server = undefined
     if (server) {
-      // What was held during a pause is lost with its connection.
-      this.#gate = undefined
       this.#closed = once(server, 'close')
       server.close()
       server.closeAllConnections()
@@ -91,20 +97,6 @@ export class AgentServer {
 
   dropConnections(): void {
     this.#server?.closeAllConnections()
-  }
-
-  pause(): void {
-    if (this.#gate) return
-    let release = (): void => undefined
-    const open = new Promise<void>((resolve) => {
-      release = resolve
-    })
-    this.#gate = { open, release }
-  }
-
-  resume(): void {
-    this.#gate?.release()
-    this.#gate = undefined
   }
 
   async #serve(message: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -118,13 +110,13 @@ export class AgentServer {
     const request = parseRequest(message)
     this.#requests.record(request)
     try {
-      await this.#gate?.open
+      await this.#gate.open
       let fault = this.#faults.take(request)
       const body = await readBody(message)
       if (fault && !(await strike(fault, response, gone.signal))) return
       let answer = await this.#answer(request, body, fault, gone.signal)
       // A fault set while the request was hanging in a blocking query strikes its answer too.
-      await this.#gate?.open
+      await this.#gate.open
       if (!fault) {
         fault = this.#faults.take(request)
         if (fault && !(await strike(fault, response, gone.signal))) return

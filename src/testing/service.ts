@@ -1,7 +1,13 @@
 import { isIP } from 'node:net'
 import { readCheck, type CheckDefinition } from './checks.js'
 import { HttpError, multiError } from './http.js'
-import { FieldReader, type Json, type JsonObject } from './json.js'
+import { FieldReader, type JsonObject } from './json.js'
+import { catalogProxyJson, proxyProblems, readProxy, type ProxySettings } from './service-proxy.js'
+
+interface TaggedAddress extends JsonObject {
+  Address: string
+  Port: number
+}
 
 export interface Service {
   kind: string
@@ -11,7 +17,7 @@ export interface Service {
   meta: Record<string, string>
   port: number
   address: string
-  taggedAddresses: JsonObject
+  taggedAddresses: Record<string, TaggedAddress>
   weights: { Passing: number; Warning: number }
   enableTagOverride: boolean
   native: boolean
@@ -31,6 +37,7 @@ export interface ServiceRegistration extends JsonObject {
   Address?: string
   Tags?: string[]
   Meta?: Record<string, string>
+  TaggedAddresses?: Record<string, { Address: string; Port?: number }>
   Weights?: { Passing?: number; Warning?: number }
   Connect?: { Native?: boolean }
   Proxy?: JsonObject
@@ -48,7 +55,6 @@ export function readRegistration(fields: FieldReader): Registration {
   const name = fields.string('Name') ?? ''
   const id = fields.string('ID') ?? name
   const connect = fields.child('Connect')
-  const weights = fields.child('Weights')
   const proxy = readProxy(fields.child('Proxy'))
   const service: Service = {
     kind: fields.string('Kind') ?? '',
@@ -58,18 +64,15 @@ export function readRegistration(fields: FieldReader): Registration {
     meta: fields.stringMap('Meta'),
     port: fields.integer('Port') ?? 0,
     address: fields.string('Address') ?? '',
-    taggedAddresses: fields.object('TaggedAddresses') ?? {},
-    weights: { Passing: weights?.integer('Passing') ?? 1, Warning: weights?.integer('Warning') ?? 1 },
+    taggedAddresses: readTaggedAddresses(fields),
+    weights: readWeights(fields),
     enableTagOverride: fields.boolean('EnableTagOverride') ?? false,
     native: connect?.boolean('Native') ?? false,
     proxy: proxy?.json,
     connectName: undefined,
   }
-  weights?.end()
   connect?.end()
-  const isProxy = service.kind === 'connect-proxy'
-  if (isProxy) service.connectName = proxy?.destination
-  else if (service.native) service.connectName = name
+  service.connectName = connectName(service, proxy)
 
   const single = fields.child('Check')
   const readers = [
@@ -86,10 +89,50 @@ export function readRegistration(fields: FieldReader): Registration {
 
   if (name === '') throw new HttpError(400, 'Missing service name')
   if (service.weights.Passing < 1) throw new HttpError(400, 'Invalid Weights: Passing must be greater than 0')
-  const problems = isProxy ? proxyProblems(service, proxy) : []
+  if (['0.0.0.0', '::', '[::]'].includes(service.address)) throw new HttpError(400, 'Invalid service address')
+  const problems = proxyProblems(service, proxy)
   if (problems.length > 0) throw multiError(400, problems)
   addFamilyAddresses(service)
   return { service, checks }
+}
+
+/**
+ * Reads the service of a registration with the catalog. Unlike the agent, the catalog takes weights of 0 and adds no
+ * tagged addresses.
+ */
+export function readCatalogService(fields: FieldReader): Service {
+  const name = fields.string('Service') ?? ''
+  const id = fields.string('ID') ?? ''
+  const connect = fields.child('Connect')
+  const proxy = readProxy(fields.child('Proxy'))
+  const weights = readWeights(fields)
+  const service: Service = {
+    kind: fields.string('Kind') ?? '',
+    id: id === '' ? name : id,
+    name,
+    tags: fields.strings('Tags'),
+    meta: fields.stringMap('Meta'),
+    port: fields.integer('Port') ?? 0,
+    address: fields.string('Address') ?? '',
+    taggedAddresses: readTaggedAddresses(fields),
+    weights: weights.Passing < 1 ? { Passing: 1, Warning: 1 } : weights,
+    enableTagOverride: fields.boolean('EnableTagOverride') ?? false,
+    native: connect?.boolean('Native') ?? false,
+    proxy: proxy?.json,
+    connectName: undefined,
+  }
+  connect?.end()
+  fields.end()
+  if (name === '' && id !== '') throw new HttpError(500, 'Must provide service name with ID')
+  if (name === '')
+    throw new HttpError(
+      500,
+      'failed inserting service: failed inserting service: object missing primary index',
+    )
+  const problems = proxyProblems(service, proxy)
+  if (problems.length > 0) throw multiError(500, problems)
+  service.connectName = connectName(service, proxy)
+  return service
 }
 
 /** As `/v1/agent/services` and `/v1/agent/service/:id` show it. */
@@ -125,7 +168,7 @@ export function healthServiceJson(service: Service, createIndex: number, modifyI
     Port: service.port,
     Weights: { ...service.weights },
     EnableTagOverride: service.enableTagOverride,
-    Proxy: catalogProxyJson(service),
+    Proxy: catalogProxyJson(service.proxy),
     Connect: service.native ? { Native: true } : {},
     CreateIndex: createIndex,
     ModifyIndex: modifyIndex,
@@ -145,63 +188,32 @@ export function catalogServiceJson(service: Service): JsonObject {
     ServiceMeta: service.meta,
     ServicePort: service.port,
     ServiceEnableTagOverride: service.enableTagOverride,
-    ServiceProxy: catalogProxyJson(service),
+    ServiceProxy: catalogProxyJson(service.proxy),
     ServiceConnect: service.native ? { Native: true } : {},
   }
 }
 
-interface ProxySettings {
-  destination: string
-  upstreams: JsonObject[]
-  json: JsonObject
+function readWeights(fields: FieldReader): Service['weights'] {
+  const weights = fields.child('Weights')
+  if (!weights) return { Passing: 1, Warning: 1 }
+  const read = { Passing: weights.integer('Passing') ?? 0, Warning: weights.integer('Warning') ?? 0 }
+  weights.end()
+  return read
 }
 
-function readProxy(fields: FieldReader | undefined): ProxySettings | undefined {
-  if (!fields) return undefined
-  const destination = fields.string('DestinationServiceName') ?? ''
-  const upstreams = fields.list('Upstreams').map((upstream) => readUpstream(new FieldReader(upstream)))
-  const json = {
-    DestinationServiceName: destination,
-    DestinationServiceID: fields.string('DestinationServiceID'),
-    LocalServiceAddress: fields.string('LocalServiceAddress'),
-    LocalServicePort: fields.integer('LocalServicePort'),
-    Mode: fields.string('Mode'),
-    Config: fields.object('Config'),
-    Upstreams: upstreams.length > 0 ? upstreams : undefined,
-    MeshGateway: fields.object('MeshGateway') ?? {},
-    Expose: fields.object('Expose') ?? {},
-  }
-  fields.end()
-  return { destination, upstreams, json }
+function readTaggedAddresses(fields: FieldReader): Service['taggedAddresses'] {
+  const tagged = Object.entries(fields.object('TaggedAddresses') ?? {}).map(([tag, address]) => {
+    const values = new FieldReader(address ?? null)
+    const read = { Address: values.string('Address') ?? '', Port: values.integer('Port') ?? 0 }
+    values.end()
+    return [tag, read] as const
+  })
+  return Object.fromEntries(tagged.sort(([a], [b]) => (a < b ? -1 : 1)))
 }
 
-function readUpstream(fields: FieldReader): JsonObject {
-  const upstream = {
-    DestinationType: fields.string('DestinationType') ?? 'service',
-    DestinationNamespace: fields.string('DestinationNamespace'),
-    DestinationName: fields.string('DestinationName') ?? '',
-    Datacenter: fields.string('Datacenter'),
-    LocalBindAddress: fields.string('LocalBindAddress'),
-    LocalBindPort: fields.integer('LocalBindPort') ?? 0,
-    Config: fields.object('Config'),
-    MeshGateway: fields.object('MeshGateway') ?? {},
-  }
-  fields.end()
-  return upstream
-}
-
-function proxyProblems(service: Service, proxy: ProxySettings | undefined): string[] {
-  const problems: string[] = []
-  if (!proxy?.destination) {
-    problems.push('Proxy.DestinationServiceName must be non-empty for Connect proxy services')
-  }
-  if (service.port === 0) problems.push('Port must be set for a Connect proxy')
-  if (service.native) problems.push('A Proxy cannot also be Connect Native, only typical services')
-  for (const upstream of proxy?.upstreams ?? []) {
-    if (upstream['DestinationName'] === '') problems.push('upstream destination name cannot be empty')
-    if (upstream['LocalBindPort'] === 0) problems.push('upstream local bind port cannot be zero')
-  }
-  return problems
+function connectName(service: Service, proxy: ProxySettings | undefined): string | undefined {
+  if (service.kind === 'connect-proxy') return proxy?.destination
+  return service.native ? service.name : undefined
 }
 
 /** Consul adds an address for its own family besides those that were given. */
@@ -211,18 +223,6 @@ function addFamilyAddresses(service: Service): void {
   const own = { Address: service.address, Port: service.port }
   const names = family === 4 ? ['lan_ipv4', 'wan_ipv4'] : ['lan_ipv6', 'wan_ipv6']
   for (const name of names) service.taggedAddresses[name] ??= own
-}
-
-function catalogProxyJson(service: Service): JsonObject {
-  const upstreams = service.proxy?.['Upstreams']
-  if (!service.proxy) return { MeshGateway: {}, Expose: {} }
-  if (!Array.isArray(upstreams)) return service.proxy
-  const full = (upstream: Json): Json => ({ Datacenter: '', Config: null, ...definedFields(upstream) })
-  return { ...service.proxy, Upstreams: upstreams.map(full) }
-}
-
-function definedFields(json: Json): JsonObject {
-  return Object.fromEntries(Object.entries(json ?? {}).filter(([, value]) => value !== undefined))
 }
 
 function emptyToUndefined<T extends object>(map: T): T | undefined {

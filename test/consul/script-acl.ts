@@ -104,6 +104,7 @@ export async function aclScript(record: Recorder, management: string): Promise<v
   for (const path of reads) {
     for (const name of names) await record(`${path}: ${name}`, `GET /v1/${path}`, callers[name])
   }
+  await queriesAndNodes(record, callers)
   // These two ask for no token at all.
   for (const path of ['connect/ca/roots', 'status/leader']) await record(path, `GET /v1/${path}`, unknown)
   await record('agent self, denied', 'GET /v1/agent/self', web)
@@ -116,4 +117,51 @@ export async function aclScript(record: Recorder, management: string): Promise<v
   }
   await record('delete a token', `DELETE /v1/acl/token/${accessor}`, root)
   await record('delete a token of no id', 'DELETE /v1/acl/token/nope', root)
+}
+
+async function queriesAndNodes(record: Recorder, callers: Record<string, { token?: string }>): Promise<void> {
+  const { root = {} } = callers
+  const definition = { Token: 'bad', Service: { Service: 'web' } }
+  const created = await record('query', 'POST /v1/query', { ...root, body: { ...definition, Name: 'own' } })
+  await record('query as its caller', 'POST /v1/query', {
+    ...root,
+    body: { Name: 'any', Service: { Service: 'web', OnlyPassing: true } },
+  })
+  const { ID: id } = created.body as { ID: string }
+  const calls: Record<string, [string, unknown?]> = {
+    'create a query': ['POST /v1/query', { Name: 'x', Service: { Service: 'web' } }],
+    'create a template': [
+      'POST /v1/query',
+      { Service: { Service: 'web' }, Template: { Type: 'name_prefix_match' } },
+    ],
+    'read a query': [`GET /v1/query/${id}`],
+    'update a query': [`PUT /v1/query/${id}`, { ...definition, Name: 'own' }],
+    'explain a query': ['GET /v1/query/any/explain'],
+    'execute a query': ['GET /v1/query/any/execute'],
+    'execute a query with a bad token of its own': ['GET /v1/query/own/execute'],
+    'execute an unknown query': ['GET /v1/query/own2/execute?dc=nope'],
+    'delete a query': [`DELETE /v1/query/${id}`],
+    'register a node': ['PUT /v1/catalog/register', { Node: 'n1', Address: '10.0.0.1' }],
+    'register a service on a node': [
+      'PUT /v1/catalog/register',
+      { Node: 'n1', Address: '10.0.0.1', Service: { Service: 'web' } },
+    ],
+    'deregister a node': ['PUT /v1/catalog/deregister', { Node: 'n1' }],
+    'set a coordinate': [
+      'PUT /v1/coordinate/update',
+      { Node: 'n1', Coord: { Vec: [0, 0, 0, 0, 0, 0, 0, 0] } },
+    ],
+    nodes: ['GET /v1/catalog/nodes'],
+    node: ['GET /v1/catalog/node/embedded'],
+    datacenters: ['GET /v1/catalog/datacenters'],
+    'checks of a node': ['GET /v1/health/node/embedded'],
+    'checks in a state': ['GET /v1/health/state/passing'],
+    'nodes of a service': ['GET /v1/catalog/connect/db'],
+  }
+  for (const [label, [request, body]] of Object.entries(calls)) {
+    for (const [name, caller] of Object.entries(callers)) {
+      const options = body === undefined ? caller : { ...caller, body }
+      await record(`${label}: ${name}`, request, options)
+    }
+  }
 }

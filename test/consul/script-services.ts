@@ -34,6 +34,17 @@ const registrations: Record<string, unknown> = {
   'with the fields of 1.2': { Name: 'x', Kind: 'connect-proxy', Port: 1, ProxyDestination: 'web' },
   'with a port as text': { Name: 'x', Port: 'x' },
   'with a weight of 0': { Name: 'x', Weights: { Passing: 0 } },
+  'with a weight for passing only': { Name: 'weighed', Port: 1, Weights: { Passing: 10 } },
+  'with a weight for warning only': { Name: 'x', Weights: { Warning: 10 } },
+  'with the address of all': { Name: 'x', Address: '0.0.0.0' },
+  'with an address of IPv6': { Name: 'six', Port: 1, Address: 'fe80::1' },
+  'with a name for an address': { Name: 'named', Port: 1, Address: 'a.example' },
+  'with tagged addresses only': {
+    Name: 'tagged',
+    Port: 1,
+    TaggedAddresses: { wan: { Address: '1.2.3.4' }, lan: { Address: '::1', Port: 6 } },
+  },
+  'with an unknown field of an address': { Name: 'x', TaggedAddresses: { lan: { Bogus: 1 } } },
   'of a proxy to nowhere': { Name: 'x', Kind: 'connect-proxy', Port: 1 },
   'of a proxy without a port': { Name: 'x', Kind: 'connect-proxy', Proxy: { DestinationServiceName: 'web' } },
   'of a native proxy': {
@@ -89,17 +100,85 @@ export async function registration(record: Recorder): Promise<void> {
   await record('deregister one that is not there', 'PUT /v1/agent/service/deregister/nope')
   await record('deregister nothing', 'PUT /v1/agent/service/deregister/')
   await record('deregister', 'PUT /v1/agent/service/deregister/lower')
-  await record.until('GET /v1/catalog/services', { has: ['shop-proxy'], lacks: ['lower'] })
+  await record.until('GET /v1/catalog/services', { has: ['shop-proxy', 'tagged'], lacks: ['lower'] })
   await record.until('GET /v1/health/service/web', {
     has: ['"service:web"', '"service:web2:1"', '"service:web2:2"'],
   })
   await record.until('GET /v1/health/service/native?passing', { has: ['My check'] })
 }
 
+const filters: Record<string, string> = {
+  equal: 'Service.Meta.v == "1"',
+  'by key': 'Service.Meta["v"] == "1"',
+  unequal: 'Service.Meta.v != "1"',
+  both: 'Service.ID == "web2" and not (Service.Meta.v == "1" or Service.Port == 8080)',
+  'of no number': 'Service.Port == x',
+  'of no truth': 'Service.EnableTagOverride == maybe',
+  'of too great a number': 'Service.Port == 99999999999999999999',
+  contains: 'Service.Tags contains "a"',
+  'not contains': 'Service.Tags not contains a',
+  in: 'a in Service.Tags',
+  'not in': '"a" not in Service.Tags',
+  'in another case': 'A in Service.Tags',
+  'in a text': '"2" in Service.ID',
+  'by key, in': 'v in Service.Meta',
+  empty: 'Service.Tags is empty',
+  'not empty': 'Service.Meta is not empty',
+  matches: 'Service.ID matches "^web[0-9]$"',
+  'not matches': 'Service.ID not matches "(?i)^WEB$"',
+  'matches what is missing': 'Service.Meta.v matches "^2"',
+  'not matches what is missing': 'Service.Meta.v not matches "^1"',
+  'of a malformed expression': 'Service.ID matches "("',
+  'by a check': 'Checks.Status == critical',
+  'by no check': 'Checks.Status != critical',
+  'not by a check': 'not Checks.Status == critical',
+  'by tags of checks': 'Checks.ServiceTags contains "a"',
+  'by no checks': 'Checks is empty',
+  'by the node': 'Node.Node == "embedded" and Node.Meta["consul-network-segment"] == ""',
+  'by a tagged address': 'Service.TaggedAddresses.lan.Port == 99',
+  'by a tag of addresses': 'lan_ipv4 in Service.TaggedAddresses',
+  'by the address of the node': 'Node.TaggedAddresses.lan == "127.0.0.1"',
+  'by weight': 'Service.Weights.Passing == 10',
+  'without space': '(Service.Port==8080)',
+  'twice denied': 'not not Service.Port == 8080',
+  'and before or': 'Service.Port == 8080 or Service.Port == 8081 and Service.ID == x',
+  'on a selector that is none': 'Bogus == "web"',
+  'on a field that is none': 'Service.Bogus == "web"',
+  'below a field': 'Service.Meta.a.b == 1',
+  'on an index': 'Service.CreateIndex == 1',
+  'with an operator of another type': 'Service.Tags == a',
+  'with a negated operator of another type': 'Service.Port is not empty',
+  'on a structure': 'Service == 1',
+  'in a list of structures': 'x in Checks',
+  'with a bad number': 'Service.Port == 80x',
+  'with an open string': 'Service.ID == "a',
+  'with a bad escape': 'Service.ID == "\\q"',
+  'with an open parenthesis': '(Service.ID == a',
+  'with an open index': 'Service.Meta["v" == 1',
+  'with a bad index': 'Service.Meta[v] == 1',
+  'in nothing': '"web" in "web"',
+  malformed: 'foo',
+  'malformed by capitals': 'NOT Service.Port == 80',
+  'malformed by more': 'Service.ID == a Service.ID == b',
+  'malformed by less': 'Service.ID ==',
+}
+
+const filtersElsewhere: Record<string, string> = {
+  'agent/services': 'Tags contains a and Port == 8080',
+  'catalog/service/web': 'ServiceTags contains b and ServiceMeta.v == 1',
+  'catalog/nodes': 'Node == nope',
+  'health/checks/web': 'Status == passing',
+  'connect/intentions': 'SourceName == nope',
+}
+
 export async function discovery(record: Recorder): Promise<void> {
   await record('catalog services', 'GET /v1/catalog/services')
   for (const path of ['catalog/service', 'health/service', 'health/connect', 'health/checks']) {
     await record(`${path} web`, `GET /v1/${path}/web`)
+    await record(`${path} WEB`, `GET /v1/${path}/WEB`)
+    for (const name of ['weighed', 'six', 'named', 'tagged']) {
+      await record(`${path} ${name}`, `GET /v1/${path}/${name}`)
+    }
     await record(`${path} native`, `GET /v1/${path}/native`)
     await record(`${path} shop`, `GET /v1/${path}/shop`)
     await record(`${path} shop-proxy`, `GET /v1/${path}/shop-proxy`)
@@ -134,17 +213,11 @@ export async function discovery(record: Recorder): Promise<void> {
   }
   await record('health at an index to come', 'GET /v1/health/service/web?index=999999&wait=10ms')
   await record('catalog at an index to come', 'GET /v1/catalog/services?index=999999&wait=10ms')
-  const filters = {
-    equal: 'Service.Meta.v == "1"',
-    'by key': 'Service.Meta["v"] == "1"',
-    unequal: 'Service.Meta.v != "1"',
-    both: 'Service.ID == "web2" and not (Service.Meta.v == "1" or Service.Port == 8080)',
-    'on a selector that is none': 'Bogus == "web"',
-    malformed: 'foo',
-    'beyond what there is': 'Service.Tags contains "a"',
-  }
   for (const [name, filter] of Object.entries(filters)) {
     await record(`filter ${name}`, `GET /v1/health/service/web?filter=${encodeURIComponent(filter)}`)
+  }
+  for (const [path, filter] of Object.entries(filtersElsewhere)) {
+    await record(`filter of ${path}`, `GET /v1/${path}?filter=${encodeURIComponent(filter)}`)
   }
 }
 

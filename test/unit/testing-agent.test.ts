@@ -73,7 +73,7 @@ void describe('the agent comes and goes', () => {
   it('leaves nothing that holds the process', async () => {
     const program = `
       import { TestAgent } from ${JSON.stringify(entry)}
-      const agent = await TestAgent.start({ leafTtlMs: 60_000 })
+      const agent = await TestAgent.start({ leafTtlMs: 60_000, dns: {} })
       const Checks = [
         { TTL: '100s', DeregisterCriticalServiceAfter: '100s' },
         { TCP: '127.0.0.1:9', Interval: '10s' },
@@ -158,17 +158,27 @@ void describe('tokens', () => {
 
 void describe('the command', () => {
   it('runs an agent until it is told to stop', async () => {
-    const { code, output } = await node([cli, '--port', '0', '--default', 'deny'], 'Stop it')
+    const { code, output } = await node(
+      [cli, '--port', '0', '--dns-port', '0', '--default', 'deny'],
+      'Stop it',
+    )
     assert.equal(code, 0)
     assert.match(
       output,
-      /^Consul agent on http:\/\/127\.0\.0\.1:\d+ .*\n.*for development and tests only.*\n$/,
+      /^Consul agent on http:\/\/127\.0\.0\.1:\d+ .*\nDNS on 127\.0\.0\.1:\d+\n.*for development and tests only.*\n$/,
     )
+  })
+
+  it('leaves DNS off when told to', async () => {
+    const { code, output } = await node([cli, '--port', '0', '--dns-port', 'off'], 'Stop it')
+    assert.equal(code, 0)
+    assert.doesNotMatch(output, /DNS/)
   })
 
   it('explains a mistake in one line', async () => {
     const mistakes: Record<string, string[]> = {
       "agent: --port takes 0 to 65535, not 'x' (see --help)\n": ['--port', 'x'],
+      "agent: --dns-port takes 0 to 65535, not '70000' (see --help)\n": ['--dns-port', '70000'],
       "agent: --default takes allow or deny, not 'maybe' (see --help)\n": ['--default', 'maybe'],
       "agent: Unknown option '--bogus' (see --help)\n": ['--bogus'],
     }
@@ -177,8 +187,8 @@ void describe('the command', () => {
     })
     await using agent = await TestAgent.start()
     const port = agent.address.split(':')[1] ?? ''
-    const taken = `agent: port ${port} is in use: stop what listens there, or choose another with --port N\n`
-    assert.deepEqual(await node([cli, '--port', port]), { code: 1, output: taken })
+    const taken = `agent: port ${port} is in use: stop what listens there, or choose another with --port N or --dns-port N\n`
+    assert.deepEqual(await node([cli, '--port', port, '--dns-port', 'off']), { code: 1, output: taken })
     await Promise.all(runs)
   })
 

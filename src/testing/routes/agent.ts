@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto'
 import { blockUntil } from '../blocking.js'
 import { isCheckStatus, readCheck, type Check, type CheckStatus } from '../checks.js'
+import { checkFields, serviceFields } from '../filter-fields.js'
 import { decode, empty, HttpError, json, type Answer, type Call, type Handler } from '../http.js'
-import type { JsonObject } from '../json.js'
+import { byKey, type JsonObject } from '../json.js'
 import type { Routes } from '../router.js'
 import { agentServiceJson, readRegistration } from '../service.js'
 import type { State } from '../state.js'
@@ -24,30 +25,30 @@ export function agentRoutes(state: State): Routes {
     '/v1/agent/check/warn/': { PUT: heartbeat(state, 'warning') },
     '/v1/agent/check/fail/': { PUT: heartbeat(state, 'critical') },
     '/v1/agent/check/update/': { PUT: (call) => updateCheck(call, state) },
-    '/v1/status/leader': { GET: () => json(`${state.catalog.nodeAddress}:8300`) },
-    '/v1/status/peers': { GET: () => json([`${state.catalog.nodeAddress}:8300`]) },
+    '/v1/status/leader': { GET: () => json(`${state.catalog.own.address}:8300`) },
+    '/v1/status/peers': { GET: () => json([`${state.catalog.own.address}:8300`]) },
   }
 }
 
 function self(call: Call, state: State): Answer {
   state.acl.permissions(call.token).requireOther()
-  const { nodeName, nodeId, nodeAddress } = state.catalog
+  const { name, id, address } = state.catalog.own.definition
   const version = fullVersions[state.version]
   return json({
     Config: {
       Datacenter: state.datacenter,
-      NodeName: nodeName,
-      NodeID: nodeId,
+      NodeName: name,
+      NodeID: id,
       Revision: '',
       Server: true,
       Version: version,
     },
     DebugConfig: { ConnectEnabled: state.connect !== undefined },
     Member: {
-      Name: nodeName,
-      Addr: nodeAddress,
+      Name: name,
+      Addr: address,
       Port: 8301,
-      Tags: { dc: state.datacenter, role: 'consul', id: nodeId, build: `${version}:` },
+      Tags: { dc: state.datacenter, role: 'consul', id, build: `${version}:` },
       Status: 1,
       ProtocolMin: 1,
       ProtocolMax: 5,
@@ -62,18 +63,18 @@ function self(call: Call, state: State): Answer {
 
 function services(call: Call, state: State): Answer {
   const permissions = state.acl.permissions(call.token)
-  const found = state.catalog
+  const found = state.local
     .instances()
     .filter((instance) => permissions.service(instance.service.name, 'read'))
     .map((instance) => agentServiceJson(instance.service))
-  return json(byKey(filtered(call, found), 'ID'))
+  return json(byKey(filtered(call, found, serviceFields), 'ID'))
 }
 
 /** Blocks by hash: the index says nothing about one service of the agent. */
 async function service(call: Call, state: State): Promise<Answer> {
   const read = (): { hash: string; body: JsonObject } => {
     const permissions = state.acl.permissions(call.token)
-    const instance = state.catalog.instance(call.rest)
+    const instance = state.local.instance(call.rest)
     if (!instance) throw new HttpError(404, `unknown service ID: ${call.rest}`)
     permissions.requireService(instance.service.name, 'read', 'Permission denied')
     const hash = contentHash(agentServiceJson(instance.service))
@@ -81,7 +82,7 @@ async function service(call: Call, state: State): Promise<Answer> {
   }
   read()
   const seen = call.query.get('hash') ?? ''
-  const gone = (): boolean => state.catalog.instance(call.rest) === undefined
+  const gone = (): boolean => state.local.instance(call.rest) === undefined
   if (seen !== '') await blockUntil(call, state.changes, () => gone() || read().hash !== seen)
   const { hash, body } = read()
   return json(body, { 'X-Consul-ContentHash': hash })
@@ -91,35 +92,35 @@ function register(call: Call, state: State): Answer {
   const permissions = state.acl.permissions(call.token)
   const registration = decode(call, 400, 'Request decode failed', readRegistration)
   const { name, id, kind, connectName } = registration.service
-  const old = state.catalog.instance(id)
+  const old = state.local.instance(id)
   permissions.requireService(name, 'write')
   if (old) permissions.requireService(old.service.name, 'write')
   if (kind === 'connect-proxy' && connectName !== undefined) permissions.requireService(connectName, 'write')
-  state.catalog.register(registration, { replaceChecks: call.query.has('replace-existing-checks') })
+  state.local.register(registration, { replaceChecks: call.query.has('replace-existing-checks') })
   return empty()
 }
 
 function deregister(call: Call, state: State): Answer {
   if (call.rest === '') throw new HttpError(500, 'ServiceID missing')
   const permissions = state.acl.permissions(call.token)
-  const instance = state.catalog.instance(call.rest)
+  const instance = state.local.instance(call.rest)
   if (instance) permissions.requireService(instance.service.name, 'write')
   // With ACLs off, Consul answers 200 for a service it never had.
   else if (state.acl.enabled) throw new HttpError(500, `Unknown service {${JSON.stringify(call.rest)} {}}`)
-  state.catalog.deregister(call.rest)
+  state.local.deregister(call.rest)
   return empty()
 }
 
 function checks(call: Call, state: State): Answer {
   const permissions = state.acl.permissions(call.token)
-  const found = state.catalog
+  const found = state.local
     .checks()
     .filter(({ serviceId }) => {
-      const instance = state.catalog.instance(serviceId)
+      const instance = state.local.instance(serviceId)
       return instance ? permissions.service(instance.service.name, 'read') : permissions.nodes
     })
-    .map((check) => state.catalog.agentCheckJson(check))
-  return json(byKey(filtered(call, found), 'CheckID'))
+    .map((check) => state.local.checkJson(check))
+  return json(byKey(filtered(call, found, checkFields), 'CheckID'))
 }
 
 function registerCheck(call: Call, state: State): Answer {
@@ -129,24 +130,24 @@ function registerCheck(call: Call, state: State): Answer {
     return { ...definition, id: definition.id === '' ? definition.name : definition.id }
   })
   if (check.name === '') throw new HttpError(400, 'Missing check name')
-  const instance = state.catalog.instance(check.serviceId)
+  const instance = state.local.instance(check.serviceId)
   if (check.serviceId !== '' && !instance)
     throw new HttpError(500, `ServiceID "${check.serviceId}" does not exist`)
   if (instance) permissions.requireService(instance.service.name, 'write')
-  else permissions.requireOther(`Permission denied: Missing node:write on ${state.catalog.nodeName}`)
-  state.catalog.registerCheck(check)
+  else permissions.requireOther(`Permission denied: Missing node:write on ${state.catalog.own.name}`)
+  state.local.registerCheck(check)
   return empty()
 }
 
 function deregisterCheck(call: Call, state: State): Answer {
   requireCheckAccess(call, state)
-  state.catalog.deregisterCheck(call.rest)
+  state.local.deregisterCheck(call.rest)
   return empty()
 }
 
 function heartbeat(state: State, status: CheckStatus): Handler {
   return (call) => {
-    state.catalog.heartbeat(ttlCheck(call, state), { status, output: call.query.get('note') ?? '' })
+    state.local.heartbeat(ttlCheck(call, state), { status, output: call.query.get('note') ?? '' })
     return empty()
   }
 }
@@ -159,31 +160,27 @@ function updateCheck(call: Call, state: State): Answer {
   })
   const { status, output } = update
   if (!isCheckStatus(status)) throw new HttpError(400, `Invalid check status: '${status}'`)
-  state.catalog.heartbeat(ttlCheck(call, state), { status, output })
+  state.local.heartbeat(ttlCheck(call, state), { status, output })
   return empty()
 }
 
 function ttlCheck(call: Call, state: State): Check {
   requireCheckAccess(call, state)
-  const check = state.catalog.check(call.rest)
+  const check = state.local.check(call.rest)
   if (check?.kind !== 'ttl') throw new HttpError(500, `CheckID "${call.rest}" does not have associated TTL`)
   return check
 }
 
 function requireCheckAccess(call: Call, state: State): void {
   const permissions = state.acl.permissions(call.token)
-  const check = state.catalog.check(call.rest)
+  const check = state.local.check(call.rest)
   if (!check) {
     if (state.acl.enabled) throw new HttpError(500, `Unknown check "${call.rest}"`)
     return
   }
-  const instance = state.catalog.instance(check.serviceId)
+  const instance = state.local.instance(check.serviceId)
   if (instance) permissions.requireService(instance.service.name, 'write')
-  else permissions.requireOther(`Permission denied: Missing node:write on ${state.catalog.nodeName}`)
-}
-
-function byKey(items: JsonObject[], key: string): JsonObject {
-  return Object.fromEntries(items.map((item) => [typeof item[key] === 'string' ? item[key] : '', item]))
+  else permissions.requireOther(`Permission denied: Missing node:write on ${state.catalog.own.name}`)
 }
 
 function contentHash(body: JsonObject): string {

@@ -1,108 +1,88 @@
-import type { Instance } from '../catalog.js'
+import { entryJson } from '../discovery.js'
+import { checkFields, entryFields } from '../filter-fields.js'
 import { HttpError, type Answer, type Call } from '../http.js'
 import type { Json, JsonObject } from '../json.js'
+import { checkJson, isPassing, type Instance } from '../node.js'
 import type { Routes } from '../router.js'
-import { catalogServiceJson, healthServiceJson } from '../service.js'
 import type { State } from '../state.js'
-import { consistencyHeader, filtered, indexed } from './indexed.js'
+import { serviceReader, tagged } from './instances.js'
+import { consistencyHeader, filtered, inDatacenter, indexed, sortedNear } from './indexed.js'
 
-/** What discovery reads: the catalog and the health of services. */
+/** The health of services and nodes. */
 export function healthRoutes(state: State): Routes {
-  const { acl, catalog } = state
-
-  const named = (call: Call, topic: string, of: (instance: Instance) => boolean) => ({
-    instances: () =>
-      acl.permissions(call.token).service(call.rest, 'read') ? catalog.instances().filter(of) : [],
-    index: () => catalog.index(`${topic}:${call.rest}`, catalog.instances().some(of)),
-  })
-
-  const health =
-    (topic: 'service' | 'connect') =>
-    (call: Call): Promise<Answer> => {
-      requireName(call)
-      const { instances, index } = named(call, topic, ({ service }) =>
-        topic === 'service' ? service.name === call.rest : service.connectName === call.rest,
-      )
-      const healthy = ({ service }: Instance): boolean => !passingOnly(call) || catalog.isPassing(service.id)
-      const read = (): Json => filtered(call, tagged(call, instances()).filter(healthy).map(entryJson))
-      return indexed(call, state, { index, read, headers: consistencyHeader(call) })
-    }
-
-  const entryJson = ({ service, createIndex, modifyIndex }: Instance): JsonObject => ({
-    Node: catalog.nodeEntryJson(state.datacenter),
-    Service: healthServiceJson(service, createIndex, modifyIndex),
-    Checks: catalog.instanceChecksJson(service.id),
-  })
-
-  const serviceChecks = (call: Call): Promise<Answer> => {
-    requireName(call)
-    const { instances, index } = named(call, 'service', ({ service }) => service.name === call.rest)
-    const read = (): Json =>
-      filtered(
-        call,
-        instances().flatMap(({ service }) =>
-          catalog.checksOf(service.id).map((check) => catalog.checkJson(check)),
-        ),
-      )
-    return indexed(call, state, { index, read, headers: consistencyHeader(call) })
-  }
-
-  const services = (call: Call): Promise<Answer> => {
-    const read = (): Json => {
-      const permissions = acl.permissions(call.token)
-      const tags = new Map<string, Set<string>>()
-      // Consul itself is a service of the catalog.
-      if (permissions.service('consul', 'read')) tags.set('consul', new Set())
-      for (const { service } of catalog.instances()) {
-        if (!permissions.service(service.name, 'read')) continue
-        const all = tags.get(service.name) ?? new Set()
-        for (const tag of service.tags) all.add(tag)
-        tags.set(service.name, all)
-      }
-      return Object.fromEntries([...tags].sort().map(([name, all]) => [name, [...all].sort()]))
-    }
-    const index = (): number => state.changes.modified('services')
-    return indexed(call, state, { index, read, headers: consistencyHeader(call) })
-  }
-
-  const service = (call: Call): Promise<Answer> => {
-    requireName(call)
-    const { instances, index } = named(call, 'service', (instance) => instance.service.name === call.rest)
-    const read = (): Json =>
-      filtered(
-        call,
-        tagged(call, instances()).map((instance) => ({
-          ...catalog.nodeJson(),
-          Datacenter: state.datacenter,
-          NodeMeta: { 'consul-network-segment': '' },
-          ...catalogServiceJson(instance.service),
-          CreateIndex: instance.createIndex,
-          ModifyIndex: instance.modifyIndex,
-        })),
-      )
-    return indexed(call, state, { index, read, headers: consistencyHeader(call) })
-  }
-
   return {
-    '/v1/catalog/services': { GET: services },
-    '/v1/catalog/service/': { GET: service },
-    '/v1/health/service/': { GET: health('service') },
-    '/v1/health/connect/': { GET: health('connect') },
-    '/v1/health/checks/': { GET: serviceChecks },
+    '/v1/health/service/': { GET: inDatacenter(state, (call, there) => entries(call, there, 'service')) },
+    '/v1/health/connect/': { GET: inDatacenter(state, (call, there) => entries(call, there, 'connect')) },
+    '/v1/health/checks/': { GET: inDatacenter(state, serviceChecks) },
+    '/v1/health/node/': { GET: inDatacenter(state, nodeChecks) },
+    '/v1/health/state/': { GET: inDatacenter(state, checksInState) },
   }
 }
 
-function requireName(call: Call): void {
-  if (call.rest === '') throw new HttpError(400, 'Missing service name')
+function entries(call: Call, state: State, topic: 'service' | 'connect'): Promise<Answer> {
+  const { instances, index } = serviceReader(call, state, topic)
+  const read = (): Json => {
+    const passing = passingOnly(call)
+    const sorted = sortedNear(call, state, tagged(call, instances()), ({ node }) => node.name)
+    const found = passing ? passingOf(sorted) : sorted
+    return filtered(
+      call,
+      found.map((instance) => entryJson(instance, state.datacenter)),
+      entryFields,
+    )
+  }
+  return indexed(call, state, { index, read, headers: consistencyHeader(call) })
 }
 
-/** All tags that were asked for, in any case. */
-function tagged(call: Call, instances: Instance[]): Instance[] {
-  const wanted = call.query.getAll('tag').map((tag) => tag.toLowerCase())
-  return instances.filter(({ service }) => {
-    const tags = service.tags.map((tag) => tag.toLowerCase())
-    return wanted.every((tag) => tags.includes(tag))
-  })
+/** As in Consul, the last one takes the place of each that is left out, so that `near` loses its order. */
+function passingOf(instances: Instance[]): Instance[] {
+  const left = [...instances]
+  const kept: Instance[] = []
+  let next = left.shift()
+  while (next) {
+    const passes = isPassing(next)
+    if (passes) kept.push(next)
+    next = passes ? left.shift() : left.pop()
+  }
+  return kept
+}
+
+function serviceChecks(call: Call, state: State): Promise<Answer> {
+  const { instances, index } = serviceReader(call, state, 'service')
+  const read = (): Json => {
+    const sorted = sortedNear(call, state, instances(), ({ node }) => node.name)
+    return filtered(
+      call,
+      sorted.flatMap(({ node, service }) => node.checksOf(service.id).map((check) => checkJson(check, node))),
+      checkFields,
+    )
+  }
+  return indexed(call, state, { index, read, headers: consistencyHeader(call) })
+}
+
+function nodeChecks(call: Call, state: State): Promise<Answer> {
+  if (call.rest === '') throw new HttpError(400, 'Missing node name')
+  return checks(call, state, ({ Node: node }) => node === call.rest)
+}
+
+function checksInState(call: Call, state: State): Promise<Answer> {
+  if (call.rest === '') throw new HttpError(400, 'Missing check state')
+  return checks(call, state, ({ Status: status }) => call.rest === 'any' || status === call.rest)
+}
+
+function checks(call: Call, state: State, wanted: (check: JsonObject) => boolean): Promise<Answer> {
+  const read = (): Json => {
+    const permissions = state.acl.permissions(call.token)
+    const found = state.catalog.checks().filter(({ node, check }) => {
+      const service = node.instances.get(check.serviceId)?.service
+      return service ? permissions.service(service.name, 'read') : permissions.nodes
+    })
+    const sorted = sortedNear(call, state, found, ({ node }) => node.name)
+    const shown = sorted.map(({ node, check }) => checkJson(check, node)).filter(wanted)
+    return filtered(call, shown, checkFields)
+  }
+  const index = (): number => state.changes.modified('checks')
+  return indexed(call, state, { index, read, headers: consistencyHeader(call) })
 }
 
 /** `?passing`, `?passing=1` and `?passing=true`, but not `?passing=false`. */
