@@ -265,8 +265,15 @@ export class DnsError extends ConnectError {
 /** `: message` of a cause, for the end of a sentence; nothing where there is none. */
 export function because(cause: unknown): string {
   if (cause === undefined) return ''
-  if (cause instanceof Error) return `: ${cause.message || cause.name}`
+  if (cause instanceof Error) return `: ${messageOf(cause)}`
   return typeof cause === 'string' ? `: ${cause}` : `: something of type ${typeof cause} was thrown`
+}
+
+/** What an error says. Node's error for a host with several addresses says it only in its parts. */
+export function messageOf(error: Error): string {
+  if (error.message !== '') return error.message
+  const parts = error instanceof AggregateError ? (error.errors as unknown[]) : []
+  return parts.map((part) => toError(part).message).join(', ') || error.name
 }
 
 /** What was thrown, as an Error. */

@@ -63,9 +63,9 @@ export class Watched<T> extends EventEmitter<WatchedEvents> {
    * @throws AgentError, and the signal's reason
    */
   async first(signal: AbortSignal): Promise<T> {
+    // A read that failed a while ago may go well now. Only once: who waits must not undo the back-off.
+    if (this.#value === undefined) this.#watch.hurry()
     while (this.#value === undefined) {
-      // A read that failed a while ago may go well now.
-      this.#watch.hurry()
       const error = await this.#outcome(signal)
       if (error !== undefined && !isTransient(error)) throw error
     }

@@ -47,7 +47,7 @@ export class Balancer {
 
   /** Whether nothing would be missed if it were forgotten: no connection is open, nobody is ejected. */
   get isIdle(): boolean {
-    return [...this.#known.values()].every(({ load, ejections }) => load === 0 && ejections === 0)
+    return [...this.#known.values()].every((instance) => instance.load === 0 && !this.#isEjected(instance))
   }
 
   /** One dial's way through the instances. */
@@ -104,7 +104,8 @@ export class Balancer {
   }
 
   #begin(instance: Instance): Choice {
-    const isTrial = instance.ejections > 0
+    // One that is taken for want of any other, while its trial is under way, is no second trial.
+    const isTrial = instance.ejections > 0 && !instance.isOnTrial
     if (isTrial) instance.isOnTrial = true
     instance.load += 1
     const end = (): void => {

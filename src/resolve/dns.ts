@@ -22,6 +22,10 @@ export class DnsResolver implements Resolver {
     this.#lookup = new Lookup(this.name, clock, (signal) => this.#ask(signal))
   }
 
+  get isIdle(): boolean {
+    return this.#lookup.isIdle
+  }
+
   get lastError(): Error | undefined {
     return this.#lookup.lastError
   }
@@ -39,7 +43,8 @@ export class DnsResolver implements Resolver {
   }
 
   async #ask(signal: AbortSignal): Promise<Timed<readonly Endpoint[]>> {
-    const { dns, ...identity } = this.#target
+    const { dns, service, datacenter, namespace, partition } = this.#target
+    const identity = { service, datacenter, namespace, partition }
     const message = await this.#client.query(dns, 'SRV', signal)
     expectSuccess(dns, message)
     const records = usable(message.answers.filter(isSrv).filter(({ name }) => isSameName(name, dns)))

@@ -4,7 +4,7 @@ import { Watched } from '../agent/watched.js'
 import { DialError } from '../errors.js'
 import { log } from '../log.js'
 import type { Time } from '../clock.js'
-import { type Emptiness, noneAlive, toEndpoints, whyUnknown } from './instances.js'
+import { type Emptiness, noneAlive, toEndpoints, unexplained, whyUnknown } from './instances.js'
 import { Lookup } from './lookup.js'
 import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
 import type { ServiceTarget } from './upstream.js'
@@ -30,7 +30,7 @@ export class HealthResolver implements Resolver {
     this.#target = target
     this.#time = time
     this.#emptiness = new Lookup(`why there is no ${this.name}`, time.clock, async (signal) => ({
-      value: await whyUnknown(agent, target, signal),
+      value: await whyUnknown(agent, target, signal).catch(unexplained),
       ttlMs: EMPTINESS_MS,
     }))
   }

@@ -5,7 +5,7 @@ import {
   countInstances,
   fetchConnectInstances,
 } from '../agent/health.js'
-import type { NoInstancesReason } from '../errors.js'
+import { type NoInstancesReason, because } from '../errors.js'
 import type { Endpoint } from './resolver.js'
 
 /** How instances become endpoints. */
@@ -87,4 +87,9 @@ export async function whyUnknown(
   }
   const message = `no service of that name is registered${where}, or the token may not see it`
   return { reason: 'unknown', message }
+}
+
+/** That there is none is known; only why it is so could not be asked. */
+export function unexplained(cause: unknown): Emptiness {
+  return { reason: 'empty', message: `the agent knows no instance, and did not say why${because(cause)}` }
 }

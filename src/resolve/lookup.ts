@@ -11,6 +11,8 @@ export interface Timed<T> {
 
 /** However often an instance fails: its resolver is asked no more often than this on that account. */
 const SHORTEST_REFRESH_MS = 1_000
+/** How long a new answer is waited for where there is a last one. */
+const LONGEST_WAIT_MS = 1_000
 const FIRST_RETRY_MS = 100
 const LONGEST_RETRY_MS = 2_000
 
@@ -25,6 +27,8 @@ export class Lookup<T> {
   readonly #closed = new AbortController()
   #last: (Timed<T> & { readonly at: number }) | undefined
   #lastError: Error | undefined
+  #failures = 0
+  #askAgainAt = -Infinity
   #asking: Promise<T> | undefined
 
   /** @param ask - must have bounds of its own */
@@ -39,22 +43,36 @@ export class Lookup<T> {
     return this.#lastError
   }
 
-  /** The answer, from memory while it holds. `refresh` asks again, if the last answer is not quite new. */
+  /** Whether nobody waits for an answer. */
+  get isIdle(): boolean {
+    return this.#asking === undefined
+  }
+
+  /**
+   * The answer, from memory while it holds. `refresh` asks again, if the last answer is not quite new.
+   * @throws what the asking failed with, when there is no answer yet and waiting would not change it; the signal's
+   * reason; ClosedError
+   */
   async get(signal: AbortSignal, refresh: boolean): Promise<T> {
-    const last = this.#last
-    const age = last === undefined ? Infinity : this.#clock.now() - last.at
-    // A clock that was set back makes an answer from the future: it is asked again.
-    if (last !== undefined && age >= 0 && age < (refresh ? SHORTEST_REFRESH_MS : last.ttlMs))
-      return last.value
-    for (let retryMs = FIRST_RETRY_MS; ; retryMs = Math.min(LONGEST_RETRY_MS, 2 * retryMs)) {
+    for (;;) {
+      if (isAborted(signal)) throw toError(signal.reason)
+      const last = this.#last
+      if (last !== undefined && this.#isFresh(last, refresh)) return last.value
+      const pauseMs = this.#pauseMs()
+      if (pauseMs > 0) {
+        if (last !== undefined) return last.value
+        if (isTransient(this.#lastError)) {
+          await sleep(this.#clock, pauseMs, signal)
+          continue
+        }
+      }
       try {
-        return await until(signal, (this.#asking ??= this.#askOnce()))
+        const asking = this.#asking ?? this.#start()
+        return await this.#until(signal, asking, last)
       } catch (error) {
         if (isAborted(signal) || isAborted(this.#closed.signal)) throw error
         if (last !== undefined) return last.value
         if (!isTransient(error)) throw error
-        await sleep(this.#clock, retryMs, signal)
-        signal.throwIfAborted()
       }
     }
   }
@@ -63,31 +81,60 @@ export class Lookup<T> {
     this.#closed.abort(new ClosedError(this.#name))
   }
 
+  #isFresh({ at, ttlMs }: Timed<T> & { readonly at: number }, refresh: boolean): boolean {
+    const age = this.#clock.now() - at
+    // A clock that was set back makes an answer from the future: it is asked again.
+    return age >= 0 && age < (refresh ? SHORTEST_REFRESH_MS : ttlMs)
+  }
+
+  /** How long nobody asks after a failure, however many wait. */
+  #pauseMs(): number {
+    const ms = this.#askAgainAt - this.#clock.now()
+    // A clock that was set back must not hold anybody up.
+    return ms > LONGEST_RETRY_MS ? 0 : ms
+  }
+
+  /** The answer; the signal's reason if that comes first; the last answer when the new one takes long. */
+  #until(signal: AbortSignal, asking: Promise<T>, last: Timed<T> | undefined): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const onAbort = (): void => {
+        reject(toError(signal.reason))
+      }
+      const cancelTimer =
+        last === undefined
+          ? () => undefined
+          : this.#clock.after(LONGEST_WAIT_MS, () => {
+              resolve(last.value)
+            })
+      signal.addEventListener('abort', onAbort, { once: true })
+      asking.then(resolve, reject).finally(() => {
+        cancelTimer()
+        signal.removeEventListener('abort', onAbort)
+      })
+    })
+  }
+
+  #start(): Promise<T> {
+    this.#asking = this.#askOnce().finally(() => {
+      this.#asking = undefined
+    })
+    return this.#asking
+  }
+
   async #askOnce(): Promise<T> {
     try {
       const answer = await this.#ask(this.#closed.signal)
       this.#last = { ...answer, at: this.#clock.now() }
       this.#lastError = undefined
+      this.#failures = 0
+      this.#askAgainAt = -Infinity
       return answer.value
     } catch (error) {
       this.#lastError = toError(error)
+      const backOffMs = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** Math.min(this.#failures, 10))
+      this.#failures += 1
+      this.#askAgainAt = this.#clock.now() + backOffMs
       throw error
-    } finally {
-      this.#asking = undefined
     }
   }
-}
-
-/** The promise, or the signal's reason if that comes first. */
-function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => {
-      reject(toError(signal.reason))
-    }
-    signal.addEventListener('abort', onAbort, { once: true })
-    if (signal.aborted) onAbort()
-    promise.then(resolve, reject).finally(() => {
-      signal.removeEventListener('abort', onAbort)
-    })
-  })
 }

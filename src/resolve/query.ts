@@ -1,10 +1,10 @@
-import type { AgentClient } from '../agent/client.js'
+import { type AgentClient, isTransient } from '../agent/client.js'
 import { type QueryAnswer, executeQuery, isSortedQuery } from '../agent/query.js'
 import type { Clock } from '../clock.js'
 import { AgentError, DialError } from '../errors.js'
 import { log } from '../log.js'
 import { noneAlive, toEndpoints } from './instances.js'
-import { Lookup } from './lookup.js'
+import { Lookup, type Timed } from './lookup.js'
 import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
 import type { QueryTarget } from './upstream.js'
 
@@ -34,18 +34,17 @@ export class QueryResolver implements Resolver {
       log.resolve('%s: %d instances of %s in %s', this.name, instances.length, service, datacenter)
       return { value, ttlMs: Math.max(SHORTEST_TTL_MS, ttlMs) }
     })
-    this.#sorting = new Lookup(`sorting of ${this.name}`, clock, async (signal) => ({
-      value: await isSortedQuery(agent, target, signal).catch((error: unknown) => {
-        // A token may well have the right to execute a query and not to read it.
-        if (error instanceof AgentError && error.status !== undefined) return false
-        throw error
-      }),
-      ttlMs: SORTING_TTL_MS,
-    }))
+    this.#sorting = new Lookup(`sorting of ${this.name}`, clock, (signal) =>
+      askSorting(agent, target, signal),
+    )
   }
 
   get isSorted(): boolean {
     return this.#isSorted
+  }
+
+  get isIdle(): boolean {
+    return this.#answer.isIdle
   }
 
   get lastError(): Error | undefined {
@@ -88,5 +87,18 @@ export class QueryResolver implements Resolver {
 
   #none(reason: DialError['reason'] & string, message: string, cause?: unknown): DialError {
     return new DialError('ERR_CONNECT_NO_INSTANCES', this.name, message, { reason, cause })
+  }
+}
+
+/** A token may well have the right to execute a query and not to read it: then it counts as not sorted. */
+async function askSorting(
+  agent: AgentClient,
+  target: QueryTarget,
+  signal: AbortSignal,
+): Promise<Timed<boolean>> {
+  try {
+    return { value: await isSortedQuery(agent, target, signal), ttlMs: SORTING_TTL_MS }
+  } catch (error) {
+    return { value: false, ttlMs: isTransient(error) ? SHORTEST_TTL_MS : SORTING_TTL_MS }
   }
 }

@@ -42,7 +42,10 @@ export interface Resolver {
   readonly isSorted?: boolean
   /** What the last look-up failed with. It becomes the cause when the time of a dial is over. */
   readonly lastError?: Error | undefined
-  /** The instances that can be dialled now. An empty list means that there is none. */
+  /**
+   * The instances that can be dialled now. An empty list means that there is none. A frozen array that is returned
+   * again is not examined again.
+   */
   resolve(request: ResolveRequest): Promise<readonly Endpoint[]> | readonly Endpoint[]
 }
 

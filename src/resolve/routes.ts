@@ -16,9 +16,9 @@ export interface Route {
   readonly balancer: Balancer
 }
 
-/** A resolver of ours, that holds something between two uses. */
-interface HeldResolver extends Resolver {
-  /** False while somebody waits for it, where that can take longer than the idle time. */
+/** A resolver of ours. */
+interface OwnResolver extends Resolver {
+  /** Whether nobody waits for it now. @default true */
   readonly isIdle?: boolean
   /** Lets go of what it watches; it can be used again. */
   stop?(): void
@@ -26,18 +26,22 @@ interface HeldResolver extends Resolver {
 }
 
 interface HeldRoute extends Route {
-  readonly resolver: HeldResolver
+  readonly resolver: OwnResolver
   usedAt: number
   cancelTimer: () => void
 }
+
+/** Names may come from anywhere, and each holds a watch: of more than these, those go that were used longest ago. */
+const MOST_HELD = 2_048
 
 /** The routes that the services of a process share, one for each target, for as long as somebody uses them. */
 export class Routes {
   readonly #agent: AgentClient
   readonly #dns: DnsClient
   readonly #time: Time
+  // The one that was used last comes last.
   readonly #held = new Map<string, HeldRoute>()
-  // Whose resolver it is decides how long it lives.
+  // A user's own resolver lives as long as its user wants.
   readonly #balancers = new WeakMap<Resolver, Balancer>()
 
   constructor(agent: AgentClient, time: Time) {
@@ -53,18 +57,18 @@ export class Routes {
   to(upstream: Upstream): Route {
     if (isResolver(upstream)) return { resolver: upstream, balancer: this.#balancerOf(upstream) }
     const target = toTarget(upstream)
+    // With a single address there is nothing to choose, and nothing to remember.
+    if (target.kind === 'address' && target.address.length === 1) return this.#route(target)
     const key = JSON.stringify(target)
     const held = this.#held.get(key) ?? this.#hold(key, target)
     held.usedAt = this.#time.clock.now()
+    this.#held.delete(key)
+    this.#held.set(key, held)
     return held
   }
 
   close(): void {
-    for (const { resolver, cancelTimer } of this.#held.values()) {
-      cancelTimer()
-      resolver.close?.()
-    }
-    this.#held.clear()
+    for (const [key, held] of this.#held) this.#drop(key, held)
   }
 
   #balancerOf(resolver: Resolver): Balancer {
@@ -74,47 +78,55 @@ export class Routes {
   }
 
   #hold(key: string, target: Target): HeldRoute {
-    const held: HeldRoute = {
-      resolver: this.#resolver(target),
-      balancer: new Balancer(this.#time),
-      usedAt: this.#time.clock.now(),
-      cancelTimer: () => undefined,
+    if (this.#held.size >= MOST_HELD) {
+      for (const [oldKey, old] of this.#held) {
+        if (old.resolver.isIdle === false) continue
+        this.#drop(oldKey, old)
+        break
+      }
     }
-    this.#held.set(key, held)
+    const held = { ...this.#route(target), usedAt: this.#time.clock.now(), cancelTimer: () => undefined }
     this.#armTimer(key, held, DEFAULTS.upstreamIdleMs)
     return held
   }
 
-  #resolver({ kind, ...target }: Target): HeldResolver {
-    switch (kind) {
+  #route(target: Target): Route & { readonly resolver: OwnResolver } {
+    return { resolver: this.#resolver(target), balancer: new Balancer(this.#time) }
+  }
+
+  #resolver(target: Target): OwnResolver {
+    switch (target.kind) {
       case 'service':
-        return new HealthResolver(this.#agent, target as Target & { kind: 'service' }, this.#time)
+        return new HealthResolver(this.#agent, target, this.#time)
       case 'query':
-        return new QueryResolver(this.#agent, target as Target & { kind: 'query' }, this.#time.clock)
+        return new QueryResolver(this.#agent, target, this.#time.clock)
       case 'dns':
-        return new DnsResolver(this.#dns, target as Target & { kind: 'dns' }, this.#time.clock)
+        return new DnsResolver(this.#dns, target, this.#time.clock)
       case 'address':
-        return new StaticResolver(target as Target & { kind: 'address' })
+        return new StaticResolver(target)
     }
   }
 
   #armTimer(key: string, held: HeldRoute, ms: number): void {
     held.cancelTimer = this.#time.clock.after(ms, () => {
-      const idleMs = this.#time.clock.now() - held.usedAt
-      const isIdle = held.resolver.isIdle !== false
-      if (isIdle && idleMs >= DEFAULTS.upstreamIdleMs) this.#letGo(key, held)
-      else this.#armTimer(key, held, Math.max(1_000, DEFAULTS.upstreamIdleMs - idleMs))
+      const leftMs = held.usedAt + DEFAULTS.upstreamIdleMs - this.#time.clock.now()
+      if (leftMs > 0) this.#armTimer(key, held, leftMs)
+      else this.#letGo(key, held)
     })
   }
 
   #letGo(key: string, held: HeldRoute): void {
-    held.resolver.stop?.()
+    const { resolver, balancer } = held
+    const isAwaited = resolver.isIdle === false
+    if (!isAwaited) resolver.stop?.()
     // Open connections count in the next choice, whenever that is.
-    if (!held.balancer.isIdle) {
-      this.#armTimer(key, held, DEFAULTS.upstreamIdleMs)
-      return
-    }
-    held.resolver.close?.()
+    if (isAwaited || !balancer.isIdle) this.#armTimer(key, held, DEFAULTS.upstreamIdleMs)
+    else this.#drop(key, held)
+  }
+
+  #drop(key: string, { resolver, cancelTimer }: HeldRoute): void {
+    cancelTimer()
+    resolver.close?.()
     this.#held.delete(key)
   }
 }

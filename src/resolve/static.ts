@@ -7,8 +7,10 @@ export class StaticResolver implements Resolver {
   readonly name: string
   readonly #endpoints: readonly Endpoint[]
 
-  constructor({ address, ...identity }: AddressTarget & { readonly address: readonly string[] }) {
-    this.name = `${identity.service} at ${address.join(', ')}`
+  constructor(target: AddressTarget & { readonly address: readonly string[] }) {
+    const { address, service, datacenter, namespace, partition } = target
+    const identity = { service, datacenter, namespace, partition }
+    this.name = `${service} at ${address.join(', ')}`
     this.#endpoints = Object.freeze(
       address.map((each) => ({ ...expectAddress('upstream.address', each), identity })),
     )

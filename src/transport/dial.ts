@@ -6,6 +6,7 @@ import {
   SpiffeIdError,
   TimeoutError,
   VerificationError,
+  messageOf,
   toError,
 } from '../errors.js'
 import type { Generation, IdentityStore } from '../identity/store.js'
@@ -120,7 +121,7 @@ async function attempt(
     const durationMs = Math.round(performance.now() - startedAt)
     const isLate = share.signal.reason instanceof TimeoutError
     const error = isLate ? new TimeoutError(`connecting to ${address}`, durationMs) : toError(thrown)
-    log.dial('%s: %s', address, error.message)
+    log.dial('%s: %s', address, messageOf(error))
     attempts.push({ address, error, durationMs })
     if (isItsFault(error, durationMs)) choice.failed()
     else choice.abandoned()
@@ -142,7 +143,7 @@ function addressOf({ host, port }: Endpoint): string {
 
 function failure(upstream: string, attempts: readonly DialAttempt[], refusal?: unknown): DialError {
   const tries = attempts
-    .map(({ address, error, durationMs }) => `${address} (${durationMs} ms): ${error.message || error.name}`)
+    .map(({ address, error, durationMs }) => `${address} (${durationMs} ms): ${messageOf(error)}`)
     .join('; ')
   if (refusal instanceof DialError && refusal.code === 'ERR_CONNECT_NO_INSTANCES') {
     const message = `no instance could be reached, and by now there is none: ${tries}`
