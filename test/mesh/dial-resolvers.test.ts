@@ -1,0 +1,203 @@
+// The ways to find an upstream, from end to end: by service, query and DNS, here and in another datacenter.
+import assert from 'node:assert/strict'
+import { type TestContext, describe, it } from 'node:test'
+import { DialError, DnsError, Service, VerificationError } from '../../src/index.js'
+import { TestAgent } from '../../src/testing/index.js'
+import { FakeClock } from '../fixtures/fake-clock.js'
+import { greet, offer, readAll, rejection, startMesh } from '../fixtures/mesh.js'
+
+async function hear(web: Service, ...dial: Parameters<Service['dial']>): Promise<string> {
+  return readAll(await web.dial(...dial))
+}
+
+/** One mesh of two datacenters, with a service of the same name in each. */
+async function twoDatacenters(t: TestContext) {
+  const here = await startMesh(t)
+  const there = await startMesh(t, { datacenter: 'dc2', primary: here.agent })
+  const listener = await offer(here.join('api'), (socket) => socket.end('dc1'))
+  await offer(there.join('api'), (socket) => socket.end('dc2'))
+  return { ...here, there, listener }
+}
+
+describe('by service', () => {
+  it('says whether it is unknown, takes no Connect, has no such instance, or none that passes', async (t) => {
+    const { agent, join } = await startMesh(t)
+    const web = join('web')
+    agent.registerService({ Name: 'plain', Port: 80 })
+    agent.registerService({ Name: 'green', Port: 80, Tags: ['green'], Connect: { Native: true } })
+    const Check = { TTL: '1m', Status: 'critical' }
+    agent.registerService({ Name: 'ill', Port: 80, Connect: { Native: true }, Check })
+    for (const [upstream, reason, words] of [
+      ['nobody', 'unknown', /no service of that name/],
+      ['plain', 'not-connect', /none takes Connect/],
+      ['ill', 'not-passing', /ill is critical/],
+      [{ service: 'green', tags: ['blue'] }, 'no-match', /none of its 1 instances has the tag blue/],
+      [{ service: 'green', filter: 'Service.Port == 81' }, 'no-match', /the filter/],
+    ] as const) {
+      const error = await rejection(web.dial(upstream))
+      assert.ok(error instanceof DialError)
+      assert.deepEqual([error.code, error.reason], ['ERR_CONNECT_NO_INSTANCES', reason])
+      assert.match(error.message, words)
+    }
+    const unknown = await rejection(web.dial({ service: 'api', datacenter: 'dc9' }))
+    assert.equal(unknown.code, 'ERR_CONNECT_AGENT_DATACENTER')
+    const wrong = await rejection(web.dial({ service: 'api', filter: 'Service.Port ==' }))
+    assert.equal(wrong.code, 'ERR_CONNECT_AGENT_REFUSED')
+    assert.match(wrong.message, /boolean expression/)
+  })
+
+  it('takes those that were asked for: by tag, filter, warning', async (t) => {
+    const { agent, join } = await startMesh(t)
+    const api = join('api')
+    for (const colour of ['blue', 'green']) {
+      const listener = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => socket.end(colour))
+      const { port } = listener.address() as { port: number }
+      agent.registerService({
+        ID: colour,
+        Name: 'api',
+        Port: port,
+        Address: '127.0.0.1',
+        Tags: [colour],
+        Meta: { colour },
+        Connect: { Native: true },
+        Check: { TTL: '1m', Status: colour === 'blue' ? 'passing' : 'warning' },
+      })
+    }
+    const web = join('web')
+    for (let i = 0; i < 5; i += 1) {
+      assert.equal(await hear(web, 'api'), 'blue')
+      assert.equal(await hear(web, { service: 'api', tags: ['BLUE'] }), 'blue')
+      const green = { service: 'api', filter: 'Service.Meta.colour == "green"', onlyPassing: false }
+      assert.equal(await hear(web, green), 'green')
+    }
+    const both = new Set<string>()
+    for (let i = 0; i < 40; i += 1) both.add(await hear(web, { service: 'api', onlyPassing: false }))
+    assert.deepEqual([...both].sort(), ['blue', 'green'])
+  })
+
+  it('finds another datacenter’s instances, which must prove to be from there', async (t) => {
+    const { join, listener } = await twoDatacenters(t)
+    const web = join('web')
+    assert.equal(await hear(web, 'api'), 'dc1')
+    assert.equal(await hear(web, { service: 'api', datacenter: 'dc2' }), 'dc2')
+    const { port } = listener.address() as { port: number }
+    const error = await rejection(
+      web.dial({ address: `127.0.0.1:${port}`, service: 'api', datacenter: 'dc2' }),
+    )
+    assert.ok(error.cause instanceof VerificationError)
+    assert.equal(error.cause.expected, 'datacenter "dc2"')
+  })
+})
+
+describe('by prepared query', () => {
+  it('finds what the query finds, by its name, its id and a template', async (t) => {
+    const { agent, join } = await startMesh(t)
+    await offer(join('api'), greet)
+    const id = agent.createQuery({ Name: 'nearest-api', Service: { Service: 'api', Near: '_agent' } })
+    agent.createQuery({
+      Name: 'find-',
+      Template: { Type: 'name_prefix_match' },
+      Service: { Service: '${name.suffix}' },
+    })
+    const web = join('web')
+    for (const query of ['nearest-api', id, 'find-api']) assert.equal(await hear(web, { query }), 'hello web')
+    const error = await rejection(web.dial({ query: 'nothing' }))
+    assert.ok(error instanceof DialError)
+    assert.deepEqual([error.code, error.reason], ['ERR_CONNECT_NO_INSTANCES', 'unknown'])
+    assert.equal((error.cause as { code?: string }).code, 'ERR_CONNECT_AGENT_NOT_FOUND')
+    const none = await rejection(web.dial({ query: 'find-nobody' }))
+    assert.match(none.message, /no healthy instance of nobody/)
+  })
+
+  it('is executed once for as long as its answer holds', async (t) => {
+    const { agent, join } = await startMesh(t)
+    await offer(join('api'), greet)
+    agent.createQuery({ Name: 'api', Service: { Service: 'api' }, DNS: { TTL: '60s' } })
+    const web = join('web')
+    for (let i = 0; i < 20; i += 1) assert.equal(await hear(web, { query: 'api' }), 'hello web')
+    assert.equal(agent.requestCount('/v1/query/api/execute'), 1)
+    assert.equal(agent.requestCount('/v1/query/api/explain'), 1)
+  })
+
+  it('fails over to another datacenter when the known instances fail, and expects them to be from there', async (t) => {
+    const { agent, agentOptions, listener } = await twoDatacenters(t)
+    const Failover = { Datacenters: ['dc2'] }
+    agent.createQuery({ Name: 'any', Service: { Service: 'api', Failover }, DNS: { TTL: '1h' } })
+    const clock = new FakeClock(Date.now())
+    const web = new Service('web', { agent: agentOptions }, { clock, random: Math.random })
+    t.after(() => web.close({ drainTimeoutMs: 1 }))
+    assert.equal(await hear(web, { query: 'any' }), 'dc1')
+    // Its answer would hold for an hour, and everybody in it is gone.
+    const { port } = listener.address() as { port: number }
+    await listener.close()
+    agent.deregisterService(`api-${port}`)
+    // Nobody asks again within a second.
+    await clock.advance(1_000)
+    assert.equal(await hear(web, { query: 'any' }), 'dc2')
+  })
+})
+
+describe('by DNS', () => {
+  it('finds instances by SRV records, and never who they must be', async (t) => {
+    const { agent, agentOptions, join } = await startMesh(t, { dns: {} })
+    const dnsAddress = agent.dnsAddress ?? ''
+    await offer(join('api'), greet)
+    await offer(join('db'), greet)
+    const web = join('web', { agent: { ...agentOptions, dnsAddress } })
+    assert.equal(await hear(web, { dns: 'api.connect.consul', service: 'api' }), 'hello web')
+    const forged = await rejection(web.dial({ dns: 'db.connect.consul', service: 'api' }))
+    assert.equal(forged.code, 'ERR_CONNECT_PEER_IDENTITY')
+    const none = await rejection(web.dial({ dns: 'nobody.connect.consul', service: 'nobody' }))
+    assert.ok(none instanceof DialError)
+    assert.equal(none.reason, 'unknown')
+    const outside = await rejection(web.dial({ dns: 'api.example.com', service: 'api' }))
+    assert.ok(outside instanceof DnsError)
+    assert.match(outside.message, /REFUSED/)
+  })
+
+  it('goes over to TCP when there are many, and dials any of them', async (t) => {
+    const { agent, agentOptions, join } = await startMesh(t, { dns: { enableTruncate: true } })
+    const dnsAddress = agent.dnsAddress ?? ''
+    const listener = await offer(join('api'), greet)
+    const { port } = listener.address() as { port: number }
+    for (let i = 1; i <= 200; i += 1) {
+      const ID = `api-${i}`
+      agent.registerService({
+        ID,
+        Name: 'api',
+        Port: port,
+        Address: `127.0.1.${i}`,
+        Connect: { Native: true },
+      })
+    }
+    const web = join('web', { agent: { ...agentOptions, dnsAddress } })
+    const found = await web.resolve({ dns: 'api.connect.consul', service: 'api' })
+    assert.equal(found.length, 201)
+    assert.equal(
+      agent.dnsQueryCount(({ transport }) => transport === 'tcp'),
+      1,
+    )
+  })
+
+  it('keeps an answer for its TTL, and the last one when the server is away', async (t) => {
+    const { agent, agentOptions, join } = await startMesh(t, { dns: { serviceTtlMs: 60_000 } })
+    const dnsAddress = agent.dnsAddress ?? ''
+    await offer(join('api'), greet)
+    const web = join('web', { agent: { ...agentOptions, dnsAddress } })
+    const upstream = { dns: 'api.connect.consul', service: 'api' }
+    for (let i = 0; i < 10; i += 1) assert.equal(await hear(web, upstream), 'hello web')
+    assert.equal(agent.dnsQueryCount(), 1)
+  })
+
+  it('says which server did not answer', async (t) => {
+    const { agentOptions, join } = await startMesh(t)
+    const away = await TestAgent.start({ dns: {} })
+    const dnsAddress = away.dnsAddress ?? ''
+    await away.close()
+    const web = join('web', { agent: { ...agentOptions, dnsAddress } })
+    const error = await rejection(web.dial({ dns: 'api.connect.consul', service: 'api' }))
+    assert.ok(error instanceof DnsError)
+    assert.equal(error.server, dnsAddress)
+    assert.match(error.message, /ECONNREFUSED/)
+  })
+})
