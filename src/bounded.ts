@@ -1,4 +1,3 @@
-import { setMaxListeners } from 'node:events'
 import { type Clock, systemClock } from './clock.js'
 import { AbortError, ClosedError, TimeoutError, toError } from './errors.js'
 
@@ -30,8 +29,6 @@ export function bounded<T>(
   const { signal: outer, closed, timeoutMs, clock = systemClock } = bounds
   if (closed?.aborted === true) return Promise.reject(new ClosedError(what))
   if (outer?.aborted === true) return Promise.reject(new AbortError(what, outer.reason))
-  // Many pieces of work may hang on one signal; each takes its listener away when it is done.
-  for (const shared of [outer, closed]) if (shared !== undefined) setMaxListeners(0, shared)
   return new Promise<T>((resolve, reject) => {
     const inner = new AbortController()
     const stop = (error: Error): void => {
@@ -50,11 +47,11 @@ export function bounded<T>(
     })
     const settle = (): void => {
       cancelTimer()
-      outer?.removeEventListener('abort', onAbort)
-      closed?.removeEventListener('abort', onClosed)
+      forgetOuter()
+      forgetClosed()
     }
-    closed?.addEventListener('abort', onClosed, { once: true })
-    outer?.addEventListener('abort', onAbort, { once: true })
+    const forgetClosed = onceAborted(closed, onClosed)
+    const forgetOuter = onceAborted(outer, onAbort)
     // Inside a promise, so that work that throws at once fails like any other.
     const working = new Promise<T>((start) => {
       start(work(inner.signal))
@@ -71,6 +68,40 @@ export function bounded<T>(
       },
     )
   })
+}
+
+interface Waiting {
+  readonly callbacks: Set<() => void>
+  readonly onAbort: () => void
+}
+
+const waitingOn = new WeakMap<AbortSignal, Waiting>()
+
+/**
+ * Calls back when a signal is aborted; returns what forgets that. Many pieces of work may hang on one signal, and the
+ * time that an EventTarget takes for a listener grows with the others: here each signal has one.
+ */
+function onceAborted(signal: AbortSignal | undefined, callback: () => void): () => void {
+  if (signal === undefined) return () => undefined
+  const { callbacks, onAbort } = waitingOn.get(signal) ?? listen(signal)
+  callbacks.add(callback)
+  return () => {
+    callbacks.delete(callback)
+    if (callbacks.size > 0) return
+    signal.removeEventListener('abort', onAbort)
+    waitingOn.delete(signal)
+  }
+}
+
+function listen(signal: AbortSignal): Waiting {
+  const callbacks = new Set<() => void>()
+  const onAbort = (): void => {
+    for (const callback of callbacks) callback()
+  }
+  const waiting = { callbacks, onAbort }
+  waitingOn.set(signal, waiting)
+  signal.addEventListener('abort', onAbort, { once: true })
+  return waiting
 }
 
 /** A function of its own, so that the compiler does not take an earlier answer for the present one. */

@@ -41,12 +41,12 @@ export type { Roots } from './identity/roots.js'
 export type { ServiceId, SpiffeIdParts } from './identity/spiffe.js'
 export type { ExpectedIdentity } from './identity/verify.js'
 export type { Clock, Time } from './clock.js'
+export type { CloseOptions } from './close-options.js'
 export type { Endpoint, ResolveRequest, Resolver } from './resolve/resolver.js'
 export type { AddressTarget, DnsTarget, QueryTarget, ServiceTarget, Upstream } from './resolve/upstream.js'
-export type { Forward, ForwardCloseOptions } from './adapters/forward.js'
+export type { Forward } from './adapters/forward.js'
 export type { ServableServer } from './adapters/serve.js'
 export type {
-  CloseOptions,
   DialOptions,
   ForwardOptions,
   ListenOptions,
@@ -54,7 +54,7 @@ export type {
   ResolveOptions,
   ServiceOptions,
 } from './service-options.js'
-export type { ConnectionHandler, Listener, ListenerCloseOptions } from './transport/listen.js'
+export type { ConnectionHandler, Listener } from './transport/listen.js'
 export type { ListenAddress } from './transport/open-server.js'
 export type { MeshSocket } from './transport/socket.js'
 export type { TlsMaterial } from './transport/context.js'

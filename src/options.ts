@@ -16,6 +16,8 @@ export const DEFAULTS = {
   forwardHost: '127.0.0.1',
   /** How long an upstream that nobody dials is still watched. */
   upstreamIdleMs: 300_000,
+  /** The same for one that has no instance: its name may be nobody's. */
+  emptyUpstreamIdleMs: 30_000,
   checkTtlMs: 15_000,
   checkIntervalMs: 10_000,
   checkTimeoutMs: 5_000,
@@ -121,6 +123,11 @@ export function expectName(option: string, value: unknown): string {
   }
   if (!name.isWellFormed()) throw new OptionError(option, 'a Consul name', 'a string with a lone surrogate')
   return name
+}
+
+/** An address or a host name, with nothing in it that neither has. */
+export function isHost(value: unknown): boolean {
+  return typeof value === 'string' && /^[A-Za-z0-9_.:%-]{1,255}$/.test(value)
 }
 
 /** `host:port`, with an IPv6 address in brackets. */

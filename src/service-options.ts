@@ -97,12 +97,6 @@ export interface ListenOptions {
   readonly alpnProtocols?: readonly string[]
 }
 
-/** Options of `close`. */
-export interface CloseOptions {
-  /** @default the service's */
-  readonly drainTimeoutMs?: number
-}
-
 /** @throws OptionError */
 export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
   const options = expectObject('options', given) as ServiceOptions
@@ -227,11 +221,4 @@ function listenAddress({ port, host, path }: Pick<ListenOptions, 'port' | 'host'
   }
   if (port === undefined) throw new OptionError('port', 'a port, or the path of a unix socket', 'neither')
   return { port: expectPort('port', port), host: optional(expectString)('host', host) }
-}
-
-/** @throws OptionError */
-export function drainTimeout(given: CloseOptions | undefined, drainTimeoutMs: number): number {
-  const options = expectObject('options', given ?? {}) as CloseOptions
-  expectKeys('options', options, ['drainTimeoutMs'])
-  return duration('drainTimeoutMs', options.drainTimeoutMs, drainTimeoutMs)
 }

@@ -6,6 +6,7 @@ import { Registration } from './agent/registration.js'
 import { type Authorizer, type Decision, authorizeByAgent, decide } from './authorize/authorizer.js'
 import { bounded } from './bounded.js'
 import { type Time, systemTime } from './clock.js'
+import { type CloseOptions, drainTimeout } from './close-options.js'
 import { ClosedError, TimeoutError } from './errors.js'
 import { type ServiceEvents, emitSafely } from './events.js'
 import type { Leaf } from './identity/leaf.js'
@@ -18,9 +19,8 @@ import { log } from './log.js'
 import { DEFAULTS, expectFunction, expectName } from './options.js'
 import { type RegisterOptions, serviceDefinition } from './register-options.js'
 import { type Endpoint, resolveEndpoints } from './resolve/resolver.js'
-import { type Upstream, toIdentity } from './resolve/upstream.js'
+import { type Upstream, isResolver, toIdentity } from './resolve/upstream.js'
 import {
-  type CloseOptions,
   type DialOptions,
   type ForwardOptions,
   type ListenOptions,
@@ -29,7 +29,6 @@ import {
   type ServiceOptions,
   type ServiceSettings,
   dialBounds,
-  drainTimeout,
   forwardSettings,
   listenSettings,
   readyBounds,
@@ -37,7 +36,7 @@ import {
   serviceSettings,
 } from './service-options.js'
 import { secureContext } from './transport/context.js'
-import { dial } from './transport/dial.js'
+import { type DialBounds, dial } from './transport/dial.js'
 import { type ConnectionHandler, Listener, type ListenerReports } from './transport/listen.js'
 import { OpenSockets } from './transport/open-sockets.js'
 import { attachPeer, peer, verifySocket } from './transport/peer.js'
@@ -116,14 +115,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * @throws DialError (with `attempts`), TimeoutError, AbortError, ClosedError, IdentityError, AgentError, OptionError
    */
   async dial(upstream: Upstream, options?: DialOptions): Promise<MeshSocket> {
-    this.#assertOpen('dial')
-    const route = this.#mesh.routes.to(upstream)
-    const bounds = { ...dialBounds(options, this.#settings.dialTimeoutMs), closed: this.#ending.signal }
-    const socket = await dial(this.#identity, route, bounds)
-    this.#dialled.add(socket)
-    if (!this.#ending.signal.aborted) return socket
-    socket.destroy()
-    throw new ClosedError('dial')
+    const { allowHalfOpen, ...bounds } = dialBounds(options, this.#settings.dialTimeoutMs)
+    return this.#dial(upstream, { ...bounds, patience: { allowHalfOpen, expectsAnswer: !allowHalfOpen } })
   }
 
   /**
@@ -134,8 +127,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    */
   async resolve(upstream: Upstream, options?: ResolveOptions): Promise<readonly Endpoint[]> {
     this.#assertOpen('resolve')
-    const { resolver } = this.#mesh.routes.to(upstream)
     const bounds = { ...resolveBounds(options, this.#settings.dialTimeoutMs), closed: this.#ending.signal }
+    const { resolver, release } = this.#mesh.routes.lease(upstream)
     const what = `resolve ${resolver.name}`
     try {
       return await bounded(what, bounds, async (signal) => {
@@ -144,7 +137,11 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       })
     } catch (error) {
       if (!(error instanceof TimeoutError)) throw error
-      throw new TimeoutError(what, bounds.timeoutMs, { cause: resolver.lastError ?? this.#identity.lastError })
+      throw new TimeoutError(what, bounds.timeoutMs, {
+        cause: resolver.lastError ?? this.#identity.lastError,
+      })
+    } finally {
+      release()
     }
   }
 
@@ -160,7 +157,10 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    */
   async forward(upstream: Upstream, options: ForwardOptions): Promise<Forward> {
     this.#assertOpen('forward')
-    const { resolver } = this.#mesh.routes.to(upstream)
+    const { resolver, release } = this.#mesh.routes.lease(upstream)
+    release()
+    // What it leads to is settled now, whatever becomes of the object.
+    const target = isResolver(upstream) ? upstream : structuredClone(upstream)
     const { address, signal, dialTimeoutMs, ...settings } = forwardSettings(
       options,
       this.#settings.dialTimeoutMs,
@@ -170,7 +170,10 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     const forward: Forward = new Forward({
       ...settings,
       name: resolver.name,
-      dial: (gone) => this.dial(upstream, { signal: gone, timeoutMs: dialTimeoutMs, allowHalfOpen: true }),
+      dial: (gone) => {
+        const patience = { allowHalfOpen: true, expectsAnswer: true }
+        return this.#dial(target, { signal: gone, timeoutMs: dialTimeoutMs, patience })
+      },
       drainTimeoutMs: this.#settings.drainTimeoutMs,
       onFailed: this.#onFailed,
       onClosed: () => this.#forwards.delete(forward),
@@ -289,6 +292,20 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     await this.close()
   }
 
+  async #dial(upstream: Upstream, bounds: DialBounds): Promise<MeshSocket> {
+    this.#assertOpen('dial')
+    const { release, ...route } = this.#mesh.routes.lease(upstream)
+    try {
+      const socket = await dial(this.#identity, route, { ...bounds, closed: this.#ending.signal })
+      this.#dialled.add(socket)
+      if (!this.#ending.signal.aborted) return socket
+      socket.destroy()
+      throw new ClosedError('dial')
+    } finally {
+      release()
+    }
+  }
+
   async #open(
     options: ListenOptions,
     target: ServerAdapter | { readonly handler: ConnectionHandler; readonly alpnProtocols?: undefined },
@@ -328,7 +345,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#ending.abort()
     // First the registrations, so that nobody is sent here while the rest ends.
     await Promise.all([...this.#registrations].map((registration) => registration.close()))
-    const doors = [...this.#listeners, ...this.#forwards].map((door) => door.close({ timeoutMs }))
+    const doors = [...this.#listeners, ...this.#forwards].map((door) =>
+      door.close({ drainTimeoutMs: timeoutMs }),
+    )
     await Promise.all([...doors, this.#dialled.drain(timeoutMs)])
     this.#identity.close()
     this.#mesh.roots.off('failed', this.#onFailed)

@@ -1,6 +1,8 @@
 import { chmod } from 'node:fs/promises'
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
-import { toError } from '../errors.js'
+import { isMainThread } from 'node:worker_threads'
+import { type CloseOptions, drainTimeout } from '../close-options.js'
+import { AbortError, ConnectError, toError } from '../errors.js'
 import { log } from '../log.js'
 import { type ListenAddress, openServer } from '../transport/open-server.js'
 import { OpenSockets } from '../transport/open-sockets.js'
@@ -13,17 +15,14 @@ export interface ForwardSettings {
   readonly dial: (signal: AbortSignal) => Promise<MeshSocket>
   readonly idleTimeoutMs: number | undefined
   readonly drainTimeoutMs: number
-  /** Called when a connection could not be taken to the upstream; the forward goes on. */
+  /** Called when connections cannot be taken to the upstream, once a second at most; the forward goes on. */
   readonly onFailed: (error: Error) => void
   /** Called when nothing of it is left. */
   readonly onClosed: () => void
 }
 
-/** Options of a forward's `close`. */
-export interface ForwardCloseOptions {
-  /** How long to wait for open connections, in milliseconds. @default the service's drainTimeoutMs */
-  readonly timeoutMs?: number
-}
+/** A client that tries again and again must not flood whoever listens to warnings. */
+const WARNING_PAUSE_MS = 1_000
 
 /**
  * A local port or unix socket that leads to an upstream. Whoever reaches it speaks as this service: there is no other
@@ -36,6 +35,7 @@ export class Forward implements AsyncDisposable {
   readonly #open = new OpenSockets(cut)
   readonly #closed: Promise<void>
   #closing: Promise<void> | undefined
+  #warnedAt = -Infinity
 
   constructor(settings: ForwardSettings) {
     this.#settings = settings
@@ -53,8 +53,9 @@ export class Forward implements AsyncDisposable {
    */
   async open(address: ListenAddress): Promise<void> {
     try {
-      await openServer(this.#server, address, this.#closed)
-      if ('path' in address) await chmod(address.path, 0o600)
+      await ('path' in address
+        ? this.#openPrivately(address)
+        : openServer(this.#server, address, this.#closed))
     } catch (error) {
       this.destroy()
       throw error
@@ -73,9 +74,9 @@ export class Forward implements AsyncDisposable {
     return this.#open.size
   }
 
-  /** Accepts no more, and waits for the open connections; those still open after `timeoutMs` are cut. Idempotent. */
-  async close(options: ForwardCloseOptions = {}): Promise<void> {
-    this.#closing ??= this.#drain(options.timeoutMs ?? this.#settings.drainTimeoutMs)
+  /** Accepts no more, and waits for the open connections; those still open after `drainTimeoutMs` are cut. Idempotent. */
+  async close(options?: CloseOptions): Promise<void> {
+    this.#closing ??= this.#drain(drainTimeout(options, this.#settings.drainTimeoutMs))
     await this.#closing
   }
 
@@ -95,8 +96,18 @@ export class Forward implements AsyncDisposable {
     await this.#closed
   }
 
+  /** Nobody else may connect in between: the socket is made with the rights that it is to have. */
+  async #openPrivately(address: { readonly path: string }): Promise<void> {
+    // Node binds before `listen` returns. In a worker thread the mask cannot be set; the rights follow at once then.
+    const mask = isMainThread ? process.umask(0o077) : undefined
+    const opening = openServer(this.#server, address, this.#closed)
+    if (mask !== undefined) process.umask(mask)
+    await opening
+    await chmod(address.path, 0o600)
+  }
+
   async #take(local: Socket): Promise<void> {
-    const { name, dial, idleTimeoutMs, onFailed } = this.#settings
+    const { name, dial, idleTimeoutMs } = this.#settings
     this.#open.add(local)
     local.on('error', (error) => {
       log.dial('forward to %s: %s', name, error.message)
@@ -105,6 +116,8 @@ export class Forward implements AsyncDisposable {
     local.once('close', () => {
       gone.abort(new Error('the local connection is gone'))
     })
+    // Into the buffer alone, since a reset is only seen by who reads.
+    local.read(0)
     try {
       const remote = await dial(gone.signal)
       if (local.destroyed) remote.destroy()
@@ -112,11 +125,20 @@ export class Forward implements AsyncDisposable {
       log.dial('forward to %s: %d bytes sent, %d received', name, sent, received)
     } catch (thrown) {
       const error = toError(thrown)
-      const wasGone = local.destroyed
       // By a reset: an orderly end would look like an empty answer.
       cut(local)
       log.dial('forward to %s: %s', name, error.message)
-      if (!wasGone) onFailed(error)
+      this.#warn(error)
     }
+  }
+
+  /** Tells of what the upstream or we are the cause of; a connection that breaks is not news. */
+  #warn(error: Error): void {
+    const isNews = error instanceof ConnectError && !(error instanceof AbortError)
+    if (!isNews || this.#closing !== undefined || !this.#server.listening) return
+    const now = performance.now()
+    if (now - this.#warnedAt < WARNING_PAUSE_MS) return
+    this.#warnedAt = now
+    this.#settings.onFailed(error)
   }
 }

@@ -15,6 +15,7 @@ const MAX_BODY_BYTES = 64 * 1024 * 1024
  * a blocking query holds one for as long as it blocks.
  */
 const MAX_BLOCKING = 100
+const MAX_CONNECTIONS = 180
 
 /** A query parameter that is undefined is left out; a list is sent as one parameter for each. */
 export type Query = Readonly<Record<string, string | number | boolean | readonly string[] | undefined>>
@@ -61,6 +62,7 @@ export class AgentClient {
       headersTimeout: 0,
       bodyTimeout: 0,
       maxResponseSize: MAX_BODY_BYTES,
+      connections: MAX_CONNECTIONS,
       connect: {
         ...(socketPath !== undefined && { socketPath }),
         ...(ca !== undefined && { ca: typeof ca === 'string' ? ca : [...ca] }),

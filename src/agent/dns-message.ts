@@ -88,12 +88,12 @@ export function decodeAnswer(bytes: Buffer, question: DnsQuestion): DnsMessage {
   }
 }
 
-/** Names of DNS have no case, and may end in a dot. */
 export function isSameName(a: string, b: string): boolean {
-  return canonical(a) === canonical(b)
+  return canonicalName(a) === canonicalName(b)
 }
 
-function canonical(name: string): string {
+/** Names of DNS have no case, and may end in a dot. */
+export function canonicalName(name: string): string {
   return name.replace(/\.$/, '').toLowerCase()
 }
 

@@ -1,6 +1,6 @@
 import { type Socket as UdpSocket, createSocket } from 'node:dgram'
 import { lookup } from 'node:dns/promises'
-import { connect as tcpConnect } from 'node:net'
+import { connect as tcpConnect, isIP } from 'node:net'
 import { bounded } from '../bounded.js'
 import type { Clock } from '../clock.js'
 import { DnsError, TimeoutError, toError } from '../errors.js'
@@ -43,25 +43,33 @@ export class DnsClient {
 
   async #overUdp(question: DnsQuestion, signal: AbortSignal): Promise<DnsMessage> {
     let problem: Error | undefined
-    for (const timeoutMs of UDP_TRIES_MS) {
+    for (const [i, timeoutMs] of UDP_TRIES_MS.entries()) {
       const told: { last?: Error } = {}
       try {
         return await bounded('DNS', { signal, timeoutMs, clock: this.#clock }, (within) =>
-          this.#exchange(question, told, within),
+          this.#exchange(question, i, told, within),
         )
       } catch (error) {
         if (signal.aborted) throw error
         problem = told.last ?? problem
-        // What the network says at once it would say again.
-        if (!(error instanceof TimeoutError)) throw this.#failure(question, 'there is no answer', error)
+        if (error instanceof TimeoutError) continue
+        // What the network says at once it would say again; a name may have another address.
+        if (isIP(this.#host) !== 0) throw this.#failure(question, 'there is no answer', error)
+        problem = toError(error)
       }
     }
     throw this.#failure(question, `there was no usable answer in ${UDP_TRIES_MS.length} tries`, problem)
   }
 
   /** A datagram there and one back. One that answers something else is not the end: it may be forged. */
-  async #exchange(question: DnsQuestion, told: { last?: Error }, signal: AbortSignal): Promise<DnsMessage> {
-    const { address, family } = await lookup(this.#host)
+  async #exchange(
+    question: DnsQuestion,
+    tryNumber: number,
+    told: { last?: Error },
+    signal: AbortSignal,
+  ): Promise<DnsMessage> {
+    const addresses = await lookup(this.#host, { all: true })
+    const { address, family } = addresses[tryNumber % addresses.length] ?? { address: this.#host, family: 4 }
     // A socket for each exchange, so that its port cannot be guessed (RFC 5452).
     const socket = createSocket(family === 6 ? 'udp6' : 'udp4')
     try {

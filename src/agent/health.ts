@@ -1,16 +1,6 @@
+import { isHost } from '../options.js'
 import { type AgentClient, type AgentResponse, path } from './client.js'
-import {
-  type JsonObject,
-  ShapeError,
-  array,
-  boolean,
-  maybe,
-  nonEmpty,
-  object,
-  port,
-  string,
-  wholeNumber,
-} from './shape.js'
+import { type JsonObject, array, boolean, maybe, nonEmpty, object, string, wholeNumber } from './shape.js'
 import { type BlockingQuery, blocking } from './watch.js'
 
 export type HealthStatus = 'passing' | 'warning' | 'critical'
@@ -19,10 +9,11 @@ export type HealthStatus = 'passing' | 'warning' | 'critical'
 export interface ConnectInstance {
   readonly id: string
   readonly address: string
-  /** 0 for a service without a port. */
   readonly port: number
   /** How it is reached from another datacenter, where that differs. */
   readonly wan: { readonly address: string; readonly port: number }
+  /** Why it cannot be dialled whatever its checks say: agents take registrations with any port and address. */
+  readonly defect: string | undefined
   /** The service that the instance's certificate must name. */
   readonly service: string
   readonly namespace: string | undefined
@@ -116,23 +107,26 @@ function parseEntry(item: unknown, place: string): ConnectInstance | undefined {
   // A gateway stands before many services and proves the name of none; it must not spoil the others.
   if (expected === undefined) return undefined
   // An instance that names no address of its own is on its node's.
-  const ownAddress = maybe(nonEmpty)(service['Address'], `${place}.Service.Address`)
+  const ownAddress = maybe(string)(service['Address'], `${place}.Service.Address`)
   const nodeAddress = nonEmpty(node['Address'], `${place}.Node.Address`)
-  const ownPort = port(service['Port'], `${place}.Service.Port`)
-  const nodeWan = taggedAddress(node, `${place}.Node`, (value, at) => nonEmpty(value, at))
+  const nodeWan = taggedAddress(node, `${place}.Node`, string)
   const serviceWan = taggedAddress(service, `${place}.Service`, (value, at) => {
     const { Address, Port } = object(value, at)
-    return { address: nonEmpty(Address, `${at}.Address`), port: maybe(port)(Port, `${at}.Port`) }
+    return { address: string(Address, `${at}.Address`), port: maybe(wholeNumber)(Port, `${at}.Port`) }
   })
+  const address = ownAddress ?? nodeAddress
+  const port = wholeNumber(service['Port'], `${place}.Service.Port`)
+  const wan = {
+    address: serviceWan?.address ?? ownAddress ?? nodeWan ?? nodeAddress,
+    // As in the agent's own translation, a port of 0 says nothing.
+    port: serviceWan?.port || port,
+  }
   return {
     id: nonEmpty(service['ID'], `${place}.Service.ID`),
-    address: ownAddress ?? nodeAddress,
-    port: ownPort,
-    wan: {
-      address: serviceWan?.address ?? ownAddress ?? nodeWan ?? nodeAddress,
-      // As in the agent's own translation, a port of 0 says nothing.
-      port: serviceWan?.port || ownPort,
-    },
+    address,
+    port,
+    wan,
+    defect: defectOf({ address, port }) ?? defectOf(wan),
     service: expected,
     namespace: maybe(nonEmpty)(service['Namespace'], `${place}.Service.Namespace`),
     partition: maybe(nonEmpty)(service['Partition'], `${place}.Service.Partition`),
@@ -140,6 +134,12 @@ function parseEntry(item: unknown, place: string): ConnectInstance | undefined {
     status: worstStatus(entry['Checks'], `${place}.Checks`),
     weights: parseWeights(service['Weights'], `${place}.Service.Weights`),
   }
+}
+
+function defectOf({ address, port }: { address: string; port: number }): string | undefined {
+  if (port === 0) return 'has no port'
+  if (port < 1 || port > 65535) return `has the port ${port}`
+  return isHost(address) ? undefined : `has the address ${JSON.stringify(address.slice(0, 64))}`
 }
 
 /** A native instance proves its own name; a proxy proves the name of the service it stands before. */
@@ -179,10 +179,7 @@ function worstStatus(checks: unknown, place: string): HealthStatus {
 function parseWeights(value: unknown, place: string): { passing: number; warning: number } {
   const weights = maybe(object)(value, place)
   if (weights === undefined) return { passing: 1, warning: 1 }
-  const weight = (name: 'Passing' | 'Warning'): number => {
-    const found = maybe(wholeNumber)(weights[name], `${place}.${name}`) ?? 1
-    if (found < 0) throw new ShapeError(`${place}.${name}`, 'a weight', found)
-    return found
-  }
+  const weight = (name: 'Passing' | 'Warning'): number =>
+    Math.max(0, maybe(wholeNumber)(weights[name], `${place}.${name}`) ?? 1)
   return { passing: weight('Passing'), warning: weight('Warning') }
 }

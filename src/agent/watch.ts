@@ -54,6 +54,9 @@ const POLL_MS = 10_000
 const BURST = 20
 const READS_PER_SECOND = 10
 
+/** However many want to know, a pause lasts so long. */
+const SHORTEST_PAUSE_MS = 1_000
+
 interface Backoff {
   readonly firstMs: number
   readonly capMs: number
@@ -77,7 +80,8 @@ export class Watch<T> {
   readonly #reads: TokenBucket
   // A turn is one read and the pause after it; aborting it starts the next one.
   #turn = new AbortController()
-  #isBackingOff = false
+  #phase: 'reading' | 'blocking' | 'pausing' = 'reading'
+  #pausedAt = 0
   #closed = false
   #last: { value: T } | undefined
   #lastError: Error | undefined
@@ -98,9 +102,17 @@ export class Watch<T> {
     this.#turn.abort()
   }
 
-  /** Ends the pause after a failure, if there is one under way. */
-  hurry(): void {
-    if (this.#isBackingOff) this.#turn.abort()
+  /** Reads anew at once, unless a read is under way that began without an index: its answer is as new. */
+  refresh(): void {
+    if (this.#phase !== 'reading') this.#turn.abort()
+  }
+
+  /** Ends a pause that has lasted a while. Returns whether a read is under way now, or about to begin. */
+  hurry(): boolean {
+    if (this.#phase !== 'pausing') return true
+    if (this.#options.clock.now() - this.#pausedAt < SHORTEST_PAUSE_MS) return false
+    this.#turn.abort()
+    return true
   }
 
   close(): void {
@@ -109,31 +121,40 @@ export class Watch<T> {
   }
 
   async #run(): Promise<void> {
-    const { clock, random } = this.#options
+    const { random } = this.#options
     let position: Position = { from: 'start' }
     let failures = 0
     while (!this.#closed) {
       this.#turn = new AbortController()
       const { signal } = this.#turn
       const throttleMs = this.#reads.take()
-      if (throttleMs > 0) await sleep(clock, throttleMs, signal)
-      if (isAborted(signal)) continue
+      if (throttleMs > 0) await this.#pause(throttleMs, signal)
+      if (isAborted(signal)) {
+        this.#reads.giveBack()
+        continue
+      }
       try {
         position = nextPosition(position, await this.#read(position, signal))
         if (this.#options.slots?.isFull === true) position = { from: 'poll' }
         failures = 0
         this.#lastError = undefined
         this.#options.onRead?.()
-        if (position.from === 'poll') await sleep(clock, POLL_MS * jitter(random), signal)
+        if (position.from === 'poll') await this.#pause(POLL_MS * jitter(random), signal)
       } catch (thrown) {
         position = { from: 'start' }
         if (isAborted(signal)) continue
         failures += 1
-        this.#isBackingOff = true
-        await sleep(clock, this.#report(toError(thrown), failures), signal)
-        this.#isBackingOff = false
+        await this.#pause(this.#report(toError(thrown), failures), signal)
       }
     }
+  }
+
+  async #pause(ms: number, signal: AbortSignal): Promise<void> {
+    const { clock } = this.#options
+    this.#phase = 'pausing'
+    this.#pausedAt = clock.now()
+    await sleep(clock, ms, signal)
+    this.#phase = 'reading'
   }
 
   /** Tells of a failure; returns how long to wait before the next try, in milliseconds. */
@@ -149,12 +170,12 @@ export class Watch<T> {
   async #read(position: Position, signal: AbortSignal): Promise<AgentResponse<T>> {
     const { slots } = this.#options
     const blocks = position.from === 'index' || position.from === 'hash'
-    if (!blocks || slots === undefined) return this.#fetch(position, signal, blocks)
-    slots.take()
+    this.#phase = blocks ? 'blocking' : 'reading'
+    if (blocks) slots?.take()
     try {
       return await this.#fetch(position, signal, blocks)
     } finally {
-      slots.give()
+      if (blocks) slots?.give()
     }
   }
 
@@ -219,6 +240,11 @@ class TokenBucket {
   constructor(clock: Clock) {
     this.#clock = clock
     this.#filledAt = clock.now()
+  }
+
+  /** For a read that was not made after all. */
+  giveBack(): void {
+    this.#tokens += 1
   }
 
   /** Takes a token; returns how long to wait for it, in milliseconds. */

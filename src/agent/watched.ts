@@ -1,15 +1,11 @@
 import { EventEmitter } from 'eventemitter3'
-import { toError } from '../errors.js'
+import { ClosedError, toError } from '../errors.js'
 import { isTransient } from './client.js'
 import { Watch, type WatchOptions } from './watch.js'
 
 interface WatchedEvents {
   /** The first value, and each that differs from the last. */
   value: []
-  /** A read went well, whether or not it brought something new. */
-  read: []
-  /** A read failed; the last good value stays. */
-  failed: [error: Error]
 }
 
 /** A value that was read so lately is not read again for being asked to. */
@@ -19,9 +15,11 @@ const FRESH_MS = 1_000
 export class Watched<T> extends EventEmitter<WatchedEvents> {
   readonly #watch: Watch<T>
   readonly #options: Omit<WatchOptions<T>, 'onValue' | 'onError' | 'onRead'>
+  // Those who wait for the next read, whatever comes of it.
+  #waiting = new Set<(error: Error | undefined) => void>()
   #value: { readonly value: T } | undefined
   #readAt = -Infinity
-  #awaited = 0
+  #isClosed = false
 
   constructor(options: Omit<WatchOptions<T>, 'onValue' | 'onError' | 'onRead'>) {
     super()
@@ -34,10 +32,10 @@ export class Watched<T> extends EventEmitter<WatchedEvents> {
       },
       onRead: () => {
         this.#readAt = options.clock.now()
-        this.emit('read')
+        this.#settle(undefined)
       },
       onError: (error) => {
-        this.emit('failed', error)
+        this.#settle(error)
       },
     })
   }
@@ -52,20 +50,17 @@ export class Watched<T> extends EventEmitter<WatchedEvents> {
     return this.#watch.lastError
   }
 
-  /** Whether somebody waits for a read. */
-  get isAwaited(): boolean {
-    return this.#awaited > 0
-  }
-
   /**
    * The last good value, or the first as soon as there is one. While the agent is away this waits; what somebody
    * has to do something about is thrown.
-   * @throws AgentError, and the signal's reason
+   * @throws AgentError, ClosedError, and the signal's reason
    */
   async first(signal: AbortSignal): Promise<T> {
-    // A read that failed a while ago may go well now. Only once: who waits must not undo the back-off.
-    if (this.#value === undefined) this.#watch.hurry()
     while (this.#value === undefined) {
+      const { lastError } = this
+      // A read that failed a while ago may go well now; one that has only just failed would fail again.
+      const isComing = this.#watch.hurry()
+      if (!isComing && lastError !== undefined && !isTransient(lastError)) throw lastError
       const error = await this.#outcome(signal)
       if (error !== undefined && !isTransient(error)) throw error
     }
@@ -74,45 +69,44 @@ export class Watched<T> extends EventEmitter<WatchedEvents> {
 
   /**
    * The value as of now, or the last good one when the agent cannot be asked.
-   * @throws the signal's reason
+   * @throws AgentError, ClosedError, and the signal's reason
    */
   async refreshed(signal: AbortSignal): Promise<T> {
     const value = await this.first(signal)
     const age = this.#options.clock.now() - this.#readAt
     if (age >= 0 && age < FRESH_MS) return value
-    // Those who come while it is read share the read.
-    if (!this.isAwaited) this.#watch.restart()
+    this.#watch.refresh()
     await this.#outcome(signal)
     return this.#value?.value ?? value
   }
 
-  /** Ends the watch. */
+  /** Ends the watch, and everybody's wait. */
   close(): void {
+    this.#isClosed = true
     this.#watch.close()
+    this.#settle(new ClosedError(this.#options.name))
+  }
+
+  #settle(error: Error | undefined): void {
+    const waiting = this.#waiting
+    this.#waiting = new Set()
+    for (const resolve of waiting) resolve(error)
   }
 
   /** What the next read fails with; undefined when it goes well. */
   #outcome(signal: AbortSignal): Promise<Error | undefined> {
-    this.#awaited += 1
+    if (this.#isClosed) return Promise.reject(new ClosedError(this.#options.name))
     return new Promise<Error | undefined>((resolve, reject) => {
-      const settle = (): void => {
-        this.#awaited -= 1
-        this.off('read', onRead).off('failed', onFailed)
-        signal.removeEventListener('abort', onAbort)
-      }
-      const onRead = (): void => {
-        settle()
-        resolve(undefined)
-      }
-      const onFailed = (error: Error): void => {
-        settle()
-        resolve(error)
-      }
       const onAbort = (): void => {
-        settle()
+        this.#waiting.delete(settle)
         reject(toError(signal.reason))
       }
-      this.on('read', onRead).on('failed', onFailed)
+      const settle = (error: Error | undefined): void => {
+        signal.removeEventListener('abort', onAbort)
+        if (error instanceof ClosedError) reject(error)
+        else resolve(error)
+      }
+      this.#waiting.add(settle)
       signal.addEventListener('abort', onAbort, { once: true })
       if (signal.aborted) onAbort()
     })

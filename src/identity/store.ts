@@ -2,7 +2,7 @@ import { EventEmitter } from 'eventemitter3'
 import type { AgentClient } from '../agent/client.js'
 import { type LeafCertificate, fetchLeaf } from '../agent/leaf.js'
 import { Watch } from '../agent/watch.js'
-import { type Bounds, bounded } from '../bounded.js'
+import { type Bounds, bounded, isAborted } from '../bounded.js'
 import type { Clock } from '../clock.js'
 import { IdentityError, TimeoutError, because, toError } from '../errors.js'
 import { log } from '../log.js'
@@ -89,6 +89,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
    * @throws IdentityError (with the agent's last word as its cause) when the time is over; AbortError; ClosedError
    */
   async ready(bounds: Bounds): Promise<Generation> {
+    if (this.#isUsable() && !isAborted(bounds.signal) && !isAborted(bounds.closed)) return this.require()
     let onChanged: (() => void) | undefined
     try {
       await bounded(

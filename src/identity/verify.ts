@@ -94,7 +94,10 @@ export function expectedAt(own: ServiceId, expected: ExpectedIdentity): Required
  */
 export function verifyExpected(id: Required<ExpectedIdentity>, expected: ExpectedIdentity): void {
   const fields = ['service', 'namespace', 'partition', 'datacenter'] as const
-  const wrong = fields.filter((field) => expected[field] !== undefined && expected[field] !== id[field])
+  // The service is compared always: an expectation without one expects nobody.
+  const wrong = fields.filter(
+    (field) => (field === 'service' || expected[field] !== undefined) && expected[field] !== id[field],
+  )
   if (wrong.length === 0) return
   const show = (from: ExpectedIdentity): string =>
     wrong.map((field) => `${field} ${JSON.stringify(from[field])}`).join(', ')

@@ -50,16 +50,12 @@ export class Balancer {
     return [...this.#known.values()].every((instance) => instance.load === 0 && !this.#isEjected(instance))
   }
 
-  /** One dial's way through the instances. */
-  start(): Attempts {
-    return new Attempts(this)
-  }
-
   /**
-   * The best of `endpoints` without those that were tried, which it then is itself; undefined when all were.
+   * The best of `endpoints` that was not tried yet; undefined when all were.
+   * @param tried - what a dial has tried so far; the one that is chosen is added
    * @param isSorted - whether the first that is in good standing is the best
    */
-  choose(endpoints: readonly Endpoint[], isSorted: boolean, tried: Set<object>): Choice | undefined {
+  choose(endpoints: readonly Endpoint[], tried: Set<object>, isSorted: boolean): Choice | undefined {
     this.#take(endpoints)
     const left = this.#list.filter((instance) => !tried.has(instance))
     const ready = left.filter((instance) => this.#isReady(instance))
@@ -96,7 +92,7 @@ export class Balancer {
   /** Should the list have become shorter, those whose time is over first come back without a trial. */
   #readmit(): void {
     const ejected = this.#list
-      .filter(({ ejections }) => ejections > 0)
+      .filter((instance) => this.#isOut(instance))
       .sort((a, b) => a.ejectedAt + a.ejectedForMs - (b.ejectedAt + b.ejectedForMs))
     for (const instance of ejected.slice(0, Math.max(0, ejected.length - this.#mostEjected()))) {
       instance.ejections = 0
@@ -136,7 +132,7 @@ export class Balancer {
   #eject(instance: Instance): void {
     // Several dials may find out at once: that is one failure.
     if (this.#isEjected(instance)) return
-    const others = this.#list.filter((other) => other !== instance && other.ejections > 0)
+    const others = this.#list.filter((other) => other !== instance && this.#isOut(other))
     if (others.length + 1 > this.#mostEjected()) return
     const { clock, random } = this.#time
     const ms = Math.min(LONGEST_EJECTION_MS, FIRST_EJECTION_MS * 2 ** instance.ejections)
@@ -153,29 +149,15 @@ export class Balancer {
     return instance.ejections === 0 || (!this.#isEjected(instance) && !instance.isOnTrial)
   }
 
+  /** Whether it gets no connection now; not so one whose time is over, and that waits for its trial. */
+  #isOut(instance: Instance): boolean {
+    return instance.isOnTrial || this.#isEjected(instance)
+  }
+
   #isEjected({ ejections, ejectedAt, ejectedForMs }: Instance): boolean {
     // A clock that was set back must not keep anybody out for longer.
     const age = this.#time.clock.now() - ejectedAt
     return ejections > 0 && age >= 0 && age < ejectedForMs
-  }
-}
-
-/** One dial's way through the instances: none is tried twice. */
-export class Attempts {
-  readonly #balancer: Balancer
-  readonly #tried = new Set<object>()
-
-  constructor(balancer: Balancer) {
-    this.#balancer = balancer
-  }
-
-  get count(): number {
-    return this.#tried.size
-  }
-
-  /** The best instance that was not tried yet; undefined when all were. */
-  next(endpoints: readonly Endpoint[], isSorted: boolean): Choice | undefined {
-    return this.#balancer.choose(endpoints, isSorted, this.#tried)
   }
 }
 

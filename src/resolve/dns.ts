@@ -1,12 +1,28 @@
 import type { Answer, SrvAnswer } from 'dns-packet'
 import type { DnsClient } from '../agent/dns.js'
-import { type DnsMessage, isAddress, isDnsName, isSameName, isSoa, isSrv } from '../agent/dns-message.js'
+import {
+  type DnsMessage,
+  canonicalName,
+  isAddress,
+  isDnsName,
+  isSameName,
+  isSoa,
+  isSrv,
+} from '../agent/dns-message.js'
+import { isAborted } from '../bounded.js'
 import type { Clock } from '../clock.js'
-import { DialError, DnsError } from '../errors.js'
+import { DialError, DnsError, toError } from '../errors.js'
 import { log } from '../log.js'
 import { Lookup, type Timed } from './lookup.js'
-import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
+import { type Endpoint, type ResolveRequest, type Resolver, endpointList } from './resolver.js'
 import type { DnsTarget } from './upstream.js'
+
+/** However long an answer says that it holds: one that is wrong, or forged, must not hold for ever. */
+const LONGEST_TTL_S = 24 * 3600
+const LONGEST_NEGATIVE_TTL_S = 60
+const MOST_RECORDS = 1_000
+/** How many questions for missing addresses are under way. */
+const AT_A_TIME = 8
 
 /** Resolves by SRV records, with the addresses that come along. The records' own TTLs hold, 0 included. */
 export class DnsResolver implements Resolver {
@@ -14,6 +30,7 @@ export class DnsResolver implements Resolver {
   readonly #client: DnsClient
   readonly #target: DnsTarget
   readonly #lookup: Lookup<readonly Endpoint[]>
+  #isEmpty = true
 
   constructor(client: DnsClient, target: DnsTarget, clock: Clock) {
     this.name = `${target.service} by DNS ${target.dns}`
@@ -22,8 +39,8 @@ export class DnsResolver implements Resolver {
     this.#lookup = new Lookup(this.name, clock, (signal) => this.#ask(signal))
   }
 
-  get isIdle(): boolean {
-    return this.#lookup.isIdle
+  get isEmpty(): boolean {
+    return this.#isEmpty
   }
 
   get lastError(): Error | undefined {
@@ -44,51 +61,78 @@ export class DnsResolver implements Resolver {
 
   async #ask(signal: AbortSignal): Promise<Timed<readonly Endpoint[]>> {
     const { dns, service, datacenter, namespace, partition } = this.#target
-    const identity = { service, datacenter, namespace, partition }
     const message = await this.#client.query(dns, 'SRV', signal)
     expectSuccess(dns, message)
     const records = usable(message.answers.filter(isSrv).filter(({ name }) => isSameName(name, dns)))
-    if (records.length === 0) return { value: [], ttlMs: negativeTtlMs(message) }
-    const found = await Promise.all(
-      records.map(async (record) => {
-        const { host, ttl } = await this.#address(record.data.target, message.additionals, signal)
-        const { port, weight = 0 } = record.data
-        return { endpoint: { host, port, weight, identity }, ttl: Math.min(record.ttl ?? 0, ttl) }
-      }),
-    )
-    log.resolve('%s: %d records', this.name, found.length)
-    const ttl = Math.min(...found.map((each) => each.ttl))
-    return { value: Object.freeze(found.map(({ endpoint }) => endpoint)), ttlMs: ttl * 1_000 }
+    const addresses = await this.#addresses(records, message.additionals, signal)
+    const ttls: number[] = []
+    const endpoints = records.flatMap((record) => {
+      const { target, port, weight = 0 } = record.data
+      const address = addresses.get(canonicalName(target))
+      if (address === undefined) return []
+      ttls.push(seconds(record.ttl), address.ttl)
+      const identity = { service, datacenter, namespace, partition }
+      return [{ host: address.host, port, weight, identity }]
+    })
+    log.resolve('%s: %d records, %d of them usable', this.name, message.answers.length, endpoints.length)
+    this.#isEmpty = endpoints.length === 0
+    const ttl = endpoints.length > 0 ? Math.min(LONGEST_TTL_S, ...ttls) : negativeTtl(message)
+    return { value: endpointList(endpoints), ttlMs: ttl * 1_000 }
   }
 
-  /** What a target's address is: as it came along, or as the same server says, or else the target as a host name. */
-  async #address(
-    target: string,
+  /** Where each target is: as it came along, or as the same server says. One that cannot be found spoils no other. */
+  async #addresses(
+    records: readonly SrvAnswer[],
     additionals: readonly Answer[],
     signal: AbortSignal,
-  ): Promise<{ host: string; ttl: number }> {
-    const along = addressIn(additionals, target)
-    if (along !== undefined) return along
-    for (const type of ['A', 'AAAA'] as const) {
-      const { rcode, answers } = await this.#client.query(target, type, signal)
-      const asked = rcode === 'NOERROR' ? addressIn(answers, target) : undefined
-      if (asked !== undefined) return asked
+  ): Promise<Map<string, Address>> {
+    const found = new Map<string, Address>()
+    for (const record of additionals.filter(isAddress)) {
+      const name = canonicalName(record.name)
+      if (!found.has(name)) found.set(name, { host: record.data, ttl: seconds(record.ttl) })
     }
-    return { host: target.replace(/\.$/, ''), ttl: Infinity }
+    const names = [...new Set(records.map(({ data }) => canonicalName(data.target)))]
+    const missing = names.filter((name) => !found.has(name))
+    const askNext = async (): Promise<void> => {
+      for (let name = missing.pop(); name !== undefined; name = missing.pop()) {
+        const address = await this.#askAddress(name, signal)
+        if (address !== undefined) found.set(name, address)
+      }
+    }
+    await Promise.all(Array.from({ length: AT_A_TIME }, askNext))
+    return found
+  }
+
+  /** As the same server says, or else the name as a host name. */
+  async #askAddress(name: string, signal: AbortSignal): Promise<Address | undefined> {
+    for (const type of ['A', 'AAAA'] as const) {
+      try {
+        const { rcode, answers } = await this.#client.query(name, type, signal)
+        const record = answers.filter(isAddress).find((each) => isSameName(each.name, name))
+        if (rcode === 'NOERROR' && record !== undefined)
+          return { host: record.data, ttl: seconds(record.ttl) }
+      } catch (error) {
+        if (isAborted(signal)) throw error
+        log.resolve('%s: %s', this.name, toError(error).message)
+        return undefined
+      }
+    }
+    return { host: name, ttl: LONGEST_TTL_S }
   }
 }
 
-/** Those that say where, of the best priority that there is (RFC 2782). */
+interface Address {
+  readonly host: string
+  /** In seconds. */
+  readonly ttl: number
+}
+
+/** Those that say where, of the best priority that there is (RFC 2782), and not too many of them. */
 function usable(records: readonly SrvAnswer[]): SrvAnswer[] {
   // A target of "." says that the service is decidedly not there.
   const dialable = records.filter(({ data }) => data.port > 0 && isDnsName(data.target))
   const best = Math.min(...dialable.map(({ data }) => data.priority ?? 0))
-  return dialable.filter(({ data }) => (data.priority ?? 0) === best)
-}
-
-function addressIn(records: readonly Answer[], name: string): { host: string; ttl: number } | undefined {
-  const found = records.filter(isAddress).find((record) => isSameName(record.name, name))
-  return found === undefined ? undefined : { host: found.data, ttl: found.ttl ?? 0 }
+  return dialable.filter(({ data }) => (data.priority ?? 0) === best).slice(0, MOST_RECORDS)
 }
 
 function expectSuccess(name: string, { rcode }: DnsMessage): void {
@@ -96,8 +140,14 @@ function expectSuccess(name: string, { rcode }: DnsMessage): void {
   throw new DnsError(name, `SRV ${name}`, `the server answered ${rcode}`)
 }
 
-/** RFC 2308, section 5: the lesser of the SOA's own TTL and its MINIMUM; without one, nothing is kept. */
-function negativeTtlMs({ authorities }: DnsMessage): number {
+/** In seconds. RFC 2308, section 5: the lesser of the SOA's own TTL and its MINIMUM; without one, nothing is kept. */
+function negativeTtl({ authorities }: DnsMessage): number {
   const soa = authorities.find(isSoa)
-  return soa === undefined ? 0 : Math.min(soa.ttl ?? 0, soa.data.minimum ?? 0) * 1_000
+  if (soa === undefined) return 0
+  return Math.min(LONGEST_NEGATIVE_TTL_S, seconds(soa.ttl), seconds(soa.data.minimum))
+}
+
+/** RFC 2181, section 8: a TTL with its top bit set is none. */
+function seconds(ttl: number | undefined): number {
+  return ttl === undefined || ttl > 0x7fff_ffff ? 0 : ttl
 }

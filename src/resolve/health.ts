@@ -1,7 +1,7 @@
 import type { AgentClient } from '../agent/client.js'
 import { type ConnectInstance, fetchConnectInstances } from '../agent/health.js'
 import { Watched } from '../agent/watched.js'
-import { DialError } from '../errors.js'
+import { ClosedError, DialError } from '../errors.js'
 import { log } from '../log.js'
 import type { Time } from '../clock.js'
 import { type Emptiness, noneAlive, toEndpoints, unexplained, whyUnknown } from './instances.js'
@@ -20,6 +20,7 @@ export class HealthResolver implements Resolver {
   readonly #target: ServiceTarget
   readonly #time: Time
   readonly #emptiness: Lookup<Emptiness>
+  #isClosed = false
   #watched: Watched<readonly ConnectInstance[]> | undefined
   #last: { instances: readonly ConnectInstance[]; own: string; endpoints: readonly Endpoint[] } | undefined
 
@@ -39,19 +40,19 @@ export class HealthResolver implements Resolver {
     return this.#watched?.lastError
   }
 
-  /** Whether nobody waits for its first answer. */
-  get isIdle(): boolean {
-    return this.#watched?.isAwaited !== true
+  get isEmpty(): boolean {
+    return this.#watched?.value === undefined || this.#watched.value.length === 0
   }
 
   /** @throws DialError with ERR_CONNECT_NO_INSTANCES, AgentError */
   async resolve({ signal, datacenter, refresh }: ResolveRequest): Promise<readonly Endpoint[]> {
+    if (this.#isClosed) throw new ClosedError(`resolve ${this.name}`)
     this.#watched ??= this.#watch()
     const instances = refresh ? await this.#watched.refreshed(signal) : await this.#watched.first(signal)
     const endpoints = this.#endpoints(instances, datacenter)
     if (endpoints.length > 0) return endpoints
     const { reason, message } =
-      instances.length > 0 ? noneAlive(instances) : await this.#emptiness.get(signal, false)
+      instances.length > 0 ? noneAlive(instances, this.name) : await this.#emptiness.get(signal, false)
     throw new DialError('ERR_CONNECT_NO_INSTANCES', this.name, message, { reason })
   }
 
@@ -63,6 +64,7 @@ export class HealthResolver implements Resolver {
   }
 
   close(): void {
+    this.#isClosed = true
     this.stop()
     this.#emptiness.close()
   }
@@ -83,8 +85,8 @@ export class HealthResolver implements Resolver {
   /** The same list for as long as nothing changes: what is known of it need not be found out again on each dial. */
   #endpoints(instances: readonly ConnectInstance[], own: string): readonly Endpoint[] {
     if (this.#last?.instances === instances && this.#last.own === own) return this.#last.endpoints
-    const { namespace, partition, onlyPassing = true } = this.#target
-    const endpoints = Object.freeze(toEndpoints(instances, { own, onlyPassing, namespace, partition }))
+    const { service, namespace, partition, onlyPassing = true } = this.#target
+    const endpoints = toEndpoints(instances, { service, own, onlyPassing, namespace, partition })
     this.#last = { instances, own, endpoints }
     return endpoints
   }

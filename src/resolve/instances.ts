@@ -6,10 +6,15 @@ import {
   fetchConnectInstances,
 } from '../agent/health.js'
 import { type NoInstancesReason, because } from '../errors.js'
-import type { Endpoint } from './resolver.js'
+import { type Endpoint, endpointList } from './resolver.js'
 
 /** How instances become endpoints. */
 export interface Selection {
+  /**
+   * The service, spelt as it must be proved. Agents look names up in any case; identities and rights have one, and
+   * whoever may register as `API` may not be taken for `api`.
+   */
+  readonly service: string
   /** The datacenter that we are in. */
   readonly own: string
   /** Without those whose checks warn. */
@@ -19,10 +24,14 @@ export interface Selection {
   readonly partition?: string | undefined
 }
 
-/** Those that can be dialled: alive, and with a port. */
-export function toEndpoints(instances: readonly ConnectInstance[], selection: Selection): Endpoint[] {
-  return instances
-    .filter((instance) => instance.port !== 0 && isAlive(instance, selection.onlyPassing))
+/** Those that can be dialled. */
+export function toEndpoints(
+  instances: readonly ConnectInstance[],
+  selection: Selection,
+): readonly Endpoint[] {
+  const endpoints = instances
+    .filter(({ service, defect }) => service === selection.service && defect === undefined)
+    .filter((instance) => isAlive(instance, selection.onlyPassing))
     .map((instance) => {
       const { service, datacenter, namespace, partition, status, weights } = instance
       // The agent translates addresses itself only when it is told to (`translate_wan_addrs`).
@@ -40,6 +49,7 @@ export function toEndpoints(instances: readonly ConnectInstance[], selection: Se
         weight: status === 'warning' ? weights.warning : weights.passing,
       }
     })
+  return endpointList(endpoints)
 }
 
 function isAlive({ status }: ConnectInstance, onlyPassing: boolean): boolean {
@@ -53,8 +63,13 @@ export interface Emptiness {
 }
 
 /** There are instances, and none that can be dialled. */
-export function noneAlive(known: readonly ConnectInstance[]): Emptiness {
-  const states = known.map(({ id, status, port }) => `${id} ${port === 0 ? 'has no port' : `is ${status}`}`)
+export function noneAlive(known: readonly ConnectInstance[], service: string): Emptiness {
+  const own = known.filter((instance) => instance.service === service)
+  if (own.length === 0) {
+    const names = [...new Set(known.map((instance) => instance.service))].slice(0, SHOWN)
+    return { reason: 'unknown', message: `there is no ${service}, only ${names.join(', ')}` }
+  }
+  const states = own.map(({ id, status, defect }) => `${id} ${defect ?? `is ${status}`}`)
   const more = states.length > SHOWN ? ` and ${states.length - SHOWN} more` : ''
   const message = `none of its instances is passing: ${states.slice(0, SHOWN).join(', ')}${more}`
   return { reason: 'not-passing', message }

@@ -1,6 +1,6 @@
 import { isTransient } from '../agent/client.js'
 import { type Clock, sleep } from '../clock.js'
-import { ClosedError, toError } from '../errors.js'
+import { ClosedError, DnsError, toError } from '../errors.js'
 import { isAborted } from '../bounded.js'
 
 /** What an answer is, and for how long, in milliseconds; 0 is for those who wait for it now and nobody else. */
@@ -12,13 +12,15 @@ export interface Timed<T> {
 /** However often an instance fails: its resolver is asked no more often than this on that account. */
 const SHORTEST_REFRESH_MS = 1_000
 /** How long a new answer is waited for where there is a last one. */
-const LONGEST_WAIT_MS = 1_000
+const LONGEST_WAIT_MS = 500
+/** How old an answer may be that serves while nobody answers. */
+const LONGEST_STALE_MS = 24 * 3_600_000
 const FIRST_RETRY_MS = 100
 const LONGEST_RETRY_MS = 2_000
 
 /**
- * The last answer to a question that cannot be watched, kept for as long as it says. Asked once for all who wait. When
- * the next asking fails, the last good answer serves on (as RFC 8767 has it for DNS).
+ * The last answer to a question that cannot be watched, kept for as long as it says. Asked once for all who wait. While
+ * nobody answers, or the answer is slow, the last good one serves on (as RFC 8767 has it for DNS).
  */
 export class Lookup<T> {
   readonly #name: string
@@ -29,6 +31,7 @@ export class Lookup<T> {
   #lastError: Error | undefined
   #failures = 0
   #askAgainAt = -Infinity
+  #askedAt = -Infinity
   #asking: Promise<T> | undefined
 
   /** @param ask - must have bounds of its own */
@@ -43,11 +46,6 @@ export class Lookup<T> {
     return this.#lastError
   }
 
-  /** Whether nobody waits for an answer. */
-  get isIdle(): boolean {
-    return this.#asking === undefined
-  }
-
   /**
    * The answer, from memory while it holds. `refresh` asks again, if the last answer is not quite new.
    * @throws what the asking failed with, when there is no answer yet and waiting would not change it; the signal's
@@ -56,22 +54,24 @@ export class Lookup<T> {
   async get(signal: AbortSignal, refresh: boolean): Promise<T> {
     for (;;) {
       if (isAborted(signal)) throw toError(signal.reason)
+      if (isAborted(this.#closed.signal)) throw toError(this.#closed.signal.reason)
       const last = this.#last
-      if (last !== undefined && this.#isFresh(last, refresh)) return last.value
-      const pauseMs = this.#pauseMs()
-      if (pauseMs > 0) {
-        if (last !== undefined) return last.value
-        if (isTransient(this.#lastError)) {
-          await sleep(this.#clock, pauseMs, signal)
-          continue
-        }
+      if (last !== undefined && this.#age(last) < (refresh ? SHORTEST_REFRESH_MS : last.ttlMs))
+        return last.value
+      const stale = last !== undefined && this.#age(last) < LONGEST_STALE_MS ? last : undefined
+      const isPausing = this.#clock.now() < this.#askAgainAt
+      if (isPausing && isUnanswered(this.#lastError)) {
+        if (stale !== undefined) return stale.value
+        await sleep(this.#clock, this.#askAgainAt - this.#clock.now(), signal)
+        continue
       }
+      const asking = this.#asking ?? this.#start()
+      if (stale !== undefined && this.#clock.now() - this.#askedAt >= LONGEST_WAIT_MS) return stale.value
       try {
-        const asking = this.#asking ?? this.#start()
-        return await this.#until(signal, asking, last)
+        return await this.#until(signal, asking, stale)
       } catch (error) {
-        if (isAborted(signal) || isAborted(this.#closed.signal)) throw error
-        if (last !== undefined) return last.value
+        if (isAborted(signal) || isAborted(this.#closed.signal) || !isUnanswered(error)) throw error
+        if (stale !== undefined) return stale.value
         if (!isTransient(error)) throw error
       }
     }
@@ -81,40 +81,37 @@ export class Lookup<T> {
     this.#closed.abort(new ClosedError(this.#name))
   }
 
-  #isFresh({ at, ttlMs }: Timed<T> & { readonly at: number }, refresh: boolean): boolean {
+  /** An answer of the future comes from a clock that was set back: it counts as old. */
+  #age({ at }: { readonly at: number }): number {
     const age = this.#clock.now() - at
-    // A clock that was set back makes an answer from the future: it is asked again.
-    return age >= 0 && age < (refresh ? SHORTEST_REFRESH_MS : ttlMs)
-  }
-
-  /** How long nobody asks after a failure, however many wait. */
-  #pauseMs(): number {
-    const ms = this.#askAgainAt - this.#clock.now()
-    // A clock that was set back must not hold anybody up.
-    return ms > LONGEST_RETRY_MS ? 0 : ms
+    return age < 0 ? Infinity : age
   }
 
   /** The answer; the signal's reason if that comes first; the last answer when the new one takes long. */
   #until(signal: AbortSignal, asking: Promise<T>, last: Timed<T> | undefined): Promise<T> {
     return new Promise((resolve, reject) => {
       const onAbort = (): void => {
+        settle()
         reject(toError(signal.reason))
       }
       const cancelTimer =
         last === undefined
           ? () => undefined
           : this.#clock.after(LONGEST_WAIT_MS, () => {
+              settle()
               resolve(last.value)
             })
-      signal.addEventListener('abort', onAbort, { once: true })
-      asking.then(resolve, reject).finally(() => {
+      const settle = (): void => {
         cancelTimer()
         signal.removeEventListener('abort', onAbort)
-      })
+      }
+      signal.addEventListener('abort', onAbort, { once: true })
+      void asking.then(resolve, reject).finally(settle)
     })
   }
 
   #start(): Promise<T> {
+    this.#askedAt = this.#clock.now()
     this.#asking = this.#askOnce().finally(() => {
       this.#asking = undefined
     })
@@ -137,4 +134,9 @@ export class Lookup<T> {
       throw error
     }
   }
+}
+
+/** Whether nobody answered: an answer that says no is no reason to go on as before. */
+function isUnanswered(error: unknown): boolean {
+  return isTransient(error) || error instanceof DnsError
 }

@@ -43,8 +43,8 @@ export class QueryResolver implements Resolver {
     return this.#isSorted
   }
 
-  get isIdle(): boolean {
-    return this.#answer.isIdle
+  get isEmpty(): boolean {
+    return this.#last === undefined || this.#last.endpoints.length === 0
   }
 
   get lastError(): Error | undefined {
@@ -61,7 +61,7 @@ export class QueryResolver implements Resolver {
     const endpoints = this.#endpoints(answer, datacenter)
     if (endpoints.length > 0) return endpoints
     if (answer.instances.length > 0) {
-      const { reason, message } = noneAlive(answer.instances)
+      const { reason, message } = noneAlive(answer.instances, answer.service)
       throw this.#none(reason, message)
     }
     throw this.#none('empty', `it found no healthy instance of ${answer.service} that takes Connect`)
@@ -75,12 +75,13 @@ export class QueryResolver implements Resolver {
   #endpoints(answer: QueryAnswer, own: string): readonly Endpoint[] {
     if (this.#last?.answer === answer && this.#last.own === own) return this.#last.endpoints
     const { namespace = answer.namespace, partition } = this.#target
-    // Those that proxies stand for prove the same name; whoever has another is not what the query is about.
-    const instances = answer.instances
-      .filter(({ service }) => service === answer.service)
-      .map((instance) => ({ ...instance, datacenter: instance.datacenter ?? answer.datacenter }))
+    const { service } = answer
+    const instances = answer.instances.map((instance) => ({
+      ...instance,
+      datacenter: instance.datacenter ?? answer.datacenter,
+    }))
     // Whether instances with warnings are wanted is the query's to say.
-    const endpoints = Object.freeze(toEndpoints(instances, { own, onlyPassing: false, namespace, partition }))
+    const endpoints = toEndpoints(instances, { service, own, onlyPassing: false, namespace, partition })
     this.#last = { answer, own, endpoints }
     return endpoints
   }

@@ -1,4 +1,5 @@
 import { ConnectError, DialError, because } from '../errors.js'
+import { describe, isHost } from '../options.js'
 import type { ExpectedIdentity } from '../identity/verify.js'
 
 /** One place where an upstream can be reached, and who must be found there. */
@@ -49,11 +50,12 @@ export interface Resolver {
   resolve(request: ResolveRequest): Promise<readonly Endpoint[]> | readonly Endpoint[]
 }
 
-/** Lists that were found to be in order. They are frozen, so they still are. */
-const checked = new WeakSet<readonly Endpoint[]>()
+/** Our own copies of lists that cannot change, by the list. */
+const copies = new WeakMap<readonly unknown[], readonly Endpoint[]>()
 
 /**
- * Asks a resolver, and checks what it says: a resolver may be anybody's.
+ * Asks a resolver, and checks what it says: a resolver may be anybody's. What comes back is a copy, frozen through and
+ * through, so that who is expected somewhere cannot be changed afterwards by whoever else holds the list.
  * @throws DialError with ERR_CONNECT_NO_INSTANCES or ERR_CONNECT_RESOLVER; a ConnectError of the resolver's own as
  * it is
  */
@@ -61,63 +63,73 @@ export async function resolveEndpoints(
   resolver: Resolver,
   request: ResolveRequest,
 ): Promise<readonly Endpoint[]> {
+  const fail = (problem: string, cause?: unknown): DialError =>
+    new DialError('ERR_CONNECT_RESOLVER', resolver.name, problem, { cause })
   let answer: unknown
   try {
     answer = await resolver.resolve(request)
   } catch (cause) {
     if (cause instanceof ConnectError) throw cause
-    throw new DialError('ERR_CONNECT_RESOLVER', resolver.name, `its resolver failed${because(cause)}`, {
-      cause,
-    })
+    throw fail(`its resolver failed${because(cause)}`, cause)
   }
-  if (!isList(answer)) {
-    const message =
-      'its resolver returned something else than a list of { host, port, identity: { service } }'
-    throw new DialError('ERR_CONNECT_RESOLVER', resolver.name, message)
-  }
-  if (answer.length === 0) {
+  if (!Array.isArray(answer)) throw fail('its resolver returned something else than a list of endpoints')
+  const list: readonly unknown[] = answer
+  if (list.length === 0) {
     const message = 'there is no instance to dial'
     throw new DialError('ERR_CONNECT_NO_INSTANCES', resolver.name, message, { reason: 'empty' })
   }
-  return answer
+  return copies.get(list) ?? copyOf(list, fail)
 }
 
-function isList(answer: unknown): answer is readonly Endpoint[] {
-  if (!Array.isArray(answer)) return false
-  if (checked.has(answer)) return true
-  if (!answer.every(isEndpoint)) return false
-  if (Object.isFrozen(answer)) checked.add(answer)
-  return true
+/** A list of ours, frozen through and through, which is its own copy. */
+export function endpointList(endpoints: readonly Endpoint[]): readonly Endpoint[] {
+  for (const endpoint of endpoints) Object.freeze(Object.freeze(endpoint).identity)
+  const list = Object.freeze(endpoints)
+  copies.set(list, list)
+  return list
 }
 
-function isEndpoint(value: unknown): value is Endpoint {
-  if (typeof value !== 'object' || value === null) return false
+function copyOf(list: readonly unknown[], fail: (problem: string) => DialError): readonly Endpoint[] {
+  const endpoints = list.map((item, i) => {
+    const endpoint = readEndpoint(item)
+    if (typeof endpoint === 'object') return endpoint
+    throw fail(`its resolver returned a list whose item ${i} ${endpoint}`)
+  })
+  const copy = endpointList(endpoints)
+  if (Object.isFrozen(list)) copies.set(list, copy)
+  return copy
+}
+
+/** A copy of one endpoint, each property read once; or what is wrong with it. */
+function readEndpoint(value: unknown): Endpoint | string {
+  if (typeof value !== 'object' || value === null) return 'is no endpoint { host, port, identity }'
   const { host, port, identity, weight } = value as Partial<Record<keyof Endpoint, unknown>>
-  return isHost(host) && isPort(port) && isIdentity(identity) && (weight === undefined || isWeight(weight))
+  if (typeof host !== 'string' || !isHost(host))
+    return `should have a host name or an address as its host, and has ${describe(host)}`
+  if (!isPort(port)) return `should have a port from 1 to 65535, and has ${describe(port)}`
+  if (weight !== undefined && !isWeight(weight)) {
+    return `should have a weight of 0 or more, and has ${describe(weight)}`
+  }
+  if (typeof identity !== 'object' || identity === null) return 'should have an identity { service }'
+  const { service, namespace, partition, datacenter } = identity as Record<keyof ExpectedIdentity, unknown>
+  if (!isName(service))
+    return `should have the name of a service in its identity, and has ${describe(service)}`
+  for (const name of [namespace, partition, datacenter]) {
+    if (name !== undefined && !isName(name))
+      return `should have names in its identity, and has ${describe(name)}`
+  }
+  const place = { namespace, partition, datacenter } as Omit<ExpectedIdentity, 'service'>
+  return { host, port, identity: { service, ...place }, ...(weight !== undefined && { weight }) }
 }
 
-/** An address or a name, with nothing in it that neither has. */
-function isHost(value: unknown): boolean {
-  return typeof value === 'string' && /^[A-Za-z0-9_.:%-]{1,255}$/.test(value)
-}
-
-function isPort(value: unknown): boolean {
+function isPort(value: unknown): value is number {
   return typeof value === 'number' && Number.isInteger(value) && value >= 1 && value <= 65535
 }
 
-function isWeight(value: unknown): boolean {
+function isWeight(value: unknown): value is number {
   return typeof value === 'number' && Number.isFinite(value) && value >= 0
 }
 
-function isIdentity(value: unknown): boolean {
-  if (typeof value !== 'object' || value === null) return false
-  const { service, ...place } = value as Record<keyof ExpectedIdentity, unknown>
-  const { namespace, partition, datacenter } = place
-  return (
-    isName(service) && [namespace, partition, datacenter].every((name) => name === undefined || isName(name))
-  )
-}
-
-function isName(value: unknown): boolean {
+function isName(value: unknown): value is string {
   return typeof value === 'string' && value !== ''
 }

@@ -16,10 +16,15 @@ export interface Route {
   readonly balancer: Balancer
 }
 
+/** A route that is kept until it is given back. */
+export interface RouteLease extends Route {
+  readonly release: () => void
+}
+
 /** A resolver of ours. */
 interface OwnResolver extends Resolver {
-  /** Whether nobody waits for it now. @default true */
-  readonly isIdle?: boolean
+  /** Whether it knows of no instance. */
+  readonly isEmpty?: boolean
   /** Lets go of what it watches; it can be used again. */
   stop?(): void
   close?(): void
@@ -27,6 +32,7 @@ interface OwnResolver extends Resolver {
 
 interface HeldRoute extends Route {
   readonly resolver: OwnResolver
+  users: number
   usedAt: number
   cancelTimer: () => void
 }
@@ -54,17 +60,23 @@ export class Routes {
    * The route to an upstream.
    * @throws OptionError
    */
-  to(upstream: Upstream): Route {
-    if (isResolver(upstream)) return { resolver: upstream, balancer: this.#balancerOf(upstream) }
+  lease(upstream: Upstream): RouteLease {
+    if (isResolver(upstream)) return unheld({ resolver: upstream, balancer: this.#balancerOf(upstream) })
     const target = toTarget(upstream)
     // With a single address there is nothing to choose, and nothing to remember.
-    if (target.kind === 'address' && target.address.length === 1) return this.#route(target)
+    if (target.kind === 'address' && target.address.length === 1) return unheld(this.#route(target))
     const key = JSON.stringify(target)
     const held = this.#held.get(key) ?? this.#hold(key, target)
-    held.usedAt = this.#time.clock.now()
-    this.#held.delete(key)
-    this.#held.set(key, held)
-    return held
+    held.users += 1
+    this.#touch(key, held)
+    let isReleased = false
+    const release = (): void => {
+      if (isReleased) return
+      isReleased = true
+      held.users -= 1
+      held.usedAt = this.#time.clock.now()
+    }
+    return { resolver: held.resolver, balancer: held.balancer, release }
   }
 
   close(): void {
@@ -78,16 +90,28 @@ export class Routes {
   }
 
   #hold(key: string, target: Target): HeldRoute {
-    if (this.#held.size >= MOST_HELD) {
-      for (const [oldKey, old] of this.#held) {
-        if (old.resolver.isIdle === false) continue
-        this.#drop(oldKey, old)
-        break
-      }
-    }
-    const held = { ...this.#route(target), usedAt: this.#time.clock.now(), cancelTimer: () => undefined }
-    this.#armTimer(key, held, DEFAULTS.upstreamIdleMs)
+    if (this.#held.size >= MOST_HELD) this.#makeRoom()
+    const now = this.#time.clock.now()
+    const held = { ...this.#route(target), users: 0, usedAt: now, cancelTimer: () => undefined }
+    this.#armTimer(key, held, DEFAULTS.emptyUpstreamIdleMs)
     return held
+  }
+
+  #touch(key: string, held: HeldRoute): void {
+    held.usedAt = this.#time.clock.now()
+    this.#held.delete(key)
+    this.#held.set(key, held)
+  }
+
+  /** Those go first of which nothing is known; never one that is in use. */
+  #makeRoom(): void {
+    const unused = [...this.#held].filter(([, { users }]) => users === 0)
+    const [oldest] = [
+      ...unused.filter(([, { resolver }]) => resolver.isEmpty === true),
+      ...unused.filter(([, { balancer }]) => balancer.isIdle),
+      ...unused,
+    ]
+    if (oldest !== undefined) this.#drop(...oldest)
   }
 
   #route(target: Target): Route & { readonly resolver: OwnResolver } {
@@ -109,19 +133,19 @@ export class Routes {
 
   #armTimer(key: string, held: HeldRoute, ms: number): void {
     held.cancelTimer = this.#time.clock.after(ms, () => {
-      const leftMs = held.usedAt + DEFAULTS.upstreamIdleMs - this.#time.clock.now()
+      const { resolver, users, usedAt } = held
+      const idleMs = resolver.isEmpty === true ? DEFAULTS.emptyUpstreamIdleMs : DEFAULTS.upstreamIdleMs
+      const leftMs = users > 0 ? idleMs : usedAt + idleMs - this.#time.clock.now()
       if (leftMs > 0) this.#armTimer(key, held, leftMs)
       else this.#letGo(key, held)
     })
   }
 
   #letGo(key: string, held: HeldRoute): void {
-    const { resolver, balancer } = held
-    const isAwaited = resolver.isIdle === false
-    if (!isAwaited) resolver.stop?.()
+    held.resolver.stop?.()
     // Open connections count in the next choice, whenever that is.
-    if (isAwaited || !balancer.isIdle) this.#armTimer(key, held, DEFAULTS.upstreamIdleMs)
-    else this.#drop(key, held)
+    if (held.balancer.isIdle) this.#drop(key, held)
+    else this.#armTimer(key, held, DEFAULTS.upstreamIdleMs)
   }
 
   #drop(key: string, { resolver, cancelTimer }: HeldRoute): void {
@@ -129,4 +153,8 @@ export class Routes {
     resolver.close?.()
     this.#held.delete(key)
   }
+}
+
+function unheld(route: Route): RouteLease {
+  return { ...route, release: () => undefined }
 }

@@ -1,6 +1,6 @@
 import { expectAddress } from '../options.js'
 import type { AddressTarget } from './upstream.js'
-import type { Endpoint, Resolver } from './resolver.js'
+import { type Endpoint, type Resolver, endpointList } from './resolver.js'
 
 /** Resolves to the addresses that are given, always. */
 export class StaticResolver implements Resolver {
@@ -11,7 +11,7 @@ export class StaticResolver implements Resolver {
     const { address, service, datacenter, namespace, partition } = target
     const identity = { service, datacenter, namespace, partition }
     this.name = `${service} at ${address.join(', ')}`
-    this.#endpoints = Object.freeze(
+    this.#endpoints = endpointList(
       address.map((each) => ({ ...expectAddress('upstream.address', each), identity })),
     )
   }

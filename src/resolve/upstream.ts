@@ -83,9 +83,9 @@ export function isResolver(value: unknown): value is Resolver {
 export function toTarget(upstream: unknown): Target {
   if (typeof upstream === 'string') return { kind: 'service', service: expectName('upstream', upstream) }
   const given = expectObject('upstream', upstream)
-  if ('query' in given) return queryTarget(given)
-  if ('dns' in given) return dnsTarget(given)
-  if ('address' in given) return addressTarget(given)
+  if (Object.hasOwn(given, 'query')) return queryTarget(given)
+  if (Object.hasOwn(given, 'dns')) return dnsTarget(given)
+  if (Object.hasOwn(given, 'address')) return addressTarget(given)
   return serviceTarget(given)
 }
 
@@ -108,9 +108,9 @@ function serviceTarget(given: Given): Target {
     kind: 'service',
     service: expectName('upstream.service', given['service']),
     ...scopeOf(given),
-    tags: optional(expectStrings)('upstream.tags', given['tags']),
+    tags: optional(expectTags)('upstream.tags', given['tags']),
     near: optional(expectName)('upstream.near', given['near']),
-    filter: optional(expectString)('upstream.filter', given['filter']),
+    filter: optional(expectFilter)('upstream.filter', given['filter']),
     onlyPassing: optional(expectBoolean)('upstream.onlyPassing', given['onlyPassing']),
   }
 }
@@ -146,6 +146,22 @@ function addressTarget(given: Given): Target {
     service: expectName('upstream.service', given['service']),
     ...scopeOf(given),
   }
+}
+
+/** Long enough for any that somebody writes, and short enough for a URL. */
+const LONGEST_FILTER = 2_048
+const MOST_TAGS = 32
+
+function expectFilter(option: string, value: unknown): string {
+  const filter = expectString(option, value)
+  if (filter.length <= LONGEST_FILTER) return filter
+  throw new OptionError(option, `at most ${LONGEST_FILTER} characters`, `${filter.length}`)
+}
+
+function expectTags(option: string, value: unknown): readonly string[] {
+  const tags = expectStrings(option, value)
+  if (tags.length > MOST_TAGS) throw new OptionError(option, `at most ${MOST_TAGS} tags`, `${tags.length}`)
+  return tags
 }
 
 const SCOPE_KEYS = ['datacenter', 'namespace', 'partition']

@@ -8,9 +8,20 @@ import { secureContext } from './context.js'
 import { attachPeer, expectVerified, identifyAs, pathError } from './peer.js'
 import type { MeshSocket } from './socket.js'
 
+/** What a peer may do before its first byte. */
+export interface Patience {
+  /** Whether our side stays open when the peer ends its own. */
+  readonly allowHalfOpen: boolean
+  /**
+   * Whether a peer that ends before it has said anything, while we have not ended, has rejected us. Who keeps its
+   * side open for the peer's end judges that itself, unless it only copies.
+   */
+  readonly expectsAnswer: boolean
+}
+
 export interface ConnectOptions {
   readonly signal: AbortSignal
-  readonly allowHalfOpen: boolean
+  readonly patience: Patience
 }
 
 /**
@@ -20,7 +31,7 @@ export interface ConnectOptions {
 export function connect(
   endpoint: Endpoint,
   generation: Generation,
-  { signal, allowHalfOpen }: ConnectOptions,
+  { signal, patience }: ConnectOptions,
 ): Promise<MeshSocket> {
   return new Promise((resolve, reject) => {
     let peer: Peer | undefined
@@ -29,7 +40,7 @@ export function connect(
       host: endpoint.host,
       port: endpoint.port,
       secureContext: secureContext(generation),
-      allowHalfOpen,
+      allowHalfOpen: patience.allowHalfOpen,
       rejectUnauthorized: true,
       // The host's name proves nothing in a mesh. Node calls this when OpenSSL has verified the path.
       checkServerIdentity: (_host, certificate) => {
@@ -58,7 +69,7 @@ export function connect(
         if (peer === undefined)
           throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'another')
         settle()
-        reportRejection(socket, endpoint.identity.service, allowHalfOpen)
+        reportRejection(socket, endpoint.identity.service, patience)
         resolve(attachPeer(socket, peer))
       } catch (error) {
         fail(toError(error))
@@ -75,6 +86,7 @@ export function connect(
       fail(toError(signal.reason))
     }
     const settle = (): void => {
+      Reflect.deleteProperty(socket, 'getPeerCertificate')
       socket.off('secureConnect', onSecure).off('error', onError).off('close', onClose)
       signal.removeEventListener('abort', onAbort)
     }
@@ -99,11 +111,12 @@ function takeCertificateCheaply(socket: TLSSocket): void {
  * or sends an alert, and what the client sees is a connection that ends before its first byte. That is turned into
  * an error that says so, because an empty answer would look like a success.
  */
-function reportRejection(socket: TLSSocket, upstream: string, allowHalfOpen: boolean): void {
+function reportRejection(socket: TLSSocket, upstream: string, { expectsAnswer }: Patience): void {
   const rejected = (cause: Error | undefined): DialError => {
     const message = `the connection was closed before its first byte${because(cause)}; an intention, our certificate or the application may be the reason`
     return new DialError('ERR_CONNECT_REJECTED', upstream, message, { cause })
   }
+  let hasSpoken = false
   const push = socket.push.bind(socket)
   const destroy = socket._destroy.bind(socket)
   const emit = socket.emit.bind(socket) as (event: string | symbol, ...args: unknown[]) => boolean
@@ -111,20 +124,21 @@ function reportRejection(socket: TLSSocket, upstream: string, allowHalfOpen: boo
   socket.push = (chunk: unknown): boolean => {
     const ended = chunk === null
     // Somebody who has said everything and wants no answer is not rejected.
-    if (ended && !socket.writableEnded && !allowHalfOpen) {
+    if (ended && !socket.writableEnded && expectsAnswer) {
       socket.destroy(rejected(undefined))
       return false
     }
     socket.push = push
     // A peer that is only done with talking may still reset what it is sent.
     if (!ended) {
-      socket._destroy = destroy
+      hasSpoken = true
       socket.emit = emit
     }
     return push(chunk)
   }
+  // Not put back, since others may have put theirs before it.
   socket._destroy = (error, callback): void => {
-    destroy(isNetworkError(error) ? rejected(error) : error, callback)
+    destroy(!hasSpoken && isNetworkError(error) ? rejected(error) : error, callback)
   }
   // An alert after the handshake is emitted by Node as an error that does not end the socket.
   socket.emit = (event: string | symbol, ...args: unknown[]): boolean => {

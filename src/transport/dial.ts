@@ -1,44 +1,31 @@
-import { type Bounds, bounded } from '../bounded.js'
+import { type Bounds, bounded, isAborted } from '../bounded.js'
 import {
-  ConnectError,
   type DialAttempt,
   DialError,
-  SpiffeIdError,
   TimeoutError,
   VerificationError,
   messageOf,
   toError,
 } from '../errors.js'
-import type { Generation, IdentityStore } from '../identity/store.js'
-import { log } from '../log.js'
-import type { Choice } from '../resolve/balance.js'
-import { type Endpoint, type ResolveRequest, resolveEndpoints } from '../resolve/resolver.js'
+import type { IdentityStore } from '../identity/store.js'
+import { type ResolveRequest, resolveEndpoints } from '../resolve/resolver.js'
 import type { Route } from '../resolve/routes.js'
-import { connect } from './connect.js'
+import { type Patience, connect } from './connect.js'
 import type { MeshSocket } from './socket.js'
+import { Tries } from './tries.js'
 
 export interface DialBounds extends Bounds {
-  readonly allowHalfOpen: boolean
+  readonly patience: Patience
 }
 
-/** Of many instances each has at least so long before the next is tried, or half of what is left. */
-const SHORTEST_SHARE_MS = 1_000
-/** One that was silent for less has proved nothing: it may only have been the caller who was in a hurry. */
-const SHORTEST_SILENCE_MS = 500
-
-/** The bound of the last try is the deadline itself; its own comes after that. */
-const DEADLINE_MARGIN_MS = 1_000
-
-/** What the system says of us and not of the instance. */
-const OWN_FAULTS: ReadonlySet<string | undefined> = new Set([
-  'EMFILE',
-  'ENFILE',
-  'ENOBUFS',
-  'ENOMEM',
-  'EADDRNOTAVAIL',
-  'EACCES',
-  'EPERM',
-])
+/**
+ * An instance that is silent for so long is no longer waited for alone: the next is tried beside it. Half of what is
+ * left, when that is less. A handshake takes milliseconds in a datacenter, and a few hundred between continents.
+ */
+const LONGEST_HEAD_START_MS = 1_000
+const SHORTEST_HEAD_START_MS = 100
+/** How many tries a message tells of; the error has all of them. */
+const SHOWN = 5
 
 /**
  * Dials an upstream: one deadline over our own readiness, the resolver, and every instance that is tried.
@@ -46,17 +33,20 @@ const OWN_FAULTS: ReadonlySet<string | undefined> = new Set([
  */
 export async function dial(identity: IdentityStore, route: Route, bounds: DialBounds): Promise<MeshSocket> {
   const { resolver } = route
-  const attempts: DialAttempt[] = []
+  const tries = new Tries((endpoint, signal) =>
+    connect(endpoint, identity.require(), { signal, patience: bounds.patience }),
+  )
   const what = `dial ${resolver.name}`
   try {
     return await bounded(
       what,
       bounds,
-      (signal) => tryInstances(identity, route, { ...bounds, signal }, attempts),
+      (signal) => tryInstances(identity, route, tries, signal, bounds.timeoutMs),
       (late) => late.destroy(),
     )
   } catch (error) {
     if (!(error instanceof TimeoutError)) throw error
+    const { attempts } = tries
     const cause = attempts.at(-1)?.error ?? resolver.lastError ?? identity.lastError
     throw new TimeoutError(what, bounds.timeoutMs, { attempts, cause })
   }
@@ -65,86 +55,57 @@ export async function dial(identity: IdentityStore, route: Route, bounds: DialBo
 async function tryInstances(
   identity: IdentityStore,
   { resolver, balancer }: Route,
-  { signal, timeoutMs, allowHalfOpen }: DialBounds & { readonly signal: AbortSignal },
-  attempts: DialAttempt[],
+  tries: Tries,
+  signal: AbortSignal,
+  timeoutMs: number,
 ): Promise<MeshSocket> {
   const deadline = performance.now() + timeoutMs
   const { leaf } = await identity.ready({ signal, timeoutMs })
   const request: ResolveRequest = { signal, datacenter: leaf.id.datacenter, refresh: false }
   let endpoints = await resolveEndpoints(resolver, request)
   let isRefreshed = false
-  const course = balancer.start()
-  for (;;) {
-    // Asked for on each try: the generation may have changed since the last.
-    const generation = identity.require()
-    const choice = course.next(endpoints, resolver.isSorted === true)
-    if (choice === undefined) {
-      if (isRefreshed) throw failure(resolver.name, attempts)
-      // All have failed; there may be others by now.
-      isRefreshed = true
-      endpoints = await resolveEndpoints(resolver, { ...request, refresh: true }).catch((error: unknown) => {
-        if (signal.aborted) throw error
-        throw failure(resolver.name, attempts, error)
-      })
-      continue
-    }
-    const share = shareOf(deadline - performance.now(), Math.max(0, endpoints.length - course.count))
-    const socket = await attempt(choice, generation, { signal, timeoutMs: share, allowHalfOpen }, attempts)
-    if (socket !== undefined) return socket
+  const tried = new Set<object>()
+  const onAbort = (): void => {
+    tries.end(signal.reason instanceof TimeoutError ? 'late' : 'aborted')
   }
-}
-
-/** An instance that never answers may use up its share of the time, and leaves the others theirs. */
-function shareOf(leftMs: number, others: number): number {
-  if (others === 0) return leftMs + DEADLINE_MARGIN_MS
-  return Math.max(leftMs / (others + 1), Math.min(leftMs / 2, SHORTEST_SHARE_MS))
-}
-
-async function attempt(
-  choice: Choice,
-  generation: Generation,
-  share: { signal: AbortSignal; timeoutMs: number; allowHalfOpen: boolean },
-  attempts: DialAttempt[],
-): Promise<MeshSocket | undefined> {
-  const { endpoint } = choice
-  const address = addressOf(endpoint)
-  const startedAt = performance.now()
-  const { allowHalfOpen } = share
-  const work = (signal: AbortSignal): Promise<MeshSocket> =>
-    connect(endpoint, generation, { signal, allowHalfOpen })
+  signal.addEventListener('abort', onAbort, { once: true })
   try {
-    const socket = await bounded(`connecting to ${address}`, share, work, (late) => late.destroy())
-    socket.once('close', choice.connected())
-    log.dial('%s: connected to %s', address, socket.peer.spiffeId)
-    return socket
-  } catch (thrown) {
-    const durationMs = Math.round(performance.now() - startedAt)
-    const isLate = share.signal.reason instanceof TimeoutError
-    const error = isLate ? new TimeoutError(`connecting to ${address}`, durationMs) : toError(thrown)
-    log.dial('%s: %s', address, messageOf(error))
-    attempts.push({ address, error, durationMs })
-    if (isItsFault(error, durationMs)) choice.failed()
-    else choice.abandoned()
-    if (share.signal.aborted) throw error
-    return undefined
+    for (;;) {
+      if (isAborted(signal)) throw toError(signal.reason)
+      // Without a certificate of our own there is nothing to try with.
+      identity.require()
+      const choice = balancer.choose(endpoints, tried, resolver.isSorted === true)
+      if (choice !== undefined) tries.begin(choice)
+      else if (tries.underWay === 0) {
+        if (isRefreshed) throw failure(resolver.name, tries.attempts)
+        // All have failed; there may be others by now.
+        isRefreshed = true
+        endpoints = await resolveEndpoints(resolver, { ...request, refresh: true }).catch(
+          (error: unknown) => {
+            throw isAborted(signal) ? error : failure(resolver.name, tries.attempts, error)
+          },
+        )
+        continue
+      }
+      await tries.news(choice === undefined ? undefined : headStartMs(deadline - performance.now()))
+      if (tries.winner !== undefined) return tries.winner
+    }
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+    if (tries.winner === undefined) tries.end('aborted')
   }
 }
 
-function isItsFault(error: Error, durationMs: number): boolean {
-  if (error instanceof TimeoutError) return durationMs >= SHORTEST_SILENCE_MS
-  // Of our own errors only those say something of the peer that come from its certificate.
-  if (error instanceof VerificationError || error instanceof SpiffeIdError) return true
-  return !(error instanceof ConnectError) && !OWN_FAULTS.has((error as NodeJS.ErrnoException).code)
-}
-
-function addressOf({ host, port }: Endpoint): string {
-  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
+function headStartMs(leftMs: number): number {
+  return Math.max(SHORTEST_HEAD_START_MS, Math.min(LONGEST_HEAD_START_MS, leftMs / 2))
 }
 
 function failure(upstream: string, attempts: readonly DialAttempt[], refusal?: unknown): DialError {
-  const tries = attempts
+  const shown = attempts
+    .slice(0, SHOWN)
     .map(({ address, error, durationMs }) => `${address} (${durationMs} ms): ${messageOf(error)}`)
-    .join('; ')
+  const more = attempts.length > SHOWN ? `; and ${attempts.length - SHOWN} more` : ''
+  const tries = `${shown.join('; ')}${more}`
   if (refusal instanceof DialError && refusal.code === 'ERR_CONNECT_NO_INSTANCES') {
     const message = `no instance could be reached, and by now there is none: ${tries}`
     const { code, reason } = refusal

@@ -2,6 +2,7 @@ import { type AddressInfo, type Server, type Socket, createServer } from 'node:n
 import { type Server as TlsServer, type TLSSocket, createServer as createTlsServer } from 'node:tls'
 import { type Authorizer, DeniedError, type Outcome, decide } from '../authorize/authorizer.js'
 import { bounded } from '../bounded.js'
+import { type CloseOptions, drainTimeout } from '../close-options.js'
 import { ConnectError, VerificationError, because, toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import type { Generation, IdentityStore } from '../identity/store.js'
@@ -41,14 +42,8 @@ export interface ListenerSettings {
   readonly onClosed: () => void
 }
 
-/** Options of a listener's `close`. */
-export interface ListenerCloseOptions {
-  /** How long to wait for open connections, in milliseconds. @default the service's drainTimeoutMs */
-  readonly timeoutMs?: number
-}
-
 /** What a drain needs beyond its time, to cut and to hear of it. */
-const DRAIN_GRACE_MS = 1_000
+const DRAIN_GRACE_MS = 2_000
 
 /**
  * A mutual-TLS listener. A connection takes four steps, each of which can end it: a handshake that OpenSSL verifies
@@ -127,10 +122,10 @@ export class Listener implements AsyncDisposable {
 
   /**
    * Stops accepting, ends what is not authorized yet, and waits for the open connections to end; those still open
-   * after `timeoutMs` are cut. Idempotent.
+   * after `drainTimeoutMs` are cut. Idempotent.
    */
-  async close(options: ListenerCloseOptions = {}): Promise<void> {
-    const timeoutMs = options.timeoutMs ?? this.#settings.drainTimeoutMs
+  async close(options?: CloseOptions): Promise<void> {
+    const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
     this.#closing ??= this.#drain(timeoutMs)
     try {
       // A drain that began earlier may have been given more time.

@@ -2,6 +2,9 @@ import type { Duplex } from 'node:stream'
 import { bounded } from '../bounded.js'
 import { TimeoutError } from '../errors.js'
 
+/** What a cut needs until all is gone; a destroyed socket closes in the same turn of the event loop, or the next. */
+const CUT_MS = 1_000
+
 /** The sockets that are open, so that they can be waited for, or cut. */
 export class OpenSockets {
   readonly #sockets = new Set<Duplex>()
@@ -18,8 +21,9 @@ export class OpenSockets {
   }
 
   add(socket: Duplex): void {
+    if (socket.destroyed) return
     this.#sockets.add(socket)
-    socket.once('close', () => {
+    onceDestroyed(socket, () => {
       this.#sockets.delete(socket)
       if (this.#sockets.size === 0) this.#onEmpty?.()
     })
@@ -27,24 +31,42 @@ export class OpenSockets {
 
   /** Waits until every socket has ended, and cuts those that have not after `timeoutMs`; returns how many. */
   async drain(timeoutMs: number): Promise<number> {
-    if (this.#sockets.size === 0) return 0
+    if (await this.#isEmptyWithin(timeoutMs)) return 0
+    const cut = this.#sockets.size
+    this.destroy()
+    await this.#isEmptyWithin(CUT_MS)
+    return cut
+  }
+
+  destroy(error?: Error): void {
+    for (const socket of this.#sockets) this.#cut(socket, error)
+  }
+
+  async #isEmptyWithin(timeoutMs: number): Promise<boolean> {
+    if (this.#sockets.size === 0) return true
     const empty = new Promise<void>((resolve) => {
       this.#onEmpty = resolve
     })
     try {
       await bounded('drain', { timeoutMs }, () => empty)
-      return 0
+      return true
     } catch (error) {
-      if (!(error instanceof TimeoutError)) throw error
-      const cut = this.#sockets.size
-      this.destroy()
-      // A destroyed socket closes in the same turn of the event loop, or the next.
-      await empty
-      return cut
+      if (error instanceof TimeoutError) return false
+      throw error
     }
   }
+}
 
-  destroy(error?: Error): void {
-    for (const socket of this.#sockets) this.#cut(socket, error)
+/**
+ * Calls back when a socket is destroyed, just before it emits `close`. Not by a listener: whoever has the socket may
+ * take all of those away.
+ */
+export function onceDestroyed(socket: Duplex, callback: () => void): void {
+  const destroy = socket._destroy.bind(socket)
+  socket._destroy = (error, done): void => {
+    destroy(error, (failure) => {
+      callback()
+      done(failure)
+    })
   }
 }

@@ -1,11 +1,12 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { TLSSocket } from 'node:tls'
+import { systemClock } from '../clock.js'
 import { TimeoutError } from '../errors.js'
 
 /** Options of `pump`. */
 export interface PumpOptions {
-  /** Cuts both when no byte has moved in either direction for so long, in milliseconds. @default never */
+  /** Cuts both when no byte has moved in either direction for so long, or up to twice that, in milliseconds. @default never */
   readonly idleTimeoutMs?: number | undefined
 }
 
@@ -28,8 +29,8 @@ export function pump(a: Duplex, b: Duplex, { idleTimeoutMs }: PumpOptions = {}):
     const bytes = { sent: 0, received: 0 }
     let open = 2
     let failure: Error | undefined
-    let movedAt = performance.now()
-    let idle: NodeJS.Timeout | undefined
+    let progress = ''
+    let cancelIdle = (): void => undefined
 
     const fail = (error: Error): void => {
       failure ??= error
@@ -41,20 +42,16 @@ export function pump(a: Duplex, b: Duplex, { idleTimeoutMs }: PumpOptions = {}):
       // Closed before all was said and written.
       if (!stream.readableEnded || !stream.writableFinished) fail(new Error('the connection was cut'))
       if (open > 0) return
-      clearTimeout(idle)
+      cancelIdle()
       if (failure === undefined) resolve(bytes)
       else reject(failure)
     }
     const flow = (from: Duplex, to: Duplex, count: keyof PumpResult): void => {
       from.on('data', (chunk: Buffer) => {
         bytes[count] += chunk.length
-        movedAt = performance.now()
         if (!to.write(chunk)) from.pause()
       })
-      to.on('drain', () => {
-        movedAt = performance.now()
-        from.resume()
-      })
+      to.on('drain', () => from.resume())
       from.on('end', () => to.end())
       from.on('error', fail)
       from.once('close', () => {
@@ -62,12 +59,14 @@ export function pump(a: Duplex, b: Duplex, { idleTimeoutMs }: PumpOptions = {}):
       })
       from.resume()
     }
-    const armIdle = (timeoutMs: number, ms: number): void => {
-      idle = setTimeout(() => {
-        const left = timeoutMs - (performance.now() - movedAt)
-        if (left > 0) armIdle(timeoutMs, left)
-        else fail(new TimeoutError('moving a byte', timeoutMs))
-      }, ms)
+    // A slow reader takes bytes that were read long ago: those that wait to be written count as well.
+    const snapshot = (): string => `${bytes.sent} ${bytes.received} ${unwritten(a)} ${unwritten(b)}`
+    const armIdle = (timeoutMs: number): void => {
+      progress = snapshot()
+      cancelIdle = systemClock.after(timeoutMs, () => {
+        if (progress === snapshot()) fail(new TimeoutError('moving a byte', timeoutMs))
+        else armIdle(timeoutMs)
+      })
     }
 
     // One that has closed already will not say so again.
@@ -82,8 +81,14 @@ export function pump(a: Duplex, b: Duplex, { idleTimeoutMs }: PumpOptions = {}):
     }
     flow(a, b, 'sent')
     flow(b, a, 'received')
-    if (idleTimeoutMs !== undefined) armIdle(idleTimeoutMs, idleTimeoutMs)
+    if (idleTimeoutMs !== undefined) armIdle(idleTimeoutMs)
   })
+}
+
+/** What a stream has taken and not passed on, in Node's buffers and in those below, as Node's own timeouts see it. */
+function unwritten(stream: Duplex): number {
+  const { _handle } = stream as { _handle?: { writeQueueSize?: number } | null }
+  return stream.writableLength + (_handle?.writeQueueSize ?? 0)
 }
 
 /** Ends a stream at once; a TCP socket with a reset. */

@@ -403,7 +403,7 @@ describe('a listener', () => {
     const socket = await join('web').dial('api')
     await once(socket, 'data')
     const gone = once(socket, 'close')
-    await listener.close({ timeoutMs: 50 })
+    await listener.close({ drainTimeoutMs: 50 })
     assert.equal(listener.connections, 0)
     await gone
   })

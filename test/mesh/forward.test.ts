@@ -134,7 +134,7 @@ describe('a forward', () => {
     first.end()
     await closing
     const cut = once(second, 'error')
-    await hasty.close({ timeoutMs: 1 })
+    await hasty.close({ drainTimeoutMs: 1 })
     assert.equal(((await cut)[0] as NodeJS.ErrnoException).code, 'ECONNRESET')
     assert.deepEqual([patient.connections, hasty.connections], [0, 0])
     assert.deepEqual([patient.address(), hasty.address()], [null, null])

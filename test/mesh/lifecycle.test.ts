@@ -68,7 +68,7 @@ describe('close', () => {
     const socket = await join('web').dial('api')
     await once(socket, 'data')
     const gone = once(socket, 'close')
-    const closing = listener.close({ timeoutMs: 60_000 })
+    const closing = listener.close({ drainTimeoutMs: 60_000 })
     api.destroy()
     await gone
     await closing

@@ -131,7 +131,7 @@ describe('serve', () => {
     const slow = get(await dial(web), '/slow', keepAlive())
     while (respond === undefined) await new Promise(setImmediate)
     const idleEnded = once(idle, 'close')
-    const closing = listener.close({ timeoutMs: 5000 })
+    const closing = listener.close({ drainTimeoutMs: 5000 })
     await idleEnded
     respond()
     assert.equal(await slow, 'done')
@@ -148,7 +148,7 @@ describe('serve', () => {
         .resume(),
     )
     while (listener.connections === 0) await new Promise(setImmediate)
-    await listener.close({ timeoutMs: 60_000 })
+    await listener.close({ drainTimeoutMs: 60_000 })
     await ended
   })
 
@@ -174,7 +174,7 @@ describe('serve', () => {
     const session = http2.connect('http://api', { createConnection: () => socket })
     const request = session.request({ ':path': '/' })
     while (respond === undefined) await new Promise(setImmediate)
-    const closing = listener.close({ timeoutMs: 5000 })
+    const closing = listener.close({ drainTimeoutMs: 5000 })
     await once(session, 'goaway')
     respond()
     let body = ''
