@@ -1,7 +1,7 @@
 // Which instance a dial takes, with instances that really fail: refuse, stay silent, break off, or prove to be others.
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
+import { type AddressInfo, type Server, type Socket, connect as connectTcp, createServer } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { createServer as createTlsServer } from 'node:tls'
 import {
@@ -173,6 +173,48 @@ describe('a dial', () => {
       bad.map(({ connections }) => connections),
       [1, 1, 1],
     )
+  })
+
+  it('waits for instances that are slow, and tries others beside them', async (t) => {
+    const { join } = await startMesh(t)
+    const { port } = await good(join('api'), 'good')
+    // Each lets nothing through for a while.
+    const slow = await Promise.all(
+      [1, 2, 3].map(() =>
+        misbehave(t, (socket) => {
+          const onward = connectTcp(port, '127.0.0.1')
+          onward.on('error', () => undefined).on('close', () => socket.destroy())
+          socket.on('close', () => onward.destroy())
+          socket.pause()
+          setTimeout(() => socket.pipe(onward).pipe(socket), 600)
+        }),
+      ),
+    )
+    const web = join('web')
+    const resolver = sorted(...slow.map((each) => at(each.port)))
+    assert.equal(await readAll(await web.dial(resolver, { timeoutMs: 1_000 })), 'good')
+    // The second was begun, and neither it nor the first is held to have failed.
+    assert.deepEqual(
+      slow.slice(0, 2).map(({ connections }) => connections),
+      [1, 1],
+    )
+    assert.equal(await readAll(await web.dial(resolver, { timeoutMs: 1_000 })), 'good')
+    assert.equal(slow[0]?.connections, 2)
+  })
+
+  it('is not led astray by a list that is changed behind its back', async (t) => {
+    const { join } = await startMesh(t)
+    const listener = await offer(join('db'), greet)
+    await offer(join('api'), greet)
+    const web = join('web')
+    const mine = { ...at(portOf(listener)), identity: { service: 'api' as string | undefined } }
+    const resolver = { name: 'mine', resolve: () => list } as unknown as Resolver
+    const list = Object.freeze([mine])
+    assert.equal((await rejection(web.dial(resolver))).code, 'ERR_CONNECT_PEER_IDENTITY')
+    delete mine.identity.service
+    assert.equal((await rejection(web.dial(resolver))).code, 'ERR_CONNECT_PEER_IDENTITY')
+    const [endpoint] = (await web.resolve('api')) as { identity: { service?: string } }[]
+    assert.throws(() => delete endpoint?.identity.service, TypeError)
   })
 
   it('that is aborted at any moment leaves nothing open', async (t) => {

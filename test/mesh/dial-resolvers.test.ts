@@ -75,6 +75,41 @@ describe('by service', () => {
     assert.deepEqual([...both].sort(), ['blue', 'green'])
   })
 
+  it('takes nobody for it whose name is spelt in another case', async (t) => {
+    const { agent, join } = await startMesh(t)
+    const other = await offer(join('API'), (socket) => socket.end('API'))
+    const { port } = other.address() as { port: number }
+    const web = join('web')
+    const error = await rejection(web.dial('api'))
+    assert.ok(error instanceof DialError)
+    assert.deepEqual([error.code, error.reason], ['ERR_CONNECT_NO_INSTANCES', 'unknown'])
+    assert.match(error.message, /there is no api, only API/)
+    agent.createQuery({ Name: 'find', Service: { Service: 'api' } })
+    assert.match((await rejection(web.dial({ query: 'find' }))).message, /there is no api, only API/)
+    assert.ok(port > 0)
+    assert.equal(await hear(web, 'API'), 'API')
+  })
+
+  it('is not spoilt by an instance that is registered wrongly', async (t) => {
+    const { agent, join } = await startMesh(t)
+    await offer(join('api'), greet)
+    for (const [ID, Port, Address] of [
+      ['high', 70000, ''],
+      ['path', 80, 'unix:///run/x.sock'],
+      ['space', 80, '10.0.0.1 '],
+      ['none', 0, ''],
+    ] as const) {
+      agent.registerService({ ID, Name: 'api', Port, Address, Connect: { Native: true } })
+      agent.registerService({ ID: `${ID}-alone`, Name: ID, Port, Address, Connect: { Native: true } })
+    }
+    const web = join('web')
+    assert.equal((await web.resolve('api')).length, 1)
+    assert.equal(await hear(web, 'api'), 'hello web')
+    const alone = await rejection(web.dial('path'))
+    assert.match(alone.message, /path-alone has the address "unix:\/\/\/run\/x.sock"/)
+    assert.match((await rejection(web.dial('high'))).message, /high-alone has the port 70000/)
+  })
+
   it('finds another datacenter’s instances, which must prove to be from there', async (t) => {
     const { join, listener } = await twoDatacenters(t)
     const web = join('web')

@@ -81,6 +81,50 @@ describe('a forward', () => {
     assert.equal(warning.reason, 'unknown')
   })
 
+  it('tells an upstream that denies us from one with nothing to say', async (t) => {
+    const { agent, join } = await startMesh(t)
+    await offer(join('api'), greet)
+    agent.setIntention('web', 'api', 'deny')
+    const web = join('web')
+    for (const speak of [false, true]) {
+      const forward = await web.forward('api', { port: 0 })
+      const warned = new Promise<Error & { code?: string }>((resolve) => web.once('warning', resolve))
+      const socket = local(forward)
+      if (speak) socket.write('hello?')
+      assert.equal((await rejection(readAll(socket))).code, 'ECONNRESET')
+      assert.equal((await warned).code, 'ERR_CONNECT_REJECTED')
+    }
+  })
+
+  it('goes on leading where it led when it was opened', async (t) => {
+    const { join } = await startMesh(t)
+    await offer(join('api'), greet)
+    const upstream = { service: 'api' }
+    const forward = await join('web').forward(upstream, { port: 0 })
+    upstream.service = 'other'
+    assert.equal(await readAll(local(forward)), 'hello web')
+  })
+
+  it('sees a reset of the local side while it dials', async (t) => {
+    const { join } = await startMesh(t)
+    let asked: ((signal: AbortSignal) => void) | undefined
+    const dialling = new Promise<AbortSignal>((resolve) => (asked = resolve))
+    const never = new Promise<never>(() => undefined)
+    const slow: Resolver = {
+      name: 'slow',
+      resolve: ({ signal }) => {
+        asked?.(signal)
+        return never
+      },
+    }
+    const forward = await join('web').forward(slow, { port: 0 })
+    const socket = local(forward)
+    const signal = await dialling
+    const aborted = once(signal, 'abort')
+    socket.resetAndDestroy()
+    await aborted
+  })
+
   it('that is destroyed stops dialling', async (t) => {
     const { join } = await startMesh(t)
     let asked: ((signal: AbortSignal) => void) | undefined

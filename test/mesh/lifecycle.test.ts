@@ -41,6 +41,20 @@ describe('close', () => {
     await web.close({ drainTimeoutMs: 50 })
   })
 
+  it('does not depend on listeners that a user may take away', async (t) => {
+    const { join } = await startMesh(t)
+    const [api, web] = [join('api'), join('web')]
+    await offer(api, (socket) => {
+      socket.removeAllListeners()
+      socket.write('x')
+    })
+    const socket = await web.dial('api')
+    await once(socket, 'data')
+    socket.removeAllListeners()
+    socket.destroy()
+    await Promise.all([web.close({ drainTimeoutMs: 100 }), api.close({ drainTimeoutMs: 100 })])
+  })
+
   it('ends a wait for readiness', async (t) => {
     const { agent, join } = await startMesh(t)
     agent.pause()
