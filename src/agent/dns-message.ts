@@ -1,4 +1,5 @@
 import { randomInt } from 'node:crypto'
+import { isIP } from 'node:net'
 import {
   type Answer,
   type DecodedPacket,
@@ -65,6 +66,7 @@ export function encodeQuestion({ id, name, type }: DnsQuestion): Buffer {
  * @throws Error that says what is wrong with it
  */
 export function decodeAnswer(bytes: Buffer, question: DnsQuestion): DnsMessage {
+  expectWhole(bytes)
   const packet: DecodedPacket & { rcode?: string } = decode(bytes)
   const { id, type, flags = 0, questions = [] } = packet
   if ((type as string | undefined) !== QR_RESPONSE) throw new Error('it is not an answer')
@@ -92,6 +94,38 @@ export function isSameName(a: string, b: string): boolean {
   return canonicalName(a) === canonicalName(b)
 }
 
+const HEADER_BYTES = 12
+/** What follows a name: type and class in a question; those, a TTL and a length in a record (RFC 1035, section 4.1). */
+const QUESTION_BYTES = 4
+const RECORD_BYTES = 10
+
+/** The decoder reads over the end of a message whose lengths lie, and makes something of what is not there. */
+function expectWhole(bytes: Buffer): void {
+  if (bytes.length < HEADER_BYTES) throw new Error('it is shorter than the header of a message')
+  const counts = [4, 6, 8, 10].map((at) => bytes.readUInt16BE(at))
+  let offset = HEADER_BYTES
+  for (const [section, count] of counts.entries()) {
+    for (let i = 0; i < count; i += 1) {
+      offset = afterName(bytes, offset) + (section === 0 ? QUESTION_BYTES : RECORD_BYTES)
+      if (offset > bytes.length) throw new Error('it ends in the middle')
+      if (section > 0) offset += bytes.readUInt16BE(offset - 2)
+    }
+  }
+  if (offset > bytes.length) throw new Error('it says that it is longer than it is')
+}
+
+function afterName(bytes: Buffer, start: number): number {
+  let offset = start
+  for (;;) {
+    const length = bytes[offset]
+    if (length === undefined) throw new Error('it ends in the middle of a name')
+    // A pointer to an earlier name is the end of this one.
+    if (length >= 0xc0) return offset + 2
+    offset += 1 + length
+    if (length === 0) return offset
+  }
+}
+
 /** Names of DNS have no case, and may end in a dot. */
 export function canonicalName(name: string): string {
   return name.replace(/\.$/, '').toLowerCase()
@@ -102,15 +136,19 @@ export function isDnsName(name: string): boolean {
   return name.length <= 254 && /^(?=.{1,253}\.?$)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?$/i.test(name)
 }
 
+// The decoder leaves out what a record has no bytes for, whatever its types say.
+
 export function isSrv(record: Answer): record is SrvAnswer {
-  return record.type === 'SRV'
+  if (record.type !== 'SRV') return false
+  const data = record.data as Partial<SrvAnswer['data']> | undefined
+  return typeof data?.target === 'string' && Number.isInteger(data.port)
 }
 
 export function isSoa(record: Answer): record is SoaAnswer {
-  return record.type === 'SOA'
+  return record.type === 'SOA' && typeof (record.data as unknown) === 'object'
 }
 
 /** An address, of either family. */
 export function isAddress(record: Answer): record is StringAnswer {
-  return record.type === 'A' || record.type === 'AAAA'
+  return (record.type === 'A' || record.type === 'AAAA') && isIP(record.data) !== 0
 }

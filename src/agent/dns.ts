@@ -21,13 +21,17 @@ const LENGTH_BYTES = 2
 
 /** Asks one DNS server, over UDP with EDNS and, when the answer does not fit, over TCP. */
 export class DnsClient {
+  /** `host:port` of the server, for errors. */
+  readonly server: string
   readonly #host: string
   readonly #port: number
   readonly #clock: Clock
 
   constructor(server: { readonly host: string; readonly port: number }, clock: Clock) {
-    this.#host = server.host
-    this.#port = server.port
+    const { host, port } = server
+    this.server = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
+    this.#host = host
+    this.#port = port
     this.#clock = clock
   }
 
@@ -83,7 +87,7 @@ export class DnsClient {
             told.last = toError(error)
           }
         })
-        send(socket, this.#port, address, encodeQuestion(question))
+        send(socket, { port: this.#port, address }, encodeQuestion(question), reject)
       })
     } finally {
       socket.close()
@@ -130,15 +134,21 @@ export class DnsClient {
   }
 
   #failure({ name, type }: DnsQuestion, problem: string, cause: unknown): DnsError {
-    const server = this.#host.includes(':') ? `[${this.#host}]:${this.#port}` : `${this.#host}:${this.#port}`
-    return new DnsError(server, `${type} ${name}`, problem, { cause })
+    return new DnsError(this.server, `${type} ${name}`, problem, { cause })
   }
 }
 
 /** Connected, so that the kernel drops what comes from anybody else. */
-function send(socket: UdpSocket, port: number, address: string, message: Buffer): void {
-  socket.connect(port, address, () => {
-    socket.send(message)
+function send(
+  socket: UdpSocket,
+  to: { port: number; address: string },
+  message: Buffer,
+  onFailed: (error: Error) => void,
+): void {
+  // Node calls back with the error when the network refuses; its published types do not say so.
+  socket.connect(to.port, to.address, (error?: Error) => {
+    if (error === undefined) socket.send(message)
+    else onFailed(error)
   })
 }
 

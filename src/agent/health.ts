@@ -121,12 +121,12 @@ function parseEntry(item: unknown, place: string): ConnectInstance | undefined {
     // As in the agent's own translation, a port of 0 says nothing.
     port: serviceWan?.port || port,
   }
+  const own = { address, port }
   return {
     id: nonEmpty(service['ID'], `${place}.Service.ID`),
-    address,
-    port,
-    wan,
-    defect: defectOf({ address, port }) ?? defectOf(wan),
+    ...own,
+    wan: defectOf(wan) === undefined ? wan : own,
+    defect: defectOf(own),
     service: expected,
     namespace: maybe(nonEmpty)(service['Namespace'], `${place}.Service.Namespace`),
     partition: maybe(nonEmpty)(service['Partition'], `${place}.Service.Partition`),

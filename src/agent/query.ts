@@ -41,9 +41,9 @@ export async function executeQuery(
 export async function isSortedQuery(
   agent: AgentClient,
   { query, ...scope }: QueryRequest,
-  signal: AbortSignal,
+  bounds: { readonly signal: AbortSignal; readonly timeoutMs: number },
 ): Promise<boolean> {
-  const request = { path: path`/v1/query/${query}/explain`, query: scoped(agent, scope), signal }
+  const request = { path: path`/v1/query/${query}/explain`, query: scoped(agent, scope), ...bounds }
   return (await agent.request(request, parseIsSorted)).value
 }
 

@@ -134,7 +134,10 @@ export class Watch<T> {
         continue
       }
       try {
-        position = nextPosition(position, await this.#read(position, signal))
+        const response = await this.#read(position, signal)
+        // An answer that was crossed by the end of its turn was not taken: what it says is read again.
+        position = isAborted(signal) ? { from: 'start' } : nextPosition(position, response)
+        if (isAborted(signal)) continue
         if (this.#options.slots?.isFull === true) position = { from: 'poll' }
         failures = 0
         this.#lastError = undefined

@@ -52,10 +52,10 @@ export class Balancer {
 
   /**
    * The best of `endpoints` that was not tried yet; undefined when all were.
-   * @param tried - what a dial has tried so far; the one that is chosen is added
    * @param isSorted - whether the first that is in good standing is the best
+   * @param tried - what a dial has tried so far; the one that is chosen is added
    */
-  choose(endpoints: readonly Endpoint[], tried: Set<object>, isSorted: boolean): Choice | undefined {
+  choose(endpoints: readonly Endpoint[], isSorted: boolean, tried: Set<object>): Choice | undefined {
     this.#take(endpoints)
     const left = this.#list.filter((instance) => !tried.has(instance))
     const ready = left.filter((instance) => this.#isReady(instance))

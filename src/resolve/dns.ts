@@ -62,7 +62,9 @@ export class DnsResolver implements Resolver {
   async #ask(signal: AbortSignal): Promise<Timed<readonly Endpoint[]>> {
     const { dns, service, datacenter, namespace, partition } = this.#target
     const message = await this.#client.query(dns, 'SRV', signal)
-    expectSuccess(dns, message)
+    if (message.rcode !== 'NOERROR' && message.rcode !== 'NXDOMAIN') {
+      throw new DnsError(this.#client.server, `SRV ${dns}`, `the server answered ${message.rcode}`)
+    }
     const records = usable(message.answers.filter(isSrv).filter(({ name }) => isSameName(name, dns)))
     const addresses = await this.#addresses(records, message.additionals, signal)
     const ttls: number[] = []
@@ -133,11 +135,6 @@ function usable(records: readonly SrvAnswer[]): SrvAnswer[] {
   const dialable = records.filter(({ data }) => data.port > 0 && isDnsName(data.target))
   const best = Math.min(...dialable.map(({ data }) => data.priority ?? 0))
   return dialable.filter(({ data }) => (data.priority ?? 0) === best).slice(0, MOST_RECORDS)
-}
-
-function expectSuccess(name: string, { rcode }: DnsMessage): void {
-  if (rcode === 'NOERROR' || rcode === 'NXDOMAIN') return
-  throw new DnsError(name, `SRV ${name}`, `the server answered ${rcode}`)
 }
 
 /** In seconds. RFC 2308, section 5: the lesser of the SOA's own TTL and its MINIMUM; without one, nothing is kept. */

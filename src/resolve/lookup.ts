@@ -59,11 +59,14 @@ export class Lookup<T> {
       if (last !== undefined && this.#age(last) < (refresh ? SHORTEST_REFRESH_MS : last.ttlMs))
         return last.value
       const stale = last !== undefined && this.#age(last) < LONGEST_STALE_MS ? last : undefined
-      const isPausing = this.#clock.now() < this.#askAgainAt
-      if (isPausing && isUnanswered(this.#lastError)) {
+      const pauseMs = this.#askAgainAt - this.#clock.now()
+      // A clock that was set back must not hold anybody up.
+      if (pauseMs > 0 && pauseMs <= LONGEST_RETRY_MS && isUnanswered(this.#lastError)) {
         if (stale !== undefined) return stale.value
-        await sleep(this.#clock, this.#askAgainAt - this.#clock.now(), signal)
-        continue
+        if (isTransient(this.#lastError)) {
+          await sleep(this.#clock, pauseMs, signal)
+          continue
+        }
       }
       const asking = this.#asking ?? this.#start()
       if (stale !== undefined && this.#clock.now() - this.#askedAt >= LONGEST_WAIT_MS) return stale.value

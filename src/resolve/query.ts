@@ -14,6 +14,8 @@ const DEFAULT_TTL_MS = 10_000
 const SHORTEST_TTL_MS = 1_000
 /** A query is rarely changed; how it sorts is asked for again after this. */
 const SORTING_TTL_MS = 60_000
+/** Nobody waits for longer to know how a query sorts, when its answer is there. */
+const LONGEST_EXPLAIN_MS = 500
 
 /** Resolves by a prepared query, which may fail over to other datacenters. It is executed again after its own TTL. */
 export class QueryResolver implements Resolver {
@@ -34,9 +36,7 @@ export class QueryResolver implements Resolver {
       log.resolve('%s: %d instances of %s in %s', this.name, instances.length, service, datacenter)
       return { value, ttlMs: Math.max(SHORTEST_TTL_MS, ttlMs) }
     })
-    this.#sorting = new Lookup(`sorting of ${this.name}`, clock, (signal) =>
-      askSorting(agent, target, signal),
-    )
+    this.#sorting = new Lookup(`sorting of ${this.name}`, clock, (signal) => this.#askSorting(agent, signal))
   }
 
   get isSorted(): boolean {
@@ -72,6 +72,18 @@ export class QueryResolver implements Resolver {
     this.#sorting.close()
   }
 
+  /** A token may well have the right to execute a query and not to read it: then it counts as not sorted. */
+  async #askSorting(agent: AgentClient, signal: AbortSignal): Promise<Timed<boolean>> {
+    try {
+      const bounds = { signal, timeoutMs: LONGEST_EXPLAIN_MS }
+      return { value: await isSortedQuery(agent, this.#target, bounds), ttlMs: SORTING_TTL_MS }
+    } catch (error) {
+      if (!isTransient(error)) return { value: false, ttlMs: SORTING_TTL_MS }
+      // What was known of it is not forgotten.
+      return { value: this.#isSorted, ttlMs: SHORTEST_TTL_MS }
+    }
+  }
+
   #endpoints(answer: QueryAnswer, own: string): readonly Endpoint[] {
     if (this.#last?.answer === answer && this.#last.own === own) return this.#last.endpoints
     const { namespace = answer.namespace, partition } = this.#target
@@ -88,18 +100,5 @@ export class QueryResolver implements Resolver {
 
   #none(reason: DialError['reason'] & string, message: string, cause?: unknown): DialError {
     return new DialError('ERR_CONNECT_NO_INSTANCES', this.name, message, { reason, cause })
-  }
-}
-
-/** A token may well have the right to execute a query and not to read it: then it counts as not sorted. */
-async function askSorting(
-  agent: AgentClient,
-  target: QueryTarget,
-  signal: AbortSignal,
-): Promise<Timed<boolean>> {
-  try {
-    return { value: await isSortedQuery(agent, target, signal), ttlMs: SORTING_TTL_MS }
-  } catch (error) {
-    return { value: false, ttlMs: isTransient(error) ? SHORTEST_TTL_MS : SORTING_TTL_MS }
   }
 }

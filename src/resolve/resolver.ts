@@ -90,14 +90,24 @@ export function endpointList(endpoints: readonly Endpoint[]): readonly Endpoint[
 }
 
 function copyOf(list: readonly unknown[], fail: (problem: string) => DialError): readonly Endpoint[] {
-  const endpoints = list.map((item, i) => {
-    const endpoint = readEndpoint(item)
+  // From, since a list may have holes.
+  const endpoints = Array.from(list, (item, i) => {
+    const endpoint = tryToRead(item)
     if (typeof endpoint === 'object') return endpoint
     throw fail(`its resolver returned a list whose item ${i} ${endpoint}`)
   })
   const copy = endpointList(endpoints)
   if (Object.isFrozen(list)) copies.set(list, copy)
   return copy
+}
+
+/** What is read may be a getter of anybody's. */
+function tryToRead(value: unknown): Endpoint | string {
+  try {
+    return readEndpoint(value)
+  } catch (error) {
+    return `cannot be read${because(error)}`
+  }
 }
 
 /** A copy of one endpoint, each property read once; or what is wrong with it. */

@@ -33,15 +33,13 @@ const SHOWN = 5
  */
 export async function dial(identity: IdentityStore, route: Route, bounds: DialBounds): Promise<MeshSocket> {
   const { resolver } = route
-  const tries = new Tries((endpoint, signal) =>
-    connect(endpoint, identity.require(), { signal, patience: bounds.patience }),
-  )
+  const tries = new Tries()
   const what = `dial ${resolver.name}`
   try {
     return await bounded(
       what,
       bounds,
-      (signal) => tryInstances(identity, route, tries, signal, bounds.timeoutMs),
+      (signal) => tryInstances(identity, route, tries, { ...bounds, signal }),
       (late) => late.destroy(),
     )
   } catch (error) {
@@ -56,8 +54,7 @@ async function tryInstances(
   identity: IdentityStore,
   { resolver, balancer }: Route,
   tries: Tries,
-  signal: AbortSignal,
-  timeoutMs: number,
+  { signal, timeoutMs, patience }: DialBounds & { readonly signal: AbortSignal },
 ): Promise<MeshSocket> {
   const deadline = performance.now() + timeoutMs
   const { leaf } = await identity.ready({ signal, timeoutMs })
@@ -72,11 +69,12 @@ async function tryInstances(
   try {
     for (;;) {
       if (isAborted(signal)) throw toError(signal.reason)
-      // Without a certificate of our own there is nothing to try with.
-      identity.require()
-      const choice = balancer.choose(endpoints, tried, resolver.isSorted === true)
-      if (choice !== undefined) tries.begin(choice)
-      else if (tries.underWay === 0) {
+      // Asked for on each try: the generation may have changed since the last.
+      const generation = identity.require()
+      const choice = balancer.choose(endpoints, resolver.isSorted === true, tried)
+      if (choice !== undefined) {
+        tries.begin(choice, (within) => connect(choice.endpoint, generation, { signal: within, patience }))
+      } else if (tries.underWay === 0) {
         if (isRefreshed) throw failure(resolver.name, tries.attempts)
         // All have failed; there may be others by now.
         isRefreshed = true

@@ -21,7 +21,6 @@ export class OpenSockets {
   }
 
   add(socket: Duplex): void {
-    if (socket.destroyed) return
     this.#sockets.add(socket)
     onceDestroyed(socket, () => {
       this.#sockets.delete(socket)
@@ -62,6 +61,10 @@ export class OpenSockets {
  * take all of those away.
  */
 export function onceDestroyed(socket: Duplex, callback: () => void): void {
+  if (socket.destroyed) {
+    callback()
+    return
+  }
   const destroy = socket._destroy.bind(socket)
   socket._destroy = (error, done): void => {
     destroy(error, (failure) => {

@@ -6,7 +6,7 @@ import { TimeoutError } from '../errors.js'
 
 /** Options of `pump`. */
 export interface PumpOptions {
-  /** Cuts both when no byte has moved in either direction for so long, or up to twice that, in milliseconds. @default never */
+  /** Cuts both when no byte has moved in either direction for so long, in milliseconds. @default never */
   readonly idleTimeoutMs?: number | undefined
 }
 
@@ -29,7 +29,7 @@ export function pump(a: Duplex, b: Duplex, { idleTimeoutMs }: PumpOptions = {}):
     const bytes = { sent: 0, received: 0 }
     let open = 2
     let failure: Error | undefined
-    let progress = ''
+    let movedAt = performance.now()
     let cancelIdle = (): void => undefined
 
     const fail = (error: Error): void => {
@@ -49,23 +49,30 @@ export function pump(a: Duplex, b: Duplex, { idleTimeoutMs }: PumpOptions = {}):
     const flow = (from: Duplex, to: Duplex, count: keyof PumpResult): void => {
       from.on('data', (chunk: Buffer) => {
         bytes[count] += chunk.length
+        movedAt = performance.now()
         if (!to.write(chunk)) from.pause()
       })
-      to.on('drain', () => from.resume())
-      from.on('end', () => to.end())
+      to.on('drain', () => {
+        movedAt = performance.now()
+        from.resume()
+      })
+      // One that has been read to its end before does not say so again.
+      if (from.readableEnded) to.end()
+      else from.on('end', () => to.end())
       from.on('error', fail)
       from.once('close', () => {
         onClosed(from)
       })
       from.resume()
     }
-    // A slow reader takes bytes that were read long ago: those that wait to be written count as well.
-    const snapshot = (): string => `${bytes.sent} ${bytes.received} ${unwritten(a)} ${unwritten(b)}`
-    const armIdle = (timeoutMs: number): void => {
-      progress = snapshot()
-      cancelIdle = systemClock.after(timeoutMs, () => {
-        if (progress === snapshot()) fail(new TimeoutError('moving a byte', timeoutMs))
-        else armIdle(timeoutMs)
+    const armIdle = (timeoutMs: number, ms: number): void => {
+      const waiting = unwritten(a) + unwritten(b)
+      cancelIdle = systemClock.after(ms, () => {
+        // A slow reader takes bytes that were read long ago.
+        if (unwritten(a) + unwritten(b) < waiting) movedAt = performance.now()
+        const leftMs = timeoutMs - (performance.now() - movedAt)
+        if (leftMs > 0) armIdle(timeoutMs, leftMs)
+        else fail(new TimeoutError('moving a byte', timeoutMs))
       })
     }
 
@@ -81,7 +88,7 @@ export function pump(a: Duplex, b: Duplex, { idleTimeoutMs }: PumpOptions = {}):
     }
     flow(a, b, 'sent')
     flow(b, a, 'received')
-    if (idleTimeoutMs !== undefined) armIdle(idleTimeoutMs)
+    if (idleTimeoutMs !== undefined) armIdle(idleTimeoutMs, idleTimeoutMs)
   })
 }
 

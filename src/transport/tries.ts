@@ -38,15 +38,10 @@ interface Try {
 export class Tries {
   /** Those that failed, in the order in which they did. */
   readonly attempts: DialAttempt[] = []
-  readonly #open: (endpoint: Endpoint, signal: AbortSignal) => Promise<MeshSocket>
   readonly #underWay = new Set<Try>()
   #winner: MeshSocket | undefined
   #hasEnded = false
   #wake: () => void = () => undefined
-
-  constructor(open: (endpoint: Endpoint, signal: AbortSignal) => Promise<MeshSocket>) {
-    this.#open = open
-  }
 
   get winner(): MeshSocket | undefined {
     return this.#winner
@@ -56,16 +51,15 @@ export class Tries {
     return this.#underWay.size
   }
 
-  begin(choice: Choice): void {
-    const { endpoint } = choice
+  begin(choice: Choice, open: (signal: AbortSignal) => Promise<MeshSocket>): void {
     const one = {
       choice,
-      address: addressOf(endpoint),
+      address: addressOf(choice.endpoint),
       startedAt: performance.now(),
       stop: new AbortController(),
     }
     this.#underWay.add(one)
-    this.#open(endpoint, one.stop.signal).then(
+    open(one.stop.signal).then(
       (socket) => {
         this.#succeeded(one, socket)
       },

@@ -207,13 +207,13 @@ describe('a dial', () => {
     const listener = await offer(join('db'), greet)
     await offer(join('api'), greet)
     const web = join('web')
-    const mine = { ...at(portOf(listener)), identity: { service: 'api' as string | undefined } }
+    const mine = { ...at(portOf(listener)), identity: { service: 'api' } as { service?: string } }
     const resolver = { name: 'mine', resolve: () => list } as unknown as Resolver
     const list = Object.freeze([mine])
     assert.equal((await rejection(web.dial(resolver))).code, 'ERR_CONNECT_PEER_IDENTITY')
     delete mine.identity.service
     assert.equal((await rejection(web.dial(resolver))).code, 'ERR_CONNECT_PEER_IDENTITY')
-    const [endpoint] = (await web.resolve('api')) as { identity: { service?: string } }[]
+    const [endpoint] = (await web.resolve('api')) as unknown as { identity: { service?: string } }[]
     assert.throws(() => delete endpoint?.identity.service, TypeError)
   })
 

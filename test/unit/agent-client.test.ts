@@ -8,10 +8,10 @@ import type { TLSSocket } from 'node:tls'
 import { join } from 'node:path'
 import { type TestContext, after, describe, it } from 'node:test'
 import { inspect } from 'node:util'
-import { AgentClient } from '../../src/agent/client.js'
+import { AgentClient, isTransient } from '../../src/agent/client.js'
 import { type AgentOptions } from '../../src/agent/options.js'
 import { agentSettings } from '../../src/agent/settings.js'
-import { AbortError, AgentError, type ErrorCode } from '../../src/errors.js'
+import { AbortError, AgentError, ERROR_CODES, type ErrorCode, TimeoutError } from '../../src/errors.js'
 import { TestCa } from '../../src/testing/index.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'consul-connect-client-'))
@@ -107,6 +107,21 @@ describe('AgentClient: a request', () => {
       ['ns', 'own'],
       ['partition', 'p'],
     ])
+  })
+
+  it('a list is one parameter for each, in its order; an empty one is none', async (t) => {
+    const { client, requests } = await open(t)
+    await client.request({ ...PATH, query: { tag: ['b', 'a', 'ü&='], near: [], dc: 'd' } }, identity)
+    const { searchParams } = new URL(requests[0]!.url, 'http://a')
+    assert.deepEqual(
+      [...searchParams],
+      [
+        ['tag', 'b'],
+        ['tag', 'a'],
+        ['tag', 'ü&='],
+        ['dc', 'd'],
+      ],
+    )
   })
 
   it('goes behind the prefix of the address', async (t) => {
@@ -208,6 +223,23 @@ describe('AgentClient: an answer', () => {
     [429, 'Too many certificates', 'ERR_CONNECT_AGENT_RATE_LIMITED'],
     [500, 'rpc error making call: 429 Too Many Requests', 'ERR_CONNECT_AGENT_RATE_LIMITED'],
     [500, 'Unexpected response code: 403 (x)', 'ERR_CONNECT_AGENT_FORBIDDEN'],
+    // 1.8.7 to 1.22, with or without who passed it on.
+    [500, 'No path to datacenter', 'ERR_CONNECT_AGENT_DATACENTER'],
+    [500, 'rpc error making call: No path to datacenter', 'ERR_CONNECT_AGENT_DATACENTER'],
+    [500, 'Remote DC has no server currently reachable', 'ERR_CONNECT_AGENT_FAILED'],
+    [404, 'No path to datacenter', 'ERR_CONNECT_AGENT_DATACENTER'],
+    [403, 'No path to datacenter', 'ERR_CONNECT_AGENT_FORBIDDEN'],
+    [404, 'Query not found', 'ERR_CONNECT_AGENT_NOT_FOUND'],
+    [
+      500,
+      'Failed to create boolean expression evaluator: 1:1 (0): no match found',
+      'ERR_CONNECT_AGENT_REFUSED',
+    ],
+    [
+      400,
+      'Failed to create boolean expression evaluator: 1:1 (0): no match found',
+      'ERR_CONNECT_AGENT_REFUSED',
+    ],
     [400, 'Request decode failed: EOF', 'ERR_CONNECT_AGENT_REFUSED'],
     [405, 'method GET not allowed', 'ERR_CONNECT_AGENT_REFUSED'],
     [500, 'No cluster leader', 'ERR_CONNECT_AGENT_FAILED'],
@@ -231,6 +263,22 @@ describe('AgentClient: an answer', () => {
       )
       assert.ok(error.message.includes(`answered ${status}${body === '' ? '' : ` "${body}"`}`), error.message)
       assert.doesNotMatch(error.message, /hidden/)
+    })
+  }
+
+  const advised: [status: number, body: string, advice: RegExp | undefined][] = [
+    [403, 'x', /: check that the token exists and has the right that this request needs$/],
+    [500, 'No path to datacenter', /: check its name, and that the datacenters are joined$/],
+    [429, 'x', /; it is tried again later$/],
+    [500, 'Connect must be enabled', /: set connect \{ enabled = true \} on the servers$/],
+    [500, 'No cluster leader', undefined],
+  ]
+  for (const [status, body, advice] of advised) {
+    it(`${status} ${body}: ${advice === undefined ? 'no advice' : 'what can be done'}`, async (t) => {
+      const { client } = await open(t, { status, body })
+      const { message } = await failure(client.request(PATH, identity))
+      if (advice === undefined) assert.ok(message.endsWith(`"${body}"`), message)
+      else assert.match(message, advice)
     })
   }
 
@@ -339,6 +387,36 @@ describe('AgentClient: bounds', () => {
     for (let i = 0; i < 2; i += 1) {
       assert.equal((await failure(client.request(PATH, identity))).code, 'ERR_CONNECT_AGENT_UNREACHABLE')
     }
+  })
+})
+
+describe('isTransient', () => {
+  const transient: ErrorCode[] = [
+    'ERR_CONNECT_AGENT_UNREACHABLE',
+    'ERR_CONNECT_AGENT_TIMEOUT',
+    'ERR_CONNECT_AGENT_RATE_LIMITED',
+    'ERR_CONNECT_AGENT_FAILED',
+  ]
+  it('of all codes those that may go away by themselves', () => {
+    const found = (Object.keys(ERROR_CODES) as ErrorCode[]).filter((code) =>
+      isTransient(new AgentError(code, 'm', { address: 'a', request: 'r' })),
+    )
+    assert.deepEqual(found.sort(), transient.sort())
+  })
+
+  it('of errors those of the agent alone', () => {
+    const code = 'ERR_CONNECT_AGENT_FAILED'
+    const others: unknown[] = [
+      undefined,
+      null,
+      'text',
+      new Error('m'),
+      Object.assign(new Error('m'), { code }),
+      { code },
+      new TimeoutError('m', 5),
+      new AbortError('m', undefined),
+    ]
+    for (const error of others) assert.equal(isTransient(error), false, inspect(error))
   })
 })
 

@@ -38,6 +38,7 @@ describe('agentSettings', () => {
   it('has the documented defaults', () => {
     assert.deepEqual(settings(), {
       address: { scheme: 'http', host: '127.0.0.1:8500', prefix: '', socketPath: undefined },
+      dnsAddress: { host: '127.0.0.1', port: 8600 },
       token: undefined,
       tokenFile: undefined,
       auth: undefined,
@@ -119,6 +120,7 @@ describe('agentSettings', () => {
     assert.deepEqual(settings({}, env), {
       // A unix socket and TLS together.
       address: { scheme: 'https', host: 'localhost', prefix: '', socketPath: '/run/consul.sock' },
+      dnsAddress: { host: '127.0.0.1', port: 8600 },
       token: undefined,
       tokenFile: '/token',
       auth: { username: 'u', password: 'p' },
@@ -128,6 +130,38 @@ describe('agentSettings', () => {
       datacenter: 'd',
       timeoutMs: 10_000,
     })
+  })
+
+  const dns: [address: string | undefined, dnsAddress: string | undefined, host: string, port: number][] = [
+    // Beside the agent's HTTP, on its own port.
+    [undefined, undefined, '127.0.0.1', 8600],
+    ['10.0.0.1', undefined, '10.0.0.1', 8600],
+    ['10.0.0.1:1234', undefined, '10.0.0.1', 8600],
+    ['agent.example:8501', undefined, 'agent.example', 8600],
+    ['https://agent.example', undefined, 'agent.example', 8600],
+    ['https://agent.example:8501/consul', undefined, 'agent.example', 8600],
+    ['[::1]:8500', undefined, '::1', 8600],
+    ['http://[2001:db8::7]:8500/consul', undefined, '2001:db8::7', 8600],
+    ['http://[2001:db8::7]', undefined, '2001:db8::7', 8600],
+    ['unix:///run/consul.sock', undefined, '127.0.0.1', 8600],
+    // Or where it is said to be.
+    ['10.0.0.1:1234', '10.0.0.53:53', '10.0.0.53', 53],
+    ['unix:///run/consul.sock', '[::1]:8600', '::1', 8600],
+    [undefined, 'dns.example:53', 'dns.example', 53],
+    [undefined, '[fe80::1%eth0]:53', 'fe80::1%eth0', 53],
+  ]
+  for (const [address, dnsAddress, host, port] of dns) {
+    it(`DNS of ${address ?? 'nothing'} and ${dnsAddress ?? 'nothing'}: ${host}, ${port}`, () => {
+      const found = settings({
+        ...(address !== undefined && { address }),
+        ...(dnsAddress !== undefined && { dnsAddress }),
+      })
+      assert.deepEqual(found.dnsAddress, { host, port })
+    })
+  }
+
+  it('DNS of an address of the environment is beside that', () => {
+    assert.equal(settings({}, { CONSUL_HTTP_ADDR: '10.0.0.9:80' }).dnsAddress.host, '10.0.0.9')
   })
 
   it('takes authorities as one PEM, as several, and a client certificate with its key', () => {
@@ -165,6 +199,12 @@ describe('agentSettings', () => {
     ['agent.datacenter', { datacenter: '..' }],
     ['agent.namespace', {}, { CONSUL_NAMESPACE: 'a/b' }],
     ['agent.timeoutMs', { timeoutMs: 0 }],
+    ['agent.dnsAddress', { dnsAddress: '' }],
+    ['agent.dnsAddress', { dnsAddress: '10.0.0.1' }],
+    ['agent.dnsAddress', { dnsAddress: '::1:53' }],
+    ['agent.dnsAddress', { dnsAddress: 'a:0' }],
+    ['agent.dnsAddress', { dnsAddress: 8600 }],
+    ['agent.dnsAddress', { dnsAddress: 'udp://a:53' }],
     ['agent.tls', { tls: null }],
     ['agent.tls', { tls: [] }],
     ['agent.tls.CA', { tls: { CA: ca.rootPem } }],
@@ -241,6 +281,7 @@ describe('settingsKey', () => {
     { partition: 'n' },
     { datacenter: 'n' },
     { timeoutMs: 5 },
+    { dnsAddress: 'a:1' },
     { tls: { verify: false } },
     { tls: { ca: ca.rootPem } },
     { tls: { serverName: 's' } },

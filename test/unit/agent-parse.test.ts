@@ -1,10 +1,23 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { inspect } from 'node:util'
 import fc from 'fast-check'
 import { type AuthorizeAnswer, askAuthorize, parseAuthorize } from '../../src/agent/authorize.js'
 import { path } from '../../src/agent/client.js'
-import { type ConnectInstance, fetchConnectInstances, parseConnectInstances } from '../../src/agent/health.js'
+import {
+  type ConnectInstance,
+  countInstances,
+  fetchConnectInstances,
+  parseConnectInstances,
+} from '../../src/agent/health.js'
 import { fetchLeaf, parseLeaf } from '../../src/agent/leaf.js'
+import {
+  executeQuery,
+  isSortedQuery,
+  parseDuration,
+  parseIsSorted,
+  parseQueryAnswer,
+} from '../../src/agent/query.js'
 import { fetchRoots, parseRoots } from '../../src/agent/roots.js'
 import { ShapeError } from '../../src/agent/shape.js'
 import { CONSUL_LEAF, CONSUL_ROOTS } from '../fixtures/consul-answers.js'
@@ -172,11 +185,21 @@ describe('parseConnectInstances', () => {
     id: 'web-proxy',
     address: '10.0.0.2',
     port: 21000,
+    wan: { address: '10.0.0.2', port: 21000 },
+    defect: undefined,
     service: 'web',
     ...nowhere,
     datacenter: 'dc1',
+    status: 'passing',
+    weights: { passing: 1, warning: 1 },
   }
-  const nativeInstance = { ...proxyInstance, id: 'web-1', address: '10.0.0.1', port: 8080 }
+  const nativeInstance: ConnectInstance = {
+    ...proxyInstance,
+    id: 'web-1',
+    address: '10.0.0.1',
+    port: 8080,
+    wan: { address: '10.0.0.1', port: 8080 },
+  }
 
   const good: [rule: string, body: unknown, instances: ConnectInstance[]][] = [
     ['none', [], []],
@@ -232,11 +255,182 @@ describe('parseConnectInstances', () => {
       [bend(proxy, ['Node', 'Datacenter'], undefined)],
       [{ ...proxyInstance, datacenter: undefined }],
     ],
-    ['an IPv6 address', [bend(proxy, ['Service', 'Address'], '::1')], [{ ...proxyInstance, address: '::1' }]],
+    [
+      'an IPv6 address',
+      [bend(proxy, ['Service', 'Address'], '::1')],
+      [{ ...proxyInstance, address: '::1', wan: { address: '::1', port: 21000 } }],
+    ],
+    // A mesh gateway, say: it stands before many and proves the name of none.
+    [
+      'one that stands before nobody is left out, and spoils nothing for the others',
+      [
+        bend(proxy, ['Service', 'Proxy'], { DestinationServiceName: '' }),
+        native,
+        bend(proxy, ['Service', 'Proxy'], undefined),
+        bend(proxy, ['Service', 'Proxy'], {}),
+        bend(proxy, ['Service', 'Proxy'], null),
+      ],
+      [nativeInstance],
+    ],
+    [
+      'one that stands before nobody may have no address and no port',
+      [{ Node: {}, Service: { Kind: 'mesh-gateway', Proxy: {} } }],
+      [],
+    ],
+    [
+      'one that cannot be dialled is known, with what is wrong with it, and spoils nothing for the others',
+      [bend(proxy, ['Service', 'Port'], 0), native],
+      [
+        { ...proxyInstance, port: 0, wan: { address: '10.0.0.2', port: 0 }, defect: 'has no port' },
+        nativeInstance,
+      ],
+    ],
+    ['no checks', [bend(proxy, ['Checks'], undefined)], [proxyInstance]],
   ]
   for (const [rule, body, instances] of good) {
     it(rule, () => {
       assert.deepEqual(parseConnectInstances(JSON.parse(JSON.stringify(body))), instances)
+    })
+  }
+
+  const states: [checks: unknown[], status: ConnectInstance['status']][] = [
+    [[], 'passing'],
+    [['passing'], 'passing'],
+    [['passing', 'passing'], 'passing'],
+    [['warning'], 'warning'],
+    [['passing', 'warning', 'passing'], 'warning'],
+    [['critical'], 'critical'],
+    [['warning', 'critical'], 'critical'],
+    [['critical', 'warning'], 'critical'],
+    [['passing', 'critical', 'passing'], 'critical'],
+    [['maintenance'], 'critical'],
+    // Whatever is not known to be good is bad.
+    [['passing', 'unknown'], 'critical'],
+    [['warning', ''], 'critical'],
+    [['Passing'], 'critical'],
+  ]
+  for (const [checks, status] of states) {
+    it(`the worst of its checks: ${checks.join(', ') || 'none'} is ${status}`, () => {
+      const body = [{ ...proxy, Checks: checks.map((Status) => ({ CheckID: 'c', Status })) }]
+      assert.equal(parseConnectInstances(body)[0]?.status, status)
+    })
+  }
+
+  const weights: [given: unknown, weights: ConnectInstance['weights']][] = [
+    [undefined, { passing: 1, warning: 1 }],
+    [null, { passing: 1, warning: 1 }],
+    [{}, { passing: 1, warning: 1 }],
+    [
+      { Passing: 10, Warning: 3 },
+      { passing: 10, warning: 3 },
+    ],
+    [
+      { Passing: 0, Warning: 0 },
+      { passing: 0, warning: 0 },
+    ],
+    // Less than none is none.
+    [
+      { Passing: -1, Warning: 3 },
+      { passing: 0, warning: 3 },
+    ],
+    [
+      { Passing: 3, Warning: -100 },
+      { passing: 3, warning: 0 },
+    ],
+    [{ Passing: 7 }, { passing: 7, warning: 1 }],
+    [
+      { Warning: 7, Passing: null },
+      { passing: 1, warning: 7 },
+    ],
+  ]
+  for (const [given, expected] of weights) {
+    it(`its weights: ${inspect(given)}`, () => {
+      const body = [bend(proxy, ['Service', 'Weights'], given)]
+      assert.deepEqual(parseConnectInstances(body)[0]?.weights, expected)
+    })
+  }
+
+  /** A native instance with these addresses of its own and of its node. */
+  const addressed = (own: unknown, wan: unknown, nodeWan: unknown): unknown => [
+    {
+      Node: { ...node, TaggedAddresses: nodeWan === undefined ? undefined : { wan: nodeWan } },
+      Service: {
+        ...nativeService,
+        Address: own,
+        TaggedAddresses: wan === undefined ? undefined : { lan: { Address: 'lan', Port: 1 }, wan },
+      },
+      Checks: [],
+    },
+  ]
+  const reached: [rule: string, body: unknown, wan: ConnectInstance['wan']][] = [
+    ['its own', addressed('own', { Address: 'w', Port: 443 }, 'nw'), { address: 'w', port: 443 }],
+    ['its own, without a port', addressed('own', { Address: 'w' }, 'nw'), { address: 'w', port: 8080 }],
+    [
+      'its own, with a port of 0',
+      addressed('own', { Address: 'w', Port: 0 }, 'nw'),
+      { address: 'w', port: 8080 },
+    ],
+    ['its only address', addressed('own', undefined, 'nw'), { address: 'own', port: 8080 }],
+    ["its node's", addressed('', undefined, 'nw'), { address: 'nw', port: 8080 }],
+    ["its node's only one", addressed('', undefined, undefined), { address: '10.0.0.1', port: 8080 }],
+    ["its node's empty one is none", addressed('', undefined, ''), { address: '10.0.0.1', port: 8080 }],
+    ['its own before its node’s', addressed('', { Address: 'w', Port: 1 }, 'nw'), { address: 'w', port: 1 }],
+    ['null is none', addressed('own', null, null), { address: 'own', port: 8080 }],
+  ]
+  for (const [rule, body, wan] of reached) {
+    it(`how it is reached from elsewhere: ${rule}`, () => {
+      assert.deepEqual(parseConnectInstances(body)[0]?.wan, wan)
+    })
+  }
+
+  const wanAt = (wan: unknown): unknown => bend(native, ['Service', 'TaggedAddresses'], { wan })
+  const defects: [rule: string, entry: unknown, defect: string | undefined][] = [
+    ['the lowest port', bend(proxy, ['Service', 'Port'], 1), undefined],
+    ['the highest port', bend(proxy, ['Service', 'Port'], 65535), undefined],
+    ['a port of 0', bend(proxy, ['Service', 'Port'], 0), 'has no port'],
+    ['a port below 0', bend(proxy, ['Service', 'Port'], -1), 'has the port -1'],
+    ['a port that is too high', bend(proxy, ['Service', 'Port'], 65536), 'has the port 65536'],
+    ['a name', bend(proxy, ['Service', 'Address'], 'db_1.example-x.com'), undefined],
+    ['an address of an interface', bend(proxy, ['Service', 'Address'], 'fe80::1%eth0'), undefined],
+    ['255 characters', bend(proxy, ['Service', 'Address'], 'a'.repeat(255)), undefined],
+    ['a blank', bend(proxy, ['Service', 'Address'], 'a b'), 'has the address "a b"'],
+    [
+      'a URL',
+      bend(proxy, ['Service', 'Address'], 'http://10.0.0.2:80'),
+      'has the address "http://10.0.0.2:80"',
+    ],
+    ['a line', bend(proxy, ['Service', 'Address'], 'a\nb'), String.raw`has the address "a\nb"`],
+    [
+      'an address that is too long, of which the beginning is told',
+      bend(proxy, ['Service', 'Address'], 'a'.repeat(256)),
+      `has the address "${'a'.repeat(64)}"`,
+    ],
+    ["its node's address", bend(native, ['Node', 'Address'], 'a/b'), 'has the address "a/b"'],
+    [
+      'a port and an address: the port',
+      bend(native, ['Service'], { ...nativeService, Address: '*', Port: 0 }),
+      'has no port',
+    ],
+  ]
+  for (const [rule, item] of [
+    ['a port', wanAt({ Address: 'w', Port: 65536 })],
+    ['a port below 0', wanAt({ Address: 'w', Port: -5 })],
+    ['an address', wanAt({ Address: 'w w', Port: 1 })],
+    ["its node's address", bend(native, ['Node', 'TaggedAddresses'], { wan: 'w w' })],
+  ] as const) {
+    it(`what is wrong for elsewhere does not count: ${rule}`, () => {
+      const [found] = parseConnectInstances([item])
+      assert.equal(found?.defect, undefined)
+      assert.deepEqual(found?.wan, { address: found?.address, port: found?.port })
+    })
+  }
+  for (const [rule, item, defect] of defects) {
+    it(`${defect === undefined ? 'can be dialled' : 'cannot be dialled'}: ${rule}`, () => {
+      const found = parseConnectInstances([item, native])
+      assert.deepEqual(
+        found.map((instance) => instance.defect),
+        [defect, undefined],
+      )
     })
   }
 
@@ -250,14 +444,14 @@ describe('parseConnectInstances', () => {
     ['[0].Node should be an object and is missing', bent(['Node'], undefined)],
     ['[0].Service should be an object and is null', bent(['Service'], null)],
     ['[0].Service.ID should be a non-empty string and is a string', bent(['Service', 'ID'], '')],
-    ['[0].Service.Address should be a non-empty string and is a number', bent(['Service', 'Address'], 5)],
+    ['[0].Service.Address should be a string and is a number', bent(['Service', 'Address'], 5)],
     [
       '[0].Node.Address should be a non-empty string and is a string',
       bend(bent(['Service', 'Address'], ''), [0, 'Node', 'Address'], ''),
     ],
-    ['[0].Service.Port should be a port and is missing', bent(['Service', 'Port'], undefined)],
-    ['[0].Service.Port should be a port and is a string', bent(['Service', 'Port'], '80')],
-    ['[0].Service.Port should be a port and is a number', bent(['Service', 'Port'], 65536)],
+    ['[0].Service.Port should be a whole number and is missing', bent(['Service', 'Port'], undefined)],
+    ['[0].Service.Port should be a whole number and is a string', bent(['Service', 'Port'], '80')],
+    ['[0].Service.Port should be a whole number and is a number', bent(['Service', 'Port'], 80.5)],
     ['[0].Service.Connect should be an object and is an array', bent(['Service', 'Connect'], [])],
     [
       '[0].Service.Connect.Native should be true or false and is a string',
@@ -276,7 +470,183 @@ describe('parseConnectInstances', () => {
       '[0].Service.Namespace should be a non-empty string and is an array',
       bent(['Service', 'Namespace'], []),
     ],
+    ['[0].Service.Partition should be a non-empty string and is a number', bent(['Service', 'Partition'], 5)],
+    ['[0].Node.Datacenter should be a non-empty string and is a boolean', bent(['Node', 'Datacenter'], true)],
+    ['[0].Checks should be an array and is a string', bent(['Checks'], 'passing')],
+    ['[0].Checks should be an array and is an object', bent(['Checks'], {})],
+    ['[0].Checks[0] should be an object and is a string', bent(['Checks'], ['passing'])],
+    ['[0].Checks[1].Status should be a string and is missing', bent(['Checks'], [{ Status: 'passing' }, {}])],
+    ['[0].Checks[0].Status should be a string and is null', bent(['Checks'], [{ Status: null }])],
+    ['[0].Service.Weights should be an object and is a number', bent(['Service', 'Weights'], 5)],
+    [
+      '[0].Service.Weights.Passing should be a whole number and is a string',
+      bent(['Service', 'Weights'], { Passing: '5' }),
+    ],
+    [
+      '[0].Service.Weights.Warning should be a whole number and is a number',
+      bent(['Service', 'Weights'], { Passing: 1, Warning: 0.5 }),
+    ],
+    [
+      '[0].Service.Weights.Passing should be a whole number and is a number',
+      bent(['Service', 'Weights'], { Passing: -0.5, Warning: 1 }),
+    ],
+    [
+      '[0].Service.TaggedAddresses should be an object and is a string',
+      bent(['Service', 'TaggedAddresses'], 'x'),
+    ],
+    [
+      '[0].Service.TaggedAddresses.wan should be an object and is a string',
+      bent(['Service', 'TaggedAddresses'], { wan: '1.2.3.4' }),
+    ],
+    [
+      '[0].Service.TaggedAddresses.wan.Address should be a string and is missing',
+      bent(['Service', 'TaggedAddresses'], { wan: { Port: 1 } }),
+    ],
+    [
+      '[0].Service.TaggedAddresses.wan.Port should be a whole number and is a number',
+      bent(['Service', 'TaggedAddresses'], { wan: { Address: 'a', Port: 0.5 } }),
+    ],
+    [
+      '[0].Node.TaggedAddresses.wan should be a string and is an object',
+      bent(['Node', 'TaggedAddresses'], { wan: { Address: 'a' } }),
+    ],
+    ['[0].Node.TaggedAddresses should be an object and is an array', bent(['Node', 'TaggedAddresses'], [])],
   ])
+})
+
+describe('parseQueryAnswer', () => {
+  const entry = {
+    Node: { Node: 'n', Address: '10.0.0.1' },
+    Service: { ID: 'web-1', Service: 'web', Port: 8080, Connect: { Native: true } },
+    Checks: [],
+  }
+  // 1.8.7
+  const answer = {
+    Service: 'web',
+    Nodes: [entry],
+    DNS: { TTL: '10s' },
+    Datacenter: 'dc1',
+    Failovers: 0,
+  }
+
+  it('the service, where it was found, its instances, and for how long', () => {
+    const { instances, ...rest } = parseQueryAnswer(answer)
+    assert.deepEqual(rest, { service: 'web', namespace: undefined, datacenter: 'dc1', ttlMs: 10_000 })
+    assert.deepEqual(
+      instances.map(({ id, address, service }) => [id, address, service]),
+      [['web-1', '10.0.0.1', 'web']],
+    )
+  })
+
+  const optional: [rule: string, changes: Json, expected: Json][] = [
+    ['a namespace', { Namespace: 'n' }, { namespace: 'n' }],
+    ['an empty namespace', { Namespace: '' }, { namespace: undefined }],
+    ['no datacenter', { Datacenter: undefined }, { datacenter: undefined }],
+    ['no nodes', { Nodes: [] }, { instances: [] }],
+    ['no nodes, as Go writes it', { Nodes: null }, { instances: [] }],
+    ['no nodes at all', { Nodes: undefined }, { instances: [] }],
+    ['no DNS', { DNS: undefined }, { ttlMs: undefined }],
+    ['a DNS of null', { DNS: null }, { ttlMs: undefined }],
+    ['a DNS without a TTL', { DNS: {} }, { ttlMs: undefined }],
+    ['an empty TTL', { DNS: { TTL: '' } }, { ttlMs: undefined }],
+    ['a TTL that is none', { DNS: { TTL: 'soon' } }, { ttlMs: undefined }],
+    ['a TTL of 0', { DNS: { TTL: '0s' } }, { ttlMs: 0 }],
+  ]
+  for (const [rule, changes, expected] of optional) {
+    it(rule, () => {
+      const found = parseQueryAnswer(JSON.parse(JSON.stringify({ ...answer, ...changes })))
+      assert.deepEqual({ ...found, ...expected }, found)
+    })
+  }
+
+  refuses(parseQueryAnswer, [
+    ...NO_OBJECT,
+    ['Service should be a non-empty string and is missing', bend(answer, ['Service'], undefined)],
+    ['Service should be a non-empty string and is a string', bend(answer, ['Service'], '')],
+    ['Namespace should be a non-empty string and is a number', bend(answer, ['Namespace'], 5)],
+    ['Datacenter should be a non-empty string and is an array', bend(answer, ['Datacenter'], [])],
+    ['DNS should be an object and is a string', bend(answer, ['DNS'], '10s')],
+    ['DNS.TTL should be a string and is a number', bend(answer, ['DNS', 'TTL'], 10)],
+    ['the body should be an array and is an object', bend(answer, ['Nodes'], {})],
+    ['[0].Node should be an object and is missing', bend(answer, ['Nodes', 0, 'Node'], undefined)],
+  ])
+})
+
+describe('parseIsSorted', () => {
+  const explained = { Query: { ID: 'i', Name: 'nearest', Service: { Service: 'web', Near: '_agent' } } }
+  for (const [near, isSorted] of [
+    ['_agent', true],
+    ['n1', true],
+    ['', false],
+    [null, false],
+    [undefined, false],
+  ] as const) {
+    it(`near ${String(near)}: ${isSorted ? 'yes' : 'no'}`, () => {
+      assert.equal(parseIsSorted(bend(explained, ['Query', 'Service', 'Near'], near)), isSorted)
+    })
+  }
+
+  refuses(parseIsSorted, [
+    ...NO_OBJECT,
+    ['Query should be an object and is missing', {}],
+    ['Query.Service should be an object and is missing', { Query: {} }],
+    [
+      'Query.Service.Near should be a string and is a boolean',
+      bend(explained, ['Query', 'Service', 'Near'], true),
+    ],
+  ])
+})
+
+describe('parseDuration: as Go writes it', () => {
+  const cases: [text: string, ms: number | undefined][] = [
+    ['0s', 0],
+    ['10s', 10_000],
+    ['1m', 60_000],
+    ['2h', 7_200_000],
+    ['1ms', 1],
+    ['1us', 0.001],
+    ['1µs', 0.001],
+    ['1ns', 0.000001],
+    ['1.5s', 1_500],
+    ['0.5h', 1_800_000],
+    ['1m30s', 90_000],
+    ['1h0m0s', 3_600_000],
+    ['1h2m3s4ms', 3_723_004],
+    ['2562047h47m16.854775807s', 9_223_372_036_854.775807],
+    ['', undefined],
+    ['10', undefined],
+    ['s', undefined],
+    ['-10s', undefined],
+    ['+10s', undefined],
+    ['10 s', undefined],
+    ['10s ', undefined],
+    [' 10s', undefined],
+    ['10S', undefined],
+    ['10sec', undefined],
+    ['1d', undefined],
+    ['.5s', undefined],
+    ['1.s', undefined],
+    ['1.2.3s', undefined],
+    ['1e3s', undefined],
+    ['0x10s', undefined],
+    ['10s\n', undefined],
+    ['٣s', undefined],
+    ['10s!', undefined],
+    ['!10s', undefined],
+  ]
+  for (const [text, ms] of cases) {
+    it(`${JSON.stringify(text)}: ${ms ?? 'none'}`, () => {
+      const found = parseDuration(text)
+      if (ms === undefined) assert.equal(found, undefined)
+      else assert.ok(found !== undefined && Math.abs(found - ms) <= ms * 1e-12, String(found))
+    })
+  }
+
+  it('a long text costs no more than its length', () => {
+    assert.equal(parseDuration(`${'9'.repeat(100_000)}x`), undefined)
+    assert.equal(parseDuration(`${'1s'.repeat(50_000)}x`), undefined)
+    assert.equal(parseDuration('1s'.repeat(50_000)), 50_000_000)
+  })
 })
 
 describe('parsers: a value or a ShapeError, whatever the JSON', () => {
@@ -288,7 +658,14 @@ describe('parsers: a value or a ShapeError, whatever the JSON', () => {
     'Authorized',
     'Reason',
     'Node',
+    'Nodes',
+    'Checks',
     'Service',
+    'Weights',
+    'TaggedAddresses',
+    'Query',
+    'DNS',
+    'TTL',
     '__proto__',
   ]
   const { json } = fc.letrec<{ json: unknown }>((tie) => ({
@@ -299,7 +676,15 @@ describe('parsers: a value or a ShapeError, whatever the JSON', () => {
       fc.dictionary(fc.constantFrom(...keys), tie('json')),
     ),
   }))
-  for (const parse of [parseRoots, parseLeaf, parseAuthorize, parseConnectInstances]) {
+  const parsers = [
+    parseRoots,
+    parseLeaf,
+    parseAuthorize,
+    parseConnectInstances,
+    parseQueryAnswer,
+    parseIsSorted,
+  ]
+  for (const parse of parsers) {
     it(parse.name, () => {
       fc.assert(
         fc.property(json, (body) => {
@@ -332,18 +717,98 @@ describe('requests', () => {
     )
   })
 
-  it("instances: passing ones, where the upstream says, and else where the agent's settings say", () => {
+  it("instances: in every state and by any server, where the upstream says, and else where the agent's settings say", () => {
     const agent = new FakeAgent({ datacenter: 'own', namespace: 'n' })
-    void fetchConnectInstances(agent, 'web', {})
-    void fetchConnectInstances(agent, 'web', { datacenter: 'other', partition: 'p' })
-    const common = { passing: true, index: undefined, hash: undefined, wait: undefined }
+    const { signal } = new AbortController()
+    void fetchConnectInstances(agent, { service: 'my/web' }, { signal, timeoutMs: 7 })
+    void fetchConnectInstances(
+      agent,
+      {
+        service: 'web',
+        datacenter: 'other',
+        partition: 'p',
+        tags: ['a', 'b'],
+        near: '_agent',
+        filter: 'x == "y"',
+      },
+      query,
+    )
+    const none = { tag: undefined, near: undefined, filter: undefined }
+    const start = { stale: true, index: undefined, hash: undefined, wait: undefined }
     assert.deepEqual(
-      agent.requests.map(({ request }) => [request.path, request.query]),
+      agent.requests.map(({ request }) => request),
       [
-        ['/v1/health/connect/web', { ...common, dc: 'own', ns: 'n', partition: undefined }],
-        ['/v1/health/connect/web', { ...common, dc: 'other', ns: 'n', partition: 'p' }],
+        {
+          path: '/v1/health/connect/my%2Fweb',
+          query: { ...start, dc: 'own', ns: 'n', partition: undefined, ...none },
+          signal,
+          timeoutMs: 7,
+        },
+        {
+          path: '/v1/health/connect/web',
+          query: {
+            ...start,
+            index: 5,
+            wait: '1000ms',
+            dc: 'other',
+            ns: 'n',
+            partition: 'p',
+            tag: ['a', 'b'],
+            near: '_agent',
+            filter: 'x == "y"',
+          },
+          signal: undefined,
+          timeoutMs: 7,
+        },
       ],
     )
+  })
+
+  it('the count of instances takes any, with Connect or without', async () => {
+    const agent = new FakeAgent({ datacenter: 'own', partition: 'p' })
+    const { signal } = new AbortController()
+    const counted = countInstances(agent, 'my web', { namespace: 'n' }, signal)
+    const [{ request, answer }] = agent.requests as [(typeof agent.requests)[0]]
+    assert.deepEqual(request, {
+      path: '/v1/health/service/my%20web',
+      query: { stale: true, dc: 'own', ns: 'n', partition: 'p' },
+      signal,
+    })
+    answer({ body: [{}, 'whatever', null] })
+    assert.equal(await counted, 3)
+    for (const [body, count] of [
+      [[], 0],
+      [null, 0],
+    ] as const) {
+      const again = countInstances(agent, 'web', {}, signal)
+      agent.requests.at(-1)!.answer({ body })
+      assert.equal(await again, count)
+    }
+    const wrong = assert.rejects(countInstances(agent, 'web', {}, signal), ShapeError)
+    agent.requests.at(-1)!.answer({ body: {} })
+    await wrong
+  })
+
+  it('a prepared query is executed for Connect, and explained, where it is', async () => {
+    const agent = new FakeAgent({ datacenter: 'own' })
+    const { signal } = new AbortController()
+    const target = { query: 'a b', near: '_agent', namespace: 'n' }
+    void executeQuery(agent, target, signal)
+    const sorted = isSortedQuery(agent, target, { signal, timeoutMs: 500 })
+    const where = { dc: 'own', ns: 'n', partition: undefined }
+    assert.deepEqual(
+      agent.requests.map(({ request }) => request),
+      [
+        {
+          path: '/v1/query/a%20b/execute',
+          query: { connect: true, near: '_agent', ...where },
+          signal,
+        },
+        { path: '/v1/query/a%20b/explain', query: where, signal, timeoutMs: 500 },
+      ],
+    )
+    agent.requests[1]!.answer({ body: { Query: { Service: { Near: 'n1' } } } })
+    assert.equal(await sorted, true)
   })
 
   it('authorize names target, identity and serial, and the namespace where there is one', async () => {

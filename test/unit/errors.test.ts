@@ -12,6 +12,7 @@ const {
   ClosedError,
   ConnectError,
   DialError,
+  DnsError,
   ERROR_CODES,
   IdentityError,
   OptionError,
@@ -19,6 +20,7 @@ const {
   TimeoutError,
   VerificationError,
   because,
+  messageOf,
   toError,
 } = errors
 
@@ -63,6 +65,7 @@ const kinds: [
   ['SpiffeIdError', (from) => new from.SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', 'x', 'y')],
   ['VerificationError', (from) => new from.VerificationError('ERR_CONNECT_PEER_KIND', 'x', 'y', { cause })],
   ['DialError', (from) => new from.DialError('ERR_CONNECT_DIAL_FAILED', 'db', 'away', { cause })],
+  ['DnsError', (from) => new from.DnsError('a:53', 'SRV b', 'no answer', { cause })],
 ]
 const classes = (from: typeof errors): [string, typeof ConnectError][] =>
   kinds.map(([name]) => [name, (from as unknown as Module)[name] as typeof ConnectError])
@@ -194,6 +197,22 @@ describe('errors: what they carry', () => {
     assert.deepEqual([dial.message, dial.upstream, dial.attempts], ['dial db: there is none', 'db', []])
   })
 
+  it('DialError: why there is none, where that is known', () => {
+    const reasons = ['unknown', 'not-connect', 'no-match', 'not-passing', 'empty'] as const
+    for (const reason of reasons) {
+      assert.equal(new DialError('ERR_CONNECT_NO_INSTANCES', 'db', 'none', { reason }).reason, reason)
+    }
+    assert.equal(new DialError('ERR_CONNECT_DIAL_FAILED', 'db', 'away').reason, undefined)
+    assert.equal(new DialError('ERR_CONNECT_DIAL_FAILED', 'db', 'away', { cause }).reason, undefined)
+  })
+
+  it('DnsError: the server and the question, and what was wrong', () => {
+    const error = new DnsError('[::1]:8600', 'SRV redis.connect.consul', 'there is no answer', { cause })
+    assert.deepEqual([error.server, error.question], ['[::1]:8600', 'SRV redis.connect.consul'])
+    assert.equal(error.message, 'DNS SRV redis.connect.consul at [::1]:8600: there is no answer: the cause')
+    assert.equal(new DnsError('a:1', 'A b', 'none').message, 'DNS A b at a:1: none')
+  })
+
   it('SpiffeIdError: the text, cut', () => {
     const { input } = new SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', 'a'.repeat(257), 'x')
     assert.equal(input, `${'a'.repeat(256)}…`)
@@ -251,6 +270,23 @@ describe('because and toError: whatever was thrown', () => {
       assert.ok(error === thrown || (error instanceof Error && /thrown/.test(error.message)), error.message)
     })
   }
+
+  it('an error of several parts and no word of its own says what they say', () => {
+    const refused = [new Error('connect ECONNREFUSED ::1:1'), new Error('connect ECONNREFUSED 127.0.0.1:1')]
+    const parts: [error: Error, message: string][] = [
+      [new AggregateError(refused), 'connect ECONNREFUSED ::1:1, connect ECONNREFUSED 127.0.0.1:1'],
+      [new AggregateError(refused, 'all of them'), 'all of them'],
+      [new AggregateError([]), 'AggregateError'],
+      [new AggregateError(['text']), 'what was thrown is no Error: text'],
+      [new Error('plain'), 'plain'],
+      [nameless, 'Error'],
+      [new TypeError(''), 'TypeError'],
+    ]
+    for (const [error, message] of parts) {
+      assert.equal(messageOf(error), message)
+      assert.equal(because(error), `: ${message}`)
+    }
+  })
 
   it('an error stays the same one', () => {
     assert.equal(toError(nameless), nameless)

@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { type TestContext, describe, it } from 'node:test'
 import { type AgentOptions } from '../../src/agent/options.js'
 import { agentSettings } from '../../src/agent/settings.js'
-import { type MeshLease, type Time, acquireMesh, systemTime } from '../../src/mesh.js'
+import { type Time, systemTime } from '../../src/clock.js'
+import { type MeshLease, acquireMesh } from '../../src/mesh.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 
 // Nobody listens here: what is shared can be told without an agent.
@@ -26,18 +27,21 @@ function listen(lease: MeshLease): void {
 }
 
 describe('acquireMesh', () => {
-  it('equal settings share one client and one watch of the roots', (t) => {
+  it('equal settings share one client, one watch of the roots, and the routes', (t) => {
     const [first, second] = [acquire(t), acquire(t)]
     assert.equal(first.agent, second.agent)
     assert.equal(first.roots, second.roots)
+    assert.equal(first.routes, second.routes)
+    assert.equal(first.routes.lease('web').balancer, second.routes.lease('web').balancer)
   })
 
   it('other settings share nothing', (t) => {
     const first = acquire(t)
-    for (const options of [{ token: 't' }, { namespace: 'n' }, { timeoutMs: 5 }]) {
+    for (const options of [{ token: 't' }, { namespace: 'n' }, { timeoutMs: 5 }, { dnsAddress: 'a:53' }]) {
       const second = acquire(t, options)
       assert.notEqual(first.agent, second.agent)
       assert.notEqual(first.roots, second.roots)
+      assert.notEqual(first.routes, second.routes)
     }
   })
 
@@ -87,5 +91,15 @@ describe('acquireMesh', () => {
     listen(second)
     await first.release()
     assert.ok(isClosed(first) && !isClosed(second))
+  })
+
+  it('what is closed with it leaves no route behind', async (t) => {
+    const clock = new FakeClock()
+    const lease = acquire(t, {}, { clock, random: () => 0 })
+    lease.routes.lease('web')
+    lease.routes.lease({ query: 'nearest' }).release()
+    assert.ok(clock.pending >= 2)
+    await lease.release()
+    assert.equal(clock.pending, 0)
   })
 })

@@ -139,6 +139,79 @@ describe('expectName', () => {
   })
 })
 
+describe('expectAddress', () => {
+  const taken: [text: string, host: string, port: number][] = [
+    ['10.0.0.1:80', '10.0.0.1', 80],
+    ['web.example:65535', 'web.example', 65535],
+    ['WEB_1-a.example:1', 'WEB_1-a.example', 1],
+    ['localhost:00080', 'localhost', 80],
+    ['[::1]:1', '::1', 1],
+    ['[2001:DB8::7]:443', '2001:DB8::7', 443],
+    ['[::ffff:10.0.0.1]:443', '::ffff:10.0.0.1', 443],
+    ['[fe80::1%1]:8080', 'fe80::1%1', 8080],
+    ['[fe80::1%eth0.1-a_b]:80', 'fe80::1%eth0.1-a_b', 80],
+    [`${'a'.repeat(255)}:1`, 'a'.repeat(255), 1],
+  ]
+  for (const [text, host, port] of taken) {
+    it(`takes ${text.slice(0, 40)}`, () => {
+      assert.deepEqual(options.expectAddress('the.option', text), { host, port })
+    })
+  }
+
+  const refused: unknown[] = [
+    undefined,
+    null,
+    80,
+    ['a:80'],
+    '',
+    'a',
+    'a:',
+    ':80',
+    'a:0',
+    'a:00000',
+    'a:65536',
+    'a:99999',
+    'a:123456',
+    'a:-1',
+    'a:+1',
+    'a:1.5',
+    'a:1e3',
+    'a:0x50',
+    'a:8 0',
+    ' a:80',
+    'a:80 ',
+    'a:80\n',
+    'a b:80',
+    'a\0:80',
+    'a,b:80',
+    '::1:80',
+    '[::1]',
+    '[::1]80',
+    '[]:80',
+    '[x]:80',
+    '[::1%]:80',
+    '[::1%a/b]:80',
+    '[[::1]]:80',
+    'fe80::1%eth0:80',
+    'a%b:80',
+    'a@b:80',
+    'a/b:80',
+    'http://a:80',
+    'a:80/',
+    'a:80:81',
+    'ü:80',
+    `${'a'.repeat(256)}:1`,
+  ]
+  for (const value of refused) {
+    it(`refuses ${inspect(value).slice(0, 40)}`, () => {
+      assert.throws(() => options.expectAddress('the.option', value), {
+        name: 'OptionError',
+        option: 'the.option',
+      })
+    })
+  }
+})
+
 describe('expectSecret', () => {
   it('takes what fits into a header: printable ASCII without a space', () => {
     const taken: number[] = []

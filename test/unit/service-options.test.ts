@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { drainTimeout } from '../../src/close-options.js'
 import { OptionError } from '../../src/errors.js'
 import {
   dialBounds,
-  drainTimeout,
+  forwardSettings,
   listenSettings,
   readyBounds,
+  resolveBounds,
   serviceSettings,
 } from '../../src/service-options.js'
 import { type RegisterOptions, serviceDefinition } from '../../src/register-options.js'
@@ -72,11 +74,14 @@ describe('serviceSettings', () => {
   })
 })
 
-describe('readyBounds, dialBounds, drainTimeout', () => {
+describe('readyBounds, dialBounds, resolveBounds, drainTimeout', () => {
   it('have their defaults', () => {
     assert.deepEqual(readyBounds(), { signal: undefined, timeoutMs: 10_000 })
     assert.deepEqual(dialBounds(undefined, 77), { signal: undefined, timeoutMs: 77, allowHalfOpen: false })
+    assert.deepEqual(resolveBounds(undefined, 77), { signal: undefined, timeoutMs: 77 })
+    assert.deepEqual(resolveBounds({}, 77), { signal: undefined, timeoutMs: 77 })
     assert.equal(drainTimeout(undefined, 77), 77)
+    assert.equal(drainTimeout({}, 77), 77)
   })
 
   it('take what is given', () => {
@@ -86,6 +91,7 @@ describe('readyBounds, dialBounds, drainTimeout', () => {
       timeoutMs: 5,
       allowHalfOpen: true,
     })
+    assert.deepEqual(resolveBounds({ signal, timeoutMs: 5 }, 77), { signal, timeoutMs: 5 })
     assert.equal(drainTimeout({ drainTimeoutMs: 5 }, 77), 5)
   })
 
@@ -108,11 +114,80 @@ describe('readyBounds, dialBounds, drainTimeout', () => {
       ],
     )
     refuses(
+      (options) => resolveBounds(options, 77),
+      [
+        ['x', 'options'],
+        [{ signal: 5 }, 'signal'],
+        [{ timeoutMs: -1 }, 'timeoutMs'],
+        [{ timeoutMs: '5' }, 'timeoutMs'],
+        [{ allowHalfOpen: true }, 'options.allowHalfOpen'],
+        [{ refresh: true }, 'options.refresh'],
+      ],
+    )
+    refuses(
       (options) => drainTimeout(options, 77),
       [
         [5, 'options'],
+        [[], 'options'],
         [{ drainTimeoutMs: 0 }, 'drainTimeoutMs'],
+        [{ drainTimeoutMs: Infinity }, 'drainTimeoutMs'],
+        [{ drainTimeoutMs: '5' }, 'drainTimeoutMs'],
         [{ timeoutMs: 5 }, 'options.timeoutMs'],
+      ],
+    )
+  })
+})
+
+describe('forwardSettings', () => {
+  it('is on the loopback, unless something else is said', () => {
+    const rest = { signal: undefined, dialTimeoutMs: 77, idleTimeoutMs: undefined }
+    assert.deepEqual(forwardSettings({ port: 0 }, 77), { address: { port: 0, host: '127.0.0.1' }, ...rest })
+    assert.deepEqual(forwardSettings({ port: 65535, host: '::' }, 77), {
+      address: { port: 65535, host: '::' },
+      ...rest,
+    })
+    assert.deepEqual(forwardSettings({ path: '/run/x.sock' }, 77), {
+      address: { path: '/run/x.sock' },
+      ...rest,
+    })
+  })
+
+  it('takes what is given', () => {
+    const given = { port: 1, host: 'h', signal, dialTimeoutMs: 5, idleTimeoutMs: 6 }
+    assert.deepEqual(forwardSettings(given, 77), {
+      address: { port: 1, host: 'h' },
+      signal,
+      dialTimeoutMs: 5,
+      idleTimeoutMs: 6,
+    })
+  })
+
+  it('refuses the wrong, the misspelt and the contradictory', () => {
+    refuses(
+      (options) => forwardSettings(options, 77),
+      [
+        [undefined, 'options'],
+        [null, 'options'],
+        [8080, 'options'],
+        [{}, 'port'],
+        [{ host: '127.0.0.1' }, 'port'],
+        [{ port: -1 }, 'port'],
+        [{ port: 65536 }, 'port'],
+        [{ port: '80' }, 'port'],
+        [{ port: 1, host: '' }, 'host'],
+        [{ port: 1, host: 5 }, 'host'],
+        [{ path: '' }, 'path'],
+        [{ path: 5 }, 'path'],
+        [{ path: '/x', port: 1 }, 'path'],
+        [{ path: '/x', host: 'a' }, 'path'],
+        [{ port: 1, signal: {} }, 'signal'],
+        [{ port: 1, dialTimeoutMs: 0 }, 'dialTimeoutMs'],
+        [{ port: 1, dialTimeoutMs: NaN }, 'dialTimeoutMs'],
+        [{ port: 1, idleTimeoutMs: 0 }, 'idleTimeoutMs'],
+        [{ port: 1, idleTimeoutMs: Infinity }, 'idleTimeoutMs'],
+        [{ port: 1, idleTimeout: 5 }, 'options.idleTimeout'],
+        [{ port: 1, timeoutMs: 5 }, 'options.timeoutMs'],
+        [{ port: 1, allowHalfOpen: true }, 'options.allowHalfOpen'],
       ],
     )
   })

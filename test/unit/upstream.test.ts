@@ -1,28 +1,81 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { inspect } from 'node:util'
 import { OptionError } from '../../src/errors.js'
-import { healthResolver } from '../../src/resolve/health.js'
 import type { Resolver } from '../../src/resolve/resolver.js'
-import { type Upstream, toResolver, toTarget } from '../../src/resolve/upstream.js'
+import { Routes } from '../../src/resolve/routes.js'
+import { type Upstream, isResolver, toIdentity, toTarget } from '../../src/resolve/upstream.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
-import { settle } from '../fixtures/fake-clock.js'
+import { FakeClock } from '../fixtures/fake-clock.js'
 
-const { signal } = new AbortController()
 const NOWHERE = { datacenter: undefined, namespace: undefined, partition: undefined }
+const SOMEWHERE = { datacenter: 'd', namespace: 'n', partition: 'p' }
 
-describe('toTarget', () => {
-  it('a string is exactly the name of a service', () => {
-    for (const name of ['web', 'web.service.consul', 'my service', 'a:80'])
-      assert.deepEqual(toTarget(name), { service: name })
+/** The option that each value is refused for. */
+function refusals(read: (upstream: unknown) => unknown, cases: [option: string, upstream: unknown][]): void {
+  for (const [option, upstream] of cases) {
+    it(`refuses ${inspect(upstream, { breakLength: Infinity }).slice(0, 100)}: ${option}`, () => {
+      assert.throws(
+        () => read(upstream),
+        (error) => error instanceof OptionError && error.option === option,
+      )
+    })
+  }
+}
+
+describe('toTarget: a service', () => {
+  it('a string is exactly the name of one', () => {
+    for (const name of ['web', 'web.service.consul', 'my service', 'a:80', '*', 'ü'])
+      assert.deepEqual(toTarget(name), { kind: 'service', service: name })
   })
 
   it('an object says more', () => {
-    assert.deepEqual(toTarget({ service: 'web' }), { service: 'web', ...NOWHERE })
-    const all = { service: 'web', datacenter: 'd', namespace: 'n', partition: 'p', address: 'a:1' }
-    assert.deepEqual(toTarget(all), all)
+    const bare = { tags: undefined, near: undefined, filter: undefined, onlyPassing: undefined }
+    assert.deepEqual(toTarget({ service: 'web' }), { kind: 'service', service: 'web', ...NOWHERE, ...bare })
+    const all = {
+      service: 'web',
+      ...SOMEWHERE,
+      tags: ['a', 'b'],
+      near: '_agent',
+      filter: 'Service.Meta.v == "2"',
+      onlyPassing: false,
+    }
+    assert.deepEqual(toTarget(all), { kind: 'service', ...all })
+    assert.deepEqual(toTarget({ service: 'web', tags: [] }), {
+      kind: 'service',
+      service: 'web',
+      ...NOWHERE,
+      ...bare,
+      tags: [],
+    })
   })
 
-  const bad: [option: string, upstream: unknown][] = [
+  it('what is read is a copy: a list that is changed later changes nothing', () => {
+    const tags = ['a']
+    const target = toTarget({ service: 'web', tags })
+    tags.push('b')
+    assert.deepEqual((target as { tags?: unknown }).tags, ['a'])
+  })
+
+  it('at most 32 tags, and a filter of at most 2048 characters', () => {
+    const tags = Array.from({ length: 32 }, (_, i) => `t${i}`)
+    const filter = 'a'.repeat(2_048)
+    const target = toTarget({ service: 'web', tags, filter })
+    assert.deepEqual(target, { ...toTarget({ service: 'web' }), tags, filter })
+    const refused = { name: 'OptionError', code: 'ERR_CONNECT_OPTION' }
+    assert.throws(() => toTarget({ service: 'web', tags: [...tags, 'more'] }), {
+      ...refused,
+      option: 'upstream.tags',
+      message: /at most 32 tags.*33/,
+    })
+    assert.throws(() => toTarget({ service: 'web', filter: `${filter}a` }), {
+      ...refused,
+      option: 'upstream.filter',
+      message: /at most 2048 characters.*2049/,
+    })
+  })
+
+  refusals(toTarget, [
     ['upstream', undefined],
     ['upstream', null],
     ['upstream', 5],
@@ -32,157 +85,207 @@ describe('toTarget', () => {
     ['upstream', ['web']],
     ['upstream', () => 'web'],
     ['upstream.service', {}],
-    ['upstream.service', { address: 'a:1' }],
     ['upstream.service', { service: '' }],
+    ['upstream.service', { service: 'a/b' }],
+    ['upstream.service', { service: 'a\n' }],
+    ['upstream.service', { service: 5 }],
     ['upstream.datacenter', { service: 'web', datacenter: 'a/b' }],
     ['upstream.namespace', { service: 'web', namespace: 5 }],
     ['upstream.partition', { service: 'web', partition: '' }],
-    ['upstream.address', { service: 'web', address: '' }],
+    ['upstream.tags', { service: 'web', tags: 'a' }],
+    ['upstream.tags[1]', { service: 'web', tags: ['a', ''] }],
+    ['upstream.tags[0]', { service: 'web', tags: [5] }],
+    ['upstream.near', { service: 'web', near: '' }],
+    ['upstream.near', { service: 'web', near: true }],
+    ['upstream.near', { service: 'web', near: 'a/b' }],
+    ['upstream.filter', { service: 'web', filter: '' }],
+    ['upstream.filter', { service: 'web', filter: ['a'] }],
+    ['upstream.onlyPassing', { service: 'web', onlyPassing: 'no' }],
+    ['upstream.onlyPassing', { service: 'web', onlyPassing: 0 }],
     ['upstream.dc', { service: 'web', dc: 'dc2' }],
-    ['upstream.query', { query: 'nearest' }],
+    ['upstream.tag', { service: 'web', tag: 'a' }],
     ['upstream.resolve', { resolve: () => [] }],
-  ]
-  it('refuses anything else, as does a dial', () => {
-    const agent = new FakeAgent()
-    for (const read of [toTarget, (upstream: unknown) => toResolver(agent, upstream as Upstream)]) {
-      const found = bad.map(([, upstream]) => {
-        try {
-          read(upstream)
-          return 'accepted'
-        } catch (error) {
-          return error instanceof OptionError ? error.option : String(error)
-        }
-      })
-      assert.deepEqual(
-        found,
-        bad.map(([option]) => option),
-      )
-    }
-  })
+    ['upstream.name', { name: 'mine' }],
+  ])
 })
 
-describe('toResolver', () => {
-  it('a resolver is itself', () => {
-    const resolver: Resolver = { name: 'mine', resolve: () => [] }
-    assert.equal(toResolver(new FakeAgent(), resolver), resolver)
+describe('toTarget: a prepared query', () => {
+  it('by name or id, from somewhere, sorted from somewhere', () => {
+    assert.deepEqual(toTarget({ query: 'nearest' }), {
+      kind: 'query',
+      query: 'nearest',
+      ...NOWHERE,
+      near: undefined,
+    })
+    const all = { query: '6f2a', ...SOMEWHERE, near: '_agent' }
+    assert.deepEqual(toTarget(all), { kind: 'query', ...all })
   })
 
-  it('a resolver may be an instance of a class', () => {
-    class Mine implements Resolver {
-      readonly name = 'mine'
-      resolve(): [] {
-        return []
-      }
-    }
-    const mine = new Mine()
-    assert.equal(toResolver(new FakeAgent(), mine), mine)
+  refusals(toTarget, [
+    ['upstream.query', { query: '' }],
+    ['upstream.query', { query: 'a/b' }],
+    ['upstream.query', { query: undefined }],
+    ['upstream.near', { query: 'q', near: 5 }],
+    ['upstream.datacenter', { query: 'q', datacenter: '' }],
+    // The query says which service, and which of its instances.
+    ['upstream.service', { query: 'q', service: 'web' }],
+    ['upstream.tags', { query: 'q', tags: ['a'] }],
+    ['upstream.onlyPassing', { query: 'q', onlyPassing: true }],
+    ['upstream.address', { query: 'q', address: 'a:1' }],
+    ['upstream.dns', { query: 'q', dns: 'a.b' }],
+  ])
+})
+
+describe('toTarget: a name of DNS', () => {
+  it('with the service that must be there', () => {
+    assert.deepEqual(toTarget({ dns: 'redis.connect.consul', service: 'redis' }), {
+      kind: 'dns',
+      dns: 'redis.connect.consul',
+      service: 'redis',
+      ...NOWHERE,
+    })
+    const all = { dns: '_a._tcp.b.', service: 'redis', ...SOMEWHERE }
+    assert.deepEqual(toTarget(all), { kind: 'dns', ...all })
   })
 
-  const addresses: [address: string, host: string, port: number][] = [
-    ['10.0.0.1:80', '10.0.0.1', 80],
-    ['web.example:65535', 'web.example', 65535],
-    ['[::1]:1', '::1', 1],
-    ['[fe80::1%1]:8080', 'fe80::1%1', 8080],
-  ]
-  it('an address comes with the identity that is expected there, and asks no agent', async () => {
-    const agent = new FakeAgent()
-    for (const [address, host, port] of addresses) {
-      const resolver = toResolver(agent, { service: 'web', namespace: 'n', address })
-      assert.equal(resolver.name, `web at ${address}`)
-      const identity = { ...NOWHERE, service: 'web', namespace: 'n' }
-      assert.deepEqual(await resolver.resolve({ signal }), [{ host, port, identity }])
-    }
-    assert.equal(agent.requests.length, 0)
+  refusals(toTarget, [
+    ['upstream.dns', { dns: '', service: 'redis' }],
+    ['upstream.dns', { dns: 'a b', service: 'redis' }],
+    ['upstream.dns', { dns: 'a..b', service: 'redis' }],
+    ['upstream.dns', { dns: '.', service: 'redis' }],
+    ['upstream.dns', { dns: 'a:80', service: 'redis' }],
+    ['upstream.dns', { dns: 5, service: 'redis' }],
+    // The name says nothing of who is there.
+    ['upstream.service', { dns: 'redis.connect.consul' }],
+    ['upstream.service', { dns: 'a.b', service: '' }],
+    ['upstream.namespace', { dns: 'a.b', service: 'redis', namespace: '' }],
+    ['upstream.near', { dns: 'a.b', service: 'redis', near: '_agent' }],
+    ['upstream.address', { dns: 'a.b', service: 'redis', address: 'a:1' }],
+  ])
+})
+
+describe('toTarget: addresses', () => {
+  it('one or several, with the service that must be there', () => {
+    assert.deepEqual(toTarget({ address: 'a:1', service: 'web' }), {
+      kind: 'address',
+      address: ['a:1'],
+      service: 'web',
+      ...NOWHERE,
+    })
+    const all = { address: ['a:1', '[::1]:2'], service: 'web', ...SOMEWHERE }
+    assert.deepEqual(toTarget(all), { kind: 'address', ...all })
   })
 
-  it('an IPv6 address may have the name of its interface', async () => {
-    const resolver = toResolver(new FakeAgent(), { service: 'web', address: '[fe80::1%eth0]:80' })
-    const [endpoint] = await resolver.resolve({ signal })
-    assert.equal(endpoint?.host, 'fe80::1%eth0')
-  })
+  refusals(toTarget, [
+    ['upstream.address', { service: 'web', address: '' }],
+    ['upstream.address', { service: 'web', address: [] }],
+    ['upstream.address', { service: 'web', address: 5 }],
+    ['upstream.address', { service: 'web', address: 'a' }],
+    ['upstream.address', { service: 'web', address: 'http://a:80' }],
+    ['upstream.address', { service: 'web', address: ['a:1', 'b'] }],
+    ['upstream.address[1]', { service: 'web', address: ['a:1', 5] }],
+    ['upstream.service', { address: 'a:1' }],
+    ['upstream.tags', { service: 'web', address: 'a:1', tags: ['a'] }],
+  ])
+})
 
-  it('refuses an address that is none', () => {
-    const bad = [
-      'a',
-      'a:',
-      ':80',
-      'a:0',
-      'a:65536',
-      'a:123456',
-      'a:-1',
-      'a:8 0',
-      ' a:80',
-      'a:80 ',
-      'a b:80',
-      '::1:80',
-      '[::1]',
-      '[]:80',
-      '[x]:80',
-      'a/b:80',
-      'http://a:80',
-      'a:80/',
+describe('toTarget: which kind', () => {
+  it('is told by a property of its own, whatever it holds', () => {
+    // One that is left out is not named at all: it must not turn into another kind of upstream.
+    const cases: [option: string, upstream: object][] = [
+      ['upstream.service', { query: undefined, service: 'web' }],
+      ['upstream.dns', { dns: undefined, service: 'web' }],
+      ['upstream.address', { address: undefined, service: 'web' }],
+      ['upstream.query', { query: null }],
+      ['upstream.dns', { dns: null, service: 'web' }],
+      ['upstream.address', { address: null, service: 'web' }],
     ]
-    for (const address of bad) {
+    for (const [option, upstream] of cases) {
       assert.throws(
-        () => toResolver(new FakeAgent(), { service: 'web', address }),
-        { option: 'upstream.address' },
-        address,
+        () => toTarget(upstream),
+        (error) => error instanceof OptionError && error.option === option,
+        inspect(upstream),
       )
     }
   })
 
-  it('a name asks the agent for its instances', async () => {
-    const agent = new FakeAgent()
-    const resolver = toResolver(agent, 'my service')
-    assert.equal(resolver.name, 'my service')
-    void resolver.resolve({ signal })
-    await settle()
-    assert.equal(agent.requests[0]?.request.path, '/v1/health/connect/my%20service')
-    assert.equal(agent.requests[0].request.signal, signal)
+  it('is not told by what is inherited', () => {
+    for (const inherited of [{ query: 'q' }, { dns: 'a.b' }, { address: 'a:1' }]) {
+      const upstream = Object.assign(Object.create(inherited) as object, { service: 'web' })
+      assert.deepEqual(toTarget(upstream), toTarget({ service: 'web' }))
+    }
   })
 })
 
-describe('healthResolver', () => {
-  const entry = (service: object = {}, node: object = {}): object => ({
-    Node: { Node: 'n', Address: '10.0.0.1', Datacenter: 'dc1', ...node },
-    Service: { ID: 'web-1', Service: 'web', Address: '', Port: 8080, Connect: { Native: true }, ...service },
+describe('toIdentity', () => {
+  it('a name, or a service and where it is', () => {
+    assert.deepEqual(toIdentity('my service'), { service: 'my service' })
+    assert.deepEqual(toIdentity({ service: 'web' }), { service: 'web', ...NOWHERE })
+    assert.deepEqual(toIdentity({ service: 'web', ...SOMEWHERE }), { service: 'web', ...SOMEWHERE })
   })
-  async function resolve(target: Parameters<typeof healthResolver>[1], body: object[]): Promise<unknown> {
-    const agent = new FakeAgent()
-    const endpoints = healthResolver(agent, target).resolve({ signal })
-    agent.requests[0]!.answer({ body })
-    return endpoints
+
+  refusals(toIdentity, [
+    ['upstream', undefined],
+    ['upstream', null],
+    ['upstream', ''],
+    ['upstream', 'a/b'],
+    ['upstream', []],
+    ['upstream.service', {}],
+    ['upstream.service', { service: '' }],
+    ['upstream.datacenter', { service: 'web', datacenter: 5 }],
+    ['upstream.namespace', { service: 'web', namespace: '' }],
+    ['upstream.partition', { service: 'web', partition: 'a/b' }],
+    // Which instance is dialled is no part of who it is.
+    ['upstream.tags', { service: 'web', tags: ['a'] }],
+    ['upstream.near', { service: 'web', near: '_agent' }],
+    ['upstream.address', { service: 'web', address: 'a:1' }],
+    ['upstream.query', { query: 'q' }],
+  ])
+})
+
+describe('isResolver', () => {
+  class Mine implements Resolver {
+    readonly name = 'mine'
+    resolve(): [] {
+      return []
+    }
   }
-  const identity = { service: 'web', datacenter: 'dc1', namespace: undefined, partition: undefined }
+  const cases: [rule: string, value: unknown, isOne: boolean][] = [
+    ['an object', { name: 'mine', resolve: () => [] }, true],
+    ['an instance of a class', new Mine(), true],
+    ['a name that is empty', { name: '', resolve: () => [] }, true],
+    ['no name', { resolve: () => [] }, false],
+    ['a name that is none', { name: 5, resolve: () => [] }, false],
+    ['no method', { name: 'mine' }, false],
+    ['a list in its place', { name: 'mine', resolve: [] }, false],
+    ['a service', { service: 'web' }, false],
+    ['a string', 'web', false],
+    ['a function', () => [], false],
+    ['null', null, false],
+    ['undefined', undefined, false],
+  ]
+  for (const [rule, value, isOne] of cases) {
+    it(`${rule}: ${isOne ? 'yes' : 'no'}`, () => {
+      assert.equal(isResolver(value), isOne)
+    })
+  }
+})
 
-  it('gives address and identity together', async () => {
-    assert.deepEqual(await resolve({ service: 'web' }, [entry(), entry({ Address: '::1', Port: 1 })]), [
-      { host: '10.0.0.1', port: 8080, identity },
-      { host: '::1', port: 1, identity },
-    ])
-    assert.deepEqual(await resolve({ service: 'web' }, []), [])
-  })
-
-  it("the identity is the instance's own, by name and by datacenter", async () => {
-    const proxy = { Service: 'web-proxy', Connect: {}, Proxy: { DestinationServiceName: 'other' } }
-    assert.deepEqual(
-      await resolve({ service: 'web', datacenter: 'asked' }, [entry(proxy, { Datacenter: 'dc9' })]),
-      [{ host: '10.0.0.1', port: 8080, identity: { ...identity, service: 'other', datacenter: 'dc9' } }],
-    )
-  })
-
-  it('namespace and partition are those of the instance, and else those that were asked for', async () => {
-    const asked = { service: 'web', namespace: 'n', partition: 'p' }
-    assert.deepEqual(await resolve(asked, [entry(), entry({ Namespace: 'm', Partition: 'q' })]), [
-      { host: '10.0.0.1', port: 8080, identity: { ...identity, namespace: 'n', partition: 'p' } },
-      { host: '10.0.0.1', port: 8080, identity: { ...identity, namespace: 'm', partition: 'q' } },
-    ])
-  })
-
-  it('an instance without a port cannot be dialled, and spoils nothing for the others', async () => {
-    // Consul takes a registration without a port, and answers with 0.
-    assert.deepEqual(await resolve({ service: 'web' }, [entry({ Port: 0 }), entry()]), [
-      { host: '10.0.0.1', port: 8080, identity },
-    ])
+describe('an upstream that is wrong', () => {
+  it('is refused before anything is begun, whoever is asked', () => {
+    const [agent, clock] = [new FakeAgent(), new FakeClock()]
+    const routes = new Routes(agent, { clock, random: () => 0 })
+    for (const upstream of [
+      undefined,
+      null,
+      5,
+      '',
+      {},
+      { service: 'web', dc: 'dc2' },
+      { resolve: () => [] },
+    ]) {
+      assert.throws(() => routes.lease(upstream as Upstream), OptionError)
+    }
+    assert.deepEqual([agent.requests.length, clock.pending], [0, 0])
   })
 })

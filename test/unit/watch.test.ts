@@ -9,6 +9,7 @@ import {
   blocking,
   nextPosition,
 } from '../../src/agent/watch.js'
+import { BlockingSlots } from '../../src/agent/slots.js'
 import { AgentError, type ErrorCode } from '../../src/errors.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 
@@ -382,6 +383,290 @@ describe('Watch: restart', () => {
     assert.equal(reads[2]!.query.index, undefined)
     assert.equal(failures.length, 0)
     assert.equal(watch.lastError, undefined)
+    watch.close()
+  })
+
+  it('crosses an answer: reads anew all the same, and what was answered is not lost', async () => {
+    const { watch, clock, reads, values, answer } = await start()
+    await answer({ value: 'old', index: 7 })
+    reads[1]!.resolve({ value: 'new', index: 8, hash: undefined })
+    watch.restart()
+    await clock.advance(0)
+    assert.equal(reads.length, 3)
+    // Otherwise nothing is heard of it until the next change.
+    if (!values.includes('new')) assert.equal(reads[2]!.query.index, undefined)
+    await answer({ value: 'new', index: 8 })
+    assert.deepEqual(values, ['old', 'new'])
+    watch.close()
+  })
+})
+
+describe('Watch: hurry', () => {
+  it('ends a pause that has lasted a second, and no shorter one', async () => {
+    const { watch, clock, reads, fail } = await start()
+    assert.equal(watch.hurry(), true)
+    for (const count of [1, 2]) {
+      await fail(agentError('ERR_CONNECT_AGENT_FORBIDDEN'))
+      await clock.advance(999)
+      assert.equal(watch.hurry(), false)
+      await clock.advance(0)
+      assert.equal(reads.length, count)
+      await clock.advance(1)
+      assert.equal(watch.hurry(), true)
+      await clock.advance(0)
+      assert.equal(reads.length, count + 1)
+    }
+    assert.equal(clock.pending, 0)
+    watch.close()
+  })
+
+  it('the pause after that is as long as it would have been', async () => {
+    const { watch, clock, failures, fail } = await start()
+    for (let i = 0; i < 3; i += 1) {
+      await fail(agentError('ERR_CONNECT_AGENT_FORBIDDEN'))
+      await clock.advance(1_000)
+      watch.hurry()
+      await clock.advance(0)
+    }
+    assert.deepEqual(
+      failures.map(({ retryInMs }) => retryInMs),
+      [1_000, 2_000, 4_000],
+    )
+    watch.close()
+  })
+
+  it('ends no read, neither the first nor one that blocks', async () => {
+    const { watch, clock, reads, answer } = await start()
+    watch.hurry()
+    await answer({ index: 7 })
+    watch.hurry()
+    await clock.advance(0)
+    assert.equal(reads.length, 2)
+    assert.equal(reads[1]!.query.signal?.aborted, false)
+    assert.equal(reads[1]!.query.index, 7)
+    watch.close()
+  })
+
+  it('ends no read that comes after a pause that has ended by itself', async () => {
+    const started = await start()
+    await started.fail()
+    await untilNextRead(started)
+    started.watch.hurry()
+    await started.clock.advance(0)
+    assert.equal(started.reads.length, 2)
+    assert.equal(started.last().signal?.aborted, false)
+    started.watch.close()
+  })
+
+  it('ends no pause between two polls', async () => {
+    const { watch, clock, reads, answer } = await start()
+    await answer({})
+    watch.hurry()
+    await clock.advance(4_999)
+    assert.equal(reads.length, 1)
+    await clock.advance(1)
+    assert.equal(reads.length, 2)
+    watch.close()
+  })
+
+  it('many of them cost what the agent can bear', async () => {
+    const { watch, clock, reads } = await start()
+    for (let ms = 0; ms < 10_000; ms += 10) {
+      reads.at(-1)!.reject(AWAY)
+      await clock.advance(0)
+      watch.hurry()
+      await clock.advance(10)
+    }
+    assert.ok(reads.length <= 20 + 10 * 10 + 1, `${reads.length} reads in 10 s`)
+    watch.close()
+  })
+})
+
+describe('Watch: onRead', () => {
+  it('is told of every read that goes well, after its value, and of no other', async () => {
+    const told: string[] = []
+    const started = await start({
+      onValue: (value) => {
+        told.push(`value ${String(value)}`)
+      },
+      onRead: () => {
+        told.push('read')
+      },
+      onError: () => {
+        told.push('error')
+      },
+    })
+    await started.answer({ value: 1, index: 1 })
+    await started.answer({ value: 1, index: 2 })
+    await started.fail()
+    await untilNextRead(started)
+    await started.answer({ value: 2, index: 3 })
+    assert.deepEqual(told, ['value 1', 'read', 'read', 'error', 'value 2', 'read'])
+    started.watch.close()
+  })
+
+  it('finds the last error gone', async () => {
+    const seen: unknown[] = []
+    const started: Started = await start({
+      onRead: () => {
+        seen.push(started.watch.lastError)
+      },
+    })
+    await started.fail()
+    assert.equal(started.watch.lastError, AWAY)
+    await untilNextRead(started)
+    await started.answer({ index: 1 })
+    assert.deepEqual(seen, [undefined])
+    started.watch.close()
+  })
+
+  it('is not told of a value that was refused, nor of one that comes after the close', async () => {
+    let told = 0
+    const { watch, reads, clock, answer } = await start({
+      onValue: () => {
+        throw new Error('refused')
+      },
+      onRead: () => {
+        told += 1
+      },
+    })
+    await answer({ index: 1 })
+    assert.equal(told, 0)
+    await clock.advance(50)
+    watch.close()
+    reads.at(-1)!.resolve({ value: 'late', index: 2, hash: undefined })
+    await clock.advance(0)
+    assert.equal(told, 0)
+  })
+
+  it('may close the watch', async () => {
+    const started: Started = await start({
+      onRead: () => {
+        started.watch.close()
+      },
+    })
+    await started.answer({ index: 1 })
+    assert.deepEqual([started.reads.length, started.clock.pending], [1, 0])
+  })
+})
+
+describe('Watch: places for reads that block', () => {
+  it('are counted', () => {
+    const slots = new BlockingSlots(2)
+    assert.equal(slots.isFull, false)
+    slots.take()
+    assert.equal(slots.isFull, false)
+    slots.take()
+    assert.equal(slots.isFull, true)
+    slots.take()
+    assert.equal(slots.isFull, true)
+    slots.give()
+    assert.equal(slots.isFull, true)
+    slots.give()
+    assert.equal(slots.isFull, false)
+    assert.equal(new BlockingSlots(0).isFull, true)
+  })
+
+  for (const by of [{ index: 7 }, { hash: 'a' }]) {
+    it(`a read that blocks by ${Object.keys(by)[0]!} has one, and no other read has`, async () => {
+      const slots = new BlockingSlots(1)
+      const started = await start({ slots })
+      assert.equal(slots.isFull, false)
+      await started.answer(by)
+      assert.equal(slots.isFull, true)
+      // It keeps it from one such read to the next.
+      await started.answer(by)
+      assert.equal(slots.isFull, true)
+      assert.equal(started.reads.length, 3)
+      await started.fail()
+      assert.equal(slots.isFull, false)
+      await untilNextRead(started)
+      assert.equal(slots.isFull, false)
+      started.watch.close()
+    })
+  }
+
+  it('is given back on close, and on a restart', async () => {
+    const slots = new BlockingSlots(1)
+    const { watch, clock, reads, answer } = await start({ slots })
+    await answer({ index: 7 })
+    assert.equal(slots.isFull, true)
+    watch.restart()
+    reads[1]!.reject(new Error('aborted'))
+    await clock.advance(0)
+    assert.equal(slots.isFull, false)
+    await answer({ index: 8 })
+    assert.equal(slots.isFull, true)
+    watch.close()
+    reads.at(-1)!.reject(new Error('aborted'))
+    await clock.advance(0)
+    assert.equal(slots.isFull, false)
+  })
+
+  it('who finds none polls every 5 to 10 seconds, and blocks again when there is one', async () => {
+    const slots = new BlockingSlots(1)
+    slots.take()
+    const { watch, clock, reads, last, answer } = await start({ slots })
+    await answer({ value: 1, index: 7 })
+    assert.equal(reads.length, 1)
+    await clock.advance(4_999)
+    assert.equal(reads.length, 1)
+    await clock.advance(1)
+    assert.equal(reads.length, 2)
+    // A poll does not block, and has no place.
+    assert.deepEqual([last().index, last().hash, last().timeoutMs], [undefined, undefined, undefined])
+    await answer({ value: 2, index: 8 })
+    assert.equal(reads.length, 2)
+    slots.give()
+    await clock.advance(5_000)
+    assert.equal(reads.length, 3)
+    assert.equal(last().index, undefined)
+    await answer({ value: 2, index: 8 })
+    // Now it blocks.
+    assert.equal(reads.length, 4)
+    assert.equal(last().index, 8)
+    assert.equal(slots.isFull, true)
+    watch.close()
+  })
+
+  it('a poll that finds something new tells it', async () => {
+    const slots = new BlockingSlots(0)
+    const started = await start({ slots })
+    await started.answer({ value: 1, index: 7 })
+    await untilNextRead(started)
+    await started.answer({ value: 2, index: 8 })
+    await untilNextRead(started)
+    // An index that went back means nothing to a poll.
+    await started.answer({ value: 3, index: 1 })
+    assert.deepEqual(started.values, [1, 2, 3])
+    assert.equal(started.failures.length, 0)
+    started.watch.close()
+  })
+
+  it('of several watches no more block than there are places', async () => {
+    const slots = new BlockingSlots(2)
+    const watches = await Promise.all([1, 2, 3, 4].map(() => start({ slots })))
+    for (const each of watches) await each.answer({ index: 1 })
+    assert.deepEqual(
+      watches.map(({ reads }) => reads.length),
+      [2, 2, 1, 1],
+    )
+    // Whoever ends makes room for the next who looks.
+    watches[0]!.watch.close()
+    watches[0]!.reads.at(-1)!.reject(new Error('aborted'))
+    await watches[2]!.clock.advance(5_000)
+    await watches[2]!.answer({ index: 1 })
+    assert.equal(watches[2]!.last().index, 1)
+    await watches[3]!.clock.advance(5_000)
+    await watches[3]!.answer({ index: 1 })
+    assert.equal(watches[3]!.reads.length, 2)
+    for (const { watch } of watches) watch.close()
+  })
+
+  it('without a bound every read may block', async () => {
+    const { watch, last, answer } = await start()
+    await answer({ index: 7 })
+    assert.equal(last().index, 7)
     watch.close()
   })
 })
