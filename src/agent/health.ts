@@ -19,6 +19,7 @@ export interface ConnectInstance {
   readonly namespace: string | undefined
   readonly partition: string | undefined
   readonly datacenter: string | undefined
+  readonly tags: readonly string[]
   /** The worst of its checks. */
   readonly status: HealthStatus
   /** By status; one that is critical has no weight. */
@@ -35,8 +36,6 @@ export interface Scope {
 /** Which instances of a service are wanted; all that can be reached over Connect unless something is said. */
 export interface HealthQuery extends Scope {
   readonly service: string
-  /** Those that have every one of these tags. */
-  readonly tags?: readonly string[] | undefined
   /** A node's name, or `_agent`: instances come sorted by the estimated round trip from there. */
   readonly near?: string | undefined
   /** In Consul's filter language. */
@@ -60,7 +59,6 @@ export function fetchConnectInstances(
         stale: true,
         ...parameters,
         ...scoped(agent, wanted),
-        tag: wanted.tags,
         near: wanted.near,
         filter: wanted.filter,
       },
@@ -131,6 +129,9 @@ function parseEntry(item: unknown, place: string): ConnectInstance | undefined {
     namespace: maybe(nonEmpty)(service['Namespace'], `${place}.Service.Namespace`),
     partition: maybe(nonEmpty)(service['Partition'], `${place}.Service.Partition`),
     datacenter: maybe(nonEmpty)(node['Datacenter'], `${place}.Node.Datacenter`),
+    tags: array(service['Tags'] ?? null, `${place}.Service.Tags`).map((tag, i) =>
+      string(tag, `${place}.Service.Tags[${i}]`),
+    ),
     status: worstStatus(entry['Checks'], `${place}.Checks`),
     weights: parseWeights(service['Weights'], `${place}.Service.Weights`),
   }

@@ -31,7 +31,8 @@ export async function executeQuery(
 ): Promise<QueryAnswer> {
   const request = {
     path: path`/v1/query/${query}/execute`,
-    query: { connect: true, near, ...scoped(agent, scope) },
+    // Any server may answer, so that a cluster which is about to elect its leader answers too.
+    query: { connect: true, stale: true, near, ...scoped(agent, scope) },
     signal,
   }
   return (await agent.request(request, parseQueryAnswer)).value
@@ -43,7 +44,11 @@ export async function isSortedQuery(
   { query, ...scope }: QueryRequest,
   bounds: { readonly signal: AbortSignal; readonly timeoutMs: number },
 ): Promise<boolean> {
-  const request = { path: path`/v1/query/${query}/explain`, query: scoped(agent, scope), ...bounds }
+  const request = {
+    path: path`/v1/query/${query}/explain`,
+    query: { stale: true, ...scoped(agent, scope) },
+    ...bounds,
+  }
   return (await agent.request(request, parseIsSorted)).value
 }
 

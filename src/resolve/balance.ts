@@ -165,7 +165,11 @@ function newcomer(endpoint: Endpoint): Instance {
   return { endpoint, load: 0, ejections: 0, ejectedAt: 0, ejectedForMs: 0, isOnTrial: false }
 }
 
-/** The lighter of two that are drawn by weight; of two that are equal, the one that was drawn first. */
+/**
+ * The lighter of two that are drawn by weight. The second must be so light that with this connection it has no more for
+ * its weight than the first has without it: else a single one that is open would turn the shares around where weights
+ * differ and loads are small.
+ */
 function lighter(candidates: readonly Instance[], random: () => number): Instance | undefined {
   const weighty = candidates.filter((candidate) => weightOf(candidate) > 0)
   const among = weighty.length > 0 ? weighty : candidates
@@ -176,7 +180,8 @@ function lighter(candidates: readonly Instance[], random: () => number): Instanc
   )
   if (first === undefined || second === undefined) return first
   // Multiplied, so that a weight of 0 divides nothing.
-  return second.load * weightOf(first) < first.load * weightOf(second) ? second : first
+  const [a, b] = weighty.length > 0 ? [weightOf(first), weightOf(second)] : [1, 1]
+  return (second.load + 1) * a <= first.load * b ? second : first
 }
 
 /** One, with a chance in proportion to its weight; each with the same when none has any. */

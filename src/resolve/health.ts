@@ -52,7 +52,9 @@ export class HealthResolver implements Resolver {
     const endpoints = this.#endpoints(instances, datacenter)
     if (endpoints.length > 0) return endpoints
     const { reason, message } =
-      instances.length > 0 ? noneAlive(instances, this.name) : await this.#emptiness.get(signal, false)
+      instances.length > 0
+        ? noneAlive(instances, this.name, this.#target.tags)
+        : await this.#emptiness.get(signal, false)
     throw new DialError('ERR_CONNECT_NO_INSTANCES', this.name, message, { reason })
   }
 
@@ -85,8 +87,8 @@ export class HealthResolver implements Resolver {
   /** The same list for as long as nothing changes: what is known of it need not be found out again on each dial. */
   #endpoints(instances: readonly ConnectInstance[], own: string): readonly Endpoint[] {
     if (this.#last?.instances === instances && this.#last.own === own) return this.#last.endpoints
-    const { service, namespace, partition, onlyPassing = true } = this.#target
-    const endpoints = toEndpoints(instances, { service, own, onlyPassing, namespace, partition })
+    const { onlyPassing = true, ...target } = this.#target
+    const endpoints = toEndpoints(instances, { ...target, own, onlyPassing })
     this.#last = { instances, own, endpoints }
     return endpoints
   }

@@ -15,6 +15,8 @@ export interface Selection {
    * whoever may register as `API` may not be taken for `api`.
    */
   readonly service: string
+  /** Those that an instance must have, in any case. Agents filter by tags, but not what takes Connect. */
+  readonly tags?: readonly string[] | undefined
   /** The datacenter that we are in. */
   readonly own: string
   /** Without those whose checks warn. */
@@ -31,6 +33,7 @@ export function toEndpoints(
 ): readonly Endpoint[] {
   const endpoints = instances
     .filter(({ service, defect }) => service === selection.service && defect === undefined)
+    .filter(({ tags }) => hasTags(tags, selection.tags))
     .filter((instance) => isAlive(instance, selection.onlyPassing))
     .map((instance) => {
       const { service, datacenter, namespace, partition, status, weights } = instance
@@ -52,6 +55,11 @@ export function toEndpoints(
   return endpointList(endpoints)
 }
 
+function hasTags(tags: readonly string[], wanted: readonly string[] = []): boolean {
+  const known = tags.map((tag) => tag.toLowerCase())
+  return wanted.every((tag) => known.includes(tag.toLowerCase()))
+}
+
 function isAlive({ status }: ConnectInstance, onlyPassing: boolean): boolean {
   return status === 'passing' || (status === 'warning' && !onlyPassing)
 }
@@ -63,13 +71,22 @@ export interface Emptiness {
 }
 
 /** There are instances, and none that can be dialled. */
-export function noneAlive(known: readonly ConnectInstance[], service: string): Emptiness {
+export function noneAlive(
+  known: readonly ConnectInstance[],
+  service: string,
+  tags: readonly string[] = [],
+): Emptiness {
   const own = known.filter((instance) => instance.service === service)
   if (own.length === 0) {
     const names = [...new Set(known.map((instance) => instance.service))].slice(0, SHOWN)
     return { reason: 'unknown', message: `there is no ${service}, only ${names.join(', ')}` }
   }
-  const states = own.map(({ id, status, defect }) => `${id} ${defect ?? `is ${status}`}`)
+  const tagged = own.filter((instance) => hasTags(instance.tags, tags))
+  if (tagged.length === 0) {
+    const message = `none of its ${own.length} instances has ${tags.map((tag) => `the tag ${tag}`).join(' and ')}`
+    return { reason: 'no-match', message }
+  }
+  const states = tagged.map(({ id, status, defect }) => `${id} ${defect ?? `is ${status}`}`)
   const more = states.length > SHOWN ? ` and ${states.length - SHOWN} more` : ''
   const message = `none of its instances is passing: ${states.slice(0, SHOWN).join(', ')}${more}`
   return { reason: 'not-passing', message }
@@ -83,17 +100,13 @@ export async function whyUnknown(
   wanted: HealthQuery,
   signal: AbortSignal,
 ): Promise<Emptiness> {
-  const { service, tags = [], filter } = wanted
+  const { service, filter } = wanted
   const where = wanted.datacenter === undefined ? '' : ` in ${wanted.datacenter}`
-  if (tags.length > 0 || filter !== undefined) {
-    const unfiltered = { ...wanted, tags: undefined, filter: undefined }
-    const { length } = (await fetchConnectInstances(agent, unfiltered, { signal })).value
-    const conditions = [
-      ...tags.map((tag) => `the tag ${tag}`),
-      ...(filter === undefined ? [] : ['the filter']),
-    ]
-    const message = `none of its ${length} instances has ${conditions.join(' and ')}`
-    if (length > 0) return { reason: 'no-match', message }
+  if (filter !== undefined) {
+    const { length } = (await fetchConnectInstances(agent, { ...wanted, filter: undefined }, { signal }))
+      .value
+    if (length > 0)
+      return { reason: 'no-match', message: `none of its ${length} instances passes the filter` }
   }
   const registered = await countInstances(agent, service, wanted, signal)
   if (registered > 0) {

@@ -187,6 +187,7 @@ describe('parseConnectInstances', () => {
     port: 21000,
     wan: { address: '10.0.0.2', port: 21000 },
     defect: undefined,
+    tags: [],
     service: 'web',
     ...nowhere,
     datacenter: 'dc1',
@@ -727,13 +728,12 @@ describe('requests', () => {
         service: 'web',
         datacenter: 'other',
         partition: 'p',
-        tags: ['a', 'b'],
         near: '_agent',
         filter: 'x == "y"',
       },
       query,
     )
-    const none = { tag: undefined, near: undefined, filter: undefined }
+    const none = { near: undefined, filter: undefined }
     const start = { stale: true, index: undefined, hash: undefined, wait: undefined }
     assert.deepEqual(
       agent.requests.map(({ request }) => request),
@@ -753,7 +753,6 @@ describe('requests', () => {
             dc: 'other',
             ns: 'n',
             partition: 'p',
-            tag: ['a', 'b'],
             near: '_agent',
             filter: 'x == "y"',
           },
@@ -801,10 +800,10 @@ describe('requests', () => {
       [
         {
           path: '/v1/query/a%20b/execute',
-          query: { connect: true, near: '_agent', ...where },
+          query: { connect: true, stale: true, near: '_agent', ...where },
           signal,
         },
-        { path: '/v1/query/a%20b/explain', query: where, signal, timeoutMs: 500 },
+        { path: '/v1/query/a%20b/explain', query: { stale: true, ...where }, signal, timeoutMs: 500 },
       ],
     )
     agent.requests[1]!.answer({ body: { Query: { Service: { Near: 'n1' } } } })

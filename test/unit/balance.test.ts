@@ -221,7 +221,9 @@ describe('Balancer: the draw', () => {
     ['less load for the weight: a little less wins', [1, 3], [1, 2], [0, 0], 'b'],
     ['less load for the weight: a little more loses', [1, 3], [1, 4], [0, 0], 'a'],
     ['less load for the weight, drawn first', [3, 1], [2, 1], [0, 0], 'a'],
-    ['less load for the weight, drawn first, and more', [3, 1], [4, 1], [0, 0], 'b'],
+    // One connection more would be a load of 2 for a weight of 1, and 4 of 3 are less than that.
+    ['less load for the weight, drawn first, and more', [3, 1], [4, 1], [0, 0], 'a'],
+    ['less load for the weight, drawn first, and far more', [3, 1], [6, 1], [0, 0], 'b'],
     ['a number that rounding makes too great is the last', [3.8, 8.8], [0, 0], [1 - 2 ** -53, 0], 'b'],
     ['without weights, by number alone', [0, 0], [0, 0], [0.5, 0], 'b'],
     ['without weights, below the half', [0, 0], [0, 0], [0.49, 0], 'a'],

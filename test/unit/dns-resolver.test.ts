@@ -228,13 +228,69 @@ describe('DnsResolver: endpoints', () => {
       assert.deepEqual(dns.asked.slice(1), ['A n1'])
     })
 
-    it('one of which nothing can be learnt does not spoil the others', async () => {
-      const { resolve } = start({
+    it('one of which nothing can be learnt does not spoil the others, and is not asked for twice', async () => {
+      const { dns, resolve } = start({
         [`SRV ${NAME}`]: { answers: [srv('n1'), srv('n2')], additionals: [a('n1', '10.0.0.1')] },
         'A n2': noAnswer,
-        'AAAA n2': noAnswer,
       })
-      assert.ok(places(await resolve()).includes('10.0.0.1 6379'))
+      assert.deepEqual(places(await resolve()), ['10.0.0.1 6379'])
+      assert.deepEqual(dns.asked.slice(1), ['A n2'])
+    })
+
+    it('of all of which nothing can be learnt: that is the failure, and the last good answer serves on', async () => {
+      const good = { answers: [srv('n1')], additionals: [a('n1', '10.0.0.1')] }
+      const bad = { answers: [srv('n2'), srv('n3')] }
+      const { clock, dns, resolve } = start({
+        [`SRV ${NAME}`]: bad,
+        'A n2': noAnswer,
+        'A n3': noAnswer,
+      })
+      await assert.rejects(resolve(), (error) => error === noAnswer)
+      clock.set(clock.now() + 2_000)
+      dns.zone = { ...dns.zone, [`SRV ${NAME}`]: good }
+      const list = await resolve()
+      clock.set(clock.now() + 60_000)
+      dns.zone = { ...dns.zone, [`SRV ${NAME}`]: bad }
+      assert.equal(await resolve(), list)
+    })
+
+    it('one that several records name is asked for once', async () => {
+      const { dns, resolve } = start({
+        [`SRV ${NAME}`]: {
+          answers: [srv('n1', { port: 1 }), srv('N1.', { port: 2 }), srv('n1', { port: 3 })],
+        },
+        'A n1': { answers: [a('n1', '10.0.0.1')] },
+      })
+      assert.deepEqual(places(await resolve()), ['10.0.0.1 1', '10.0.0.1 2', '10.0.0.1 3'])
+      assert.deepEqual(dns.asked.slice(1), ['A n1'])
+    })
+
+    it('of many only some are asked for at a time', async () => {
+      const names = Array.from({ length: 20 }, (_, i) => `n${i}`)
+      const zone: Zone = { [`SRV ${NAME}`]: { answers: names.map((name) => srv(name)) } }
+      for (const name of names) zone[`A ${name}`] = { answers: [a(name, '10.0.0.1')] }
+      const { dns, resolve } = start(zone)
+      dns.hold()
+      const resolving = resolve()
+      await settle()
+      // The records themselves are let go; what is asked for then is held.
+      const letGo = dns.letGo()
+      dns.hold()
+      await letGo
+      assert.equal(dns.asked.length, 1 + 8)
+      await dns.letGo()
+      assert.equal((await resolving).length, 20)
+      assert.equal(dns.asked.length, 1 + 20)
+    })
+
+    it('the first address that came along is taken', async () => {
+      const { resolve } = start({
+        [`SRV ${NAME}`]: {
+          answers: [srv('n1')],
+          additionals: [a('n1', '2001:db8::1'), a('n1', '10.0.0.1'), a('N1', '10.0.0.2')],
+        },
+      })
+      assert.deepEqual(places(await resolve()), ['2001:db8::1 6379'])
     })
   })
 })
@@ -324,6 +380,27 @@ describe('DnsResolver: which records', () => {
   }
 })
 
+describe('DnsResolver: how many records', () => {
+  it('a thousand at most', async () => {
+    for (const [count, taken] of [
+      [1_000, 1_000],
+      [1_001, 1_000],
+    ] as const) {
+      const answers = Array.from({ length: count }, (_, i) => srv('n1', { port: 1 + i }))
+      const { resolve } = start({ [`SRV ${NAME}`]: { answers, additionals: [a('n1', '10.0.0.1')] } })
+      assert.equal((await resolve()).length, taken)
+    }
+  })
+
+  it('one that says nothing of where is none', async () => {
+    const empty = { type: 'SRV', name: NAME, ttl: 5 } as unknown as Answer
+    const { resolve } = start({
+      [`SRV ${NAME}`]: { answers: [empty, srv('n1')], additionals: [a('n1', '10.0.0.1')] },
+    })
+    assert.deepEqual(places(await resolve()), ['10.0.0.1 6379'])
+  })
+})
+
 describe('DnsResolver: how long', () => {
   interface Times {
     readonly records: (number | undefined)[]
@@ -338,6 +415,13 @@ describe('DnsResolver: how long', () => {
     ['the least of all, wherever it is', { records: [60, 20, 50], along: [30, 80, 90], ms: 20_000 }],
     ['as an address says that was asked for', { records: [60], later: [9], ms: 9_000 }],
     ['for a host’s name the record’s alone', { records: [60], ms: 60_000 }],
+    ['for a day at most', { records: [86_401], along: [86_402], ms: 86_400_000 }],
+    ['for a day and not a second less', { records: [86_400], along: [100_000], ms: 86_400_000 }],
+    [
+      'for a day, where it is the greatest that there is',
+      { records: [0x7fff_ffff], along: [0x7fff_ffff], ms: 86_400_000 },
+    ],
+    ['for a host’s name a day at most', { records: [1_000_000], ms: 86_400_000 }],
   ]
   for (const [rule, { records, along = [], later = [], ms }] of cases) {
     it(`${rule}: ${ms} ms`, async () => {
@@ -363,6 +447,14 @@ describe('DnsResolver: how long', () => {
 
   const never: [rule: string, reply: Partial<DnsMessage>][] = [
     ['a record of 0 s', { answers: [srv('n1', { ttl: 0 })], additionals: [a('n1', '10.0.0.1')] }],
+    [
+      'a record with the top bit set',
+      { answers: [srv('n1', { ttl: 0x8000_0000 })], additionals: [a('n1', '10.0.0.1')] },
+    ],
+    [
+      'an address with the top bit set',
+      { answers: [srv('n1')], additionals: [a('n1', '10.0.0.1', 0xffff_ffff)] },
+    ],
     ['an address of 0 s', { answers: [srv('n1')], additionals: [a('n1', '10.0.0.1', 0)] }],
     [
       'a record that says nothing of it',
@@ -434,6 +526,12 @@ describe('DnsResolver: there is none', () => {
     [9, 0, 0],
     [undefined, 9, 0],
     [9, undefined, 0],
+    // A minute at most.
+    [60, 60, 60_000],
+    [3_600, 61, 60_000],
+    [61, 3_600, 60_000],
+    [0x8000_0000, 9, 0],
+    [9, 0x8000_0000, 0],
   ]
   for (const [ttl, minimum, ms] of times) {
     it(`is kept for ${ms} ms where the zone says ${ttl ?? 'nothing'} and ${minimum ?? 'nothing'}`, async () => {
@@ -549,6 +647,15 @@ describe('DnsResolver: failure', () => {
     await dns.letGo()
     await resolving
     assert.equal(resolver.isEmpty, false)
+  })
+
+  it('is empty again when the name has gone', async () => {
+    const { clock, dns, resolve, resolver } = start({ [`SRV ${NAME}`]: { answers: [srv('n1')] } })
+    await resolve()
+    clock.set(clock.now() + 60_000)
+    dns.zone = { [`SRV ${NAME}`]: { rcode: 'NXDOMAIN' } }
+    await refusal(resolve())
+    assert.equal(resolver.isEmpty, true)
   })
 
   it('close ends every question', async () => {

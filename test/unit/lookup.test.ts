@@ -242,6 +242,50 @@ describe('Lookup: failure', () => {
     }
   })
 
+  for (const [kind, error] of [
+    ['a refusal', FORBIDDEN],
+    ['a server that is mute', new DnsError('127.0.0.1:8600', 'SRV web', 'no answer')],
+  ] as const) {
+    it(`${kind} is told to everybody who asks, with no pause, and repeated for nobody`, async () => {
+      const { askings, get, last, learn } = start()
+      for (let i = 1; i < 5; i += 1) {
+        const refused = assert.rejects(get(), (thrown) => thrown === error)
+        await settle()
+        assert.equal(askings.length, i)
+        await last().fail(error)
+        await refused
+      }
+      await learn('one')
+    })
+  }
+
+  it('after a refusal the last good answer does not serve either, and it is asked again at once', async () => {
+    const { askings, clock, get, learn, last } = start()
+    await learn('one', 0)
+    clock.set(clock.now() + 1_000)
+    for (let i = 2; i < 5; i += 1) {
+      const refused = assert.rejects(get(), (error) => error === FORBIDDEN)
+      assert.equal(askings.length, i)
+      await last().fail(FORBIDDEN)
+      await refused
+    }
+  })
+
+  it('a pause begins with the failure, however long the asking took', async () => {
+    const { askings, clock, get, learn, last } = start()
+    await learn('one', 0)
+    clock.set(clock.now() + 1_000)
+    const stale = get()
+    await clock.advance(10_000)
+    assert.equal(await stale, 'one')
+    await last().fail(AWAY)
+    clock.set(clock.now() + 99)
+    assert.equal(await get(), 'one')
+    assert.equal(askings.length, 2)
+    clock.set(clock.now() + 1)
+    await learn('two')
+  })
+
   it('the last good answer serves for a day at most', async () => {
     const { clock, get, learn, last } = start()
     await learn('one', 1_000)
@@ -249,6 +293,20 @@ describe('Lookup: failure', () => {
     const stale = get()
     await last().fail(AWAY)
     assert.equal(await stale, 'one')
+    // To the millisecond; the pause is not over yet.
+    clock.set(clock.now() + 1)
+    let got: unknown
+    const late = new AbortController()
+    const none = get(false, late.signal).then(
+      (value) => {
+        got = value
+      },
+      () => undefined,
+    )
+    await settle()
+    assert.equal(got, undefined)
+    late.abort()
+    await none
     clock.set(clock.now() + 60_000)
     const mine = new AbortController()
     const waiting = assert.rejects(get(false, mine.signal))
@@ -436,6 +494,26 @@ describe("Lookup: the caller's signal", () => {
     await assert.rejects(get(false, AbortSignal.abort('enough')), { message: /enough/ })
   })
 
+  it('in the middle with a reason that is no error rejects with one', async () => {
+    const { get, last } = start()
+    const mine = new AbortController()
+    const rejected = assert.rejects(get(false, mine.signal), { message: /enough/ })
+    mine.abort('enough')
+    await rejected
+    await last().answer('one')
+  })
+
+  it('with a reason that looks like a failure is no failure', async () => {
+    const { clock, get, learn, last } = start()
+    await learn('one', 0)
+    clock.set(clock.now() + 1_000)
+    const mine = new AbortController()
+    const rejected = assert.rejects(get(false, mine.signal), (error) => error === AWAY)
+    mine.abort(AWAY)
+    await rejected
+    await last().answer('two')
+  })
+
   it('counts for more than the last good answer, and leaves no timer', async () => {
     const { clock, get, learn, last } = start()
     await learn('one', 0)
@@ -527,6 +605,14 @@ describe('Lookup: close', () => {
     lookup.close()
     lookup.close()
     await assert.rejects(get(), ClosedError)
+  })
+
+  it('is not covered up by an answer that still holds', async () => {
+    const { get, learn, lookup, askings } = start()
+    await learn('one', 60_000)
+    lookup.close()
+    for (const refresh of [false, true]) await assert.rejects(get(refresh), ClosedError)
+    assert.equal(askings.length, 1)
   })
 
   it('in a pause between two askings is told at the end of it, at the latest', async () => {

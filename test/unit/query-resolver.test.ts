@@ -177,7 +177,14 @@ describe('QueryResolver: endpoints', () => {
     await settle()
     const [{ request }] = agent.requests as [(typeof agent.requests)[0]]
     assert.equal(request.path, EXECUTE)
-    assert.deepEqual(request.query, { connect: true, near: '_agent', dc: 'dc2', ns: 'n', partition: 'p' })
+    assert.deepEqual(request.query, {
+      connect: true,
+      stale: true,
+      near: '_agent',
+      dc: 'dc2',
+      ns: 'n',
+      partition: 'p',
+    })
   })
 })
 
@@ -257,7 +264,12 @@ describe('QueryResolver: how it is sorted', () => {
       assert.equal(resolver.isSorted, false)
       const resolving = resolve()
       await execute()
-      assert.deepEqual(agent.last(EXPLAIN).request.query, { dc: 'dc2', ns: undefined, partition: undefined })
+      assert.deepEqual(agent.last(EXPLAIN).request.query, {
+        stale: true,
+        dc: 'dc2',
+        ns: undefined,
+        partition: undefined,
+      })
       await explain(explained(near))
       await resolving
       assert.equal(resolver.isSorted, isSorted)

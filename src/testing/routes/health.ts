@@ -23,7 +23,9 @@ function entries(call: Call, state: State, topic: 'service' | 'connect'): Promis
   const { instances, index } = serviceReader(call, state, topic)
   const read = (): Json => {
     const passing = passingOnly(call)
-    const sorted = sortedNear(call, state, tagged(call, instances()), ({ node }) => node.name)
+    // Consul filters by tags what is asked for by name, and not what takes Connect.
+    const wanted = topic === 'connect' ? instances() : tagged(call, instances())
+    const sorted = sortedNear(call, state, wanted, ({ node }) => node.name)
     const found = passing ? passingOf(sorted) : sorted
     return filtered(
       call,
