@@ -87,7 +87,7 @@ export class Listener implements AsyncDisposable {
     this.#tls.on('tlsClientError', (error, socket) => {
       this.#reject(explain(error, socket), socket)
     })
-    this.#front = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+    this.#front = createServer({ allowHalfOpen, noDelay: true }, (socket) => {
       this.#accept(socket)
     })
     this.#closed = new Promise((resolve) => this.#front.once('close', resolve))

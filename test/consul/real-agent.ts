@@ -19,21 +19,41 @@ export const skip: string | false =
 
 export interface RealAgentOptions {
   acl?: { defaultPolicy: 'allow' | 'deny'; managementToken: string }
+  /** What all of it is bound to, so that several agents are as several machines. @default 127.0.0.1 */
+  host?: string
+  /** Ports that others must know before it is started. @default free ones, and no gossip over the WAN */
+  ports?: Partial<AgentPorts>
+  /** Whether it answers DNS as well: see `dnsAddress`. */
+  dns?: boolean
   /** Merged over the configuration. */
   extraConfig?: Record<string, unknown>
   /** Further arguments of `consul agent`. */
   args?: string[]
 }
 
+export interface AgentPorts {
+  http: number
+  server: number
+  serf: number
+  wan: number
+  /** -1 for none */
+  dns: number
+}
+
 export interface RealAgent {
   /** `127.0.0.1:port` */
   address: string
+  /** `127.0.0.1:port`, over UDP and TCP; without the option `dns` nobody answers there. */
+  dnsAddress: string
   url: string
   http(path: string, init?: RequestInit): Promise<Response>
   /** Runs the CLI against this agent and returns what it prints; rejects when it fails. */
   consul(args: string[]): Promise<string>
   /** SIGKILL, as a crash. */
   kill(): Promise<void>
+  /** SIGSTOP: it is there, and answers nothing until `thaw`. */
+  freeze(): void
+  thaw(): void
   /** SIGTERM, and waits for the end. */
   stop(): Promise<void>
   /** Starts again on the same ports with the same data. */
@@ -44,11 +64,20 @@ export async function startConsul(t: TestContext, options: RealAgentOptions = {}
   if (consulVersion === undefined)
     throw new Error(`REQUIRE_CONSUL is set, and there is no binary '${binary}'`)
   const directory = await mkdtemp(join(tmpdir(), 'consul-connect-'))
-  const [http = 0, server = 0, serf = 0] = await freePorts(3)
-  const address = `127.0.0.1:${http}`
+  const { host = '127.0.0.1' } = options
+  const [http = 0, server = 0, serf = 0, dns = 0] = await freePorts(4, host)
+  const ports: AgentPorts = {
+    http,
+    server,
+    serf,
+    wan: -1,
+    dns: options.dns === true ? dns : -1,
+    ...options.ports,
+  }
+  const address = `${host}:${ports.http}`
   const url = `http://${address}`
   const config = join(directory, 'config.json')
-  await writeFile(config, JSON.stringify({ ...baseConfig(directory, { http, server, serf }, options) }))
+  await writeFile(config, JSON.stringify({ ...baseConfig(directory, ports, options) }))
   let child: ChildProcess | undefined
 
   const end = async (signal: NodeJS.Signals): Promise<void> => {
@@ -73,10 +102,13 @@ export async function startConsul(t: TestContext, options: RealAgentOptions = {}
 
   return {
     address,
+    dnsAddress: `${host}:${ports.dns}`,
     url,
     http: (path, init) => fetch(url + path, init),
     consul: (args) => cli(args, address),
     kill: () => end('SIGKILL'),
+    freeze: () => child?.kill('SIGSTOP'),
+    thaw: () => child?.kill('SIGCONT'),
     stop: () => end('SIGTERM'),
     restart: async () => {
       await end('SIGTERM')
@@ -87,8 +119,8 @@ export async function startConsul(t: TestContext, options: RealAgentOptions = {}
 
 function baseConfig(
   directory: string,
-  ports: { http: number; server: number; serf: number },
-  { acl, extraConfig }: RealAgentOptions,
+  ports: AgentPorts,
+  { acl, extraConfig, host = '127.0.0.1' }: RealAgentOptions,
 ): Record<string, unknown> {
   const [major = 0, minor = 0] = (consulVersion ?? '').split('.').map(Number)
   // 1.11 gave the token its present name.
@@ -99,15 +131,22 @@ function baseConfig(
     bootstrap_expect: 1,
     node_name: 'embedded',
     data_dir: join(directory, 'data'),
-    bind_addr: '127.0.0.1',
-    client_addr: '127.0.0.1',
+    bind_addr: host,
+    client_addr: host,
     connect: { enabled: true },
     // Otherwise a check's words reach the catalog minutes after its status.
     check_update_interval: '0s',
     disable_update_check: true,
     log_level: 'warn',
     performance: { raft_multiplier: 1 },
-    ports: { http: ports.http, server: ports.server, serf_lan: ports.serf, serf_wan: -1, dns: -1, grpc: -1 },
+    ports: {
+      http: ports.http,
+      server: ports.server,
+      serf_lan: ports.serf,
+      serf_wan: ports.wan,
+      dns: ports.dns,
+      grpc: -1,
+    },
     ...(acl ? { acl: { enabled: true, default_policy: acl.defaultPolicy, tokens } } : {}),
     ...extraConfig,
   }
@@ -168,10 +207,10 @@ async function cli(args: string[], address: string): Promise<string> {
 }
 
 /** Ports that are free now, held all at once so that they differ. */
-async function freePorts(count: number): Promise<number[]> {
+export async function freePorts(count: number, host: string = '127.0.0.1'): Promise<number[]> {
   const servers = await Promise.all(
     Array.from({ length: count }, async () => {
-      const server = createServer().listen(0, '127.0.0.1')
+      const server = createServer().listen(0, host)
       await once(server, 'listening')
       return server
     }),

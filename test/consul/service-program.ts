@@ -58,6 +58,11 @@ export class Program {
     return ((await exited) as [number | null])[0]
   }
 
+  /** SIGKILL, as a crash. */
+  kill(): Promise<void> {
+    return stop(this.#child)
+  }
+
   /** Resolves when what it has told makes `met` true. */
   async told(met: () => boolean): Promise<void> {
     const signal = AbortSignal.timeout(WAIT_MS)

@@ -31,6 +31,7 @@ test('a proxy that somebody else has registered', { skip }, async (t) => {
 
   await t.test('is found without an address of its own: at its node’s', async () => {
     await register(consul, { ...proxy({ ID: 'p1', Port: port }), Address: undefined })
+    await until('it is passing', async () => (await web.resolve('svc')).length === 1)
     const socket = await web.dial('svc')
     assert.equal(socket.remoteAddress, '127.0.0.1')
     socket.destroy()

@@ -272,6 +272,23 @@ describe('a dial that fails', () => {
 })
 
 describe('a listener', () => {
+  for (const allowHalfOpen of [false, true]) {
+    it(`${allowHalfOpen ? 'keeps its side open' : 'ends its side'} when the peer ends its own`, async (t) => {
+      const { join } = await startMesh(t)
+      let ended: ((value: unknown) => void) | undefined
+      const end = new Promise((resolve) => (ended = resolve))
+      const where = { port: 0, host: '127.0.0.1', allowHalfOpen }
+      const listener = await join('api').listen(where, (socket) => {
+        socket.resume().once('end', () => setImmediate(() => ended?.(socket.writableEnded)))
+      })
+      const upstream = { address: `127.0.0.1:${portOf(listener)}`, service: 'api' }
+      const socket = await join('web').dial(upstream, { allowHalfOpen: true })
+      socket.end('x')
+      assert.equal(await end, !allowHalfOpen)
+      socket.destroy()
+    })
+  }
+
   for (const way of ['tcp', 'unix'] as const) {
     it(`lets nobody in who was waiting for a decision when it closed (${way})`, async (t) => {
       const { agent, join } = await startMesh(t)

@@ -1,0 +1,107 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
+import { type IncomingMessage, get } from 'node:http'
+import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type RealAgent, skip, startConsul } from './real-agent.js'
+import { agentJson, joiner, until } from './service-mesh.js'
+
+/** More than the connections that an agent takes from one address, which are 200 for all programs together. */
+const UPSTREAMS = 300
+const MOST_CONNECTIONS = 190
+/** Those without a watch are read again after some ten seconds. */
+const POLLED_MS = 25_000
+
+test('more upstreams than the agent takes connections', { skip }, async (t) => {
+  const consul = await startConsul(t)
+  const web = joiner(t, consul)('web')
+  const names = Array.from({ length: UPSTREAMS }, (_, i) => `upstream-${i}`)
+  await offer('one')
+  await web.ready()
+
+  await t.test('all are found at once', async (t) => {
+    const startedAt = performance.now()
+    const other = new OtherProgram(consul)
+    const found = await Promise.all(names.map((name) => web.resolve(name)))
+    const ms = performance.now() - startedAt
+    // For so long a connection is kept that nobody uses.
+    await sleep(5_000)
+    const { requests, failures, mostConnections } = await other.end()
+    const connections = await connectionsTo(consul)
+    t.diagnostic(JSON.stringify({ ms, requests, failures, mostConnections, connections }))
+    assert.deepEqual(new Set(found.map(({ length }) => length)), new Set([1]))
+
+    await t.test('and leave room for other programs, from the beginning', () => {
+      assert.equal(failures, 0, `${failures} of ${requests} requests of another program have failed`)
+      assert.ok(mostConnections <= MOST_CONNECTIONS, `there were up to ${mostConnections} connections`)
+    })
+  })
+
+  await t.test('what comes is seen by all of them', async (t) => {
+    await offer('two')
+    const startedAt = performance.now()
+    await until(
+      'all have two instances',
+      async () => {
+        const found = await Promise.all(names.map((name) => web.resolve(name)))
+        return found.every(({ length }) => length === 2)
+      },
+      POLLED_MS,
+    )
+    t.diagnostic(JSON.stringify({ ms: performance.now() - startedAt }))
+  })
+
+  /** One more instance of each, in the catalog alone. */
+  async function offer(id: string): Promise<void> {
+    for (const [i, name] of names.entries()) {
+      const Service = { ID: `${name}-${id}`, Service: name, Port: i + 1, Connect: { Native: true } }
+      const body = JSON.stringify({ Node: id, Address: '127.0.3.1', Service })
+      await agentJson(consul, '/v1/catalog/register', { method: 'PUT', body })
+    }
+  }
+})
+
+/** Asks the agent again and again, each time on a connection of its own. */
+class OtherProgram {
+  readonly #consul: RealAgent
+  readonly #ending = new AbortController()
+  readonly #running: Promise<void>
+  #requests = 0
+  #failures = 0
+  #mostConnections = 0
+
+  constructor(consul: RealAgent) {
+    this.#consul = consul
+    this.#running = this.#run()
+  }
+
+  async end(): Promise<{ requests: number; failures: number; mostConnections: number }> {
+    this.#ending.abort()
+    await this.#running
+    return { requests: this.#requests, failures: this.#failures, mostConnections: this.#mostConnections }
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#ending.signal.aborted) {
+      this.#requests += 1
+      try {
+        const asked = get(`${this.#consul.url}/v1/status/leader`, { agent: false })
+        const [answer] = (await once(asked, 'response')) as [IncomingMessage]
+        await once(answer.resume(), 'end')
+      } catch {
+        this.#failures += 1
+      }
+      this.#mostConnections = Math.max(this.#mostConnections, await connectionsTo(this.#consul))
+      await sleep(10)
+    }
+  }
+}
+
+/** How many connections the agent has; 0 where the system does not say. */
+async function connectionsTo({ address }: RealAgent): Promise<number> {
+  const port = Number(address.split(':')[1]).toString(16).toUpperCase().padStart(4, '0')
+  const established = new RegExp(`^ *\\d+: [0-9A-F]{8}:[0-9A-F]{4} [0-9A-F]{8}:${port} 01 `, 'gm')
+  const all = await readFile('/proc/net/tcp', 'utf8').catch(() => '')
+  return all.match(established)?.length ?? 0
+}
