@@ -3,7 +3,7 @@ import { type AgentClient, type AgentResponse, path } from './client.js'
 import { type JsonObject, array, boolean, maybe, nonEmpty, object, string, wholeNumber } from './shape.js'
 import { type BlockingQuery, blocking } from './watch.js'
 
-export type HealthStatus = 'passing' | 'warning' | 'critical'
+type HealthStatus = 'passing' | 'warning' | 'critical'
 
 /** An instance that can be reached over Connect: a native service, or a proxy that stands before one. */
 export interface ConnectInstance {

@@ -50,13 +50,6 @@ export function wholeNumber(value: unknown, place: string): number {
   return value as number
 }
 
-export function port(value: unknown, place: string): number {
-  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > 65535) {
-    throw new ShapeError(place, 'a port', value)
-  }
-  return value
-}
-
 /** A reader for a field that may be absent, null or, as Consul likes to write it, empty. */
 export function maybe<T>(read: (value: unknown, place: string) => T) {
   return (value: unknown, place: string): T | undefined =>
