@@ -4,6 +4,8 @@ import { readFile } from 'node:fs/promises'
 import { type IncomingMessage, get } from 'node:http'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { ConnectError, Service } from '../../src/index.js'
+import { rejection } from '../fixtures/mesh.js'
 import { type RealAgent, skip, startConsul } from './real-agent.js'
 import { agentJson, joiner, until } from './service-mesh.js'
 
@@ -60,6 +62,29 @@ test('more upstreams than the agent takes connections', { skip }, async (t) => {
       await agentJson(consul, '/v1/catalog/register', { method: 'PUT', body })
     }
   }
+})
+
+test('many services in one process, beside many upstreams', { skip }, async (t) => {
+  // Otherwise the agent signs no more than 50 certificates a second.
+  const connect = { enabled: true, ca_config: { csr_max_per_second: 0 } }
+  const consul = await startConsul(t, { extraConfig: { connect } })
+  const join = joiner(t, consul)
+  const services = Array.from({ length: 90 }, (_, i) => join(`service-${i}`))
+  await Promise.all(services.map((each) => each.ready()))
+  const [web] = services as [Service]
+  const nobody = Array.from({ length: UPSTREAMS }, (_, i) => web.resolve(`nobody-${i}`))
+  for (const each of await Promise.allSettled(nobody)) {
+    assert.ok(each.status === 'rejected' && (each.reason as ConnectError).code === 'ERR_CONNECT_NO_INSTANCES')
+  }
+
+  await t.test('leave room for what cannot wait', async (t) => {
+    const startedAt = performance.now()
+    await web.register({ port: 1, check: { ttlMs: 3_000 } })
+    await rejection(web.resolve('nobody yet'))
+    const ms = performance.now() - startedAt
+    t.diagnostic(JSON.stringify({ ms, connections: await connectionsTo(consul) }))
+    assert.ok(ms < 2_000, `after ${ms} ms`)
+  })
 })
 
 /** Asks the agent again and again, each time on a connection of its own. */
