@@ -70,6 +70,7 @@ describe('the package', () => {
       'ConnectError',
       'DeniedError',
       'DialError',
+      'DnsError',
       'ERROR_CODES',
       'IdentityError',
       'OptionError',
