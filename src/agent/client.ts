@@ -12,9 +12,11 @@ const MAX_BODY_BYTES = 64 * 1024 * 1024
 
 /**
  * An agent takes 200 connections from one address (`limits.http_max_conns_per_client`), of all programs together, and
- * a blocking query holds one for as long as it blocks.
+ * a blocking query holds one for as long as it blocks. Upstreams leave room for the certificates and rights of services,
+ * and both for what does not block.
  */
-const MAX_BLOCKING = 100
+const MAX_BLOCKING = 140
+const MAX_BLOCKING_UPSTREAMS = 100
 const MAX_CONNECTIONS = 180
 
 /** A query parameter that is undefined is left out; a list is sent as one parameter for each. */
@@ -48,8 +50,10 @@ export class AgentClient {
   /** The agent's address, for logs and errors. */
   readonly address: string
   readonly settings: AgentSettings
-  /** For watches whose number grows with the application's upstreams. */
+  /** For watches of what a service is and may do. */
   readonly blockingSlots: BlockingSlots = new BlockingSlots(MAX_BLOCKING)
+  /** For watches whose number grows with the application's upstreams. */
+  readonly upstreamSlots: BlockingSlots = this.blockingSlots.upTo(MAX_BLOCKING_UPSTREAMS)
   readonly #pool: Pool
 
   constructor(settings: AgentSettings) {

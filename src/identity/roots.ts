@@ -34,6 +34,7 @@ export class RootsStore extends EventEmitter<RootsEvents> {
     this.#watch = new Watch({
       name: 'roots',
       ...time,
+      slots: agent.blockingSlots,
       fetch: (query) => fetchRoots(agent, query),
       onValue: (value) => {
         this.#replace(checkRoots(value))

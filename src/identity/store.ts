@@ -149,6 +149,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
       name: `leaf of ${service}`,
       clock,
       random,
+      slots: agent.blockingSlots,
       fetch: (query) => fetchLeaf(agent, service, query),
       onValue: (given) => {
         this.#takeLeaf(given)

@@ -82,7 +82,10 @@ export class DnsResolver implements Resolver {
     return { value: endpointList(endpoints), ttlMs: ttl * 1_000 }
   }
 
-  /** Where each target is: as it came along, or as the same server says. One that cannot be found spoils no other. */
+  /**
+   * Where each target is: as it came along, or as the same server says. One that cannot be found spoils no other.
+   * @throws DnsError when that is so of all
+   */
   async #addresses(
     records: readonly SrvAnswer[],
     additionals: readonly Answer[],
@@ -95,29 +98,29 @@ export class DnsResolver implements Resolver {
     }
     const names = [...new Set(records.map(({ data }) => canonicalName(data.target)))]
     const missing = names.filter((name) => !found.has(name))
+    let failure: Error | undefined
     const askNext = async (): Promise<void> => {
       for (let name = missing.pop(); name !== undefined; name = missing.pop()) {
-        const address = await this.#askAddress(name, signal)
-        if (address !== undefined) found.set(name, address)
+        try {
+          found.set(name, await this.#askAddress(name, signal))
+        } catch (error) {
+          if (isAborted(signal)) throw error
+          failure = toError(error)
+          log.resolve('%s: %s', this.name, failure.message)
+        }
       }
     }
     await Promise.all(Array.from({ length: AT_A_TIME }, askNext))
+    if (failure !== undefined && !names.some((name) => found.has(name))) throw failure
     return found
   }
 
   /** As the same server says, or else the name as a host name. */
-  async #askAddress(name: string, signal: AbortSignal): Promise<Address | undefined> {
+  async #askAddress(name: string, signal: AbortSignal): Promise<Address> {
     for (const type of ['A', 'AAAA'] as const) {
-      try {
-        const { rcode, answers } = await this.#client.query(name, type, signal)
-        const record = answers.filter(isAddress).find((each) => isSameName(each.name, name))
-        if (rcode === 'NOERROR' && record !== undefined)
-          return { host: record.data, ttl: seconds(record.ttl) }
-      } catch (error) {
-        if (isAborted(signal)) throw error
-        log.resolve('%s: %s', this.name, toError(error).message)
-        return undefined
-      }
+      const { rcode, answers } = await this.#client.query(name, type, signal)
+      const record = answers.filter(isAddress).find((each) => isSameName(each.name, name))
+      if (rcode === 'NOERROR' && record !== undefined) return { host: record.data, ttl: seconds(record.ttl) }
     }
     return { host: name, ttl: LONGEST_TTL_S }
   }

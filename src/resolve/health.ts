@@ -75,7 +75,7 @@ export class HealthResolver implements Resolver {
     const watched: Watched<readonly ConnectInstance[]> = new Watched({
       name: `instances of ${this.name}`,
       fetch: (query) => fetchConnectInstances(this.#agent, this.#target, query),
-      slots: this.#agent.blockingSlots,
+      slots: this.#agent.upstreamSlots,
       ...this.#time,
     })
     watched.on('value', () => {

@@ -43,12 +43,15 @@ class FakeDns extends DnsClient {
     this.asked.push(`${type} ${name}`)
     this.signals.push(signal)
     await new Promise<void>((resolve, reject) => {
+      if (signal.aborted) reject(signal.reason as Error)
+      if (this.#held === undefined) {
+        resolve()
+        return
+      }
+      this.#held.push(resolve)
       signal.addEventListener('abort', () => {
         reject(signal.reason as Error)
       })
-      if (signal.aborted) reject(signal.reason as Error)
-      if (this.#held === undefined) resolve()
-      else this.#held.push(resolve)
     })
     const reply = this.zone[`${type} ${name}`] ?? {}
     if (reply instanceof Error) throw reply

@@ -300,7 +300,7 @@ describe('HealthResolver: the watch', () => {
 
   it('counts against the agent’s places for blocking queries', async () => {
     const { agent, resolver, resolve, answer } = start()
-    while (!agent.blockingSlots.isFull) agent.blockingSlots.take()
+    while (!agent.upstreamSlots.isFull) agent.upstreamSlots.take()
     const first = resolve()
     await answer([entry()], 5)
     await first

@@ -567,6 +567,20 @@ describe('Watch: places for reads that block', () => {
     assert.equal(new BlockingSlots(0).isFull, true)
   })
 
+  it('are shared with those who may fill fewer of them', () => {
+    const slots = new BlockingSlots(3)
+    const fewer = slots.upTo(1)
+    slots.take()
+    assert.deepEqual([slots.isFull, fewer.isFull], [false, true])
+    fewer.take()
+    fewer.take()
+    assert.deepEqual([slots.isFull, fewer.isFull], [true, true])
+    slots.give()
+    slots.give()
+    slots.give()
+    assert.deepEqual([slots.isFull, fewer.isFull], [false, false])
+  })
+
   for (const by of [{ index: 7 }, { hash: 'a' }]) {
     it(`a read that blocks by ${Object.keys(by)[0]!} has one, and no other read has`, async () => {
       const slots = new BlockingSlots(1)
