@@ -54,6 +54,7 @@ export const ERROR_CODES = {
   ERR_CONNECT_PEER_IDENTITY: 'The peer proved to be another service than the one dialled.',
 
   ERR_CONNECT_DENIED: 'The peer proved who it is and may not connect.',
+  ERR_CONNECT_REVOKED: 'The peer was connected and may no longer be: its connection was ended.',
   ERR_CONNECT_REJECTED: 'The peer closed the connection before its first byte: it may have rejected us.',
   ERR_CONNECT_NO_INSTANCES: 'There is no instance to dial; `reason` says why.',
   ERR_CONNECT_DIAL_FAILED: 'No instance could be reached; `attempts` lists each try.',

@@ -1,5 +1,6 @@
 import type { EventEmitter } from 'eventemitter3'
-import type { DeniedError } from './authorize/authorizer.js'
+import type { DeniedError, RevokedError } from './authorize/authorizer.js'
+import type { Staleness } from './authorize/intentions.js'
 import type { Leaf } from './identity/leaf.js'
 import type { Roots } from './identity/roots.js'
 
@@ -11,6 +12,17 @@ export interface ServiceEvents {
   roots: [roots: Roots]
   /** A peer proved who it is and was not let in. */
   denied: [error: DeniedError]
+  /** A peer that was let in may no longer be: its connection was ended. */
+  revoked: [error: RevokedError]
+  /**
+   * Decisions may have become others, and open connections are being decided again. Whoever terminates TLS elsewhere
+   * asks `authorize` again.
+   */
+  decisions: []
+  /** The agent is away: the last known intentions serve, until `deniesAt`. */
+  stale: [staleness: Staleness]
+  /** The agent is back. */
+  fresh: []
   /** A peer did not prove who it is; `remoteAddress` is undefined when it is gone already, or on a unix socket. */
   rejected: [error: Error, remoteAddress: string | undefined]
   /**

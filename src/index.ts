@@ -27,14 +27,26 @@ export {
   TimeoutError,
   VerificationError,
 } from './errors.js'
-export { DeniedError } from './authorize/authorizer.js'
+export { DeniedError, RevokedError } from './authorize/authorizer.js'
+export {
+  allOf,
+  anyOf,
+  authorizeAny,
+  authorizeIntentions,
+  authorizeOneOf,
+  authorizeService,
+  authorizeTrustDomain,
+} from './authorize/authorizers.js'
 
 export type { AgentOptions, AgentTlsOptions, Environment } from './agent/options.js'
 export type { Registration } from './agent/registration.js'
-export type { Authorizer, AuthorizeRequest, Decision } from './authorize/authorizer.js'
+export type { Authorizer, AuthorizeRequest, Decision, DecisionBasis } from './authorize/authorizer.js'
+export type { AllowedService } from './authorize/authorizers.js'
+export type { Staleness } from './authorize/intentions.js'
 export type { DialAttempt, ErrorCode, NoInstancesReason } from './errors.js'
 export type { RegisterOptions, TcpCheck, TtlCheck } from './register-options.js'
 export type { ServiceEvents } from './events.js'
+export type { DecisionCount, Figures, RejectionCount, RevocationCount } from './figures.js'
 export type { Leaf } from './identity/leaf.js'
 export type { Peer } from './identity/peer.js'
 export type { Roots } from './identity/roots.js'

@@ -1,14 +1,19 @@
 import { AgentClient } from './agent/client.js'
 import { type AgentSettings, settingsKey } from './agent/settings.js'
+import { Destinations } from './authorize/destinations.js'
 import { type Time, systemTime } from './clock.js'
 import { RootsStore } from './identity/roots.js'
 import { Routes } from './resolve/routes.js'
 
-/** What all services of a process that use one agent share: its client, one watch of the roots, one of each upstream. */
+/**
+ * What all services of a process that use one agent share: its client, and one watch of the roots, of each upstream, and
+ * of the intentions for each of them.
+ */
 interface Mesh {
   readonly agent: AgentClient
   readonly roots: RootsStore
   readonly routes: Routes
+  readonly destinations: Destinations
 }
 
 /** A user's share in a mesh; the last one to give it back closes the mesh. */
@@ -41,10 +46,16 @@ export function acquireMesh(settings: AgentSettings, time: Time): MeshLease {
 
 function openMesh(settings: AgentSettings, time: Time): Mesh {
   const agent = new AgentClient(settings)
-  return { agent, roots: new RootsStore(agent, time), routes: new Routes(agent, time) }
+  return {
+    agent,
+    roots: new RootsStore(agent, time),
+    routes: new Routes(agent, time),
+    destinations: new Destinations(agent, time),
+  }
 }
 
-async function closeMesh({ agent, roots, routes }: Mesh): Promise<void> {
+async function closeMesh({ agent, roots, routes, destinations }: Mesh): Promise<void> {
+  destinations.close()
   routes.close()
   roots.close()
   await agent.destroy()

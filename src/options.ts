@@ -12,6 +12,8 @@ export const DEFAULTS = {
   dialTimeoutMs: 10_000,
   handshakeTimeoutMs: 10_000,
   drainTimeoutMs: 10_000,
+  /** How long the last known intentions serve while the agent is away. */
+  staleIntentionsMs: 600_000,
   /** Whoever reaches a forward speaks as the service that opened it. */
   forwardHost: '127.0.0.1',
   /** How long an upstream that nobody dials is still watched. */
@@ -79,6 +81,10 @@ export function expectDuration(option: string, value: unknown): number {
     throw new OptionError(option, 'a positive number of milliseconds', describe(value))
   }
   return value
+}
+
+export function expectDurationOrNone(option: string, value: unknown): number {
+  return value === 0 ? 0 : expectDuration(option, value)
 }
 
 /** A duration, or what holds where none is given. */

@@ -1,12 +1,15 @@
 import { type AgentOptions } from './agent/options.js'
 import { type AgentSettings, agentSettings } from './agent/settings.js'
 import type { Authorizer } from './authorize/authorizer.js'
+import { authorizeIntentions } from './authorize/authorizers.js'
 import { OptionError } from './errors.js'
 import {
   DEFAULTS,
+  describe,
   duration,
   expectBoolean,
   expectDuration,
+  expectDurationOrNone,
   expectFunction,
   expectKeys,
   expectObject,
@@ -22,8 +25,13 @@ import type { ListenAddress } from './transport/open-server.js'
 export interface ServiceOptions {
   /** How to reach the Consul agent. @default Consul's client environment */
   readonly agent?: AgentOptions
-  /** Who may connect. @default the mesh's intentions, by the agent's word on every connection */
+  /** Who may connect. @default authorizeIntentions */
   readonly authorize?: Authorizer
+  /**
+   * How long the last known intentions serve while the agent is away, in milliseconds. Afterwards everybody is denied,
+   * and open connections end, unless their listener does not revoke. 0 denies at once. @default 600000
+   */
+  readonly staleIntentionsMs?: number
   /** Bound on a whole `dial`, in milliseconds. @default 10000 */
   readonly dialTimeoutMs?: number
   /** Bound on an inbound handshake, and once more on its authorization, in milliseconds. @default 10000 */
@@ -34,7 +42,8 @@ export interface ServiceOptions {
 
 export interface ServiceSettings {
   readonly agent: AgentSettings
-  readonly authorize: Authorizer | undefined
+  readonly authorize: Authorizer
+  readonly staleIntentionsMs: number
   readonly dialTimeoutMs: number
   readonly handshakeTimeoutMs: number
   readonly drainTimeoutMs: number
@@ -95,6 +104,13 @@ export interface ListenOptions {
   readonly allowHalfOpen?: boolean
   /** ALPN names to offer. A client that offers only others is refused. @default none; for HTTP/2 servers its own */
   readonly alpnProtocols?: readonly string[]
+  /** Whether open connections end when their peer may no longer connect. @default true */
+  readonly revoke?: boolean
+  /**
+   * `certificate`: a connection ends when the certificate expires that its peer proved itself by. Peers have new ones
+   * long before, and connect again with them. @default a connection may outlive it
+   */
+  readonly maxPeerAge?: 'certificate'
 }
 
 /** @throws OptionError */
@@ -103,6 +119,7 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
   expectKeys('options', options, [
     'agent',
     'authorize',
+    'staleIntentionsMs',
     'dialTimeoutMs',
     'handshakeTimeoutMs',
     'drainTimeoutMs',
@@ -110,7 +127,10 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
   optional(expectFunction)('authorize', options.authorize)
   return {
     agent: agentSettings(options.agent),
-    authorize: options.authorize,
+    authorize: options.authorize ?? authorizeIntentions,
+    staleIntentionsMs:
+      optional(expectDurationOrNone)('staleIntentionsMs', options.staleIntentionsMs) ??
+      DEFAULTS.staleIntentionsMs,
     dialTimeoutMs: duration('dialTimeoutMs', options.dialTimeoutMs, DEFAULTS.dialTimeoutMs),
     handshakeTimeoutMs: duration(
       'handshakeTimeoutMs',
@@ -193,6 +213,8 @@ export function listenSettings(
   handshakeTimeoutMs: number
   allowHalfOpen: boolean
   alpnProtocols: readonly string[] | undefined
+  revoke: boolean
+  maxPeerAge: 'certificate' | undefined
 } {
   const options = expectObject('options', given) as ListenOptions
   expectKeys('options', options, [
@@ -203,6 +225,8 @@ export function listenSettings(
     'handshakeTimeoutMs',
     'allowHalfOpen',
     'alpnProtocols',
+    'revoke',
+    'maxPeerAge',
   ])
   return {
     address: listenAddress(options),
@@ -210,7 +234,14 @@ export function listenSettings(
     handshakeTimeoutMs: duration('handshakeTimeoutMs', options.handshakeTimeoutMs, handshakeTimeoutMs),
     allowHalfOpen: optional(expectBoolean)('allowHalfOpen', options.allowHalfOpen) ?? false,
     alpnProtocols: optional(expectStrings)('alpnProtocols', options.alpnProtocols),
+    revoke: optional(expectBoolean)('revoke', options.revoke) ?? true,
+    maxPeerAge: optional(expectPeerAge)('maxPeerAge', options.maxPeerAge),
   }
+}
+
+function expectPeerAge(option: string, value: unknown): 'certificate' {
+  if (value !== 'certificate') throw new OptionError(option, "'certificate'", describe(value))
+  return value
 }
 
 function listenAddress({ port, host, path }: Pick<ListenOptions, 'port' | 'host' | 'path'>): ListenAddress {

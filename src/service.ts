@@ -3,12 +3,20 @@ import { EventEmitter } from 'eventemitter3'
 import { Forward } from './adapters/forward.js'
 import { type ServableServer, type ServerAdapter, serverAdapter } from './adapters/serve.js'
 import { Registration } from './agent/registration.js'
-import { type Authorizer, type Decision, authorizeByAgent, decide } from './authorize/authorizer.js'
+import { Authorization } from './authorize/authorization.js'
+import type { Decision, Outcome } from './authorize/authorizer.js'
 import { bounded } from './bounded.js'
 import { type Time, systemTime } from './clock.js'
 import { type CloseOptions, drainTimeout } from './close-options.js'
 import { ClosedError, TimeoutError } from './errors.js'
 import { type ServiceEvents, emitSafely } from './events.js'
+import {
+  Counter,
+  type DecisionCount,
+  type Figures,
+  type RejectionCount,
+  type RevocationCount,
+} from './figures.js'
 import type { Leaf } from './identity/leaf.js'
 import type { Peer } from './identity/peer.js'
 import type { Roots } from './identity/roots.js'
@@ -59,13 +67,16 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   readonly #settings: ServiceSettings
   readonly #mesh: MeshLease
   readonly #identity: IdentityStore
-  readonly #authorizer: Authorizer
+  readonly #authorization: Authorization
   readonly #time: Time
   readonly #ending = new AbortController()
   readonly #listeners = new Set<Listener>()
   readonly #forwards = new Set<Forward>()
   readonly #registrations = new Set<Registration>()
   readonly #dialled = new OpenSockets()
+  readonly #decisions = new Counter<Omit<DecisionCount, 'count'>>()
+  readonly #revocations = new Counter<Omit<RevocationCount, 'count'>>()
+  readonly #rejections = new Counter<Omit<RejectionCount, 'count'>>()
   #closing: Promise<void> | undefined
 
   constructor(name: string, options: ServiceOptions = {}, time: Time = systemTime) {
@@ -74,7 +85,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#settings = serviceSettings(options)
     this.#time = time
     this.#mesh = acquireMesh(this.#settings.agent, time)
-    this.#authorizer = this.#settings.authorize ?? authorizeByAgent(this.#mesh.agent)
+    this.#authorization = this.#openAuthorization()
     this.#identity = new IdentityStore({ ...this.#mesh, service: name, accept: secureContext, ...time })
     this.#mesh.roots.on('failed', this.#onFailed)
     this.#identity.on('failed', this.#onFailed)
@@ -206,13 +217,39 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Whether a peer may connect to this service, for those who terminate TLS themselves. Fails closed: any doubt is
-   * `{ authorized: false }` with its reason.
+   * Whether a peer may connect to this service, for those who terminate TLS themselves: the same decision as a
+   * listener's. It may be another after every `decisions` event. Fails closed: any doubt is `{ authorized: false }` with
+   * its reason.
    */
-  async authorize(peer: Peer, options: { readonly signal?: AbortSignal } = {}): Promise<Decision> {
+  async authorize(peer: Peer, options: { readonly signal?: AbortSignal } = {}): Promise<Required<Decision>> {
     const bounds = { ...options, closed: this.#ending.signal, timeoutMs: this.#settings.handshakeTimeoutMs }
-    const { authorized, reason } = await decide(this.#authorizer, { peer, service: this.name }, bounds)
-    return { authorized, reason }
+    const outcome = await this.#authorization.decide(peer, bounds)
+    this.#count(outcome)
+    const { authorized, reason, basis } = outcome
+    return { authorized, reason, basis }
+  }
+
+  /**
+   * Decides every open inbound connection again, now, and ends those whose peer may no longer be connected. It happens
+   * by itself when the intentions change; call it when something changes on which an authorizer of your own depends.
+   * Returns how many connections were ended.
+   */
+  async reauthorize(): Promise<number> {
+    const counts = await Promise.all([...this.#listeners].map((listener) => listener.reauthorize()))
+    return counts.reduce((sum, count) => sum + count, 0)
+  }
+
+  /** Counts of what was decided, and how things stand, for a metrics library. */
+  figures(): Figures {
+    const { intentions, staleSince } = this.#authorization
+    return {
+      decisions: this.#decisions.counts,
+      revocations: this.#revocations.counts,
+      rejections: this.#rejections.counts,
+      connections: [...this.#listeners].reduce((sum, { connections }) => sum + connections, 0),
+      intentions,
+      staleMs: staleSince === undefined ? 0 : Math.max(0, this.#time.clock.now() - staleSince),
+    }
   }
 
   /**
@@ -319,7 +356,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       alpnProtocols: settings.alpnProtocols ?? target.alpnProtocols,
       identity: this.#identity,
       service: this.name,
-      authorizer: this.#authorizer,
+      authorization: this.#authorization,
+      clock: this.#time.clock,
       drainTimeoutMs: this.#settings.drainTimeoutMs,
       reports: this.#reports,
       onClosed: () => this.#listeners.delete(listener),
@@ -350,6 +388,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     )
     await Promise.all([...doors, this.#dialled.drain(timeoutMs)])
     this.#identity.close()
+    this.#authorization.close()
     this.#mesh.roots.off('failed', this.#onFailed)
     await this.#mesh.release()
     emitSafely(this, 'closed')
@@ -362,11 +401,41 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     emitSafely(this, 'warning', error)
   }
 
+  #openAuthorization(): Authorization {
+    const { authorize: authorizer, staleIntentionsMs: staleMs } = this.#settings
+    const { destinations } = this.#mesh
+    const authorization = new Authorization({ service: this.name, authorizer, destinations, staleMs })
+    authorization.on('failed', this.#onFailed)
+    authorization.on('changed', () => {
+      emitSafely(this, 'decisions')
+    })
+    authorization.on('stale', (staleness) => {
+      emitSafely(this, 'stale', staleness)
+    })
+    authorization.on('fresh', () => {
+      emitSafely(this, 'fresh')
+    })
+    return authorization
+  }
+
+  #count({ authorized, basis }: Outcome): void {
+    this.#decisions.add({ authorized, basis })
+  }
+
   readonly #reports: ListenerReports = {
+    decided: (outcome) => {
+      this.#count(outcome)
+    },
+    revoked: (error) => {
+      this.#revocations.add({ basis: error.basis })
+      emitSafely(this, 'revoked', error)
+    },
     denied: (error) => {
       emitSafely(this, 'denied', error)
     },
     rejected: (error, remoteAddress) => {
+      const { code } = error as { readonly code?: unknown }
+      this.#rejections.add({ code: typeof code === 'string' ? code : 'unknown' })
       emitSafely(this, 'rejected', error, remoteAddress)
     },
     warning: this.#onFailed,

@@ -6,6 +6,10 @@ import { Watch, type WatchOptions } from './watch.js'
 interface WatchedEvents {
   /** The first value, and each that differs from the last. */
   value: []
+  /** A read went well, whether or not it brought something new; after `value`. */
+  read: []
+  /** A read failed; it will be tried again. */
+  failed: [error: Error]
 }
 
 /** A value that was read so lately is not read again for being asked to. */
@@ -32,9 +36,11 @@ export class Watched<T> extends EventEmitter<WatchedEvents> {
       },
       onRead: () => {
         this.#readAt = options.clock.now()
+        this.emit('read')
         this.#settle(undefined)
       },
       onError: (error) => {
+        this.emit('failed', error)
         this.#settle(error)
       },
     })
@@ -57,12 +63,20 @@ export class Watched<T> extends EventEmitter<WatchedEvents> {
    */
   async first(signal: AbortSignal): Promise<T> {
     while (this.#value === undefined) {
-      const { lastError } = this
-      // A read that failed a while ago may go well now; one that has only just failed would fail again.
-      const isComing = this.#watch.hurry()
-      if (!isComing && lastError !== undefined && !isTransient(lastError)) throw lastError
-      const error = await this.#outcome(signal)
+      const error = await this.#attempt(signal, isTransient)
       if (error !== undefined && !isTransient(error)) throw error
+    }
+    return this.#value.value
+  }
+
+  /**
+   * The last good value, or the first if it can be had now: whatever a read fails with is thrown.
+   * @throws AgentError, ClosedError, and the signal's reason
+   */
+  async now(signal: AbortSignal): Promise<T> {
+    while (this.#value === undefined) {
+      const error = await this.#attempt(signal, () => false)
+      if (error !== undefined) throw error
     }
     return this.#value.value
   }
@@ -85,6 +99,17 @@ export class Watched<T> extends EventEmitter<WatchedEvents> {
     this.#isClosed = true
     this.#watch.close()
     this.#settle(new ClosedError(this.#options.name))
+  }
+
+  /**
+   * What the next read fails with; undefined when it goes well. A read that failed a while ago may go well now; one
+   * that has only just failed would fail again, and is waited for only if the error is one to wait after.
+   */
+  #attempt(signal: AbortSignal, isWorthWaiting: (error: Error) => boolean): Promise<Error | undefined> {
+    const { lastError } = this
+    const isComing = this.#watch.hurry()
+    if (!isComing && lastError !== undefined && !isWorthWaiting(lastError)) return Promise.resolve(lastError)
+    return this.#outcome(signal)
   }
 
   #settle(error: Error | undefined): void {

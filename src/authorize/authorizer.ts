@@ -1,7 +1,5 @@
-import { type AuthorizeAnswer, askAuthorize } from '../agent/authorize.js'
-import type { AgentClient } from '../agent/client.js'
 import { type Bounds, bounded } from '../bounded.js'
-import { ConnectError, because } from '../errors.js'
+import { ConnectError, TimeoutError, because } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 
 /** What an authorizer is asked. */
@@ -12,62 +10,121 @@ export interface AuthorizeRequest {
   readonly service: string
   /** Aborted when the answer is no longer wanted. */
   readonly signal: AbortSignal
+  /** What the mesh's intentions say of this peer and this service. */
+  readonly intentions: () => Decision | Promise<Decision>
 }
 
 export interface Decision {
   readonly authorized: boolean
   /** Why, for people. */
   readonly reason: string
+  /** On what ground, for figures. @default authorizer */
+  readonly basis?: DecisionBasis
 }
 
 /**
- * Decides whether a peer may connect. A throw, a rejection, a late answer, or an answer of another shape denies.
+ * On what ground a decision stands.
+ *
+ * - `intention`: one that speaks of the peer, exactly or by a wildcard
+ * - `permissions`: one that decides by HTTP request; connections are denied
+ * - `default`: no intention speaks of the peer; the agent's word on what holds then
+ * - `agent`: the agent's word, since its token may not read the intentions
+ * - `stale`: the agent has been away for longer than `staleIntentionsMs`
+ * - `authorizer`: a function of the application's
+ * - `late`: no decision came in time
+ * - `failed`: no decision could be made
+ * - `expired`: the peer's certificate has expired, and the listener's `maxPeerAge` is set
+ */
+export type DecisionBasis = (typeof BASES)[number]
+
+const BASES = [
+  'intention',
+  'permissions',
+  'default',
+  'agent',
+  'stale',
+  'authorizer',
+  'late',
+  'failed',
+  'expired',
+] as const
+
+/**
+ * Decides whether a peer may connect: when it does, and again whenever the intentions change. A throw, a rejection, a
+ * late answer, or an answer of another shape denies.
  */
 export type Authorizer = (request: AuthorizeRequest) => Decision | Promise<Decision>
 
-/** A peer proved its identity and was not allowed in. */
+/** A decision of which everything is known. */
+export interface Outcome extends Required<Decision> {
+  /** What kept it from being made. */
+  readonly cause?: unknown
+}
+
+/** A peer proved its identity and was not let in. */
 export class DeniedError extends ConnectError {
   static override readonly brand: string = 'DeniedError'
   readonly peer: Peer
   readonly reason: string
+  readonly basis: DecisionBasis
 
-  constructor(peer: Peer, service: string, reason: string, options?: { cause?: unknown }) {
-    super('ERR_CONNECT_DENIED', `${peer.service} may not connect to ${service}: ${reason}`, options)
+  constructor(peer: Peer, service: string, { reason, basis, cause }: Omit<Outcome, 'authorized'>) {
+    super('ERR_CONNECT_DENIED', `${peer.service} may not connect to ${service}: ${reason}`, { cause })
     this.peer = peer
     this.reason = reason
+    this.basis = basis
   }
 }
 
-/** Asks the agent about every connection. */
-export function authorizeByAgent(agent: AgentClient): Authorizer {
-  return async ({ peer, service, signal }): Promise<AuthorizeAnswer> =>
-    askAuthorize(
-      agent,
-      { target: service, clientCertUri: peer.spiffeId, clientCertSerial: peer.serialNumber },
-      { signal },
-    )
-}
+/** A peer was let in, and its connection was ended since it may not be in any more. */
+export class RevokedError extends ConnectError {
+  static override readonly brand: string = 'RevokedError'
+  readonly peer: Peer
+  readonly reason: string
+  readonly basis: DecisionBasis
+  /** How long the connection had been with its handler, in milliseconds. */
+  readonly ageMs: number
 
-/** A decision, and what kept it from being made. */
-export interface Outcome extends Decision {
-  readonly cause?: unknown
+  constructor(
+    peer: Peer,
+    service: string,
+    { reason, basis, cause, ageMs }: Omit<Outcome, 'authorized'> & { readonly ageMs: number },
+  ) {
+    super('ERR_CONNECT_REVOKED', `${peer.service} may no longer be connected to ${service}: ${reason}`, {
+      cause,
+    })
+    this.peer = peer
+    this.reason = reason
+    this.basis = basis
+    this.ageMs = ageMs
+  }
 }
 
 /** Runs an authorizer within bounds, so that whatever goes wrong is a denial with a reason. */
-export async function decide(
+export async function runAuthorizer(
   authorizer: Authorizer,
-  request: Omit<AuthorizeRequest, 'signal'>,
+  request: Omit<AuthorizeRequest, 'signal' | 'intentions'>,
+  intentions: (signal: AbortSignal) => Decision | Promise<Decision>,
   bounds: Bounds,
 ): Promise<Outcome> {
   try {
-    const decision: unknown = await bounded('the decision', bounds, async (signal) =>
-      authorizer({ ...request, signal }),
+    const decision = await bounded('the decision', bounds, async (signal) =>
+      authorizer({ ...request, signal, intentions: () => intentions(signal) }),
     )
-    if (isDecision(decision)) return decision
-    return { authorized: false, reason: 'the authorizer gave no decision of the form { authorized, reason }' }
+    const { authorized, reason, basis } = expectDecision(decision)
+    // Figures are counted by it: a text of anybody's making is none.
+    const isKnown = basis !== undefined && BASES.includes(basis)
+    return { authorized, reason, basis: isKnown ? basis : 'authorizer' }
   } catch (cause) {
-    return { authorized: false, reason: `no decision could be made${because(cause)}`, cause }
+    const basis = cause instanceof TimeoutError ? 'late' : 'failed'
+    return { authorized: false, reason: `no decision could be made${because(cause)}`, basis, cause }
   }
+}
+
+/** An authorizer's answer, whatever its type says: a function may have been written without types. */
+export function expectDecision(value: unknown): Decision {
+  if (isDecision(value)) return value
+  throw new Error('the authorizer gave no decision of the form { authorized, reason }')
 }
 
 function isDecision(value: unknown): value is Decision {

@@ -10,9 +10,9 @@ const anonymousId = '00000000-0000-0000-0000-000000000002'
 
 /** What a token may do. The service `*` stands for all services. */
 export interface TokenRules {
-  services?: Record<string, Access>
-  /** By destination service. Read follows from read on the service. */
-  intentions?: Record<string, Access>
+  services?: Record<string, Access | 'deny'>
+  /** By destination service. Read follows from read on the service, unless something is said here. */
+  intentions?: Record<string, Access | 'deny'>
   /** By the prepared query's name. */
   queries?: Record<string, Access>
   /** See the node and its own checks. @default false */
@@ -32,6 +32,10 @@ export interface Token {
   index: number
 }
 
+function grants(rule: Access | 'deny', access: Access): boolean {
+  return rule === 'write' || rule === access
+}
+
 /** The decisions of one token; each `require` throws Consul's own 403. */
 class Permissions {
   readonly #rules: TokenRules
@@ -45,15 +49,17 @@ class Permissions {
   service(name: string, access: Access): boolean {
     if (this.#rules.management) return true
     const rule = lookup(this.#rules.services, name)
-    return rule === undefined ? this.#default === 'allow' : rule === 'write' || access === 'read'
+    return rule === undefined ? this.#default === 'allow' : grants(rule, access)
   }
 
   intention(name: string, access: Access): boolean {
     if (this.#rules.management) return true
     const rule = lookup(this.#rules.intentions, name)
-    if (rule !== undefined) return rule === 'write' || access === 'read'
+    if (rule !== undefined) return grants(rule, access)
     // A rule for a service lets its intentions be read, and no more.
-    return lookup(this.#rules.services, name) === undefined ? this.#default === 'allow' : access === 'read'
+    const ofService = lookup(this.#rules.services, name)
+    if (ofService === undefined) return this.#default === 'allow'
+    return ofService !== 'deny' && access === 'read'
   }
 
   query(name: string, access: Access): boolean {
@@ -184,7 +190,7 @@ export function tokenJson(token: Token, withSecret = true): JsonObject {
   }
 }
 
-function lookup(rules: Record<string, Access> | undefined, name: string): Access | undefined {
+function lookup<T>(rules: Record<string, T> | undefined, name: string): T | undefined {
   return rules?.[name] ?? rules?.['*']
 }
 

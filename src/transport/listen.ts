@@ -1,12 +1,15 @@
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
 import { type Server as TlsServer, type TLSSocket, createServer as createTlsServer } from 'node:tls'
-import { type Authorizer, DeniedError, type Outcome, decide } from '../authorize/authorizer.js'
+import type { Authorization } from '../authorize/authorization.js'
+import { DeniedError, type Outcome, type RevokedError } from '../authorize/authorizer.js'
 import { bounded } from '../bounded.js'
+import type { Clock } from '../clock.js'
 import { type CloseOptions, drainTimeout } from '../close-options.js'
 import { ConnectError, VerificationError, because, toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import type { Generation, IdentityStore } from '../identity/store.js'
 import { log } from '../log.js'
+import { Admitted } from './admitted.js'
 import { tlsMaterial } from './context.js'
 import { type ListenAddress, openServer } from './open-server.js'
 import { OpenSockets } from './open-sockets.js'
@@ -18,8 +21,12 @@ export type ConnectionHandler = (socket: MeshSocket) => unknown
 
 /** What a listener tells of connections that its handler never sees. */
 export interface ListenerReports {
-  /** The peer proved who it is and may not connect. */
+  /** The peer proved who it is, and this was decided of it. */
+  decided(outcome: Outcome): void
+  /** It may not connect. */
   denied(error: DeniedError): void
+  /** The connection was with its handler, and was ended. */
+  revoked(error: RevokedError): void
   /** The peer did not prove who it is. */
   rejected(error: Error, remoteAddress: string | undefined): void
   /** Something an operator should know; the listener goes on. */
@@ -30,7 +37,12 @@ export interface ListenerSettings {
   readonly identity: IdentityStore
   readonly service: string
   readonly handler: ConnectionHandler
-  readonly authorizer: Authorizer
+  readonly authorization: Authorization
+  /** Whether open connections are decided again when decisions may have become others. */
+  readonly revoke: boolean
+  /** Whether open connections end when their peer's certificate expires. */
+  readonly maxPeerAge: 'certificate' | undefined
+  readonly clock: Clock
   readonly reports: ListenerReports
   readonly handshakeTimeoutMs: number
   readonly drainTimeoutMs: number
@@ -59,8 +71,15 @@ export class Listener implements AsyncDisposable {
   readonly #handshaking = new Map<string, Socket>()
   readonly #deciding = new Set<TLSSocket>()
   readonly #open = new OpenSockets()
+  readonly #admitted: Admitted
+  // Counts the changes after which a decision may be another.
+  #epoch = 0
   readonly #onGeneration = (generation: Generation): void => {
     this.#tls.setSecureContext(tlsMaterial(generation))
+  }
+  readonly #onDecisions = (): void => {
+    this.#epoch += 1
+    if (this.#settings.revoke) void this.#admitted.reauthorize()
   }
   readonly #closed: Promise<void>
   #closing: Promise<void> | undefined
@@ -92,6 +111,17 @@ export class Listener implements AsyncDisposable {
     })
     this.#closed = new Promise((resolve) => this.#front.once('close', resolve))
     void this.#closed.then(settings.onClosed)
+    this.#admitted = new Admitted({
+      ...settings,
+      timeoutMs: handshakeTimeoutMs,
+      endsWithCertificate: settings.maxPeerAge === 'certificate',
+      revoked: (error) => {
+        settings.reports.revoked(error)
+      },
+    })
+    settings.authorization.on('changed', this.#onDecisions)
+    // While it drains, connections may still be ended.
+    void this.#closed.then(() => settings.authorization.off('changed', this.#onDecisions))
     settings.identity.on('changed', this.#onGeneration)
   }
 
@@ -118,6 +148,16 @@ export class Listener implements AsyncDisposable {
   /** How many connections are with the handler. */
   get connections(): number {
     return this.#open.size
+  }
+
+  /**
+   * Decides every open connection again, now, and ends those whose peer may no longer be connected; each is told of by
+   * a `revoked` event. It happens by itself when the mesh's intentions change; call it when something changes on which
+   * an authorizer of your own depends. Returns how many connections were ended.
+   */
+  async reauthorize(): Promise<number> {
+    this.#epoch += 1
+    return this.#admitted.reauthorize()
   }
 
   /**
@@ -196,37 +236,45 @@ export class Listener implements AsyncDisposable {
     })
     try {
       const peer = verifySocket(socket, identity.require().roots)
-      const { authorized, reason, cause } = await this.#decide(socket, peer)
+      const outcome = await this.#decide(socket, peer)
       this.#deciding.delete(socket)
       if (this.#stopped) socket.destroy()
       if (socket.destroyed) return
-      if (!authorized) {
+      reports.decided(outcome)
+      if (!outcome.authorized) {
         socket.destroy()
-        reports.denied(new DeniedError(peer, service, reason, { cause }))
+        reports.denied(new DeniedError(peer, service, outcome))
         return
       }
       this.#open.add(socket)
       log.listen('%s: %s connected', service, peer.spiffeId)
-      await this.#handle(attachPeer(socket, peer))
+      const admitted = attachPeer(socket, peer)
+      this.#admitted.add(admitted)
+      await this.#handle(admitted)
     } catch (error) {
       this.#reject(toError(error), socket)
     }
   }
 
   async #decide(socket: TLSSocket, peer: Peer): Promise<Outcome> {
-    const { authorizer, service, handshakeTimeoutMs } = this.#settings
+    const { authorization, handshakeTimeoutMs } = this.#settings
+    const deadline = performance.now() + handshakeTimeoutMs
     const gone = new AbortController()
     const onClose = (): void => {
       gone.abort(new Error('the peer closed the connection'))
     }
     socket.once('close', onClose)
-    const outcome = await decide(
-      authorizer,
-      { peer, service },
-      { signal: gone.signal, timeoutMs: handshakeTimeoutMs },
-    )
-    socket.off('close', onClose)
-    return outcome
+    try {
+      for (;;) {
+        const epoch = this.#epoch
+        const timeoutMs = Math.max(1, Math.ceil(deadline - performance.now()))
+        const outcome = await authorization.decide(peer, { signal: gone.signal, timeoutMs })
+        // What was decided by what was known before is decided again: nobody looks at it later.
+        if (!outcome.authorized || epoch === this.#epoch) return outcome
+      }
+    } finally {
+      socket.off('close', onClose)
+    }
   }
 
   async #handle(socket: MeshSocket): Promise<void> {

@@ -166,14 +166,23 @@ describe('authorize', () => {
     })
     await readAll(await join('web').dial('api'))
     assert.ok(caller !== undefined)
-    assert.equal((await api.authorize(caller)).authorized, true)
-    agent.setIntention('web', 'api', 'deny')
-    assert.equal((await api.authorize(caller)).authorized, false)
-    agent.setIntention('web', 'api', 'allow')
-    agent.setIntention('*', 'api', 'deny')
-    assert.equal((await api.authorize(caller)).authorized, true)
+    const of = caller
+    const after = async (change: () => unknown): Promise<boolean> => {
+      const changed = new Promise<void>((resolve) => {
+        api.once('decisions', resolve)
+      })
+      await change()
+      await changed
+      return (await api.authorize(of)).authorized
+    }
+    assert.equal((await api.authorize(of)).authorized, true)
+    assert.equal(await after(() => agent.setIntention('web', 'api', 'deny')), false)
+    assert.equal(await after(() => agent.setIntention('web', 'api', 'allow')), true)
+    assert.equal(await after(() => agent.setIntention('*', 'api', 'deny')), true)
     await agent.stop()
-    const blind = await api.authorize(caller)
+    // The last known intentions serve.
+    assert.equal((await api.authorize(of)).authorized, true)
+    const blind = await join('db').authorize(of)
     assert.equal(blind.authorized, false)
     assert.match(blind.reason, /no answer from the agent/)
   })
@@ -287,7 +296,9 @@ describe('tokens', () => {
   it('come from a file that is read again when it changes', async (t) => {
     const { agent, agentOptions, join } = await startMesh(t, { acl })
     const tokenFile = joinPath(temporaryFolder(t), 'token')
-    writeFileSync(tokenFile, `${agent.createToken({ services: { api: 'write' } })}\n`, { mode: 0o600 })
+    // It may not read the intentions, so that the agent is asked each time.
+    const rules = { services: { api: 'write' }, intentions: { api: 'deny' } } as const
+    writeFileSync(tokenFile, `${agent.createToken(rules)}\n`, { mode: 0o600 })
     const api = join('api', { agent: { ...agentOptions, tokenFile } })
     await api.ready()
     const peerOf = async (name: string): Promise<boolean> => {
@@ -298,7 +309,7 @@ describe('tokens', () => {
     assert.equal(await peerOf('web'), true)
     writeFileSync(tokenFile, 'no-such-token')
     assert.equal(await peerOf('web'), false)
-    writeFileSync(tokenFile, agent.createToken({ services: { api: 'write' } }))
+    writeFileSync(tokenFile, agent.createToken(rules))
     assert.equal(await peerOf('web'), true)
     for (const content of ['', 'two tokens']) {
       writeFileSync(tokenFile, content)

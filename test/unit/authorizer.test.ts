@@ -1,10 +1,8 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
-import { type Authorizer, authorizeByAgent, decide } from '../../src/authorize/authorizer.js'
-import { AgentError } from '../../src/errors.js'
+import { type Authorizer, type Outcome, runAuthorizer } from '../../src/authorize/authorizer.js'
 import type { Peer } from '../../src/identity/peer.js'
-import { FakeAgent } from '../fixtures/fake-agent.js'
 
 const bounds = { timeoutMs: 1000 }
 const peer: Peer = {
@@ -19,30 +17,43 @@ const peer: Peer = {
   notAfter: new Date(0),
 }
 const request = { peer, service: 'db' }
-const decideBy = (authorizer: () => unknown) => decide(authorizer as Authorizer, request, bounds)
+const intentions = () => ({ authorized: true, reason: 'an intention', basis: 'intention' }) as const
+const decideBy = (authorizer: () => unknown): Promise<Outcome> =>
+  runAuthorizer(authorizer as Authorizer, request, intentions, bounds)
 
-describe('decide', () => {
+describe('runAuthorizer', () => {
   it('a decision is taken as it is, at once or later', async () => {
     for (const authorized of [true, false]) {
       const decision = { authorized, reason: 'because' }
-      assert.deepEqual(await decideBy(() => decision), decision)
-      assert.deepEqual(await decideBy(() => Promise.resolve(decision)), decision)
+      const outcome = { ...decision, basis: 'authorizer' }
+      assert.deepEqual(await decideBy(() => decision), outcome)
+      assert.deepEqual(await decideBy(() => Promise.resolve(decision)), outcome)
     }
   })
 
   it('the authorizer gets the peer, the service and the signal', async () => {
     let given: unknown
-    await decide(
+    const outcome = await runAuthorizer(
       (asked) => {
         given = asked
-        return { authorized: true, reason: '' }
+        return asked.intentions()
       },
       request,
+      intentions,
       bounds,
     )
-    const { signal, ...asked } = given as { signal: unknown }
+    const { signal, intentions: asking, ...asked } = given as { signal: unknown; intentions: unknown }
     assert.deepEqual(asked, request)
     assert.ok(signal instanceof AbortSignal)
+    assert.equal(typeof asking, 'function')
+    assert.deepEqual(outcome, intentions())
+  })
+
+  it('a ground that is none of ours is the authorizer’s', async () => {
+    for (const basis of ['whatever', 5, {}, 'constructor']) {
+      const outcome = await decideBy(() => ({ authorized: true, reason: 'x', basis }))
+      assert.equal(outcome.basis, 'authorizer')
+    }
   })
 
   const noDecisions: unknown[] = [
@@ -63,10 +74,11 @@ describe('decide', () => {
   ]
   for (const answer of noDecisions) {
     it(`denies on ${inspect(answer)}`, async () => {
-      assert.deepEqual(await decideBy(() => answer), {
-        authorized: false,
-        reason: 'the authorizer gave no decision of the form { authorized, reason }',
-      })
+      const { cause, ...outcome } = await decideBy(() => answer)
+      const reason =
+        'no decision could be made: the authorizer gave no decision of the form { authorized, reason }'
+      assert.deepEqual(outcome, { authorized: false, basis: 'failed', reason })
+      assert.ok(cause instanceof Error)
     })
   }
 
@@ -103,40 +115,5 @@ describe('decide', () => {
       reason: 'x',
     }
     assert.equal((await decideBy(() => hostile)).authorized, false)
-  })
-})
-
-describe('authorizeByAgent', () => {
-  it('asks for the target, the identity as the certificate has it, and its serial', async () => {
-    const agent = new FakeAgent()
-    const decision = decide(authorizeByAgent(agent), request, bounds)
-    const [{ request: asked, answer }] = agent.requests as [(typeof agent.requests)[0]]
-    const { signal, ...rest } = asked
-    assert.ok(signal instanceof AbortSignal)
-    assert.deepEqual(rest, {
-      method: 'POST',
-      path: '/v1/agent/connect/authorize',
-      body: { Target: 'db', ClientCertURI: peer.spiffeId, ClientCertSerial: '0a:0b' },
-    })
-    answer({ body: { Authorized: true, Reason: 'x' } })
-    assert.deepEqual(await decision, { authorized: true, reason: 'x' })
-  })
-
-  it('whatever goes wrong with the agent is a denial', async () => {
-    for (const code of [
-      'ERR_CONNECT_AGENT_FORBIDDEN',
-      'ERR_CONNECT_AGENT_TIMEOUT',
-      'ERR_CONNECT_AGENT_SHAPE',
-    ] as const) {
-      const agent = new FakeAgent()
-      const decision = decide(authorizeByAgent(agent), request, bounds)
-      const failure = new AgentError(code, code, { address: 'a', request: 'r' })
-      agent.requests[0]!.fail(failure)
-      assert.deepEqual(await decision, {
-        authorized: false,
-        reason: `no decision could be made: ${code}`,
-        cause: failure,
-      })
-    }
   })
 })

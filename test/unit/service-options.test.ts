@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { authorizeIntentions } from '../../src/authorize/authorizers.js'
 import { drainTimeout } from '../../src/close-options.js'
 import { OptionError } from '../../src/errors.js'
 import {
@@ -36,7 +37,8 @@ describe('serviceSettings', () => {
   it('has the documented defaults', () => {
     const { agent: settings, ...rest } = serviceSettings({ agent })
     assert.deepEqual(rest, {
-      authorize: undefined,
+      authorize: authorizeIntentions,
+      staleIntentionsMs: 600_000,
       dialTimeoutMs: 10_000,
       handshakeTimeoutMs: 10_000,
       drainTimeoutMs: 10_000,
@@ -46,7 +48,7 @@ describe('serviceSettings', () => {
 
   it('takes what is given', () => {
     const authorize = (): { authorized: boolean; reason: string } => ({ authorized: true, reason: '' })
-    const given = { dialTimeoutMs: 1, handshakeTimeoutMs: 2, drainTimeoutMs: 3 }
+    const given = { dialTimeoutMs: 1, handshakeTimeoutMs: 2, drainTimeoutMs: 3, staleIntentionsMs: 0 }
     const { agent: settings, ...rest } = serviceSettings({
       ...given,
       authorize,
@@ -67,6 +69,9 @@ describe('serviceSettings', () => {
       [{ agent, dialTimeoutMs: '5' }, 'dialTimeoutMs'],
       [{ agent, handshakeTimeoutMs: -1 }, 'handshakeTimeoutMs'],
       [{ agent, drainTimeoutMs: Infinity }, 'drainTimeoutMs'],
+      [{ agent, staleIntentionsMs: -1 }, 'staleIntentionsMs'],
+      [{ agent, staleIntentionsMs: '0' }, 'staleIntentionsMs'],
+      [{ agent, staleIntentionsMs: Infinity }, 'staleIntentionsMs'],
       [{ agent: null }, 'agent'],
       [{ agent: 'localhost:8500' }, 'agent'],
       [{ agent: { adress: 'x' } }, 'agent.adress'],
@@ -197,7 +202,14 @@ describe('listenSettings', () => {
   const read = (options: never): unknown => listenSettings(options, 77)
 
   it('a port, a port and a host, or a path', () => {
-    const rest = { signal: undefined, handshakeTimeoutMs: 77, allowHalfOpen: false, alpnProtocols: undefined }
+    const rest = {
+      signal: undefined,
+      handshakeTimeoutMs: 77,
+      allowHalfOpen: false,
+      alpnProtocols: undefined,
+      revoke: true,
+      maxPeerAge: undefined,
+    }
     assert.deepEqual(listenSettings({ port: 0 }, 77), { address: { port: 0, host: undefined }, ...rest })
     assert.deepEqual(listenSettings({ port: 1, host: '::1' }, 77), {
       address: { port: 1, host: '::1' },
@@ -210,7 +222,14 @@ describe('listenSettings', () => {
   })
 
   it('takes what is given', () => {
-    const given = { signal, handshakeTimeoutMs: 5, allowHalfOpen: true, alpnProtocols: ['h2'] }
+    const given = {
+      signal,
+      handshakeTimeoutMs: 5,
+      allowHalfOpen: true,
+      alpnProtocols: ['h2'],
+      revoke: false,
+      maxPeerAge: 'certificate',
+    } as const
     const address = { port: 1, host: undefined }
     assert.deepEqual(listenSettings({ port: 1, ...given }, 77), { address, ...given })
   })
@@ -233,6 +252,9 @@ describe('listenSettings', () => {
       [{ port: 1, handshakeTimeoutMs: 0 }, 'handshakeTimeoutMs'],
       [{ port: 1, allowHalfOpen: 1 }, 'allowHalfOpen'],
       [{ port: 1, alpnProtocols: 'h2' }, 'alpnProtocols'],
+      [{ port: 1, revoke: 'no' }, 'revoke'],
+      [{ port: 1, maxPeerAge: 5 }, 'maxPeerAge'],
+      [{ port: 1, maxPeerAge: 'never' }, 'maxPeerAge'],
       [{ port: 1, alpnProtocols: [''] }, 'alpnProtocols[0]'],
       [{ port: 1, alpnProtocols: ['h2', 5] }, 'alpnProtocols[1]'],
       [{ port: 1, backlog: 5 }, 'options.backlog'],

@@ -1,0 +1,152 @@
+import { askAuthorize } from '../agent/authorize.js'
+import { type AgentClient, isTransient } from '../agent/client.js'
+import type { Clock } from '../clock.js'
+import type { Peer } from '../identity/peer.js'
+import { log } from '../log.js'
+import type { Decision } from './authorizer.js'
+
+/** How long an answer is kept; connections that stay open on it are asked about again as often. */
+const KEPT_MS = 60_000
+const MOST_KEPT = 10_000
+/** An agent answers from a copy of its own, which may be behind ours by a moment. */
+const SETTLED_MS = 1_000
+
+export interface AgentsWordOptions {
+  readonly agent: AgentClient
+  readonly service: string
+  /** How long what the agent has said serves while it cannot be asked. */
+  readonly staleMs: number
+  readonly clock: Clock
+  /** Called when what was said may be so no more: whoever relies on it should ask again. */
+  readonly onDoubt: () => void
+}
+
+interface Answer {
+  readonly decision: Decision
+  readonly askedAt: number
+  isFresh: boolean
+}
+
+/** What the agent says of peers where we cannot decide ourselves: of each identity, as it was said last. */
+export class AgentsWord {
+  readonly #options: AgentsWordOptions
+  readonly #closed = new AbortController()
+  // By SPIFFE ID; the one that was asked for last comes last.
+  readonly #answers = new Map<string, Answer>()
+  #asking = new Map<string, Promise<Decision>>()
+  #epoch = 0
+  #changedAt = -Infinity
+  #cancelSettling: () => void = () => undefined
+  #cancelRecheck: (() => void) | undefined
+
+  constructor(options: AgentsWordOptions) {
+    this.#options = options
+  }
+
+  /**
+   * The agent's word on a peer, asked for now. While the agent is away, what it said of that identity last.
+   * @throws AgentError
+   */
+  async asked(peer: Peer): Promise<Decision> {
+    return this.#ask(peer, this.#options.staleMs)
+  }
+
+  /**
+   * The same, and kept for a minute or until `expire`.
+   * @throws AgentError
+   */
+  async kept(peer: Peer): Promise<Decision> {
+    const { staleMs } = this.#options
+    const { spiffeId } = peer
+    const answer = this.#answers.get(spiffeId)
+    if (answer?.isFresh === true && this.#age(answer) < KEPT_MS) return answer.decision
+    const asking =
+      this.#asking.get(spiffeId) ??
+      this.#ask(peer, staleMs > 0 ? KEPT_MS + staleMs : 0).finally(() => {
+        if (this.#asking.get(spiffeId) === asking) this.#asking.delete(spiffeId)
+      })
+    this.#asking.set(spiffeId, asking)
+    return asking
+  }
+
+  /** Whatever was said is asked for again, and serves only while the agent is away. */
+  expire(): void {
+    const { clock, onDoubt } = this.#options
+    this.#epoch += 1
+    this.#changedAt = clock.now()
+    this.#asking = new Map()
+    for (const answer of this.#answers.values()) answer.isFresh = false
+    this.#cancelSettling()
+    this.#cancelSettling = clock.after(SETTLED_MS, () => {
+      // Not even what is being asked for now is sure to be new.
+      this.#epoch += 1
+      this.#asking = new Map()
+      const doubtful = [...this.#answers].filter(([, { askedAt }]) => askedAt >= this.#changedAt)
+      for (const [spiffeId] of doubtful) this.#answers.delete(spiffeId)
+      if (doubtful.length > 0) onDoubt()
+    })
+  }
+
+  /** Whatever was said counts no more. */
+  forget(): void {
+    this.#epoch += 1
+    this.#asking = new Map()
+    this.#answers.clear()
+  }
+
+  close(): void {
+    this.#closed.abort()
+    this.#cancelSettling()
+    this.#cancelRecheck?.()
+    this.forget()
+  }
+
+  async #ask(peer: Peer, servesMs: number): Promise<Decision> {
+    const { agent, service, clock } = this.#options
+    const { spiffeId, serialNumber } = peer
+    const epoch = this.#epoch
+    const askedAt = clock.now()
+    try {
+      const decision = await askAuthorize(
+        agent,
+        { target: service, clientCertUri: spiffeId, clientCertSerial: serialNumber },
+        { signal: this.#closed.signal },
+      )
+      if (epoch === this.#epoch) this.#keep(spiffeId, { decision, askedAt, isFresh: true })
+      return decision
+    } catch (error) {
+      const last = this.#answers.get(spiffeId)
+      if (!isTransient(error) || last === undefined || this.#age(last) >= servesMs) throw error
+      log.authorize('%s: of %s the agent’s last word serves', service, spiffeId)
+      return last.decision
+    }
+  }
+
+  #keep(spiffeId: string, answer: Answer): void {
+    this.#answers.delete(spiffeId)
+    this.#answers.set(spiffeId, answer)
+    const oldest = this.#answers.size > MOST_KEPT ? this.#answers.keys().next() : undefined
+    if (oldest?.done === false) this.#answers.delete(oldest.value)
+    this.#armRecheck()
+  }
+
+  #armRecheck(): void {
+    const { clock, staleMs, onDoubt } = this.#options
+    this.#cancelRecheck ??= clock.after(KEPT_MS, () => {
+      this.#cancelRecheck = undefined
+      for (const [spiffeId, answer] of this.#answers) {
+        // Nobody has asked for it since.
+        if (this.#age(answer) >= 2 * KEPT_MS + staleMs) this.#answers.delete(spiffeId)
+      }
+      if (this.#answers.size === 0) return
+      this.#armRecheck()
+      onDoubt()
+    })
+  }
+
+  /** An answer of the future comes from a clock that was set back: it counts as old. */
+  #age({ askedAt }: Answer): number {
+    const age = this.#options.clock.now() - askedAt
+    return age < 0 ? Infinity : age
+  }
+}

@@ -1,0 +1,142 @@
+import { OptionError, because } from '../errors.js'
+import type { Peer } from '../identity/peer.js'
+import { isTrustDomain } from '../identity/spiffe.js'
+import { describe, expectFunction, expectKeys, expectName, expectObject, optional } from '../options.js'
+import { type AuthorizeRequest, type Authorizer, type Decision, expectDecision } from './authorizer.js'
+
+/** A service that may connect. */
+export interface AllowedService {
+  readonly service: string
+  /** @default default */
+  readonly namespace?: string
+  /** @default default */
+  readonly partition?: string
+  /** @default any datacenter, as with intentions */
+  readonly datacenter?: string
+}
+
+/** The mesh's intentions decide. This is what a service does where nothing else is said. */
+export const authorizeIntentions: Authorizer = ({ intentions }) => intentions()
+
+/** Everybody in the mesh may connect, whatever the intentions say. */
+export const authorizeAny: Authorizer = () => ({ authorized: true, reason: 'every member of the mesh may' })
+
+/**
+ * One service may connect, whatever the intentions say.
+ * @throws OptionError
+ */
+export function authorizeService(allowed: string | AllowedService): Authorizer {
+  return authorizeOneOf([allowed])
+}
+
+/**
+ * Each of these services may connect, whatever the intentions say.
+ * @throws OptionError
+ */
+export function authorizeOneOf(allowed: readonly (string | AllowedService)[]): Authorizer {
+  const services = expectList('allowed', allowed).map((each, i) => expectService(`allowed[${i}]`, each))
+  const names = services.map(({ service }) => service).join(', ')
+  return ({ peer }) => {
+    const authorized = services.some((each) => isService(peer, each))
+    const reason = authorized ? `${peer.service} is one of ${names}` : `only ${names} may`
+    return { authorized, reason }
+  }
+}
+
+/**
+ * Members of this trust domain may connect, whatever the intentions say.
+ * @throws OptionError
+ */
+export function authorizeTrustDomain(trustDomain: string): Authorizer {
+  if (typeof (trustDomain as unknown) !== 'string' || !isTrustDomain(trustDomain))
+    throw new OptionError('trustDomain', 'a trust domain, such as 1f0a….consul', describe(trustDomain))
+  return ({ peer }) => {
+    const authorized = peer.trustDomain === trustDomain
+    return { authorized, reason: `the peer is ${authorized ? '' : 'not '}of the trust domain ${trustDomain}` }
+  }
+}
+
+/**
+ * Whoever passes all of them may connect. They are asked in their order, until one denies.
+ * @throws OptionError
+ */
+export function allOf(...authorizers: readonly Authorizer[]): Authorizer {
+  expectAuthorizers(authorizers)
+  return async (request) => {
+    const reasons: string[] = []
+    let last: Decision = { authorized: false, reason: 'nobody was asked' }
+    for (const authorizer of authorizers) {
+      last = expectDecision(await authorizer(request))
+      if (!last.authorized) return last
+      reasons.push(last.reason)
+    }
+    return { ...last, reason: reasons.join('; ') }
+  }
+}
+
+/**
+ * Whoever passes one of them may connect. They are asked in their order, until one allows; one that fails allows
+ * nobody, and the others are asked all the same.
+ * @throws OptionError
+ */
+export function anyOf(...authorizers: readonly Authorizer[]): Authorizer {
+  expectAuthorizers(authorizers)
+  return async (request) => {
+    const reasons: string[] = []
+    for (const authorizer of authorizers) {
+      const decision = await attempt(authorizer, request)
+      if (decision.authorized) return decision
+      reasons.push(decision.reason)
+    }
+    return { authorized: false, reason: reasons.join('; ') }
+  }
+}
+
+async function attempt(authorizer: Authorizer, request: AuthorizeRequest): Promise<Decision> {
+  try {
+    return expectDecision(await authorizer(request))
+  } catch (cause) {
+    return { authorized: false, reason: `no decision could be made${because(cause)}`, basis: 'failed' }
+  }
+}
+
+function isService(
+  peer: Peer,
+  allowed: Required<Omit<AllowedService, 'datacenter'>> & AllowedService,
+): boolean {
+  const { service, namespace, partition, datacenter = peer.datacenter } = allowed
+  return (
+    peer.service === service &&
+    peer.namespace === namespace &&
+    peer.partition === partition &&
+    peer.datacenter === datacenter
+  )
+}
+
+function expectService(
+  option: string,
+  value: unknown,
+): Required<Omit<AllowedService, 'datacenter'>> & AllowedService {
+  const given = typeof value === 'string' ? { service: value } : expectObject(option, value)
+  expectKeys(option, given, ['service', 'namespace', 'partition', 'datacenter'])
+  const { service, namespace, partition, datacenter } = given as Readonly<Record<string, unknown>>
+  const elsewhere = optional(expectName)(`${option}.datacenter`, datacenter)
+  return {
+    service: expectName(`${option}.service`, service),
+    namespace: optional(expectName)(`${option}.namespace`, namespace) ?? 'default',
+    partition: optional(expectName)(`${option}.partition`, partition) ?? 'default',
+    ...(elsewhere !== undefined && { datacenter: elsewhere }),
+  }
+}
+
+function expectAuthorizers(authorizers: readonly unknown[]): void {
+  expectList('authorizers', authorizers)
+  for (const [i, each] of authorizers.entries()) expectFunction(`authorizers[${i}]`, each)
+}
+
+/** One at least: nothing to ask would allow everybody, or nobody, and neither is meant. */
+function expectList<T>(option: string, value: readonly T[]): readonly T[] {
+  const length = Array.isArray(value) ? value.length : undefined
+  if (length !== undefined && length > 0) return value
+  throw new OptionError(option, 'one at least', length === 0 ? 'none' : describe(value))
+}

@@ -1,0 +1,110 @@
+import type { Authorization } from '../authorize/authorization.js'
+import { type Outcome, RevokedError } from '../authorize/authorizer.js'
+import type { Clock } from '../clock.js'
+import { log } from '../log.js'
+import type { Peer } from '../identity/peer.js'
+import { onceDestroyed } from './open-sockets.js'
+import type { MeshSocket } from './socket.js'
+
+export interface AdmittedSettings {
+  readonly service: string
+  readonly authorization: Authorization
+  /** Bound on each decision. */
+  readonly timeoutMs: number
+  /** Whether a connection ends with its peer's certificate. */
+  readonly endsWithCertificate: boolean
+  readonly clock: Clock
+  readonly revoked: (error: RevokedError) => void
+}
+
+/** The connections of one certificate: what is decided of one of them is decided of all. */
+interface Group {
+  readonly peer: Peer
+  /** With the time since when, as performance.now() has it. */
+  readonly sockets: Map<MeshSocket, number>
+  readonly cancelExpiry: () => void
+  deciding: Promise<number> | undefined
+  next: Promise<number> | undefined
+}
+
+/** The connections that were let in and are still open, by their peer, so that they can be decided again. */
+export class Admitted {
+  readonly #settings: AdmittedSettings
+  readonly #groups = new Map<string, Group>()
+
+  constructor(settings: AdmittedSettings) {
+    this.#settings = settings
+  }
+
+  add(socket: MeshSocket): void {
+    const { fingerprint256 } = socket.peer
+    const group = this.#groups.get(fingerprint256) ?? this.#begin(socket.peer)
+    group.sockets.set(socket, performance.now())
+    onceDestroyed(socket, () => {
+      group.sockets.delete(socket)
+      if (group.sockets.size > 0 || this.#groups.get(fingerprint256) !== group) return
+      this.#groups.delete(fingerprint256)
+      group.cancelExpiry()
+    })
+  }
+
+  /** Decides all of them again, by what is known from now on, and ends those that may not go on; returns how many. */
+  async reauthorize(): Promise<number> {
+    const counts = await Promise.all([...this.#groups.values()].map((group) => this.#again(group)))
+    return counts.reduce((sum, count) => sum + count, 0)
+  }
+
+  #begin(peer: Peer): Group {
+    const { endsWithCertificate, clock } = this.#settings
+    const { fingerprint256, notAfter } = peer
+    const expire = (): void => {
+      const reason = `its certificate expired at ${notAfter.toISOString()}`
+      this.#revoke(group, { authorized: false, basis: 'expired', reason })
+    }
+    const cancelExpiry = endsWithCertificate
+      ? clock.after(notAfter.getTime() - clock.now(), expire)
+      : () => undefined
+    const group: Group = { peer, sockets: new Map(), cancelExpiry, deciding: undefined, next: undefined }
+    this.#groups.set(fingerprint256, group)
+    return group
+  }
+
+  /** A decision that is under way may be by what was known before: another follows it. */
+  #again(group: Group): Promise<number> {
+    if (group.deciding === undefined) return this.#decide(group)
+    group.next ??= group.deciding.then(() => {
+      group.next = undefined
+      return this.#decide(group)
+    })
+    return group.next
+  }
+
+  #decide(group: Group): Promise<number> {
+    const { authorization, timeoutMs } = this.#settings
+    group.deciding = authorization.decide(group.peer, { timeoutMs }).then((outcome) => {
+      group.deciding = undefined
+      return outcome.authorized ? 0 : this.#revoke(group, outcome)
+    })
+    return group.deciding
+  }
+
+  #revoke({ peer, sockets }: Group, outcome: Outcome): number {
+    const { service, revoked } = this.#settings
+    // Taken away one by one while they end.
+    const ending = [...sockets]
+    for (const [socket, since] of ending) {
+      socket.destroy()
+      const ageMs = Math.round(performance.now() - since)
+      revoked(new RevokedError(peer, service, { ...outcome, ageMs }))
+    }
+    if (ending.length > 0)
+      log.authorize(
+        '%s: %d connections of %s ended: %s',
+        service,
+        ending.length,
+        peer.spiffeId,
+        outcome.reason,
+      )
+    return ending.length
+  }
+}
