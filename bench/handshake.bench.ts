@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { connect as tlsConnect, createServer as createTlsServer } from 'node:tls'
-import { service } from '../src/index.js'
+import { authorizeAny, service } from '../src/index.js'
 import { TestAgent } from '../src/testing/index.js'
 import { tlsMaterial, secureContext } from '../src/transport/context.js'
 import { bareGeneration } from './bare.js'
@@ -21,14 +21,15 @@ const benchmark: Benchmark = {
   async run() {
     await using agent = await TestAgent.start()
     const options = { agent: { address: agent.address, env: {} } }
-    await using api = service('api', { ...options, authorize: () => ({ authorized: true, reason: 'bench' }) })
-    await using asking = service('asking', options)
+    await using api = service('api', { ...options, authorize: authorizeAny })
+    agent.setIntention('web', 'judging', 'allow')
+    await using judging = service('judging', options)
     await using web = service('web', options)
-    await Promise.all([api.ready(), asking.ready(), web.ready()])
+    await Promise.all([api.ready(), judging.ready(), web.ready()])
 
     const answer = (socket: { end(data: string): unknown }): unknown => socket.end('x')
     const listener = await api.listen({ port: 0, host: '127.0.0.1' }, answer)
-    const asked = await asking.listen({ port: 0, host: '127.0.0.1' }, answer)
+    const judged = await judging.listen({ port: 0, host: '127.0.0.1' }, answer)
     const generation = await bareGeneration(options.agent)
     const bare = createTlsServer(
       { ...tlsMaterial(generation), requestCert: true, rejectUnauthorized: true, noDelay: true },
@@ -39,7 +40,7 @@ const benchmark: Benchmark = {
     const portOf = (address: unknown): number => (address as AddressInfo).port
     const context = secureContext(generation)
     const upstream = { address: `127.0.0.1:${portOf(listener.address())}`, service: 'api' }
-    const askedUpstream = { address: `127.0.0.1:${portOf(asked.address())}`, service: 'asking' }
+    const judgedUpstream = { address: `127.0.0.1:${portOf(judged.address())}`, service: 'judging' }
 
     const contestants: Record<string, () => Promise<void>> = {
       'bare node:tls': async () => {
@@ -55,8 +56,8 @@ const benchmark: Benchmark = {
       'dial to listen': async () => {
         await once((await web.dial(upstream)).resume(), 'close')
       },
-      'the same, the agent asked for each': async () => {
-        await once((await web.dial(askedUpstream)).resume(), 'close')
+      'the same, intentions decide': async () => {
+        await once((await web.dial(judgedUpstream)).resume(), 'close')
       },
     }
     const samples = new Map<string, Sample[]>(Object.keys(contestants).map((name) => [name, []]))

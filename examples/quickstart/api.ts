@@ -8,12 +8,17 @@ const stop = onCommand('stop')
 api.on('denied', ({ peer, reason }) => {
   tell({ event: 'denied', who: peer.service, reason })
 })
+api.on('revoked', ({ peer, reason, ageMs }) => {
+  tell({ event: 'revoked', who: peer.service, reason, ageMs })
+})
 api.on('rotated', (leaf) => {
   tell({ event: 'rotated', serial: leaf.serialNumber })
 })
 
 const listener = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => {
-  socket.end(`hello ${socket.peer.service}, this is api`)
+  socket.write(`hello ${socket.peer.service}, this is api`)
+  // It is the caller who ends.
+  socket.resume()
 })
 const { port } = listener.address() as AddressInfo
 await api.register({ port, address: '127.0.0.1' })

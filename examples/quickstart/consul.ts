@@ -30,6 +30,13 @@ export class Consul {
     this.#intentions.push(ID)
   }
 
+  /** Changes the intention that was made last. */
+  async turnLastIntention(source: string, destination: string, action: 'allow' | 'deny'): Promise<void> {
+    const id = this.#intentions.at(-1) ?? ''
+    const body = { SourceName: source, DestinationName: destination, SourceType: 'consul', Action: action }
+    await this.#ask('PUT', `/v1/connect/intentions/${id}`, body)
+  }
+
   /** Gives the mesh's CA a new key, and so a new root. */
   async rotateCa(): Promise<void> {
     const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'prime256v1' })

@@ -75,6 +75,15 @@ async function story(): Promise<void> {
   )
   console.log('before, during and after the change, and not one failed.\n')
 
+  web.command('hold')
+  await web.heard('held')
+  console.log('web now keeps one connection open, and somebody changes the intention: web may not call api.')
+  await consul.turnLastIntention('web', 'api', 'deny')
+  const turnedAt = performance.now()
+  const [revoked] = await Promise.all([api.heard('revoked'), web.heard('cut')])
+  console.log(`${Math.ceil(performance.now() - turnedAt)} ms later the connection is gone. api says`)
+  console.log(`  "${revoked.who} is no longer allowed: ${revoked.reason}"\n`)
+
   web.command('stop')
   await web.ended()
   api.command('stop')

@@ -7,6 +7,9 @@ export type Message =
   | { readonly event: 'ready'; readonly who: string; readonly port: number }
   | { readonly event: 'answer'; readonly answer: string; readonly who: string }
   | { readonly event: 'denied'; readonly who: string; readonly reason: string }
+  | { readonly event: 'revoked'; readonly who: string; readonly reason: string; readonly ageMs: number }
+  | { readonly event: 'held' }
+  | { readonly event: 'cut' }
   | { readonly event: 'refused'; readonly code: string; readonly message: string }
   | { readonly event: 'rotated'; readonly serial: string }
   | { readonly event: 'called'; readonly calls: number }

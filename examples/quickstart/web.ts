@@ -1,25 +1,39 @@
-// The service that calls: once when it is asked to, and without a pause from "stream" to "stop".
+// The service that calls: once when it is asked to, without a pause from "stream" to "hold", and then by a connection
+// that it keeps open.
+import { once } from 'node:events'
 import * as connect from 'consul-connect'
 import { onCommand, tell } from './story.js'
 
 await using web = connect.service('web')
 const stop = onCommand('stop')
+const hold = onCommand('hold')
 const stream = onCommand('stream')
 web.on('rotated', (leaf) => {
   tell({ event: 'rotated', serial: leaf.serialNumber })
 })
 
-async function call(): Promise<{ answer: string; peer: connect.Peer }> {
+async function open(): Promise<{ socket: connect.MeshSocket; answer: string }> {
   const socket = await web.dial('api')
-  let answer = ''
-  for await (const chunk of socket) answer += String(chunk)
-  return { answer, peer: socket.peer }
+  const [answer] = (await once(socket, 'data')) as [Buffer]
+  return { socket, answer: answer.toString() }
 }
 
-const { answer, peer } = await call()
-tell({ event: 'answer', answer, who: peer.spiffeId })
+async function call(): Promise<{ answer: string; who: string }> {
+  const { socket, answer } = await open()
+  socket.end()
+  await once(socket, 'close')
+  return { answer, who: socket.peer.spiffeId }
+}
 
-const stopped = stop.then(() => 'stop')
+tell({ event: 'answer', ...(await call()) })
+
+const held = hold.then(() => 'hold')
 await stream
-for (let calls = 1; (await Promise.race([stopped, call()])) !== 'stop'; calls += 1)
+for (let calls = 1; (await Promise.race([held, call()])) !== 'hold'; calls += 1)
   tell({ event: 'called', calls })
+
+const { socket } = await open()
+tell({ event: 'held' })
+await once(socket, 'close')
+tell({ event: 'cut' })
+await stop

@@ -35,9 +35,10 @@ export interface Decision {
  * - `failed`: no decision could be made
  * - `expired`: the peer's certificate has expired, and the listener's `maxPeerAge` is set
  */
-export type DecisionBasis = (typeof BASES)[number]
+export type DecisionBasis =
+  'intention' | 'permissions' | 'default' | 'agent' | 'stale' | 'authorizer' | 'late' | 'failed' | 'expired'
 
-const BASES = [
+const BASES: ReadonlySet<unknown> = new Set<DecisionBasis>([
   'intention',
   'permissions',
   'default',
@@ -47,7 +48,7 @@ const BASES = [
   'late',
   'failed',
   'expired',
-] as const
+])
 
 /**
  * Decides whether a peer may connect: when it does, and again whenever the intentions change. A throw, a rejection, a
@@ -68,8 +69,9 @@ export class DeniedError extends ConnectError {
   readonly reason: string
   readonly basis: DecisionBasis
 
-  constructor(peer: Peer, service: string, { reason, basis, cause }: Omit<Outcome, 'authorized'>) {
-    super('ERR_CONNECT_DENIED', `${peer.service} may not connect to ${service}: ${reason}`, { cause })
+  constructor(peer: Peer, service: string, decision: Required<Decision>, options?: { cause?: unknown }) {
+    const { reason, basis } = decision
+    super('ERR_CONNECT_DENIED', `${peer.service} may not connect to ${service}: ${reason}`, options)
     this.peer = peer
     this.reason = reason
     this.basis = basis
@@ -88,15 +90,16 @@ export class RevokedError extends ConnectError {
   constructor(
     peer: Peer,
     service: string,
-    { reason, basis, cause, ageMs }: Omit<Outcome, 'authorized'> & { readonly ageMs: number },
+    decision: Required<Decision>,
+    details: { ageMs: number; cause?: unknown },
   ) {
-    super('ERR_CONNECT_REVOKED', `${peer.service} may no longer be connected to ${service}: ${reason}`, {
-      cause,
-    })
+    const { reason, basis } = decision
+    const message = `${peer.service} may no longer be connected to ${service}: ${reason}`
+    super('ERR_CONNECT_REVOKED', message, details)
     this.peer = peer
     this.reason = reason
     this.basis = basis
-    this.ageMs = ageMs
+    this.ageMs = details.ageMs
   }
 }
 
@@ -113,8 +116,7 @@ export async function runAuthorizer(
     )
     const { authorized, reason, basis } = expectDecision(decision)
     // Figures are counted by it: a text of anybody's making is none.
-    const isKnown = basis !== undefined && BASES.includes(basis)
-    return { authorized, reason, basis: isKnown ? basis : 'authorizer' }
+    return { authorized, reason, basis: basis !== undefined && BASES.has(basis) ? basis : 'authorizer' }
   } catch (cause) {
     const basis = cause instanceof TimeoutError ? 'late' : 'failed'
     return { authorized: false, reason: `no decision could be made${because(cause)}`, basis, cause }

@@ -95,7 +95,7 @@ export class Admitted {
     for (const [socket, since] of ending) {
       socket.destroy()
       const ageMs = Math.round(performance.now() - since)
-      revoked(new RevokedError(peer, service, { ...outcome, ageMs }))
+      revoked(new RevokedError(peer, service, outcome, { ageMs, cause: outcome.cause }))
     }
     if (ending.length > 0)
       log.authorize(

@@ -243,7 +243,7 @@ export class Listener implements AsyncDisposable {
       reports.decided(outcome)
       if (!outcome.authorized) {
         socket.destroy()
-        reports.denied(new DeniedError(peer, service, outcome))
+        reports.denied(new DeniedError(peer, service, outcome, outcome))
         return
       }
       this.#open.add(socket)

@@ -176,9 +176,24 @@ describe('authorize', () => {
       return (await api.authorize(of)).authorized
     }
     assert.equal((await api.authorize(of)).authorized, true)
-    assert.equal(await after(() => agent.setIntention('web', 'api', 'deny')), false)
-    assert.equal(await after(() => agent.setIntention('web', 'api', 'allow')), true)
-    assert.equal(await after(() => agent.setIntention('*', 'api', 'deny')), true)
+    assert.equal(
+      await after(() => {
+        agent.setIntention('web', 'api', 'deny')
+      }),
+      false,
+    )
+    assert.equal(
+      await after(() => {
+        agent.setIntention('web', 'api', 'allow')
+      }),
+      true,
+    )
+    assert.equal(
+      await after(() => {
+        agent.setIntention('*', 'api', 'deny')
+      }),
+      true,
+    )
     await agent.stop()
     // The last known intentions serve.
     assert.equal((await api.authorize(of)).authorized, true)

@@ -111,7 +111,12 @@ describe('errors: kinds', () => {
   })
 
   it('DeniedError is a ConnectError and no other', () => {
-    const error = new DeniedError(peer, 'db', { reason: 'an intention', basis: 'intention', cause })
+    const error = new DeniedError(
+      peer,
+      'db',
+      { authorized: false, reason: 'an intention', basis: 'intention' },
+      { cause },
+    )
     assert.equal(error.name, 'DeniedError')
     assert.equal(error.code, 'ERR_CONNECT_DENIED')
     assert.equal(error.message, 'web may not connect to db: an intention')

@@ -1,0 +1,117 @@
+import { once } from 'node:events'
+import type { AddressInfo } from 'node:net'
+import type { TestContext } from 'node:test'
+import type { Intention } from '../src/agent/intentions.js'
+import { IntentionTable, type Source } from '../src/authorize/decide.js'
+import { service } from '../src/index.js'
+import { startConsul } from '../test/consul/real-agent.js'
+import { recordingProxy } from '../test/consul/recording-proxy.js'
+import { intend, until } from '../test/consul/service-mesh.js'
+import { heapUsed } from './heap.js'
+import { type Benchmark, median, round } from './measure.js'
+
+const SIZES = [10, 1_000, 10_000]
+const ROUNDS = 9
+const DECISIONS = 1_000_000
+const CONNECTIONS = 500
+
+/** Decisions alone, in this process; then connections that a real agent's intentions let in. */
+const benchmark: Benchmark = {
+  question:
+    'how many decisions a second, what does a copy of the intentions weigh, and what is asked of the agent?',
+  async run() {
+    return { ...decisions(), ...(await connections()) }
+  },
+}
+export default benchmark
+
+/** A third of the sources has an intention of its own, a third is met by a wildcard, and a third by none. */
+function intentions(count: number): Intention[] {
+  const of = (name: string, destination: string, i: number): Intention => ({
+    source: {
+      partition: 'default',
+      namespace: 'default',
+      name,
+      type: 'consul',
+      peer: undefined,
+      samenessGroup: undefined,
+    },
+    destination: { namespace: 'default', name: destination },
+    action: i % 2 === 0 ? 'allow' : 'deny',
+    hasPermissions: false,
+  })
+  const exact = Array.from({ length: count - 1 }, (_, i) => of(`source-${i}`, i % 3 === 0 ? '*' : 'api', i))
+  const wildcard = of('*', 'api', 0)
+  return [...exact, { ...wildcard, source: { ...wildcard.source, namespace: 'met' } }]
+}
+
+function sources(count: number): Source[] {
+  return Array.from({ length: 999 }, (_, i) => {
+    const namespace = ['default', 'met', 'other'][i % 3] ?? ''
+    return { partition: 'default', namespace, service: `source-${(i * 7919) % count}` }
+  })
+}
+
+function decisions(): Record<string, Record<string, number>> {
+  const rows: Record<string, Record<string, number>> = {}
+  for (const size of SIZES) {
+    const before = heapUsed()
+    // From JSON, as an answer of the agent is: its strings are its own.
+    const given = JSON.parse(JSON.stringify(intentions(size))) as Intention[]
+    const table = new IntentionTable(given)
+    const bytes = heapUsed() - before
+    const asked = sources(size)
+    const rates: number[] = []
+    for (let round = 0; round <= ROUNDS; round += 1) {
+      let allowed = 0
+      const begin = performance.now()
+      for (let i = 0; i < DECISIONS; i += 1) {
+        const source = asked[i % asked.length]
+        if (source !== undefined && table.decide(source)?.authorized === true) allowed += 1
+      }
+      const seconds = (performance.now() - begin) / 1000
+      if (allowed === 0) throw new Error('nobody was allowed')
+      if (round > 0) rates.push(DECISIONS / seconds)
+    }
+    if (given.length !== size) throw new Error('the copy is gone')
+    rows[`${size} intentions`] = {
+      'decisions/s': round(median(rates), 0),
+      'bytes an intention, with its answer': round(bytes / size, 0),
+    }
+  }
+  return rows
+}
+
+async function connections(): Promise<Record<string, Record<string, number>>> {
+  const endings: (() => unknown)[] = []
+  const scope = { after: (ending: () => unknown) => endings.unshift(ending) } as unknown as TestContext
+  try {
+    const consul = await startConsul(scope)
+    const recording = await recordingProxy(scope, consul)
+    const agent = { address: recording.address, env: {} }
+    await using api = service('api', { agent })
+    await using web = service('web', { agent })
+    const listener = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => socket.end('x'))
+    const upstream = { address: `127.0.0.1:${(listener.address() as AddressInfo).port}`, service: 'api' }
+    const dial = async (): Promise<void> => {
+      await once((await web.dial(upstream)).resume(), 'close')
+    }
+    const rows: Record<string, Record<string, number>> = {}
+    for (const [name, known, prepare] of [
+      ['the default decides', 0, () => undefined],
+      ['an intention decides', 1, () => intend(consul, 'allow', 'web', 'api')],
+    ] as const) {
+      await prepare()
+      await dial()
+      await until('the intention is known', () => api.figures().intentions === known)
+      const before = recording.requests.length
+      for (let i = 0; i < CONNECTIONS; i += 1) await dial()
+      rows[`${CONNECTIONS} connections, ${name}`] = {
+        'requests to the agent': recording.requests.length - before,
+      }
+    }
+    return rows
+  } finally {
+    for (const end of endings) await end()
+  }
+}
