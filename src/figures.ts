@@ -34,8 +34,36 @@ export interface RejectionCount {
   readonly count: number
 }
 
-/** Counts things by a few labels, each with few values. */
-export class Counter<L extends object> {
+/** Counts what becomes of inbound connections. */
+export class Tally {
+  readonly #decisions = new Counter<Omit<DecisionCount, 'count'>>()
+  readonly #revocations = new Counter<Omit<RevocationCount, 'count'>>()
+  readonly #rejections = new Counter<Omit<RejectionCount, 'count'>>()
+
+  decided({ authorized, basis }: Omit<DecisionCount, 'count'>): void {
+    this.#decisions.add({ authorized, basis })
+  }
+
+  revoked({ basis }: Omit<RevocationCount, 'count'>): void {
+    this.#revocations.add({ basis })
+  }
+
+  rejected(error: Error): void {
+    const { code } = error as { readonly code?: unknown }
+    this.#rejections.add({ code: typeof code === 'string' ? code : 'unknown' })
+  }
+
+  get counts(): Pick<Figures, 'decisions' | 'revocations' | 'rejections'> {
+    return {
+      decisions: this.#decisions.counts,
+      revocations: this.#revocations.counts,
+      rejections: this.#rejections.counts,
+    }
+  }
+}
+
+/** Counts by a few labels, each with few values. */
+class Counter<L extends object> {
   readonly #counts = new Map<string, L & { count: number }>()
 
   add(labels: L): void {

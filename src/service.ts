@@ -4,19 +4,13 @@ import { Forward } from './adapters/forward.js'
 import { type ServableServer, type ServerAdapter, serverAdapter } from './adapters/serve.js'
 import { Registration } from './agent/registration.js'
 import { Authorization } from './authorize/authorization.js'
-import type { Decision, Outcome } from './authorize/authorizer.js'
+import type { Decision } from './authorize/authorizer.js'
 import { bounded } from './bounded.js'
 import { type Time, systemTime } from './clock.js'
 import { type CloseOptions, drainTimeout } from './close-options.js'
 import { ClosedError, TimeoutError } from './errors.js'
 import { type ServiceEvents, emitSafely } from './events.js'
-import {
-  Counter,
-  type DecisionCount,
-  type Figures,
-  type RejectionCount,
-  type RevocationCount,
-} from './figures.js'
+import { type Figures, Tally } from './figures.js'
 import type { Leaf } from './identity/leaf.js'
 import type { Peer } from './identity/peer.js'
 import type { Roots } from './identity/roots.js'
@@ -74,9 +68,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   readonly #forwards = new Set<Forward>()
   readonly #registrations = new Set<Registration>()
   readonly #dialled = new OpenSockets()
-  readonly #decisions = new Counter<Omit<DecisionCount, 'count'>>()
-  readonly #revocations = new Counter<Omit<RevocationCount, 'count'>>()
-  readonly #rejections = new Counter<Omit<RejectionCount, 'count'>>()
+  readonly #tally = new Tally()
   #closing: Promise<void> | undefined
 
   constructor(name: string, options: ServiceOptions = {}, time: Time = systemTime) {
@@ -224,7 +216,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   async authorize(peer: Peer, options: { readonly signal?: AbortSignal } = {}): Promise<Required<Decision>> {
     const bounds = { ...options, closed: this.#ending.signal, timeoutMs: this.#settings.handshakeTimeoutMs }
     const outcome = await this.#authorization.decide(peer, bounds)
-    this.#count(outcome)
+    this.#tally.decided(outcome)
     const { authorized, reason, basis } = outcome
     return { authorized, reason, basis }
   }
@@ -243,9 +235,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   figures(): Figures {
     const { intentions, staleSince } = this.#authorization
     return {
-      decisions: this.#decisions.counts,
-      revocations: this.#revocations.counts,
-      rejections: this.#rejections.counts,
+      ...this.#tally.counts,
       connections: [...this.#listeners].reduce((sum, { connections }) => sum + connections, 0),
       intentions,
       staleMs: staleSince === undefined ? 0 : Math.max(0, this.#time.clock.now() - staleSince),
@@ -418,24 +408,19 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     return authorization
   }
 
-  #count({ authorized, basis }: Outcome): void {
-    this.#decisions.add({ authorized, basis })
-  }
-
   readonly #reports: ListenerReports = {
     decided: (outcome) => {
-      this.#count(outcome)
+      this.#tally.decided(outcome)
     },
     revoked: (error) => {
-      this.#revocations.add({ basis: error.basis })
+      this.#tally.revoked(error)
       emitSafely(this, 'revoked', error)
     },
     denied: (error) => {
       emitSafely(this, 'denied', error)
     },
     rejected: (error, remoteAddress) => {
-      const { code } = error as { readonly code?: unknown }
-      this.#rejections.add({ code: typeof code === 'string' ? code : 'unknown' })
+      this.#tally.rejected(error)
       emitSafely(this, 'rejected', error, remoteAddress)
     },
     warning: this.#onFailed,

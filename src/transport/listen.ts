@@ -229,34 +229,23 @@ export class Listener implements AsyncDisposable {
   }
 
   async #admit(socket: TLSSocket): Promise<void> {
-    const { identity, service, reports } = this.#settings
+    const { identity, service } = this.#settings
     // Kept for good: a peer's reset must not end the process when the application does not listen for it.
     socket.on('error', (error: Error) => {
       log.listen('%s: %s', service, error.message)
     })
     try {
       const peer = verifySocket(socket, identity.require().roots)
-      const outcome = await this.#decide(socket, peer)
-      this.#deciding.delete(socket)
-      if (this.#stopped) socket.destroy()
-      if (socket.destroyed) return
-      reports.decided(outcome)
-      if (!outcome.authorized) {
-        socket.destroy()
-        reports.denied(new DeniedError(peer, service, outcome, outcome))
-        return
-      }
-      this.#open.add(socket)
-      log.listen('%s: %s connected', service, peer.spiffeId)
-      const admitted = attachPeer(socket, peer)
-      this.#admitted.add(admitted)
-      await this.#handle(admitted)
+      const admitted = await this.#decide(socket, peer)
+      // It may have been ended again already.
+      if (admitted?.destroyed === false) await this.#handle(admitted)
     } catch (error) {
       this.#reject(toError(error), socket)
     }
   }
 
-  async #decide(socket: TLSSocket, peer: Peer): Promise<Outcome> {
+  /** The connection, if it is let in. */
+  async #decide(socket: TLSSocket, peer: Peer): Promise<MeshSocket | undefined> {
     const { authorization, handshakeTimeoutMs } = this.#settings
     const deadline = performance.now() + handshakeTimeoutMs
     const gone = new AbortController()
@@ -269,12 +258,30 @@ export class Listener implements AsyncDisposable {
         const epoch = this.#epoch
         const timeoutMs = Math.max(1, Math.ceil(deadline - performance.now()))
         const outcome = await authorization.decide(peer, { signal: gone.signal, timeoutMs })
-        // What was decided by what was known before is decided again: nobody looks at it later.
-        if (!outcome.authorized || epoch === this.#epoch) return outcome
+        // What was decided by what was known before is decided again: from now on only a change is looked at.
+        if (!outcome.authorized || epoch === this.#epoch) return this.#conclude(socket, peer, outcome)
       }
     } finally {
       socket.off('close', onClose)
     }
+  }
+
+  #conclude(socket: TLSSocket, peer: Peer, outcome: Outcome): MeshSocket | undefined {
+    const { service, reports } = this.#settings
+    this.#deciding.delete(socket)
+    if (this.#stopped) socket.destroy()
+    if (socket.destroyed) return undefined
+    reports.decided(outcome)
+    if (!outcome.authorized) {
+      socket.destroy()
+      reports.denied(new DeniedError(peer, service, outcome, outcome))
+      return undefined
+    }
+    log.listen('%s: %s connected', service, peer.spiffeId)
+    const admitted = attachPeer(socket, peer)
+    this.#open.add(admitted)
+    this.#admitted.add(admitted)
+    return admitted
   }
 
   async #handle(socket: MeshSocket): Promise<void> {
