@@ -42,6 +42,8 @@ export interface WatchOptions<T> {
   readonly random: () => number
   /** How long the agent may hold a query. @default 300000 */
   readonly waitMs?: number
+  /** How often it reads at most while the index churns. @default 10 */
+  readonly readsPerSecond?: number
   /** A bound on how many of several watches block at a time; those without a place poll. @default none */
   readonly slots?: BlockingSlots
 }
@@ -50,7 +52,7 @@ export interface WatchOptions<T> {
 const WAIT_MARGIN_MS = 10_000
 /** The pause between two reads of an endpoint that cannot block. */
 const POLL_MS = 10_000
-/** A churning index costs at most a burst, then this many reads a second. */
+/** A churning index costs at most a burst, then so many reads a second as are wanted. */
 const BURST = 20
 const READS_PER_SECOND = 10
 
@@ -88,7 +90,7 @@ export class Watch<T> {
 
   constructor(options: WatchOptions<T>) {
     this.#options = options
-    this.#reads = new TokenBucket(options.clock)
+    this.#reads = new TokenBucket(options.clock, options.readsPerSecond ?? READS_PER_SECOND)
     void this.#run()
   }
 
@@ -237,11 +239,13 @@ function jitter(random: () => number): number {
 
 class TokenBucket {
   readonly #clock: Clock
+  readonly #perSecond: number
   #tokens = BURST
   #filledAt: number
 
-  constructor(clock: Clock) {
+  constructor(clock: Clock, perSecond: number) {
     this.#clock = clock
+    this.#perSecond = perSecond
     this.#filledAt = clock.now()
   }
 
@@ -254,9 +258,9 @@ class TokenBucket {
   take(): number {
     const now = this.#clock.now()
     // A clock that was set back fills nothing.
-    const filled = (Math.max(0, now - this.#filledAt) * READS_PER_SECOND) / 1000
+    const filled = (Math.max(0, now - this.#filledAt) * this.#perSecond) / 1000
     this.#tokens = Math.min(BURST, this.#tokens + filled) - 1
     this.#filledAt = now
-    return this.#tokens >= 0 ? 0 : Math.ceil((-this.#tokens * 1000) / READS_PER_SECOND)
+    return this.#tokens >= 0 ? 0 : Math.ceil((-this.#tokens * 1000) / this.#perSecond)
   }
 }

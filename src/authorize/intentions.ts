@@ -13,6 +13,8 @@ import { IntentionTable } from './decide.js'
 
 /** How long the agent may hold a query: one that hangs must be noticed before long. */
 const WAIT_MS = 30_000
+/** However much changes in the mesh, a denial waits no longer than 40 ms to be read. */
+const READS_PER_SECOND = 25
 
 /** Since when the intentions are those of before. */
 export interface Staleness {
@@ -72,6 +74,7 @@ export class Intentions extends EventEmitter<IntentionsEvents> {
       clock,
       random,
       waitMs: WAIT_MS,
+      readsPerSecond: READS_PER_SECOND,
       slots: agent.blockingSlots,
       fetch: (query) => {
         this.#readAt = clock.now()
