@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { test } from 'node:test'
-import { type ConnectError, type MeshSocket, TimeoutError } from '../../src/index.js'
+import { type MeshSocket, TimeoutError } from '../../src/index.js'
 import { greet, offer, portOf, rejection } from '../fixtures/mesh.js'
 import { skip, startConsul } from './real-agent.js'
 import {
@@ -28,6 +29,11 @@ test('an agent that dies and comes back', { skip }, async (t) => {
     handled += 1
     echo(socket)
   })
+  const [unknown, strict] = [join('unknown'), join('strict', { staleIntentionsMs: 0 })]
+  await unknown.ready()
+  const strictListener = await strict.listen({ port: 0, host: '127.0.0.1' }, greet)
+  const toStrict = { address: `127.0.0.1:${portOf(strictListener)}`, service: 'strict' }
+  assert.equal(await hear(web, toStrict), 'hello web')
   const freeListener = await free.listen({ port: 0, host: '127.0.0.1' }, greet)
   const toApi = { address: `127.0.0.1:${portOf(apiListener)}`, service: 'api' }
   const toFree = { address: `127.0.0.1:${portOf(freeListener)}`, service: 'free' }
@@ -58,15 +64,25 @@ test('an agent that dies and comes back', { skip }, async (t) => {
     assert.equal(web.leaf?.serialNumber, serial)
   })
 
-  await t.test('is needed to authorize: nobody is let in without its word', async () => {
+  await t.test('is not needed to let in whom it has let in before', async () => {
+    const socket = await web.dial(toApi)
+    assert.equal(await ask(socket, 'hello'), 'hello')
+    socket.destroy()
+  })
+
+  await t.test('is needed to authorize anybody else, and where nothing may be stale', async () => {
     const before = handled
-    const told = nextEvent(api, 'denied')
-    const error = await rejection(hear(web, toApi))
-    assert.equal(error.code, 'ERR_CONNECT_REJECTED')
-    const [denied] = await told
-    assert.equal(denied.peer.service, 'web')
-    assert.match(denied.reason, /no answer from the agent/)
-    assert.equal((denied.cause as ConnectError).code, 'ERR_CONNECT_AGENT_UNREACHABLE')
+    for (const [caller, target] of [
+      [unknown, api],
+      [web, strict],
+    ] as const) {
+      const told = nextEvent(target, 'denied')
+      const error = await rejection(hear(caller, target === api ? toApi : toStrict))
+      assert.equal(error.code, 'ERR_CONNECT_REJECTED')
+      const [denied] = await told
+      assert.equal(denied.peer.service, caller.name)
+      assert.match(denied.reason, /no answer from the agent/)
+    }
     assert.equal(handled, before)
   })
 
@@ -101,7 +117,10 @@ test('an agent that dies and comes back', { skip }, async (t) => {
   })
 
   await t.test('is listened to again: intentions', async () => {
+    assert.equal(await ask(open, 'four'), 'four')
+    const cut = once(open, 'close')
     await intend(consul, 'deny', 'web', 'api')
+    await cut
     await until('web is denied', async () => {
       const socket = await web.dial('api')
       const { code } = await rejection(ask(socket, 'hello'))
@@ -137,11 +156,6 @@ test('an agent that dies and comes back', { skip }, async (t) => {
   await t.test('forgets those that are closed', async () => {
     await Promise.all([ttl.close(), tcp.close()])
     assert.deepEqual(await services(), [`api-${portOf(apiListener)}`])
-  })
-
-  await t.test('has cut no connection', async () => {
-    assert.equal(await ask(open, 'four'), 'four')
-    open.destroy()
   })
 
   /** When its passing instance was made, on the agent's own count. */
