@@ -140,6 +140,7 @@ export class Intentions extends EventEmitter<IntentionsEvents> {
   #onRead(): void {
     const given = this.#watched.value
     const wasStale = this.#endStaleness()
+    const isFirst = this.#table === undefined && this.#mayRead
     this.#mayRead = true
     const isNew = given !== undefined && given !== this.#given
     if (isNew) {
@@ -148,7 +149,8 @@ export class Intentions extends EventEmitter<IntentionsEvents> {
       log.authorize('%s: %d intentions', this.#options.service, given.length)
     }
     if (!isNew && !wasStale) return
-    this.#word.expire()
+    // With the first there is nothing that could have been said before it.
+    if (!isFirst) this.#word.expire()
     this.emit('changed')
   }
 
