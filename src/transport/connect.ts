@@ -116,7 +116,9 @@ function reportRejection(socket: TLSSocket, upstream: string, { expectsAnswer }:
     const message = `the connection was closed before its first byte${because(cause)}; an intention, our certificate or the application may be the reason`
     return new DialError('ERR_CONNECT_REJECTED', upstream, message, { cause })
   }
-  let hasSpoken = false
+  let hasPushed = false
+  // HTTP/2 takes the bytes from below, without the stream's knowledge.
+  const hasSpoken = (): boolean => hasPushed || socket.bytesRead > 0
   const push = socket.push.bind(socket)
   const destroy = socket._destroy.bind(socket)
   const emit = socket.emit.bind(socket) as (event: string | symbol, ...args: unknown[]) => boolean
@@ -124,21 +126,21 @@ function reportRejection(socket: TLSSocket, upstream: string, { expectsAnswer }:
   socket.push = (chunk: unknown): boolean => {
     const ended = chunk === null
     // Somebody who has said everything and wants no answer is not rejected.
-    if (ended && !socket.writableEnded && expectsAnswer) {
+    if (ended && !hasSpoken() && !socket.writableEnded && expectsAnswer) {
       socket.destroy(rejected(undefined))
       return false
     }
     socket.push = push
     // A peer that is only done with talking may still reset what it is sent.
     if (!ended) {
-      hasSpoken = true
+      hasPushed = true
       socket.emit = emit
     }
     return push(chunk)
   }
   // Not put back, since others may have put theirs before it.
   socket._destroy = (error, callback): void => {
-    destroy(!hasSpoken && isNetworkError(error) ? rejected(error) : error, callback)
+    destroy(!hasSpoken() && isNetworkError(error) ? rejected(error) : error, callback)
   }
   // An alert after the handshake is emitted by Node as an error that does not end the socket.
   socket.emit = (event: string | symbol, ...args: unknown[]): boolean => {

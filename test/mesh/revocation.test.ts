@@ -1,0 +1,331 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import * as http from 'node:http'
+import * as http2 from 'node:http2'
+import type { Duplex } from 'node:stream'
+import { type TestContext, describe, it } from 'node:test'
+import { WebSocket, WebSocketServer } from 'ws'
+import type { Listener, MeshSocket, RevokedError, Service } from '../../src/index.js'
+import { portOf, readAll, rejection, startMesh, type TestMesh } from '../fixtures/mesh.js'
+
+const echo = (socket: MeshSocket): unknown => socket.pipe(socket)
+
+/** A connection that is open, as seen by the one who dialled. */
+interface Open {
+  /** That bytes still go both ways. */
+  works(): Promise<void>
+  readonly closed: Promise<unknown>
+}
+
+interface Way {
+  readonly listen: (api: Service) => Promise<Listener>
+  readonly open: (web: Service, port: number) => Promise<Open>
+}
+
+const at = { port: 0, host: '127.0.0.1' }
+const dial = (web: Service, port: number): Promise<MeshSocket> =>
+  web.dial({ address: `127.0.0.1:${port}`, service: 'api' })
+
+/** Its end, whether or not an error comes before it. */
+function ending(of: { once(event: 'close', listener: () => void): unknown }): Promise<void> {
+  return new Promise((resolve) => of.once('close', resolve))
+}
+
+async function openRaw(web: Service, port: number): Promise<Open> {
+  const socket = await dial(web, port)
+  socket.on('error', () => undefined)
+  const works = async (): Promise<void> => {
+    const answer = once(socket, 'data')
+    socket.write('x')
+    assert.equal(String((await answer)[0]), 'x')
+  }
+  const closed = ending(socket)
+  await works()
+  return { works, closed }
+}
+
+async function openKeepAlive(web: Service, port: number): Promise<Open> {
+  const socket = await dial(web, port)
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+  agent.createConnection = () => socket
+  const works = async (): Promise<void> => {
+    const asked = http.get({ agent, host: 'api' })
+    const [answer] = (await once(asked, 'response')) as [http.IncomingMessage]
+    assert.equal(await readAll(answer), 'hello')
+  }
+  const closed = ending(socket)
+  await works()
+  return { works, closed }
+}
+
+async function openHttp2(web: Service, port: number): Promise<Open> {
+  const socket = await dial(web, port)
+  const session = http2.connect('http://api', { createConnection: () => socket })
+  session.on('error', ({ code }: NodeJS.ErrnoException) => {
+    // It has spoken, although not through the stream.
+    assert.notEqual(code, 'ERR_CONNECT_REJECTED')
+  })
+  // One that stays open, and one for each look.
+  const stream = session.request({ ':method': 'POST', ':path': '/open' })
+  stream.on('error', () => undefined).resume()
+  await once(stream, 'response')
+  const works = async (): Promise<void> => {
+    assert.equal(await readAll(session.request({ ':path': '/' })), 'hello')
+  }
+  const closed = ending(session)
+  await works()
+  return { works, closed }
+}
+
+async function openWebSocket(web: Service, port: number): Promise<Open> {
+  const socket = await dial(web, port)
+  const client = new WebSocket('ws://api/', { createConnection: () => socket as Duplex as never })
+  client.on('error', () => undefined)
+  await once(client, 'open')
+  const works = async (): Promise<void> => {
+    const answer = once(client, 'message')
+    client.send('x')
+    assert.equal(String((await answer)[0]), 'x')
+  }
+  const closed = ending(client)
+  await works()
+  return { works, closed }
+}
+
+const WAYS: Record<string, Way> = {
+  'a raw connection': { listen: (api) => api.listen(at, echo), open: openRaw },
+  'a kept-alive HTTP connection': {
+    listen: (api) =>
+      api.serve(
+        http.createServer((_request, response) => response.end('hello')),
+        at,
+      ),
+    open: openKeepAlive,
+  },
+  'an HTTP/2 session with an open stream': {
+    listen: (api) => {
+      const server = http2.createServer((request, response) => {
+        if (request.url === '/open') response.writeHead(200).write('.')
+        else response.end('hello')
+      })
+      return api.serve(server, at)
+    },
+    open: openHttp2,
+  },
+  'a WebSocket': {
+    listen: (api) => {
+      const server = http.createServer()
+      new WebSocketServer({ server }).on('connection', (socket) => {
+        socket.on('message', (message) => {
+          socket.send(message)
+        })
+      })
+      return api.serve(server, at)
+    },
+    open: openWebSocket,
+  },
+}
+
+describe('an intention that turns to deny', () => {
+  for (const version of ['1.8', '1.15'] as const) {
+    for (const [what, { listen, open }] of Object.entries(WAYS)) {
+      it(`ends ${what} of its source, and no other (Consul ${version})`, async (t) => {
+        const mesh = await startMesh(t, { version })
+        const { agent, join } = mesh
+        const api = join('api')
+        const port = portOf(await listen(api))
+        const denied = await open(join('web'), port)
+        const other = await open(join('other'), port)
+        const revoked = once(api as never, 'revoked') as Promise<[RevokedError]>
+        agent.setIntention('web', 'api', 'deny')
+        await denied.closed
+        const [error] = await revoked
+        assert.equal(error.code, 'ERR_CONNECT_REVOKED')
+        assert.deepEqual([error.peer.service, error.basis], ['web', 'intention'])
+        assert.match(error.reason, /default\/web => default\/api denies/)
+        assert.ok(error.ageMs >= 0 && error.ageMs < 60_000)
+        await other.works()
+        assert.deepEqual(api.figures().revocations, [{ basis: 'intention', count: 1 }])
+        assert.equal(api.figures().connections, 1)
+      })
+    }
+  }
+
+  it('leaves all open with revoke: false, and lets no new one in', async (t) => {
+    const { web, api, turn, port } = await connected(t, { revoke: false })
+    const open = await openRaw(web, port)
+    await turn('deny')
+    await open.works()
+    assert.equal((await rejection(openRaw(web, port))).code, 'ERR_CONNECT_REJECTED')
+    // Who asks for it gets it.
+    assert.equal(await api.reauthorize(), 1)
+    await open.closed
+  })
+
+  it('ends connections of a listener that drains', async (t) => {
+    const { web, api, agent, port } = await connected(t)
+    const open = await openRaw(web, port)
+    const closing = api.close({ drainTimeoutMs: 60_000 })
+    agent.setIntention('web', 'api', 'deny')
+    await Promise.all([open.closed, closing])
+  })
+
+  it('and back lets new ones in', async (t) => {
+    const { web, turn, port } = await connected(t)
+    await turn('deny')
+    assert.equal((await rejection(openRaw(web, port))).code, 'ERR_CONNECT_REJECTED')
+    await turn('allow')
+    await (await openRaw(web, port)).works()
+  })
+
+  it('is heeded by a decision that is under way', async (t) => {
+    const { agent, join } = await startMesh(t)
+    agent.setIntention('web', 'api', 'allow')
+    let slow: (() => void) | undefined
+    const asked = new Promise<void>((resolve) => (slow = resolve))
+    let goOn: () => void = () => undefined
+    const held = new Promise<void>((resolve) => (goOn = resolve))
+    const api = join('api', {
+      authorize: async ({ intentions }) => {
+        const decision = await intentions()
+        slow?.()
+        await held
+        return decision
+      },
+    })
+    const port = portOf(await api.listen(at, echo))
+    const opening = rejection(openRaw(join('web'), port))
+    await asked
+    const told = once(api as never, 'decisions')
+    agent.setIntention('web', 'api', 'deny')
+    await told
+    goOn()
+    assert.equal((await opening).code, 'ERR_CONNECT_REJECTED')
+    assert.deepEqual(api.figures().decisions, [{ authorized: false, basis: 'intention', count: 1 }])
+  })
+
+  it('of one of twenty sources ends its connections and no other', async (t) => {
+    const { agent, join } = await startMesh(t)
+    const api = join('api')
+    const port = portOf(await api.listen(at, echo))
+    const closed = new Map<string, number>()
+    await Promise.all(
+      Array.from({ length: 20 }, async (_, i) => {
+        const name = `source-${i}`
+        const source = join(name)
+        await source.ready()
+        for (let k = 0; k < 10; k += 1) {
+          const { closed: ended } = await openRaw(source, port)
+          void ended.then(() => closed.set(name, (closed.get(name) ?? 0) + 1))
+        }
+      }),
+    )
+    assert.equal(api.figures().connections, 200)
+    let left = 10
+    const allRevoked = new Promise<void>((resolve) =>
+      api.on('revoked', () => {
+        if ((left -= 1) === 0) resolve()
+      }),
+    )
+    agent.setIntention('source-7', 'api', 'deny')
+    await allRevoked
+    assert.equal(api.figures().connections, 190)
+    assert.deepEqual(
+      [...closed.keys()].filter((name) => name !== 'source-7'),
+      [],
+    )
+  })
+})
+
+describe('other reasons to end a connection', () => {
+  it('an allow that is taken away where the default denies', async (t) => {
+    const { web, agent, port } = await connected(t, {}, 'deny')
+    const open = await openRaw(web, port)
+    agent.deleteIntention('web', 'api')
+    await open.closed
+  })
+
+  it('a certificate that expires, with maxPeerAge', async (t) => {
+    const mesh = await startMesh(t, { leafTtlMs: 3_000 })
+    const api = mesh.join('api')
+    const strict = portOf(await api.listen({ ...at, maxPeerAge: 'certificate' }, echo))
+    const lenient = portOf(await api.listen(at, echo))
+    const web = mesh.join('web')
+    const [open, other] = [await openRaw(web, strict), await openRaw(web, lenient)]
+    const [error] = (await once(api as never, 'revoked')) as [RevokedError]
+    await open.closed
+    assert.equal(error.basis, 'expired')
+    assert.match(error.reason, /its certificate expired at 20/)
+    await other.works()
+  })
+
+  it('an authorizer that has changed its mind, when it is told', async (t) => {
+    const { join } = await startMesh(t)
+    const allowed = new Set(['web', 'other'])
+    const api = join('api', {
+      authorize: ({ peer }) => ({ authorized: allowed.has(peer.service), reason: 'the list' }),
+    })
+    const port = portOf(await api.listen(at, echo))
+    const [open, other] = [await openRaw(join('web'), port), await openRaw(join('other'), port)]
+    allowed.delete('web')
+    assert.equal(await api.reauthorize(), 1)
+    await open.closed
+    await other.works()
+  })
+
+  it('an authorizer that is late with its second answer', async (t) => {
+    const { join } = await startMesh(t)
+    let answers = 0
+    const api = join('api', {
+      handshakeTimeoutMs: 200,
+      authorize: () => {
+        answers += 1
+        return answers === 1 ? { authorized: true, reason: '' } : new Promise<never>(() => undefined)
+      },
+    })
+    const port = portOf(await api.listen(at, echo))
+    const open = await openRaw(join('web'), port)
+    assert.equal(await api.reauthorize(), 1)
+    await open.closed
+    assert.deepEqual(api.figures().revocations, [{ basis: 'late', count: 1 }])
+  })
+
+  it('an agent that is away for too long', async (t) => {
+    const { join, agent } = await startMesh(t)
+    const api = join('api', { staleIntentionsMs: 300 })
+    const port = portOf(await api.listen(at, echo))
+    const open = await openRaw(join('web'), port)
+    const stale = once(api as never, 'stale') as Promise<[{ since: Date; deniesAt: Date; cause: Error }]>
+    await agent.stop()
+    const [{ since, deniesAt, cause }] = await stale
+    assert.equal(deniesAt.getTime() - since.getTime(), 300)
+    assert.match(cause.message, /no answer from the agent/)
+    await open.closed
+    assert.equal(api.figures().revocations[0]?.basis, 'stale')
+  })
+})
+
+async function connected(
+  t: TestContext,
+  options: { revoke?: boolean } = {},
+  defaultPolicy: 'allow' | 'deny' = 'allow',
+): Promise<{
+  agent: TestMesh['agent']
+  api: Service
+  web: Service
+  port: number
+  turn: (action: 'allow' | 'deny') => Promise<void>
+}> {
+  const { agent, join } = await startMesh(t, { defaultPolicy })
+  agent.setIntention('web', 'api', 'allow')
+  const [api, web] = [join('api'), join('web')]
+  const port = portOf(await api.listen({ ...at, ...options }, echo))
+  // The first connection makes the intentions watched.
+  await readAll((await dial(web, port)).end('x'))
+  const turn = async (action: 'allow' | 'deny'): Promise<void> => {
+    const told = once(api as never, 'decisions')
+    agent.setIntention('web', 'api', action)
+    await told
+  }
+  return { agent, api, web, port, turn }
+}

@@ -1,0 +1,305 @@
+import assert from 'node:assert/strict'
+import { type TestContext, describe, it } from 'node:test'
+import { Intentions } from '../../src/authorize/intentions.js'
+import type { Decision } from '../../src/authorize/authorizer.js'
+import { AgentError, type ErrorCode } from '../../src/errors.js'
+import { FakeAgent } from '../fixtures/fake-agent.js'
+import { FakeClock, settle } from '../fixtures/fake-clock.js'
+import { makePeer } from '../fixtures/peers.js'
+
+const MATCH = '/v1/connect/intentions/match'
+const AUTHORIZE = '/v1/agent/connect/authorize'
+const web = makePeer()
+const never = new AbortController().signal
+
+class Setup {
+  readonly agent = new FakeAgent()
+  readonly clock = new FakeClock()
+  readonly events: string[] = []
+  readonly intentions: Intentions
+  #index = 0
+
+  constructor(t: TestContext, staleMs = 10_000) {
+    const { agent, clock, events } = this
+    this.intentions = new Intentions({ agent, service: 'api', staleMs, clock, random: () => 0.5 })
+    for (const event of ['changed', 'stale', 'fresh', 'failed'] as const)
+      this.intentions.on(event, () => events.push(event))
+    t.after(async () => {
+      this.intentions.close()
+      await settle()
+      assert.equal(clock.pending, 0, 'a timer is left')
+    })
+  }
+
+  /** The agent's answer to whoever reads or watches: `web allow`, `* deny`, … */
+  async tell(...rules: string[]): Promise<void> {
+    await settle()
+    const api = rules.map((rule) => {
+      const [SourceName, Action] = rule.split(' ')
+      return { SourceName, DestinationName: 'api', Action }
+    })
+    this.agent.last(MATCH).answer({ body: { api }, index: (this.#index += 1) })
+    await settle()
+  }
+
+  async fail(code: ErrorCode = 'ERR_CONNECT_AGENT_UNREACHABLE', path = MATCH): Promise<void> {
+    await settle()
+    this.agent.last(path).fail(new AgentError(code, code, { address: 'a', request: 'r' }))
+    await settle()
+  }
+
+  /** The agent's word on whoever is asked about. */
+  async say(Authorized: boolean): Promise<void> {
+    await settle()
+    this.agent.last(AUTHORIZE).answer({ body: { Authorized, Reason: 'because' } })
+    await settle()
+  }
+
+  decide(peer = web): Promise<Decision> {
+    const decision = Promise.resolve(this.intentions.decide(peer, never))
+    decision.catch(() => undefined)
+    return decision
+  }
+
+  async ground(peer = web): Promise<string> {
+    const { authorized, basis } = await this.decide(peer)
+    return `${authorized ? 'allowed' : 'denied'}: ${basis}`
+  }
+
+  get asked(): number {
+    return this.agent.count(AUTHORIZE)
+  }
+}
+
+describe('Intentions: the watched copy', () => {
+  it('is waited for by the first, and decides without the agent', async (t) => {
+    const setup = new Setup(t)
+    const first = setup.ground()
+    await setup.tell('web allow', '* deny')
+    assert.equal(await first, 'allowed: intention')
+    assert.equal(await setup.ground(makePeer({ service: 'db' })), 'denied: intention')
+    assert.deepEqual([setup.asked, setup.intentions.size], [0, 2])
+    assert.deepEqual(setup.events, ['changed'])
+  })
+
+  it('is followed', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell('web allow')
+    await setup.tell('web deny')
+    assert.equal(await setup.ground(), 'denied: intention')
+    await setup.tell('web deny')
+    assert.deepEqual(setup.events, ['changed', 'changed'])
+  })
+
+  it('that cannot be had denies, with what the agent said', async (t) => {
+    const setup = new Setup(t)
+    const decision = setup.decide()
+    await setup.fail('ERR_CONNECT_AGENT_SHAPE')
+    await assert.rejects(decision, { code: 'ERR_CONNECT_AGENT_SHAPE' })
+    await assert.rejects(setup.decide(), { code: 'ERR_CONNECT_AGENT_SHAPE' })
+    assert.deepEqual(setup.events, ['failed'])
+  })
+
+  it('is asked for again by who comes a while after a failure', async (t) => {
+    const setup = new Setup(t)
+    for (let i = 0; i < 8; i += 1) {
+      await setup.fail()
+      await setup.clock.advance(i < 7 ? 10_000 : 1_000)
+    }
+    const decision = setup.ground()
+    await setup.tell('web allow')
+    assert.equal(await decision, 'allowed: intention')
+  })
+})
+
+describe('Intentions: the default', () => {
+  it('is asked for once for each identity, and kept for a minute', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell()
+    const both = [setup.ground(), setup.ground()]
+    await setup.say(true)
+    assert.deepEqual(await Promise.all(both), ['allowed: default', 'allowed: default'])
+    await setup.clock.advance(59_999)
+    assert.equal(await setup.ground(), 'allowed: default')
+    assert.equal(setup.asked, 1)
+    void setup.decide(makePeer({ service: 'db' }))
+    await setup.say(false)
+    assert.equal(setup.asked, 2)
+    await setup.clock.advance(1)
+    assert.equal(setup.events.at(-1), 'changed', 'who is connected is asked about again')
+    const again = setup.ground()
+    await setup.say(false)
+    assert.equal(await again, 'denied: default')
+    assert.equal(setup.asked, 3)
+  })
+
+  it('is asked for again when the intentions change', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell()
+    const before = setup.ground()
+    await setup.say(true)
+    assert.equal(await before, 'allowed: default')
+    await setup.tell('db allow')
+    const after = setup.ground()
+    await setup.say(false)
+    assert.equal(await after, 'denied: default')
+  })
+
+  it('right after a change it may be the agent’s of before: it is asked for once more', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell('web allow')
+    await setup.tell()
+    const early = setup.ground()
+    await setup.say(true)
+    assert.equal(await early, 'allowed: default')
+    const told = setup.events.length
+    await setup.clock.advance(1_000)
+    assert.deepEqual(setup.events.slice(told), ['changed'])
+    const late = setup.ground()
+    await setup.say(false)
+    assert.equal(await late, 'denied: default')
+  })
+
+  it('an answer that comes when the intentions have changed is no answer', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell()
+    const decision = setup.ground()
+    await settle()
+    const early = setup.agent.last(AUTHORIZE)
+    await setup.tell('web deny')
+    early.answer({ body: { Authorized: true, Reason: 'because' } })
+    assert.equal(await decision, 'denied: intention')
+  })
+
+  it('serves while the agent is away, and no longer than it may', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell()
+    const known = setup.ground()
+    await setup.say(true)
+    await known
+    await setup.clock.advance(69_999)
+    const last = setup.ground()
+    await setup.fail('ERR_CONNECT_AGENT_FAILED', AUTHORIZE)
+    assert.equal(await last, 'allowed: default')
+    await setup.clock.advance(1)
+    const late = setup.decide()
+    await setup.fail('ERR_CONNECT_AGENT_FAILED', AUTHORIZE)
+    await assert.rejects(late, { code: 'ERR_CONNECT_AGENT_FAILED' })
+  })
+
+  for (const code of ['ERR_CONNECT_AGENT_FORBIDDEN', 'ERR_CONNECT_AGENT_SHAPE'] as const) {
+    it(`${code} is an answer: nothing of before serves`, async (t) => {
+      const setup = new Setup(t)
+      await setup.tell()
+      const known = setup.ground()
+      await setup.say(true)
+      await known
+      await setup.clock.advance(60_000)
+      const decision = setup.decide()
+      await setup.fail(code, AUTHORIZE)
+      await assert.rejects(decision, { code })
+    })
+  }
+})
+
+describe('Intentions: without the right to read them', () => {
+  it('the agent is asked about each connection, and one warning says what to grant', async (t) => {
+    const setup = new Setup(t)
+    const warnings: Error[] = []
+    setup.intentions.on('failed', (error) => warnings.push(error))
+    const first = setup.ground()
+    await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
+    await setup.say(true)
+    assert.equal(await first, 'allowed: agent')
+    const second = setup.ground()
+    await setup.say(false)
+    assert.equal(await second, 'denied: agent')
+    assert.equal(setup.asked, 2)
+    await setup.clock.advance(3_000)
+    await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
+    assert.equal(warnings.length, 1)
+    assert.match(warnings[0]?.message ?? '', /service "api" \{ policy = "write", intentions = "read" \}/)
+  })
+
+  it('the copy is not trusted any more, and is again when it may be read again', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell('web allow')
+    await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
+    assert.equal(setup.intentions.size, undefined)
+    const decision = setup.ground()
+    await setup.say(false)
+    assert.equal(await decision, 'denied: agent')
+    await setup.clock.advance(3_000)
+    // The same as before, which is no news to a watch.
+    await setup.tell('web allow')
+    assert.equal(await setup.ground(), 'allowed: intention')
+    assert.deepEqual(setup.events, ['changed', 'failed', 'changed', 'changed'])
+  })
+
+  it('open connections are asked about again each minute', async (t) => {
+    const setup = new Setup(t)
+    const first = setup.ground()
+    await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
+    await setup.say(true)
+    await first
+    const told = setup.events.length
+    await setup.clock.advance(60_000)
+    assert.equal(setup.events.slice(told).filter((event) => event === 'changed').length, 1)
+  })
+})
+
+describe('Intentions: the agent is away', () => {
+  it('the last known serve for exactly so long, and then nobody is let in', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell('web allow')
+    await setup.fail()
+    assert.deepEqual(setup.events, ['changed', 'failed', 'stale'])
+    await setup.clock.advance(9_999)
+    assert.equal(await setup.ground(), 'allowed: intention')
+    await setup.clock.advance(1)
+    assert.equal(await setup.ground(), 'denied: stale')
+    assert.equal(setup.events.at(-1), 'changed')
+    assert.match((await setup.decide()).reason, /not been read since 2030-01-01T00:00:00.000Z/)
+  })
+
+  it('0 lets nobody in at once', async (t) => {
+    const setup = new Setup(t, 0)
+    await setup.tell('web allow')
+    await setup.fail()
+    assert.deepEqual(setup.events, ['changed', 'failed', 'stale', 'changed'])
+    assert.equal(await setup.ground(), 'denied: stale')
+  })
+
+  it('on its return everything is decided again, also when nothing is new', async (t) => {
+    const setup = new Setup(t, 0)
+    await setup.tell('web allow')
+    await setup.fail()
+    await setup.clock.advance(1_000)
+    await setup.tell('web allow')
+    assert.equal(await setup.ground(), 'allowed: intention')
+    assert.deepEqual(setup.events.slice(-2), ['fresh', 'changed'])
+    assert.equal(setup.intentions.staleSince, undefined)
+  })
+
+  it('one that hangs has been away since it was asked', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell('web allow')
+    const askedAt = setup.clock.now()
+    await setup.clock.advance(6_000)
+    await setup.fail('ERR_CONNECT_AGENT_TIMEOUT')
+    assert.equal(setup.intentions.staleSince, askedAt)
+    await setup.clock.advance(3_999)
+    assert.equal(await setup.ground(), 'allowed: intention')
+    await setup.clock.advance(1)
+    assert.equal(await setup.ground(), 'denied: stale')
+  })
+
+  it('a clock that is set back gives no more time', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell('web allow')
+    await setup.fail()
+    await setup.clock.advance(10_000)
+    setup.clock.set(setup.clock.now() - 3_600_000)
+    assert.equal(await setup.ground(), 'denied: stale')
+  })
+})
