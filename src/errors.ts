@@ -16,6 +16,7 @@ export const ERROR_CODES = {
   ERR_CONNECT_AGENT_RATE_LIMITED: 'The agent answered 429: too many certificate requests in the cluster.',
   ERR_CONNECT_AGENT_REFUSED: 'The agent answered another 4xx: it did not understand the request.',
   ERR_CONNECT_AGENT_FAILED: 'The agent answered 5xx.',
+  ERR_CONNECT_AGENT_STALE: 'The agent answered from a copy that it cannot refresh.',
   ERR_CONNECT_AGENT_NOT_JSON: 'The agent answered something that is not JSON: is it a Consul agent?',
   ERR_CONNECT_AGENT_SHAPE: 'The agent answered JSON of an unexpected shape.',
   ERR_CONNECT_DISABLED: 'Connect is switched off on the agent.',

@@ -13,6 +13,8 @@ export interface AuthorizeAnswer {
   readonly authorized: boolean
   /** For people: its words differ between Consul's versions. */
   readonly reason: string
+  /** For how long the agent has not been able to refresh what it answers from, in milliseconds. */
+  readonly ageMs: number
 }
 
 /** `POST /v1/agent/connect/authorize`: needs `service:write` on the target. */
@@ -32,10 +34,10 @@ export async function askAuthorize(
     { method: 'POST', path: '/v1/agent/connect/authorize', body, signal: options.signal },
     parseAuthorize,
   )
-  return answer.value
+  return { ...answer.value, ageMs: answer.ageMs ?? 0 }
 }
 
-export function parseAuthorize(body: unknown): AuthorizeAnswer {
+export function parseAuthorize(body: unknown): Omit<AuthorizeAnswer, 'ageMs'> {
   const answer = object(body, '')
   return {
     authorized: boolean(answer['Authorized'], 'Authorized'),

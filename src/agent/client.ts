@@ -40,6 +40,8 @@ export interface AgentResponse<T> {
   readonly index: number | undefined
   /** `X-Consul-ContentHash` */
   readonly hash: string | undefined
+  /** `Age`, in milliseconds: for how long the agent has not been able to refresh its own copy. @default 0 */
+  readonly ageMs?: number
 }
 
 /**
@@ -108,6 +110,7 @@ export class AgentClient {
       value: this.#parse(what, status, text, parse),
       index: parseIndex(headers['x-consul-index']),
       hash: single(headers['x-consul-contenthash']),
+      ageMs: (parseIndex(headers['age']) ?? 0) * 1_000,
     }
   }
 

@@ -1,6 +1,7 @@
 import { askAuthorize } from '../agent/authorize.js'
 import { type AgentClient, isTransient } from '../agent/client.js'
 import type { Clock } from '../clock.js'
+import { AgentError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import { log } from '../log.js'
 import type { Decision } from './authorizer.js'
@@ -48,7 +49,8 @@ export class AgentsWord {
    * @throws AgentError
    */
   async asked(peer: Peer): Promise<Decision> {
-    return this.#ask(peer, this.#options.staleMs)
+    // Its copy may be one that the token may not refresh.
+    return this.#ask(peer, { servesMs: this.#options.staleMs, maxAgeMs: 0 })
   }
 
   /**
@@ -62,7 +64,7 @@ export class AgentsWord {
     if (answer?.isFresh === true && this.#age(answer) < KEPT_MS) return answer.decision
     const asking =
       this.#asking.get(spiffeId) ??
-      this.#ask(peer, staleMs > 0 ? KEPT_MS + staleMs : 0).finally(() => {
+      this.#ask(peer, { servesMs: staleMs > 0 ? KEPT_MS + staleMs : 0, maxAgeMs: staleMs }).finally(() => {
         if (this.#asking.get(spiffeId) === asking) this.#asking.delete(spiffeId)
       })
     this.#asking.set(spiffeId, asking)
@@ -101,18 +103,22 @@ export class AgentsWord {
     this.forget()
   }
 
-  async #ask(peer: Peer, servesMs: number): Promise<Decision> {
+  async #ask(
+    peer: Peer,
+    { servesMs, maxAgeMs }: { readonly servesMs: number; readonly maxAgeMs: number },
+  ): Promise<Decision> {
     const { agent, service, clock } = this.#options
     const { spiffeId, serialNumber } = peer
     const epoch = this.#epoch
     const askedAt = clock.now()
     try {
-      const decision = await askAuthorize(
+      const { ageMs, ...decision } = await askAuthorize(
         agent,
         { target: service, clientCertUri: spiffeId, clientCertSerial: serialNumber },
         { signal: this.#closed.signal },
       )
-      if (epoch === this.#epoch) this.#keep(spiffeId, { decision, askedAt, isFresh: true })
+      if (ageMs > maxAgeMs) throw outOfDate(agent, ageMs)
+      if (epoch === this.#epoch) this.#keep(spiffeId, { decision, askedAt: askedAt - ageMs, isFresh: true })
       return decision
     } catch (error) {
       const last = this.#answers.get(spiffeId)
@@ -149,4 +155,11 @@ export class AgentsWord {
     const age = this.#options.clock.now() - askedAt
     return age < 0 ? Infinity : age
   }
+}
+
+/** An agent goes on answering from its copy when its servers are away, or the token may not read intentions any more. */
+function outOfDate({ address }: AgentClient, ageMs: number): AgentError {
+  const request = 'POST /v1/agent/connect/authorize'
+  const message = `${request}: the agent at ${address} answered from a copy that it has not been able to refresh for ${ageMs / 1_000} s`
+  return new AgentError('ERR_CONNECT_AGENT_STALE', message, { address, request, status: 200 })
 }

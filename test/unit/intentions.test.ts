@@ -49,9 +49,9 @@ class Setup {
   }
 
   /** The agent's word on whoever is asked about. */
-  async say(Authorized: boolean): Promise<void> {
+  async say(Authorized: boolean, ageMs = 0): Promise<void> {
     await settle()
-    this.agent.last(AUTHORIZE).answer({ body: { Authorized, Reason: 'because' } })
+    this.agent.last(AUTHORIZE).answer({ body: { Authorized, Reason: 'because' }, ageMs })
     await settle()
   }
 
@@ -187,6 +187,17 @@ describe('Intentions: the default', () => {
     await assert.rejects(late, { code: 'ERR_CONNECT_AGENT_FAILED' })
   })
 
+  it('from a copy of the agent’s that is out of date serves for as long as ours would', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell()
+    const inTime = setup.ground()
+    await setup.say(true, 10_000)
+    assert.equal(await inTime, 'allowed: default')
+    const late = setup.decide(makePeer({ service: 'db' }))
+    await setup.say(true, 11_000)
+    await assert.rejects(late, { code: 'ERR_CONNECT_AGENT_STALE' })
+  })
+
   for (const code of ['ERR_CONNECT_AGENT_FORBIDDEN', 'ERR_CONNECT_AGENT_SHAPE'] as const) {
     it(`${code} is an answer: nothing of before serves`, async (t) => {
       const setup = new Setup(t)
@@ -234,6 +245,14 @@ describe('Intentions: without the right to read them', () => {
     await setup.tell('web allow')
     assert.equal(await setup.ground(), 'allowed: intention')
     assert.deepEqual(setup.events, ['changed', 'failed', 'changed', 'changed'])
+  })
+
+  it('an answer from a copy that the agent cannot refresh is none', async (t) => {
+    const setup = new Setup(t)
+    const first = setup.decide()
+    await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
+    await setup.say(true, 1_000)
+    await assert.rejects(first, { code: 'ERR_CONNECT_AGENT_STALE' })
   })
 
   it('open connections are asked about again each minute', async (t) => {
