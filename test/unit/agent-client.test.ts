@@ -185,6 +185,7 @@ describe('AgentClient: an answer', () => {
       value: { a: [1] },
       index: undefined,
       hash: undefined,
+      ageMs: 0,
     })
     const { client: empty } = await open(t, { body: '' })
     assert.equal((await empty.request(PATH, identity)).value, undefined)
@@ -206,10 +207,23 @@ describe('AgentClient: an answer', () => {
     ['a hexadecimal index is none', { 'X-Consul-Index': '0x10' }, undefined, undefined],
     ['an index beyond any number is none', { 'X-Consul-Index': '12345678901234567' }, undefined, undefined],
   ]
+  for (const [age, ageMs] of [
+    ['0', 0],
+    ['7', 7_000],
+    ['-7', 0],
+    ['soon', 0],
+    ['', 0],
+  ] as const) {
+    it(`its age: ${JSON.stringify(age)}`, async (t) => {
+      const { client } = await open(t, { headers: { Age: age } })
+      assert.equal((await client.request(PATH, identity)).ageMs, ageMs)
+    })
+  }
+
   for (const [rule, given, index, hash] of headers) {
     it(`its headers: ${rule}`, async (t) => {
       const { client } = await open(t, { headers: given })
-      assert.deepEqual(await client.request(PATH, () => 'v'), { value: 'v', index, hash })
+      assert.deepEqual(await client.request(PATH, () => 'v'), { value: 'v', index, hash, ageMs: 0 })
     })
   }
 
@@ -463,7 +477,9 @@ describe('AgentClient: TLS', () => {
           .catch((error: unknown) => (error as AgentError).code)
         assert.deepEqual(
           result,
-          isTrusted ? { value: 'fine', index: undefined, hash: undefined } : 'ERR_CONNECT_AGENT_UNREACHABLE',
+          isTrusted
+            ? { value: 'fine', index: undefined, hash: undefined, ageMs: 0 }
+            : 'ERR_CONNECT_AGENT_UNREACHABLE',
         )
       }
       assert.equal(requests.length, isTrusted ? 2 : 0)
