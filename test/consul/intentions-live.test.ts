@@ -9,7 +9,7 @@ import { proxyOutbound } from './built-in-proxy.js'
 import { type WrittenIntention, writeIntention } from './intention-api.js'
 import { type RealAgent, skip, startConsul } from './real-agent.js'
 import { recordingProxy } from './recording-proxy.js'
-import { agentJson, ask, joiner, nextEvent, until } from './service-mesh.js'
+import { WAIT_MS, agentJson, ask, joiner, nextEvent, until } from './service-mesh.js'
 
 const CHANGES = 100
 const MANAGEMENT = 'b1d2c3f4-0000-4000-8000-000000000001'
@@ -22,12 +22,18 @@ async function opened(web: Service, port: number): Promise<MeshSocket> {
   return socket
 }
 
-const closed = (socket: { once(event: 'close', listener: () => void): unknown }): Promise<number> =>
-  new Promise((resolve) =>
+/** When it has ended, by `performance.now`. */
+function closed(socket: { once(event: 'close', listener: () => void): unknown }): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      reject(new Error(`the connection has not ended within ${WAIT_MS} ms`))
+    }, WAIT_MS)
     socket.once('close', () => {
+      clearTimeout(timer)
       resolve(performance.now())
-    }),
-  )
+    })
+  })
+}
 
 async function allow(consul: RealAgent, source: string): Promise<WrittenIntention> {
   const written = await writeIntention(consul, source, 'api', 'allow')
@@ -83,13 +89,18 @@ test('an intention that turns to deny', { skip }, async (t) => {
 
   await t.test('ends the connection of a client behind the built-in proxy', async (t) => {
     const proxy = await proxyOutbound(t, consul, 'web', 'api')
-    const socket = tcpConnect({ port: proxy.port, host: '127.0.0.1' })
-    socket.on('error', () => undefined)
-    socket.write('x')
-    assert.equal(String((await once(socket, 'data'))[0]), 'x')
-    const revoked = nextEvent(api, 'revoked')
+    // It accepts before it has its certificates, and ends such connections.
+    const socket = await until('the proxy takes a connection to api', async () => {
+      const attempt = tcpConnect({ port: proxy.port, host: '127.0.0.1' })
+      attempt.on('error', () => undefined)
+      attempt.write('x')
+      const [answer] = (await once(attempt, 'data', { signal: AbortSignal.timeout(2_000) })) as [Buffer]
+      return answer.toString() === 'x' && attempt
+    })
+    // It may be gone before the agent has answered.
+    const [revoked, ended] = [nextEvent(api, 'revoked'), closed(socket)]
     await intention.set('deny')
-    await closed(socket)
+    await ended
     assert.equal((await revoked)[0].peer.service, 'web')
   })
 })
