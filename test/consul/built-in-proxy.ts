@@ -1,9 +1,10 @@
 // The proxy that comes with Consul, written in Go: `consul connect proxy`, as a process of its own.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { connect } from 'node:net'
 import type { TestContext } from 'node:test'
 import type { RealAgent } from './real-agent.js'
-import { WAIT_MS, freePort } from './service-mesh.js'
+import { WAIT_MS, freePort, until } from './service-mesh.js'
 
 const binary = process.env['CONSUL_BIN'] ?? 'consul'
 
@@ -23,6 +24,13 @@ export async function proxyInbound(
   const address = `127.0.0.1:${applicationPort}`
   const args = ['-service', service, '-service-addr', address, '-listen', `127.0.0.1:${port}`, '-register']
   const proxy = await start(t, consul, args, 'listener="public listener"')
+  // It says so before it listens.
+  await until('the public listener accepts', async () => {
+    const socket = connect(port, '127.0.0.1')
+    await once(socket, 'connect')
+    socket.destroy()
+    return true
+  })
   return { ...proxy, port }
 }
 
