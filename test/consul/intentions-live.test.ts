@@ -4,12 +4,12 @@ import { connect as tcpConnect } from 'node:net'
 import { type TestContext, test } from 'node:test'
 import type { MeshSocket, Peer, RevokedError, Service, Staleness } from '../../src/index.js'
 import { portOf, rejection } from '../fixtures/mesh.js'
-import { WAYS, at, echo } from '../fixtures/ways.js'
+import { WAYS, at, echo, ending } from '../fixtures/ways.js'
 import { proxyOutbound } from './built-in-proxy.js'
 import { type WrittenIntention, writeIntention } from './intention-api.js'
 import { type RealAgent, skip, startConsul } from './real-agent.js'
 import { recordingProxy } from './recording-proxy.js'
-import { WAIT_MS, agentJson, ask, joiner, nextEvent, until } from './service-mesh.js'
+import { agentJson, ask, joiner, nextEvent, until } from './service-mesh.js'
 
 const CHANGES = 100
 const MANAGEMENT = 'b1d2c3f4-0000-4000-8000-000000000001'
@@ -23,16 +23,9 @@ async function opened(web: Service, port: number): Promise<MeshSocket> {
 }
 
 /** When it has ended, by `performance.now`. */
-function closed(socket: { once(event: 'close', listener: () => void): unknown }): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      reject(new Error(`the connection has not ended within ${WAIT_MS} ms`))
-    }, WAIT_MS)
-    socket.once('close', () => {
-      clearTimeout(timer)
-      resolve(performance.now())
-    })
-  })
+async function closed(socket: Parameters<typeof ending>[0]): Promise<number> {
+  await ending(socket)
+  return performance.now()
 }
 
 async function allow(consul: RealAgent, source: string): Promise<WrittenIntention> {
