@@ -24,7 +24,8 @@ export interface AgentsWordOptions {
 
 interface Answer {
   readonly decision: Decision
-  readonly askedAt: number
+  /** When it was asked for, or when the agent could refresh its own copy for the last time. */
+  readonly trueAt: number
   isFresh: boolean
 }
 
@@ -54,7 +55,7 @@ export class AgentsWord {
   }
 
   /**
-   * The same, and kept for a minute or until `expire`.
+   * The same, and kept for a minute, or until it expires.
    * @throws AgentError
    */
   async kept(peer: Peer): Promise<Decision> {
@@ -73,26 +74,30 @@ export class AgentsWord {
 
   /** Whatever was said is asked for again, and serves only while the agent is away. */
   expire(): void {
-    const { clock, onDoubt } = this.#options
     this.#epoch += 1
-    this.#changedAt = clock.now()
     this.#asking = new Map()
     for (const answer of this.#answers.values()) answer.isFresh = false
+  }
+
+  /** The intentions have changed: the agent's copy may still be that of before. */
+  onChange(): void {
+    const { clock, onDoubt } = this.#options
+    this.expire()
+    this.#changedAt = clock.now()
     this.#cancelSettling()
     this.#cancelSettling = clock.after(SETTLED_MS, () => {
-      // Not even what is being asked for now is sure to be new.
-      this.#epoch += 1
-      this.#asking = new Map()
-      const doubtful = [...this.#answers].filter(([, { askedAt }]) => askedAt >= this.#changedAt)
+      const doubtful = [...this.#answers].filter(([, { trueAt }]) => trueAt >= this.#changedAt)
       for (const [spiffeId] of doubtful) this.#answers.delete(spiffeId)
-      if (doubtful.length > 0) onDoubt()
+      // Not even what is being asked for now is sure to be new.
+      const isAsking = this.#asking.size > 0
+      this.expire()
+      if (doubtful.length > 0 || isAsking) onDoubt()
     })
   }
 
   /** Whatever was said counts no more. */
   forget(): void {
-    this.#epoch += 1
-    this.#asking = new Map()
+    this.expire()
     this.#answers.clear()
   }
 
@@ -117,8 +122,9 @@ export class AgentsWord {
         { target: service, clientCertUri: spiffeId, clientCertSerial: serialNumber },
         { signal: this.#closed.signal },
       )
-      if (ageMs > maxAgeMs) throw outOfDate(agent, ageMs)
-      if (epoch === this.#epoch) this.#keep(spiffeId, { decision, askedAt: askedAt - ageMs, isFresh: true })
+      const trueAt = askedAt - ageMs
+      if (ageMs > maxAgeMs || (ageMs > 0 && trueAt < this.#changedAt)) throw outOfDate(agent, ageMs)
+      if (epoch === this.#epoch) this.#keep(spiffeId, { decision, trueAt, isFresh: true })
       return decision
     } catch (error) {
       const last = this.#answers.get(spiffeId)
@@ -151,8 +157,8 @@ export class AgentsWord {
   }
 
   /** An answer of the future comes from a clock that was set back: it counts as old. */
-  #age({ askedAt }: Answer): number {
-    const age = this.#options.clock.now() - askedAt
+  #age({ trueAt }: Answer): number {
+    const age = this.#options.clock.now() - trueAt
     return age < 0 ? Infinity : age
   }
 }

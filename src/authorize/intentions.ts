@@ -150,7 +150,8 @@ export class Intentions extends EventEmitter<IntentionsEvents> {
     }
     if (!isNew && !wasStale) return
     // With the first there is nothing that could have been said before it.
-    if (!isFirst) this.#word.expire()
+    if (isNew && !isFirst) this.#word.onChange()
+    else this.#word.expire()
     this.emit('changed')
   }
 

@@ -160,6 +160,69 @@ describe('Intentions: the default', () => {
     assert.equal(await late, 'denied: default')
   })
 
+  it('what is still being asked for a second after a change is asked for once more', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell('web allow')
+    await setup.tell()
+    const early = setup.ground()
+    const told = setup.events.length
+    await setup.clock.advance(1_000)
+    assert.deepEqual(setup.events.slice(told), ['changed'])
+    await setup.say(true)
+    assert.equal(await early, 'allowed: default')
+    const late = setup.ground()
+    await setup.say(false)
+    assert.equal(await late, 'denied: default')
+  })
+
+  it('said in the second after a change it does not serve when the agent goes away', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell('web allow')
+    await setup.tell()
+    const early = setup.ground()
+    await setup.say(true)
+    assert.equal(await early, 'allowed: default')
+    await setup.clock.advance(1_000)
+    const late = setup.decide()
+    await setup.fail('ERR_CONNECT_AGENT_UNREACHABLE', AUTHORIZE)
+    await assert.rejects(late, { code: 'ERR_CONNECT_AGENT_UNREACHABLE' })
+  })
+
+  it('is asked for again when the agent is back', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell()
+    const before = setup.ground()
+    await setup.say(true)
+    await before
+    await setup.fail()
+    await setup.clock.advance(1_000)
+    await setup.tell()
+    const after = setup.ground()
+    await setup.say(false)
+    assert.equal(await after, 'denied: default')
+  })
+
+  it('from a copy of the agent’s that is older than a change it is none', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell('web allow')
+    await setup.clock.advance(5_000)
+    await setup.tell()
+    const decision = setup.decide()
+    await setup.say(true, 1_000)
+    await assert.rejects(decision, { code: 'ERR_CONNECT_AGENT_STALE' })
+  })
+
+  it('on the agent’s return with nothing new, its old copy serves', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell()
+    await setup.fail()
+    await setup.clock.advance(1_000)
+    await setup.tell()
+    const decision = setup.ground()
+    await setup.say(true, 2_000)
+    assert.equal(await decision, 'allowed: default')
+  })
+
   it('an answer that comes when the intentions have changed is no answer', async (t) => {
     const setup = new Setup(t)
     await setup.tell()
@@ -245,6 +308,18 @@ describe('Intentions: without the right to read them', () => {
     await setup.tell('web allow')
     assert.equal(await setup.ground(), 'allowed: intention')
     assert.deepEqual(setup.events, ['changed', 'failed', 'changed', 'changed'])
+  })
+
+  it('what was said while they could be read does not serve', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell()
+    const known = setup.ground()
+    await setup.say(true)
+    await known
+    await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
+    const decision = setup.decide()
+    await setup.fail('ERR_CONNECT_AGENT_UNREACHABLE', AUTHORIZE)
+    await assert.rejects(decision, { code: 'ERR_CONNECT_AGENT_UNREACHABLE' })
   })
 
   it('an answer from a copy that the agent cannot refresh is none', async (t) => {

@@ -1,0 +1,129 @@
+import assert from 'node:assert/strict'
+import { PassThrough } from 'node:stream'
+import { describe, it } from 'node:test'
+import { Authorization } from '../../src/authorize/authorization.js'
+import type { Outcome, RevokedError } from '../../src/authorize/authorizer.js'
+import type { Peer } from '../../src/identity/peer.js'
+import { Admitted } from '../../src/transport/admitted.js'
+import type { MeshSocket } from '../../src/transport/socket.js'
+import { FakeClock, settle } from '../fixtures/fake-clock.js'
+import { makePeer } from '../fixtures/peers.js'
+
+/** Decides when a test says so. */
+class ByHand extends Authorization {
+  readonly asked: { readonly who: string; readonly answer: (authorized: boolean) => Promise<void> }[] = []
+
+  override decide(peer: Peer): Promise<Outcome> {
+    return new Promise((resolve) => {
+      const answer = async (authorized: boolean): Promise<void> => {
+        resolve({ authorized, reason: 'by hand', basis: 'authorizer' })
+        await settle()
+      }
+      this.asked.push({ who: peer.service, answer })
+    })
+  }
+}
+
+function start(endsWithCertificate = false) {
+  const authorization = new ByHand({} as never)
+  const clock = new FakeClock()
+  const revoked: RevokedError[] = []
+  const admitted = new Admitted({
+    service: 'api',
+    authorization,
+    timeoutMs: 1_000,
+    endsWithCertificate,
+    clock,
+    revoked: (error) => revoked.push(error),
+  })
+  const open = (peer: Partial<Peer> = {}): MeshSocket => {
+    const socket = Object.assign(new PassThrough(), { peer: makePeer(peer) }) as unknown as MeshSocket
+    admitted.add(socket)
+    return socket
+  }
+  return { admitted, asked: authorization.asked, clock, open, revoked }
+}
+
+describe('Admitted', () => {
+  it('decides once for each certificate, and ends those of the denied', async () => {
+    const { admitted, asked, open, revoked } = start()
+    const [one, two, other] = [open(), open(), open({ service: 'db' })]
+    const count = admitted.reauthorize()
+    assert.deepEqual(
+      asked.map(({ who }) => who),
+      ['web', 'db'],
+    )
+    await asked[0]!.answer(false)
+    assert.deepEqual([one.destroyed, two.destroyed, other.destroyed], [true, true, false])
+    await asked[1]!.answer(true)
+    assert.equal(await count, 2)
+    assert.equal(other.destroyed, false)
+    assert.deepEqual(
+      revoked.map(({ peer, reason }) => [peer.service, reason]),
+      [
+        ['web', 'by hand'],
+        ['web', 'by hand'],
+      ],
+    )
+  })
+
+  it('a decision that takes long holds up no other certificate', async () => {
+    const { admitted, asked, open } = start()
+    open()
+    const other = open({ service: 'db' })
+    void admitted.reauthorize()
+    await asked[1]!.answer(false)
+    assert.equal(other.destroyed, true)
+  })
+
+  it('a change during a decision is heeded by another after it, and by one alone', async () => {
+    const { admitted, asked, open } = start()
+    const socket = open()
+    void admitted.reauthorize()
+    const counts = [admitted.reauthorize(), admitted.reauthorize()]
+    await settle()
+    assert.equal(asked.length, 1)
+    await asked[0]!.answer(true)
+    assert.equal(asked.length, 2)
+    await asked[1]!.answer(false)
+    assert.deepEqual(await Promise.all(counts), [1, 1])
+    assert.equal(socket.destroyed, true)
+    await settle()
+    assert.equal(asked.length, 2)
+  })
+
+  it('what has ended by itself is not told of', async () => {
+    const { admitted, asked, open, revoked } = start()
+    const [socket] = [open(), open()]
+    const count = admitted.reauthorize()
+    socket.destroy()
+    await settle()
+    await asked[0]!.answer(false)
+    assert.equal(await count, 1)
+    assert.equal(revoked.length, 1)
+    assert.equal(await admitted.reauthorize(), 0)
+    assert.equal(asked.length, 1)
+  })
+
+  it('ends connections with their certificate, and forgets it with the last of them', async () => {
+    const notAfter = new Date(Date.UTC(2030, 0, 1) + 5_000)
+    const { clock, open, revoked } = start(true)
+    const [one, two] = [open({ notAfter }), open({ notAfter })]
+    const gone = open({ service: 'db', notAfter })
+    gone.destroy()
+    await settle()
+    assert.equal(clock.pending, 1)
+    await clock.advance(4_999)
+    assert.equal(one.destroyed, false)
+    await clock.advance(1)
+    assert.deepEqual([one.destroyed, two.destroyed], [true, true])
+    assert.deepEqual(new Set(revoked.map(({ basis }) => basis)), new Set(['expired']))
+    assert.equal(clock.pending, 0)
+  })
+
+  it('arms no timer where a connection may outlive its certificate', () => {
+    const { clock, open } = start()
+    open()
+    assert.equal(clock.pending, 0)
+  })
+})
