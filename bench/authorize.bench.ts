@@ -8,6 +8,7 @@ import { startConsul } from '../test/consul/real-agent.js'
 import { recordingProxy } from '../test/consul/recording-proxy.js'
 import { intend, until } from '../test/consul/service-mesh.js'
 import { heapUsed } from './heap.js'
+import { withFixtures } from './scope.js'
 import { type Benchmark, median, round } from './measure.js'
 
 const SIZES = [10, 1_000, 10_000]
@@ -20,7 +21,7 @@ const benchmark: Benchmark = {
   question:
     'how many decisions a second, what does a copy of the intentions weigh, and what is asked of the agent?',
   async run() {
-    return { ...decisions(), ...(await connections()) }
+    return { ...decisions(), ...(await withFixtures(connections)) }
   },
 }
 export default benchmark
@@ -83,36 +84,30 @@ function decisions(): Record<string, Record<string, number>> {
   return rows
 }
 
-async function connections(): Promise<Record<string, Record<string, number>>> {
-  const endings: (() => unknown)[] = []
-  const scope = { after: (ending: () => unknown) => endings.unshift(ending) } as unknown as TestContext
-  try {
-    const consul = await startConsul(scope)
-    const recording = await recordingProxy(scope, consul)
-    const agent = { address: recording.address, env: {} }
-    await using api = service('api', { agent })
-    await using web = service('web', { agent })
-    const listener = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => socket.end('x'))
-    const upstream = { address: `127.0.0.1:${(listener.address() as AddressInfo).port}`, service: 'api' }
-    const dial = async (): Promise<void> => {
-      await once((await web.dial(upstream)).resume(), 'close')
-    }
-    const rows: Record<string, Record<string, number>> = {}
-    for (const [name, known, prepare] of [
-      ['the default decides', 0, () => undefined],
-      ['an intention decides', 1, () => intend(consul, 'allow', 'web', 'api')],
-    ] as const) {
-      await prepare()
-      await dial()
-      await until('the intention is known', () => api.figures().intentions === known)
-      const before = recording.requests.length
-      for (let i = 0; i < CONNECTIONS; i += 1) await dial()
-      rows[`${CONNECTIONS} connections, ${name}`] = {
-        'requests to the agent': recording.requests.length - before,
-      }
-    }
-    return rows
-  } finally {
-    for (const end of endings) await end()
+async function connections(scope: TestContext): Promise<Record<string, Record<string, number>>> {
+  const consul = await startConsul(scope)
+  const recording = await recordingProxy(scope, consul)
+  const agent = { address: recording.address, env: {} }
+  await using api = service('api', { agent })
+  await using web = service('web', { agent })
+  const listener = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => socket.end('x'))
+  const upstream = { address: `127.0.0.1:${(listener.address() as AddressInfo).port}`, service: 'api' }
+  const dial = async (): Promise<void> => {
+    await once((await web.dial(upstream)).resume(), 'close')
   }
+  const rows: Record<string, Record<string, number>> = {}
+  for (const [name, known, prepare] of [
+    ['the default decides', 0, () => undefined],
+    ['an intention decides', 1, () => intend(consul, 'allow', 'web', 'api')],
+  ] as const) {
+    await prepare()
+    await dial()
+    await until('the intention is known', () => api.figures().intentions === known)
+    const before = recording.requests.length
+    for (let i = 0; i < CONNECTIONS; i += 1) await dial()
+    rows[`${CONNECTIONS} connections, ${name}`] = {
+      'requests to the agent': recording.requests.length - before,
+    }
+  }
+  return rows
 }

@@ -9,6 +9,7 @@ import { proxyOutbound } from '../test/consul/built-in-proxy.js'
 import { startConsul } from '../test/consul/real-agent.js'
 import { instances, until } from '../test/consul/service-mesh.js'
 import { bareGeneration } from './bare.js'
+import { withFixtures } from './scope.js'
 import { type Benchmark, type Sample, median, round, sample } from './measure.js'
 
 const ROUNDS = 9
@@ -25,15 +26,7 @@ const TOGETHER = 8
 const benchmark: Benchmark = {
   question:
     'what does a dial cost, up to one byte echoed, over bare node:tls and through the built-in proxy?',
-  async run() {
-    const endings: (() => unknown)[] = []
-    const scope = { after: (ending: () => unknown) => endings.unshift(ending) } as unknown as TestContext
-    try {
-      return await compare(scope)
-    } finally {
-      for (const end of endings) await end()
-    }
-  },
+  run: () => withFixtures(compare),
 }
 export default benchmark
 

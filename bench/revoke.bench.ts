@@ -5,8 +5,11 @@ import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type Service, service } from '../src/index.js'
+import { type WrittenIntention, writeIntention } from '../test/consul/intention-api.js'
 import { type RealAgent, startConsul } from '../test/consul/real-agent.js'
-import { agentJson, until } from '../test/consul/service-mesh.js'
+import { until } from '../test/consul/service-mesh.js'
+import { nextEvent } from '../test/fixtures/mesh.js'
+import { withFixtures } from './scope.js'
 import { type Benchmark, median, round } from './measure.js'
 
 const SOURCES = 100
@@ -18,32 +21,28 @@ const PAUSE_MS = 250
 /** A real agent; the listener here, whoever dials in a process of their own. Times begin when the API has answered. */
 const benchmark: Benchmark = {
   question: 'how long after an intention turns to deny is the connection closed?',
-  async run() {
-    const endings: (() => unknown)[] = []
-    const scope = { after: (ending: () => unknown) => endings.unshift(ending) } as unknown as TestContext
-    try {
-      // Otherwise the agent signs no more than 50 certificates a second.
-      const connect = { enabled: true, ca_config: { csr_max_per_second: 0 } }
-      const consul = await startConsul(scope, { extraConfig: { connect } })
-      await using api = service('api', { agent: { address: consul.address, env: {} } })
-      const listener = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => {
-        socket.write('x')
-        socket.resume()
-      })
-      const { port } = listener.address() as AddressInfo
-      const few = await oneByOne(consul, api, port)
-      const many = await oneOfMany(consul, api, port)
-      return { [`${CHANGES} changes, a connection each`]: few, ...many }
-    } finally {
-      for (const end of endings) await end()
-    }
-  },
+  run: () => withFixtures(compare),
 }
 export default benchmark
 
+async function compare(scope: TestContext): Promise<Record<string, Record<string, number>>> {
+  // Otherwise the agent signs no more than 50 certificates a second.
+  const connect = { enabled: true, ca_config: { csr_max_per_second: 0 } }
+  const consul = await startConsul(scope, { extraConfig: { connect } })
+  await using api = service('api', { agent: { address: consul.address, env: {} } })
+  const listener = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => {
+    socket.write('x')
+    socket.resume()
+  })
+  const { port } = listener.address() as AddressInfo
+  const few = await oneByOne(consul, api, port)
+  const many = await oneOfMany(consul, api, port)
+  return { [`${CHANGES} changes, a connection each`]: few, ...many }
+}
+
 async function oneByOne(consul: RealAgent, api: Service, port: number): Promise<Record<string, number>> {
   await using web = service('web', { agent: { address: consul.address, env: {} } })
-  const intention = await create(consul, 'web')
+  const intention = await allow(consul, 'web')
   const times: number[] = []
   for (let i = 0; i < CHANGES; i += 1) {
     const socket = await web.dial({ address: `127.0.0.1:${port}`, service: 'api' })
@@ -51,7 +50,7 @@ async function oneByOne(consul: RealAgent, api: Service, port: number): Promise<
     const closed = once(socket, 'close').then(() => performance.now())
     const answered = await intention.set('deny')
     times.push((await closed) - answered)
-    const told = once(api as unknown as EventTarget, 'decisions')
+    const told = nextEvent(api, 'decisions')
     await intention.set('allow')
     await told
     await sleep(PAUSE_MS)
@@ -68,7 +67,7 @@ async function oneOfMany(
   api: Service,
   port: number,
 ): Promise<Record<string, Record<string, number>>> {
-  const intention = await create(consul, 'source-7')
+  const intention = await allow(consul, 'source-7')
   const file = fileURLToPath(new URL('revoke-dialler.ts', import.meta.url))
   const diallers = fork(file, [consul.address, String(port), String(SOURCES), String(CONNECTIONS / SOURCES)])
   try {
@@ -97,21 +96,10 @@ async function oneOfMany(
   }
 }
 
-/** An intention for api that can be turned; `set` returns when the agent has answered. */
-async function create(
-  consul: RealAgent,
-  source: string,
-): Promise<{ readonly set: (action: 'allow' | 'deny') => Promise<number> }> {
-  const path = '/v1/connect/intentions'
-  const body = (Action: string): string =>
-    JSON.stringify({ SourceName: source, DestinationName: 'api', SourceType: 'consul', Action })
-  const { ID } = await agentJson<{ ID: string }>(consul, path, { method: 'POST', body: body('allow') })
-  return {
-    set: async (action) => {
-      await agentJson(consul, `${path}/${ID}`, { method: 'PUT', body: body(action) })
-      return performance.now()
-    },
-  }
+async function allow(consul: RealAgent, source: string): Promise<WrittenIntention> {
+  const written = await writeIntention(consul, source, 'api', 'allow')
+  if (written === undefined) throw new Error(`there is an intention for ${source} already`)
+  return written
 }
 
 async function said(child: ChildProcess, what: string): Promise<unknown> {

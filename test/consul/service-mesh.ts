@@ -11,14 +11,13 @@ import {
   type AgentOptions,
   type MeshSocket,
   type Service,
-  type ServiceEvents,
   type ServiceOptions,
   service,
 } from '../../src/index.js'
-import { readAll } from '../fixtures/mesh.js'
+import { WAIT_MS, readAll } from '../fixtures/mesh.js'
 import type { RealAgent } from './real-agent.js'
 
-export const WAIT_MS = 15_000
+export { WAIT_MS, nextEvent } from '../fixtures/mesh.js'
 
 /** What the agent says of a rotation may take the 30 s over which Consul spreads the new certificates. */
 export const ROTATION_MS = 45_000
@@ -54,31 +53,6 @@ export async function ask(socket: MeshSocket, line: string): Promise<string> {
   const answer = once(socket, 'data', { signal: AbortSignal.timeout(WAIT_MS) })
   socket.write(line)
   return String((await answer)[0])
-}
-
-/** The next such event that `accept` takes. */
-export function nextEvent<K extends keyof ServiceEvents>(
-  from: Service,
-  event: K,
-  accept: (...args: ServiceEvents[K]) => boolean = () => true,
-  timeoutMs = WAIT_MS,
-): Promise<ServiceEvents[K]> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      off()
-      reject(new Error(`${from.name}: no such '${event}' event within ${timeoutMs} ms`))
-    }, timeoutMs)
-    const onEvent = (...args: ServiceEvents[K]): void => {
-      if (!accept(...args)) return
-      off()
-      resolve(args)
-    }
-    const off = (): void => {
-      clearTimeout(timer)
-      from.off(event, onEvent)
-    }
-    from.on(event, onEvent)
-  })
 }
 
 /** Asks until the answer is neither undefined nor false. For what has no event: the agent's own view of things. */

@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
 import { type TestContext, describe, it } from 'node:test'
-import type { RevokedError, Service } from '../../src/index.js'
-import { portOf, readAll, rejection, startMesh, type TestMesh } from '../fixtures/mesh.js'
+import type { Service } from '../../src/index.js'
+import { nextEvent, portOf, readAll, rejection, startMesh, type TestMesh } from '../fixtures/mesh.js'
 import { WAYS, at, dial, echo, openRaw } from '../fixtures/ways.js'
 
 describe('an intention that turns to deny', () => {
@@ -15,7 +14,7 @@ describe('an intention that turns to deny', () => {
         const port = portOf(await listen(api))
         const denied = await open(join('web'), port)
         const other = await open(join('other'), port)
-        const revoked = once(api as never, 'revoked') as Promise<[RevokedError]>
+        const revoked = nextEvent(api, 'revoked')
         agent.setIntention('web', 'api', 'deny')
         await denied.closed
         const [error] = await revoked
@@ -75,7 +74,7 @@ describe('an intention that turns to deny', () => {
     const port = portOf(await api.listen(at, echo))
     const opening = rejection(openRaw(join('web'), port))
     await asked
-    const told = once(api as never, 'decisions')
+    const told = nextEvent(api, 'decisions')
     agent.setIntention('web', 'api', 'deny')
     await told
     goOn()
@@ -131,7 +130,7 @@ describe('other reasons to end a connection', () => {
     const lenient = portOf(await api.listen(at, echo))
     const web = mesh.join('web')
     const [open, other] = [await openRaw(web, strict), await openRaw(web, lenient)]
-    const [error] = (await once(api as never, 'revoked')) as [RevokedError]
+    const [error] = await nextEvent(api, 'revoked')
     await open.closed
     assert.equal(error.basis, 'expired')
     assert.match(error.reason, /its certificate expired at 20/)
@@ -174,7 +173,7 @@ describe('other reasons to end a connection', () => {
     const api = join('api', { staleIntentionsMs: 300 })
     const port = portOf(await api.listen(at, echo))
     const open = await openRaw(join('web'), port)
-    const stale = once(api as never, 'stale') as Promise<[{ since: Date; deniesAt: Date; cause: Error }]>
+    const stale = nextEvent(api, 'stale')
     await agent.stop()
     const [{ since, deniesAt, cause }] = await stale
     assert.equal(deniesAt.getTime() - since.getTime(), 300)
@@ -202,7 +201,7 @@ async function connected(
   // The first connection makes the intentions watched.
   await readAll((await dial(web, port)).end('x'))
   const turn = async (action: 'allow' | 'deny'): Promise<void> => {
-    const told = once(api as never, 'decisions')
+    const told = nextEvent(api, 'decisions')
     agent.setIntention('web', 'api', action)
     await told
   }
