@@ -84,7 +84,9 @@ export function expectDuration(option: string, value: unknown): number {
 }
 
 export function expectDurationOrNone(option: string, value: unknown): number {
-  return value === 0 ? 0 : expectDuration(option, value)
+  if (value === 0) return 0
+  if (typeof value === 'number' && value > 0 && Number.isFinite(value)) return value
+  throw new OptionError(option, 'a number of milliseconds, or 0', describe(value))
 }
 
 /** A duration, or what holds where none is given. */

@@ -199,7 +199,7 @@ export class Intentions extends EventEmitter<IntentionsEvents> {
     if (!hadRight) return
     this.#word.forget()
     const { agent, service } = this.#options
-    const message = `the intentions for ${service} may not be read, so the agent is asked about each connection and changes are noticed within a minute: give the token service ${JSON.stringify(service)} { policy = "write", intentions = "read" }`
+    const message = `the intentions for ${service} may not be read; the agent is asked about each connection, for which it may want the same right: give the token service ${JSON.stringify(service)} { policy = "write", intentions = "read" }`
     const { address } = agent
     const request = 'GET /v1/connect/intentions/match'
     const details = { address, request, status: 403, cause }

@@ -311,31 +311,44 @@ describe('tokens', () => {
   it('come from a file that is read again when it changes', async (t) => {
     const { agent, agentOptions, join } = await startMesh(t, { acl })
     const tokenFile = joinPath(temporaryFolder(t), 'token')
-    // It may not read the intentions, so that the agent is asked each time.
-    const rules = { services: { api: 'write' }, intentions: { api: 'deny' } } as const
-    writeFileSync(tokenFile, `${agent.createToken(rules)}\n`, { mode: 0o600 })
+    writeFileSync(tokenFile, `${agent.createToken({ services: { api: 'write' } })}\n`, { mode: 0o600 })
     const api = join('api', { agent: { ...agentOptions, tokenFile } })
-    await api.ready()
-    const peerOf = async (name: string): Promise<boolean> => {
-      const caller = { ...(await own(api)), service: name }
-      return (await api.authorize(caller)).authorized
-    }
-    agent.setIntention('*', 'api', 'allow')
-    assert.equal(await peerOf('web'), true)
+    // Each asks the agent something.
+    let port = 0
+    const register = (): Promise<unknown> => api.register({ port: (port += 1) })
+    await register()
     writeFileSync(tokenFile, 'no-such-token')
-    assert.equal(await peerOf('web'), false)
-    writeFileSync(tokenFile, agent.createToken(rules))
-    assert.equal(await peerOf('web'), true)
+    assert.equal((await rejection(register())).code, 'ERR_CONNECT_AGENT_FORBIDDEN')
+    writeFileSync(tokenFile, agent.createToken({ services: { api: 'write' } }))
+    await register()
     for (const content of ['', 'two tokens']) {
       writeFileSync(tokenFile, content)
-      const { authorized, reason } = await api.authorize(await own(api))
-      assert.equal(authorized, false)
-      assert.match(reason, /agent\.tokenFile: expected a file with one token/)
+      assert.match((await rejection(register())).message, /agent\.tokenFile: expected a file with one token/)
     }
     rmSync(tokenFile)
     assert.match(
-      (await api.authorize(await own(api))).reason,
+      (await rejection(register())).message,
       /agent\.tokenFile: expected the path of a readable file/,
+    )
+  })
+
+  it('that may not read the intentions let nobody in, and one warning says what to grant', async (t) => {
+    const { agent, agentOptions, join } = await startMesh(t, { acl })
+    const rules = { services: { api: 'write' }, intentions: { api: 'deny' } } as const
+    const api = join('api', { agent: { ...agentOptions, token: agent.createToken(rules) } })
+    const warnings: string[] = []
+    api.on('warning', ({ message }) => warnings.push(message))
+    agent.setIntention('*', 'api', 'allow')
+    for (let i = 0; i < 3; i += 1) {
+      const { authorized, reason } = await api.authorize(await own(api))
+      assert.equal(authorized, false)
+      assert.match(reason, /authorize: the agent at .* answered 403/)
+    }
+    assert.equal(agent.requestCount(AUTHORIZE), 3)
+    assert.equal(warnings.length, 1)
+    assert.match(
+      warnings[0] ?? '',
+      /give the token service "api" \{ policy = "write", intentions = "read" \}/,
     )
   })
 })

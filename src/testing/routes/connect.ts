@@ -101,6 +101,8 @@ function authorize(state: State): (call: Call) => Answer {
     if (request.target === '') throw new HttpError(400, 'Bad request: Target service must be specified')
     const source = parseServiceUri(request.uri)
     permissions.requireService(request.target, 'write', 'Permission denied')
+    // It reads them with the caller's token.
+    permissions.requireIntention(request.target, 'read')
     const destination = { namespace: request.namespace, name: request.target }
     const intention = decidingIntention(state.intentions.list(), source, destination)
     const byDefault = state.acl.enabled
