@@ -1,3 +1,4 @@
+import { type ProxyConfigOptions, ProxyConfigSource, type ProxySelector } from './proxy/config.js'
 import { Service } from './service.js'
 import type { ServiceOptions } from './service-options.js'
 
@@ -10,9 +11,21 @@ export function service(name: string, options?: ServiceOptions): Service {
   return new Service(name, options)
 }
 
+/**
+ * The live configuration of a proxy that is registered with the agent, for those who write a proxy. Returns at once; the
+ * first one comes with `ready()` or the event `changed`.
+ * @throws OptionError
+ */
+export function proxyConfig(selector: ProxySelector, options?: ProxyConfigOptions): ProxyConfigSource {
+  return new ProxyConfigSource(selector, options)
+}
+
 export { Service } from './service.js'
 export { SpiffeId } from './identity/spiffe.js'
+export { ProxyConfigSource } from './proxy/config.js'
+export { parseProxyConfig } from './proxy/settings.js'
 export { peer } from './transport/peer.js'
+export { pump } from './transport/pump.js'
 export {
   AbortError,
   AgentError,
@@ -44,6 +57,9 @@ export type { Authorizer, AuthorizeRequest, Decision, DecisionBasis } from './au
 export type { AllowedService } from './authorize/authorizers.js'
 export type { Staleness } from './authorize/intentions.js'
 export type { DialAttempt, ErrorCode, NoInstancesReason } from './errors.js'
+export type { ProxyConfigEvents, ProxyConfigOptions, ProxySelector } from './proxy/config.js'
+export type { LocalAddress, ProxyConfig, ProxyListener, ProxyUpstream } from './proxy/settings.js'
+export type { ReadyOptions } from './ready-options.js'
 export type { RegisterOptions, TcpCheck, TtlCheck } from './register-options.js'
 export type { ServiceEvents } from './events.js'
 export type { DecisionCount, Figures, RejectionCount, RevocationCount } from './figures.js'
@@ -52,6 +68,7 @@ export type { Peer } from './identity/peer.js'
 export type { Roots } from './identity/roots.js'
 export type { ServiceId, SpiffeIdParts } from './identity/spiffe.js'
 export type { ExpectedIdentity } from './identity/verify.js'
+export type { HandshakeMessage } from './channels.js'
 export type { Clock, Time } from './clock.js'
 export type { CloseOptions } from './close-options.js'
 export type { Endpoint, ResolveRequest, Resolver } from './resolve/resolver.js'
@@ -62,12 +79,12 @@ export type {
   DialOptions,
   ForwardOptions,
   ListenOptions,
-  ReadyOptions,
   ResolveOptions,
   ServiceOptions,
 } from './service-options.js'
 export type { ConnectionHandler, Listener } from './transport/listen.js'
 export type { ListenAddress } from './transport/open-server.js'
+export type { PumpOptions, PumpResult } from './transport/pump.js'
 export type { MeshSocket } from './transport/socket.js'
 export type { TlsMaterial } from './transport/context.js'
 export type { TlsClientOptions, TlsServerOptions } from './transport/tls.js'

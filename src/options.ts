@@ -16,6 +16,12 @@ export const DEFAULTS = {
   staleIntentionsMs: 600_000,
   /** Whoever reaches a forward speaks as the service that opened it. */
   forwardHost: '127.0.0.1',
+  /** How many inbound connections may be in their handshake at a time; the one that began first makes room. */
+  maxHandshakes: 512,
+  /** A proxy's public listener is there to be reached; its application is on its own machine. */
+  proxyHost: '0.0.0.0',
+  loopback: '127.0.0.1',
+  localConnectTimeoutMs: 1_000,
   /** How long an upstream that nobody dials is still watched. */
   upstreamIdleMs: 300_000,
   /** The same for one that has no instance: its name may be nobody's. */
@@ -87,6 +93,11 @@ export function expectDurationOrNone(option: string, value: unknown): number {
   if (value === 0) return 0
   if (typeof value === 'number' && value > 0 && Number.isFinite(value)) return value
   throw new OptionError(option, 'a number of milliseconds, or 0', describe(value))
+}
+
+export function expectCount(option: string, value: unknown): number {
+  if (typeof value === 'number' && Number.isSafeInteger(value) && value > 0) return value
+  throw new OptionError(option, 'a whole number above 0', describe(value))
 }
 
 /** A duration, or what holds where none is given. */

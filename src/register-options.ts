@@ -21,8 +21,16 @@ export interface RegisterOptions {
   readonly port: number
   /** @default the node's address */
   readonly address?: string
-  /** Unique on the agent. @default `<service>-<port>` */
+  /** Unique on the agent. @default `<service>-<port>`; of a proxy `<service>-proxy-<port>` */
   readonly id?: string
+  /**
+   * What is registered. `native`: this process, as an instance of the service. `proxy`: this process as a proxy
+   * (`Kind: connect-proxy`, with the name `<service>-proxy`) that stands for an instance that is not of the mesh itself.
+   * @default native
+   */
+  readonly kind?: 'native' | 'proxy'
+  /** Of a proxy: the id of the instance that it stands for, where that is registered with the same agent. */
+  readonly destinationId?: string
   readonly tags?: readonly string[]
   readonly meta?: Readonly<Record<string, string>>
   /** @default 1 and 1 */
@@ -53,6 +61,20 @@ export interface TcpCheck {
   readonly timeoutMs?: number
 }
 
+const KEYS = [
+  'port',
+  'address',
+  'id',
+  'kind',
+  'destinationId',
+  'tags',
+  'meta',
+  'weights',
+  'check',
+  'deregisterAfterMs',
+  'signal',
+]
+
 /** @throws OptionError */
 export function serviceDefinition(
   service: string,
@@ -64,11 +86,11 @@ export function serviceDefinition(
   timeoutMs: number
 } {
   expectObject('options', options)
-  const known = ['port', 'address', 'id', 'tags', 'meta', 'weights', 'check', 'deregisterAfterMs', 'signal']
-  expectKeys('options', options, known)
+  expectKeys('options', options, KEYS)
   const port = expectPort('port', options.port)
   if (port === 0) throw new OptionError('port', 'the port that the listener got', 'the number 0')
-  const id = optional(expectName)('id', options.id) ?? `${service}-${port}`
+  const role = roleOf(service, options)
+  const id = optional(expectName)('id', options.id) ?? `${role.Name}-${port}`
   const address = optional(expectString)('address', options.address)
   const tags = optional(expectStrings)('tags', options.tags)
   const meta = optional(expectMeta)('meta', options.meta)
@@ -76,9 +98,8 @@ export function serviceDefinition(
   const { check, heartbeatMs } = checkDefinition(id, options)
   const definition: ServiceDefinition = {
     ID: id,
-    Name: service,
     Port: port,
-    Connect: { Native: true },
+    ...role,
     Check: check,
     ...(address !== undefined && { Address: address }),
     ...(tags !== undefined && { Tags: tags }),
@@ -90,6 +111,28 @@ export function serviceDefinition(
     heartbeatMs,
     signal: optional(expectSignal)('signal', options.signal),
     timeoutMs: DEFAULTS.registerTimeoutMs,
+  }
+}
+
+/** What is registered under which name. */
+function roleOf(
+  service: string,
+  { kind, destinationId }: RegisterOptions,
+): Pick<ServiceDefinition, 'Name' | 'Kind' | 'Proxy' | 'Connect'> {
+  const instance = optional(expectName)('destinationId', destinationId)
+  if (kind === undefined || kind === 'native') {
+    if (instance === undefined) return { Name: service, Connect: { Native: true } }
+    throw new OptionError('destinationId', 'none beside kind native', describe(instance))
+  }
+  // JavaScript may say anything.
+  if ((kind as unknown) !== 'proxy') throw new OptionError('kind', 'native or proxy', describe(kind))
+  return {
+    Name: `${service}-proxy`,
+    Kind: 'connect-proxy',
+    Proxy: {
+      DestinationServiceName: service,
+      ...(instance !== undefined && { DestinationServiceID: instance }),
+    },
   }
 }
 

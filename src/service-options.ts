@@ -8,6 +8,7 @@ import {
   describe,
   duration,
   expectBoolean,
+  expectCount,
   expectDuration,
   expectDurationOrNone,
   expectFunction,
@@ -47,13 +48,6 @@ export interface ServiceSettings {
   readonly dialTimeoutMs: number
   readonly handshakeTimeoutMs: number
   readonly drainTimeoutMs: number
-}
-
-/** Options of `ready`. */
-export interface ReadyOptions {
-  readonly signal?: AbortSignal
-  /** How long to wait for the first certificate, in milliseconds. @default 10000 */
-  readonly timeoutMs?: number
 }
 
 /** Options of `dial`. */
@@ -111,6 +105,13 @@ export interface ListenOptions {
    * long before, and connect again with them. @default a connection may outlive it
    */
   readonly maxPeerAge?: 'certificate'
+  /** How many connections may be with the handler; others are refused. @default any number */
+  readonly maxConnections?: number
+  /**
+   * How many connections may be in their handshake. One more ends the one that began first, so that those who never
+   * finish keep nobody out. Connections to a unix socket are not counted. @default 512
+   */
+  readonly maxHandshakes?: number
 }
 
 /** @throws OptionError */
@@ -138,19 +139,6 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
       DEFAULTS.handshakeTimeoutMs,
     ),
     drainTimeoutMs: duration('drainTimeoutMs', options.drainTimeoutMs, DEFAULTS.drainTimeoutMs),
-  }
-}
-
-/** @throws OptionError */
-export function readyBounds(given: ReadyOptions = {}): {
-  signal: AbortSignal | undefined
-  timeoutMs: number
-} {
-  const { signal, timeoutMs } = expectObject('options', given) as ReadyOptions
-  expectKeys('options', given, ['signal', 'timeoutMs'])
-  return {
-    signal: optional(expectSignal)('signal', signal),
-    timeoutMs: duration('timeoutMs', timeoutMs, DEFAULTS.readyTimeoutMs),
   }
 }
 
@@ -215,6 +203,8 @@ export function listenSettings(
   alpnProtocols: readonly string[] | undefined
   revoke: boolean
   maxPeerAge: 'certificate' | undefined
+  maxConnections: number
+  maxHandshakes: number
 } {
   const options = expectObject('options', given) as ListenOptions
   expectKeys('options', options, [
@@ -227,6 +217,8 @@ export function listenSettings(
     'alpnProtocols',
     'revoke',
     'maxPeerAge',
+    'maxConnections',
+    'maxHandshakes',
   ])
   return {
     address: listenAddress(options),
@@ -236,6 +228,8 @@ export function listenSettings(
     alpnProtocols: optional(expectStrings)('alpnProtocols', options.alpnProtocols),
     revoke: optional(expectBoolean)('revoke', options.revoke) ?? true,
     maxPeerAge: optional(expectPeerAge)('maxPeerAge', options.maxPeerAge),
+    maxConnections: optional(expectCount)('maxConnections', options.maxConnections) ?? Infinity,
+    maxHandshakes: optional(expectCount)('maxHandshakes', options.maxHandshakes) ?? DEFAULTS.maxHandshakes,
   }
 }
 

@@ -19,6 +19,7 @@ import type { ExpectedIdentity } from './identity/verify.js'
 import { type MeshLease, acquireMesh } from './mesh.js'
 import { log } from './log.js'
 import { DEFAULTS, expectFunction, expectName } from './options.js'
+import { type ReadyOptions, readyBounds } from './ready-options.js'
 import { type RegisterOptions, serviceDefinition } from './register-options.js'
 import { type Endpoint, resolveEndpoints } from './resolve/resolver.js'
 import { type Upstream, isResolver, toIdentity } from './resolve/upstream.js'
@@ -26,14 +27,12 @@ import {
   type DialOptions,
   type ForwardOptions,
   type ListenOptions,
-  type ReadyOptions,
   type ResolveOptions,
   type ServiceOptions,
   type ServiceSettings,
   dialBounds,
   forwardSettings,
   listenSettings,
-  readyBounds,
   resolveBounds,
   serviceSettings,
 } from './service-options.js'
@@ -243,8 +242,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Registers this process with the agent as a Connect-native instance, keeps it registered, and takes it away on
-   * close.
+   * Registers this process with the agent, as a Connect-native instance or as a proxy, keeps it registered, and takes it
+   * away on close.
    * @throws AgentError, OptionError, ClosedError, AbortError
    */
   async register(options: RegisterOptions): Promise<Registration> {

@@ -8,7 +8,11 @@ export interface ServiceDefinition {
   readonly Address?: string
   readonly Tags?: readonly string[]
   readonly Meta?: Readonly<Record<string, string>>
-  readonly Connect: { readonly Native: true }
+  /** An instance that speaks the mesh's protocol itself. */
+  readonly Connect?: { readonly Native: true }
+  /** A proxy that stands for another service. */
+  readonly Kind?: 'connect-proxy'
+  readonly Proxy?: { readonly DestinationServiceName: string; readonly DestinationServiceID?: string }
   readonly Weights?: { readonly Passing: number; readonly Warning: number }
   readonly Check: CheckDefinition
 }

@@ -94,6 +94,11 @@ export class Watched<T> extends EventEmitter<WatchedEvents> {
     return this.#value?.value ?? value
   }
 
+  /** Reads anew at once; `read` or `failed` tells when that is done. */
+  refresh(): void {
+    this.#watch.refresh()
+  }
+
   /** Ends the watch, and everybody's wait. */
   close(): void {
     this.#isClosed = true

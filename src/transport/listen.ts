@@ -3,6 +3,7 @@ import { type Server as TlsServer, type TLSSocket, createServer as createTlsServ
 import type { Authorization } from '../authorize/authorization.js'
 import { DeniedError, type Outcome, type RevokedError } from '../authorize/authorizer.js'
 import { bounded } from '../bounded.js'
+import { channels } from '../channels.js'
 import type { Clock } from '../clock.js'
 import { type CloseOptions, drainTimeout } from '../close-options.js'
 import { ConnectError, VerificationError, because, toError } from '../errors.js'
@@ -11,6 +12,7 @@ import type { Generation, IdentityStore } from '../identity/store.js'
 import { log } from '../log.js'
 import { Admitted } from './admitted.js'
 import { tlsMaterial } from './context.js'
+import { Handshakes } from './handshakes.js'
 import { type ListenAddress, openServer } from './open-server.js'
 import { OpenSockets } from './open-sockets.js'
 import { attachPeer, pathError, verifySocket } from './peer.js'
@@ -42,6 +44,8 @@ export interface ListenerSettings {
   readonly revoke: boolean
   /** Whether open connections end when their peer's certificate expires. */
   readonly maxPeerAge: 'certificate' | undefined
+  readonly maxConnections: number
+  readonly maxHandshakes: number
   readonly clock: Clock
   readonly reports: ListenerReports
   readonly handshakeTimeoutMs: number
@@ -68,7 +72,7 @@ export class Listener implements AsyncDisposable {
   // A connection is in one of three places: in its handshake, as a TCP socket by its two ends; before the authorizer;
   // or open. From the second on it is a TLS socket and its TCP socket must be left alone: Node 20 crashes when both
   // are destroyed inside the callback that ends a handshake.
-  readonly #handshaking = new Map<string, Socket>()
+  readonly #handshakes: Handshakes
   readonly #deciding = new Set<TLSSocket>()
   readonly #open = new OpenSockets()
   readonly #admitted: Admitted
@@ -89,6 +93,7 @@ export class Listener implements AsyncDisposable {
   constructor(settings: ListenerSettings) {
     const { handshakeTimeoutMs, allowHalfOpen, alpnProtocols } = settings
     this.#settings = settings
+    this.#handshakes = new Handshakes(settings.maxHandshakes)
     this.#tls = createTlsServer({
       ...tlsMaterial(settings.identity.require()),
       requestCert: true,
@@ -99,12 +104,13 @@ export class Listener implements AsyncDisposable {
       ...(alpnProtocols !== undefined && { ALPNProtocols: [...alpnProtocols] }),
     })
     this.#tls.on('secureConnection', (socket) => {
-      this.#handshaking.delete(bothEnds(socket))
+      const durationMs = this.#handshakes.end(socket)
+      if (this.#isFull(socket)) return
       this.#deciding.add(socket)
-      void this.#admit(socket)
+      void this.#admit(socket, durationMs)
     })
     this.#tls.on('tlsClientError', (error, socket) => {
-      this.#reject(explain(error, socket), socket)
+      this.#reject(explain(error, socket), socket, this.#handshakes.end(socket))
     })
     this.#front = createServer({ allowHalfOpen, noDelay: true }, (socket) => {
       this.#accept(socket)
@@ -194,7 +200,7 @@ export class Listener implements AsyncDisposable {
     this.#stopped = true
     this.#settings.identity.off('changed', this.#onGeneration)
     this.#front.close()
-    for (const socket of this.#handshaking.values()) socket.destroy()
+    this.#handshakes.destroy()
     for (const socket of this.#deciding) socket.destroy()
   }
 
@@ -220,15 +226,24 @@ export class Listener implements AsyncDisposable {
       socket.destroy()
       return
     }
-    const ends = bothEnds(socket)
-    this.#handshaking.set(ends, socket)
-    socket.once('close', () => {
-      if (this.#handshaking.get(ends) === socket) this.#handshaking.delete(ends)
-    })
+    if (this.#isFull(socket)) return
+    this.#handshakes.begin(socket)
     this.#tls.emit('connection', socket)
   }
 
-  async #admit(socket: TLSSocket): Promise<void> {
+  /** Whether there may be no other connection; this one is refused then, by whom or in what state it may be. */
+  #isFull(socket: Socket): boolean {
+    const { maxConnections, service, reports } = this.#settings
+    // Those that are being decided have proved who they are, and will mostly be let in.
+    if (this.#open.size + this.#deciding.size < maxConnections) return false
+    const message = `${service} has ${maxConnections} connections, and may have no other`
+    const { remoteAddress } = socket
+    socket.destroy()
+    reports.rejected(new ConnectError('ERR_CONNECT_LIMIT', message), remoteAddress)
+    return true
+  }
+
+  async #admit(socket: TLSSocket, durationMs: number | undefined): Promise<void> {
     const { identity, service } = this.#settings
     // Kept for good: a peer's reset must not end the process when the application does not listen for it.
     socket.on('error', (error: Error) => {
@@ -236,11 +251,12 @@ export class Listener implements AsyncDisposable {
     })
     try {
       const peer = verifySocket(socket, identity.require().roots)
+      channels.handshake.publish({ service, durationMs, peer, error: undefined })
       const admitted = await this.#decide(socket, peer)
       // It may have been ended again already.
       if (admitted?.destroyed === false) await this.#handle(admitted)
     } catch (error) {
-      this.#reject(toError(error), socket)
+      this.#reject(toError(error), socket, durationMs)
     }
   }
 
@@ -295,23 +311,15 @@ export class Listener implements AsyncDisposable {
     }
   }
 
-  #reject(error: Error, socket: TLSSocket): void {
+  #reject(error: Error, socket: TLSSocket, durationMs: number | undefined): void {
+    const { service } = this.#settings
     this.#deciding.delete(socket)
     const { remoteAddress } = socket
     socket.destroy()
-    log.listen('%s: rejected %s: %s', this.#settings.service, remoteAddress, error.message)
+    log.listen('%s: rejected %s: %s', service, remoteAddress, error.message)
+    channels.handshake.publish({ service, durationMs, peer: undefined, error })
     this.#settings.reports.rejected(error, remoteAddress)
   }
-}
-
-/**
- * What a TCP socket and the TLS socket over it have in common, and no other pair has. Unix sockets have nothing of
- * the kind: of those that are not authorized yet, only the last is known here, and the rest end by their handshake's
- * bound or before their handler.
- */
-function bothEnds(socket: Socket): string {
-  const { remoteAddress = '', remotePort = '', localAddress = '', localPort = '' } = socket
-  return `${remoteAddress} ${remotePort} ${localAddress} ${localPort}`
 }
 
 /** A failed handshake, as what it means. */

@@ -3,6 +3,7 @@ import type { Duplex } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import { systemClock } from '../clock.js'
 import { TimeoutError } from '../errors.js'
+import { expectDuration, expectKeys, expectObject, optional } from '../options.js'
 
 /** Options of `pump`. */
 export interface PumpOptions {
@@ -22,9 +23,11 @@ export interface PumpResult {
  * where that is possible, so that what is cut short does not look complete. Neither is open afterwards.
  *
  * `sent` counts from `a` to `b`, `received` from `b` to `a`.
- * @throws what broke one of them; TimeoutError
+ * @throws what broke one of them; TimeoutError; OptionError
  */
-export function pump(a: Duplex, b: Duplex, { idleTimeoutMs }: PumpOptions = {}): Promise<PumpResult> {
+export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<PumpResult> {
+  expectKeys('options', expectObject('options', options), ['idleTimeoutMs'])
+  const idleTimeoutMs = optional(expectDuration)('idleTimeoutMs', options.idleTimeoutMs)
   return new Promise((resolve, reject) => {
     const bytes = { sent: 0, received: 0 }
     let open = 2
