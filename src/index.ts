@@ -73,7 +73,8 @@ export type { Clock, Time } from './clock.js'
 export type { CloseOptions } from './close-options.js'
 export type { Endpoint, ResolveRequest, Resolver } from './resolve/resolver.js'
 export type { AddressTarget, DnsTarget, QueryTarget, ServiceTarget, Upstream } from './resolve/upstream.js'
-export type { Forward } from './adapters/forward.js'
+export type { Forward, ForwardEvents } from './adapters/forward.js'
+export type { ForwardConnection } from './adapters/forward-connection.js'
 export type { ServableServer } from './adapters/serve.js'
 export type {
   DialOptions,

@@ -1,13 +1,16 @@
 import { chmod } from 'node:fs/promises'
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
 import { isMainThread } from 'node:worker_threads'
+import { EventEmitter } from 'eventemitter3'
 import { type CloseOptions, drainTimeout } from '../close-options.js'
 import { AbortError, ConnectError, toError } from '../errors.js'
+import { emitSafely } from '../events.js'
 import { log } from '../log.js'
 import { type ListenAddress, openServer } from '../transport/open-server.js'
 import { OpenSockets } from '../transport/open-sockets.js'
 import { cut, pump } from '../transport/pump.js'
 import type { MeshSocket } from '../transport/socket.js'
+import { ConnectionRecord, type ForwardConnection } from './forward-connection.js'
 
 export interface ForwardSettings {
   /** For logs: the upstream. */
@@ -21,6 +24,16 @@ export interface ForwardSettings {
   readonly onClosed: () => void
 }
 
+/** What a Forward tells of each of its connections, which is the same object each time. */
+export interface ForwardEvents {
+  /** It was accepted, and is being dialled. */
+  accepted: [connection: ForwardConnection]
+  /** The upstream was reached. */
+  dialled: [connection: ForwardConnection]
+  /** Neither side is open any more. */
+  ended: [connection: ForwardConnection]
+}
+
 /** A client that tries again and again must not flood whoever listens to warnings. */
 const WARNING_PAUSE_MS = 1_000
 
@@ -28,7 +41,7 @@ const WARNING_PAUSE_MS = 1_000
  * A local port or unix socket that leads to an upstream. Whoever reaches it speaks as this service: there is no other
  * check on this side.
  */
-export class Forward implements AsyncDisposable {
+export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposable {
   readonly #settings: ForwardSettings
   readonly #server: Server
   // By a reset: an orderly end would look like all was said.
@@ -38,6 +51,7 @@ export class Forward implements AsyncDisposable {
   #warnedAt = -Infinity
 
   constructor(settings: ForwardSettings) {
+    super()
     this.#settings = settings
     // Nothing is read before there is somebody to take it.
     this.#server = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true }, (socket) => {
@@ -108,6 +122,7 @@ export class Forward implements AsyncDisposable {
 
   async #take(local: Socket): Promise<void> {
     const { name, dial, idleTimeoutMs } = this.#settings
+    const record = new ConnectionRecord(local)
     this.#open.add(local)
     local.on('error', (error) => {
       log.dial('forward to %s: %s', name, error.message)
@@ -116,20 +131,26 @@ export class Forward implements AsyncDisposable {
     local.once('close', () => {
       gone.abort(new Error('the local connection is gone'))
     })
+    emitSafely(this, 'accepted', record)
     // Into the buffer alone, since a reset is only seen by who reads.
     local.read(0)
     try {
       const remote = await dial(gone.signal)
       if (local.destroyed) remote.destroy()
+      record.dialled(remote)
+      emitSafely(this, 'dialled', record)
       const { sent, received } = await pump(local, remote, { idleTimeoutMs })
       log.dial('forward to %s: %d bytes sent, %d received', name, sent, received)
+      record.ended(undefined)
     } catch (thrown) {
       const error = toError(thrown)
+      record.ended(error)
       // By a reset: an orderly end would look like an empty answer.
       cut(local)
       log.dial('forward to %s: %s', name, error.message)
       this.#warn(error)
     }
+    emitSafely(this, 'ended', record)
   }
 
   /** Tells of what the upstream or we are the cause of; a connection that breaks is not news. */
