@@ -1,0 +1,62 @@
+import { OptionError } from 'consul-connect'
+import { Daemon } from './daemon.js'
+import { UsageError, helpText, parseFlags } from './flags.js'
+import { openLog } from './log.js'
+import { Proxy } from './proxy.js'
+import { type Settings, readSettings } from './settings.js'
+
+const args = process.argv.slice(2)
+
+/** Ends with a message and no stack, when a user has to mend something. */
+function read(): Settings {
+  try {
+    if (parseFlags(args).help === true) {
+      process.stdout.write(helpText())
+      process.exit(0)
+    }
+    return readSettings(args, process.env)
+  } catch (error) {
+    if (!(error instanceof UsageError || error instanceof OptionError)) throw error
+    process.stderr.write(`connect-proxy: ${error.message}\n`)
+    process.exit(1)
+  }
+}
+
+const settings = read()
+const log = openLog(settings.log)
+const daemon = new Daemon(
+  settings,
+  log,
+  (onListening) => new Proxy({ agent: settings.agent, log, onListening }),
+)
+
+let isEnding = false
+const end = (signal: NodeJS.Signals): void => {
+  if (isEnding) {
+    log.warn(`${signal} for the second time: what is open is cut`)
+    process.exit(1)
+  }
+  isEnding = true
+  log.info(`${signal}: open connections are drained`)
+  void daemon.close().then(() => {
+    log.info('ended')
+    // Whatever a library may have left open does not keep it alive.
+    process.exit(0)
+  })
+}
+process.on('SIGTERM', end)
+process.on('SIGINT', end)
+process.on('SIGHUP', () => {
+  try {
+    daemon.reload(readSettings(args, process.env))
+  } catch (error) {
+    log.error(`the configuration stays as it is: ${(error as Error).message}`)
+  }
+})
+
+try {
+  await daemon.start()
+} catch (error) {
+  log.error(`admin address: ${(error as Error).message}`)
+  process.exit(1)
+}

@@ -1,0 +1,186 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import type { HandshakeMessage, Service } from 'consul-connect'
+import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client'
+import type { Traffic } from './traffic.js'
+
+const PREFIX = 'connect_proxy_'
+const CHANNEL = 'consul-connect:handshake'
+/** In seconds; a handshake takes milliseconds in a datacenter, and a few hundred between continents. */
+const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+
+/** What a metrics server reads of one process. Counts are taken from where they are kept, when they are read. */
+export class Metrics {
+  readonly registry = new Registry()
+  readonly #handshakes: Histogram<'outcome'>
+  readonly #dials: Histogram<'upstream'>
+  readonly #dialFailures: Counter<'upstream' | 'code'>
+  #service: Service | undefined
+  readonly #onHandshake = (message: unknown): void => {
+    const { durationMs, error } = message as HandshakeMessage
+    if (durationMs !== undefined) this.#handshakes.observe({ outcome: outcomeOf(error) }, durationMs / 1_000)
+  }
+
+  constructor(traffic: Traffic) {
+    const registers = [this.registry]
+    collectDefaultMetrics({ register: this.registry })
+    this.#handshakes = new Histogram({
+      name: `${PREFIX}handshake_seconds`,
+      help: 'Time of inbound handshakes; outcome is ok or an error code',
+      labelNames: ['outcome'],
+      buckets: BUCKETS,
+      registers,
+    })
+    this.#dials = new Histogram({
+      name: `${PREFIX}dial_seconds`,
+      help: 'Time from a local connection to its upstream’s proved identity',
+      labelNames: ['upstream'],
+      buckets: BUCKETS,
+      registers,
+    })
+    this.#dialFailures = new Counter({
+      name: `${PREFIX}dial_failures_total`,
+      help: 'Local connections that could not be taken to their upstream',
+      labelNames: ['upstream', 'code'],
+      registers,
+    })
+    this.#countTraffic(traffic)
+    this.#describeService()
+    subscribe(CHANNEL, this.#onHandshake)
+  }
+
+  /** Whose decisions and certificate are shown. */
+  follow(service: Service): void {
+    this.#service = service
+  }
+
+  dialled(upstream: string, ms: number): void {
+    this.#dials.observe({ upstream }, ms / 1_000)
+  }
+
+  dialFailed(upstream: string, error: Error): void {
+    this.#dialFailures.inc({ upstream, code: codeOf(error) })
+  }
+
+  text(): Promise<string> {
+    return this.registry.metrics()
+  }
+
+  close(): void {
+    unsubscribe(CHANNEL, this.#onHandshake)
+    this.registry.clear()
+  }
+
+  #countTraffic(traffic: Traffic): void {
+    const registers = [this.registry]
+    const door = ['direction', 'name'] as const
+    new Counter({
+      name: `${PREFIX}connections_opened_total`,
+      help: 'Connections that were accepted',
+      labelNames: door,
+      registers,
+      collect() {
+        this.reset()
+        for (const { direction, name, opened } of traffic.totals()) this.inc({ direction, name }, opened)
+      },
+    })
+    new Gauge({
+      name: `${PREFIX}connections_open`,
+      help: 'Connections that are open',
+      labelNames: door,
+      registers,
+      collect() {
+        this.reset()
+        for (const { direction, name, open } of traffic.totals()) this.set({ direction, name }, open)
+      },
+    })
+    new Counter({
+      name: `${PREFIX}connections_closed_total`,
+      help: 'Connections that have ended, by how',
+      labelNames: [...door, 'reason'],
+      registers,
+      collect() {
+        this.reset()
+        for (const { direction, name, closed } of traffic.totals())
+          for (const [reason, count] of closed) this.inc({ direction, name, reason }, count)
+      },
+    })
+    new Counter({
+      name: `${PREFIX}bytes_total`,
+      help: 'Bytes that were carried; sent is from the application to the mesh',
+      labelNames: [...door, 'way'],
+      registers,
+      collect() {
+        this.reset()
+        for (const { direction, name, sent, received } of traffic.totals()) {
+          this.inc({ direction, name, way: 'sent' }, sent)
+          this.inc({ direction, name, way: 'received' }, received)
+        }
+      },
+    })
+  }
+
+  #describeService(): void {
+    const registers = [this.registry]
+    const service = (): Service | undefined => this.#service
+    new Counter({
+      name: `${PREFIX}decisions_total`,
+      help: 'Inbound connections whose peer proved who it is, by what was decided and on what ground',
+      labelNames: ['authorized', 'basis'],
+      registers,
+      collect() {
+        this.reset()
+        for (const { authorized, basis, count } of service()?.figures().decisions ?? [])
+          this.inc({ authorized: String(authorized), basis }, count)
+      },
+    })
+    new Counter({
+      name: `${PREFIX}revocations_total`,
+      help: 'Open connections that were ended since their peer may no longer connect',
+      labelNames: ['basis'],
+      registers,
+      collect() {
+        this.reset()
+        for (const { basis, count } of service()?.figures().revocations ?? []) this.inc({ basis }, count)
+      },
+    })
+    new Counter({
+      name: `${PREFIX}rejections_total`,
+      help: 'Inbound connections whose peer did not prove who it is, or that were over a limit',
+      labelNames: ['code'],
+      registers,
+      collect() {
+        this.reset()
+        for (const { code, count } of service()?.figures().rejections ?? []) this.inc({ code }, count)
+      },
+    })
+    new Gauge({
+      name: `${PREFIX}certificate_expiry_timestamp_seconds`,
+      help: 'When the certificate in use expires, since the epoch',
+      aggregator: 'min',
+      registers,
+      collect() {
+        const leaf = service()?.leaf
+        if (leaf !== undefined) this.set(leaf.notAfter.getTime() / 1_000)
+      },
+    })
+    new Gauge({
+      name: `${PREFIX}agent_stale_seconds`,
+      help: 'For how long the intentions have not been heard of from the agent; 0 while it is there',
+      aggregator: 'max',
+      registers,
+      collect() {
+        this.set((service()?.figures().staleMs ?? 0) / 1_000)
+      },
+    })
+  }
+}
+
+function outcomeOf(error: Error | undefined): string {
+  return error === undefined ? 'ok' : codeOf(error)
+}
+
+/** A stable code, of which there are few: never a message, of which there may be any number. */
+function codeOf(error: Error): string {
+  const { code } = error as { code?: unknown }
+  return typeof code === 'string' ? code : 'unknown'
+}

@@ -1,0 +1,78 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+
+/** Something that listens and can be closed. */
+export interface Closable {
+  close(options: { readonly drainTimeoutMs: number }): Promise<void>
+}
+
+const FIRST_PAUSE_MS = 500
+const LONGEST_PAUSE_MS = 30_000
+
+/**
+ * Something that is to listen: opened, and where that fails, opened again until it works or is not wanted any more. A
+ * port that is taken, or a certificate that has not come yet, is so no reason to end.
+ */
+export class Opening<T extends Closable> {
+  readonly #ended = new AbortController()
+  readonly #done: Promise<void>
+  #current: T | undefined
+  #error: Error | undefined
+
+  constructor(
+    open: (signal: AbortSignal) => Promise<T>,
+    onFailed: (error: Error, retryInMs: number) => void,
+    onOpen: (opened: T) => void,
+  ) {
+    this.#done = this.#run(open, onFailed, onOpen)
+  }
+
+  /** What was opened; undefined until it is. */
+  get current(): T | undefined {
+    return this.#current
+  }
+
+  /** Why it is not open yet. */
+  get error(): Error | undefined {
+    return this.#error
+  }
+
+  /** Stops to listen at once, and resolves when the connections have ended, or were cut after this time. */
+  async close(drainTimeoutMs: number): Promise<void> {
+    this.#ended.abort()
+    const current = this.#current
+    this.#current = undefined
+    await current?.close({ drainTimeoutMs })
+    await this.#done
+  }
+
+  async #run(
+    open: (signal: AbortSignal) => Promise<T>,
+    onFailed: (error: Error, retryInMs: number) => void,
+    onOpen: (opened: T) => void,
+  ): Promise<void> {
+    const { signal } = this.#ended
+    for (let pauseMs = FIRST_PAUSE_MS; !signal.aborted; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
+      try {
+        const opened = await open(signal)
+        // It was closed meanwhile, and has no connection yet.
+        if (isAborted(signal)) await opened.close({ drainTimeoutMs: 1 })
+        else {
+          this.#current = opened
+          this.#error = undefined
+          onOpen(opened)
+        }
+        return
+      } catch (error) {
+        if (isAborted(signal)) return
+        this.#error = error instanceof Error ? error : new Error(String(error))
+        onFailed(this.#error, pauseMs)
+        await sleep(pauseMs, undefined, { signal }).catch(() => undefined)
+      }
+    }
+  }
+}
+
+/** A function of its own, so that the compiler does not take an earlier answer for the present one. */
+function isAborted(signal: AbortSignal): boolean {
+  return signal.aborted
+}

@@ -1,0 +1,188 @@
+import { isDeepStrictEqual } from 'node:util'
+import {
+  type AgentOptions,
+  type ProxyConfig,
+  type ProxyListener,
+  type Service,
+  service,
+} from 'consul-connect'
+import { Inbound } from './inbound.js'
+import type { Log } from './log.js'
+import { Metrics } from './metrics.js'
+import { Outbound, addressOf } from './outbound.js'
+import { Traffic } from './traffic.js'
+
+/** How things stand, for whoever operates it. */
+export interface ProxyStatus {
+  readonly ready: boolean
+  /** What is missing, in words; empty when it is ready. */
+  readonly missing: readonly string[]
+}
+
+export interface ProxyOptions {
+  readonly agent: AgentOptions
+  readonly log: Log
+  readonly onListening: (service: Service, listener: ProxyListener) => void
+}
+
+/** The proxy in one process: a service of the mesh, its public listener and its upstreams, changed by difference. */
+export class Proxy {
+  readonly #options: ProxyOptions
+  readonly #traffic: Traffic
+  readonly #metrics: Metrics
+  readonly #closing = new Set<Promise<void>>()
+  #member: Member | undefined
+  #isEnding = false
+
+  constructor(options: ProxyOptions) {
+    this.#options = options
+    this.#traffic = new Traffic(options.log)
+    this.#metrics = new Metrics(this.#traffic)
+  }
+
+  /** Takes another configuration: what is the same goes on, with its connections. */
+  apply(config: ProxyConfig): void {
+    if (this.#isEnding) return
+    const before = this.#member
+    if (before === undefined || !before.isFor(config)) {
+      // Another identity has nothing in common with this one.
+      if (before !== undefined) this.#end(before, before.drainTimeoutMs)
+      const parts = { traffic: this.#traffic, metrics: this.#metrics, isEnding: () => this.#isEnding }
+      this.#member = new Member(config, { ...this.#options, ...parts })
+      this.#metrics.follow(this.#member.service)
+    }
+    this.#member?.apply(config)
+  }
+
+  status(): ProxyStatus {
+    const missing = this.#member?.missing() ?? ['a configuration']
+    return {
+      ready: missing.length === 0 && !this.#isEnding,
+      missing: this.#isEnding ? ['it is ending'] : missing,
+    }
+  }
+
+  metrics(): Promise<string> {
+    return this.#metrics.text()
+  }
+
+  /** Accepts no more, waits for open connections, and cuts those that are left. */
+  async close(): Promise<void> {
+    this.#isEnding = true
+    if (this.#member !== undefined) this.#end(this.#member, this.#member.drainTimeoutMs)
+    this.#member = undefined
+    await Promise.all(this.#closing)
+    this.#metrics.close()
+  }
+
+  #end(member: Member, drainTimeoutMs: number): void {
+    const closing = member.close(drainTimeoutMs).finally(() => this.#closing.delete(closing))
+    this.#closing.add(closing)
+  }
+}
+
+interface MemberOptions extends ProxyOptions {
+  readonly traffic: Traffic
+  readonly metrics: Metrics
+  readonly isEnding: () => boolean
+}
+
+/** One identity and everything that is done with it. */
+class Member {
+  readonly service: Service
+  readonly #options: MemberOptions
+  readonly #inbound: Inbound
+  readonly #outbounds = new Map<string, Outbound>()
+  #config: ProxyConfig
+
+  constructor(config: ProxyConfig, options: MemberOptions) {
+    const { namespace, partition, drainTimeoutMs } = config
+    const agent = {
+      ...options.agent,
+      ...(namespace !== undefined && { namespace }),
+      ...(partition !== undefined && { partition }),
+    }
+    this.service = service(config.service, { agent, drainTimeoutMs })
+    this.#options = options
+    this.#config = config
+    logEvents(this.service, options.log)
+    const onOpen = (listener: ProxyListener): void => {
+      options.onListening(this.service, listener)
+    }
+    this.#inbound = new Inbound({ ...options, onOpen, service: this.service })
+  }
+
+  get drainTimeoutMs(): number {
+    return this.#config.drainTimeoutMs
+  }
+
+  isFor({ service, namespace, partition }: ProxyConfig): boolean {
+    const own = this.#config
+    return own.service === service && own.namespace === namespace && own.partition === partition
+  }
+
+  apply(config: ProxyConfig): void {
+    this.#config = config
+    this.#inbound.apply(config.listener)
+    const wanted = new Map(config.upstreams.map((upstream) => [addressOf(upstream.bind), upstream]))
+    // First what goes, since something else may be to listen where it did.
+    for (const [address, outbound] of this.#outbounds) {
+      if (isDeepStrictEqual(outbound.upstream, wanted.get(address))) continue
+      this.#outbounds.delete(address)
+      this.#options.log.info('upstream is closed', { upstream: outbound.name, address })
+      void outbound.close(config.drainTimeoutMs)
+    }
+    for (const [address, upstream] of wanted) {
+      if (this.#outbounds.has(address)) continue
+      this.#outbounds.set(address, new Outbound(upstream, { ...this.#options, service: this.service }))
+    }
+  }
+
+  missing(): string[] {
+    const { leaf } = this.service
+    const missing: string[] = []
+    if (leaf === undefined) missing.push('a certificate')
+    else if (leaf.notAfter.getTime() <= Date.now()) missing.push('a certificate that has not expired')
+    if (this.#inbound.isOpen === false) missing.push(`the public listener${because(this.#inbound.error)}`)
+    for (const { name, isOpen, error } of this.#outbounds.values())
+      if (!isOpen) missing.push(`the listener of ${name}${because(error)}`)
+    return missing
+  }
+
+  async close(drainTimeoutMs: number): Promise<void> {
+    this.#inbound.stop()
+    for (const outbound of this.#outbounds.values()) void outbound.close(drainTimeoutMs)
+    await this.service.close({ drainTimeoutMs })
+  }
+}
+
+function because(error: Error | undefined): string {
+  return error === undefined ? '' : `: ${error.message}`
+}
+
+function logEvents(service: Service, log: Log): void {
+  service.on('rotated', ({ uri, notAfter }) => {
+    log.info('certificate is in use', { uri, expires: notAfter.toISOString() })
+  })
+  service.on('roots', ({ trustDomain, pems }) => {
+    log.info('roots are in use', { trust_domain: trustDomain, roots: pems.length })
+  })
+  service.on('denied', (error) => {
+    log.warn(error.message)
+  })
+  service.on('revoked', (error) => {
+    log.warn(error.message)
+  })
+  service.on('rejected', (error, remoteAddress) => {
+    log.warn(`a connection was rejected: ${error.message}`, { remote: remoteAddress })
+  })
+  service.on('stale', ({ deniesAt }) => {
+    log.warn('the agent is away, the last known intentions serve', { denies_at: deniesAt.toISOString() })
+  })
+  service.on('fresh', () => {
+    log.info('the agent is back')
+  })
+  service.on('warning', (error) => {
+    log.warn(error.message)
+  })
+}
