@@ -7,7 +7,7 @@ import { AbortError, ConnectError, toError } from '../errors.js'
 import { emitSafely } from '../events.js'
 import { log } from '../log.js'
 import { type ListenAddress, openServer } from '../transport/open-server.js'
-import { OpenSockets } from '../transport/open-sockets.js'
+import { OpenSockets, drained } from '../transport/open-sockets.js'
 import { cut, pump } from '../transport/pump.js'
 import type { MeshSocket } from '../transport/socket.js'
 import { ConnectionRecord, type ForwardConnection } from './forward-connection.js'
@@ -90,8 +90,11 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
 
   /** Accepts no more, and waits for the open connections; those still open after `drainTimeoutMs` are cut. Idempotent. */
   async close(options?: CloseOptions): Promise<void> {
-    this.#closing ??= this.#drain(drainTimeout(options, this.#settings.drainTimeoutMs))
-    await this.#closing
+    const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
+    this.#closing ??= this.#drain(timeoutMs)
+    await drained(this.#closing, timeoutMs, () => {
+      this.destroy()
+    })
   }
 
   /** Cuts everything at once. */

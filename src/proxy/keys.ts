@@ -62,7 +62,7 @@ export function expectHostAndPort(
 ): { readonly host: string; readonly port?: number } {
   const text = expectString(option, value)
   const bracketed = /^\[([^\]]*)\]$/.exec(text)?.[1]
-  const isHostAlone = !text.includes(':') || /^[^[].*:.*:/.test(text)
+  const isHostAlone = /^(?:[^:]*|[^[]*:[^[]*:[^[]*)$/.test(text)
   if (bracketed === undefined && !isHostAlone) return expectAddress(option, text)
   return { host: expectHost(option, bracketed ?? text) }
 }

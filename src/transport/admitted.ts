@@ -93,9 +93,10 @@ export class Admitted {
     // Taken away one by one while they end.
     const ending = [...sockets]
     for (const [socket, since] of ending) {
-      socket.destroy()
       const ageMs = Math.round(performance.now() - since)
-      revoked(new RevokedError(peer, service, outcome, { ageMs, cause: outcome.cause }))
+      const error = new RevokedError(peer, service, outcome, { ageMs, cause: outcome.cause })
+      socket.destroy(error)
+      revoked(error)
     }
     if (ending.length > 0)
       log.authorize(

@@ -2,7 +2,6 @@ import { type AddressInfo, type Server, type Socket, createServer } from 'node:n
 import { type Server as TlsServer, type TLSSocket, createServer as createTlsServer } from 'node:tls'
 import type { Authorization } from '../authorize/authorization.js'
 import { DeniedError, type Outcome, type RevokedError } from '../authorize/authorizer.js'
-import { bounded } from '../bounded.js'
 import { channels } from '../channels.js'
 import type { Clock } from '../clock.js'
 import { type CloseOptions, drainTimeout } from '../close-options.js'
@@ -14,7 +13,7 @@ import { Admitted } from './admitted.js'
 import { tlsMaterial } from './context.js'
 import { Handshakes } from './handshakes.js'
 import { type ListenAddress, openServer } from './open-server.js'
-import { OpenSockets } from './open-sockets.js'
+import { OpenSockets, drained } from './open-sockets.js'
 import { attachPeer, pathError, verifySocket } from './peer.js'
 import type { MeshSocket } from './socket.js'
 
@@ -57,9 +56,6 @@ export interface ListenerSettings {
   /** Called when nothing of it is left. */
   readonly onClosed: () => void
 }
-
-/** What a drain needs beyond its time, to cut and to hear of it. */
-const DRAIN_GRACE_MS = 2_000
 
 /**
  * A mutual-TLS listener. A connection takes four steps, each of which can end it: a handshake that OpenSSL verifies
@@ -173,17 +169,9 @@ export class Listener implements AsyncDisposable {
   async close(options?: CloseOptions): Promise<void> {
     const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
     this.#closing ??= this.#drain(timeoutMs)
-    try {
-      // A drain that began earlier may have been given more time.
-      await bounded(
-        'drain',
-        { timeoutMs: timeoutMs + DRAIN_GRACE_MS },
-        () => this.#closing ?? Promise.resolve(),
-      )
-    } catch {
+    await drained(this.#closing, timeoutMs, () => {
       this.destroy()
-      await this.#closing
-    }
+    })
   }
 
   /** Cuts everything at once. */

@@ -56,6 +56,19 @@ export class OpenSockets {
   }
 }
 
+/** What a drain needs beyond its time, to cut and to hear of it. */
+const DRAIN_GRACE_MS = 2_000
+
+/** Waits for a drain. It may have begun earlier, with more time: after `timeoutMs` what is still open is cut. */
+export async function drained(draining: Promise<void>, timeoutMs: number, cut: () => void): Promise<void> {
+  try {
+    await bounded('drain', { timeoutMs: timeoutMs + DRAIN_GRACE_MS }, () => draining)
+  } catch {
+    cut()
+    await draining
+  }
+}
+
 /**
  * Calls back when a socket is destroyed, just before it emits `close`. Not by a listener: whoever has the socket may
  * take all of those away.

@@ -6,7 +6,6 @@ import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join as joinPath } from 'node:path'
 import type { TestContext } from 'node:test'
-import { setTimeout as sleep } from 'node:timers/promises'
 import {
   type AgentOptions,
   type MeshSocket,
@@ -17,7 +16,7 @@ import {
 import { WAIT_MS, readAll } from '../fixtures/mesh.js'
 import type { RealAgent } from './real-agent.js'
 
-export { WAIT_MS, nextEvent } from '../fixtures/mesh.js'
+export { WAIT_MS, nextEvent, until } from '../fixtures/mesh.js'
 
 /** What the agent says of a rotation may take the 30 s over which Consul spreads the new certificates. */
 export const ROTATION_MS = 45_000
@@ -53,27 +52,6 @@ export async function ask(socket: MeshSocket, line: string): Promise<string> {
   const answer = once(socket, 'data', { signal: AbortSignal.timeout(WAIT_MS) })
   socket.write(line)
   return String((await answer)[0])
-}
-
-/** Asks until the answer is neither undefined nor false. For what has no event: the agent's own view of things. */
-export async function until<T>(
-  what: string,
-  probe: () => Promise<T | undefined | false> | T | undefined | false,
-  timeoutMs = WAIT_MS,
-): Promise<T> {
-  const deadline = Date.now() + timeoutMs
-  let last: unknown
-  for (;;) {
-    try {
-      const found = await probe()
-      if (found !== undefined && found !== false) return found
-      last = found
-    } catch (error) {
-      last = error
-    }
-    if (Date.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`, { cause: last })
-    await sleep(25)
-  }
 }
 
 /** Sets the intention between two services, whatever it was before. The agent may take a moment to know. */

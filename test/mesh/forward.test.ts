@@ -6,7 +6,14 @@ import { type AddressInfo, type Socket, connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join as joinPath } from 'node:path'
 import { describe, it } from 'node:test'
-import { ConnectError, DialError, type Forward, type MeshSocket, type Resolver } from '../../src/index.js'
+import {
+  ConnectError,
+  DialError,
+  type Forward,
+  type ForwardConnection,
+  type MeshSocket,
+  type Resolver,
+} from '../../src/index.js'
 import { greet, offer, portOf, readAll, rejection, startMesh } from '../fixtures/mesh.js'
 
 function portTo(forward: Forward): number {
@@ -183,6 +190,51 @@ describe('a forward', () => {
     assert.deepEqual([patient.connections, hasty.connections], [0, 0])
     assert.deepEqual([patient.address(), hasty.address()], [null, null])
     await patient.close()
+  })
+
+  it('may be closed in less time than a close before has given', async (t) => {
+    const { join } = await startMesh(t)
+    await offer(join('api'), (socket) => socket.write('x'))
+    const forward = await join('web').forward('api', { port: 0 })
+    const socket = local(forward)
+    await once(socket, 'data')
+    const patient = forward.close({ drainTimeoutMs: 2 ** 40 })
+    const cut = once(socket, 'error')
+    await forward.close({ drainTimeoutMs: 1 })
+    assert.equal(((await cut)[0] as NodeJS.ErrnoException).code, 'ECONNRESET')
+    await patient
+  })
+
+  it('tells of each connection: who it was taken to, how much went each way, and how it ended', async (t) => {
+    const { join } = await startMesh(t)
+    const api = join('api')
+    const listener = await api.listen({ port: 0, host: '127.0.0.1', allowHalfOpen: true }, echoWhole)
+    const address = `127.0.0.1:${portOf(listener)}`
+    const forward = await join('web').forward({ address, service: 'api' }, { port: 0 })
+    const told: string[] = []
+    forward.on('accepted', ({ peer, dialMs, sent }) =>
+      told.push(`accepted ${peer?.service} ${dialMs} ${sent}`),
+    )
+    forward.on('dialled', ({ peer, remote }) => told.push(`dialled ${peer?.service} ${remote}`))
+    const ended = new Promise<ForwardConnection>((resolve) => forward.once('ended', resolve))
+    const socket = local(forward)
+    socket.end('hello')
+    assert.equal(await readAll(socket), 'hello')
+    const { sent, received, dialMs, durationMs, error } = await ended
+    assert.deepEqual(told, ['accepted undefined undefined 0', `dialled api ${address}`])
+    assert.deepEqual([sent, received, error], [5, 5, undefined])
+    assert.ok(dialMs !== undefined && dialMs > 0 && dialMs <= durationMs)
+  })
+
+  it('tells of a connection that could not be taken to the upstream', async (t) => {
+    const { join } = await startMesh(t)
+    const forward = await join('web').forward('nobody', { port: 0 })
+    const ended = new Promise<ForwardConnection>((resolve) => forward.once('ended', resolve))
+    const socket = local(forward)
+    socket.on('error', () => undefined)
+    const { error, dialMs, peer } = await ended
+    assert.equal((error as DialError).code, 'ERR_CONNECT_NO_INSTANCES')
+    assert.deepEqual([dialMs, peer], [undefined, undefined])
   })
 
   it('goes with its service', async (t) => {

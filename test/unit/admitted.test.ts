@@ -28,6 +28,7 @@ function start(endsWithCertificate = false) {
   const authorization = new ByHand({} as never)
   const clock = new FakeClock()
   const revoked: RevokedError[] = []
+  const failures: Error[] = []
   const admitted = new Admitted({
     service: 'api',
     authorization,
@@ -38,15 +39,17 @@ function start(endsWithCertificate = false) {
   })
   const open = (peer: Partial<Peer> = {}): MeshSocket => {
     const socket = Object.assign(new PassThrough(), { peer: makePeer(peer) }) as unknown as MeshSocket
+    // A listener's sockets have one from the start.
+    socket.on('error', (error) => failures.push(error))
     admitted.add(socket)
     return socket
   }
-  return { admitted, asked: authorization.asked, clock, open, revoked }
+  return { admitted, asked: authorization.asked, clock, open, revoked, failures }
 }
 
 describe('Admitted', () => {
   it('decides once for each certificate, and ends those of the denied', async () => {
-    const { admitted, asked, open, revoked } = start()
+    const { admitted, asked, open, revoked, failures } = start()
     const [one, two, other] = [open(), open(), open({ service: 'db' })]
     const count = admitted.reauthorize()
     assert.deepEqual(
@@ -57,6 +60,8 @@ describe('Admitted', () => {
     assert.deepEqual([one.destroyed, two.destroyed, other.destroyed], [true, true, false])
     await asked[1]!.answer(true)
     assert.equal(await count, 2)
+    // Who reads from a socket hears why it ended.
+    assert.deepEqual(failures, revoked)
     assert.equal(other.destroyed, false)
     assert.deepEqual(
       revoked.map(({ peer, reason }) => [peer.service, reason]),

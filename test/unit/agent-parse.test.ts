@@ -18,6 +18,7 @@ import {
   parseIsSorted,
   parseQueryAnswer,
 } from '../../src/agent/query.js'
+import { parseManagedProxy, parseProxy } from '../../src/agent/proxy.js'
 import { fetchRoots, parseRoots } from '../../src/agent/roots.js'
 import { ShapeError } from '../../src/agent/shape.js'
 import { CONSUL_LEAF, CONSUL_ROOTS } from '../fixtures/consul-answers.js'
@@ -835,4 +836,111 @@ describe('requests', () => {
     assert.equal(path`/v1/a/${'x/y'}/b/${'ü?#%'}`, '/v1/a/x%2Fy/b/%C3%BC%3F%23%25')
     assert.equal(path`/v1/plain`, '/v1/plain')
   })
+})
+
+/** What an agent 1.8.7 answers of a proxy. */
+const PROXY = {
+  Kind: 'connect-proxy',
+  ID: 'web-1-proxy',
+  Service: 'web-proxy',
+  Tags: [],
+  Meta: null,
+  Port: 8443,
+  Address: '',
+  Weights: { Passing: 1, Warning: 1 },
+  EnableTagOverride: false,
+  ContentHash: 'af2c8b1d0a1f3c4e',
+  Proxy: {
+    DestinationServiceName: 'web',
+    DestinationServiceID: 'web-1',
+    LocalServiceAddress: '127.0.0.1',
+    LocalServicePort: 8080,
+    Mode: '',
+    Config: { bind_port: 1 },
+    Upstreams: [{ DestinationName: 'db' }],
+    MeshGateway: {},
+    Expose: {},
+  },
+}
+
+const MANAGED = {
+  ProxyServiceID: 'web-1-proxy',
+  TargetServiceID: 'web-1',
+  TargetServiceName: 'web',
+  ContentHash: 'e662ea2f64a5c0b5',
+  ExecMode: 'daemon',
+  Command: null,
+  Config: { bind_port: 1 },
+  Upstreams: null,
+}
+
+describe('parseProxy', () => {
+  it('reads a registered proxy', () => {
+    assert.deepEqual(parseProxy(PROXY), {
+      id: 'web-1-proxy',
+      kind: 'connect-proxy',
+      service: 'web',
+      serviceId: 'web-1',
+      namespace: undefined,
+      partition: undefined,
+      address: undefined,
+      port: 8443,
+      localAddress: '127.0.0.1',
+      localPort: 8080,
+      localSocketPath: undefined,
+      mode: undefined,
+      config: { bind_port: 1 },
+      upstreams: [{ DestinationName: 'db' }],
+    })
+  })
+
+  it('reads the destination where it was before Consul 1.4, and an ordinary service', () => {
+    const { Proxy, ...rest } = PROXY
+    assert.ok(Proxy)
+    assert.equal(parseProxy({ ...rest, ProxyDestination: 'web' }).service, 'web')
+    const { kind, service, config, upstreams } = parseProxy({ ID: 'web', Service: 'web' })
+    assert.deepEqual([kind, service, config, upstreams], ['', undefined, {}, []])
+  })
+
+  refuses(parseProxy, [
+    ...NO_OBJECT,
+    ['ID should be a non-empty string and is missing', bend(PROXY, ['ID'], undefined)],
+    ['Kind should be a string and is a number', bend(PROXY, ['Kind'], 7)],
+    ['Port should be a whole number and is a string', bend(PROXY, ['Port'], '8443')],
+    ['Proxy should be an object and is an array', bend(PROXY, ['Proxy'], [])],
+    ['Proxy.Config should be an object and is a string', bend(PROXY, ['Proxy', 'Config'], 'x')],
+    ['Proxy.Upstreams should be an array and is an object', bend(PROXY, ['Proxy', 'Upstreams'], {})],
+    [
+      'Proxy.LocalServicePort should be a whole number and is a number',
+      bend(PROXY, ['Proxy', 'LocalServicePort'], 1.5),
+    ],
+    [
+      'Proxy.LocalServiceAddress should be a string and is an object',
+      bend(PROXY, ['Proxy', 'LocalServiceAddress'], {}),
+    ],
+  ])
+})
+
+describe('parseManagedProxy', () => {
+  it('reads what an agent before Consul 1.6 answers', () => {
+    const { id, kind, service, serviceId, config, upstreams } = parseManagedProxy(MANAGED)
+    assert.deepEqual(
+      [id, kind, service, serviceId, config, upstreams],
+      ['web-1-proxy', 'connect-proxy', 'web', 'web-1', { bind_port: 1 }, []],
+    )
+  })
+
+  refuses(parseManagedProxy, [
+    ...NO_OBJECT,
+    [
+      'ProxyServiceID should be a non-empty string and is missing',
+      bend(MANAGED, ['ProxyServiceID'], undefined),
+    ],
+    [
+      'TargetServiceName should be a non-empty string and is null',
+      bend(MANAGED, ['TargetServiceName'], null),
+    ],
+    ['Config should be an object and is an array', bend(MANAGED, ['Config'], [])],
+    ['Upstreams should be an array and is a string', bend(MANAGED, ['Upstreams'], 'x')],
+  ])
 })

@@ -93,6 +93,19 @@ function timers(): number {
   return process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length
 }
 
+describe('pump: options', () => {
+  it('refuses the wrong and the misspelt', async (t) => {
+    const { a, b } = await start(t)
+    for (const [options, option] of [
+      [{ idleTimeoutMs: 0 }, 'idleTimeoutMs'],
+      [{ idleTimeoutMs: '5' }, 'idleTimeoutMs'],
+      [{ idleTimeout: 5 }, 'options.idleTimeout'],
+    ] as const) {
+      assert.throws(() => pump(a, b, options as never), { name: 'OptionError', option })
+    }
+  })
+})
+
 describe('pump: both directions', () => {
   it('copies, counts, and closes both in the end', async (t) => {
     const { left, a, b, right } = await start(t)

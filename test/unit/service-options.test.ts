@@ -7,10 +7,10 @@ import {
   dialBounds,
   forwardSettings,
   listenSettings,
-  readyBounds,
   resolveBounds,
   serviceSettings,
 } from '../../src/service-options.js'
+import { readyBounds } from '../../src/ready-options.js'
 import { type RegisterOptions, serviceDefinition } from '../../src/register-options.js'
 
 const { signal } = new AbortController()
@@ -209,6 +209,8 @@ describe('listenSettings', () => {
       alpnProtocols: undefined,
       revoke: true,
       maxPeerAge: undefined,
+      maxConnections: Infinity,
+      maxHandshakes: 512,
     }
     assert.deepEqual(listenSettings({ port: 0 }, 77), { address: { port: 0, host: undefined }, ...rest })
     assert.deepEqual(listenSettings({ port: 1, host: '::1' }, 77), {
@@ -229,6 +231,8 @@ describe('listenSettings', () => {
       alpnProtocols: ['h2'],
       revoke: false,
       maxPeerAge: 'certificate',
+      maxConnections: 7,
+      maxHandshakes: 8,
     } as const
     const address = { port: 1, host: undefined }
     assert.deepEqual(listenSettings({ port: 1, ...given }, 77), { address, ...given })
@@ -255,6 +259,10 @@ describe('listenSettings', () => {
       [{ port: 1, revoke: 'no' }, 'revoke'],
       [{ port: 1, maxPeerAge: 5 }, 'maxPeerAge'],
       [{ port: 1, maxPeerAge: 'never' }, 'maxPeerAge'],
+      [{ port: 1, maxConnections: 0 }, 'maxConnections'],
+      [{ port: 1, maxConnections: Infinity }, 'maxConnections'],
+      [{ port: 1, maxHandshakes: 1.5 }, 'maxHandshakes'],
+      [{ port: 1, maxHandshakes: '8' }, 'maxHandshakes'],
       [{ port: 1, alpnProtocols: [''] }, 'alpnProtocols[0]'],
       [{ port: 1, alpnProtocols: ['h2', 5] }, 'alpnProtocols[1]'],
       [{ port: 1, backlog: 5 }, 'options.backlog'],
@@ -276,6 +284,20 @@ describe('serviceDefinition', () => {
       signal: undefined,
       timeoutMs: 10_000,
     })
+  })
+
+  it('is a proxy that stands for an instance, when that is said', () => {
+    const { definition } = serviceDefinition('web', { port: 8443, kind: 'proxy', destinationId: 'web-1' })
+    assert.deepEqual(definition, {
+      ID: 'web-proxy-8443',
+      Name: 'web-proxy',
+      Port: 8443,
+      Kind: 'connect-proxy',
+      Proxy: { DestinationServiceName: 'web', DestinationServiceID: 'web-1' },
+      Check: { CheckID: 'service:web-proxy-8443', Name: 'process is alive', TTL: '15000ms' },
+    })
+    const { Proxy } = serviceDefinition('web', { port: 8443, kind: 'proxy' }).definition
+    assert.deepEqual(Proxy, { DestinationServiceName: 'web' })
   })
 
   it("says all that is given, in the agent's own spelling", () => {
@@ -347,6 +369,9 @@ describe('serviceDefinition', () => {
         [{ port: 1, tags: ['a', ''] }, 'tags[1]'],
         [{ port: 1, meta: [] }, 'meta'],
         [{ port: 1, meta: { version: 1 } }, 'meta.version'],
+        [{ port: 1, kind: 'connect-proxy' }, 'kind'],
+        [{ port: 1, kind: 'proxy', destinationId: '' }, 'destinationId'],
+        [{ port: 1, destinationId: 'web-1' }, 'destinationId'],
         [{ port: 1, weights: 5 }, 'weights'],
         [{ port: 1, weights: {} }, 'weights.passing'],
         [{ port: 1, weights: { passing: 1 } }, 'weights.warning'],
