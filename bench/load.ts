@@ -1,0 +1,121 @@
+import { Agent, get } from 'node:http'
+import { type Socket, connect } from 'node:net'
+import { run } from './process.js'
+
+/** What `wrk` and `iperf3` of Debian say. */
+export interface Requests {
+  readonly perSecond: number
+  readonly count: number
+  readonly p50: number
+  readonly p99: number
+}
+
+/** Bytes as fast as they go. */
+export async function iperf(
+  port: number,
+  { streams, reverse, seconds }: { streams: number; reverse: boolean; seconds: number },
+): Promise<{ readonly gigabits: number; readonly gigabytes: number }> {
+  const output = await run([
+    'iperf3',
+    ...['-c', '127.0.0.1', '-p', String(port), '-t', String(seconds), '-P', String(streams), '-J'],
+    ...(reverse ? ['-R'] : []),
+  ])
+  const { sum_received } = (
+    JSON.parse(output) as { end: { sum_received: { bytes: number; seconds: number } } }
+  ).end
+  return {
+    gigabits: (sum_received.bytes * 8) / sum_received.seconds / 1e9,
+    gigabytes: sum_received.bytes / 1e9,
+  }
+}
+
+/** Requests as fast as they go, 16 at a time, on connections that are kept or on a new one for each. */
+export async function wrk(
+  port: number,
+  { keepAlive, seconds }: { keepAlive: boolean; seconds: number },
+): Promise<Requests> {
+  const output = await run([
+    'wrk',
+    ...['-t', '1', '-c', '16', '-d', `${seconds}s`, '--latency'],
+    ...(keepAlive ? [] : ['-H', 'Connection: close']),
+    `http://127.0.0.1:${port}/`,
+  ])
+  const field = (pattern: RegExp): string => {
+    const found = pattern.exec(output)?.[1]
+    if (found === undefined) throw new Error(`wrk said something else:\n${output}`)
+    return found
+  }
+  return {
+    perSecond: Number(field(/Requests\/sec:\s+([\d.]+)/)),
+    count: Number(field(/(\d+) requests in/)),
+    p50: milliseconds(field(/50%\s+([\d.]+\w+)/)),
+    p99: milliseconds(field(/99%\s+([\d.]+\w+)/)),
+  }
+}
+
+function milliseconds(text: string): number {
+  const value = Number.parseFloat(text)
+  if (text.endsWith('us')) return value / 1000
+  return text.endsWith('ms') ? value : value * 1000
+}
+
+/** Requests at a fixed rate, each timed from when it was due: one that waits for another is late. */
+export async function steady(
+  port: number,
+  { perSecond, seconds }: { perSecond: number; seconds: number },
+): Promise<{ readonly p50: number; readonly p99: number }> {
+  const agent = new Agent({ keepAlive: true, maxSockets: 16 })
+  const times: number[] = []
+  const pending: Promise<void>[] = []
+  const start = performance.now()
+  const count = perSecond * seconds
+  for (let i = 0; i < count;) {
+    const due = Math.min(count, Math.floor(((performance.now() - start) * perSecond) / 1000))
+    for (; i < due; i += 1) {
+      const at = start + (i * 1000) / perSecond
+      pending.push(request(port, agent).then(() => void times.push(performance.now() - at)))
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1))
+  }
+  await Promise.all(pending)
+  agent.destroy()
+  times.sort((a, b) => a - b)
+  const at = (share: number): number => times[Math.ceil(times.length * share) - 1] ?? NaN
+  return { p50: at(0.5), p99: at(0.99) }
+}
+
+function request(port: number, agent: Agent): Promise<void> {
+  return new Promise((resolve, reject) => {
+    get({ host: '127.0.0.1', port, agent }, (response) => {
+      response.resume().once('end', resolve).once('error', reject)
+    }).once('error', reject)
+  })
+}
+
+/** Connections on which nothing happens, each after an echoed byte; returns what ends them. */
+export async function idle(port: number, count: number): Promise<() => Promise<void>> {
+  const sockets: Socket[] = []
+  const open = async (): Promise<void> => {
+    const socket = connect(port, '127.0.0.1')
+    sockets.push(socket)
+    await new Promise((resolve, reject) => {
+      socket.once('data', resolve).once('error', reject)
+      socket.write('x')
+    })
+  }
+  const AT_A_TIME = 32
+  let left = count
+  await Promise.all(
+    Array.from({ length: AT_A_TIME }, async () => {
+      while (left > 0) {
+        left -= 1
+        await open()
+      }
+    }),
+  )
+  return async () => {
+    await Promise.all(
+      sockets.map((socket) => new Promise((resolve) => socket.once('close', resolve).destroy())),
+    )
+  }
+}

@@ -1,0 +1,99 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import type { TestContext } from 'node:test'
+
+const TICKS_PER_SECOND = 100
+const PAGE_BYTES = 4_096
+
+export interface Program {
+  readonly pid: number
+  /** What it has written. */
+  output(): string
+  /** Processor time since its start, of all its threads, user and system, in seconds. */
+  cpuSeconds(): number
+  /** Resident memory. */
+  rssBytes(): number
+}
+
+/** A program that runs until the end of the scope; ready when it has written `ready`. */
+export async function startProgram(
+  scope: TestContext,
+  [command = '', ...args]: readonly string[],
+  { ready, env = {} }: { readonly ready?: string; readonly env?: Record<string, string> },
+): Promise<Program> {
+  // Ten thousand connections through a proxy are twenty thousand descriptors.
+  const child = spawn('bash', ['-c', 'ulimit -n $(ulimit -Hn); exec "$@"', 'bash', command, ...args], {
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  scope.after(() => end(child))
+  let output = ''
+  await new Promise<void>((resolve, reject) => {
+    const timer = setTimeout(() => {
+      reject(new Error(`${command} is not ready:\n${output}`))
+    }, 15_000)
+    const collect = (chunk: Buffer): void => {
+      output = (output + chunk.toString()).slice(-16_000)
+      if (ready === undefined || !output.includes(ready)) return
+      clearTimeout(timer)
+      resolve()
+    }
+    child.stdout.on('data', collect)
+    child.stderr.on('data', collect)
+    child.once('exit', () => {
+      reject(new Error(`${command} ended:\n${output}`))
+    })
+    if (ready !== undefined) return
+    clearTimeout(timer)
+    child.once('spawn', resolve)
+  })
+  const pid = child.pid ?? 0
+  const family = (): number[] => [pid, ...childrenOf(pid)]
+  return {
+    pid,
+    output: () => output,
+    cpuSeconds: () => family().reduce((sum, one) => sum + cpuSeconds(one), 0),
+    rssBytes: () => family().reduce((sum, one) => sum + rssBytes(one), 0),
+  }
+}
+
+/** How many descriptors a process may have here at most. */
+export function descriptorLimit(): number {
+  return Number(execFileSync('bash', ['-c', 'ulimit -Hn'], { encoding: 'utf8' }))
+}
+
+/** Runs a command to its end; returns what it has written. */
+export async function run([command = '', ...args]: readonly string[]): Promise<string> {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  let output = ''
+  child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()))
+  child.stderr.on('data', (chunk: Buffer) => (output += chunk.toString()))
+  await once(child, 'close')
+  if (child.exitCode !== 0) throw new Error(`${command} ${args.join(' ')} failed:\n${output}`)
+  return output
+}
+
+async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  const exited = once(child, 'exit')
+  child.kill('SIGKILL')
+  await exited
+}
+
+function childrenOf(pid: number): number[] {
+  const list = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim()
+  return list === '' ? [] : list.split(' ').map(Number)
+}
+
+/** See proc(5): the fields after the name, which may have spaces in it. */
+function cpuSeconds(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    .replace(/^.*\) /, '')
+    .split(' ')
+  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND
+}
+
+function rssBytes(pid: number): number {
+  return Number(readFileSync(`/proc/${pid}/statm`, 'utf8').split(' ')[1]) * PAGE_BYTES
+}

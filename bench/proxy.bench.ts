@@ -1,0 +1,141 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { TestContext } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { startConsul } from '../test/consul/real-agent.js'
+import { freePort } from '../test/consul/service-mesh.js'
+import { idle, iperf, steady, wrk } from './load.js'
+import { type Benchmark, median, round } from './measure.js'
+import { descriptorLimit, startProgram } from './process.js'
+import { type Backends, type Pair, startBuiltIn, startOurs } from './proxy-pair.js'
+import { withFixtures } from './scope.js'
+
+const ROUNDS = 5
+const SECONDS = 3
+const STEADY_PER_SECOND = 1_000
+const MIB = 1024 * 1024
+
+/**
+ * Bytes by iperf3, requests and connections by wrk against nginx, everything on one machine: what is compared is
+ * processor time. Both pairs run all the time, and take their turns.
+ */
+const benchmark: Benchmark = {
+  question: 'what does our pair of proxies do beside the pair that is built into Consul?',
+  run: () => withFixtures(compare),
+}
+export default benchmark
+
+type Row = Record<string, number>
+
+async function compare(scope: TestContext): Promise<Record<string, Row>> {
+  const consul = await startConsul(scope)
+  const backends = await startBackends(scope)
+  // On a machine with more cores than two, workers would pay.
+  const flags = (process.env['PROXY_FLAGS'] ?? '').split(' ').filter((flag) => flag !== '')
+  const pairs = {
+    ours: await startOurs(scope, consul, backends, flags),
+    'built-in': await startBuiltIn(scope, consul, backends),
+  }
+  const samples = new Map<string, Map<string, number[]>>()
+  const add = (what: string, who: string, value: number): void => {
+    const ofWhat = samples.get(what) ?? new Map<string, number[]>()
+    samples.set(what, ofWhat)
+    ofWhat.set(who, [...(ofWhat.get(who) ?? []), value])
+  }
+  // In turn, so that the machine's moods meet both; the first round is for warming up.
+  for (let i = 0; i <= ROUNDS; i += 1) {
+    for (const [who, pair] of Object.entries(pairs)) {
+      const figures = await measure(pair)
+      if (i > 0) for (const [what, value] of Object.entries(figures)) add(what, who, value)
+    }
+  }
+  for (const [who, pair] of Object.entries(pairs))
+    for (const [what, value] of Object.entries(await measureIdle(pair))) add(what, who, value)
+  const rows: Record<string, Row> = {}
+  for (const [what, byWho] of samples) {
+    const [ours, theirs] = ['ours', 'built-in'].map((who) => median(byWho.get(who) ?? []))
+    if (ours === undefined || theirs === undefined) continue
+    rows[what] = { ours: round(ours, 3), 'built-in': round(theirs, 3), ratio: round(ours / theirs, 2) }
+  }
+  return rows
+}
+
+async function measure(pair: Pair): Promise<Row> {
+  const row: Row = {}
+  const { bytes, http } = pair.ports
+  if (bytes === undefined || http === undefined) throw new Error('there is no such backend')
+  for (const streams of [1, 4]) {
+    for (const reverse of [false, true]) {
+      const what = `${streams} stream${streams === 1 ? '' : 's'} ${reverse ? 'back' : 'there'}`
+      const cpu = pair.cpuSeconds()
+      const { gigabits, gigabytes } = await iperf(bytes, { streams, reverse, seconds: SECONDS })
+      row[`${what}, Gbit/s`] = gigabits
+      row[`${what}, CPU s/GB`] = (pair.cpuSeconds() - cpu) / gigabytes
+    }
+  }
+  const cpuOf = async <T extends { readonly count: number }>(
+    load: Promise<T>,
+  ): Promise<T & { cpu: number }> => {
+    const before = pair.cpuSeconds()
+    const result = await load
+    return { ...result, cpu: ((pair.cpuSeconds() - before) * 1_000) / result.count }
+  }
+  const kept = await cpuOf(wrk(http, { keepAlive: true, seconds: SECONDS }))
+  row['requests/s'] = kept.perSecond
+  row['requests p50, ms'] = kept.p50
+  row['requests p99, ms'] = kept.p99
+  row['CPU s/1000 requests'] = kept.cpu
+  const fresh = await cpuOf(wrk(http, { keepAlive: false, seconds: SECONDS }))
+  row['new connections/s'] = fresh.perSecond
+  row['new connections p50, ms'] = fresh.p50
+  row['new connections p99, ms'] = fresh.p99
+  row['CPU s/1000 connections'] = fresh.cpu
+  const { p50, p99 } = await steady(http, { perSecond: STEADY_PER_SECOND, seconds: SECONDS })
+  row[`at ${STEADY_PER_SECOND} requests/s p50, ms`] = p50
+  row[`at ${STEADY_PER_SECOND} requests/s p99, ms`] = p99
+  return row
+}
+
+async function measureIdle(pair: Pair): Promise<Row> {
+  const row: Row = {}
+  const { echo } = pair.ports
+  if (echo === undefined) throw new Error('there is no such backend')
+  await sleep(2_000)
+  const rest = pair.rssBytes()
+  row['memory after the load, MiB'] = rest / MIB
+  // Each connection is two descriptors in each proxy, which has some for other things.
+  const most = Math.min(10_000, Math.floor((descriptorLimit() - 200) / 2))
+  for (const count of [1_000, most]) {
+    const before = pair.rssBytes()
+    const end = await idle(echo, count)
+    await sleep(2_000)
+    row[`memory per idle connection of ${count}, KiB`] = (pair.rssBytes() - before) / 1024 / count
+    await end()
+    await sleep(1_000)
+  }
+  return row
+}
+
+/** iperf3, nginx with one worker, and a program that echoes. */
+async function startBackends(scope: TestContext): Promise<Backends> {
+  const folder = await mkdtemp(join(tmpdir(), 'consul-connect-bench-'))
+  scope.after(() => rm(folder, { recursive: true }))
+  const backends = { bytes: await freePort(), http: await freePort(), echo: await freePort() }
+  const server = ['iperf3', '-s', '-B', '127.0.0.1', '-p', String(backends.bytes), '--forceflush']
+  await startProgram(scope, server, { ready: 'Server listening' })
+  const config = join(folder, 'nginx.conf')
+  await writeFile(
+    config,
+    `daemon off; worker_processes 1; pid ${folder}/pid; error_log stderr;
+events { worker_connections 1024; }
+http { access_log off; keepalive_requests 1000000000;
+  server { listen 127.0.0.1:${backends.http}; location / { return 200 "hello\\n"; } } }
+`,
+  )
+  await startProgram(scope, ['nginx', '-c', config, '-p', folder], {})
+  const echo = `require('node:net').createServer((s) => s.on('error', () => {}).on('data', (d) => s.write(d)))
+.listen(${backends.echo}, '127.0.0.1', 8192, () => console.log('listening'))`
+  await startProgram(scope, [process.execPath, '-e', echo], { ready: 'listening' })
+  return backends
+}
