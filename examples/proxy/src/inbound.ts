@@ -55,9 +55,9 @@ export class Inbound {
     this.#opening = config && this.#open(config)
   }
 
-  /** Stops to listen; the service drains what is open. */
-  stop(): void {
-    void this.#opening?.close(FOREVER_MS)
+  /** Stops to listen, and ends with its connections. */
+  async close(drainTimeoutMs: number): Promise<void> {
+    await this.#opening?.close(drainTimeoutMs)
   }
 
   #open(config: ProxyListener): Opening<Listener> {

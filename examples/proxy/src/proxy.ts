@@ -150,7 +150,7 @@ class Member {
   }
 
   async close(drainTimeoutMs: number): Promise<void> {
-    this.#inbound.stop()
+    void this.#inbound.close(drainTimeoutMs)
     for (const outbound of this.#outbounds.values()) void outbound.close(drainTimeoutMs)
     await this.service.close({ drainTimeoutMs })
   }
