@@ -72,6 +72,7 @@ export class Proxy {
     if (this.#member !== undefined) this.#end(this.#member, this.#member.drainTimeoutMs)
     this.#member = undefined
     await Promise.all(this.#closing)
+    await this.#traffic.settled()
     this.#metrics.close()
   }
 

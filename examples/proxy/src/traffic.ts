@@ -41,10 +41,15 @@ interface Counts extends Door {
   received: number
 }
 
+/** Far more than the turns of the event loop that it takes. */
+const SETTLE_MS = 1_000
+
 /** Counts connections and bytes, and writes a line for each connection that has ended. */
 export class Traffic {
   readonly #log: Log
   readonly #doors = new Map<string, Counts>()
+  #open = 0
+  #onEmpty: (() => void) | undefined
 
   constructor(log: Log) {
     this.#log = log
@@ -53,6 +58,7 @@ export class Traffic {
   opened(door: Door, connection: Connection): void {
     const counts = this.#at(door)
     counts.opened += 1
+    this.#open += 1
     counts.open.add(connection)
   }
 
@@ -63,6 +69,8 @@ export class Traffic {
     counts.closed.set(reason, (counts.closed.get(reason) ?? 0) + 1)
     counts.sent += sent
     counts.received += received
+    this.#open -= 1
+    if (this.#open === 0) this.#onEmpty?.()
     if (!this.#log.isDebug) return
     this.#log.debug('connection', {
       ...door,
@@ -74,6 +82,17 @@ export class Traffic {
       reason,
       error: error?.message,
     })
+  }
+
+  /** Resolves when every connection that was cut has been accounted for, which is a matter of moments. */
+  async settled(): Promise<void> {
+    if (this.#open === 0) return
+    let timer: NodeJS.Timeout | undefined
+    await new Promise<void>((resolve) => {
+      this.#onEmpty = resolve
+      timer = setTimeout(resolve, SETTLE_MS)
+    })
+    clearTimeout(timer)
   }
 
   totals(): Totals[] {
