@@ -225,6 +225,20 @@ export async function nextData(socket: Socket): Promise<string> {
   return String((await once(socket, 'data', { signal: AbortSignal.timeout(WAIT_MS) }))[0])
 }
 
+/** Whether nobody listens there. */
+export function isRefused(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1')
+    socket.on('connect', () => {
+      socket.destroy()
+      resolve(false)
+    })
+    socket.on('error', ({ code }: NodeJS.ErrnoException) => {
+      resolve(code === 'ECONNREFUSED')
+    })
+  })
+}
+
 export interface Pair {
   readonly inbound: RunningProxy
   readonly outbound: RunningProxy

@@ -9,6 +9,7 @@ import { WAIT_MS, offer, greet, readAll, rejection, startMesh, until } from '../
 import {
   echo,
   freePort,
+  isRefused,
   localConnect,
   nextData,
   spawnProxy,
@@ -268,10 +269,7 @@ describe('the life of a sidecar', () => {
     await Promise.all(
       [inbound, outbound].map((proxy) => proxy.logged('SIGTERM: open connections are drained')),
     )
-    await until('nobody comes in', async () => {
-      const error = await rejection(once(connect(port, '127.0.0.1'), 'connect')).catch(() => undefined)
-      return error?.code === 'ECONNREFUSED'
-    })
+    await until('nobody comes in', () => isRefused(port))
     socket.write('after')
     assert.equal(await nextData(socket), 'after')
     socket.end()
