@@ -95,11 +95,11 @@ export class Listener implements AsyncDisposable {
       requestCert: true,
       rejectUnauthorized: true,
       handshakeTimeout: handshakeTimeoutMs,
-      allowHalfOpen,
       // A client that offers only unknown names would be refused: offer none unless they are meant.
       ...(alpnProtocols !== undefined && { ALPNProtocols: [...alpnProtocols] }),
     })
     this.#tls.on('secureConnection', (socket) => {
+      socket.allowHalfOpen = allowHalfOpen
       const durationMs = this.#handshakes.end(socket)
       if (this.#isFull(socket)) return
       this.#deciding.add(socket)
@@ -108,7 +108,8 @@ export class Listener implements AsyncDisposable {
     this.#tls.on('tlsClientError', (error, socket) => {
       this.#reject(explain(error, socket), socket, this.#handshakes.end(socket))
     })
-    this.#front = createServer({ allowHalfOpen, noDelay: true }, (socket) => {
+    // Not half-open before the handshake is over: one who ends it early is gone.
+    this.#front = createServer({ noDelay: true }, (socket) => {
       this.#accept(socket)
     })
     this.#closed = new Promise((resolve) => this.#front.once('close', resolve))

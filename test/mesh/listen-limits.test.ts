@@ -69,6 +69,18 @@ describe('a listener with maxHandshakes', () => {
   })
 })
 
+describe('a listener whose connections may be half-open', () => {
+  it('lets go at once of one that ends in its handshake', async (t) => {
+    const { api, stall } = await start(t, { allowHalfOpen: true })
+    const rejected = nextEvent(api, 'rejected')
+    const socket = await stall()
+    const gone = once(socket, 'close')
+    socket.resume().end()
+    await gone
+    await rejected
+  })
+})
+
 describe('a listener with maxConnections', () => {
   it('refuses one too many, says so, and takes another when one has ended', async (t) => {
     const { api, dial, listener } = await start(t, { maxConnections: 2 })

@@ -1,0 +1,229 @@
+// What clients, peers and machines do to a proxy. After each, no connection is open and no descriptor is left over.
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { createHash, randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { type Socket, connect } from 'node:net'
+import { type TestContext, describe, it } from 'node:test'
+import { WAIT_MS, readAll, startMesh, until } from '../fixtures/mesh.js'
+import {
+  type Pair,
+  type RunningProxy,
+  echo,
+  localConnect,
+  nextData,
+  settled,
+  startApplication,
+  startPair,
+} from './connect-proxy.js'
+
+interface Started extends Pair {
+  /** Whether a new connection goes through, and an echo comes back. */
+  readonly works: () => Promise<void>
+  /** Waits until both are as they were at the start. */
+  readonly settled: () => Promise<void>
+}
+
+interface Options {
+  readonly handler?: (socket: Socket) => void
+  readonly inbound?: readonly string[]
+  readonly outbound?: readonly string[]
+}
+
+async function start(t: TestContext, { handler = echo, ...flags }: Options = {}): Promise<Started> {
+  const { agent } = await startMesh(t)
+  const application = await startApplication(t, handler)
+  const pair = await startPair(t, agent.address, application.port, flags)
+  const works = async (): Promise<void> => {
+    const socket = localConnect(t, pair.port)
+    socket.write('still there?')
+    assert.equal(await nextData(socket), 'still there?')
+    socket.end()
+    await readAll(socket)
+  }
+  if (handler === echo) await works()
+  const proxies = [pair.inbound, pair.outbound]
+  const before = await Promise.all(proxies.map(atRest))
+  return {
+    ...pair,
+    works,
+    settled: async () => {
+      await Promise.all(proxies.map((proxy, i) => settled(proxy, before[i]!)))
+    },
+  }
+}
+
+/** How many descriptors it has when it has no connection. */
+async function atRest(proxy: RunningProxy): Promise<number> {
+  await until('it is at rest', async () => (await proxy.metric('connections_open')) === 0)
+  return proxy.descriptors()
+}
+
+/** Connects without TLS to a public listener, and takes whatever comes of it. */
+function intrude(t: TestContext, port: number): Socket {
+  const socket = connect(port, '127.0.0.1')
+  t.after(() => socket.destroy())
+  return socket.on('error', () => undefined).resume()
+}
+
+async function closed(socket: Socket): Promise<void> {
+  await until('it is closed', () => socket.closed)
+}
+
+describe('a sidecar outlives', () => {
+  it('a flood of handshakes that never end, with a real client getting through', async (t) => {
+    const { publicPort, works, settled } = await start(t)
+    const stalled = Array.from({ length: 600 }, () => intrude(t, publicPort))
+    await Promise.all(stalled.map((socket) => once(socket, 'connect')))
+    await works()
+    const gone = stalled.filter(({ closed }) => closed).length
+    // 512 may be under way.
+    assert.ok(gone >= 600 - 512, `${gone} were ended`)
+    for (const socket of stalled) socket.destroy()
+    await settled()
+  })
+
+  it('garbage, in every size', async (t) => {
+    const { publicPort, works, settled, inbound } = await start(t)
+    const pieces = [
+      Buffer.from('GET / HTTP/1.1\r\n\r\n'),
+      Buffer.alloc(1),
+      randomBytes(16_384),
+      randomBytes(1 << 20),
+      // A TLS record that announces more than it may.
+      Buffer.from([0x16, 0x03, 0x01, 0xff, 0xff, ...randomBytes(64)]),
+      // The start of a ClientHello, and then nothing that fits.
+      Buffer.concat([Buffer.from([0x16, 0x03, 0x01, 0x00, 0x20, 0x01, 0x00, 0x00, 0x1c]), randomBytes(64)]),
+    ]
+    for (const piece of pieces) {
+      const socket = intrude(t, publicPort)
+      socket.end(piece)
+      await closed(socket)
+    }
+    assert.ok((await inbound.metric('rejections_total')) >= 4)
+    await works()
+    await settled()
+  })
+
+  it('resets: in the handshake, before an answer, in the middle of one', async (t) => {
+    const { publicPort, port, works, settled } = await start(t)
+    for (let i = 0; i < 50; i += 1) {
+      const early = intrude(t, publicPort)
+      await once(early, 'connect')
+      early.resetAndDestroy()
+      const local = localConnect(t, port)
+      local.on('error', () => undefined)
+      await once(local, 'connect')
+      local.write(randomBytes(65_536))
+      if (i % 2 === 0) await once(local, 'data')
+      local.resetAndDestroy()
+    }
+    await works()
+    await settled()
+  })
+
+  it('an application that resets', async (t) => {
+    const { port, settled } = await start(t, {
+      handler: (socket) => socket.once('data', () => socket.resetAndDestroy()),
+    })
+    for (let i = 0; i < 20; i += 1) {
+      const local = localConnect(t, port)
+      local.on('error', () => undefined)
+      local.end('x')
+      local.resume()
+      await closed(local)
+    }
+    await settled()
+  })
+
+  it('churn: five hundred short connections', async (t) => {
+    const { port, works, settled, outbound } = await start(t)
+    let left = 500
+    const client = async (): Promise<void> => {
+      while ((left -= 1) >= 0) {
+        const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+        socket.end('churn')
+        assert.equal(await readAll(socket), 'churn')
+      }
+    }
+    await Promise.all(Array.from({ length: 8 }, client))
+    assert.equal(await outbound.metric('connections_closed_total', { reason: 'ended' }), 501)
+    await works()
+    await settled()
+  })
+
+  it('slow readers, with bounded memory', async (t) => {
+    const endless = Buffer.alloc(1 << 20)
+    const { port, inbound, outbound, settled } = await start(t, {
+      handler: (socket) => {
+        const more = (): void => {
+          while (!socket.destroyed && socket.write(endless));
+        }
+        socket.on('drain', more).resume()
+        more()
+      },
+    })
+    const before = residentBytes(inbound) + residentBytes(outbound)
+    const slow = Array.from({ length: 200 }, () => localConnect(t, port))
+    await Promise.all(slow.map((socket) => once(socket, 'readable')))
+    // All that can be buffered has been when nothing moves any more.
+    let moved = -1
+    await until('nothing moves', async () => {
+      const now = await inbound.metric('bytes_total', { way: 'sent' })
+      const stands = now === moved
+      moved = now
+      return stands
+    })
+    // What the first burst has made of the heap is in it too, which is not small.
+    const each = (residentBytes(inbound) + residentBytes(outbound) - before) / slow.length
+    assert.ok(each < 1 << 20, `${Math.round(each / 1024)} KiB for each`)
+    for (const socket of slow) socket.destroy()
+    await settled()
+  })
+
+  it('descriptors that run out, and serves again when there are some', async (t) => {
+    const { port, outbound, works, settled } = await start(t)
+    const spare = 20
+    limitDescriptors(outbound, outbound.descriptors() + spare)
+    const locals = Array.from({ length: 60 }, () => localConnect(t, port).on('error', () => undefined))
+    await outbound.logged(({ msg }) => msg.includes('EMFILE'))
+    assert.equal(outbound.hasEnded, false)
+    for (const local of locals) local.destroy()
+    limitDescriptors(outbound, 1_024)
+    await works()
+    await settled()
+  })
+})
+
+function residentBytes({ pid }: RunningProxy): number {
+  const pages = Number(readFileSync(`/proc/${pid}/statm`, 'utf8').split(' ')[1])
+  return pages * 4_096
+}
+
+/** The limit of a process that runs, by prlimit(1). */
+function limitDescriptors({ pid }: RunningProxy, limit: number): void {
+  execFileSync('prlimit', ['--pid', String(pid), `--nofile=${limit}:20000`])
+}
+
+describe('a sidecar', () => {
+  it('carries big transfers to their end when it is told to end', async (t) => {
+    const { port, inbound, outbound } = await start(t)
+    const bytes = randomBytes(64 << 20)
+    const transfers = Array.from({ length: 3 }, async () => {
+      const socket = localConnect(t, port)
+      const hash = createHash('sha256')
+      socket.on('data', (chunk: Buffer) => hash.update(chunk))
+      const begun = once(socket, 'data')
+      socket.end(bytes)
+      await begun
+      return { hash, ended: once(socket, 'end', { signal: AbortSignal.timeout(2 * WAIT_MS) }) }
+    })
+    const under = await Promise.all(transfers)
+    for (const proxy of [inbound, outbound]) proxy.signal('SIGTERM')
+    await Promise.all(under.map(({ ended }) => ended))
+    const expected = createHash('sha256').update(bytes).digest('hex')
+    for (const { hash } of under) assert.equal(hash.digest('hex'), expected)
+    assert.deepEqual(await Promise.all([inbound.ended(), outbound.ended()]), [0, 0])
+  })
+})

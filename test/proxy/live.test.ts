@@ -1,0 +1,227 @@
+// A configuration that changes while connections are open: only what has changed is touched.
+import assert from 'node:assert/strict'
+import { createHash, randomBytes } from 'node:crypto'
+import type { Socket } from 'node:net'
+import { type TestContext, describe, it } from 'node:test'
+import type { TestAgent } from '../../src/testing/index.js'
+import { WAIT_MS, readAll, startMesh, until } from '../fixtures/mesh.js'
+import {
+  type RunningProxy,
+  echo,
+  freePort,
+  isRefused,
+  localConnect,
+  nextData,
+  startApplication,
+  startPair,
+  startProxy,
+} from './connect-proxy.js'
+
+interface Upstream {
+  readonly DestinationName: string
+  readonly LocalBindPort: number
+  readonly DestinationType?: string
+  readonly Config?: object
+}
+
+interface Registered {
+  readonly port: number
+  readonly applicationPort: number
+  readonly upstreams?: readonly Upstream[]
+  readonly config?: object
+  readonly service?: string
+}
+
+const ID = 'web-1-proxy'
+
+/** Registers the proxy, or changes its registration, as its operator would. */
+async function register(agent: TestAgent, registered: Registered): Promise<void> {
+  const { port, applicationPort, upstreams = [], config = {}, service = 'web' } = registered
+  const response = await fetch(`${agent.url}/v1/agent/service/register`, {
+    method: 'PUT',
+    body: JSON.stringify({
+      Kind: 'connect-proxy',
+      ID,
+      Name: `${service}-proxy`,
+      Address: '127.0.0.1',
+      Port: port,
+      Proxy: {
+        DestinationServiceName: service,
+        DestinationServiceID: 'web-1',
+        LocalServiceAddress: '127.0.0.1',
+        LocalServicePort: applicationPort,
+        Config: config,
+        Upstreams: upstreams,
+      },
+    }),
+  })
+  assert.equal(response.status, 200, await response.text())
+}
+
+/** A service `api` behind a sidecar, and the sidecar of `web`, which takes its configuration from the agent. */
+async function start(t: TestContext) {
+  const { agent, join } = await startMesh(t)
+  const application = await startApplication(t, echo)
+  await startPair(t, agent.address, application.port)
+  const [port, upstream] = [await freePort(), await freePort()]
+  const upstreams: Upstream[] = [{ DestinationName: 'api', LocalBindPort: upstream }]
+  const registered = { port, applicationPort: application.port, upstreams }
+  await register(agent, registered)
+  const proxy = await startProxy(t, agent.address, ['-sidecar-for', 'web-1'], {
+    ready: ['public listener is open', 'upstream is open'],
+  })
+  return { agent, join, proxy, registered, upstream, application }
+}
+
+/** Sends and checks what comes back, until it is stopped. */
+function exchangeForever(t: TestContext, port: number) {
+  const socket = localConnect(t, port)
+  const [sent, received] = [createHash('sha256'), createHash('sha256')]
+  let [sentBytes, receivedBytes] = [0, 0]
+  let stopping = false
+  const piece = randomBytes(10_000)
+  const send = (): void => {
+    sent.update(piece)
+    sentBytes += piece.length
+    socket.write(piece)
+  }
+  socket.on('data', (chunk: Buffer) => {
+    received.update(chunk)
+    receivedBytes += chunk.length
+    if (receivedBytes !== sentBytes) return
+    if (stopping) socket.end()
+    else send()
+  })
+  const ended = new Promise<void>((resolve, reject) => {
+    socket.once('end', resolve).once('error', reject)
+    AbortSignal.timeout(4 * WAIT_MS).addEventListener('abort', () => {
+      reject(new Error('it has not ended'))
+    })
+  })
+  // Looked at when it is stopped.
+  ended.catch(() => undefined)
+  send()
+  return {
+    /** Everything that was sent has come back, over the same connection. */
+    finish: async (): Promise<void> => {
+      stopping = true
+      await ended
+      assert.ok(receivedBytes > 0)
+      assert.equal(received.digest('hex'), sent.digest('hex'))
+    },
+  }
+}
+
+async function isEcho(t: TestContext, port: number): Promise<Socket> {
+  const socket = localConnect(t, port)
+  socket.write('hello')
+  assert.equal(await nextData(socket), 'hello')
+  return socket
+}
+
+/** Waits until it has applied another configuration than those before. */
+async function applied(proxy: RunningProxy, change: () => Promise<void>): Promise<void> {
+  const before = proxy.lines.length
+  await change()
+  await proxy.logged('configuration is applied', before)
+}
+
+describe('a configuration that changes under load', () => {
+  it('upstreams come, go and move, and the untouched ones lose no byte', async (t) => {
+    const { agent, proxy, registered, upstream, join } = await start(t)
+    const steady = Array.from({ length: 4 }, () => exchangeForever(t, upstream))
+    const [untouched] = registered.upstreams
+    const [second, third] = [await freePort(), await freePort()]
+    const change = (...others: Upstream[]): Promise<void> =>
+      applied(proxy, () => register(agent, { ...registered, upstreams: [untouched!, ...others] }))
+    // Added.
+    await change({ DestinationName: 'api', LocalBindPort: second })
+    await until('the added one listens', async () => !(await isRefused(second)))
+    const doomed = await isEcho(t, second)
+    // Moved.
+    await change({ DestinationName: 'api', LocalBindPort: third })
+    await until('the old place is gone', () => isRefused(second))
+    await until('the new place listens', async () => !(await isRefused(third)))
+    await isEcho(t, third)
+    // One that was open where nobody listens any more may end in its time.
+    doomed.end('bye')
+    assert.equal(await readAll(doomed), 'bye')
+    // Tuned, and led elsewhere.
+    await change({ DestinationName: 'nobody', LocalBindPort: third, Config: { connect_timeout_ms: 50 } })
+    await proxy.logged('dial nobody', proxy.lines.length).catch(() => undefined)
+    // Removed, ten times over, with a public listener that moves as well.
+    for (let i = 0; i < 10; i += 1) {
+      await change(...(i % 2 === 0 ? [] : [{ DestinationName: 'api', LocalBindPort: third }]))
+    }
+    for (const one of steady) await one.finish()
+    assert.equal(await proxy.metric('connections_closed_total', { reason: 'broken' }), 0)
+    assert.equal(join('x').name, 'x')
+  })
+
+  it('the public listener moves, and open connections live on', async (t) => {
+    const { agent, proxy, registered, join } = await start(t)
+    const client = join('client')
+    const dial = async (port: number) => client.dial({ address: `127.0.0.1:${port}`, service: 'web' })
+    const open = await dial(registered.port)
+    const moved = await freePort()
+    await applied(proxy, () => register(agent, { ...registered, port: moved }))
+    await until('the new place listens', async () => !(await isRefused(moved)))
+    await until('the old place is gone', () => isRefused(registered.port))
+    open.write('still here')
+    const [answer] = (await new Promise((resolve) => open.once('data', (chunk) => resolve([chunk])))) as [
+      Buffer,
+    ]
+    assert.equal(answer.toString(), 'still here')
+    const fresh = await dial(moved)
+    fresh.end('hello')
+    assert.equal(await readAll(fresh), 'hello')
+    open.end()
+  })
+
+  it('the application moves: new connections go there', async (t) => {
+    const { agent, proxy, registered, join } = await start(t)
+    const other = await startApplication(t, (socket) => socket.end('other'))
+    await applied(proxy, () => register(agent, { ...registered, applicationPort: other.port }))
+    const socket = await join('client').dial({ address: `127.0.0.1:${registered.port}`, service: 'web' })
+    assert.equal(await readAll(socket), 'other')
+    // Nothing was opened anew for it.
+    assert.equal(proxy.lines.filter(({ msg }) => msg === 'public listener is open').length, 1)
+  })
+
+  it('a wrong one changes nothing, and says which value', async (t) => {
+    const { agent, proxy, registered, upstream } = await start(t)
+    const before = proxy.lines.length
+    await register(agent, { ...registered, config: { handshake_timeout_ms: 'soon', colour: 'red' } })
+    await proxy.logged(
+      'configuration: handshake_timeout_ms: expected a positive number of milliseconds, got the string "soon"',
+      before,
+    )
+    await isEcho(t, upstream)
+    await applied(proxy, () => register(agent, { ...registered, config: { colour: 'red' } }))
+    await proxy.logged('colour: no such key; it has no effect', before)
+  })
+
+  it('another service: the proxy stands for that one from then on', async (t) => {
+    const { agent, proxy, registered, join } = await start(t)
+    const from = proxy.lines.length
+    await register(agent, { ...registered, service: 'shop' })
+    await proxy.logged(
+      ({ msg, uri }) => msg === 'certificate is in use' && String(uri).endsWith('/svc/shop'),
+      from,
+    )
+    await proxy.logged('public listener is open', from)
+    const client = join('client')
+    const socket = await client.dial({ address: `127.0.0.1:${registered.port}`, service: 'shop' })
+    socket.end('x')
+    assert.equal(await readAll(socket), 'x')
+  })
+
+  it('a registration that is gone: it goes on with what it has', async (t) => {
+    const { agent, proxy, upstream } = await start(t)
+    await fetch(`${agent.url}/v1/agent/service/deregister/${ID}`, { method: 'PUT' })
+    await proxy.logged(
+      'expected one proxy registered for the service instance web-1 on this agent, found none',
+    )
+    await isEcho(t, upstream)
+  })
+})
