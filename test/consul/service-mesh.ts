@@ -6,17 +6,11 @@ import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join as joinPath } from 'node:path'
 import type { TestContext } from 'node:test'
-import {
-  type AgentOptions,
-  type MeshSocket,
-  type Service,
-  type ServiceOptions,
-  service,
-} from '../../src/index.js'
-import { WAIT_MS, readAll } from '../fixtures/mesh.js'
+import { type AgentOptions, type Service, type ServiceOptions, service } from '../../src/index.js'
+import { readAll } from '../fixtures/mesh.js'
 import type { RealAgent } from './real-agent.js'
 
-export { WAIT_MS, nextEvent, until } from '../fixtures/mesh.js'
+export { WAIT_MS, ask, nextEvent, until } from '../fixtures/mesh.js'
 
 /** What the agent says of a rotation may take the 30 s over which Consul spreads the new certificates. */
 export const ROTATION_MS = 45_000
@@ -45,13 +39,6 @@ export function joiner(t: TestContext, consul: RealAgent): Join {
 /** Dials, and reads until the end. */
 export async function hear(web: Service, ...dial: Parameters<Service['dial']>): Promise<string> {
   return readAll(await web.dial(...dial))
-}
-
-/** A line to the other end, and the line that it answers. */
-export async function ask(socket: MeshSocket, line: string): Promise<string> {
-  const answer = once(socket, 'data', { signal: AbortSignal.timeout(WAIT_MS) })
-  socket.write(line)
-  return String((await answer)[0])
 }
 
 /** Sets the intention between two services, whatever it was before. The agent may take a moment to know. */

@@ -10,11 +10,8 @@ import {
 } from 'consul-connect'
 import { connectApplication } from './application.js'
 import type { Log } from './log.js'
-import { Opening } from './opening.js'
+import { FOREVER_MS, Opening } from './opening.js'
 import type { CloseReason, Connection, Door, Traffic } from './traffic.js'
-
-/** Open connections outlive a listener that is moved: they end when their ends want to, or with the proxy. */
-const FOREVER_MS = 2 ** 40
 
 export interface InboundOptions {
   readonly service: Service

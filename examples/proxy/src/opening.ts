@@ -5,6 +5,9 @@ export interface Closable {
   close(options: { readonly drainTimeoutMs: number }): Promise<void>
 }
 
+/** For open connections that outlive their listener: they end when their ends want to, or with the proxy. */
+export const FOREVER_MS: number = 2 ** 40
+
 const FIRST_PAUSE_MS = 500
 const LONGEST_PAUSE_MS = 30_000
 

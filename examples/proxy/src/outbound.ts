@@ -18,6 +18,7 @@ export class Outbound {
   readonly upstream: ProxyUpstream
   readonly name: string
   readonly #opening: Opening<Forward>
+  #isClosed = false
 
   constructor(upstream: ProxyUpstream, options: OutboundOptions) {
     const { service, log } = options
@@ -54,10 +55,12 @@ export class Outbound {
 
   /** Stops to listen at once. */
   async close(drainTimeoutMs: number): Promise<void> {
+    this.#isClosed = true
     await this.#opening.close(drainTimeoutMs)
   }
 
   #observe(forward: Forward, { traffic, metrics, isEnding }: OutboundOptions): void {
+    const isCut = (): boolean => this.#isClosed || isEnding()
     const door: Door = { direction: 'upstream', name: this.name }
     forward.on('accepted', (connection) => {
       traffic.opened(door, connection)
@@ -68,10 +71,10 @@ export class Outbound {
     forward.on('ended', (connection) => {
       const { error, dialMs } = connection
       if (error === undefined) traffic.closed(door, connection, 'ended')
-      else if (dialMs !== undefined) traffic.closed(door, connection, reasonOf(error, isEnding()), error)
+      else if (dialMs !== undefined) traffic.closed(door, connection, reasonOf(error, isCut()), error)
       else {
         metrics.dialFailed(this.name, error)
-        traffic.closed(door, connection, isEnding() ? 'shutdown' : 'unreachable', error)
+        traffic.closed(door, connection, isCut() ? 'shutdown' : 'unreachable', error)
       }
     })
   }

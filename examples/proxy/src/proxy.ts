@@ -9,6 +9,7 @@ import {
 import { Inbound } from './inbound.js'
 import type { Log } from './log.js'
 import { Metrics } from './metrics.js'
+import { FOREVER_MS } from './opening.js'
 import { Outbound, addressOf } from './outbound.js'
 import { Traffic } from './traffic.js'
 
@@ -128,10 +129,13 @@ class Member {
     const wanted = new Map(config.upstreams.map((upstream) => [addressOf(upstream.bind), upstream]))
     // First what goes, since something else may be to listen where it did.
     for (const [address, outbound] of this.#outbounds) {
-      if (isDeepStrictEqual(outbound.upstream, wanted.get(address))) continue
+      const next = wanted.get(address)
+      if (isDeepStrictEqual(outbound.upstream, next)) continue
       this.#outbounds.delete(address)
       this.#options.log.info('upstream is closed', { upstream: outbound.name, address })
-      void outbound.close(config.drainTimeoutMs)
+      // Connections to where it leads still are left to their ends.
+      const isTuned = next !== undefined && isDeepStrictEqual(outbound.upstream.target, next.target)
+      void outbound.close(isTuned ? FOREVER_MS : config.drainTimeoutMs)
     }
     for (const [address, upstream] of wanted) {
       if (this.#outbounds.has(address)) continue

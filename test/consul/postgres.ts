@@ -1,0 +1,73 @@
+// A real PostgreSQL for tests, on the loopback, in a folder of its own, gone when the test ends.
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, readdirSync } from 'node:fs'
+import { chown, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { delimiter, join } from 'node:path'
+import type { TestContext } from 'node:test'
+import { promisify } from 'node:util'
+import { freePort } from './service-mesh.js'
+
+const run = promisify(execFile)
+/** PostgreSQL refuses to run as root: `nobody` of Debian. */
+const NOBODY = 65_534
+const asNobody = process.getuid?.() === 0 ? { uid: NOBODY, gid: NOBODY } : {}
+
+/** Starts a server without passwords; returns its port. */
+export async function startPostgres(t: TestContext): Promise<number> {
+  const folder = await mkdtemp(join(tmpdir(), 'consul-connect-postgres-'))
+  t.after(() => rm(folder, { recursive: true, force: true }))
+  if (asNobody.uid !== undefined) await chown(folder, NOBODY, NOBODY)
+  const at = { cwd: folder, ...asNobody }
+  const init = ['-D', 'data', '-A', 'trust', '-U', 'postgres', '--no-sync', '--no-locale', '-E', 'UTF8']
+  await run(program('initdb'), init, at)
+  const port = await freePort()
+  const options = [
+    'listen_addresses=127.0.0.1',
+    'unix_socket_directories=',
+    'fsync=off',
+    'shared_buffers=16MB',
+  ]
+  const args = ['-D', 'data', '-p', String(port), ...options.flatMap((option) => ['-c', option])]
+  const server = spawn(program('postgres'), args, { ...at, stdio: ['ignore', 'ignore', 'pipe'] })
+  t.after(async () => {
+    if (server.exitCode !== null || server.signalCode !== null) return
+    const exited = once(server, 'exit')
+    // An immediate shutdown.
+    server.kill('SIGQUIT')
+    await exited
+  })
+  let output = ''
+  await new Promise<void>((resolve, reject) => {
+    server.stderr.on('data', (chunk: Buffer) => {
+      output += chunk.toString()
+      if (output.includes('ready to accept connections')) resolve()
+    })
+    server.once('exit', () => {
+      reject(new Error(`PostgreSQL ended at once:\n${output}`))
+    })
+    server.once('error', reject)
+  })
+  return port
+}
+
+/** Runs statements in one session; returns what `psql` prints of them, without decoration. */
+export async function psql(port: number, ...statements: string[]): Promise<string> {
+  const connection = ['-h', '127.0.0.1', '-p', String(port), '-U', 'postgres', '-d', 'postgres']
+  const plain = ['-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1']
+  const commands = statements.flatMap((statement) => ['-c', statement])
+  const options = { env: { ...process.env, PGCONNECT_TIMEOUT: '10' }, maxBuffer: 1 << 26 }
+  const { stdout } = await run('psql', [...connection, ...plain, ...commands], options)
+  return stdout
+}
+
+/** On the PATH, or where Debian puts the programs of the server. */
+function program(name: string): string {
+  const onPath = (process.env['PATH'] ?? '').split(delimiter)
+  const root = '/usr/lib/postgresql'
+  const ofDebian = existsSync(root) ? readdirSync(root).map((version) => join(root, version, 'bin')) : []
+  const found = [...onPath, ...ofDebian].map((folder) => join(folder, name)).find(existsSync)
+  if (found === undefined) throw new Error(`there is no ${name}: install PostgreSQL`)
+  return found
+}
