@@ -46,7 +46,7 @@ export function taker(place: string, settings: Settings): Take {
   }
 }
 
-export function at(place: string, key: string): string {
+function at(place: string, key: string): string {
   return place === '' ? key : `${place}.${key}`
 }
 

@@ -229,7 +229,7 @@ function expectDistinct(upstreams: readonly ProxyUpstream[]): void {
 }
 
 /** `host:port`, `[ipv6]:port` or a path. */
-export function formatLocal(address: LocalAddress): string {
+function formatLocal(address: LocalAddress): string {
   if ('path' in address) return address.path
   return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`
 }

@@ -2,13 +2,12 @@ import type { Socket } from 'node:net'
 import {
   ConnectError,
   type Listener,
-  type LocalAddress,
   type MeshSocket,
   type ProxyListener,
   type Service,
   pump,
 } from 'consul-connect'
-import { connectApplication } from './application.js'
+import { addressOf, connectApplication } from './application.js'
 import type { Log } from './log.js'
 import { FOREVER_MS, Opening } from './opening.js'
 import type { CloseReason, Connection, Door, Traffic } from './traffic.js'
@@ -97,7 +96,7 @@ export class Inbound {
       mesh.destroy()
       const problem = error as Error
       if (!connection.gone.aborted)
-        log.warn(`application at ${shown(config.application)}: ${problem.message}`)
+        log.warn(`application at ${addressOf(config.application)}: ${problem.message}`)
       traffic.closed(this.#door, connection, connection.gone.aborted ? 'broken' : 'unreachable', problem)
       return
     }
@@ -128,10 +127,6 @@ function isSameListener(a: ProxyListener, b: ProxyListener): boolean {
     a.maxConnections === b.maxConnections &&
     a.maxHandshakes === b.maxHandshakes
   )
-}
-
-function shown(address: LocalAddress): string {
-  return 'path' in address ? address.path : `${address.host}:${address.port}`
 }
 
 class InboundConnection implements Connection {

@@ -1,4 +1,5 @@
-import type { Forward, LocalAddress, ProxyUpstream, Service } from 'consul-connect'
+import type { Forward, ProxyUpstream, Service } from 'consul-connect'
+import { addressOf } from './application.js'
 import { reasonOf } from './inbound.js'
 import type { Log } from './log.js'
 import type { Metrics } from './metrics.js'
@@ -84,9 +85,4 @@ export class Outbound {
 function nameOf({ target }: ProxyUpstream): string {
   const name = 'service' in target ? target.service : `${target.query}.query`
   return target.datacenter === undefined ? name : `${name}@${target.datacenter}`
-}
-
-export function addressOf(address: LocalAddress): string {
-  if ('path' in address) return address.path
-  return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`
 }

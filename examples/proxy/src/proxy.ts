@@ -6,11 +6,12 @@ import {
   type Service,
   service,
 } from 'consul-connect'
+import { addressOf } from './application.js'
 import { Inbound } from './inbound.js'
 import type { Log } from './log.js'
 import { Metrics } from './metrics.js'
 import { FOREVER_MS } from './opening.js'
-import { Outbound, addressOf } from './outbound.js'
+import { Outbound } from './outbound.js'
 import { Traffic } from './traffic.js'
 
 /** How things stand, for whoever operates it. */

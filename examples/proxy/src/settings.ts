@@ -75,7 +75,7 @@ export function readSettings(args: readonly string[], env: Environment): Setting
 }
 
 /** @throws UsageError, OptionError */
-export function combine(flags: FlagValues, file: Json, env: Environment): Settings {
+function combine(flags: FlagValues, file: Json, env: Environment): Settings {
   const { process: fromFile, config } = split(file)
   const all: FlagValues = { ...fromFile, ...flags }
   const warnings: string[] = []

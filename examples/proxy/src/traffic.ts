@@ -1,6 +1,6 @@
 import type { Log } from './log.js'
 
-export type Direction = 'inbound' | 'upstream'
+type Direction = 'inbound' | 'upstream'
 
 /** How a connection ended: `ended` when both sides had said all; `unreachable` when the other end was not reached. */
 export type CloseReason = 'ended' | 'broken' | 'idle' | 'revoked' | 'unreachable' | 'shutdown'
