@@ -1,4 +1,5 @@
 import { type ProxyConfigOptions, ProxyConfigSource, type ProxySelector } from './proxy/config.js'
+import { AgentRelay, type RelayOptions } from './proxy/relay.js'
 import { Service } from './service.js'
 import type { ServiceOptions } from './service-options.js'
 
@@ -18,6 +19,18 @@ export function service(name: string, options?: ServiceOptions): Service {
  */
 export function proxyConfig(selector: ProxySelector, options?: ProxyConfigOptions): ProxyConfigSource {
   return new ProxyConfigSource(selector, options)
+}
+
+/**
+ * Opens a unix socket through which other processes of this program use the agent as this one does: without a token of
+ * their own, and with one query at the agent for what several of them watch. They can read what a member of the mesh
+ * needs, and change nothing.
+ * @throws OptionError, ConnectError (ERR_CONNECT_LISTEN)
+ */
+export async function relayAgent(options: RelayOptions): Promise<AgentRelay> {
+  const relay = new AgentRelay(options)
+  await relay.open()
+  return relay
 }
 
 export { Service } from './service.js'
@@ -58,6 +71,7 @@ export type { AllowedService } from './authorize/authorizers.js'
 export type { Staleness } from './authorize/intentions.js'
 export type { DialAttempt, ErrorCode, NoInstancesReason } from './errors.js'
 export type { ProxyConfigEvents, ProxyConfigOptions, ProxySelector } from './proxy/config.js'
+export type { AgentRelay, RelayOptions } from './proxy/relay.js'
 export type { LocalAddress, ProxyConfig, ProxyListener, ProxyUpstream } from './proxy/settings.js'
 export type { ReadyOptions } from './ready-options.js'
 export type { RegisterOptions, TcpCheck, TtlCheck } from './register-options.js'

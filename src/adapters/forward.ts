@@ -1,6 +1,4 @@
-import { chmod } from 'node:fs/promises'
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
-import { isMainThread } from 'node:worker_threads'
 import { EventEmitter } from 'eventemitter3'
 import { type CloseOptions, drainTimeout } from '../close-options.js'
 import { AbortError, ConnectError, toError } from '../errors.js'
@@ -8,6 +6,7 @@ import { emitSafely } from '../events.js'
 import { log } from '../log.js'
 import { type ListenAddress, openServer } from '../transport/open-server.js'
 import { OpenSockets, drained } from '../transport/open-sockets.js'
+import { openPrivately } from '../transport/private-socket.js'
 import { cut, pump } from '../transport/pump.js'
 import type { MeshSocket } from '../transport/socket.js'
 import { ConnectionRecord, type ForwardConnection } from './forward-connection.js'
@@ -68,7 +67,7 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
   async open(address: ListenAddress): Promise<void> {
     try {
       await ('path' in address
-        ? this.#openPrivately(address)
+        ? openPrivately(this.#server, address.path, this.#closed)
         : openServer(this.#server, address, this.#closed))
     } catch (error) {
       this.destroy()
@@ -111,16 +110,6 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
     this.#server.close()
     await this.#open.drain(timeoutMs)
     await this.#closed
-  }
-
-  /** Nobody else may connect in between: the socket is made with the rights that it is to have. */
-  async #openPrivately(address: { readonly path: string }): Promise<void> {
-    // Node binds before `listen` returns. In a worker thread the mask cannot be set; the rights follow at once then.
-    const mask = isMainThread ? process.umask(0o077) : undefined
-    const opening = openServer(this.#server, address, this.#closed)
-    if (mask !== undefined) process.umask(mask)
-    await opening
-    await chmod(address.path, 0o600)
   }
 
   async #take(local: Socket): Promise<void> {

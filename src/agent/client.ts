@@ -44,6 +44,13 @@ export interface AgentResponse<T> {
   readonly ageMs?: number
 }
 
+/** An answer as it came, whatever its status. */
+export interface AgentExchange {
+  readonly status: number
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>
+  readonly text: string
+}
+
 /**
  * The Consul HTTP API of one agent. Every request has a bound; every failure is an AgentError whose code
  * tells the cause.
@@ -88,9 +95,25 @@ export class AgentClient {
    * @throws AgentError, AbortError
    */
   async request<T>(request: AgentRequest, parse: (body: unknown) => T): Promise<AgentResponse<T>> {
+    const what = describe(request)
+    const { status, headers, text } = await this.exchange(request)
+    if (status < 200 || status > 299) throw this.#refusal(what, status, text)
+    return {
+      value: this.#parse(what, status, text, parse),
+      index: parseIndex(headers['x-consul-index']),
+      hash: single(headers['x-consul-contenthash']),
+      ageMs: (parseIndex(headers['age']) ?? 0) * 1_000,
+    }
+  }
+
+  /**
+   * One request, and its answer as it comes.
+   * @throws AgentError when there is none, AbortError
+   */
+  async exchange(request: AgentRequest): Promise<AgentExchange> {
     const { method = 'GET', path, body, signal, timeoutMs = this.settings.timeoutMs } = request
-    const what = `${method} ${path}`
-    const answer = await bounded(what, { signal, timeoutMs }, async (within) => {
+    const what = describe(request)
+    return bounded(what, { signal, timeoutMs }, async (within) => {
       const response = await this.#pool.request({
         method,
         path: this.#target(path, request.query),
@@ -104,14 +127,6 @@ export class AgentClient {
         ? cause
         : this.#failure(what, timeoutMs, cause)
     })
-    const { status, headers, text } = answer
-    if (status < 200 || status > 299) throw this.#refusal(what, status, text)
-    return {
-      value: this.#parse(what, status, text, parse),
-      index: parseIndex(headers['x-consul-index']),
-      hash: single(headers['x-consul-contenthash']),
-      ageMs: (parseIndex(headers['age']) ?? 0) * 1_000,
-    }
   }
 
   /** Ends every request under way and every connection. */
@@ -189,6 +204,10 @@ export class AgentClient {
     log.watch('%s', message)
     return new AgentError(code, message, { address: this.address, request: what, status })
   }
+}
+
+function describe({ method = 'GET', path }: AgentRequest): string {
+  return `${method} ${path}`
 }
 
 const ADVICE: Partial<Record<ErrorCode, string>> = {

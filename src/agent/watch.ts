@@ -49,7 +49,7 @@ export interface WatchOptions<T> {
 }
 
 /** The agent adds up to a sixteenth to the wait; the rest is for the network. */
-const WAIT_MARGIN_MS = 10_000
+export const WAIT_MARGIN_MS = 10_000
 /** The pause between two reads of an endpoint that cannot block. */
 const POLL_MS = 10_000
 /** A churning index costs at most a burst, then so many reads a second as are wanted. */

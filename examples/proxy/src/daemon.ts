@@ -1,12 +1,15 @@
 import { type ProxyConfig, type ProxyListener, type Service, proxyConfig } from 'consul-connect'
 import { Admin } from './admin.js'
-import type { Log } from './log.js'
+import type { Log, LogLevel } from './log.js'
 import type { ProxyStatus } from './proxy.js'
 import { SelfRegistration } from './registration.js'
 import type { Settings, Source } from './settings.js'
 
 /** What does the work: the proxy in this process, or several processes with one each. */
 export interface Engine {
+  /** For one that has something to start before its first configuration. */
+  start?(): Promise<void>
+  setLevel?(level: LogLevel): void
   apply(config: ProxyConfig): void
   status(): ProxyStatus
   metrics(): Promise<string>
@@ -42,14 +45,17 @@ export class Daemon {
     })
   }
 
-  /** @throws the system's error when the admin address is taken */
+  /** @throws Error when the admin address is taken, or the engine cannot start */
   async start(): Promise<void> {
     const { admin, source, warnings } = this.#settings
     for (const warning of warnings) this.#log.warn(warning)
     if (admin !== undefined) {
-      const { address, port } = await this.#admin.open(admin)
+      const { address, port } = await this.#admin.open(admin).catch((error: unknown) => {
+        throw new Error(`admin address: ${(error as Error).message}`, { cause: error })
+      })
       this.#log.info('admin address is open', { address: `${address}:${port}` })
     }
+    await this.#engine.start?.()
     this.#follow(source)
   }
 
@@ -57,6 +63,7 @@ export class Daemon {
   reload(settings: Settings): void {
     const { source, log, admin, workers } = this.#settings
     this.#log.setLevel(settings.log.level)
+    this.#engine.setLevel?.(settings.log.level)
     if (settings.source.kind !== source.kind || JSON.stringify(admin) !== JSON.stringify(settings.admin)) {
       this.#log.warn('where the configuration comes from, and the admin address, change with a restart alone')
     }

@@ -4,6 +4,7 @@ import { UsageError, helpText, parseFlags } from './flags.js'
 import { openLog } from './log.js'
 import { Proxy } from './proxy.js'
 import { type Settings, readSettings } from './settings.js'
+import { Workers } from './workers.js'
 
 const args = process.argv.slice(2)
 
@@ -24,11 +25,12 @@ function read(): Settings {
 
 const settings = read()
 const log = openLog(settings.log)
-const daemon = new Daemon(
-  settings,
-  log,
-  (onListening) => new Proxy({ agent: settings.agent, log, onListening }),
-)
+const daemon = new Daemon(settings, log, (onListening) => {
+  const { agent, workers, registration } = settings
+  if (workers === 1) return new Proxy({ agent, log, onListening })
+  const registers = registration !== undefined
+  return new Workers({ ...settings.log, count: workers, agent, log, onListening, registers })
+})
 
 let isEnding = false
 const end = (signal: NodeJS.Signals): void => {
@@ -57,6 +59,6 @@ process.on('SIGHUP', () => {
 try {
   await daemon.start()
 } catch (error) {
-  log.error(`admin address: ${(error as Error).message}`)
+  log.error((error as Error).message)
   process.exit(1)
 }

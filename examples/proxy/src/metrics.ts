@@ -61,10 +61,6 @@ export class Metrics {
     this.#dialFailures.inc({ upstream, code: codeOf(error) })
   }
 
-  text(): Promise<string> {
-    return this.registry.metrics()
-  }
-
   close(): void {
     unsubscribe(CHANNEL, this.#onHandshake)
     this.registry.clear()

@@ -65,7 +65,12 @@ export class Proxy {
   }
 
   metrics(): Promise<string> {
-    return this.#metrics.text()
+    return this.#metrics.registry.metrics()
+  }
+
+  /** The same for another process to put together with those of others. */
+  metricsAsJson(): Promise<object> {
+    return this.#metrics.registry.getMetricsAsJSON()
   }
 
   /** Accepts no more, waits for open connections, and cuts those that are left. */

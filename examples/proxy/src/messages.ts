@@ -1,0 +1,25 @@
+import type { ProxyConfig, ProxyListener } from 'consul-connect'
+import type { LogLevel } from './log.js'
+import type { ProxyStatus } from './proxy.js'
+
+/** What a worker is told. */
+export type ToWorker =
+  | { readonly type: 'start'; readonly agent: string; readonly log: WorkerLog }
+  | { readonly type: 'config'; readonly config: ProxyConfig }
+  | { readonly type: 'level'; readonly level: LogLevel }
+  | { readonly type: 'metrics'; readonly question: number }
+  | { readonly type: 'close' }
+
+/** What a worker tells. */
+export type FromWorker =
+  /** It listens to what it is told from now on. */
+  | { readonly type: 'hello' }
+  | { readonly type: 'listening'; readonly listener: ProxyListener }
+  | { readonly type: 'status'; readonly status: ProxyStatus }
+  | { readonly type: 'metrics'; readonly question: number; readonly metrics: object }
+
+export interface WorkerLog {
+  readonly level: LogLevel
+  readonly json: boolean
+  readonly worker: number
+}

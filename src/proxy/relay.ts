@@ -1,0 +1,160 @@
+import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http'
+import { text } from 'node:stream/consumers'
+import { AgentClient, type AgentExchange, type AgentRequest } from '../agent/client.js'
+import type { AgentOptions } from '../agent/options.js'
+import { agentSettings } from '../agent/settings.js'
+import { WAIT_MARGIN_MS } from '../agent/watch.js'
+import { AgentError } from '../errors.js'
+import { expectKeys, expectObject, expectString } from '../options.js'
+import { openPrivately } from '../transport/private-socket.js'
+
+/** Options of `relayAgent`. */
+export interface RelayOptions {
+  /** The unix socket to listen on; only this user can connect to it. */
+  readonly path: string
+  /** How to reach the Consul agent. @default Consul's client environment */
+  readonly agent?: AgentOptions
+}
+
+/** What a member of the mesh reads. Nothing that changes the agent is among it. */
+const READS = [
+  '/v1/agent/connect/ca/roots',
+  '/v1/agent/connect/ca/leaf/',
+  '/v1/connect/intentions',
+  '/v1/health/connect/',
+  '/v1/health/service/',
+  '/v1/query/',
+]
+const AUTHORIZE = '/v1/agent/connect/authorize'
+const MAX_BODY_BYTES = 64 * 1024
+const HEADERS = /^(?:x-consul-|age$|x-cache$|content-type$)/
+
+interface Shared {
+  readonly exchange: Promise<AgentExchange>
+  readonly abort: AbortController
+  users: number
+}
+
+/**
+ * A door to the agent for other processes of the same program: they take its address in the place of the agent's. They
+ * need no token, since the requests are made with this process's; what several of them watch is one query at the agent;
+ * and they can read what a member of the mesh needs, and nothing else.
+ */
+export class AgentRelay implements AsyncDisposable {
+  /** What goes into the agent options of the others: `unix://` and the path. */
+  readonly address: string
+  readonly #agent: AgentClient
+  readonly #server: Server
+  readonly #closed: Promise<void>
+  // Reads under way, by what they ask: whoever asks the same joins them.
+  readonly #reads = new Map<string, Shared>()
+
+  constructor(options: RelayOptions) {
+    const { path, agent } = expectObject('options', options) as unknown as RelayOptions
+    expectKeys('options', options, ['path', 'agent'])
+    this.address = `unix://${expectString('path', path)}`
+    this.#agent = new AgentClient(agentSettings(agent))
+    // A blocking query may take minutes.
+    this.#server = createServer({ requestTimeout: 0, keepAliveTimeout: 60_000 }, (request, response) => {
+      this.#answer(request, response).catch(() => response.destroy())
+    })
+    this.#closed = new Promise((resolve) => this.#server.once('close', resolve))
+  }
+
+  /** @throws ConnectError with ERR_CONNECT_LISTEN */
+  async open(): Promise<void> {
+    await openPrivately(this.#server, this.address.slice('unix://'.length), this.#closed)
+    // An accept error never ends it.
+    this.#server.on('error', () => undefined)
+  }
+
+  /** Ends every request under way. Idempotent. */
+  async close(): Promise<void> {
+    this.#server.close()
+    this.#server.closeAllConnections()
+    await this.#closed
+    await this.#agent.destroy()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  async #answer(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { pathname, searchParams } = new URL(incoming.url ?? '/', 'http://relay')
+    const isRead = incoming.method === 'GET' && READS.some((prefix) => pathname.startsWith(prefix))
+    const isQuestion = incoming.method === 'POST' && pathname === AUTHORIZE
+    if (!isRead && !isQuestion) {
+      refuse(response, 403, 'a relay passes on what a member of the mesh reads, and nothing else')
+      return
+    }
+    try {
+      const request = { path: pathname, query: queryOf(searchParams), timeoutMs: timeoutOf(searchParams) }
+      const { status, headers, text } = isRead
+        ? await this.#read(request, incoming)
+        : await this.#agent.exchange({ ...request, method: 'POST', body: await bodyOf(incoming) })
+      for (const [name, value] of Object.entries(headers)) {
+        if (value !== undefined && HEADERS.test(name)) response.setHeader(name, value)
+      }
+      response.writeHead(status).end(text)
+    } catch (error) {
+      // As an agent says it that cannot ask its servers: it may go well a moment later.
+      if (!response.destroyed) refuse(response, 502, error instanceof AgentError ? error.message : 'failed')
+    }
+  }
+
+  /** One request for all who ask the same at the same time; it ends when none of them is left. */
+  async #read(request: AgentRequest, incoming: IncomingMessage): Promise<AgentExchange> {
+    const key = JSON.stringify([request.path, request.query])
+    const shared = this.#reads.get(key) ?? this.#begin(key, request)
+    shared.users += 1
+    const leave = (): void => {
+      shared.users -= 1
+      if (shared.users === 0) shared.abort.abort(new Error('nobody waits for it any more'))
+    }
+    incoming.socket.once('close', leave)
+    try {
+      return await shared.exchange
+    } finally {
+      incoming.socket.off('close', leave)
+    }
+  }
+
+  #begin(key: string, request: AgentRequest): Shared {
+    const abort = new AbortController()
+    const exchange = this.#agent.exchange({ ...request, signal: abort.signal }).finally(() => {
+      if (this.#reads.get(key) === shared) this.#reads.delete(key)
+    })
+    const shared: Shared = { exchange, abort, users: 0 }
+    // Who joined has heard of it; who has left does not care.
+    exchange.catch(() => undefined)
+    abort.signal.addEventListener('abort', () => {
+      if (this.#reads.get(key) === shared) this.#reads.delete(key)
+    })
+    this.#reads.set(key, shared)
+    return shared
+  }
+}
+
+function queryOf(parameters: URLSearchParams): Record<string, string | readonly string[]> {
+  return Object.fromEntries([...new Set(parameters.keys())].map((name) => [name, parameters.getAll(name)]))
+}
+
+/** Longer than the agent may hold a query; without one, the client's own bound. */
+function timeoutOf(parameters: URLSearchParams): number | undefined {
+  const waitMs = Number(/^(\d{1,9})ms$/.exec(parameters.get('wait') ?? '')?.[1] ?? NaN)
+  return Number.isNaN(waitMs) ? undefined : (waitMs * 17) / 16 + WAIT_MARGIN_MS
+}
+
+async function bodyOf(incoming: IncomingMessage): Promise<unknown> {
+  let size = 0
+  incoming.on('data', (chunk: Buffer) => {
+    size += chunk.length
+    if (size > MAX_BODY_BYTES) incoming.destroy()
+  })
+  return JSON.parse(await text(incoming)) as unknown
+}
+
+function refuse(response: ServerResponse, status: number, problem: string): void {
+  response.writeHead(status, { 'content-type': 'text/plain' }).end(`${problem}\n`)
+}
