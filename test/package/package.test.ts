@@ -74,6 +74,7 @@ describe('the package', () => {
       'ERROR_CODES',
       'IdentityError',
       'OptionError',
+      'ProxyConfigSource',
       'RevokedError',
       'Service',
       'SpiffeId',
@@ -87,7 +88,11 @@ describe('the package', () => {
       'authorizeOneOf',
       'authorizeService',
       'authorizeTrustDomain',
+      'parseProxyConfig',
       'peer',
+      'proxyConfig',
+      'pump',
+      'relayAgent',
       'service',
     ])
     const testing = (await import(new URL('../../dist/testing/index.js', import.meta.url).href)) as object
