@@ -18,7 +18,7 @@ export type FromWorker =
   | { readonly type: 'status'; readonly status: ProxyStatus }
   | { readonly type: 'metrics'; readonly question: number; readonly metrics: object }
 
-export interface WorkerLog {
+interface WorkerLog {
   readonly level: LogLevel
   readonly json: boolean
   readonly worker: number
