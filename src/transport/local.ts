@@ -1,0 +1,58 @@
+import { type NetConnectOpts, type Socket, connect } from 'node:net'
+import { bounded } from '../bounded.js'
+import { ConnectError, because, toError } from '../errors.js'
+import { DEFAULTS, duration, expectKeys, expectObject, expectSignal, optional } from '../options.js'
+import type { LocalAddress } from '../proxy/settings.js'
+import { bufferedReads } from './buffered-reads.js'
+
+/** Options of `dialLocal`. */
+export interface DialLocalOptions {
+  readonly signal?: AbortSignal
+  /** @default 1000 */
+  readonly timeoutMs?: number
+}
+
+/**
+ * Connects to an application without TLS, for a `pump` and nothing else: what it reads goes there by the fastest way,
+ * and no `data` is emitted.
+ * @throws ConnectError (ERR_CONNECT_APPLICATION), TimeoutError, AbortError, OptionError
+ */
+export async function dialLocal(address: LocalAddress, options: DialLocalOptions = {}): Promise<Socket> {
+  expectKeys('options', expectObject('options', options), ['signal', 'timeoutMs'])
+  const signal = optional(expectSignal)('signal', options.signal)
+  const timeoutMs = duration('timeoutMs', options.timeoutMs, DEFAULTS.localConnectTimeoutMs)
+  const where = 'path' in address ? address.path : `${address.host}:${address.port}`
+  const { onread, bind } = bufferedReads()
+  return bounded(
+    `connect to ${where}`,
+    { signal, timeoutMs },
+    (within) =>
+      new Promise<Socket>((resolve, reject) => {
+        const to: NetConnectOpts = { ...address, allowHalfOpen: true, noDelay: true, keepAlive: true, onread }
+        const socket = connect(to)
+        bind(socket)
+        const fail = (cause: Error): void => {
+          settle()
+          // A late error has nobody left to tell.
+          socket.on('error', () => undefined)
+          socket.destroy()
+          const message = `the application at ${where} cannot be reached${because(cause)}`
+          reject(new ConnectError('ERR_CONNECT_APPLICATION', message, { cause }))
+        }
+        const onConnect = (): void => {
+          settle()
+          resolve(socket)
+        }
+        const onAbort = (): void => {
+          fail(toError(within.reason))
+        }
+        const settle = (): void => {
+          socket.off('connect', onConnect).off('error', fail)
+          within.removeEventListener('abort', onAbort)
+        }
+        socket.on('connect', onConnect).on('error', fail)
+        within.addEventListener('abort', onAbort, { once: true })
+      }),
+    (late) => late.destroy(),
+  )
+}
