@@ -63,6 +63,7 @@ export const ERROR_CODES = {
   ERR_CONNECT_RESOLVER: 'A resolver threw, or returned something that is not a list of endpoints.',
   ERR_CONNECT_LISTEN: 'A listener could not be opened; `cause` is the system’s error.',
   ERR_CONNECT_HANDLER: 'A connection handler threw.',
+  ERR_CONNECT_APPLICATION: 'A proxy could not connect to its application; `cause` is the system’s error.',
   ERR_CONNECT_LIMIT: 'As many connections are open as there may be: another one was refused.',
   ERR_CONNECT_PROXY: 'The agent has no proxy of the kind that was asked for.',
   ERR_CONNECT_REGISTER: 'A registration could not be made or kept alive.',

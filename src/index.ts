@@ -38,6 +38,7 @@ export { SpiffeId } from './identity/spiffe.js'
 export { ProxyConfigSource } from './proxy/config.js'
 export { parseProxyConfig } from './proxy/settings.js'
 export { peer } from './transport/peer.js'
+export { dialLocal } from './transport/local.js'
 export { pump } from './transport/pump.js'
 export {
   AbortError,
@@ -99,6 +100,7 @@ export type {
 } from './service-options.js'
 export type { ConnectionHandler, Listener } from './transport/listen.js'
 export type { ListenAddress } from './transport/open-server.js'
+export type { DialLocalOptions } from './transport/local.js'
 export type { PumpOptions, PumpResult } from './transport/pump.js'
 export type { MeshSocket } from './transport/socket.js'
 export type { TlsMaterial } from './transport/context.js'

@@ -173,7 +173,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       ...settings,
       name: resolver.name,
       dial: (gone) => {
-        const patience = { allowHalfOpen: true, expectsAnswer: true }
+        const patience = { allowHalfOpen: true, expectsAnswer: true, isForPump: true }
         return this.#dial(target, { signal: gone, timeoutMs: dialTimeoutMs, patience })
       },
       drainTimeoutMs: this.#settings.drainTimeoutMs,

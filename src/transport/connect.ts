@@ -4,6 +4,7 @@ import { ConnectError, DialError, VerificationError, because, toError } from '..
 import type { Peer } from '../identity/peer.js'
 import type { Generation } from '../identity/store.js'
 import type { Endpoint } from '../resolve/resolver.js'
+import { bufferedReads } from './buffered-reads.js'
 import { secureContext } from './context.js'
 import { attachPeer, expectVerified, identifyAs, pathError } from './peer.js'
 import type { MeshSocket } from './socket.js'
@@ -17,6 +18,8 @@ export interface Patience {
    * side open for the peer's end judges that itself, unless it only copies.
    */
   readonly expectsAnswer: boolean
+  /** Whether it is for a pump, and for nobody who listens to `data`. */
+  readonly isForPump?: boolean
 }
 
 export interface ConnectOptions {
@@ -52,7 +55,9 @@ export function connect(
         }
       },
     }
-    const socket = tlsConnect(options)
+    const reads = patience.isForPump === true ? bufferedReads() : undefined
+    const socket = tlsConnect({ ...options, ...(reads && { onread: reads.onread }) })
+    reads?.bind(socket)
     socket.setNoDelay(true)
     takeCertificateCheaply(socket)
     const fail = (error: Error): void => {

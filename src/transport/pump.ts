@@ -3,6 +3,8 @@ import type { Duplex } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import { systemClock } from '../clock.js'
 import { TimeoutError } from '../errors.js'
+import { Batch } from './batch.js'
+import { pour } from './buffered-reads.js'
 import { expectDuration, expectKeys, expectObject, optional } from '../options.js'
 
 /** Options of `pump`. */
@@ -50,18 +52,33 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
       else reject(failure)
     }
     const flow = (from: Duplex, to: Duplex, count: keyof PumpResult): void => {
-      from.on('data', (chunk: Buffer) => {
-        bytes[count] += chunk.length
-        movedAt = performance.now()
-        if (!to.write(chunk)) from.pause()
-      })
-      to.on('drain', () => {
+      const batch = new Batch(to, () => {
         movedAt = performance.now()
         from.resume()
       })
+      const more = pour(from, (chunk) => {
+        bytes[count] += chunk.length
+        movedAt = performance.now()
+        return batch.add(chunk)
+      })
+      if (more === undefined) {
+        from.on('data', (chunk: Buffer) => {
+          bytes[count] += chunk.length
+          movedAt = performance.now()
+          if (!to.write(chunk)) from.pause()
+        })
+        to.on('drain', () => {
+          movedAt = performance.now()
+          from.resume()
+        })
+      }
+      const end = (): void => {
+        if (more === undefined) to.end()
+        else batch.end(() => to.end())
+      }
       // One that has been read to its end before does not say so again.
-      if (from.readableEnded) to.end()
-      else from.on('end', () => to.end())
+      if (from.readableEnded) end()
+      else from.on('end', end)
       from.on('error', fail)
       from.once('close', () => {
         onClosed(from)

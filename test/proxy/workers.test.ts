@@ -92,7 +92,10 @@ describe('a proxy with workers', () => {
     const left = alive.reduce((sum, one) => sum + one, 0)
     assert.ok(left > 0 && left < sockets.length, `${left} live on`)
     // Exactly those that the other one has.
-    await until('the rest is known to be gone', async () => (await outbound.metric('connections_open')) === left)
+    await until(
+      'the rest is known to be gone',
+      async () => (await outbound.metric('connections_open')) === left,
+    )
     await until('another is there', async () => workersOf(outbound).length === 2 && (await isReady(outbound)))
     const fresh = localConnect(t, port)
     fresh.write('x')

@@ -5,9 +5,10 @@ import {
   type MeshSocket,
   type ProxyListener,
   type Service,
+  dialLocal,
   pump,
 } from 'consul-connect'
-import { addressOf, connectApplication } from './application.js'
+import { addressOf } from './application.js'
 import type { Log } from './log.js'
 import { FOREVER_MS, Opening } from './opening.js'
 import type { CloseReason, Connection, Door, Traffic } from './traffic.js'
@@ -91,7 +92,10 @@ export class Inbound {
     traffic.opened(this.#door, connection)
     let local: Socket
     try {
-      local = await connectApplication(config.application, config.connectTimeoutMs, connection.gone)
+      local = await dialLocal(config.application, {
+        timeoutMs: config.connectTimeoutMs,
+        signal: connection.gone,
+      })
     } catch (error) {
       mesh.destroy()
       const problem = error as Error
