@@ -9,6 +9,7 @@ import {
   expectString,
 } from '../options.js'
 import type { QueryTarget, ServiceTarget } from '../resolve/upstream.js'
+import type { LocalAddress } from '../transport/local.js'
 import {
   type Settings,
   type Take,
@@ -62,9 +63,6 @@ export interface ProxyUpstream {
   readonly connectTimeoutMs: number
   readonly idleTimeoutMs: number | undefined
 }
-
-/** A TCP address of this machine, or the path of a unix socket. */
-export type LocalAddress = { readonly host: string; readonly port: number } | { readonly path: string }
 
 const LISTENER_KEYS = [
   'bind_address',

@@ -1,9 +1,9 @@
 import type { Writable } from 'node:stream'
 
-const SLAB_BYTES = 256 * 1024
+const SLAB_BYTES = 128 * 1024
 const MOST_SPARE = 16
 /** With so much waiting for a write that is under way, nothing more is taken. */
-const FULL_BYTES = 128 * 1024
+const FULL_BYTES = 64 * 1024
 /** What fills a TLS record comes in a row, and is worth waiting for the rest of it. */
 const RECORD_BYTES = 16 * 1024
 

@@ -8,7 +8,7 @@ export type Sink = (bytes: Buffer) => boolean
  * Into which all sockets read that are opened for a pump. Nothing of it outlives the callback that tells of a read, so
  * that one is enough for all, and an idle connection has none.
  */
-const SCRATCH = Buffer.allocUnsafeSlow(256 * 1024)
+const SCRATCH = Buffer.allocUnsafeSlow(64 * 1024)
 
 const readers = new WeakMap<Duplex, Reader>()
 

@@ -2,8 +2,10 @@ import { type NetConnectOpts, type Socket, connect } from 'node:net'
 import { bounded } from '../bounded.js'
 import { ConnectError, because, toError } from '../errors.js'
 import { DEFAULTS, duration, expectKeys, expectObject, expectSignal, optional } from '../options.js'
-import type { LocalAddress } from '../proxy/settings.js'
 import { bufferedReads } from './buffered-reads.js'
+
+/** A TCP address of this machine, or the path of a unix socket. */
+export type LocalAddress = { readonly host: string; readonly port: number } | { readonly path: string }
 
 /** Options of `dialLocal`. */
 export interface DialLocalOptions {

@@ -88,6 +88,7 @@ describe('the package', () => {
       'authorizeOneOf',
       'authorizeService',
       'authorizeTrustDomain',
+      'dialLocal',
       'parseProxyConfig',
       'peer',
       'proxyConfig',

@@ -160,7 +160,9 @@ describe('what goes wrong around a sidecar', () => {
     const applicationPort = await freePort()
     const { inbound, port } = await startPair(t, agent.address, applicationPort)
     await rejection(readAll(localConnect(t, port)))
-    await inbound.logged(`application at 127.0.0.1:${applicationPort}: connect ECONNREFUSED`)
+    await inbound.logged(
+      `the application at 127.0.0.1:${applicationPort} cannot be reached: connect ECONNREFUSED`,
+    )
     assert.equal(await inbound.metric('connections_closed_total', { reason: 'unreachable' }), 1)
     const { createServer } = await import('node:net')
     const server = createServer((socket) => socket.end('back')).listen(applicationPort, '127.0.0.1')

@@ -8,7 +8,6 @@ import {
   dialLocal,
   pump,
 } from 'consul-connect'
-import { addressOf } from './application.js'
 import type { Log } from './log.js'
 import { FOREVER_MS, Opening } from './opening.js'
 import type { CloseReason, Connection, Door, Traffic } from './traffic.js'
@@ -99,8 +98,7 @@ export class Inbound {
     } catch (error) {
       mesh.destroy()
       const problem = error as Error
-      if (!connection.gone.aborted)
-        log.warn(`application at ${addressOf(config.application)}: ${problem.message}`)
+      if (!connection.gone.aborted) log.warn(problem.message)
       traffic.closed(this.#door, connection, connection.gone.aborted ? 'broken' : 'unreachable', problem)
       return
     }

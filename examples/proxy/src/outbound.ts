@@ -1,5 +1,5 @@
 import type { Forward, ProxyUpstream, Service } from 'consul-connect'
-import { addressOf } from './application.js'
+import { addressOf } from './address.js'
 import { reasonOf } from './inbound.js'
 import type { Log } from './log.js'
 import type { Metrics } from './metrics.js'

@@ -6,7 +6,7 @@ import {
   type Service,
   service,
 } from 'consul-connect'
-import { addressOf } from './application.js'
+import { addressOf } from './address.js'
 import { Inbound } from './inbound.js'
 import type { Log } from './log.js'
 import { Metrics } from './metrics.js'
