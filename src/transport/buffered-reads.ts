@@ -1,5 +1,6 @@
 import type { OnReadOpts } from 'node:net'
 import type { Duplex } from 'node:stream'
+import { adoptReads } from './adopt-reads.js'
 
 /** Takes bytes that are there only during the call; returns whether there may be more at once. */
 export type Sink = (bytes: Buffer) => boolean
@@ -45,9 +46,21 @@ export function bufferedReads(): { readonly onread: OnReadOpts; readonly bind: (
 }
 
 /**
- * Pours what a socket reads into `sink`, from now on, if it was opened for that. Resume it when the sink wants more.
- * Returns undefined when it is like any other stream.
+ * Pours what a socket reads into `sink`, from now on, if it was opened for that or can be made to. Resume it when the
+ * sink wants more. Returns whether it does at once; undefined for a stream that can only be read as any other.
  */
 export function pour(socket: Duplex, sink: Sink): boolean | undefined {
-  return readers.get(socket)?.pour(sink)
+  const reader = readers.get(socket)
+  if (reader !== undefined) return reader.pour(sink)
+  // Somebody else reads from it as well.
+  if (socket.listenerCount('data') > 0 || socket.listenerCount('readable') > 0) return undefined
+  if (!adoptReads(socket, SCRATCH, (size) => sink(SCRATCH.subarray(0, size)))) return undefined
+  // What was read before.
+  let more = true
+  for (let held = takeFrom(socket); held !== null; held = takeFrom(socket)) more = sink(held)
+  return more
+}
+
+function takeFrom(socket: Duplex): Buffer | null {
+  return socket.read() as Buffer | null
 }

@@ -83,7 +83,7 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
       from.once('close', () => {
         onClosed(from)
       })
-      from.resume()
+      if (more !== false) from.resume()
     }
     const armIdle = (timeoutMs: number, ms: number): void => {
       const waiting = unwritten(a) + unwritten(b)
