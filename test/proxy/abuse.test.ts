@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { readFileSync, readdirSync } from 'node:fs'
 import { type Socket, connect } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { WAIT_MS, readAll, startMesh, until } from '../fixtures/mesh.js'
@@ -189,14 +189,29 @@ describe('a sidecar outlives', () => {
 
   it('descriptors that run out, and serves again when there are some', async (t) => {
     const { port, outbound, works, settled } = await start(t)
-    const spare = 20
-    limitDescriptors(outbound, outbound.descriptors() + spare)
-    const locals = Array.from({ length: 60 }, () => localConnect(t, port).on('error', () => undefined))
-    await outbound.logged(({ msg }) => msg.includes('EMFILE'))
+    const flood = async (
+      spare: number,
+      ran: (locals: readonly Socket[]) => Promise<unknown>,
+    ): Promise<void> => {
+      await settled()
+      limitDescriptors(outbound, spare)
+      const locals = Array.from({ length: 60 }, () =>
+        localConnect(t, port)
+          .on('error', () => undefined)
+          .resume(),
+      )
+      await ran(locals)
+      for (const local of locals) local.destroy()
+      limitDescriptors(outbound, 1_000)
+      await works()
+    }
+    // What is not accepted for want of one is closed by libuv, which says nothing.
+    await flood(20, (locals) =>
+      until('some are refused', () => locals.some(({ readableEnded }) => readableEnded)),
+    )
+    // One connection is accepted, and its dial is one too many.
+    await flood(1, () => outbound.logged(({ msg }) => msg.includes('EMFILE')))
     assert.equal(outbound.hasEnded, false)
-    for (const local of locals) local.destroy()
-    limitDescriptors(outbound, 1_024)
-    await works()
     await settled()
   })
 })
@@ -206,8 +221,11 @@ function residentBytes({ pid }: RunningProxy): number {
   return pages * 4_096
 }
 
-/** The limit of a process that runs, by prlimit(1). */
-function limitDescriptors({ pid }: RunningProxy, limit: number): void {
+/** Lets a process that runs open so many more, by prlimit(1). The limit is of their numbers, and there are gaps. */
+function limitDescriptors({ pid }: RunningProxy, spare: number): void {
+  const open = new Set(readdirSync(`/proc/${pid}/fd`).map(Number))
+  let limit = 0
+  for (let free = 0; free < spare; limit += 1) if (!open.has(limit)) free += 1
   execFileSync('prlimit', ['--pid', String(pid), `--nofile=${limit}:20000`])
 }
 
