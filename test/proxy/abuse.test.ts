@@ -10,15 +10,19 @@ import { WAIT_MS, readAll, startMesh, until } from '../fixtures/mesh.js'
 import {
   type Pair,
   type RunningProxy,
+  configFile,
   echo,
+  freePort,
   localConnect,
   nextData,
   settled,
   startApplication,
   startPair,
+  startProxy,
 } from './connect-proxy.js'
 
 interface Started extends Pair {
+  readonly agent: string
   /** Whether a new connection goes through, and an echo comes back. */
   readonly works: () => Promise<void>
   /** Waits until both are as they were at the start. */
@@ -47,11 +51,18 @@ async function start(t: TestContext, { handler = echo, ...flags }: Options = {})
   const before = await Promise.all(proxies.map(atRest))
   return {
     ...pair,
+    agent: agent.address,
     works,
     settled: async () => {
       await Promise.all(proxies.map((proxy, i) => settled(proxy, before[i]!)))
     },
   }
+}
+
+/** Says something, and waits for the echo. */
+async function talk(socket: Socket): Promise<void> {
+  socket.write('x')
+  assert.equal(await nextData(socket), 'x')
 }
 
 /** How many descriptors it has when it has no connection. */
@@ -186,6 +197,49 @@ describe('a sidecar outlives', () => {
     for (const socket of slow) socket.destroy()
     await settled()
   })
+
+  it('more connections than it may have: they are refused, and nobody else is', async (t) => {
+    const inbound = ['-config-file', configFile(t, { max_inbound_connections: 2 })]
+    const { port, settled, ...proxies } = await start(t, { inbound })
+    const open = [localConnect(t, port), localConnect(t, port)]
+    for (const socket of open) await talk(socket)
+    await closed(localConnect(t, port).on('error', () => undefined))
+    assert.equal(await proxies.inbound.metric('rejections_total', { code: 'ERR_CONNECT_LIMIT' }), 1)
+    for (const socket of open) await talk(socket)
+    open[0]!.destroy()
+    await until('it is gone', async () => (await proxies.inbound.metric('connections_open')) === 1)
+    open.push(localConnect(t, port))
+    await talk(open[2]!)
+    for (const socket of open) socket.destroy()
+    await settled()
+  })
+
+  for (const side of ['public listener', 'upstream'] as const) {
+    it(`clients that are there and say nothing: the ${side} ends them, and none that speaks`, async (t) => {
+      const limit = { idle_timeout_ms: 400 }
+      const inbound = side === 'public listener' ? ['-config-file', configFile(t, limit)] : []
+      const pair = await start(t, { inbound })
+      let [port, proxy] = [pair.port, pair.inbound]
+      if (side === 'upstream') {
+        port = await freePort()
+        const upstreams = [{ destination_name: 'api', local_bind_port: port, ...limit }]
+        const config = configFile(t, { service: 'web', upstreams })
+        proxy = await startProxy(t, pair.agent, ['-config-file', config], { ready: ['upstream is open'] })
+      }
+      const quiet = Array.from({ length: 20 }, () => localConnect(t, port).on('error', () => undefined))
+      const speaking = localConnect(t, port)
+      for (const socket of [...quiet, speaking]) await talk(socket)
+      const deadline = AbortSignal.timeout(WAIT_MS)
+      while (quiet.some(({ readableEnded, closed }) => !readableEnded && !closed)) {
+        deadline.throwIfAborted()
+        await talk(speaking)
+      }
+      assert.equal(await proxy.metric('connections_closed_total', { reason: 'idle' }), 20)
+      await talk(speaking)
+      for (const socket of [...quiet, speaking]) socket.destroy()
+      await pair.settled()
+    })
+  }
 
   it('descriptors that run out, and serves again when there are some', async (t) => {
     const { port, outbound, works, settled } = await start(t)

@@ -1,8 +1,9 @@
 // The sidecar as a process of its own, started as a user would: `connect-proxy -flags`.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, type ServerOpts, type Socket, connect, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { TestContext } from 'node:test'
@@ -173,6 +174,22 @@ export async function startProxy(
     await proxy.logged(() => proxy.lines.filter(({ msg }) => msg === what).length >= times)
   }
   return proxy
+}
+
+/** A folder until the end of the test. */
+export function temporaryFolder(t: TestContext): string {
+  const folder = mkdtempSync(join(tmpdir(), 'consul-connect-proxy-'))
+  t.after(() => {
+    rmSync(folder, { recursive: true })
+  })
+  return folder
+}
+
+/** A file with these settings; returns its path. */
+export function configFile(t: TestContext, settings: object): string {
+  const path = join(temporaryFolder(t), 'proxy.json')
+  writeFileSync(path, JSON.stringify(settings))
+  return path
 }
 
 /** A port of the loopback that is free now. */

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { statSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
-import { tmpdir } from 'node:os'
 import { join as joinPath } from 'node:path'
 import { type TestContext, describe, it } from 'node:test'
 import { WAIT_MS, offer, greet, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
 import {
+  configFile,
   echo,
   freePort,
   isRefused,
@@ -16,15 +16,8 @@ import {
   startApplication,
   startPair,
   startProxy,
+  temporaryFolder,
 } from './connect-proxy.js'
-
-function temporaryFolder(t: TestContext): string {
-  const folder = mkdtempSync(joinPath(tmpdir(), 'consul-connect-proxy-'))
-  t.after(() => {
-    rmSync(folder, { recursive: true })
-  })
-  return folder
-}
 
 describe('a pair of sidecars', () => {
   it('carries bytes between two programs that know nothing of the mesh, and tells of it', async (t) => {
@@ -282,15 +275,15 @@ describe('the life of a sidecar', () => {
     const { agent } = await startMesh(t)
     const application = await startApplication(t, echo)
     const listen = await freePort()
-    const folder = temporaryFolder(t)
-    const config = joinPath(folder, 'proxy.json')
     const settings = {
       service: 'api',
       bind_address: '127.0.0.1',
       bind_port: listen,
       local_service_port: application.port,
+      drain_timeout_ms: 100,
+      register: true,
     }
-    writeFileSync(config, JSON.stringify({ ...settings, drain_timeout_ms: 100, register: true }))
+    const config = configFile(t, settings)
     const inbound = await startProxy(t, agent.address, ['-config-file', config], { ready: ['registered'] })
     const port = await freePort()
     await startProxy(t, agent.address, ['-service', 'web', '-upstream', `api:${port}`])
