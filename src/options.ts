@@ -22,6 +22,8 @@ export const DEFAULTS = {
   proxyHost: '0.0.0.0',
   loopback: '127.0.0.1',
   localConnectTimeoutMs: 1_000,
+  /** How long a connection may be silent before TCP asks whether the other end is there still; as in Go. */
+  keepAliveMs: 15_000,
   /** How long an upstream that nobody dials is still watched. */
   upstreamIdleMs: 300_000,
   /** The same for one that has no instance: its name may be nobody's. */

@@ -1,3 +1,4 @@
+import { DEFAULT_ECDH_CURVE, createSecureContext } from 'node:tls'
 import { type AgentOptions } from './agent/options.js'
 import { type AgentSettings, agentSettings } from './agent/settings.js'
 import type { Authorizer } from './authorize/authorizer.js'
@@ -39,6 +40,13 @@ export interface ServiceOptions {
   readonly handshakeTimeoutMs?: number
   /** How long `close` waits for open connections before it cuts them, in milliseconds. @default 10000 */
   readonly drainTimeoutMs?: number
+  /**
+   * The groups for the key exchange, as in node:tls: names with colons between, in the order of preference. A peer that
+   * knows none of them cannot be connected. `X25519` alone costs less than the hybrid of X25519 and ML-KEM that
+   * OpenSSL 3.5 (Node 24) prefers, and does not withstand a quantum computer, as that does.
+   * @default node:tls's own choice
+   */
+  readonly ecdhCurve?: string
 }
 
 export interface ServiceSettings {
@@ -48,6 +56,7 @@ export interface ServiceSettings {
   readonly dialTimeoutMs: number
   readonly handshakeTimeoutMs: number
   readonly drainTimeoutMs: number
+  readonly ecdhCurve: string
 }
 
 /** Options of `dial`. */
@@ -124,6 +133,7 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
     'dialTimeoutMs',
     'handshakeTimeoutMs',
     'drainTimeoutMs',
+    'ecdhCurve',
   ])
   optional(expectFunction)('authorize', options.authorize)
   return {
@@ -139,6 +149,7 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
       DEFAULTS.handshakeTimeoutMs,
     ),
     drainTimeoutMs: duration('drainTimeoutMs', options.drainTimeoutMs, DEFAULTS.drainTimeoutMs),
+    ecdhCurve: optional(expectCurves)('ecdhCurve', options.ecdhCurve) ?? DEFAULT_ECDH_CURVE,
   }
 }
 
@@ -230,6 +241,18 @@ export function listenSettings(
     maxPeerAge: optional(expectPeerAge)('maxPeerAge', options.maxPeerAge),
     maxConnections: optional(expectCount)('maxConnections', options.maxConnections) ?? Infinity,
     maxHandshakes: optional(expectCount)('maxHandshakes', options.maxHandshakes) ?? DEFAULTS.maxHandshakes,
+  }
+}
+
+/** What OpenSSL knows is OpenSSL's to say. */
+function expectCurves(option: string, value: unknown): string {
+  const ecdhCurve = expectString(option, value)
+  try {
+    createSecureContext({ ecdhCurve })
+    return ecdhCurve
+  } catch (cause) {
+    const expected = 'groups that this OpenSSL knows, such as X25519:P-256'
+    throw new OptionError(option, expected, describe(value), { cause })
   }
 }
 

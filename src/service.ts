@@ -77,7 +77,14 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#time = time
     this.#mesh = acquireMesh(this.#settings.agent, time)
     this.#authorization = this.#openAuthorization()
-    this.#identity = new IdentityStore({ ...this.#mesh, service: name, accept: secureContext, ...time })
+    const { ecdhCurve } = this.#settings
+    this.#identity = new IdentityStore({
+      ...this.#mesh,
+      service: name,
+      ecdhCurve,
+      accept: secureContext,
+      ...time,
+    })
     this.#mesh.roots.on('failed', this.#onFailed)
     this.#identity.on('failed', this.#onFailed)
     this.#identity.on('changed', (generation, what) => {

@@ -4,6 +4,7 @@ import { type CloseOptions, drainTimeout } from '../close-options.js'
 import { AbortError, ConnectError, toError } from '../errors.js'
 import { emitSafely } from '../events.js'
 import { log } from '../log.js'
+import { DEFAULTS } from '../options.js'
 import { type ListenAddress, openServer } from '../transport/open-server.js'
 import { OpenSockets, drained } from '../transport/open-sockets.js'
 import { openPrivately } from '../transport/private-socket.js'
@@ -52,8 +53,10 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
   constructor(settings: ForwardSettings) {
     super()
     this.#settings = settings
-    // Nothing is read before there is somebody to take it.
-    this.#server = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true }, (socket) => {
+    const alive = { keepAlive: true, keepAliveInitialDelay: DEFAULTS.keepAliveMs }
+    // Paused, so that nothing is read before there is somebody to take it.
+    const options = { allowHalfOpen: true, pauseOnConnect: true, noDelay: true, ...alive }
+    this.#server = createServer(options, (socket) => {
       void this.#take(socket)
     })
     this.#closed = new Promise((resolve) => this.#server.once('close', resolve))

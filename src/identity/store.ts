@@ -9,11 +9,15 @@ import { log } from '../log.js'
 import { type Credentials, type Leaf, checkLeaf } from './leaf.js'
 import type { Roots, RootsStore } from './roots.js'
 
-/** What a connection is made with: our leaf and its key, and the roots to verify the peer against. */
+/**
+ * What a connection is made with: our leaf and its key, the roots to verify the peer against, and the groups to agree
+ * on a key by.
+ */
 export interface Generation {
   readonly leaf: Leaf
   readonly privateKeyPem: string
   readonly roots: Roots
+  readonly ecdhCurve: string
 }
 
 interface IdentityEvents {
@@ -27,6 +31,7 @@ export interface IdentityOptions {
   readonly agent: AgentClient
   readonly roots: RootsStore
   readonly service: string
+  readonly ecdhCurve: string
   /** Throws when TLS cannot use a generation, although it passed every check here. */
   readonly accept: (generation: Generation) => void
   readonly clock: Clock
@@ -165,8 +170,8 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
     if (roots === undefined) {
       throw new IdentityError('ERR_CONNECT_ROOTS', 'there are no roots to judge a leaf by')
     }
-    const next = { ...this.#check(given, roots), roots }
-    const { service, accept } = this.#options
+    const { service, accept, ecdhCurve } = this.#options
+    const next = { ...this.#check(given, roots), roots, ecdhCurve }
     try {
       accept(next)
     } catch (cause) {

@@ -3,6 +3,7 @@ import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'n
 import { ConnectError, DialError, VerificationError, because, toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import type { Generation } from '../identity/store.js'
+import { DEFAULTS } from '../options.js'
 import type { Endpoint } from '../resolve/resolver.js'
 import { bufferedReads } from './buffered-reads.js'
 import { secureContext } from './context.js'
@@ -59,6 +60,7 @@ export function connect(
     const socket = tlsConnect({ ...options, ...(reads && { onread: reads.onread }) })
     reads?.bind(socket)
     socket.setNoDelay(true)
+    socket.setKeepAlive(true, DEFAULTS.keepAliveMs)
     takeCertificateCheaply(socket)
     const fail = (error: Error): void => {
       settle()

@@ -27,6 +27,7 @@ export interface TlsMaterial extends SecureContextOptions {
   readonly ciphers: string
   readonly honorCipherOrder: true
   readonly secureOptions: number
+  readonly ecdhCurve: string
 }
 
 export function tlsMaterial(generation: Generation): TlsMaterial {
@@ -38,6 +39,7 @@ export function tlsMaterial(generation: Generation): TlsMaterial {
     minVersion: 'TLSv1.2',
     ciphers: CIPHERS,
     honorCipherOrder: true,
+    ecdhCurve: generation.ecdhCurve,
     // A resumed session skips verification, and a renegotiation could change the peer in mid-connection.
     secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
   }

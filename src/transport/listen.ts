@@ -9,6 +9,7 @@ import { ConnectError, VerificationError, because, toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import type { Generation, IdentityStore } from '../identity/store.js'
 import { log } from '../log.js'
+import { DEFAULTS } from '../options.js'
 import { Admitted } from './admitted.js'
 import { tlsMaterial } from './context.js'
 import { Handshakes } from './handshakes.js'
@@ -109,7 +110,8 @@ export class Listener implements AsyncDisposable {
       this.#reject(explain(error, socket), socket, this.#handshakes.end(socket))
     })
     // Not half-open before the handshake is over: one who ends it early is gone.
-    this.#front = createServer({ noDelay: true }, (socket) => {
+    const options = { noDelay: true, keepAlive: true, keepAliveInitialDelay: DEFAULTS.keepAliveMs }
+    this.#front = createServer(options, (socket) => {
       this.#accept(socket)
     })
     this.#closed = new Promise((resolve) => this.#front.once('close', resolve))

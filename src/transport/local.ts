@@ -30,7 +30,8 @@ export async function dialLocal(address: LocalAddress, options: DialLocalOptions
     { signal, timeoutMs },
     (within) =>
       new Promise<Socket>((resolve, reject) => {
-        const to: NetConnectOpts = { ...address, allowHalfOpen: true, noDelay: true, keepAlive: true, onread }
+        const options = { allowHalfOpen: true, noDelay: true, keepAlive: true, onread }
+        const to: NetConnectOpts = { ...address, ...options, keepAliveInitialDelay: DEFAULTS.keepAliveMs }
         const socket = connect(to)
         bind(socket)
         const fail = (cause: Error): void => {

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { type Socket, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join as joinPath } from 'node:path'
-import { connect as tlsConnect } from 'node:tls'
+import { type TLSSocket, connect as tlsConnect } from 'node:tls'
 import { describe, it } from 'node:test'
 import type { ConnectError } from '../../src/index.js'
 import {
@@ -72,6 +72,21 @@ describe('dial and listen', () => {
     const listener = await api.listen({ port: 0, host: '::1' }, greet)
     const socket = await web.dial({ address: `[::1]:${portOf(listener)}`, service: 'api' })
     assert.equal(await readAll(socket), 'hello web')
+  })
+
+  it('agree on a key by the groups that both have', async (t) => {
+    const { join } = await startMesh(t)
+    await offer(join('api', { ecdhCurve: 'P-384:X25519' }), greet)
+    const groupOf = async (caller: string, ecdhCurve: string): Promise<string | undefined> => {
+      const socket = await join(caller, { ecdhCurve }).dial('api')
+      const { name } = (socket as unknown as TLSSocket).getEphemeralKeyInfo() as { name?: string }
+      assert.equal(await readAll(socket), `hello ${caller}`)
+      return name
+    }
+    assert.equal(await groupOf('web', 'X25519'), 'X25519')
+    assert.equal(await groupOf('job', 'P-384'), 'secp384r1')
+    const error = await rejection(join('old', { ecdhCurve: 'P-256' }).dial('api'))
+    assert.match(error.message, /handshake failure/)
   })
 
   it('take a resolver of somebody’s own', async (t) => {

@@ -267,6 +267,11 @@ describe('settings: what is wrong', () => {
       /^-workers: expected auto, or a number from 1 to 64, got "0"$/,
     ],
     [() => ['-service', 'web', '-workers', 'many'], /^-workers: expected auto/],
+    [
+      () => ['-service', 'web', '-ecdh-curve', 'X25518'],
+      /^-ecdh-curve: expected groups that this OpenSSL knows, such as X25519:P-256, got "X25518"$/,
+    ],
+    [() => ['-service', 'web', '-ecdh-curve='], /^-ecdh-curve: expected groups/],
     [() => ['-service', 'web', '-admin-addr', 'x'], /^-admin-addr: expected \[HOST\]:PORT/],
     [
       () => ['-service', 'web', '-token', 'a', '-token-file', 'b'],

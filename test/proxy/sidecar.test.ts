@@ -73,6 +73,22 @@ describe('a pair of sidecars', () => {
     assert.equal(await inbound.metric('decisions_total', { authorized: 'false', basis: 'intention' }), 1)
   })
 
+  it('agrees on a key by the groups that both were given', async (t) => {
+    const { agent } = await startMesh(t)
+    const application = await startApplication(t, echo)
+    const flags = { inbound: ['-ecdh-curve', 'P-384'], outbound: ['-ecdh-curve', 'X25519:P-256'] }
+    const { outbound, port } = await startPair(t, agent.address, application.port, flags)
+    const refused = localConnect(t, port)
+    await rejection(once(refused, 'end'))
+    await outbound.logged('handshake failure')
+    const same = await freePort()
+    const options = ['-service', 'job', '-ecdh-curve', 'P-384', '-workers', '2']
+    await startProxy(t, agent.address, [...options, '-upstream', `api:127.0.0.1:${same}`])
+    const socket = localConnect(t, same)
+    socket.write('hello')
+    assert.equal(await nextData(socket), 'hello')
+  })
+
   it('is one with services that are of the mesh themselves', async (t) => {
     const { agent, join } = await startMesh(t)
     await offer(join('native'), greet)

@@ -19,9 +19,10 @@ async function open(options: AgentOptions = {}) {
   const [agent, clock] = [new FakeAgent(options), new FakeClock()]
   const newCa = (): TestCa => TestCa.create({ trustDomain: TD, clock: () => clock.now() })
   const ca = newCa()
-  const time = { clock, random: () => 0, accept: () => undefined }
+  const time = { clock, random: () => 0 }
   const roots = new RootsStore(agent, time)
-  const store = new IdentityStore({ agent, roots, service: 'web', ...time })
+  const own = { service: 'web', ecdhCurve: 'auto', accept: () => undefined }
+  const store = new IdentityStore({ agent, roots, ...own, ...time })
   const events: string[] = []
   store.on('changed', (_generation, what) => events.push(what))
   store.on('failed', (error) => events.push(error instanceof ConnectError ? error.code : error.message))
@@ -92,6 +93,7 @@ describe('IdentityStore: how a generation comes about', () => {
       agent,
       roots,
       service: 'web',
+      ecdhCurve: 'auto',
       clock,
       random: () => 0,
       accept: () => undefined,

@@ -42,13 +42,15 @@ describe('serviceSettings', () => {
       dialTimeoutMs: 10_000,
       handshakeTimeoutMs: 10_000,
       drainTimeoutMs: 10_000,
+      ecdhCurve: 'auto',
     })
     assert.equal(settings.address.host, '127.0.0.1:8500')
   })
 
   it('takes what is given', () => {
     const authorize = (): { authorized: boolean; reason: string } => ({ authorized: true, reason: '' })
-    const given = { dialTimeoutMs: 1, handshakeTimeoutMs: 2, drainTimeoutMs: 3, staleIntentionsMs: 0 }
+    const bounds = { dialTimeoutMs: 1, handshakeTimeoutMs: 2, drainTimeoutMs: 3, staleIntentionsMs: 0 }
+    const given = { ...bounds, ecdhCurve: 'X25519:P-256' }
     const { agent: settings, ...rest } = serviceSettings({
       ...given,
       authorize,
@@ -72,6 +74,9 @@ describe('serviceSettings', () => {
       [{ agent, staleIntentionsMs: -1 }, 'staleIntentionsMs'],
       [{ agent, staleIntentionsMs: '0' }, 'staleIntentionsMs'],
       [{ agent, staleIntentionsMs: Infinity }, 'staleIntentionsMs'],
+      [{ agent, ecdhCurve: '' }, 'ecdhCurve'],
+      [{ agent, ecdhCurve: 25519 }, 'ecdhCurve'],
+      [{ agent, ecdhCurve: 'X25519:P-255' }, 'ecdhCurve'],
       [{ agent: null }, 'agent'],
       [{ agent: 'localhost:8500' }, 'agent'],
       [{ agent: { adress: 'x' } }, 'agent.adress'],

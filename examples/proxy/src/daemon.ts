@@ -61,14 +61,17 @@ export class Daemon {
 
   /** Takes what a user says now; what cannot change while it runs is left as it is, and said. */
   reload(settings: Settings): void {
-    const { source, log, admin, workers } = this.#settings
+    const { source, log, admin, workers, ecdhCurve } = this.#settings
     this.#log.setLevel(settings.log.level)
     this.#engine.setLevel?.(settings.log.level)
     if (settings.source.kind !== source.kind || JSON.stringify(admin) !== JSON.stringify(settings.admin)) {
       this.#log.warn('where the configuration comes from, and the admin address, change with a restart alone')
     }
-    if (settings.workers !== workers || settings.log.json !== log.json) {
-      this.#log.warn('the number of workers and the form of the log change with a restart alone')
+    const isFixed = settings.workers === workers && settings.ecdhCurve === ecdhCurve
+    if (!isFixed || settings.log.json !== log.json) {
+      this.#log.warn(
+        'the number of workers, the key exchange and the form of the log change with a restart alone',
+      )
     }
     if (settings.source.kind === 'static' && source.kind === 'static') this.#apply(settings.source.config)
     else this.#refresh()

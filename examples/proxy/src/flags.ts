@@ -47,6 +47,11 @@ export const FLAGS = {
     value: '[HOST]:PORT',
     help: 'serve /metrics, /health, /ready and /config there, on the loopback unless a host is given (default off)',
   },
+  'ecdh-curve': {
+    type: 'string',
+    value: 'NAMES',
+    help: 'the groups for the key exchange, such as X25519:P-256 (default those of Node.js)',
+  },
   'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn or error (default info)' },
   'log-json': { type: 'boolean', help: 'log lines of JSON' },
   'http-addr': {

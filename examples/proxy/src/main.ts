@@ -26,10 +26,10 @@ function read(): Settings {
 const settings = read()
 const log = openLog(settings.log)
 const daemon = new Daemon(settings, log, (onListening) => {
-  const { agent, workers, registration } = settings
-  if (workers === 1) return new Proxy({ agent, log, onListening })
+  const { agent, ecdhCurve, workers, registration } = settings
+  if (workers === 1) return new Proxy({ agent, ecdhCurve, log, onListening })
   const registers = registration !== undefined
-  return new Workers({ ...settings.log, count: workers, agent, log, onListening, registers })
+  return new Workers({ ...settings.log, count: workers, agent, ecdhCurve, log, onListening, registers })
 })
 
 let isEnding = false

@@ -4,7 +4,7 @@ import type { ProxyStatus } from './proxy.js'
 
 /** What a worker is told. */
 export type ToWorker =
-  | { readonly type: 'start'; readonly agent: string; readonly log: WorkerLog }
+  | ({ readonly type: 'start' } & WorkerStart)
   | { readonly type: 'config'; readonly config: ProxyConfig }
   | { readonly type: 'level'; readonly level: LogLevel }
   | { readonly type: 'metrics'; readonly question: number }
@@ -18,8 +18,9 @@ export type FromWorker =
   | { readonly type: 'status'; readonly status: ProxyStatus }
   | { readonly type: 'metrics'; readonly question: number; readonly metrics: object }
 
-interface WorkerLog {
-  readonly level: LogLevel
-  readonly json: boolean
-  readonly worker: number
+interface WorkerStart {
+  /** Where the first process answers for the agent. */
+  readonly agent: string
+  readonly ecdhCurve: string | undefined
+  readonly log: { readonly level: LogLevel; readonly json: boolean; readonly worker: number }
 }

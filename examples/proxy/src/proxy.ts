@@ -23,6 +23,7 @@ export interface ProxyStatus {
 
 export interface ProxyOptions {
   readonly agent: AgentOptions
+  readonly ecdhCurve: string | undefined
   readonly log: Log
   readonly onListening: (service: Service, listener: ProxyListener) => void
 }
@@ -110,7 +111,9 @@ class Member {
       ...(namespace !== undefined && { namespace }),
       ...(partition !== undefined && { partition }),
     }
-    this.service = service(config.service, { agent, drainTimeoutMs })
+    const { ecdhCurve } = options
+    const tls = ecdhCurve === undefined ? {} : { ecdhCurve }
+    this.service = service(config.service, { agent, drainTimeoutMs, ...tls })
     this.#options = options
     this.#config = config
     logEvents(this.service, options.log)

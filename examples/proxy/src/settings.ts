@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
+import { createSecureContext } from 'node:tls'
 import {
   type AgentOptions,
   type Environment,
@@ -20,6 +21,8 @@ export interface Settings {
   /** Undefined for none. */
   readonly admin: { readonly host: string; readonly port: number } | undefined
   readonly workers: number
+  /** Undefined for the default of Node.js. */
+  readonly ecdhCurve: string | undefined
   readonly warnings: readonly string[]
 }
 
@@ -39,6 +42,7 @@ const FILE_FLAGS = [
   'register-id',
   'workers',
   'admin-addr',
+  'ecdh-curve',
   'log-level',
   'log-json',
   'http-addr',
@@ -91,6 +95,7 @@ function combine(flags: FlagValues, file: Json, env: Environment): Settings {
     log: { level: levelOf(all['log-level']), json: all['log-json'] ?? false },
     admin: all['admin-addr'] === undefined ? undefined : adminAddress(all['admin-addr']),
     workers: workersOf(all.workers),
+    ecdhCurve: all['ecdh-curve'] === undefined ? undefined : curvesOf(all['ecdh-curve']),
     warnings,
   }
 }
@@ -264,6 +269,16 @@ function workersOf(text = '1'): number {
   throw new UsageError(
     `-workers: expected auto, or a number from 1 to ${MOST_WORKERS}, got ${JSON.stringify(text)}`,
   )
+}
+
+function curvesOf(ecdhCurve: string): string {
+  try {
+    createSecureContext({ ecdhCurve })
+    return ecdhCurve
+  } catch (cause) {
+    const expected = 'expected groups that this OpenSSL knows, such as X25519:P-256'
+    throw new UsageError(`-ecdh-curve: ${expected}, got ${JSON.stringify(ecdhCurve)}`, { cause })
+  }
 }
 
 /** Consul's variables, with what the flags say in their place. */

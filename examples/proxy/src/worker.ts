@@ -17,6 +17,7 @@ process.on('message', (message: ToWorker) => {
     log = openLog(message.log)
     proxy = new Proxy({
       agent: { address: message.agent, env: {} },
+      ecdhCurve: message.ecdhCurve,
       log,
       onListening: (_service, listener) => {
         tell({ type: 'listening', listener })

@@ -19,6 +19,7 @@ import type { ProxyStatus } from './proxy.js'
 export interface WorkersOptions {
   readonly count: number
   readonly agent: AgentOptions
+  readonly ecdhCurve: string | undefined
   readonly log: Log
   readonly level: LogLevel
   readonly json: boolean
@@ -140,9 +141,10 @@ export class Workers implements Engine {
   }
 
   #welcome({ worker, number }: Slot): void {
-    const { json } = this.#options
+    const { json, ecdhCurve } = this.#options
     const log = { level: this.#level, json, worker: number }
-    worker?.send({ type: 'start', agent: this.#relay?.address ?? '', log } satisfies ToWorker)
+    const agent = this.#relay?.address ?? ''
+    worker?.send({ type: 'start', agent, ecdhCurve, log } satisfies ToWorker)
     if (this.#config !== undefined) {
       worker?.send({ type: 'config', config: this.#config } satisfies ToWorker)
     }
