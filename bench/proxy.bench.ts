@@ -43,6 +43,7 @@ async function compare(scope: TestContext): Promise<Record<string, Row>> {
     samples.set(what, ofWhat)
     ofWhat.set(who, [...(ofWhat.get(who) ?? []), value])
   }
+  for (const [who, pair] of Object.entries(pairs)) add('memory at rest, MiB', who, pair.rssBytes() / MIB)
   // In turn, so that the machine's moods meet both; the first round is for warming up.
   for (let i = 0; i <= ROUNDS; i += 1) {
     for (const [who, pair] of Object.entries(pairs)) {

@@ -1,3 +1,4 @@
+import './heap.js'
 import { OptionError } from 'consul-connect'
 import { Daemon } from './daemon.js'
 import { UsageError, helpText, parseFlags } from './flags.js'

@@ -1,4 +1,5 @@
 // One of several processes that share the listeners. It acts on what the first process says, and on no signal.
+import './heap.js'
 import { type Log, openLog } from './log.js'
 import type { FromWorker, ToWorker } from './messages.js'
 import { Proxy } from './proxy.js'
