@@ -4,12 +4,12 @@ import { type CloseOptions, drainTimeout } from '../close-options.js'
 import { AbortError, ConnectError, toError } from '../errors.js'
 import { emitSafely } from '../events.js'
 import { log } from '../log.js'
-import { DEFAULTS } from '../options.js'
 import { type ListenAddress, openServer } from '../transport/open-server.js'
 import { OpenSockets, drained } from '../transport/open-sockets.js'
 import { openPrivately } from '../transport/private-socket.js'
 import { cut, pump } from '../transport/pump.js'
 import type { MeshSocket } from '../transport/socket.js'
+import { TCP } from '../transport/tcp.js'
 import { ConnectionRecord, type ForwardConnection } from './forward-connection.js'
 
 export interface ForwardSettings {
@@ -53,10 +53,8 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
   constructor(settings: ForwardSettings) {
     super()
     this.#settings = settings
-    const alive = { keepAlive: true, keepAliveInitialDelay: DEFAULTS.keepAliveMs }
-    // Paused, so that nothing is read before there is somebody to take it.
-    const options = { allowHalfOpen: true, pauseOnConnect: true, noDelay: true, ...alive }
-    this.#server = createServer(options, (socket) => {
+    // Nothing is read before there is somebody to take it.
+    this.#server = createServer({ ...TCP, allowHalfOpen: true, pauseOnConnect: true }, (socket) => {
       void this.#take(socket)
     })
     this.#closed = new Promise((resolve) => this.#server.once('close', resolve))

@@ -50,10 +50,10 @@ export class AgentRelay implements AsyncDisposable {
   readonly #reads = new Map<string, Shared>()
 
   constructor(options: RelayOptions) {
-    const { path, agent } = expectObject('options', options) as unknown as RelayOptions
+    const { path, agent } = expectObject('options', options)
     expectKeys('options', options, ['path', 'agent'])
     this.address = `unix://${expectString('path', path)}`
-    this.#agent = new AgentClient(agentSettings(agent))
+    this.#agent = new AgentClient(agentSettings(agent as RelayOptions['agent']))
     // A blocking query may take minutes.
     this.#server = createServer({ requestTimeout: 0, keepAliveTimeout: 60_000 }, (request, response) => {
       this.#answer(request, response).catch(() => response.destroy())

@@ -3,12 +3,12 @@ import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'n
 import { ConnectError, DialError, VerificationError, because, toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import type { Generation } from '../identity/store.js'
-import { DEFAULTS } from '../options.js'
 import type { Endpoint } from '../resolve/resolver.js'
 import { bufferedReads } from './buffered-reads.js'
 import { secureContext } from './context.js'
 import { attachPeer, expectVerified, identifyAs, pathError } from './peer.js'
 import type { MeshSocket } from './socket.js'
+import { TCP } from './tcp.js'
 
 /** What a peer may do before its first byte. */
 export interface Patience {
@@ -59,8 +59,9 @@ export function connect(
     const reads = patience.isForPump === true ? bufferedReads() : undefined
     const socket = tlsConnect({ ...options, ...(reads && { onread: reads.onread }) })
     reads?.bind(socket)
-    socket.setNoDelay(true)
-    socket.setKeepAlive(true, DEFAULTS.keepAliveMs)
+    // Node takes these as options of net.connect, and not of tls.connect.
+    socket.setNoDelay(TCP.noDelay)
+    socket.setKeepAlive(TCP.keepAlive, TCP.keepAliveInitialDelay)
     takeCertificateCheaply(socket)
     const fail = (error: Error): void => {
       settle()

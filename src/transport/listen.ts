@@ -9,7 +9,6 @@ import { ConnectError, VerificationError, because, toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import type { Generation, IdentityStore } from '../identity/store.js'
 import { log } from '../log.js'
-import { DEFAULTS } from '../options.js'
 import { Admitted } from './admitted.js'
 import { tlsMaterial } from './context.js'
 import { Handshakes } from './handshakes.js'
@@ -17,6 +16,7 @@ import { type ListenAddress, openServer } from './open-server.js'
 import { OpenSockets, drained } from './open-sockets.js'
 import { attachPeer, pathError, verifySocket } from './peer.js'
 import type { MeshSocket } from './socket.js'
+import { TCP } from './tcp.js'
 
 /** Called with every connection that is verified and authorized, and with no other. */
 export type ConnectionHandler = (socket: MeshSocket) => unknown
@@ -110,8 +110,7 @@ export class Listener implements AsyncDisposable {
       this.#reject(explain(error, socket), socket, this.#handshakes.end(socket))
     })
     // Not half-open before the handshake is over: one who ends it early is gone.
-    const options = { noDelay: true, keepAlive: true, keepAliveInitialDelay: DEFAULTS.keepAliveMs }
-    this.#front = createServer(options, (socket) => {
+    this.#front = createServer(TCP, (socket) => {
       this.#accept(socket)
     })
     this.#closed = new Promise((resolve) => this.#front.once('close', resolve))

@@ -3,6 +3,7 @@ import { bounded } from '../bounded.js'
 import { ConnectError, because, toError } from '../errors.js'
 import { DEFAULTS, duration, expectKeys, expectObject, expectSignal, optional } from '../options.js'
 import { bufferedReads } from './buffered-reads.js'
+import { TCP } from './tcp.js'
 
 /** A TCP address of this machine, or the path of a unix socket. */
 export type LocalAddress = { readonly host: string; readonly port: number } | { readonly path: string }
@@ -30,8 +31,7 @@ export async function dialLocal(address: LocalAddress, options: DialLocalOptions
     { signal, timeoutMs },
     (within) =>
       new Promise<Socket>((resolve, reject) => {
-        const options = { allowHalfOpen: true, noDelay: true, keepAlive: true, onread }
-        const to: NetConnectOpts = { ...address, ...options, keepAliveInitialDelay: DEFAULTS.keepAliveMs }
+        const to: NetConnectOpts = { ...TCP, ...address, allowHalfOpen: true, onread }
         const socket = connect(to)
         bind(socket)
         const fail = (cause: Error): void => {

@@ -25,8 +25,8 @@ async function timersOf(port: number): Promise<boolean[]> {
     })
 }
 
-async function hasKeepAlive(what: string, port: number): Promise<void> {
-  await until(`both ends of ${what} are kept alive`, async () => {
+async function areKeptAlive(port: number): Promise<void> {
+  await until('both ends are kept alive', async () => {
     const timers = await timersOf(port)
     return timers.length === 2 && timers.every(Boolean)
   })
@@ -51,14 +51,14 @@ describe('TCP keep-alive, after 15 s of silence,', () => {
     const listener = await join('api').listen({ port: 0, host: '127.0.0.1' }, () => undefined)
     const port = portOf(listener)
     await join('web').dial({ address: `127.0.0.1:${port}`, service: 'api' })
-    await hasKeepAlive('it', port)
+    await areKeptAlive(port)
   })
 
   it('is on the connection to an application', async (t) => {
     const port = await startServer(t)
     const socket = await dialLocal({ host: '127.0.0.1', port })
     t.after(() => socket.destroy())
-    await hasKeepAlive('it', port)
+    await areKeptAlive(port)
   })
 
   it('is on what a forward has accepted', async (t) => {
@@ -69,7 +69,7 @@ describe('TCP keep-alive, after 15 s of silence,', () => {
     const { port } = forward.address() as AddressInfo
     const socket = connect({ port, host: '127.0.0.1', keepAlive: true, keepAliveInitialDelay: 15_000 })
     t.after(() => socket.destroy())
-    await hasKeepAlive('it', port)
+    await areKeptAlive(port)
     assert.equal(socket.destroyed, false)
   })
 })

@@ -67,8 +67,7 @@ export class Daemon {
     if (settings.source.kind !== source.kind || JSON.stringify(admin) !== JSON.stringify(settings.admin)) {
       this.#log.warn('where the configuration comes from, and the admin address, change with a restart alone')
     }
-    const isFixed = settings.workers === workers && settings.ecdhCurve === ecdhCurve
-    if (!isFixed || settings.log.json !== log.json) {
+    if (settings.workers !== workers || settings.ecdhCurve !== ecdhCurve || settings.log.json !== log.json) {
       this.#log.warn(
         'the number of workers, the key exchange and the form of the log change with a restart alone',
       )

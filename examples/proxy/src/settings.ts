@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { createSecureContext } from 'node:tls'
 import {
@@ -8,6 +7,7 @@ import {
   type ProxySelector,
   parseProxyConfig,
 } from 'consul-connect'
+import { type Json, readFile } from './file.js'
 import { FLAGS, type FlagName, type FlagValues, UsageError, parseFlags } from './flags.js'
 import { LOG_LEVELS, type LogLevel } from './log.js'
 
@@ -30,9 +30,6 @@ export interface Settings {
 export type Source =
   | { readonly kind: 'agent'; readonly selector: ProxySelector }
   | { readonly kind: 'static'; readonly config: ProxyConfig }
-
-/** The values of a file, by their keys. */
-type Json = Readonly<Record<string, unknown>>
 
 /** What of the command line a file may say as well, with underscores for dashes. */
 const FILE_FLAGS = [
@@ -298,39 +295,4 @@ function agentEnvironment(flags: FlagValues, env: Environment): Environment {
     delete result['CONSUL_HTTP_TOKEN_FILE']
   }
   return result
-}
-
-function readFile(path: string): Json {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    throw new UsageError(`-config-file: ${path} cannot be read (${code ?? 'unknown error'})`, {
-      cause: error,
-    })
-  }
-  const parsed = parseJson(path, text)
-  if (typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed)) return parsed as Json
-  throw new UsageError(
-    `${path}: expected a JSON object, got ${Array.isArray(parsed) ? 'an array' : typeof parsed}`,
-  )
-}
-
-function parseJson(path: string, text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch (error) {
-    const place = placeOf(error, text)
-    // Node quotes the text, which may hold anything: no cause.
-    throw new UsageError(`${path}${place}: expected JSON`)
-  }
-}
-
-/** `:line:column`, where Node tells. */
-function placeOf(error: unknown, text: string): string {
-  const position = /at position (\d+)/.exec(String(error))?.[1]
-  if (position === undefined) return ''
-  const before = text.slice(0, Number(position)).split('\n')
-  return `:${before.length}:${(before.at(-1)?.length ?? 0) + 1}`
 }
