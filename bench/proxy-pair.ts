@@ -1,8 +1,9 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
+import { freePort } from '../test/fixtures/free-ports.js'
 import type { RealAgent } from '../test/consul/real-agent.js'
-import { freePort, instances, until } from '../test/consul/service-mesh.js'
+import { instances, until } from '../test/consul/service-mesh.js'
 import { type Program, startProgram } from './process.js'
 
 /** An application behind a pair of proxies, by its name. */

@@ -3,8 +3,9 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import type { TestContext } from 'node:test'
+import { freePort } from '../fixtures/free-ports.js'
 import type { RealAgent } from './real-agent.js'
-import { WAIT_MS, freePort, until } from './service-mesh.js'
+import { WAIT_MS, until } from './service-mesh.js'
 
 const binary = process.env['CONSUL_BIN'] ?? 'consul'
 

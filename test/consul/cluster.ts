@@ -1,7 +1,9 @@
 // Several Consul agents that form one cluster, or several datacenters, each agent on a loopback address of its own as
 // on a machine of its own.
 import type { TestContext } from 'node:test'
-import { type AgentPorts, type RealAgent, freePorts, startConsul } from './real-agent.js'
+
+import { freePorts } from '../fixtures/free-ports.js'
+import { type AgentPorts, type RealAgent, startConsul } from './real-agent.js'
 import { agentJson, until } from './service-mesh.js'
 
 /** The first is 127.0.0.2. */

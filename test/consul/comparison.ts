@@ -62,6 +62,7 @@ export function createRecorder(url: string): { record: Recorder; recording: Reco
     const [method = '', path = ''] = request.split(' ')
     const response = await fetch(url + path, {
       method,
+      signal: AbortSignal.timeout(30_000),
       headers: token === undefined ? {} : { 'X-Consul-Token': token },
       ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
     })

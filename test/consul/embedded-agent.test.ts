@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
-import { createServer, type AddressInfo } from 'node:net'
 import { test } from 'node:test'
+import { freePort, freePorts } from '../fixtures/free-ports.js'
 import { TestAgent, type TestAgentDnsOptions } from '../../src/testing/index.js'
+
 import { asn1Structure } from './asn1-structure.js'
 import { compare, createRecorder, type Difference, type Recorder, type Recording } from './comparison.js'
 import { consulVersion, skip as noConsul, startConsul } from './real-agent.js'
@@ -189,7 +189,7 @@ for (const [name, { ours, theirs }] of Object.entries(dnsSettings)) {
   void test(`the embedded agent answers DNS as a real one does, ${name}`, { skip }, async (t) => {
     const embedded = await TestAgent.start({ dns: ours })
     t.after(() => embedded.close())
-    const [port] = await freePorts(1)
+    const port = await freePort()
     const real = await startConsul(t, {
       args: ['-dns-port', String(port)],
       extraConfig: { dns_config: theirs },
@@ -240,18 +240,4 @@ async function script(record: Recorder): Promise<void> {
   await rotation(record)
   await record('acl off: tokens', 'GET /v1/acl/tokens')
   await record('acl off: create', 'PUT /v1/acl/token', { body: {} })
-}
-
-/** Ports that are free now, for what a real agent cannot choose by itself. */
-async function freePorts(count: number): Promise<number[]> {
-  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'))
-  return await Promise.all(
-    servers.map(async (server) => {
-      await once(server, 'listening')
-      const { port } = server.address() as AddressInfo
-      server.close()
-      await once(server, 'close')
-      return port
-    }),
-  )
 }

@@ -2,8 +2,10 @@
 import { once } from 'node:events'
 import { type Server, createServer } from 'node:net'
 import type { TestContext } from 'node:test'
+import { freePorts } from '../fixtures/free-ports.js'
 import type { Listener, Service } from '../../src/index.js'
-import { freePorts, type RealAgent } from './real-agent.js'
+
+import { type RealAgent } from './real-agent.js'
 import { agentJson, register, until } from './service-mesh.js'
 import { answerAs } from './steady-dials.js'
 

@@ -1,8 +1,10 @@
 // Nodes that the catalog is told of, each with an address of its own, and where in the world they are.
 import type { TestContext } from 'node:test'
+import { freePorts } from '../fixtures/free-ports.js'
 import type { Service } from '../../src/index.js'
 import { Instance } from './fleet.js'
-import { type RealAgent, freePorts } from './real-agent.js'
+
+import { type RealAgent } from './real-agent.js'
 import { agentJson, until } from './service-mesh.js'
 
 /** Puts an instance on a node of the catalog that is called `node`; the node's address is the instance's. */

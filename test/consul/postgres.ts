@@ -1,3 +1,4 @@
+import { freePort } from '../fixtures/free-ports.js'
 // A real PostgreSQL for tests, on the loopback, in a folder of its own, gone when the test ends.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -7,7 +8,6 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { promisify } from 'node:util'
-import { freePort } from './service-mesh.js'
 
 const run = promisify(execFile)
 /** PostgreSQL refuses to run as root: `nobody` of Debian. */

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { test } from 'node:test'
+import { freePort } from '../fixtures/free-ports.js'
 import { type DeniedError, DialError, type Peer, peer } from '../../src/index.js'
 import { offer, rejection } from '../fixtures/mesh.js'
 import { ending } from '../fixtures/ways.js'
@@ -11,7 +12,6 @@ import {
   type Join,
   WAIT_MS,
   agentJson,
-  freePort,
   hear,
   instances,
   intend,

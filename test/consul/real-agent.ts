@@ -1,8 +1,8 @@
+import { freePorts } from '../fixtures/free-ports.js'
 // A real Consul agent for tests: one server on the loopback, in a directory of its own, gone when the test ends.
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
@@ -177,6 +177,7 @@ async function run(args: string[], url: string, token: string | undefined): Prom
 async function isReady(url: string, token: string | undefined): Promise<boolean> {
   const get = async (path: string): Promise<string> => {
     const response = await fetch(url + path, {
+      signal: AbortSignal.timeout(5_000),
       headers: token === undefined ? {} : { 'X-Consul-Token': token },
     })
     return await response.text()
@@ -204,28 +205,6 @@ async function cli(args: string[], address: string): Promise<string> {
   await once(child, 'close')
   if (child.exitCode !== 0) throw new Error(`consul ${args.join(' ')} failed:\n${output}`)
   return output
-}
-
-/** Ports that are free now, held all at once so that they differ. */
-export async function freePorts(count: number, host: string = '127.0.0.1'): Promise<number[]> {
-  const servers = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer().listen(0, host)
-      await once(server, 'listening')
-      return server
-    }),
-  )
-  const ports = servers.map((server) => {
-    const address = server.address()
-    return typeof address === 'object' && address ? address.port : 0
-  })
-  await Promise.all(
-    servers.map(async (server) => {
-      server.close()
-      await once(server, 'close')
-    }),
-  )
-  return ports
 }
 
 function readVersion(): string | undefined {

@@ -1,6 +1,6 @@
 // Questions by DNS, over a catalog that is made for them.
 import assert from 'node:assert/strict'
-import { createSocket } from 'node:dgram'
+import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { decode, encode, type Packet, type RecordType } from 'dns-packet'
@@ -304,6 +304,9 @@ const probe = Buffer.from(
 /** Datagrams may overtake each other, but not by so many round trips. */
 const patience = 20
 
+/** And they may be lost: only a question that was sent this often and never answered has no answer. */
+const sendings = 3
+
 async function askUdp(host: string, port: number, message: Buffer): Promise<Buffer | undefined> {
   const socket = createSocket('udp4')
   const answers: Buffer[] = []
@@ -314,15 +317,30 @@ async function askUdp(host: string, port: number, message: Buffer): Promise<Buff
       if (answer.readUInt16BE(0) === probe.readUInt16BE(0)) socket.emit('probed')
       else answers.push(answer)
     })
-    socket.send(message)
-    for (let probes = 0; probes < patience && answers.length === 0; probes++) {
-      const probed = once(socket, 'probed')
-      socket.send(probe)
-      await probed
+    for (let sending = 0; sending < sendings; sending++) {
+      socket.send(message)
+      for (let probes = 0; probes < patience; probes++) {
+        await roundTrip(socket)
+        if (answers[0]) return answers[0]
+      }
     }
-    return answers[0]
+    return undefined
   } finally {
     socket.close()
+  }
+}
+
+/** Until the probe's answer is there; a datagram that was lost is sent again, and an agent that is gone is an error. */
+async function roundTrip(socket: Socket): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    const probed = once(socket, 'probed', { signal: AbortSignal.timeout(1000) })
+    socket.send(probe)
+    try {
+      await probed
+      return
+    } catch (error) {
+      if (attempt === 10 || !(error instanceof Error && error.name === 'AbortError')) throw error
+    }
   }
 }
 

@@ -1,8 +1,6 @@
 // What the tests of services on a real agent share: joining its mesh, intentions, rotation, and waits with a bound.
 import { generateKeyPairSync } from 'node:crypto'
-import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join as joinPath } from 'node:path'
 import type { TestContext } from 'node:test'
@@ -85,14 +83,4 @@ export function register(consul: RealAgent, definition: object): Promise<unknown
 export async function instances(consul: RealAgent, name: string): Promise<number> {
   const path = `/v1/health/connect/${encodeURIComponent(name)}?passing`
   return (await agentJson<unknown[]>(consul, path)).length
-}
-
-/** A port of the loopback that is free now. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }

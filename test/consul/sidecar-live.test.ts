@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { type TestContext, test } from 'node:test'
+import { freePort } from '../fixtures/free-ports.js'
 import { readAll } from '../fixtures/mesh.js'
 import {
   echo,
@@ -14,7 +15,7 @@ import {
   startProxy,
 } from '../proxy/connect-proxy.js'
 import { skip, startConsul } from './real-agent.js'
-import { agentJson, freePort, instances, register, until } from './service-mesh.js'
+import { agentJson, instances, register, until } from './service-mesh.js'
 
 test('a sidecar that follows a real agent', { skip }, async (t) => {
   const consul = await startConsul(t)

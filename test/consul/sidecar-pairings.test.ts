@@ -7,12 +7,13 @@ import { connect as connectHttp2, createServer as createHttp2Server } from 'node
 import { type AddressInfo, type Server, type Socket, connect, createServer } from 'node:net'
 import { type TestContext, test } from 'node:test'
 import { WebSocket, WebSocketServer } from 'ws'
+import { freePort } from '../fixtures/free-ports.js'
 import { readAll } from '../fixtures/mesh.js'
 import { startProxy } from '../proxy/connect-proxy.js'
 import { proxyInbound, proxyOutbound } from './built-in-proxy.js'
 import { psql, startPostgres } from './postgres.js'
 import { type RealAgent, skip, startConsul } from './real-agent.js'
-import { WAIT_MS, freePort, instances, until } from './service-mesh.js'
+import { WAIT_MS, instances, until } from './service-mesh.js'
 
 const GIB = 1 << 30
 const PIECE = randomBytes(1 << 20)

@@ -6,13 +6,13 @@ import { once } from 'node:events'
 import { readFileSync, readdirSync } from 'node:fs'
 import { type Socket, connect } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
+import { freePort } from '../fixtures/free-ports.js'
 import { WAIT_MS, readAll, startMesh, until } from '../fixtures/mesh.js'
 import {
   type Pair,
   type RunningProxy,
   configFile,
   echo,
-  freePort,
   localConnect,
   nextData,
   settled,

@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { TestContext } from 'node:test'
+import { freePort } from '../fixtures/free-ports.js'
 import { WAIT_MS, until } from '../fixtures/mesh.js'
 
 const folder = join(import.meta.dirname, '..', '..', 'examples', 'proxy')
@@ -190,16 +191,6 @@ export function configFile(t: TestContext, settings: object): string {
   const path = join(temporaryFolder(t), 'proxy.json')
   writeFileSync(path, JSON.stringify(settings))
   return path
-}
-
-/** A port of the loopback that is free now. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 /** A plain application on the loopback, until the end of the test. */

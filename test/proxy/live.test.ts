@@ -3,12 +3,12 @@ import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
+import { freePort } from '../fixtures/free-ports.js'
 import type { TestAgent } from '../../src/testing/index.js'
 import { WAIT_MS, ask, readAll, startMesh, until } from '../fixtures/mesh.js'
 import {
   type RunningProxy,
   echo,
-  freePort,
   isRefused,
   localConnect,
   nextData,

@@ -4,11 +4,11 @@ import { statSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join as joinPath } from 'node:path'
 import { type TestContext, describe, it } from 'node:test'
+import { freePort } from '../fixtures/free-ports.js'
 import { WAIT_MS, offer, greet, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
 import {
   configFile,
   echo,
-  freePort,
   isRefused,
   localConnect,
   nextData,

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { readFileSync, readdirSync } from 'node:fs'
 import { type TestContext, describe, it } from 'node:test'
+import { freePort } from '../fixtures/free-ports.js'
 import { readAll, startMesh, until } from '../fixtures/mesh.js'
 import {
   type RunningProxy,
   echo,
-  freePort,
   localConnect,
   nextData,
   startApplication,
