@@ -1,3 +1,5 @@
+import { AgentApi } from './agent/api.js'
+import type { AgentOptions } from './agent/options.js'
 import { type ProxyConfigOptions, ProxyConfigSource, type ProxySelector } from './proxy/config.js'
 import { AgentRelay, type RelayOptions } from './proxy/relay.js'
 import { Service } from './service.js'
@@ -22,6 +24,14 @@ export function proxyConfig(selector: ProxySelector, options?: ProxyConfigOption
 }
 
 /**
+ * The HTTP API of a Consul agent, for programs that register services or make tokens for them.
+ * @throws OptionError
+ */
+export function agent(options?: AgentOptions): AgentApi {
+  return new AgentApi(options)
+}
+
+/**
  * Opens a unix socket through which other processes of this program use the agent as this one does: without a token of
  * their own, and with one query at the agent for what several of them watch. They can read what a member of the mesh
  * needs, and change nothing.
@@ -34,6 +44,7 @@ export async function relayAgent(options: RelayOptions): Promise<AgentRelay> {
 }
 
 export { Service } from './service.js'
+export { AgentApi } from './agent/api.js'
 export { SpiffeId } from './identity/spiffe.js'
 export { ProxyConfigSource } from './proxy/config.js'
 export { parseProxyConfig } from './proxy/settings.js'
@@ -65,6 +76,7 @@ export {
   authorizeTrustDomain,
 } from './authorize/authorizers.js'
 
+export type { AgentExchange, AgentRequest, Query } from './agent/client.js'
 export type { AgentOptions, AgentTlsOptions, Environment } from './agent/options.js'
 export type { Registration } from './agent/registration.js'
 export type { Authorizer, AuthorizeRequest, Decision, DecisionBasis } from './authorize/authorizer.js'

@@ -22,14 +22,19 @@ const MAX_CONNECTIONS = 180
 /** A query parameter that is undefined is left out; a list is sent as one parameter for each. */
 export type Query = Readonly<Record<string, string | number | boolean | readonly string[] | undefined>>
 
+/** One request to the HTTP API. */
 export interface AgentRequest {
+  /** @default GET */
   readonly method?: 'GET' | 'PUT' | 'POST' | 'DELETE'
-  /** The path with every variable segment already encoded: see `path`. */
+  /** The path with every variable segment already encoded. */
   readonly path: string
   readonly query?: Query
+  /** Sent as JSON. */
   readonly body?: unknown
+  /** An ACL token for this request alone. @default the client's */
+  readonly token?: string | undefined
   readonly signal?: AbortSignal | undefined
-  /** @default the client's `timeoutMs` */
+  /** @default the `timeoutMs` of the agent's options */
   readonly timeoutMs?: number | undefined
 }
 
@@ -117,7 +122,7 @@ export class AgentClient {
       const response = await this.#pool.request({
         method,
         path: this.#target(path, request.query),
-        headers: await this.#headers(body !== undefined),
+        headers: await this.#headers(request),
         body: body === undefined ? null : JSON.stringify(body),
         signal: within,
       })
@@ -146,15 +151,15 @@ export class AgentClient {
     return `${address.prefix}${path}${search}`
   }
 
-  async #headers(hasBody: boolean): Promise<Record<string, string>> {
+  async #headers(request: AgentRequest): Promise<Record<string, string>> {
     const { auth, token, tokenFile } = this.settings
     const headers: Record<string, string> = { accept: 'application/json' }
-    if (hasBody) headers['content-type'] = 'application/json'
+    if (request.body !== undefined) headers['content-type'] = 'application/json'
     if (auth !== undefined) {
       headers['authorization'] =
         `Basic ${Buffer.from(`${auth.username}:${auth.password}`).toString('base64')}`
     }
-    const secret = tokenFile === undefined ? token : await readToken(tokenFile)
+    const secret = request.token ?? (tokenFile === undefined ? token : await readToken(tokenFile))
     if (secret !== undefined) headers['x-consul-token'] = secret
     return headers
   }

@@ -1,31 +1,36 @@
 import { type Server, type ServerResponse, createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { once } from 'node:events'
-import type { ProxyConfig } from 'consul-connect'
-import type { ProxyStatus } from './proxy.js'
 
-/** What the admin address tells. None of it is secret, and none of it changes anything. */
-export interface AdminView {
-  status(): ProxyStatus
-  metrics(): Promise<string>
-  /** Undefined before the first. */
-  config(): ProxyConfig | undefined
+/** What a page holds: text, or an object that is shown as JSON. */
+export interface Page {
+  /** @default 200 */
+  readonly status?: number
+  /** @default that of plain text, or of JSON */
+  readonly type?: string
+  readonly body: string | object
 }
 
-/** An HTTP server for operators: `/metrics`, `/health`, `/ready` and `/config`. */
+/** Pages by their path. None may show a secret or change anything. */
+export type Pages = Readonly<Record<`/${string}`, () => Page | Promise<Page>>>
+
+/** How Prometheus wants it. */
+export const METRICS_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
+
+/** An HTTP server for operators. */
 export class Admin {
   readonly #server: Server
-  readonly #view: AdminView
+  readonly #pages: Pages
 
-  constructor(view: AdminView) {
-    this.#view = view
+  constructor(pages: Pages) {
+    this.#pages = pages
     this.#server = createServer({ requestTimeout: 10_000 }, (request, response) => {
       if (request.method !== 'GET' && request.method !== 'HEAD') {
-        end(response, 405, 'expected GET\n')
+        end(response, { status: 405, body: 'expected GET\n' })
         return
       }
       this.#answer(request.url ?? '', response).catch((error: unknown) => {
-        end(response, 500, `${error instanceof Error ? error.message : 'failed'}\n`)
+        end(response, { status: 500, body: `${error instanceof Error ? error.message : 'failed'}\n` })
       })
     })
     this.#server.maxConnections = 64
@@ -46,32 +51,18 @@ export class Admin {
   }
 
   async #answer(url: string, response: ServerResponse): Promise<void> {
-    const [path] = url.split('?', 1)
-    if (path === '/metrics') {
-      end(response, 200, await this.#view.metrics(), 'text/plain; version=0.0.4; charset=utf-8')
-    } else if (path === '/health') {
-      end(response, 200, 'alive\n')
-    } else if (path === '/ready') {
-      const status = this.#view.status()
-      endJson(response, status.ready ? 200 : 503, status)
-    } else if (path === '/config') {
-      const config = this.#view.config()
-      endJson(response, config === undefined ? 503 : 200, config ?? {})
-    } else {
-      end(response, 404, 'there are /metrics, /health, /ready and /config\n')
-    }
+    const [path = ''] = url.split('?', 1)
+    const page = Object.entries(this.#pages).find(([known]) => known === path)?.[1]
+    const paths = Object.keys(this.#pages).join(', ')
+    end(response, page === undefined ? { status: 404, body: `there are ${paths}\n` } : await page())
   }
 }
 
-function endJson(response: ServerResponse, status: number, body: object): void {
-  end(response, status, `${JSON.stringify(body, undefined, 2)}\n`, 'application/json')
-}
-
-function end(
-  response: ServerResponse,
-  status: number,
-  body: string,
-  type = 'text/plain; charset=utf-8',
-): void {
-  response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(body) }).end(body)
+function end(response: ServerResponse, { status = 200, type, body }: Page): void {
+  const [text, ofText] =
+    typeof body === 'string'
+      ? [body, 'text/plain; charset=utf-8']
+      : [`${JSON.stringify(body, undefined, 2)}\n`, 'application/json']
+  const headers = { 'content-type': type ?? ofText, 'content-length': Buffer.byteLength(text) }
+  response.writeHead(status, headers).end(text)
 }

@@ -1,5 +1,5 @@
 import { type ProxyConfig, type ProxyListener, type Service, proxyConfig } from 'consul-connect'
-import { Admin } from './admin.js'
+import { Admin, METRICS_TYPE } from './admin.js'
 import type { Log, LogLevel } from './log.js'
 import type { ProxyStatus } from './proxy.js'
 import { SelfRegistration } from './registration.js'
@@ -39,9 +39,13 @@ export class Daemon {
     this.#registration = registration && new SelfRegistration(registration.idSuffix, log)
     this.#engine = start((service, listener) => this.#registration?.set(service, listener))
     this.#admin = new Admin({
-      status: () => this.#engine.status(),
-      metrics: () => this.#engine.metrics(),
-      config: () => this.#config,
+      '/metrics': async () => ({ type: METRICS_TYPE, body: await this.#engine.metrics() }),
+      '/health': () => ({ body: 'alive\n' }),
+      '/ready': () => {
+        const status = this.#engine.status()
+        return { status: status.ready ? 200 : 503, body: status }
+      },
+      '/config': () => ({ status: this.#config === undefined ? 503 : 200, body: this.#config ?? {} }),
     })
   }
 

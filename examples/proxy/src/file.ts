@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { UsageError } from './flags.js'
+import { UsageError } from './command-line.js'
 
 /** The values of a file, by their keys. */
 export type Json = Readonly<Record<string, unknown>>

@@ -8,8 +8,9 @@ import {
   parseProxyConfig,
 } from 'consul-connect'
 import { type Json, readFile } from './file.js'
-import { FLAGS, type FlagName, type FlagValues, UsageError, parseFlags } from './flags.js'
-import { LOG_LEVELS, type LogLevel } from './log.js'
+import { UsageError, adminAddress, agentEnvironment, hostAndPort, levelOf } from './command-line.js'
+import { FLAGS, type FlagName, type FlagValues, parseFlags } from './flags.js'
+import type { LogLevel } from './log.js'
 
 /** Everything that a user says, in one form. */
 export interface Settings {
@@ -52,19 +53,6 @@ const FILE_FLAGS = [
   'datacenter',
 ] as const satisfies readonly FlagName[]
 
-/** The flags that are Consul's own variables by another name. */
-const VARIABLES: Partial<Record<FlagName, string>> = {
-  'http-addr': 'CONSUL_HTTP_ADDR',
-  'ca-file': 'CONSUL_CACERT',
-  'ca-path': 'CONSUL_CAPATH',
-  'client-cert': 'CONSUL_CLIENT_CERT',
-  'client-key': 'CONSUL_CLIENT_KEY',
-  'tls-server-name': 'CONSUL_TLS_SERVER_NAME',
-  datacenter: 'CONSUL_DATACENTER',
-  namespace: 'CONSUL_NAMESPACE',
-  partition: 'CONSUL_PARTITION',
-}
-
 /**
  * Reads the command line, the file that it names and the environment, in this order of precedence.
  * @throws UsageError, OptionError
@@ -86,11 +74,11 @@ function combine(flags: FlagValues, file: Json, env: Environment): Settings {
   if (all.stale === true) warnings.push('-stale: has no effect')
   const source = sourceOf(all, config, env)
   return {
-    agent: { env: agentEnvironment(all, env) },
+    agent: { env: proxyEnvironment(all, env) },
     source,
     registration: registrationOf(all, source),
-    log: { level: levelOf(all['log-level']), json: all['log-json'] ?? false },
-    admin: all['admin-addr'] === undefined ? undefined : adminAddress(all['admin-addr']),
+    log: { level: levelOf('-log-level', all['log-level']), json: all['log-json'] ?? false },
+    admin: all['admin-addr'] === undefined ? undefined : adminAddress('-admin-addr', all['admin-addr']),
     workers: workersOf(all.workers),
     ecdhCurve: all['ecdh-curve'] === undefined ? undefined : curvesOf(all['ecdh-curve']),
     warnings,
@@ -213,19 +201,6 @@ function unixPath(text: string): string | undefined {
   return path.startsWith('/') ? path : undefined
 }
 
-/** `host:port`, `:port` or a port alone. */
-function hostAndPort(flag: string, text: string): { host: string | undefined; port: number } {
-  const [, bracketed, plain, digits] = /^(?:(?:\[([^\]]*)\]|([^:]*)):)?(\d{1,5})$/.exec(text) ?? []
-  const port = Number(digits)
-  if (digits === undefined || port < 1 || port > 65_535) {
-    throw new UsageError(
-      `${flag}: expected [HOST]:PORT with a port from 1 to 65535, got ${JSON.stringify(text)}`,
-    )
-  }
-  const host = bracketed ?? plain
-  return { host: host === '' ? undefined : host, port }
-}
-
 function registrationOf(flags: FlagValues, source: Source): Settings['registration'] {
   if (flags.register !== true) {
     if (flags['register-id'] === undefined) return undefined
@@ -242,19 +217,6 @@ function registrationOf(flags: FlagValues, source: Source): Settings['registrati
     )
   }
   return { idSuffix: flags['register-id'] }
-}
-
-function levelOf(text = 'info'): LogLevel {
-  // Consul's own word for it.
-  const level = text.toLowerCase() === 'err' ? 'error' : text.toLowerCase()
-  const found = LOG_LEVELS.find((one) => one === level)
-  if (found !== undefined) return found
-  throw new UsageError(`-log-level: expected one of ${LOG_LEVELS.join(', ')}, got ${JSON.stringify(text)}`)
-}
-
-function adminAddress(text: string): { host: string; port: number } {
-  const { host, port } = hostAndPort('-admin-addr', text)
-  return { host: host ?? '127.0.0.1', port }
 }
 
 const MOST_WORKERS = 64
@@ -278,21 +240,11 @@ function curvesOf(ecdhCurve: string): string {
   }
 }
 
-/** Consul's variables, with what the flags say in their place. */
-function agentEnvironment(flags: FlagValues, env: Environment): Environment {
-  const result: Record<string, string | undefined> = { ...env }
-  for (const [flag, variable] of Object.entries(VARIABLES) as [FlagName, string][]) {
-    const value = flags[flag]
-    if (typeof value === 'string') result[variable] = value
+/** The token that a supervisor gives to a proxy is the proxy's own. */
+function proxyEnvironment(flags: FlagValues, env: Environment): Environment {
+  const own = env['CONNECT_PROXY_TOKEN']
+  if (own === undefined || own === '' || flags.token !== undefined || flags['token-file'] !== undefined) {
+    return agentEnvironment(flags, env)
   }
-  const token = flags.token ?? (flags['token-file'] === undefined ? env['CONNECT_PROXY_TOKEN'] : undefined)
-  if (flags.token !== undefined && flags['token-file'] !== undefined) {
-    throw new UsageError('expected either -token or -token-file, got both')
-  }
-  if (flags['token-file'] !== undefined) result['CONSUL_HTTP_TOKEN_FILE'] = flags['token-file']
-  if (token !== undefined && token !== '') {
-    result['CONSUL_HTTP_TOKEN'] = token
-    delete result['CONSUL_HTTP_TOKEN_FILE']
-  }
-  return result
+  return agentEnvironment({ ...flags, token: own }, env)
 }

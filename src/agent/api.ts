@@ -1,0 +1,68 @@
+import { OptionError } from '../errors.js'
+import { describe, expectKeys, expectObject, expectSecret, optional } from '../options.js'
+import { AgentClient, type AgentExchange, type AgentRequest } from './client.js'
+import type { AgentOptions } from './options.js'
+import { agentSettings } from './settings.js'
+
+const KEYS = ['method', 'path', 'query', 'body', 'token', 'signal', 'timeoutMs']
+
+/**
+ * The HTTP API of one agent, reached with the same options, bounds and errors as a service reaches it: for programs that
+ * register others, or make tokens for them.
+ *
+ * ```ts
+ * await using agent = connect.agent()
+ * const services = await agent.request({ path: '/v1/agent/services' })
+ * ```
+ */
+export class AgentApi implements AsyncDisposable {
+  readonly #client: AgentClient
+
+  constructor(options?: AgentOptions) {
+    this.#client = new AgentClient(agentSettings(options))
+  }
+
+  /** The agent's address, as in messages. */
+  get address(): string {
+    return this.#client.address
+  }
+
+  /**
+   * One request, and the JSON of its answer, unchecked; undefined where the answer is empty.
+   * @throws AgentError (also for every status but 2xx), AbortError, OptionError
+   */
+  async request(request: AgentRequest): Promise<unknown> {
+    const { value } = await this.#client.request(checked(request), (body) => body)
+    return value
+  }
+
+  /**
+   * One request, and its answer as it comes, whatever the status.
+   * @throws AgentError (when there is no answer), AbortError, OptionError
+   */
+  async exchange(request: AgentRequest): Promise<AgentExchange> {
+    return this.#client.exchange(checked(request))
+  }
+
+  /** Ends every request under way and every connection. Idempotent. */
+  async close(): Promise<void> {
+    await this.#client.destroy()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+}
+
+/** What would leave the API of the agent, or its one line of a request, is not sent. */
+function checked(request: AgentRequest): AgentRequest {
+  expectKeys('request', expectObject('request', request), KEYS)
+  const path: unknown = request.path
+  const isPath = typeof path === 'string' && /^\/v1\/[\x21-\x7e]+$/.test(path) && !/[?#]/.test(path)
+  const segments = isPath ? path.split('/').map((segment) => segment.replaceAll(/%2e/gi, '.')) : ['..']
+  if (segments.some((segment) => segment === '.' || segment === '..')) {
+    throw new OptionError('request.path', 'a path of the API with every segment encoded', describe(path))
+  }
+  optional(expectSecret)('request.token', request.token)
+  return request
+}
