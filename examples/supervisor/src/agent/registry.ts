@@ -1,0 +1,58 @@
+import { type AgentApi, AgentError } from 'consul-connect'
+import type { Json } from '../configuration/parse.js'
+
+/** What the agent knows of a service that is registered with it. */
+export interface Registered {
+  readonly id: string
+  /** 0 for none */
+  readonly port: number
+}
+
+/** The services of one agent. */
+export class Registry {
+  readonly #api: AgentApi
+
+  constructor(api: AgentApi) {
+    this.#api = api
+  }
+
+  /** @throws AgentError */
+  async list(signal?: AbortSignal): Promise<ReadonlyMap<string, Registered>> {
+    const services = await this.#api.request({ path: '/v1/agent/services', ...(signal && { signal }) })
+    if (typeof services !== 'object' || services === null) return new Map()
+    return new Map(
+      Object.entries(services as Json).map(([id, service]) => {
+        const port = (service as Json | null)?.['Port']
+        return [id, { id, port: typeof port === 'number' ? port : 0 }]
+      }),
+    )
+  }
+
+  /**
+   * Needs `service:write`. Without a token it is the supervisor's own.
+   * @throws AgentError
+   */
+  async register(body: Json, token?: string): Promise<void> {
+    // Without this flag a registration would keep the checks of an older one under the same id.
+    const query = { 'replace-existing-checks': true }
+    await this.#api.request({ method: 'PUT', path: '/v1/agent/service/register', query, body, token })
+  }
+
+  /**
+   * One that is not there is as good as taken away.
+   * @throws AgentError
+   */
+  async deregister(id: string, token?: string): Promise<void> {
+    const path = `/v1/agent/service/deregister/${encodeURIComponent(id)}`
+    try {
+      await this.#api.request({ method: 'PUT', path, token })
+    } catch (error) {
+      if (!(error instanceof AgentError && isUnknown(error))) throw error
+    }
+  }
+}
+
+function isUnknown({ code, message }: AgentError): boolean {
+  // 1.8.7: "Unknown service \"x\"", with status 404 or 500 by version.
+  return code === 'ERR_CONNECT_AGENT_NOT_FOUND' || /unknown service/i.test(message)
+}

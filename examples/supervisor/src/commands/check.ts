@@ -1,0 +1,36 @@
+import { UsageError } from 'consul-connect-proxy/command-line'
+import { readConfiguration } from '../configuration/configuration.js'
+import { type FlagValues } from '../flags.js'
+import { findProgram } from '../process/launch.js'
+import { readSettings } from '../settings.js'
+
+/**
+ * Says what is wrong with files, and starts nothing.
+ * @throws ConfigurationError, UsageError
+ */
+export async function check(flags: FlagValues, files: readonly string[]): Promise<void> {
+  const paths = [...(flags['config-file'] ?? []), ...(flags['config-dir'] ?? []), ...files]
+  if (paths.length === 0) throw new UsageError('check: expected files or folders')
+  const configuration = await readConfiguration(paths)
+  // A file alone need not have a data_dir.
+  readSettings({ ...flags, dev: true }, configuration, process.env)
+  const problems: string[] = []
+  for (const { name, managed, origin } of configuration.services) {
+    if (managed?.command === undefined) continue
+    try {
+      findProgram(managed.command[0] ?? '', managed.folder, process.env['PATH'])
+    } catch (error) {
+      problems.push(`${origin}: service ${name}: ${(error as Error).message}`)
+    }
+  }
+  for (const warning of configuration.warnings) process.stderr.write(`warning: ${warning}\n`)
+  for (const problem of problems) process.stderr.write(`${problem}\n`)
+  const managed = configuration.services.filter((service) => service.managed !== undefined)
+  if (problems.length > 0) {
+    process.exitCode = 1
+    return
+  }
+  process.stdout.write(
+    `${configuration.services.length} services, ${managed.length} of them with a managed proxy: valid\n`,
+  )
+}

@@ -1,0 +1,52 @@
+import { UsageError } from 'consul-connect-proxy/command-line'
+import { NotRunningError, control } from '../operator/control.js'
+import { type ProxyStatus, type SupervisorStatus, formatStatus } from '../operator/status.js'
+import { isRunning } from '../process/identity.js'
+import { stateFolder } from '../state/folder.js'
+import type { SavedProxy } from '../state/snapshot.js'
+import { StateFile } from '../state/store.js'
+
+/**
+ * A table of all proxies; without a supervisor, of what the last one left.
+ * @throws Error
+ */
+export async function status(dataDir: string): Promise<void> {
+  const folder = stateFolder(dataDir)
+  try {
+    const answer = (await control(folder.controlSocket, 'GET', '/status')) as SupervisorStatus
+    process.stdout.write(formatStatus(answer))
+  } catch (error) {
+    if (!(error instanceof NotRunningError)) throw error
+    const { proxies } = await new StateFile(folder.snapshot).load()
+    const left = { agent: 'ok', passes: 0, services: 0, proxies: proxies.map(leftStatus) }
+    process.stdout.write(`${error.message}; this is what the last one left:\n\n${formatStatus(left)}`)
+    process.exitCode = 3
+  }
+}
+
+/** @throws Error */
+export async function stopOrStart(
+  verb: 'stop' | 'start',
+  dataDir: string,
+  ids: readonly string[],
+): Promise<void> {
+  const [id, ...others] = ids
+  if (id === undefined || others.length > 0) throw new UsageError(`${verb}: expected the id of one proxy`)
+  await control(stateFolder(dataDir).controlSocket, 'POST', `/${verb}/${encodeURIComponent(id)}`)
+  process.stdout.write(verb === 'stop' ? `${id} is stopped\n` : `${id} is being started\n`)
+}
+
+function leftStatus({ proxyId, serviceId, port, process, isStopped }: SavedProxy): ProxyStatus {
+  const isAlive = process?.id !== undefined && isRunning(process.id)
+  return {
+    service: serviceId,
+    proxy: proxyId,
+    port,
+    pid: isAlive ? process.id.pid : undefined,
+    state: isAlive ? 'running' : isStopped ? 'stopped' : 'waiting',
+    restarts: 0,
+    uptimeS: undefined,
+    lastExit: undefined,
+    problem: isAlive ? 'it runs, and nobody looks after it' : undefined,
+  }
+}

@@ -1,0 +1,173 @@
+import { createRequire } from 'node:module'
+import { agent } from 'consul-connect'
+import { Admin, METRICS_TYPE } from 'consul-connect-proxy/admin'
+import { type Log, openLog } from 'consul-connect-proxy/log'
+import { type Configuration, readConfiguration } from '../configuration/configuration.js'
+import { ConfigurationWatcher } from '../configuration/watcher.js'
+import { type FlagValues } from '../flags.js'
+import { ControlServer } from '../operator/control.js'
+import { Metrics } from '../operator/metrics.js'
+import { RegistrationApi } from '../operator/registration-api.js'
+import { currentBoot } from '../process/identity.js'
+import { type Settings, configurationPaths, readSettings } from '../settings.js'
+import { createFolder, stateFolder } from '../state/folder.js'
+import { takeLock } from '../state/lock.js'
+import { EMPTY_STATE } from '../state/snapshot.js'
+import { StateFile } from '../state/store.js'
+import { Supervisor } from '../supervisor.js'
+
+/**
+ * Runs until a signal ends it. Proxies run on then, and are found again.
+ * @throws Error, for which a user has to mend something
+ */
+export async function run(flags: FlagValues): Promise<void> {
+  currentBoot()
+  const paths = configurationPaths(flags)
+  const configuration = await readConfiguration(paths)
+  const settings = readSettings(flags, configuration, process.env)
+  const log = openLog(settings.log)
+  warn(log, configuration, settings)
+  const closers: (() => void | Promise<void>)[] = []
+  const state = openState(settings, closers)
+  const saved = state === undefined ? EMPTY_STATE : await state.file.load()
+  const api = agent({ env: settings.environment })
+  const supervisor = new Supervisor(configuration, saved, {
+    api,
+    log,
+    state,
+    environment: settings.environment,
+    directory: settings.dataDir ?? process.cwd(),
+    defaultCommand: defaultCommand(settings),
+    isRoot: process.getuid?.() === 0,
+    logBounds: settings.logBounds,
+  })
+  if (state !== undefined) {
+    const server = new ControlServer(state.folder.controlSocket, {
+      status: () => supervisor.status(),
+      stop: (id) => supervisor.stop(id),
+      start: (id) => supervisor.startProxy(id),
+    })
+    await server.open()
+    closers.push(() => {
+      server.close()
+    })
+  }
+  closers.push(await openAdmin(settings, supervisor, log), await openApi(settings, supervisor, log))
+  const reload = reloader(paths, flags, supervisor, log)
+  process.on('SIGHUP', reload)
+  if (flags.watch === true) {
+    const watcher = new ConfigurationWatcher(paths, reload)
+    closers.push(() => {
+      watcher.close()
+    })
+  }
+  endOnSignals(log, async () => {
+    // Without a folder nobody would find them again.
+    await supervisor.close(state === undefined)
+    for (const close of closers.reverse()) await close()
+    await api.close()
+  })
+  supervisor.start()
+  log.info('the supervisor runs', {
+    services: configuration.services.length,
+    agent: api.address,
+    dataDir: settings.dataDir,
+  })
+}
+
+function warn(log: Log, { warnings }: Configuration, { dataDir }: Settings): void {
+  for (const warning of warnings) log.warn(warning)
+  if (dataDir === undefined) log.warn('-dev: the proxies end with the supervisor, and keep no logs')
+}
+
+function openState(
+  { dataDir }: Settings,
+  closers: (() => void)[],
+): { folder: ReturnType<typeof stateFolder>; file: StateFile } | undefined {
+  if (dataDir === undefined) return undefined
+  const folder = stateFolder(dataDir)
+  createFolder(folder)
+  closers.push(takeLock(folder.lock))
+  return { folder, file: new StateFile(folder.snapshot) }
+}
+
+/** Our own proxy, which logs as the supervisor does. */
+function defaultCommand({ log }: Settings): readonly string[] {
+  const bin = createRequire(import.meta.url).resolve('consul-connect-proxy/bin.js')
+  return [process.execPath, bin, '-log-level', log.level, ...(log.json ? ['-log-json'] : [])]
+}
+
+async function openAdmin({ admin }: Settings, supervisor: Supervisor, log: Log): Promise<() => void> {
+  if (admin === undefined) return () => undefined
+  const metrics = new Metrics(() => supervisor.status())
+  const server = new Admin({
+    '/metrics': async () => ({ type: METRICS_TYPE, body: await metrics.text() }),
+    '/health': () => ({ body: 'alive\n' }),
+    '/ready': () => {
+      const { agent, passes } = supervisor.status()
+      return { status: agent === 'ok' && passes > 0 ? 200 : 503, body: { agent } }
+    },
+    '/status': () => ({ body: supervisor.status() }),
+  })
+  const { address, port } = await server.open(admin).catch((error: unknown) => {
+    throw new Error(`admin address: ${(error as Error).message}`, { cause: error })
+  })
+  log.info('admin address is open', { address: `${address}:${port}` })
+  return () => {
+    server.close()
+  }
+}
+
+async function openApi(settings: Settings, supervisor: Supervisor, log: Log): Promise<() => Promise<void>> {
+  if (settings.api === undefined) return () => Promise.resolve()
+  const { CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, ...env } = settings.environment
+  const anonymous = agent({ env })
+  const server = new RegistrationApi(anonymous, {
+    allowsManaged: () => supervisor.configuration.allowManagedApiRegistration,
+    isOfFile: (id) => supervisor.configuration.services.some((service) => service.id === id),
+    adopt: (request) => supervisor.adopt(request),
+    release: (id) => supervisor.release(id),
+  })
+  const { address, port } = await server.open(settings.api).catch((error: unknown) => {
+    throw new Error(`api address: ${(error as Error).message}`, { cause: error })
+  })
+  log.info('registrations are taken', { address: `${address}:${port}` })
+  return async () => {
+    server.close()
+    await anonymous.close()
+  }
+}
+
+/** A configuration that is wrong changes nothing. One after the other, and never two at a time. */
+function reloader(paths: readonly string[], flags: FlagValues, supervisor: Supervisor, log: Log): () => void {
+  let last = Promise.resolve()
+  const reload = async (): Promise<void> => {
+    try {
+      const configuration = await readConfiguration(paths)
+      const settings = readSettings(flags, configuration, process.env)
+      warn(log, configuration, settings)
+      log.setLevel(settings.log.level)
+      supervisor.apply(configuration)
+      log.info('the configuration is applied', { services: configuration.services.length })
+    } catch (error) {
+      log.error(`the configuration stays as it is: ${(error as Error).message}`)
+    }
+  }
+  return () => {
+    last = last.then(reload)
+  }
+}
+
+function endOnSignals(log: Log, close: () => Promise<void>): void {
+  let isEnding = false
+  const end = (signal: NodeJS.Signals): void => {
+    if (isEnding) process.exit(1)
+    isEnding = true
+    log.info(`${signal}: the supervisor ends`)
+    void close().then(() => {
+      process.exit(0)
+    })
+  }
+  process.on('SIGTERM', end)
+  process.on('SIGINT', end)
+}

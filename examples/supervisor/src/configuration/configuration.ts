@@ -1,0 +1,185 @@
+import { isIP } from 'node:net'
+import { dirname } from 'node:path'
+import { type ServiceDefinition, complete, readDefinition } from './definition.js'
+import { ConfigurationError, describe } from './error.js'
+import { type ConfigurationFile, readFiles } from './files.js'
+import { expectBoolean, expectList, expectObject, expectString, keysOf, take } from './keys.js'
+import { type ManagedBlock, readDefaults, withDefaults } from './managed.js'
+import type { Json } from './parse.js'
+import { unblock } from './shape.js'
+
+/** Everything that the files say, checked, with nothing left to default. */
+export interface Configuration {
+  readonly services: readonly ServiceDefinition[]
+  readonly defaults: ManagedBlock
+  readonly ports: PortRange
+  /** What proxies listen on. */
+  readonly bindAddress: string
+  readonly allowManagedRoot: boolean
+  readonly allowManagedApiRegistration: boolean
+  readonly dataDir: string | undefined
+  readonly logLevel: string | undefined
+  readonly logJson: boolean | undefined
+  /** What was written and has no effect. */
+  readonly warnings: readonly string[]
+}
+
+export interface PortRange {
+  readonly min: number
+  readonly max: number
+}
+
+/** Those of Consul 1.2 to 1.5. */
+const DEFAULT_PORTS: PortRange = { min: 20_000, max: 20_255 }
+
+const NO_BLOCK: ManagedBlock = {
+  command: undefined,
+  folder: undefined,
+  config: {},
+  upstreams: [],
+  tcpCheckAddress: undefined,
+  disableTcpCheck: undefined,
+  bindPort: undefined,
+}
+
+/** Of `connect { … }` of the agent; the rest of it is the agent's. */
+const PROXY_KEYS = ['allow_managed_root', 'allow_managed_api_registration']
+
+/**
+ * Reads all files. Services add up; of everything else the later word counts.
+ * @throws ConfigurationError
+ */
+export async function readConfiguration(paths: readonly string[]): Promise<Configuration> {
+  return combine(await readFiles(paths))
+}
+
+/** @throws ConfigurationError */
+export function combine(files: readonly ConfigurationFile[]): Configuration {
+  const warnings: string[] = []
+  const warn = (message: string): void => {
+    warnings.push(message)
+  }
+  const parts = files.map((file) => readPart(file, warn))
+  const last = <K extends keyof Part>(key: K): Part[K] | undefined =>
+    parts.map((part) => part[key]).findLast((value) => value !== undefined)
+  const defaults = parts
+    .map((part) => part.defaults ?? NO_BLOCK)
+    .reduce((earlier, later) => withDefaults(later, earlier), NO_BLOCK)
+  const services = parts.flatMap((part) => part.services).map((service) => complete(service, defaults, warn))
+  expectDistinct(services)
+  return {
+    services,
+    defaults,
+    ports: portRange(last('minPort'), last('maxPort')),
+    bindAddress: last('bindAddress') ?? '0.0.0.0',
+    allowManagedRoot: last('allowManagedRoot') ?? false,
+    allowManagedApiRegistration: last('allowManagedApiRegistration') ?? false,
+    dataDir: last('dataDir'),
+    logLevel: last('logLevel'),
+    logJson: last('logJson'),
+    warnings,
+  }
+}
+
+/** What one file says. */
+interface Part {
+  readonly services: readonly ServiceDefinition[]
+  readonly defaults: ManagedBlock | undefined
+  readonly minPort: number | undefined
+  readonly maxPort: number | undefined
+  readonly bindAddress: string | undefined
+  readonly allowManagedRoot: boolean | undefined
+  readonly allowManagedApiRegistration: boolean | undefined
+  readonly dataDir: string | undefined
+  readonly logLevel: string | undefined
+  readonly logJson: boolean | undefined
+}
+
+function readPart({ path, content }: ConfigurationFile, warn: (message: string) => void): Part {
+  const file = keysOf(path, unblock(path, content))
+  const context = { origin: path, folder: dirname(path), warn }
+  const given = [...several(path, file, 'service'), ...several(path, file, 'services')]
+  const connect = section(path, file, 'connect')
+  const proxy = section(`${path}: connect`, connect, 'proxy', PROXY_KEYS, warn)
+  const ports = section(path, file, 'ports')
+  const defaults = connect['proxy_defaults']
+  return {
+    services: given.map((service) => readDefinition(service, context)),
+    defaults:
+      defaults === undefined
+        ? undefined
+        : readDefaults(`${path}: connect.proxy_defaults`, defaults, context.folder, warn),
+    minPort: take(`${path}: ports`, ports, 'proxy_min_port', expectRangeEnd),
+    maxPort: take(`${path}: ports`, ports, 'proxy_max_port', expectRangeEnd),
+    bindAddress: take(path, file, 'bind_addr', expectAddress),
+    allowManagedRoot: take(`${path}: connect.proxy`, proxy, 'allow_managed_root', expectBoolean),
+    allowManagedApiRegistration: take(
+      `${path}: connect.proxy`,
+      proxy,
+      'allow_managed_api_registration',
+      expectBoolean,
+    ),
+    dataDir: take(path, file, 'data_dir', expectString),
+    logLevel: take(path, file, 'log_level', expectString),
+    logJson: take(path, file, 'log_json', expectBoolean),
+  }
+}
+
+function section(
+  place: string,
+  from: Json,
+  key: string,
+  known?: readonly string[],
+  warn?: (message: string) => void,
+): Json {
+  const value = from[key]
+  return value === undefined
+    ? {}
+    : keysOf(`${place}: ${key}`, expectObject(`${place}: ${key}`, value), known, warn)
+}
+
+function several(path: string, file: Json, key: string): readonly unknown[] {
+  return file[key] === undefined ? [] : expectList(`${path}: ${key}`, file[key])
+}
+
+/** Consul takes any number here, and finds no port later on. */
+function expectRangeEnd(place: string, value: unknown): number {
+  if (typeof value === 'number' && Number.isInteger(value) && value > 0 && value <= 65_535) return value
+  throw new ConfigurationError(`${place}: expected a port from 1 to 65535, got ${describe(value)}`)
+}
+
+function expectAddress(place: string, value: unknown): string {
+  const address = expectString(place, value).replace(/^\[(.*)\]$/, '$1')
+  if (isIP(address) !== 0) return address
+  throw new ConfigurationError(
+    `${place}: expected an IP address, got ${describe(value)}: templates are filled in by the agent alone`,
+  )
+}
+
+function portRange(min = DEFAULT_PORTS.min, max = DEFAULT_PORTS.max): PortRange {
+  if (min <= max) return { min, max }
+  throw new ConfigurationError(
+    `ports: expected proxy_min_port not above proxy_max_port, got ${min} and ${max}`,
+  )
+}
+
+function expectDistinct(services: readonly ServiceDefinition[]): void {
+  const seen = new Map<string, ServiceDefinition>()
+  for (const service of services) {
+    const before = seen.get(service.id)
+    if (before !== undefined) {
+      throw new ConfigurationError(
+        `${service.origin}: service ${service.name}: expected an id of its own, and ${service.id} is in ${before.origin} already; give each its "id"`,
+      )
+    }
+    seen.set(service.id, service)
+  }
+  for (const { id, managed, origin } of services) {
+    const clash = managed === undefined ? undefined : seen.get(`${id}-proxy`)
+    if (clash !== undefined) {
+      throw new ConfigurationError(
+        `${clash.origin}: service ${clash.name}: the id ${clash.id} is that of the managed proxy of ${id} in ${origin}`,
+      )
+    }
+  }
+}

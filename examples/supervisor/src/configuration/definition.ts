@@ -1,0 +1,107 @@
+import { ConfigurationError } from './error.js'
+import { expectBoolean, expectName, expectObject, expectPort, expectString, keysOf, take } from './keys.js'
+import { type ManagedBlock, checkConfig, readManaged, withDefaults } from './managed.js'
+import type { Json } from './parse.js'
+import { toRequest } from './request.js'
+
+/** A service as somebody defined it. */
+export interface ServiceDefinition {
+  readonly id: string
+  readonly name: string
+  /** Where its application listens; undefined when the definition has no port. */
+  readonly port: number | undefined
+  /** Undefined for the node's. */
+  readonly address: string | undefined
+  /** Which ACL token registers it; undefined for that of whoever registers. */
+  readonly token: string | undefined
+  /** What the agent is sent: everything but what is meant for us. */
+  readonly body: Json
+  /** Undefined for a service without a managed proxy. */
+  readonly managed: ManagedBlock | undefined
+  /** The file that it came from, or who asked for it. */
+  readonly origin: string
+}
+
+export interface DefinitionContext {
+  readonly origin: string
+  /** Against what relative commands are taken; undefined where none may be. */
+  readonly folder: string | undefined
+  readonly warn: (message: string) => void
+}
+
+/**
+ * Reads a service definition, in the spelling of files or that of requests.
+ * @throws ConfigurationError
+ */
+export function readDefinition(
+  value: unknown,
+  { origin, folder, warn }: DefinitionContext,
+): ServiceDefinition {
+  const given = keysOf(`${origin}: service`, value)
+  const name = take(`${origin}: service`, given, 'name', expectName)
+  if (name === undefined) throw new ConfigurationError(`${origin}: service: expected a name, found none`)
+  const place = `${origin}: service ${name}`
+  // Consul takes an empty id for none.
+  const id = given['id'] === '' ? name : (take(place, given, 'id', expectName) ?? name)
+  const connect = given['connect'] === undefined ? {} : keysOf(`${place}: connect`, given['connect'])
+  const { proxy: block, ...otherConnect } = connect
+  const definition = {
+    id,
+    name,
+    port: given['port'] === 0 ? undefined : take(place, given, 'port', expectPort),
+    address: given['address'] === '' ? undefined : take(place, given, 'address', expectString),
+    token: given['token'] === '' ? undefined : take(place, given, 'token', expectString),
+    body: toRequest({
+      ...without(given, ['token', 'connect', 'id']),
+      id,
+      ...(Object.keys(otherConnect).length > 0 && { connect: otherConnect }),
+    }),
+    origin,
+  }
+  if (block === undefined || block === null) return { ...definition, managed: undefined }
+  const where = `${place}: connect.proxy`
+  expectOrdinary(where, given, otherConnect)
+  const managed = readManaged(where, expectObject(where, block), folder, warn)
+  return { ...definition, managed }
+}
+
+/**
+ * The same with the defaults of all, checked as a whole.
+ * @throws ConfigurationError
+ */
+export function complete(
+  definition: ServiceDefinition,
+  defaults: ManagedBlock,
+  warn: (message: string) => void,
+): ServiceDefinition {
+  if (definition.managed === undefined) return definition
+  const managed = withDefaults(definition.managed, defaults)
+  const place = `${definition.origin}: service ${definition.name}: connect.proxy`
+  const application = keysOf(place, managed.config)
+  const hasAddress = ['local_service_address', 'local_service_port', 'local_service_socket_path'].some(
+    (key) => application[key] !== undefined,
+  )
+  if (definition.port === undefined && !hasAddress) {
+    throw new ConfigurationError(
+      `${place}: expected a port in the service, or local_service_address in config: the proxy must know where the application is`,
+    )
+  }
+  if (managed.command === undefined) checkConfig(place, definition.name, managed, warn)
+  return { ...definition, managed }
+}
+
+function expectOrdinary(place: string, service: Json, connect: Json): void {
+  const kind = service['kind']
+  if (kind !== undefined && kind !== '') {
+    throw new ConfigurationError(`${place}: expected an ordinary service, and this one is a proxy itself`)
+  }
+  if (take(place, connect, 'native', expectBoolean) === true) {
+    throw new ConfigurationError(
+      `${place}: expected either native or a managed proxy: a native service needs no proxy`,
+    )
+  }
+}
+
+function without(from: Json, keys: readonly string[]): Json {
+  return Object.fromEntries(Object.entries(from).filter(([key]) => !keys.includes(key)))
+}

@@ -1,0 +1,67 @@
+import type { Json } from './parse.js'
+import { snakeCase } from './shape.js'
+
+/**
+ * A service definition as the agent's HTTP API takes it. Go reads JSON's keys without regard to their case, so that it is
+ * enough to leave the underscores out; what has a name of its own there is in the tables.
+ */
+export function toRequest(service: Json): Json {
+  return convert(service, SERVICE)
+}
+
+/** How the keys of an object are written: `as is` for an object whose keys are the user's. */
+interface Shape {
+  readonly names?: Readonly<Record<string, string>>
+  readonly inside?: Readonly<Record<string, Shape | 'as is' | 'named'>>
+}
+
+const CHECK: Shape = { names: { id: 'CheckID' }, inside: { header: 'as is' } }
+const UPSTREAM: Shape = { inside: { config: 'as is' } }
+const PROXY: Shape = { inside: { config: 'as is', upstreams: UPSTREAM } }
+const PLAIN: Shape = {}
+const SERVICE: Shape = {
+  names: { id: 'ID' },
+  inside: {
+    meta: 'as is',
+    // Its keys are names, and what they lead to is not.
+    tagged_addresses: 'named',
+    check: CHECK,
+    checks: CHECK,
+    proxy: PROXY,
+    connect: {
+      inside: {
+        // A definition inside a definition.
+        get sidecar_service() {
+          return SERVICE
+        },
+      },
+    },
+  },
+}
+
+function convert(from: Json, { names = {}, inside = {} }: Shape): Json {
+  return Object.fromEntries(
+    Object.entries(from).map(([key, value]) => {
+      const snake = snakeCase(key)
+      const shape = inside[snake] ?? PLAIN
+      return [names[snake] ?? pascalCase(snake), converted(value, shape)]
+    }),
+  )
+}
+
+function converted(value: unknown, shape: Shape | 'as is' | 'named'): unknown {
+  if (shape === 'as is') return value
+  if (Array.isArray(value)) return value.map((item) => converted(item, shape))
+  if (typeof value !== 'object' || value === null) return value
+  if (shape !== 'named') return convert(value as Json, shape)
+  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, converted(inner, PLAIN)]))
+}
+
+function pascalCase(key: string): string {
+  return key.replaceAll(/(?:^|_)([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())
+}
+
+/** An upstream as the API takes it. */
+export function upstreamRequest(upstream: Json): Json {
+  return convert(upstream, UPSTREAM)
+}

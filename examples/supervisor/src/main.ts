@@ -1,0 +1,53 @@
+import 'consul-connect-proxy/heap'
+import { OptionError } from 'consul-connect'
+import { UsageError, parseFlags } from 'consul-connect-proxy/command-line'
+import { check } from './commands/check.js'
+import { logs } from './commands/logs.js'
+import { status, stopOrStart } from './commands/operate.js'
+import { run } from './commands/run.js'
+import { readConfiguration } from './configuration/configuration.js'
+import { FLAGS, type FlagValues, helpText } from './flags.js'
+import { expectDataDir } from './settings.js'
+
+async function main(args: readonly string[]): Promise<void> {
+  const { positionals, ...flags } = parseFlags(FLAGS, args, { allowPositionals: true })
+  const [command = 'run', ...rest] = positionals
+  if (flags.help === true) {
+    process.stdout.write(helpText())
+    return
+  }
+  if (command === 'check') {
+    await check(flags, rest)
+  } else if (command === 'run') {
+    if (rest.length > 0) throw new UsageError(`expected flags, got ${JSON.stringify(rest[0])}`)
+    await run(flags)
+  } else if (command === 'status') {
+    await status(await dataDirOf(flags))
+  } else if (command === 'stop' || command === 'start') {
+    await stopOrStart(command, await dataDirOf(flags), rest)
+  } else if (command === 'logs') {
+    const interrupted = new AbortController()
+    process.once('SIGINT', () => {
+      interrupted.abort()
+    })
+    const follow = flags.follow === true || flags.f === true
+    await logs(await dataDirOf(flags), rest, { follow, signal: interrupted.signal })
+  } else {
+    throw new UsageError(`expected run, check, status, stop, start or logs, got ${JSON.stringify(command)}`)
+  }
+}
+
+async function dataDirOf(flags: FlagValues): Promise<string> {
+  const paths = [...(flags['config-file'] ?? []), ...(flags['config-dir'] ?? [])]
+  const isGiven = flags['data-dir'] !== undefined || paths.length === 0
+  return expectDataDir(flags, isGiven ? undefined : await readConfiguration(paths))
+}
+
+try {
+  await main(process.argv.slice(2))
+} catch (error) {
+  const isExpected =
+    error instanceof Error && (error.constructor !== TypeError || error instanceof OptionError)
+  process.stderr.write(`connect-supervisor: ${isExpected ? error.message : String((error as Error).stack)}\n`)
+  process.exit(1)
+}

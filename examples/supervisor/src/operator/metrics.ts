@@ -1,0 +1,82 @@
+import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client'
+import type { ProxyState, SupervisorStatus } from './status.js'
+
+const STATES: readonly ProxyState[] = ['running', 'waiting', 'stopping', 'stopped', 'refused', 'failing']
+
+/** What a supervisor counts, for Prometheus. */
+export class Metrics {
+  readonly #registry = new Registry()
+  readonly #status: () => SupervisorStatus
+
+  constructor(current: () => SupervisorStatus) {
+    this.#status = current
+    const registers = [this.#registry]
+    collectDefaultMetrics({ register: this.#registry })
+    this.#gauge('agent_up', 'Whether the agent answered when it was last asked.', [], (set) => {
+      set({}, this.#status().agent === 'ok' ? 1 : 0)
+    })
+    this.#gauge('services', 'How many services are defined.', [], (set) => {
+      set({}, this.#status().services)
+    })
+    this.#gauge('proxies', 'How many managed proxies are in a state.', ['state'], (set) => {
+      const { proxies } = this.#status()
+      for (const state of STATES) set({ state }, proxies.filter((proxy) => proxy.state === state).length)
+    })
+    this.#gauge('proxy_up', 'Whether the process of a proxy runs.', ['proxy'], (set) => {
+      for (const { proxy, state } of this.#status().proxies) set({ proxy }, state === 'running' ? 1 : 0)
+    })
+    this.#gauge(
+      'proxy_uptime_seconds',
+      'For how long it has run, or since it was found again.',
+      ['proxy'],
+      (set) => {
+        for (const { proxy, uptimeS } of this.#status().proxies) set({ proxy }, uptimeS ?? 0)
+      },
+    )
+    new Counter({
+      name: `${PREFIX}proxy_restarts_total`,
+      help: 'How often a proxy was started again in this life of the supervisor.',
+      labelNames: ['proxy'],
+      registers,
+      collect() {
+        this.reset()
+        for (const { proxy, restarts } of current().proxies) this.inc({ proxy }, restarts)
+      },
+    })
+    new Counter({
+      name: `${PREFIX}passes_total`,
+      help: 'How often everything was looked at.',
+      registers,
+      collect() {
+        this.reset()
+        this.inc(current().passes)
+      },
+    })
+  }
+
+  text(): Promise<string> {
+    return this.#registry.metrics()
+  }
+
+  #gauge(
+    name: string,
+    help: string,
+    labelNames: string[],
+    collect: (set: (labels: Readonly<Record<string, string>>, value: number) => void) => void,
+  ): void {
+    new Gauge({
+      name: `${PREFIX}${name}`,
+      help,
+      labelNames,
+      registers: [this.#registry],
+      collect() {
+        this.reset()
+        collect((labels, value) => {
+          this.set(labels, value)
+        })
+      },
+    })
+  }
+}
+
+const PREFIX = 'connect_supervisor_'

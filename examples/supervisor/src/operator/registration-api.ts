@@ -1,0 +1,153 @@
+import { once } from 'node:events'
+import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { isIP } from 'node:net'
+import type { AgentApi } from 'consul-connect'
+import { AgentError } from 'consul-connect'
+import { readDefinition } from '../configuration/definition.js'
+import { ConfigurationError } from '../configuration/error.js'
+import { keysOf } from '../configuration/keys.js'
+import type { Json } from '../configuration/parse.js'
+
+export interface RegistrationActions {
+  allowsManaged(): boolean
+  /** Whether a file defines it, and not whoever sends requests. */
+  isOfFile(id: string): boolean
+  adopt(request: Json): Promise<void>
+  release(id: string): Promise<boolean>
+}
+
+const MAX_BODY_BYTES = 1024 * 1024
+const TIMEOUT_MS = 10_000
+
+const REFUSAL =
+  'managed proxies by HTTP are off: whoever can register a service could run a command here; set connect { proxy { allow_managed_api_registration = true } } to allow it'
+
+/**
+ * The part of the agent's API in which Consul 1.2 to 1.5 took managed proxies. What comes in is passed on with the token
+ * of whoever sent it, and never with ours: what the agent refuses them, they do not get from us.
+ */
+export class RegistrationApi {
+  readonly #server: Server
+  readonly #agent: AgentApi
+  readonly #actions: RegistrationActions
+
+  /** @param agent a client without a token of its own */
+  constructor(agent: AgentApi, actions: RegistrationActions) {
+    this.#agent = agent
+    this.#actions = actions
+    this.#server = createServer({ requestTimeout: TIMEOUT_MS }, (received, response) => {
+      this.#answer(received).then(
+        ({ status, text }) => {
+          end(response, status, text)
+        },
+        (error: unknown) => {
+          end(response, statusOf(error), `${(error as Error).message}\n`)
+        },
+      )
+    })
+    this.#server.maxConnections = 64
+  }
+
+  /** @throws the system's error */
+  async open(address: { readonly host: string; readonly port: number }): Promise<AddressInfo> {
+    this.#server.listen(address)
+    await once(this.#server, 'listening')
+    this.#server.on('error', () => undefined)
+    return this.#server.address() as AddressInfo
+  }
+
+  close(): void {
+    this.#server.close()
+    this.#server.closeAllConnections()
+  }
+
+  async #answer(received: IncomingMessage): Promise<{ status: number; text: string }> {
+    expectLocalName(received.headers.host)
+    const { pathname, searchParams } = new URL(received.url ?? '', 'http://localhost')
+    const header = received.headers['x-consul-token']
+    const token = (typeof header === 'string' ? header : undefined) ?? searchParams.get('token') ?? undefined
+    const [, encoded] = /^\/v1\/agent\/service\/deregister\/([^/]+)$/.exec(pathname) ?? []
+    if (received.method !== 'PUT') throw new RequestError(405, 'expected PUT')
+    if (pathname === '/v1/agent/service/register') return this.#register(await bodyOf(received), token)
+    if (encoded !== undefined) return this.#deregister(decodeURIComponent(encoded), token)
+    throw new RequestError(
+      404,
+      `there are /v1/agent/service/register and /v1/agent/service/deregister/:id; the rest is the agent's, at ${this.#agent.address}`,
+    )
+  }
+
+  async #register(body: Json, token: string | undefined): Promise<{ status: number; text: string }> {
+    const context = { origin: 'the request', folder: undefined, warn: () => undefined }
+    const definition = readDefinition(body, context)
+    if (definition.managed !== undefined && !this.#actions.allowsManaged())
+      throw new RequestError(400, REFUSAL)
+    this.#expectNotOfFile(definition.id)
+    const query = { 'replace-existing-checks': true }
+    const passed = { method: 'PUT', path: '/v1/agent/service/register', query, token } as const
+    const { status, text } = await this.#agent.exchange({ ...passed, body: definition.body })
+    if (status === 200 && definition.managed !== undefined) {
+      const { token: ofBody, ...rest } = keysOf('the request', body)
+      const own = token ?? ofBody
+      await this.#actions.adopt({ ...rest, ...(own !== undefined && { token: own }) })
+    }
+    return { status, text }
+  }
+
+  async #deregister(id: string, token: string | undefined): Promise<{ status: number; text: string }> {
+    this.#expectNotOfFile(id)
+    const path = `/v1/agent/service/deregister/${encodeURIComponent(id)}`
+    const { status, text } = await this.#agent.exchange({ method: 'PUT', path, token })
+    if (status === 200) await this.#actions.release(id)
+    return { status, text }
+  }
+
+  #expectNotOfFile(id: string): void {
+    if (!this.#actions.isOfFile(id)) return
+    throw new RequestError(400, `the service ${id} is in a file of the supervisor, and is changed there`)
+  }
+}
+
+class RequestError extends Error {
+  readonly status: number
+
+  constructor(status: number, message: string) {
+    super(message)
+    this.status = status
+  }
+}
+
+function statusOf(error: unknown): number {
+  if (error instanceof RequestError) return error.status
+  if (error instanceof ConfigurationError) return 400
+  return error instanceof AgentError ? 502 : 500
+}
+
+/** A page in a browser of this machine can be made to reach us under its own name. */
+function expectLocalName(host = ''): void {
+  const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
+  if (name !== 'localhost' && isIP(name) === 0)
+    throw new RequestError(403, 'expected an IP address as the host')
+}
+
+async function bodyOf(received: IncomingMessage): Promise<Json> {
+  const chunks: Buffer[] = []
+  let size = 0
+  for await (const chunk of received) {
+    size += (chunk as Buffer).length
+    if (size > MAX_BODY_BYTES) throw new RequestError(413, `expected at most ${MAX_BODY_BYTES} bytes`)
+    chunks.push(chunk as Buffer)
+  }
+  let body: unknown
+  try {
+    body = JSON.parse(Buffer.concat(chunks).toString())
+  } catch {
+    throw new RequestError(400, 'expected JSON')
+  }
+  if (typeof body === 'object' && body !== null && !Array.isArray(body)) return body as Json
+  throw new RequestError(400, 'expected a JSON object')
+}
+
+function end(response: ServerResponse, status: number, text: string): void {
+  response.writeHead(status, { 'content-type': 'text/plain; charset=utf-8' }).end(text)
+}

@@ -1,0 +1,91 @@
+import { readFileSync, readdirSync } from 'node:fs'
+
+/** A process that cannot be mistaken for another: a number is given out again, a moment of a run of the machine is not. */
+export interface ProcessId {
+  readonly pid: number
+  /** When it was started, in ticks since the machine was; field 22 of `/proc/<pid>/stat`, proc(5). */
+  readonly startedAt: string
+  /** The run of the machine. */
+  readonly bootId: string
+}
+
+let bootId: string | undefined
+
+/** @throws Error where there is no /proc */
+export function currentBoot(): string {
+  try {
+    bootId ??= readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
+    return bootId
+  } catch (cause) {
+    throw new Error('expected Linux, with /proc: processes cannot be told apart without it', { cause })
+  }
+}
+
+/** The process that has this number now; undefined when there is none, or it has ended and waits to be reaped. */
+export function identify(pid: number): ProcessId | undefined {
+  let stat: string
+  try {
+    stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+  } catch {
+    return undefined
+  }
+  // The name of the program is in parentheses, and may have any character in it.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  const [state, startedAt] = [fields[0], fields[19]]
+  if (startedAt === undefined || state === 'Z' || state === 'X') return undefined
+  return { pid, startedAt, bootId: currentBoot() }
+}
+
+export function isRunning(id: ProcessId): boolean {
+  const now = identify(id.pid)
+  return now?.startedAt === id.startedAt && now.bootId === id.bootId
+}
+
+/**
+ * Sends a signal to this very process.
+ * @returns whether it was there
+ */
+export function signalProcess(id: ProcessId, signal: NodeJS.Signals): boolean {
+  if (!isRunning(id)) return false
+  try {
+    process.kill(id.pid, signal)
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false
+    throw error
+  }
+}
+
+/** The same to it and all that it has started in its session. */
+export function killSession(id: ProcessId): void {
+  if (!isRunning(id)) return
+  for (const target of [-id.pid, id.pid]) {
+    try {
+      process.kill(target, 'SIGKILL')
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+    }
+  }
+}
+
+/** The process that was started with this variable in its environment; undefined when there is none. */
+export function findByEnvironment(name: string, value: string): ProcessId | undefined {
+  const wanted = `${name}=${value}`
+  for (const entry of readdirSync('/proc')) {
+    if (!/^\d+$/.test(entry)) continue
+    try {
+      const environment = readFileSync(`/proc/${entry}/environ`, 'utf8').split('\0')
+      // What a proxy starts has its environment too, but not a session of its own.
+      if (environment.includes(wanted) && isLeader(Number(entry))) return identify(Number(entry))
+    } catch {
+      // It has ended, or is another user's.
+    }
+  }
+  return undefined
+}
+
+function isLeader(pid: number): boolean {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+  const session = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[3]
+  return session === String(pid)
+}

@@ -1,0 +1,196 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { killSession, signalProcess } from './identity.js'
+import { type Launch, fingerprint } from './launch.js'
+import { Restarts } from './restarts.js'
+import { type Exit, type RunningProcess, startProcess } from './running.js'
+
+export type KeeperState = 'stopped' | 'waiting' | 'running' | 'stopping'
+
+/** What a keeper needs from the world, and what it tells. */
+export interface KeeperHooks {
+  /** Before a start: writes down that it will be tried, and opens what the process writes to. */
+  prepare(launch: Launch): Promise<Prepared>
+  /** The process is running: writes it down. */
+  started(running: RunningProcess, launch: Launch): Promise<void>
+  /** It has ended by itself. */
+  ended(exit: Exit, aliveMs: number): void
+  /** It could not be started. */
+  failed(error: Error): void
+}
+
+export interface Prepared {
+  readonly launchId: string
+  readonly outputs: readonly [number, number] | undefined
+  /** Called when the process has what it needs, or was not started. */
+  release(): void
+}
+
+/** How long a process may take to end after SIGINT. */
+const STOP_MS = 5_000
+
+/** Keeps one process running: starts it, starts it again when it ends or is to be another, and stops it. */
+export class Keeper {
+  readonly #hooks: KeeperHooks
+  readonly #restarts = new Restarts()
+  #launch: Launch | undefined
+  #running: RunningProcess | undefined
+  /** Of the process that is running. */
+  #print: string | undefined
+  #changed = new AbortController()
+  #loop: Promise<void> | undefined
+  #state: KeeperState = 'stopped'
+  #hasLeft = false
+  #starts = 0
+  #exit: Exit | undefined
+  #problem: Error | undefined
+
+  constructor(hooks: KeeperHooks) {
+    this.#hooks = hooks
+  }
+
+  get state(): KeeperState {
+    return this.#state
+  }
+
+  get running(): RunningProcess | undefined {
+    return this.#running
+  }
+
+  /** How often it was started again. */
+  get restarts(): number {
+    return Math.max(0, this.#starts - 1)
+  }
+
+  get lastExit(): Exit | undefined {
+    return this.#exit
+  }
+
+  /** Why it could not be started, the last time. */
+  get problem(): Error | undefined {
+    return this.#problem
+  }
+
+  /** Takes on a process that runs already, with the fingerprint of how it was started. */
+  adopt(running: RunningProcess, print: string): void {
+    this.#running = running
+    this.#print = print
+    this.#starts = 1
+    this.#state = 'running'
+    this.#restarts.started()
+  }
+
+  /** Keeps it running in this way; another way than the present one is a restart. */
+  run(launch: Launch): void {
+    if (this.#launch !== undefined && fingerprint(this.#launch) === fingerprint(launch)) return
+    this.#launch = launch
+    this.#change()
+  }
+
+  /** Resolves when nothing of it runs any more. */
+  async stop(): Promise<void> {
+    this.#launch = undefined
+    this.#change()
+    await this.#loop
+  }
+
+  /** Looks after it no longer, and leaves it running. */
+  leave(): void {
+    this.#hasLeft = true
+    this.#change()
+  }
+
+  #change(): void {
+    this.#changed.abort()
+    this.#changed = new AbortController()
+    this.#loop ??= this.#keep().finally(() => {
+      this.#loop = undefined
+    })
+  }
+
+  async #keep(): Promise<void> {
+    while (!this.#hasLeft) {
+      const { signal } = this.#changed
+      const launch = this.#launch
+      if (this.#running !== undefined && (launch === undefined || fingerprint(launch) !== this.#print)) {
+        await this.#end(this.#running)
+        this.#restarts.reset()
+      } else if (launch === undefined) {
+        this.#state = 'stopped'
+        return
+      } else if (this.#running === undefined) {
+        await this.#start(launch, signal)
+      } else {
+        await this.#attend(this.#running, signal)
+      }
+    }
+  }
+
+  async #start(launch: Launch, signal: AbortSignal): Promise<void> {
+    const { waitMs } = this.#restarts
+    this.#state = 'waiting'
+    if (waitMs > 0 && !(await elapsed(waitMs, signal))) {
+      // Something was changed, and may have been mended.
+      this.#restarts.reset()
+      return
+    }
+    this.#restarts.started()
+    let prepared: Prepared | undefined
+    try {
+      prepared = await this.#hooks.prepare(launch)
+      const running = await startProcess(launch, prepared.launchId, prepared.outputs)
+      this.#running = running
+      this.#print = fingerprint(launch)
+      this.#starts += 1
+      this.#state = 'running'
+      this.#problem = undefined
+      await this.#hooks.started(running, launch)
+    } catch (error) {
+      this.#problem = error as Error
+      this.#hooks.failed(error as Error)
+    } finally {
+      prepared?.release()
+    }
+  }
+
+  /** Until it ends, or something is changed. */
+  async #attend(running: RunningProcess, signal: AbortSignal): Promise<void> {
+    const done = new AbortController()
+    const exit = await Promise.race([running.ended, aborted(signal, done.signal)])
+    done.abort()
+    if (exit === undefined) return
+    const aliveMs = performance.now() - running.since
+    this.#running = undefined
+    this.#exit = exit
+    this.#restarts.ended(aliveMs)
+    this.#hooks.ended(exit, aliveMs)
+  }
+
+  async #end(running: RunningProcess): Promise<void> {
+    this.#state = 'stopping'
+    const timeout = new AbortController()
+    if (signalProcess(running.id, 'SIGINT')) {
+      const late = elapsed(STOP_MS, timeout.signal)
+      if ((await Promise.race([running.ended, late])) === true) killSession(running.id)
+    }
+    this.#exit = await running.ended
+    timeout.abort()
+    this.#running = undefined
+    this.#print = undefined
+  }
+}
+
+/** Whether the time passed; false when it was broken off. */
+async function elapsed(ms: number, signal: AbortSignal): Promise<boolean> {
+  return sleep(ms, true, { signal }).catch(() => false)
+}
+
+/** Until the signal is given, or nobody waits for it any more. */
+async function aborted(signal: AbortSignal, done: AbortSignal): Promise<undefined> {
+  if (signal.aborted) return undefined
+  return new Promise((resolve) => {
+    const listener = (): void => {
+      resolve(undefined)
+    }
+    signal.addEventListener('abort', listener, { once: true, signal: done })
+  })
+}

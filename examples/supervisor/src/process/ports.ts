@@ -1,0 +1,56 @@
+import { once } from 'node:events'
+import { createServer } from 'node:net'
+import type { PortRange } from '../configuration/configuration.js'
+
+export interface PortSearch {
+  readonly range: PortRange
+  /** Those that somebody has or will have, whether or not anything listens there now. */
+  readonly taken: ReadonlySet<number>
+  readonly address: string
+  readonly random?: () => number
+}
+
+/**
+ * A port of the range that nobody has: by chance, as Consul chose it, so that two supervisors seldom meet.
+ * @throws Error when none is left, which says what to do
+ */
+export async function findPort({ range, taken, address, random = Math.random }: PortSearch): Promise<number> {
+  const { min, max } = range
+  const count = max - min + 1
+  const first = Math.floor(random() * count)
+  let busy = 0
+  for (let i = 0; i < count; i++) {
+    const port = min + ((first + i) % count)
+    if (taken.has(port)) continue
+    if (await isFree(port, address)) return port
+    busy += 1
+  }
+  const others = busy === 0 ? '' : `, and other programs have ${busy} of them`
+  throw new Error(
+    `no port is left for it: all of ${min} to ${max} are taken${others}; make the range larger (ports { proxy_min_port, proxy_max_port })`,
+  )
+}
+
+/**
+ * Whether something could listen there now.
+ * @throws Error when this machine does not have the address
+ */
+export async function isFree(port: number, address: string): Promise<boolean> {
+  const server = createServer()
+  try {
+    server.listen({ port, host: address, exclusive: true })
+    await once(server, 'listening')
+    return true
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    if (code === 'EADDRINUSE' || code === 'EACCES') return false
+    throw new Error(
+      `bind_address: expected an address of this machine, got ${address} (${code ?? 'unknown'})`,
+      {
+        cause,
+      },
+    )
+  } finally {
+    server.close()
+  }
+}

@@ -1,0 +1,68 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { type Launch, LAUNCH_VARIABLE } from './launch.js'
+import { type ProcessId, identify, isRunning } from './identity.js'
+
+/** How a process ended. */
+export interface Exit {
+  /** Null for one that was ended by a signal, and for one that was not our child. */
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+}
+
+/** A process that lives, or has ended. */
+export interface RunningProcess {
+  readonly id: ProcessId
+  /** When it was started or found, by the clock that only goes forward. */
+  readonly since: number
+  /** Never rejects. */
+  readonly ended: Promise<Exit>
+}
+
+/** Descriptors for the standard output and the standard error; undefined for none. */
+export type Outputs = readonly [number, number] | undefined
+
+/**
+ * Starts a daemon: in a session of its own, so that it outlives whoever started it.
+ * @throws the system's error
+ */
+export async function startProcess(
+  launch: Launch,
+  launchId: string,
+  outputs: Outputs,
+): Promise<RunningProcess> {
+  const child: ChildProcess = spawn(launch.path, launch.args, {
+    cwd: launch.directory,
+    env: { ...launch.env, [LAUNCH_VARIABLE]: launchId },
+    detached: true,
+    stdio: outputs === undefined ? 'ignore' : ['ignore', ...outputs],
+  })
+  const ended = new Promise<Exit>((resolve) => {
+    child.once('exit', (code, signal) => {
+      resolve({ code, signal })
+    })
+  })
+  await once(child, 'spawn')
+  child.unref()
+  const { pid } = child
+  // It is our child, so that its number is its own until its end has been seen.
+  const id = pid === undefined ? undefined : identify(pid)
+  if (id !== undefined) return { id, since: performance.now(), ended }
+  const { code, signal } = await ended
+  throw new Error(`it ended at once (${signal ?? `code ${String(code)}`})`)
+}
+
+const POLL_MS = 1_000
+
+/** Looks after a process that somebody else has started, and that therefore tells nobody when it ends. */
+export function adoptProcess(id: ProcessId): RunningProcess {
+  const ended = new Promise<Exit>((resolve) => {
+    const timer = setInterval(() => {
+      if (isRunning(id)) return
+      clearInterval(timer)
+      resolve({ code: null, signal: null })
+    }, POLL_MS)
+    timer.unref()
+  })
+  return { id, since: performance.now(), ended }
+}

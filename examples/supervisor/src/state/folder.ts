@@ -1,0 +1,55 @@
+import { createHash } from 'node:crypto'
+import { chmodSync, mkdirSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+
+/** Where everything of the supervisor is. All of it is for its user alone. */
+export interface StateFolder {
+  readonly path: string
+  readonly snapshot: string
+  readonly lock: string
+  readonly controlSocket: string
+  readonly pids: string
+  readonly logs: string
+}
+
+export function stateFolder(dataDir: string): StateFolder {
+  const path = join(dataDir, 'proxy')
+  return {
+    path,
+    snapshot: join(path, 'snapshot.json'),
+    lock: join(path, 'supervisor.lock'),
+    controlSocket: join(path, 'control.sock'),
+    pids: join(path, 'pids'),
+    logs: join(path, 'logs'),
+  }
+}
+
+/**
+ * Makes what is missing, and takes from others what they could read.
+ * @throws Error, which says what is wrong with the folder
+ */
+export function createFolder(folder: StateFolder): void {
+  for (const path of [folder.path, folder.pids, folder.logs]) {
+    try {
+      mkdirSync(path, { recursive: true, mode: 0o700 })
+      if (statSync(path).uid !== process.getuid?.()) throw new Error('it belongs to another user')
+      chmodSync(path, 0o700)
+    } catch (cause) {
+      const { code, message } = cause as NodeJS.ErrnoException
+      throw new Error(
+        `data_dir: ${path} cannot be used (${code ?? message}): expected a folder that this user may write to`,
+        { cause },
+      )
+    }
+  }
+}
+
+const MAX_NAME_BYTES = 200
+
+/** A name for a file that belongs to a proxy: an id may have characters, and a length, that no file can have. */
+export function fileName(proxyId: string): string {
+  const name = encodeURIComponent(proxyId)
+  if (name.length <= MAX_NAME_BYTES) return name
+  const hash = createHash('sha256').update(proxyId).digest('hex').slice(0, 16)
+  return `${name.slice(0, MAX_NAME_BYTES - 17)}-${hash}`
+}
