@@ -4,7 +4,7 @@ import { delimiter, join, resolve } from 'node:path'
 import { run } from 'node:test'
 import { report } from './report.js'
 
-const SUITES = ['unit', 'mesh', 'proxy', 'consul', 'package']
+const SUITES = ['unit', 'mesh', 'proxy', 'supervisor', 'consul', 'package']
 
 const wanted = process.argv.slice(2)
 const files = (wanted.length === 0 ? SUITES : wanted).flatMap((name) =>

@@ -41,6 +41,15 @@ export function isRunning(id: ProcessId): boolean {
   return now?.startedAt === id.startedAt && now.bootId === id.bootId
 }
 
+/** `sysconf(_SC_CLK_TCK)`: fixed in the interface of the kernel, whatever its own clock does. */
+const TICKS_PER_SECOND = 100
+
+/** For how long it has been running, in milliseconds, by the machine's own clock: that of the day may have been set. */
+export function ageMs({ startedAt }: ProcessId): number {
+  const [uptimeS = '0'] = readFileSync('/proc/uptime', 'utf8').split(' ')
+  return Math.max(0, (Number(uptimeS) - Number(startedAt) / TICKS_PER_SECOND) * 1_000)
+}
+
 /**
  * Sends a signal to this very process.
  * @returns whether it was there

@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { type Launch, LAUNCH_VARIABLE } from './launch.js'
-import { type ProcessId, identify, isRunning } from './identity.js'
+import { type ProcessId, ageMs, identify, isRunning } from './identity.js'
 
 /** How a process ended. */
 export interface Exit {
@@ -13,7 +13,7 @@ export interface Exit {
 /** A process that lives, or has ended. */
 export interface RunningProcess {
   readonly id: ProcessId
-  /** When it was started or found, by the clock that only goes forward. */
+  /** When it was started, by the clock that only goes forward. */
   readonly since: number
   /** Never rejects. */
   readonly ended: Promise<Exit>
@@ -64,5 +64,5 @@ export function adoptProcess(id: ProcessId): RunningProcess {
     }, POLL_MS)
     timer.unref()
   })
-  return { id, since: performance.now(), ended }
+  return { id, since: performance.now() - ageMs(id), ended }
 }
