@@ -19,6 +19,7 @@ import { DnsServer } from './dns/server.js'
 import { Faults, type FaultAnswer } from './faults.js'
 import { Federation } from './federation.js'
 import { Gate } from './gate.js'
+import { hostAndPort } from './host-port.js'
 import type { Call } from './http.js'
 import type { IntentionAction, ServiceName } from './intentions.js'
 import { FieldReader } from './json.js'
@@ -34,6 +35,7 @@ import { coordinateRoutes } from './routes/coordinate.js'
 import { healthRoutes } from './routes/health.js'
 import { intentionRoutes } from './routes/intentions.js'
 import { keyValueRoutes } from './routes/kv.js'
+import { managedProxyRoutes } from './routes/managed-proxy.js'
 import { queryRoutes } from './routes/query.js'
 import { AgentServer } from './server.js'
 import { readRegistration, type ServiceRegistration } from './service.js'
@@ -387,12 +389,9 @@ function createRouter(state: State): Router {
     healthRoutes(state),
     intentionRoutes(state),
     keyValueRoutes(state),
+    managedProxyRoutes(state),
     queryRoutes(state),
   )
-}
-
-function hostAndPort(host: string, port: number): string {
-  return `${host.includes(':') ? `[${host}]` : host}:${port}`
 }
 
 function inDefault(name: string): ServiceName {

@@ -12,7 +12,7 @@ export function seenIndex(call: Call): number {
   return Number(index)
 }
 
-function waitMs(call: Call): number {
+export function waitMs(call: Call): number {
   const wait = call.query.get('wait') ?? ''
   if (wait === '') return defaultWaitMs
   const ms = parseDuration(wait)

@@ -1,11 +1,5 @@
-import { get } from 'node:http'
-import { connect } from 'node:net'
-import type { Check, CheckStatus } from './checks.js'
-
-export interface CheckResult {
-  status: CheckStatus
-  output: string
-}
+import type { Check, CheckResult } from './checks.js'
+import { probe as runProbe } from './probes.js'
 
 /**
  * Keeps one check going: lets a TTL run out, or probes at its interval. Also ends a service that stays critical
@@ -67,46 +61,10 @@ export class CheckRunner {
     const timeout = setTimeout(() => {
       probe.abort()
     }, this.#check.timeoutMs)
-    const { kind, target } = this.#check
-    const result = await (kind === 'tcp' ? probeTcp(target, probe.signal) : probeHttp(target, probe.signal))
+    const result = await runProbe(this.#check, probe.signal)
     clearTimeout(timeout)
     if (this.#probe !== probe) return
     this.#report(result)
     this.#timer = setTimeout(() => void this.#run(), this.#check.intervalMs)
   }
-}
-
-function probeTcp(target: string, signal: AbortSignal): Promise<CheckResult> {
-  const colon = target.lastIndexOf(':')
-  const host = target.slice(0, colon).replace(/^\[|\]$/g, '')
-  const port = Number(target.slice(colon + 1))
-  return new Promise((resolve) => {
-    const settle = (status: CheckStatus, output: string): void => {
-      socket.destroy()
-      resolve({ status, output })
-    }
-    const socket = connect({ host, port, signal })
-    socket.once('connect', () => {
-      settle('passing', `TCP connect ${target}: Success`)
-    })
-    socket.once('error', (error: NodeJS.ErrnoException) => {
-      const reason = error.code === 'ECONNREFUSED' ? 'connect: connection refused' : error.message
-      settle('critical', `dial tcp ${target}: ${reason}`)
-    })
-  })
-}
-
-function probeHttp(target: string, signal: AbortSignal): Promise<CheckResult> {
-  return new Promise((resolve) => {
-    const request = get(target, { signal, agent: false }, (response) => {
-      const code = response.statusCode ?? 0
-      const output = `HTTP GET ${target}: ${code} ${response.statusMessage ?? ''} Output: `
-      const status = code >= 200 && code < 300 ? 'passing' : code === 429 ? 'warning' : 'critical'
-      response.destroy()
-      resolve({ status, output })
-    })
-    request.once('error', (error) => {
-      resolve({ status: 'critical', output: `Get ${JSON.stringify(target)}: ${error.message}` })
-    })
-  })
 }

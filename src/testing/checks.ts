@@ -1,7 +1,14 @@
-import { HttpError } from './http.js'
-import type { FieldReader, JsonObject } from './json.js'
+import type { JsonObject } from './json.js'
 
 export type CheckStatus = 'passing' | 'warning' | 'critical'
+
+export interface HttpProbe {
+  method: string
+  headers: Record<string, string[]>
+  body: string
+  /** Take any certificate. */
+  tlsSkipVerify: boolean
+}
 
 export interface CheckDefinition {
   id: string
@@ -13,6 +20,8 @@ export interface CheckDefinition {
   kind: 'ttl' | 'tcp' | 'http'
   /** Host and port, or the URL; empty for a TTL check. */
   target: string
+  /** How the URL is asked. */
+  request: HttpProbe
   /** The TTL, or the time between two probes. */
   intervalMs: number
   timeoutMs: number
@@ -20,11 +29,13 @@ export interface CheckDefinition {
   deregisterAfterMs: number
 }
 
-/** A check that the agent runs. */
-export interface Check extends CheckDefinition {
+export interface CheckResult {
   status: CheckStatus
   output: string
 }
+
+/** A check that the agent runs. */
+export interface Check extends CheckDefinition, CheckResult {}
 
 /** A check as the catalog has it. Whoever registers it there may give it any status. */
 export interface CheckState {
@@ -43,46 +54,6 @@ export interface CheckState {
 export interface CatalogCheck extends CheckState {
   createIndex: number
   modifyIndex: number
-}
-
-/** Reads one check of a registration, or a check registered by itself. */
-export function readCheck(
-  fields: FieldReader,
-  defaults: { id: string; name: string; serviceId: string },
-): CheckDefinition {
-  const ttl = fields.duration('TTL') ?? 0
-  const interval = fields.duration('Interval') ?? 0
-  const tcp = fields.string('TCP') ?? ''
-  const http = fields.string('HTTP') ?? ''
-  const status = fields.string('Status') ?? 'critical'
-  const definition: CheckDefinition = {
-    id: fields.string('CheckID') ?? fields.string('ID') ?? defaults.id,
-    name: fields.string('Name') ?? defaults.name,
-    notes: fields.string('Notes') ?? '',
-    serviceId: fields.string('ServiceID') ?? defaults.serviceId,
-    initialStatus: isCheckStatus(status) ? status : 'critical',
-    kind: tcp !== '' ? 'tcp' : http !== '' ? 'http' : 'ttl',
-    target: tcp + http,
-    intervalMs: tcp + http === '' ? ttl : interval,
-    timeoutMs: fields.duration('Timeout') ?? 10_000,
-    deregisterAfterMs: fields.duration('DeregisterCriticalServiceAfter') ?? 0,
-  }
-  for (const kind of ['Args', 'GRPC', 'DockerContainerID', 'AliasService', 'AliasNode']) {
-    if (fields.json(kind) !== undefined) {
-      throw new HttpError(
-        400,
-        `Invalid check: the embedded agent has TTL, TCP and HTTP checks, but no ${kind}`,
-      )
-    }
-  }
-  fields.end()
-  if (!isCheckStatus(status)) throw new HttpError(400, 'Bad check status')
-  if (definition.kind === 'ttl' && ttl <= 0)
-    throw new HttpError(400, 'Invalid check: TTL must be > 0 for TTL checks')
-  if (definition.kind !== 'ttl' && interval <= 0) {
-    throw new HttpError(400, 'Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks')
-  }
-  return definition
 }
 
 export function isCheckStatus(status: string): status is CheckStatus {

@@ -25,52 +25,70 @@ export function parseJson(body: string): Json {
 }
 
 /**
- * Reads an object's fields one by one. Consul takes keys in any case and with underscores, and rejects those it
+ * Reads an object's fields one by one. Consul takes keys in any case, some in snake_case too, and rejects those it
  * does not know: call `end` when all known fields were read.
  */
 export class FieldReader {
   readonly #fields = new Map<string, { key: string; value: Json }>()
+  /** The fields that were found in snake_case. */
+  readonly #inSnakeCase = new Set<string>()
+  readonly #place: string | undefined
 
-  constructor(json: Json) {
+  /** @param place what messages call every field: for some types Go has only the name of the whole */
+  constructor(json: Json, place?: string) {
+    this.#place = place
     if (!isObject(json)) {
       throw new DecodeError(
         `json: cannot unmarshal ${goType(json)} into Go value of type map[string]interface {}`,
       )
     }
     for (const [key, value] of Object.entries(json)) {
-      if (value !== undefined) this.#fields.set(fold(key), { key, value })
+      if (value !== undefined) this.#fields.set(key.toLowerCase(), { key, value })
+    }
+  }
+
+  /** Takes these fields in snake_case as well; that spelling counts where the other says nothing. */
+  alsoSnakeCase(...names: string[]): void {
+    for (const name of names) {
+      const field = this.#fields.get(snakeCase(name))
+      if (!field) continue
+      this.#fields.delete(snakeCase(name))
+      const other = this.#fields.get(name.toLowerCase())
+      if (other && !isZero(other.value)) continue
+      this.#fields.set(name.toLowerCase(), field)
+      this.#inSnakeCase.add(name)
     }
   }
 
   /** The raw value, or undefined when it is absent or null. */
   json(name: string): Json | undefined {
-    const field = this.#fields.get(fold(name))
-    this.#fields.delete(fold(name))
+    const field = this.#fields.get(name.toLowerCase())
+    this.#fields.delete(name.toLowerCase())
     return field?.value ?? undefined
   }
 
   string(name: string): string | undefined {
     const value = this.json(name)
     if (value === undefined || typeof value === 'string') return value
-    throw mismatch(value, name, 'string')
+    throw this.#mismatch(value, name, 'string')
   }
 
   integer(name: string): number | undefined {
     const value = this.json(name)
     if (value === undefined || (typeof value === 'number' && Number.isInteger(value))) return value
-    throw mismatch(value, name, 'int')
+    throw this.#mismatch(value, name, 'int')
   }
 
   number(name: string): number | undefined {
     const value = this.json(name)
     if (value === undefined || typeof value === 'number') return value
-    throw mismatch(value, name, 'float64')
+    throw this.#mismatch(value, name, 'float64')
   }
 
   boolean(name: string): boolean | undefined {
     const value = this.json(name)
     if (value === undefined || typeof value === 'boolean') return value
-    throw mismatch(value, name, 'bool')
+    throw this.#mismatch(value, name, 'bool')
   }
 
   /** Milliseconds: from a Go duration, or from a number of nanoseconds. */
@@ -84,25 +102,27 @@ export class FieldReader {
   }
 
   strings(name: string): string[] {
-    return this.list(name).map((item) => {
-      if (typeof item !== 'string') throw mismatch(item, name, 'string')
-      return item
-    })
+    return this.#strings(this.json(name), name)
   }
 
   list(name: string): Json[] {
     const value = this.json(name) ?? []
-    if (!Array.isArray(value)) throw mismatch(value, name, '[]')
+    if (!Array.isArray(value)) throw this.#mismatch(value, name, '[]')
     return value
   }
 
   stringMap(name: string): Record<string, string> {
     const result: Record<string, string> = {}
     for (const [key, value] of Object.entries(this.object(name) ?? {})) {
-      if (typeof value !== 'string') throw mismatch(value ?? null, name, 'string')
+      if (typeof value !== 'string') throw this.#mismatch(value ?? null, name, 'string')
       result[key] = value
     }
     return result
+  }
+
+  stringsMap(name: string): Record<string, string[]> {
+    const entries = Object.entries(this.object(name) ?? {})
+    return Object.fromEntries(entries.map(([key, value]) => [key, this.#strings(value, name)]))
   }
 
   /** As `stringMap`, but null when it is absent: Go tells a nil map from an empty one. */
@@ -111,13 +131,13 @@ export class FieldReader {
   }
 
   has(name: string): boolean {
-    return (this.#fields.get(fold(name))?.value ?? null) !== null
+    return (this.#fields.get(name.toLowerCase())?.value ?? null) !== null
   }
 
   object(name: string): JsonObject | undefined {
     const value = this.json(name)
     if (value === undefined || isObject(value)) return value
-    throw mismatch(value, name, 'map[string]interface {}')
+    throw this.#mismatch(value, name, 'map[string]interface {}')
   }
 
   child(name: string): FieldReader | undefined {
@@ -125,10 +145,38 @@ export class FieldReader {
     return value && new FieldReader(value)
   }
 
+  /** The object of a type that Consul decodes by itself, whose fields go by the name of the whole in messages. */
+  decoded(name: string): FieldReader | undefined {
+    const value = this.object(name)
+    return value && new FieldReader(value, this.#place ?? name)
+  }
+
+  /** A list of such objects. */
+  allDecoded(name: string): FieldReader[] {
+    return this.list(name).map((value) => new FieldReader(value, this.#place ?? name))
+  }
+
   /** Rejects what was not read. */
   end(): void {
     for (const { key } of this.#fields.values())
       throw new DecodeError(`json: unknown field ${JSON.stringify(key)}`)
+  }
+
+  #strings(value: Json | undefined, name: string): string[] {
+    const items = value ?? []
+    if (!Array.isArray(items)) throw this.#mismatch(items, name, '[]string')
+    return items.map((item) => {
+      if (typeof item !== 'string') throw this.#mismatch(item, name, 'string')
+      return item
+    })
+  }
+
+  #mismatch(value: Json, name: string, wanted: string): DecodeError {
+    const field = this.#place ?? (this.#inSnakeCase.has(name) ? snakeCase(name) : name)
+    const exact = wanted === 'int' && typeof value === 'number' ? ` ${value}` : ''
+    return new DecodeError(
+      `json: cannot unmarshal ${goType(value)}${exact} into Go struct field .${field} of type ${wanted}`,
+    )
   }
 }
 
@@ -146,14 +194,22 @@ export function byKey(items: JsonObject[], key: string): JsonObject {
   return Object.fromEntries(items.map((item) => [typeof item[key] === 'string' ? item[key] : '', item]))
 }
 
-function fold(key: string): string {
-  return key.replaceAll('_', '').toLowerCase()
+/** What Go's `omitempty` leaves out. */
+export function isZero(json: Json | undefined): boolean {
+  if (typeof json === 'object' && json !== null) return Object.keys(json).length === 0
+  return json === undefined || json === null || json === '' || json === 0 || json === false
 }
 
-function mismatch(value: Json, name: string, wanted: string): DecodeError {
-  return new DecodeError(
-    `json: cannot unmarshal ${goType(value)} into Go struct field .${name} of type ${wanted}`,
-  )
+export function omitZero(json: JsonObject): JsonObject {
+  return Object.fromEntries(Object.entries(json).filter(([, value]) => !isZero(value)))
+}
+
+/** `TLSSkipVerify` as `tls_skip_verify`. */
+function snakeCase(name: string): string {
+  return name
+    .replace(/([a-z])([A-Z])/g, '$1_$2')
+    .replace(/([A-Z])([A-Z][a-z])/g, '$1_$2')
+    .toLowerCase()
 }
 
 function goType(value: Json): string {

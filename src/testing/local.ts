@@ -1,6 +1,6 @@
 import type { Catalog } from './catalog.js'
-import { CheckRunner, type CheckResult } from './check-runner.js'
-import type { Check, CheckDefinition, CheckState } from './checks.js'
+import { CheckRunner } from './check-runner.js'
+import type { Check, CheckDefinition, CheckResult, CheckState } from './checks.js'
 import type { JsonObject } from './json.js'
 import { checkJson, sortedChecks, type Instance } from './node.js'
 import type { Registration } from './service.js'

@@ -1,9 +1,38 @@
-import { FieldReader, type Json, type JsonObject } from './json.js'
+import { omitZero, type FieldReader, type JsonObject } from './json.js'
+import {
+  agentUpstreamJson,
+  catalogUpstreamJson,
+  gatewayJson,
+  readGatewayMode,
+  readUpstream,
+  upstreamProblems,
+  type Upstream,
+} from './upstream.js'
 
+/** What a service that is a proxy has in its registration. */
 export interface ProxySettings {
   destination: string
-  upstreams: JsonObject[]
-  json: JsonObject
+  destinationId: string
+  localAddress: string
+  localPort: number
+  mode: string
+  config: JsonObject
+  upstreams: Upstream[]
+  gatewayMode: string
+  /** In the agent's own JSON. */
+  expose: JsonObject
+}
+
+const noProxy: ProxySettings = {
+  destination: '',
+  destinationId: '',
+  localAddress: '',
+  localPort: 0,
+  mode: '',
+  config: {},
+  upstreams: [],
+  gatewayMode: '',
+  expose: {},
 }
 
 /** What a proxy's rules look at in its service. */
@@ -11,65 +40,86 @@ interface Registered {
   kind: string
   port: number
   native: boolean
+  proxy: ProxySettings | undefined
 }
 
-export function readProxy(fields: FieldReader | undefined): ProxySettings | undefined {
-  if (!fields) return undefined
-  const destination = fields.string('DestinationServiceName') ?? ''
-  const upstreams = fields.list('Upstreams').map((upstream) => readUpstream(new FieldReader(upstream)))
-  const json = {
-    DestinationServiceName: destination,
-    DestinationServiceID: fields.string('DestinationServiceID'),
-    LocalServiceAddress: fields.string('LocalServiceAddress'),
-    LocalServicePort: fields.integer('LocalServicePort'),
-    Mode: fields.string('Mode'),
-    Config: fields.object('Config'),
-    Upstreams: upstreams.length > 0 ? upstreams : undefined,
-    MeshGateway: fields.object('MeshGateway') ?? {},
-    Expose: fields.object('Expose') ?? {},
+/** Reads the proxy's part of a service, in the fields of Consul 1.3 or the single one of 1.2. */
+export function readProxy(service: FieldReader): ProxySettings | undefined {
+  const fields = service.decoded('Proxy')
+  const legacy = service.string('ProxyDestination') ?? ''
+  if (!fields) return legacy === '' ? undefined : { ...noProxy, destination: legacy }
+  fields.alsoSnakeCase('DestinationServiceName', 'DestinationServiceID')
+  fields.alsoSnakeCase('LocalServiceAddress', 'LocalServicePort')
+  const proxy = {
+    destination: fields.string('DestinationServiceName') ?? '',
+    destinationId: fields.string('DestinationServiceID') ?? '',
+    localAddress: fields.string('LocalServiceAddress') ?? '',
+    localPort: fields.integer('LocalServicePort') ?? 0,
+    mode: fields.string('Mode') ?? '',
+    config: fields.object('Config') ?? {},
+    upstreams: fields.allDecoded('Upstreams').map(readUpstream),
+    gatewayMode: readGatewayMode(fields.decoded('MeshGateway')),
+    expose: readExpose(fields.decoded('Expose')),
   }
   fields.end()
-  return { destination, upstreams, json }
+  return proxy
 }
 
-export function proxyProblems(service: Registered, proxy: ProxySettings | undefined): string[] {
+export function proxyProblems({ kind, port, native, proxy }: Registered): string[] {
   const problems: string[] = []
-  if (service.kind !== 'connect-proxy') return problems
+  if (kind !== 'connect-proxy') return problems
   if (!proxy?.destination) {
     problems.push('Proxy.DestinationServiceName must be non-empty for Connect proxy services')
   }
-  if (service.port === 0) problems.push('Port must be set for a Connect proxy')
-  if (service.native) problems.push('A Proxy cannot also be Connect Native, only typical services')
-  for (const upstream of proxy?.upstreams ?? []) {
-    if (upstream['DestinationName'] === '') problems.push('upstream destination name cannot be empty')
-    if (upstream['LocalBindPort'] === 0) problems.push('upstream local bind port cannot be zero')
+  if (port === 0) problems.push('Port must be set for a Connect proxy')
+  if (native) problems.push('A Proxy cannot also be Connect Native, only typical services')
+  return [...problems, ...upstreamProblems(proxy?.upstreams ?? [])]
+}
+
+/** As the agent shows it. */
+export function agentProxyJson(proxy: ProxySettings): JsonObject {
+  return proxyJson(proxy, proxy.upstreams.map(agentUpstreamJson))
+}
+
+export function catalogProxyJson(proxy: ProxySettings = noProxy): JsonObject {
+  return proxyJson(proxy, proxy.upstreams.map(catalogUpstreamJson))
+}
+
+function proxyJson(proxy: ProxySettings, upstreams: JsonObject[]): JsonObject {
+  return {
+    ...omitZero({
+      DestinationServiceName: proxy.destination,
+      DestinationServiceID: proxy.destinationId,
+      LocalServiceAddress: proxy.localAddress,
+      LocalServicePort: proxy.localPort,
+      Mode: proxy.mode,
+      Config: proxy.config,
+      Upstreams: upstreams,
+    }),
+    MeshGateway: gatewayJson(proxy.gatewayMode),
+    Expose: proxy.expose,
   }
-  return problems
 }
 
-export function catalogProxyJson(proxy: JsonObject | undefined): JsonObject {
-  if (!proxy) return { MeshGateway: {}, Expose: {} }
-  const upstreams = proxy['Upstreams']
-  if (!Array.isArray(upstreams)) return proxy
-  const full = (upstream: Json): Json => ({ Datacenter: '', Config: null, ...definedFields(upstream) })
-  return { ...proxy, Upstreams: upstreams.map(full) }
-}
-
-function readUpstream(fields: FieldReader): JsonObject {
-  const upstream = {
-    DestinationType: fields.string('DestinationType') ?? 'service',
-    DestinationNamespace: fields.string('DestinationNamespace'),
-    DestinationName: fields.string('DestinationName') ?? '',
-    Datacenter: fields.string('Datacenter'),
-    LocalBindAddress: fields.string('LocalBindAddress'),
-    LocalBindPort: fields.integer('LocalBindPort') ?? 0,
-    Config: fields.object('Config'),
-    MeshGateway: fields.object('MeshGateway') ?? {},
+function readExpose(fields: FieldReader | undefined): JsonObject {
+  if (!fields) return {}
+  const expose = {
+    Checks: fields.boolean('Checks') ?? false,
+    Paths: fields.allDecoded('Paths').map(readExposedPath),
   }
   fields.end()
-  return upstream
+  return omitZero(expose)
 }
 
-function definedFields(json: Json): JsonObject {
-  return Object.fromEntries(Object.entries(json ?? {}).filter(([, value]) => value !== undefined))
+function readExposedPath(fields: FieldReader): JsonObject {
+  fields.alsoSnakeCase('ListenerPort', 'LocalPathPort')
+  const path = omitZero({
+    ListenerPort: fields.integer('ListenerPort') ?? 0,
+    Path: fields.string('Path') ?? '',
+    LocalPathPort: fields.integer('LocalPathPort') ?? 0,
+    Protocol: fields.string('Protocol') ?? '',
+  })
+  const parsed = fields.boolean('ParsedFromCheck') ?? false
+  fields.end()
+  return { ...path, ParsedFromCheck: parsed }
 }

@@ -1,8 +1,15 @@
 import { isIP } from 'node:net'
-import { readCheck, type CheckDefinition } from './checks.js'
+import { readServiceChecks } from './check-definition.js'
+import type { CheckDefinition } from './checks.js'
 import { HttpError, multiError } from './http.js'
 import { FieldReader, type JsonObject } from './json.js'
-import { catalogProxyJson, proxyProblems, readProxy, type ProxySettings } from './service-proxy.js'
+import {
+  agentProxyJson,
+  catalogProxyJson,
+  proxyProblems,
+  readProxy,
+  type ProxySettings,
+} from './service-proxy.js'
 
 interface TaggedAddress extends JsonObject {
   Address: string
@@ -21,8 +28,7 @@ export interface Service {
   weights: { Passing: number; Warning: number }
   enableTagOverride: boolean
   native: boolean
-  /** The proxy's settings in the agent's own JSON. */
-  proxy: JsonObject | undefined
+  proxy: ProxySettings | undefined
   /** The service that this instance proves to be: its own when native, the destination of a proxy. */
   connectName: string | undefined
 }
@@ -41,6 +47,8 @@ export interface ServiceRegistration extends JsonObject {
   Weights?: { Passing?: number; Warning?: number }
   Connect?: { Native?: boolean }
   Proxy?: JsonObject
+  /** In place of `Proxy`: the service that a proxy stands for, as Consul 1.2 has it. */
+  ProxyDestination?: string
   Check?: JsonObject
   Checks?: JsonObject[]
 }
@@ -52,37 +60,11 @@ export interface Registration {
 
 /** Reads the body of a registration; what Consul refuses is refused in its words. */
 export function readRegistration(fields: FieldReader): Registration {
+  fields.alsoSnakeCase('EnableTagOverride', 'TaggedAddresses')
   const name = fields.string('Name') ?? ''
-  const id = fields.string('ID') ?? name
-  const connect = fields.child('Connect')
-  const proxy = readProxy(fields.child('Proxy'))
-  const service: Service = {
-    kind: fields.string('Kind') ?? '',
-    id: id === '' ? name : id,
-    name,
-    tags: fields.strings('Tags'),
-    meta: fields.stringMap('Meta'),
-    port: fields.integer('Port') ?? 0,
-    address: fields.string('Address') ?? '',
-    taggedAddresses: readTaggedAddresses(fields),
-    weights: readWeights(fields),
-    enableTagOverride: fields.boolean('EnableTagOverride') ?? false,
-    native: connect?.boolean('Native') ?? false,
-    proxy: proxy?.json,
-    connectName: undefined,
-  }
-  connect?.end()
-  service.connectName = connectName(service, proxy)
-
-  const single = fields.child('Check')
-  const readers = [
-    ...(single ? [single] : []),
-    ...fields.list('Checks').map((check) => new FieldReader(check)),
-  ]
-  const checks = readers.map((reader, index) => {
-    const fallback = readers.length === 1 ? `service:${service.id}` : `service:${service.id}:${index + 1}`
-    return readCheck(reader, { id: fallback, name: `Service '${name}' check`, serviceId: service.id })
-  })
+  const service = readService(fields, name)
+  for (const upstream of service.proxy?.upstreams ?? []) upstream.type ||= 'service'
+  const checks = readServiceChecks(fields, service)
   // Accepted and without meaning here: Consul keeps the token for its own syncing.
   fields.string('Token')
   fields.end()
@@ -90,7 +72,7 @@ export function readRegistration(fields: FieldReader): Registration {
   if (name === '') throw new HttpError(400, 'Missing service name')
   if (service.weights.Passing < 1) throw new HttpError(400, 'Invalid Weights: Passing must be greater than 0')
   if (['0.0.0.0', '::', '[::]'].includes(service.address)) throw new HttpError(400, 'Invalid service address')
-  const problems = proxyProblems(service, proxy)
+  const problems = proxyProblems(service)
   if (problems.length > 0) throw multiError(400, problems)
   addFamilyAddresses(service)
   return { service, checks }
@@ -102,12 +84,28 @@ export function readRegistration(fields: FieldReader): Registration {
  */
 export function readCatalogService(fields: FieldReader): Service {
   const name = fields.string('Service') ?? ''
+  const service = readService(fields, name)
+  fields.end()
+  if (service.weights.Passing < 1) service.weights = { Passing: 1, Warning: 1 }
+  if (name === '' && service.id !== '') throw new HttpError(500, 'Must provide service name with ID')
+  if (name === '')
+    throw new HttpError(
+      500,
+      'failed inserting service: failed inserting service: object missing primary index',
+    )
+  const problems = proxyProblems(service)
+  if (problems.length > 0) throw multiError(500, problems)
+  return service
+}
+
+/** What both kinds of registration have, but for the name. */
+function readService(fields: FieldReader, name: string): Service {
   const id = fields.string('ID') ?? ''
-  const connect = fields.child('Connect')
-  const proxy = readProxy(fields.child('Proxy'))
-  const weights = readWeights(fields)
-  const service: Service = {
-    kind: fields.string('Kind') ?? '',
+  const kind = fields.string('Kind') ?? ''
+  const native = readNative(fields.decoded('Connect'))
+  const proxy = readProxy(fields)
+  return {
+    kind,
     id: id === '' ? name : id,
     name,
     tags: fields.strings('Tags'),
@@ -115,30 +113,18 @@ export function readCatalogService(fields: FieldReader): Service {
     port: fields.integer('Port') ?? 0,
     address: fields.string('Address') ?? '',
     taggedAddresses: readTaggedAddresses(fields),
-    weights: weights.Passing < 1 ? { Passing: 1, Warning: 1 } : weights,
+    weights: readWeights(fields),
     enableTagOverride: fields.boolean('EnableTagOverride') ?? false,
-    native: connect?.boolean('Native') ?? false,
-    proxy: proxy?.json,
-    connectName: undefined,
+    native,
+    proxy,
+    connectName: kind === 'connect-proxy' ? proxy?.destination : native ? name : undefined,
   }
-  connect?.end()
-  fields.end()
-  if (name === '' && id !== '') throw new HttpError(500, 'Must provide service name with ID')
-  if (name === '')
-    throw new HttpError(
-      500,
-      'failed inserting service: failed inserting service: object missing primary index',
-    )
-  const problems = proxyProblems(service, proxy)
-  if (problems.length > 0) throw multiError(500, problems)
-  service.connectName = connectName(service, proxy)
-  return service
 }
 
 /** As `/v1/agent/services` and `/v1/agent/service/:id` show it. */
 export function agentServiceJson(service: Service, contentHash?: string): JsonObject {
   return {
-    Kind: service.kind === 'connect-proxy' ? service.kind : undefined,
+    Kind: service.kind === '' ? undefined : service.kind,
     ID: service.id,
     Service: service.name,
     Tags: service.tags,
@@ -149,7 +135,7 @@ export function agentServiceJson(service: Service, contentHash?: string): JsonOb
     Weights: { ...service.weights },
     EnableTagOverride: service.enableTagOverride,
     ContentHash: contentHash,
-    Proxy: service.proxy,
+    Proxy: service.kind === 'connect-proxy' && service.proxy ? agentProxyJson(service.proxy) : undefined,
     Connect: service.native ? { Native: true } : undefined,
   }
 }
@@ -211,9 +197,13 @@ function readTaggedAddresses(fields: FieldReader): Service['taggedAddresses'] {
   return Object.fromEntries(tagged.sort(([a], [b]) => (a < b ? -1 : 1)))
 }
 
-function connectName(service: Service, proxy: ProxySettings | undefined): string | undefined {
-  if (service.kind === 'connect-proxy') return proxy?.destination
-  return service.native ? service.name : undefined
+/** Of the rest of `Connect` Consul takes anything, but a sidecar would be more than words. */
+function readNative(fields: FieldReader | undefined): boolean {
+  fields?.alsoSnakeCase('SidecarService')
+  if (fields?.has('SidecarService')) {
+    throw new HttpError(400, 'Invalid SidecarService: the embedded agent registers no sidecar by itself')
+  }
+  return fields?.boolean('Native') ?? false
 }
 
 /** Consul adds an address for its own family besides those that were given. */

@@ -66,6 +66,35 @@ const registrations: Record<string, unknown> = {
       Definition: { TCP: '10.0.0.3:3', Interval: '10s' },
     },
   },
+  'of a proxy in snake_case': {
+    node: 'n6',
+    address: '10.0.0.6',
+    service: {
+      service: 'cat-proxy',
+      kind: 'connect-proxy',
+      port: 6,
+      proxy: {
+        destination_service_name: 'cat',
+        local_service_port: 3,
+        upstreams: [
+          { destination_name: 'db', local_bind_port: 3, config: { a: 1 } },
+          { destination_name: 'db', local_bind_port: 4, destination_type: 'prepared_query' },
+        ],
+      },
+    },
+  },
+  'of a service in snake_case': {
+    Node: 'n1',
+    Address: '10.0.0.1',
+    Service: { Service: 'x', enable_tag_override: true },
+  },
+  'of an address in snake_case': {
+    Node: 'n1',
+    Address: '10.0.0.1',
+    Service: { Service: 'x', tagged_addresses: {} },
+  },
+  'of a node in snake_case': { Node: 'n1', Address: '10.0.0.1', node_meta: { os: 'plan9' } },
+  'of a check in snake_case': { Node: 'n1', Address: '10.0.0.1', Check: { Name: 'x', check_id: 'x' } },
   'of a critical service': {
     Node: 'n4',
     Address: '10.0.0.4',
@@ -107,6 +136,17 @@ export async function catalog(record: Recorder): Promise<void> {
   for (const [name, body] of Object.entries(registrations)) {
     await record(`catalog register ${name}`, 'PUT /v1/catalog/register', { body })
   }
+  // The servers of 1.2 had this and no other.
+  await record('catalog register with the fields of 1.2', 'PUT /v1/catalog/register', {
+    body: {
+      Node: 'n7',
+      Address: '10.0.0.7',
+      Service: { Service: 'x', Kind: 'connect-proxy', Port: 1, ProxyDestination: 'cat' },
+    },
+  })
+  await record('catalog deregister with the fields of 1.2', 'PUT /v1/catalog/deregister', {
+    body: { Node: 'n7' },
+  })
   await reads(record, 'registered')
   await near(record)
   for (const [name, body] of Object.entries(deregistrations)) {
@@ -119,6 +159,7 @@ async function reads(record: Recorder, when: string): Promise<void> {
   for (const path of [
     'catalog/nodes',
     'catalog/node/n1',
+    'catalog/node/n6',
     'catalog/node/nope',
     'catalog/node/',
     'catalog/services',

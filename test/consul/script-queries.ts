@@ -7,6 +7,7 @@ const definitions: Record<string, unknown> = {
   'of nothing': '',
   'of an empty object': {},
   'of an array': [],
+  'in snake_case': { Name: 'x', Service: { Service: 'web', only_passing: true } },
   'with an unknown field': { Name: 'x', Bogus: 1, Service: service },
   'without a service': { Name: 'x' },
   'without a name': { Service: service },

@@ -1,5 +1,6 @@
 // Calls of registration, discovery and checks, the good ones and the common mistakes.
 import type { Recorder } from './comparison.js'
+import { spellings } from './script-spellings.js'
 
 const proxy = {
   Name: 'shop-proxy',
@@ -31,7 +32,6 @@ const registrations: Record<string, unknown> = {
   'of an array': [],
   'without a name': {},
   'with an unknown field': { Name: 'x', Bogus: 1 },
-  'with the fields of 1.2': { Name: 'x', Kind: 'connect-proxy', Port: 1, ProxyDestination: 'web' },
   'with a port as text': { Name: 'x', Port: 'x' },
   'with a weight of 0': { Name: 'x', Weights: { Passing: 0 } },
   'with a weight for passing only': { Name: 'weighed', Port: 1, Weights: { Passing: 10 } },
@@ -85,22 +85,40 @@ const registrations: Record<string, unknown> = {
     Check: { CheckID: 'mine', Name: 'My check', TTL: '100s', Status: 'passing', Notes: 'no' },
   },
   'of a proxy': proxy,
+  'of a proxy in snake_case': {
+    name: 'snake-proxy',
+    kind: 'connect-proxy',
+    port: 8084,
+    proxy: {
+      destination_service_name: 'shop',
+      local_service_port: 8080,
+      upstreams: [{ destination_name: 'db', local_bind_port: 9191 }],
+    },
+  },
+  'of a proxy that is none': { Name: 'odd', Kind: 'bogus', Proxy: { destination_service_name: 'shop' } },
   'in lower case': { name: 'lower', port: 1, enable_tag_override: true, connect: { native: true } },
 }
 
 export async function registration(record: Recorder): Promise<void> {
+  await spellings(record)
   for (const [name, body] of Object.entries(registrations)) {
     await record(`register ${name}`, 'PUT /v1/agent/service/register', { body })
   }
   await record('services of the agent', 'GET /v1/agent/services')
-  for (const id of ['web', 'web2', 'native', 'shop-proxy', 'lower', 'nope']) {
+  for (const id of ['web', 'web2', 'native', 'shop-proxy', 'snake-proxy', 'odd', 'lower', 'nope']) {
     await record(`service ${id} of the agent`, `GET /v1/agent/service/${id}`)
+  }
+  for (const query of ['wait=abc', 'index=abc', 'hash=abc&wait=abc', 'wait=-1s']) {
+    await record(`service of the agent with ${query}`, `GET /v1/agent/service/web?${query}`)
   }
   await record('service by another hash', 'GET /v1/agent/service/web?hash=abc&wait=10m')
   await record('deregister one that is not there', 'PUT /v1/agent/service/deregister/nope')
   await record('deregister nothing', 'PUT /v1/agent/service/deregister/')
   await record('deregister', 'PUT /v1/agent/service/deregister/lower')
-  await record.until('GET /v1/catalog/services', { has: ['shop-proxy', 'tagged'], lacks: ['lower'] })
+  await record.until('GET /v1/catalog/services', {
+    has: ['shop-proxy', 'tagged', 'snake-proxy', 'odd'],
+    lacks: ['lower'],
+  })
   await record.until('GET /v1/health/service/web', {
     has: ['"service:web"', '"service:web2:1"', '"service:web2:2"'],
   })
@@ -176,7 +194,7 @@ export async function discovery(record: Recorder): Promise<void> {
   for (const path of ['catalog/service', 'health/service', 'health/connect', 'health/checks']) {
     await record(`${path} web`, `GET /v1/${path}/web`)
     await record(`${path} WEB`, `GET /v1/${path}/WEB`)
-    for (const name of ['weighed', 'six', 'named', 'tagged']) {
+    for (const name of ['weighed', 'six', 'named', 'tagged', 'snake-proxy', 'odd']) {
       await record(`${path} ${name}`, `GET /v1/${path}/${name}`)
     }
     await record(`${path} native`, `GET /v1/${path}/native`)

@@ -2,8 +2,10 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer as createHttpServer } from 'node:http'
 import { createServer, type AddressInfo, type Server } from 'node:net'
+import { buffer } from 'node:stream/consumers'
 import { describe, it, type TestContext } from 'node:test'
-import { TestAgent } from '../../src/testing/index.js'
+import { createServer as createHttpsServer } from 'node:https'
+import { TestAgent, TestCa } from '../../src/testing/index.js'
 
 interface CheckState {
   CheckID: string
@@ -128,9 +130,53 @@ void describe('a probe', () => {
   })
 })
 
+void describe('a probe of a URL', () => {
+  it('is the request that was written', async (t) => {
+    const agent = await start(t)
+    const asked: unknown[] = []
+    const server = createHttpServer((request, response) => {
+      void buffer(request).then((body) => {
+        asked.push([request.method, request.headers['x-a'], body.toString()])
+        response.end()
+      })
+    })
+    const HTTP = `http://127.0.0.1:${await listen(t, server)}/`
+    const request = { Method: 'PUT', Header: { 'X-A': ['b', 'c'] }, Body: 'hello' }
+    agent.registerService({ Name: 'web', Check: { HTTP, Interval: '10s', ...request } })
+    const [check] = await until(agent, ([check]) => check?.Status === 'passing')
+    assert.equal(check?.Output, `HTTP PUT ${HTTP}: 200 OK Output: `)
+    assert.deepEqual(asked, [['PUT', 'b, c', 'hello']])
+  })
+
+  it('takes any certificate where it may, in either spelling', async (t) => {
+    const agent = await start(t)
+    const { privateKeyPem: key, chainPem: cert } = TestCa.create().issue({ ips: ['127.0.0.1'] })
+    const server = createHttpsServer({ key, cert }, (_, response) => response.end())
+    const HTTP = `https://127.0.0.1:${await listen(t, server)}/`
+    agent.registerService({ Name: 'web', Check: { HTTP, Interval: '20ms' } })
+    await until(agent, ([check]) => /certificate/.test(check?.Output ?? ''))
+    agent.registerService({ Name: 'web', Check: { HTTP, Interval: '20ms', tls_skip_verify: true } })
+    await until(agent, ([check]) => check?.Status === 'passing')
+  })
+})
+
+void it('a target that is none makes a check critical, and ends nothing', async (t) => {
+  const agent = await start(t)
+  const Checks = ['nowhere', '127.0.0.1:99999', ':'].map((TCP) => ({ TCP, Interval: '10s' }))
+  const urls = ['nowhere', 'ftp://127.0.0.1/', 'http://['].map((HTTP) => ({ HTTP, Interval: '10s' }))
+  const method = { HTTP: 'http://127.0.0.1:1/', Method: 'NO METHOD', Interval: '10s' }
+  agent.registerService({ Name: 'web', Checks: [...Checks, ...urls, method] })
+  const checks = await until(agent, (checks) => checks.every(({ Output }) => Output !== ''))
+  assert.deepEqual(new Set(checks.map(({ Status }) => Status)), new Set(['critical']))
+  assert.equal(checks.length, 7)
+})
+
 void it('what the agent cannot check is refused by name', async (t) => {
   const agent = await start(t)
   assert.throws(() => {
     agent.registerService({ Name: 'web', Check: { GRPC: '127.0.0.1:1', Interval: '1s' } })
   }, /no GRPC/)
+  assert.throws(() => {
+    agent.registerService({ Name: 'web', Check: { TTL: '1s', SuccessBeforePassing: 2 } })
+  }, /no SuccessBeforePassing/)
 })

@@ -1,12 +1,12 @@
-import { createHash } from 'node:crypto'
-import { blockUntil } from '../blocking.js'
-import { isCheckStatus, readCheck, type Check, type CheckStatus } from '../checks.js'
+import { readOwnCheck } from '../check-definition.js'
+import { isCheckStatus, type Check, type CheckStatus } from '../checks.js'
 import { checkFields, serviceFields } from '../filter-fields.js'
 import { decode, empty, HttpError, json, type Answer, type Call, type Handler } from '../http.js'
-import { byKey, type JsonObject } from '../json.js'
+import { byKey } from '../json.js'
 import type { Routes } from '../router.js'
 import { agentServiceJson, readRegistration } from '../service.js'
 import type { State } from '../state.js'
+import { hashed } from './hashed.js'
 import { filtered } from './indexed.js'
 
 const fullVersions = { '1.8': '1.8.7', '1.15': '1.15.0' }
@@ -70,22 +70,14 @@ function services(call: Call, state: State): Answer {
   return json(byKey(filtered(call, found, serviceFields), 'ID'))
 }
 
-/** Blocks by hash: the index says nothing about one service of the agent. */
-async function service(call: Call, state: State): Promise<Answer> {
-  const read = (): { hash: string; body: JsonObject } => {
+function service(call: Call, state: State): Promise<Answer> {
+  return hashed(call, state, (contentHash) => {
     const permissions = state.acl.permissions(call.token)
     const instance = state.local.instance(call.rest)
     if (!instance) throw new HttpError(404, `unknown service ID: ${call.rest}`)
     permissions.requireService(instance.service.name, 'read', 'Permission denied')
-    const hash = contentHash(agentServiceJson(instance.service))
-    return { hash, body: agentServiceJson(instance.service, hash) }
-  }
-  read()
-  const seen = call.query.get('hash') ?? ''
-  const gone = (): boolean => state.local.instance(call.rest) === undefined
-  if (seen !== '') await blockUntil(call, state.changes, () => gone() || read().hash !== seen)
-  const { hash, body } = read()
-  return json(body, { 'X-Consul-ContentHash': hash })
+    return agentServiceJson(instance.service, contentHash)
+  })
 }
 
 function register(call: Call, state: State): Answer {
@@ -125,11 +117,7 @@ function checks(call: Call, state: State): Answer {
 
 function registerCheck(call: Call, state: State): Answer {
   const permissions = state.acl.permissions(call.token)
-  const check = decode(call, 400, 'Request decode failed', (fields) => {
-    const definition = readCheck(fields, { id: '', name: '', serviceId: '' })
-    return { ...definition, id: definition.id === '' ? definition.name : definition.id }
-  })
-  if (check.name === '') throw new HttpError(400, 'Missing check name')
+  const check = decode(call, 400, 'Request decode failed', readOwnCheck)
   const instance = state.local.instance(check.serviceId)
   if (check.serviceId !== '' && !instance)
     throw new HttpError(500, `ServiceID "${check.serviceId}" does not exist`)
@@ -181,8 +169,4 @@ function requireCheckAccess(call: Call, state: State): void {
   const instance = state.local.instance(check.serviceId)
   if (instance) permissions.requireService(instance.service.name, 'write')
   else permissions.requireOther(`Permission denied: Missing node:write on ${state.catalog.own.name}`)
-}
-
-function contentHash(body: JsonObject): string {
-  return createHash('sha256').update(JSON.stringify(body)).digest('hex').slice(0, 16)
 }

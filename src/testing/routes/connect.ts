@@ -163,6 +163,7 @@ function readConfiguration(fields: FieldReader): {
   config: JsonObject
   crossSign: boolean
 } {
+  fields.alsoSnakeCase('ForceWithoutCrossSigning')
   const values = {
     provider: fields.string('Provider') ?? '',
     config: fields.object('Config') ?? {},

@@ -1,0 +1,101 @@
+import assert from 'node:assert/strict'
+import { type TestContext, describe, it } from 'node:test'
+import { type ProxyConfig, type ProxyConfigSource, proxyConfig } from '../../src/index.js'
+import type { TestAgent } from '../../src/testing/index.js'
+import { WAIT_MS, rejection, startMesh } from '../fixtures/mesh.js'
+
+const ID = 'web-proxy'
+const managed = `/v1/agent/connect/proxy/${ID}`
+
+/** An agent of Consul 1.2, which has no `/v1/agent/service/:id`. */
+async function start(t: TestContext) {
+  const { agent, agentOptions } = await startMesh(t)
+  agent.fault(/^GET \/v1\/agent\/service\//, { status: 404 })
+  const open = (): ProxyConfigSource => {
+    const source = proxyConfig({ proxyId: ID }, { agent: agentOptions })
+    t.after(() => source.close())
+    return source
+  }
+  return { agent, open }
+}
+
+function register(agent: TestAgent, fields: object): void {
+  agent.registerService({ Name: ID, Kind: 'connect-proxy', Port: 8443, ...fields })
+}
+
+function changed(source: ProxyConfigSource): Promise<ProxyConfig> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(reject, WAIT_MS, new Error(`no 'changed' within ${WAIT_MS} ms`))
+    source.once('changed', (config) => {
+      clearTimeout(timer)
+      resolve(config)
+    })
+  })
+}
+
+describe('proxyConfig of an embedded agent that is as Consul 1.2', () => {
+  it('reads what its agent made of the registration, and follows it', async (t) => {
+    const { agent, open } = await start(t)
+    agent.registerService({ Name: 'web', Port: 8080 })
+    register(agent, { ProxyDestination: 'web' })
+    const source = open()
+    const { service, listener, upstreams } = await source.ready()
+    assert.equal(service, 'web')
+    assert.deepEqual([listener?.host, listener?.port], ['0.0.0.0', 8443])
+    assert.deepEqual(listener?.application, { host: '127.0.0.1', port: 8080 })
+    assert.deepEqual(upstreams, [])
+    await agent.waitForBlocked(managed)
+    const next = changed(source)
+    register(agent, {
+      Address: '127.0.0.1',
+      Proxy: {
+        destination_service_name: 'web',
+        upstreams: [{ destination_name: 'db', local_bind_port: 5432, config: { connect_timeout_ms: 50 } }],
+      },
+    })
+    const config = await next
+    assert.equal(config.listener?.host, '127.0.0.1')
+    assert.deepEqual(
+      config.upstreams.map(({ target, bind, connectTimeoutMs }) => [target, bind, connectTimeoutMs]),
+      [
+        [
+          { service: 'db', datacenter: undefined, namespace: undefined, partition: undefined },
+          { host: '127.0.0.1', port: 5432 },
+          50,
+        ],
+      ],
+    )
+    assert.deepEqual(config.warnings, [])
+  })
+
+  it('has the same configuration as by the endpoint of later versions', async (t) => {
+    const { agent, open } = await start(t)
+    register(agent, {
+      Address: '127.0.0.1',
+      Proxy: {
+        DestinationServiceName: 'web',
+        LocalServiceAddress: '127.0.0.1',
+        LocalServicePort: 8080,
+        Config: { bind_port: 9443, handshake_timeout_ms: 100 },
+        Upstreams: [
+          {
+            DestinationName: 'near',
+            DestinationType: 'prepared_query',
+            Datacenter: 'dc1',
+            LocalBindPort: 5432,
+          },
+        ],
+      },
+    })
+    const before = await open().ready()
+    assert.equal(agent.requestCount(managed), 1)
+    agent.clearFaults()
+    assert.deepEqual(await open().ready(), before)
+    assert.equal(before.listener?.port, 9443)
+  })
+
+  it('says that an id is nobody’s', async (t) => {
+    const { open } = await start(t)
+    assert.equal((await rejection(open().ready())).code, 'ERR_CONNECT_AGENT_NOT_FOUND')
+  })
+})

@@ -1,0 +1,94 @@
+import assert from 'node:assert/strict'
+import { describe, it, type TestContext } from 'node:test'
+import { TestAgent } from '../../src/testing/index.js'
+
+const proxy = { name: 'web-proxy', kind: 'connect-proxy', port: 8443 }
+const upstream = { destination_name: 'db', local_bind_port: 1 }
+
+async function start(t: TestContext): Promise<TestAgent> {
+  const agent = await TestAgent.start()
+  t.after(() => agent.close())
+  return agent
+}
+
+function put(agent: TestAgent, body: object): Promise<Response> {
+  return fetch(`${agent.url}/v1/agent/service/register`, { method: 'PUT', body: JSON.stringify(body) })
+}
+
+async function settings(agent: TestAgent, body: object): Promise<unknown> {
+  const answer = await put(agent, { ...proxy, proxy: body })
+  assert.equal(answer.status, 200, await answer.text())
+  const service = await fetch(`${agent.url}/v1/agent/service/web-proxy`)
+  return ((await service.json()) as { Proxy: unknown }).Proxy
+}
+
+// What a real agent takes, and what it makes of it, is compared with it elsewhere: this runs where there is none.
+void describe('a registration', () => {
+  it('is the same in snake_case and in the agent’s own spelling', async (t) => {
+    const agent = await start(t)
+    const own = await settings(agent, {
+      DestinationServiceName: 'web',
+      DestinationServiceID: 'web-1',
+      LocalServiceAddress: '127.0.0.2',
+      LocalServicePort: 8080,
+      Upstreams: [{ DestinationName: 'db', LocalBindAddress: '127.0.0.3', LocalBindPort: 1 }],
+    })
+    const snake = await settings(agent, {
+      destination_service_name: 'web',
+      destination_service_id: 'web-1',
+      local_service_address: '127.0.0.2',
+      local_service_port: 8080,
+      upstreams: [{ ...upstream, local_bind_address: '127.0.0.3' }],
+    })
+    assert.deepEqual(snake, own)
+  })
+
+  it('counts the agent’s own spelling where both say something', async (t) => {
+    const agent = await start(t)
+    const found = await settings(agent, {
+      destination_service_name: 'snake',
+      DestinationServiceName: 'web',
+      LocalServicePort: 0,
+      local_service_port: 8080,
+    })
+    assert.deepEqual(found, {
+      DestinationServiceName: 'web',
+      LocalServicePort: 8080,
+      MeshGateway: {},
+      Expose: {},
+    })
+  })
+
+  const refused: Record<string, { body: object; words: RegExp }> = {
+    'an underscore inside a word': { body: { na_me: 'web' }, words: /unknown field "na_me"/ },
+    'a field that has no such spelling': {
+      body: { ...proxy, proxy: { destination_service_name: 'web', mesh_gateway: {} } },
+      words: /unknown field "mesh_gateway"/,
+    },
+    'a value of another type, by the name it was given': {
+      body: { name: 'web', enable_tag_override: 'yes' },
+      words: /unmarshal string into Go struct field .enable_tag_override of type bool/,
+    },
+    'a sidecar that Consul would make out of it': {
+      body: { name: 'web', connect: { sidecar_service: {} } },
+      words: /registers no sidecar by itself/,
+    },
+    'two upstreams on one port': {
+      body: {
+        ...proxy,
+        proxy: {
+          destination_service_name: 'web',
+          upstreams: [upstream, { ...upstream, destination_name: 'c' }],
+        },
+      },
+      words: /"127.0.0.1:1" is specified twice/,
+    },
+  }
+  for (const [name, { body, words }] of Object.entries(refused)) {
+    it(`is refused for ${name}`, async (t) => {
+      const answer = await put(await start(t), body)
+      assert.equal(answer.status, 400)
+      assert.match(await answer.text(), words)
+    })
+  }
+})
