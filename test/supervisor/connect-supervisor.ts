@@ -39,23 +39,26 @@ export interface Setup {
 
 /** A folder of definitions, a data dir, and supervisors one after the other. */
 export class Host {
-  readonly #t: TestContext
   readonly #setup: Setup
   readonly configuration: string
   readonly dataDir: string
+  /** In the order in which they were started. */
+  readonly supervisors: RunningProgram[] = []
 
   constructor(t: TestContext, setup: Setup) {
-    this.#t = t
     this.#setup = setup
+    // Before the folder goes, and so that nobody starts anything meanwhile.
+    t.after(async () => {
+      for (const supervisor of this.supervisors) await supervisor.stop('SIGKILL')
+      // Whoever is here works for this host and nobody else.
+      for (const pid of this.processes()) kill(pid)
+      await until('all are gone', () => this.processes().length === 0)
+    })
     const root = temporaryFolder(t)
     this.configuration = join(root, 'conf')
     this.dataDir = join(root, 'data')
     mkdirSync(this.configuration)
     for (const [name, content] of Object.entries(setup.files)) this.write(name, content)
-    t.after(() => {
-      // Whoever is here works for this host and nobody else.
-      for (const pid of this.processes()) kill(pid)
-    })
   }
 
   write(name: string, content: string | object): void {
@@ -81,7 +84,7 @@ export class Host {
       stdio: ['ignore', 'pipe', 'pipe'],
     })
     const supervisor = new RunningProgram(child)
-    this.#t.after(() => supervisor.stop('SIGKILL'))
+    this.supervisors.push(supervisor)
     return supervisor
   }
 

@@ -98,8 +98,9 @@ export function parseFlags<F extends Flags>(
   for (const arg of args) {
     const [, name, , text] = /^--?([a-z-]+)(=(.*))?$/s.exec(arg) ?? []
     const flag = name === undefined ? undefined : known.get(name)
-    // Go takes a dash for a flag even where a value is missing; what is no flag is left for the parser to refuse.
-    if (name === undefined || flag === undefined) rest.push(arg)
+    if (name === undefined) rest.push(arg)
+    // Go takes a dash for a flag even where a value is missing.
+    else if (flag === undefined) throw new UsageError(`expected a flag that there is, got ${arg}: see -help`)
     else if (flag.type === 'boolean' && text !== undefined) values[name] = onOrOff(name, text)
     else rest.push(`--${arg.replace(/^--?/, '')}`)
   }

@@ -1,0 +1,372 @@
+// Managed proxies beside a real agent: as an operator of Consul 1.2 had them.
+import assert from 'node:assert/strict'
+import { createHash, randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { type AddressInfo, connect, createServer } from 'node:net'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { freePorts } from '../fixtures/free-ports.js'
+import { Host, kill, managed, settings } from '../supervisor/connect-supervisor.js'
+import { commandLineOf, environmentOf, isAlive } from '../supervisor/processes.js'
+import { proxyOutbound } from './built-in-proxy.js'
+import { type RealAgent, skip, startConsul } from './real-agent.js'
+import { redis, startRedis } from './redis.js'
+import { agentJson, instances, until } from './service-mesh.js'
+
+const managementToken = '2b1f7a52-0d0c-4a7e-9a9c-3f0f3a1f9e10'
+
+/** An agent's check runs within its interval of ten seconds. */
+const CHECK_MS = 20_000
+
+function upstreams(port: number, others: object = {}): object {
+  return { config: { upstreams: [{ destination_name: 'redis', local_bind_port: port, ...others }] } }
+}
+
+async function passing(consul: RealAgent, service: string): Promise<void> {
+  await until(`${service} has an instance`, async () => (await instances(consul, service)) > 0, CHECK_MS)
+}
+
+async function answers(port: number): Promise<void> {
+  await until('redis answers through the mesh', async () => (await redis(port, 'PING')) === '+PONG', CHECK_MS)
+}
+
+test('the minimal definition of redis, and web with it as upstream', { skip }, async (t) => {
+  const consul = await startConsul(t)
+  const [port, [direct = 0, byQuery = 0]] = [await startRedis(t), await freePorts(2)]
+  const host = new Host(t, {
+    agent: consul.address,
+    files: {
+      'agent.json': await settings(),
+      'redis.hcl': `service { name = "redis" port = ${port} connect { proxy {} } }`,
+      'web.json': managed('web', upstreams(direct)),
+      'worker.json': managed(
+        'worker',
+        upstreams(byQuery, { destination_type: 'prepared_query', destination_name: 'nearest-redis' }),
+      ),
+    },
+  })
+  await agentJson(consul, '/v1/query', {
+    method: 'POST',
+    body: JSON.stringify({
+      Name: 'nearest-redis',
+      Service: { Service: 'redis', Connect: true, OnlyPassing: true },
+    }),
+  })
+  await host.start()
+  const proxy = await host.running('redis')
+  await passing(consul, 'redis')
+
+  await t.test('a client on its local port gets the answers of redis', () => answers(direct))
+  await t.test('by a prepared query as well', () => answers(byQuery))
+  await t.test('Consul shows it, with the check of the original', async () => {
+    assert.match(await consul.consul(['catalog', 'services']), /^redis-proxy$/m)
+    const checks = await agentJson<Record<string, { Name: string; Status: string; Output: string }>>(
+      consul,
+      '/v1/agent/checks',
+    )
+    assert.equal(checks['service:redis-proxy']?.Name, 'Connect Proxy Listening')
+    assert.equal(checks['service:redis-proxy'].Status, 'passing')
+    assert.match(checks['service:redis-proxy'].Output, new RegExp(`127.0.0.1:${proxy.port}`))
+  })
+  await t.test('a built-in proxy uses it', async (t) => {
+    const theirs = await proxyOutbound(t, consul, 'client', 'redis')
+    await answers(theirs.port)
+  })
+  await t.test('a built-in proxy can be what is managed', async () => {
+    await host.command('stop', 'web')
+    await agentJson(consul, '/v1/agent/service/deregister/web-proxy', { method: 'PUT' })
+    assert.equal(await redis(direct, 'PING').catch(() => 'refused'), 'refused')
+    host.write(
+      'web.json',
+      managed('web', {
+        ...upstreams(direct),
+        command: [process.env['CONSUL_BIN'] ?? 'consul', 'connect', 'proxy'],
+      }),
+    )
+    host.supervisors[0]?.signal('SIGHUP')
+    await host.command('start', 'web')
+    const { pid } = await host.running('web')
+    assert.match(commandLineOf(pid).join(' '), /consul connect proxy$/)
+    await answers(direct)
+  })
+  await t.test('an agent that was killed and comes back finds everything as it was', async () => {
+    const before = await host.rows()
+    await consul.kill()
+    // Its own copy of what it needs serves meanwhile.
+    assert.equal(await redis(byQuery, 'PING'), '+PONG')
+    await consul.restart()
+    await passing(consul, 'redis')
+    await answers(byQuery)
+    const pids = (rows: typeof before): unknown[] => Object.values(rows).map(({ pid }) => pid)
+    assert.deepEqual(pids(await host.rows()), pids(before))
+  })
+})
+
+/** Echoes everything. */
+async function startEcho(t: TestContext): Promise<number> {
+  const server = createServer({ allowHalfOpen: true }, (socket) => {
+    socket.on('error', () => undefined)
+    socket.pipe(socket)
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => server.close())
+  return (server.address() as AddressInfo).port
+}
+
+/** Whether a few bytes come back. */
+async function echoes(port: number): Promise<boolean> {
+  const socket = connect(port, '127.0.0.1')
+  try {
+    socket.write('x')
+    await once(socket, 'data', { signal: AbortSignal.timeout(2_000) })
+    return true
+  } finally {
+    socket.destroy()
+  }
+}
+
+const PIECE = randomBytes(1 << 16)
+
+test('the supervisor is killed under traffic: no byte is lost', { skip }, async (t) => {
+  const consul = await startConsul(t)
+  const [port, [local = 0]] = [await startEcho(t), await freePorts(1)]
+  const host = new Host(t, {
+    agent: consul.address,
+    files: {
+      'agent.json': await settings(),
+      'echo.json': managed('echo', {}, { port }),
+      'web.json': managed('web', { upstreams: [{ destination_name: 'echo', local_bind_port: local }] }),
+    },
+  })
+  const supervisor = await host.start()
+  await passing(consul, 'echo')
+  await until('the mesh leads to it', () => echoes(local), CHECK_MS)
+  const socket = connect({ port: local, host: '127.0.0.1', allowHalfOpen: true })
+  const [sent, received] = [createHash('sha256'), createHash('sha256')]
+  const sending = new AbortController()
+  let bytes = 0
+  socket.on('data', (chunk) => {
+    bytes += chunk.length
+    received.update(chunk)
+  })
+  const done = Promise.all([
+    once(socket, 'end'),
+    (async (): Promise<void> => {
+      while (!sending.signal.aborted) {
+        sent.update(PIECE)
+        if (!socket.write(PIECE)) await once(socket, 'drain')
+      }
+      socket.end()
+    })(),
+  ])
+  const before = [await host.running('echo'), await host.running('web')]
+  await supervisor.stop('SIGKILL')
+  const whileAway = bytes
+  await until('bytes go on without it', () => bytes > whileAway + 10_000_000)
+  const second = await host.start()
+  assert.equal(second.lines.filter(({ msg }) => msg.includes('found again')).length, 2)
+  const whileBack = bytes
+  await until('and with the next one', () => bytes > whileBack + 10_000_000)
+  sending.abort()
+  await done
+  const after = [await host.running('echo'), await host.running('web')]
+  assert.deepEqual(
+    after.map(({ pid }) => pid),
+    before.map(({ pid }) => pid),
+  )
+  t.diagnostic(`${bytes} bytes`)
+  assert.equal(received.digest('hex'), sent.digest('hex'))
+})
+
+test('with ACLs on, and nothing allowed that nobody allows', { skip }, async (t) => {
+  const consul = await startConsul(t, { acl: { defaultPolicy: 'deny', managementToken } })
+  const [port, [local = 0]] = [await startRedis(t), await freePorts(1)]
+  const as = (token: string, path: string, method = 'GET', body?: object): Promise<Response> =>
+    consul.http(path, {
+      method,
+      headers: { 'X-Consul-Token': token },
+      ...(body && { body: JSON.stringify(body) }),
+    })
+  const host = new Host(t, {
+    agent: consul.address,
+    env: { CONSUL_HTTP_TOKEN: managementToken },
+    files: {
+      'agent.json': await settings(),
+      'redis.json': managed('redis', {}, { port }),
+      'web.json': managed('web', upstreams(local)),
+    },
+  })
+  await host.start(['-log-level', 'trace'])
+  const { pid } = await host.running('redis')
+  const token = environmentOf(pid)['CONNECT_PROXY_TOKEN'] ?? ''
+
+  await t.test('a proxy has a token of its own, local, for its service alone', async () => {
+    assert.match(token, /^[0-9a-f-]{36}$/)
+    assert.notEqual(token, managementToken)
+    assert.notEqual(token, environmentOf((await host.running('web')).pid)['CONNECT_PROXY_TOKEN'])
+    const self = (await (await as(token, '/v1/acl/token/self')).json()) as Record<string, unknown>
+    assert.deepEqual(self['ServiceIdentities'], [{ ServiceName: 'redis' }])
+    assert.equal(self['Local'], true)
+    assert.equal(self['Policies'], undefined)
+  })
+  await t.test('nothing passes without an intention, and with one it does', async () => {
+    await until(
+      'redis is seen',
+      async () => {
+        const answer = await as(managementToken, '/v1/health/connect/redis?passing')
+        return ((await answer.json()) as unknown[]).length > 0
+      },
+      CHECK_MS,
+    )
+    assert.equal(await redis(local, 'PING').catch(() => 'denied'), 'denied')
+    const body = { SourceName: 'web', DestinationName: 'redis', SourceType: 'consul', Action: 'allow' }
+    assert.equal((await as(managementToken, '/v1/connect/intentions', 'POST', body)).status, 200)
+    await answers(local)
+  })
+  await t.test('what the token may not do', async () => {
+    for (const [path, method, body] of [
+      ['/v1/agent/connect/ca/leaf/web', 'GET'],
+      ['/v1/agent/service/register', 'PUT', { Name: 'web', ID: 'web-2', Port: 1 }],
+      [
+        '/v1/agent/service/register',
+        'PUT',
+        {
+          Name: 'redis-proxy',
+          ID: 'redis-proxy-2',
+          Port: 1,
+          Kind: 'connect-proxy',
+          Proxy: { DestinationServiceName: 'redis' },
+        },
+      ],
+      ['/v1/agent/service/deregister/web', 'PUT'],
+      ['/v1/agent/service/deregister/web-proxy', 'PUT'],
+      [
+        '/v1/connect/intentions',
+        'POST',
+        { SourceName: '*', DestinationName: 'redis', SourceType: 'consul', Action: 'allow' },
+      ],
+      ['/v1/acl/token', 'PUT', { ServiceIdentities: [{ ServiceName: 'web' }] }],
+      ['/v1/acl/tokens', 'GET'],
+      ['/v1/kv/x', 'PUT', {}],
+      ['/v1/connect/ca/configuration', 'PUT', {}],
+      [
+        '/v1/agent/connect/authorize',
+        'POST',
+        {
+          Target: 'web',
+          ClientCertURI: 'spiffe://x.consul/ns/default/dc/dc1/svc/redis',
+          ClientCertSerial: '1',
+        },
+      ],
+    ] as [string, string, object?][]) {
+      const { status } = await as(token, path, method, body)
+      assert.equal(status, 403, `${method} ${path}`)
+    }
+    // And what it must.
+    for (const path of [
+      '/v1/agent/connect/ca/leaf/redis',
+      '/v1/agent/service/redis-proxy',
+      '/v1/health/connect/web',
+    ]) {
+      assert.equal((await as(token, path)).status, 200, path)
+    }
+  })
+  await t.test('no token is seen by anybody', () => {
+    const tokens = [managementToken, token]
+    for (const each of host.processes()) {
+      const line = commandLineOf(each).join(' ')
+      for (const secret of tokens) assert.ok(!line.includes(secret))
+    }
+    const said = JSON.stringify(host.supervisors[0]?.lines) + String(host.supervisors[0]?.text)
+    const logs = ['redis', 'web'].map((name) =>
+      readFileSync(join(host.dataDir, 'proxy', 'logs', `${name}-proxy-stderr.log`), 'utf8'),
+    )
+    for (const text of [said, ...logs]) for (const secret of tokens) assert.ok(!text.includes(secret))
+    assert.ok(said.includes('redis-proxy: started'))
+  })
+  await t.test('it is kept over a restart of the supervisor and of the proxy', async () => {
+    await host.supervisors[0]!.stop('SIGKILL')
+    await host.start()
+    kill(pid)
+    const anew = await host.row('redis', (row) => row.state === 'running' && row.pid !== pid)
+    assert.equal(environmentOf(anew.pid!)['CONNECT_PROXY_TOKEN'], token)
+    await answers(local)
+  })
+  await t.test('one that somebody deletes is replaced, and the proxy with it', async () => {
+    const { AccessorID } = (await (await as(token, '/v1/acl/token/self')).json()) as { AccessorID: string }
+    await as(managementToken, `/v1/acl/token/${AccessorID}`, 'DELETE')
+    const before = await host.running('redis')
+    await host.supervisors[1]!.stop('SIGKILL')
+    await host.start()
+    const after = await host.row('redis', (row) => row.state === 'running' && row.pid !== before.pid)
+    const own = environmentOf(after.pid!)['CONNECT_PROXY_TOKEN'] ?? ''
+    assert.notEqual(own, token)
+    assert.equal((await as(own, '/v1/acl/token/self')).status, 200)
+    await answers(local)
+  })
+  await t.test('and goes with the proxy', async () => {
+    const { pid: last } = await host.running('redis')
+    const own = environmentOf(last)['CONNECT_PROXY_TOKEN'] ?? ''
+    host.write('redis.json', {})
+    host.supervisors[2]!.signal('SIGHUP')
+    await until('it is revoked', async () => (await as(own, '/v1/acl/token/self')).status === 403)
+    await until('the proxy is gone', () => !isAlive(last))
+    const tokens = (await (await as(managementToken, '/v1/acl/tokens')).json()) as { Description: string }[]
+    assert.deepEqual(
+      tokens.map(({ Description }) => Description).filter((text) => text.includes('connect-supervisor')),
+      ['managed proxy of the service instance web, made by connect-supervisor'],
+    )
+  })
+})
+
+test('a token that may not create tokens: it says what to grant', { skip }, async (t) => {
+  const consul = await startConsul(t, { acl: { defaultPolicy: 'deny', managementToken } })
+  const asManager = (path: string, body: object): Promise<Record<string, string>> =>
+    agentJson(consul, path, {
+      method: 'PUT',
+      headers: { 'X-Consul-Token': managementToken },
+      body: JSON.stringify(body),
+    })
+  const policy = await asManager('/v1/acl/policy', {
+    Name: 'narrow',
+    Rules: 'service_prefix "" { policy = "write" }',
+  })
+  const { SecretID = '' } = await asManager('/v1/acl/token', { Policies: [{ ID: policy['ID'] }] })
+  const host = new Host(t, {
+    agent: consul.address,
+    env: { CONSUL_HTTP_TOKEN: SecretID },
+    files: { 'agent.json': await settings(), 'redis.json': managed('redis') },
+  })
+  const supervisor = await host.start()
+  const { msg } = await supervisor.logged('may not create tokens')
+  assert.match(msg, /grant it acl = "write" \(and service:write for the services and their proxies\)/)
+  assert.equal(host.processes().length, 0)
+})
+
+test('the supervisor is there before the agent, and so are the proxies of before', { skip }, async (t) => {
+  const consul = await startConsul(t)
+  const [port, [local = 0]] = [await startRedis(t), await freePorts(1)]
+  const host = new Host(t, {
+    agent: consul.address,
+    files: {
+      'agent.json': await settings(),
+      'redis.json': managed('redis', {}, { port }),
+      'web.json': managed('web', upstreams(local)),
+    },
+  })
+  const first = await host.start()
+  await host.running('redis')
+  await host.running('web')
+  await passing(consul, 'redis')
+  await answers(local)
+  // As when the machine is switched off.
+  await first.stop('SIGKILL')
+  for (const each of host.processes()) kill(each)
+  await consul.stop()
+  const second = await host.start()
+  await host.running('redis')
+  await second.logged('no answer from the agent')
+  await consul.restart()
+  await answers(local)
+})

@@ -1,0 +1,140 @@
+// Managed proxies that are asked for by HTTP, as Consul 1.2 to 1.5 took them.
+import assert from 'node:assert/strict'
+import { request } from 'node:http'
+import { type TestContext, test } from 'node:test'
+import { TestAgent, type TestAgentOptions } from '../../src/testing/index.js'
+import { freePort } from '../fixtures/free-ports.js'
+import { readAll, until } from '../fixtures/mesh.js'
+import { Host, IDLE, managed, settings } from './connect-supervisor.js'
+
+const MANAGED = { Name: 'web', ID: 'web-1', Port: 8080, Connect: { Proxy: { Command: ['sleep', '1000'] } } }
+
+async function start(
+  t: TestContext,
+  isAllowed: boolean,
+  options?: TestAgentOptions,
+  env: Readonly<Record<string, string>> = {},
+): Promise<{ agent: TestAgent; host: Host; url: string }> {
+  const agent = await TestAgent.start(options)
+  t.after(() => agent.close())
+  const address = `127.0.0.1:${await freePort()}`
+  const host = new Host(t, {
+    agent: agent.address,
+    flags: ['-api-addr', address],
+    env,
+    files: {
+      'agent.json': await settings(),
+      'api.json': { connect: { proxy: { allow_managed_api_registration: isAllowed } } },
+      'a.json': managed('a', IDLE),
+    },
+  })
+  await host.start()
+  return { agent, host, url: `http://${address}` }
+}
+
+async function put(
+  url: string,
+  path: string,
+  body?: unknown,
+  headers: Readonly<Record<string, string>> = {},
+): Promise<{ status: number; text: string }> {
+  const sent = request(`${url}${path}`, { method: 'PUT', headers })
+  sent.end(typeof body === 'string' ? body : JSON.stringify(body))
+  return new Promise((resolve, reject) => {
+    sent.on('error', reject)
+    sent.on('response', (response) => {
+      readAll(response).then((text) => {
+        resolve({ status: response.statusCode ?? 0, text })
+      }, reject)
+    })
+  })
+}
+
+const REGISTER = '/v1/agent/service/register'
+
+test('without the setting nothing managed is taken, and the refusal says why and how', async (t) => {
+  const { agent, url } = await start(t, false)
+  const { status, text } = await put(url, REGISTER, MANAGED)
+  assert.equal(status, 400)
+  assert.match(
+    text,
+    /whoever can register a service could run a command here; set .*allow_managed_api_registration = true/,
+  )
+  // A service without a proxy is nobody's business but the agent's.
+  assert.equal((await put(url, REGISTER, { Name: 'plain', Port: 1 })).status, 200)
+  const services = (await (await fetch(`${agent.url}/v1/agent/services`)).json()) as object
+  assert.equal('web-1' in services, false)
+  assert.equal('plain' in services, true)
+})
+
+test('with it, a proxy runs until somebody deregisters the service, over restarts of the supervisor', async (t) => {
+  const { agent, host, url } = await start(t, true)
+  assert.equal((await put(url, REGISTER, MANAGED)).status, 200)
+  const { pid, proxy } = await host.running('web-1')
+  assert.equal(proxy, 'web-1-proxy')
+  const [supervisor] = [await host.command('status')]
+  assert.match(supervisor, /web-1 +web-1-proxy/)
+  assert.equal((await put(url, '/v1/agent/service/deregister/web-1')).status, 200)
+  await until('it is gone', async () => {
+    const services = (await (await fetch(`${agent.url}/v1/agent/services`)).json()) as object
+    return !('web-1' in services) && !('web-1-proxy' in services) && !host.processes().includes(pid)
+  })
+})
+
+test('what came by HTTP is known to the next supervisor, and gets no proxy where that is off by then', async (t) => {
+  const { host, url } = await start(t, true)
+  await put(url, REGISTER, MANAGED)
+  const { pid } = await host.running('web-1')
+  const [first] = host.supervisors
+  await first!.stop('SIGKILL')
+  const second = await host.start()
+  assert.equal((await host.running('web-1')).pid, pid)
+  await second.stop('SIGKILL')
+  host.write('api.json', { connect: { proxy: { allow_managed_api_registration: false } } })
+  const third = await host.start()
+  await third.logged('allow_managed_api_registration is off: it gets no proxy')
+  await until('it ends', () => !host.processes().includes(pid))
+})
+
+test('the token is that of whoever asks, and never the supervisor’s', async (t) => {
+  const managementToken = 'a2b1c0d9-0000-4000-8000-00000000beef'
+  const acl = { enabled: true, defaultPolicy: 'deny', managementToken } as const
+  const { agent, host, url } = await start(t, true, { acl }, { CONSUL_HTTP_TOKEN: managementToken })
+  await host.running('a')
+  const denied = await put(url, REGISTER, MANAGED)
+  assert.equal(denied.status, 403)
+  assert.equal((await put(url, '/v1/agent/service/deregister/a')).status, 400)
+  const { status } = await put(url, REGISTER, MANAGED, { 'X-Consul-Token': managementToken })
+  assert.equal(status, 200)
+  await host.running('web-1')
+  assert.equal((await put(url, '/v1/agent/service/deregister/web-1')).status, 403)
+  assert.ok(agent)
+})
+
+test('what is no request for us is refused', async (t) => {
+  const { url } = await start(t, true)
+  for (const [path, body, headers, status, expected] of [
+    [REGISTER, '{', {}, 400, /expected JSON/],
+    [REGISTER, '[]', {}, 400, /expected a JSON object/],
+    [REGISTER, { Port: 1 }, {}, 400, /expected a name, found none/],
+    [REGISTER, { Name: 'a', Port: 1 }, {}, 400, /the service a is in a file of the supervisor/],
+    [
+      REGISTER,
+      { ...MANAGED, Connect: { Proxy: { ExecMode: 'script' } } },
+      {},
+      400,
+      /exec_mode: expected "daemon"/,
+    ],
+    [REGISTER, { ...MANAGED, ID: 'x/../y' }, {}, 400, /without slashes/],
+    [REGISTER, MANAGED, { host: 'evil.example' }, 403, /expected an IP address as the host/],
+    [REGISTER, `"${'x'.repeat(1_100_000)}"`, {}, 413, /at most/],
+    ['/v1/agent/services', undefined, {}, 404, /the rest is the agent's/],
+    ['/v1/agent/service/deregister/a', undefined, {}, 400, /in a file of the supervisor/],
+  ] as [string, unknown, Record<string, string>, number, RegExp][]) {
+    const answer = await put(url, path, body, headers)
+    assert.equal(answer.status, status, answer.text)
+    assert.match(answer.text, expected)
+  }
+  const get = await fetch(`${url}${REGISTER}`)
+  assert.equal(get.status, 405)
+})
