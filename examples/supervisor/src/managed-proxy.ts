@@ -3,7 +3,7 @@ import { closeSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import type { Environment } from 'consul-connect'
+import { AgentError, type Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
 import { bindAddressOf, proxyIdOf, proxyRegistration } from './agent/proxy-registration.js'
 import type { Registered, Registry } from './agent/registry.js'
@@ -40,8 +40,10 @@ export interface Surroundings {
   takenPorts(proxyId: string): ReadonlySet<number>
   /** @throws when the state cannot be written */
   save(): Promise<void>
-  /** A token is not needed any more. */
+  /** A token is about to be made, or not needed any more: unless it is kept, it is to be revoked. */
   revokeLater(accessor: string): void
+  /** It is needed after all. */
+  keepToken(accessor: string): void
   /** Something has to be settled anew, soon. */
   wake(): void
 }
@@ -68,6 +70,8 @@ export class ManagedProxy {
   /** What was sent to the agent last in this life of the supervisor. */
   #sent: Json | undefined
   #mustMove = false
+  #isRetired = false
+  #turn: Promise<unknown> = Promise.resolve()
 
   constructor(
     surroundings: Surroundings,
@@ -133,31 +137,38 @@ export class ManagedProxy {
    * Brings the agent and the process to what the definition says.
    * @throws Error
    */
-  async settle(
+  settle(
     definition: ServiceDefinition,
     managed: ManagedBlock,
     known: ReadonlyMap<string, Registered>,
   ): Promise<void> {
-    if (this.#isStopped) return
-    this.#serviceName = definition.name
-    const { registry, bindAddress } = this.#surroundings
-    await this.#choosePort(managed)
-    await this.#ensureToken()
-    const body = proxyRegistration(definition, managed, this.#port, bindAddress)
-    if (!known.has(this.id) || !isDeepStrictEqual(body, this.#sent)) {
-      // Its port must not be another's after a crash.
-      await this.#surroundings.save()
-      await registry.register(body, definition.token)
-      this.#sent = body
-    }
-    this.#isRegistered = true
-    this.keeper.run(this.#launch(managed))
+    return this.#inTurn(async () => {
+      if (this.#isRetired) return
+      if (this.#isStopped) {
+        // An agent that was away then has to be told still.
+        if (this.#isRegistered) await this.#takeAway()
+        return
+      }
+      this.#serviceName = definition.name
+      const { registry, bindAddress } = this.#surroundings
+      await this.#choosePort(managed)
+      await this.#ensureToken()
+      const body = proxyRegistration(definition, managed, this.#port, bindAddress)
+      if (!known.has(this.id) || !isDeepStrictEqual(body, this.#sent)) {
+        // Its port must not be another's after a crash.
+        await this.#surroundings.save()
+        await registry.register(body, definition.token)
+        this.#sent = body
+      }
+      this.#isRegistered = true
+      this.keeper.run(this.#launch(managed))
+    })
   }
 
   /** An operator wants it to be stopped, until it is started again. */
-  async stop(): Promise<void> {
+  stop(): Promise<void> {
     this.#isStopped = true
-    await this.retire()
+    return this.#inTurn(() => this.#takeAway())
   }
 
   start(): void {
@@ -165,10 +176,15 @@ export class ManagedProxy {
   }
 
   /**
-   * Ends the process, and takes away what was made for it.
+   * Ends the process, and takes away what was made for it. It is of no use afterwards.
    * @throws Error when the agent could not be told: it is to be called again
    */
-  async retire(): Promise<void> {
+  retire(): Promise<void> {
+    this.#isRetired = true
+    return this.#inTurn(() => this.#takeAway())
+  }
+
+  async #takeAway(): Promise<void> {
     const { registry, log } = this.#surroundings
     // Nobody is to be sent here while it ends; but an agent that is away holds up nothing.
     const problem = await registry.deregister(this.id).catch((error: unknown) => error as Error)
@@ -177,9 +193,17 @@ export class ManagedProxy {
     this.#forgetProcess()
     if (this.#token !== undefined) this.#surroundings.revokeLater(this.#token.accessor)
     this.#token = undefined
+    this.#tokenCheckedAt = undefined
     this.#sent = undefined
     if (problem !== undefined) throw problem
     this.#isRegistered = false
+  }
+
+  /** One after the other: what is being registered must not be taken away meanwhile, and come after it. */
+  async #inTurn(act: () => Promise<void>): Promise<void> {
+    const turn = this.#turn.then(act)
+    this.#turn = turn.catch(() => undefined)
+    return turn
   }
 
   /** Ends the process and nothing else. */
@@ -223,10 +247,21 @@ export class ManagedProxy {
       // ACLs are off; they may be turned on.
       return
     }
-    const description = `managed proxy of the service instance ${this.serviceId}, made by connect-supervisor`
-    this.#token = await tokens.create(this.#serviceName, description)
-    this.#tokenCheckedAt = now
+    this.#token = undefined
     // A token that nobody remembers is one that nobody revokes.
+    const accessor = randomUUID()
+    this.#surroundings.revokeLater(accessor)
+    await this.#surroundings.save()
+    const description = `managed proxy of the service instance ${this.serviceId}, made by connect-supervisor`
+    try {
+      this.#token = await tokens.create(accessor, this.#serviceName, description)
+      this.#surroundings.keepToken(accessor)
+    } catch (error) {
+      // Where the agent has answered, none was made; without an answer there may be one.
+      if (!(error instanceof AgentError)) this.#surroundings.keepToken(accessor)
+      throw error
+    }
+    this.#tokenCheckedAt = now
     await this.#surroundings.save()
   }
 

@@ -34,10 +34,14 @@ export class DefinedService {
   }
 
   redefine(definition: ServiceDefinition): void {
+    if (!isDeepStrictEqual(definition, this.#definition)) this.forgive()
     this.#definition = definition
+  }
+
+  /** What was deregistered meanwhile is registered again. */
+  forgive(): void {
     this.#isGone = false
     this.#missing = 0
-    // What was deregistered meanwhile is registered again.
     this.#seenIn = undefined
   }
 
@@ -58,7 +62,8 @@ export class DefinedService {
       if (isDeepStrictEqual(body, this.#sent)) return
     } else if (this.#sent !== undefined && run !== undefined && this.#seenIn === run) {
       this.#missing += 1
-      this.#isGone = this.#missing >= MISSING
+      if (this.#missing < MISSING) return
+      this.#isGone = !(await registry.isThere(id))
       return
     }
     await registry.register(body, token)

@@ -5,10 +5,11 @@ import { Presence } from './agent/presence.js'
 import { type Registered, Registry } from './agent/registry.js'
 import { Tokens, isAway } from './agent/tokens.js'
 import type { Configuration } from './configuration/configuration.js'
-import { complete, readDefinition } from './configuration/definition.js'
 import type { Json } from './configuration/parse.js'
 import { type Surroundings, ManagedProxy } from './managed-proxy.js'
 import { LOG_BOUNDS, type LogBounds, STREAMS, logPath, rotate } from './process/logs.js'
+import { RequestedServices } from './requested-services.js'
+import { Retirement } from './retirement.js'
 import { DefinedService } from './service.js'
 import { type StateFolder, fileName } from './state/folder.js'
 import type { SavedState } from './state/snapshot.js'
@@ -33,6 +34,8 @@ const LOG_CHECK_MS = 10_000
 /** How many services are settled at a time. */
 const CONCURRENCY = 8
 const MAX_RETRY_MS = 30_000
+/** How long the pass that is under way may go on when the supervisor ends. */
+const CLOSE_MS = 5_000
 
 /** Looks after all services and their proxies. */
 export class Supervisor {
@@ -42,12 +45,11 @@ export class Supervisor {
   readonly #presence: Presence
   readonly #services = new Map<string, DefinedService>()
   readonly #proxies = new Map<string, ManagedProxy>()
-  /** Those that are on their way out. */
-  readonly #retiring = new Map<ManagedProxy, Promise<void> | undefined>()
+  readonly #retirement: Retirement
   /** Registered once, and not wanted any more. */
   readonly #leftovers = new Set<string>()
   readonly #tokensToRevoke = new Set<string>()
-  #requests = new Map<string, Json>()
+  readonly #requests: RequestedServices
   #configuration: Configuration
   readonly #retries = new Map<
     string,
@@ -65,8 +67,11 @@ export class Supervisor {
     this.#registry = new Registry(options.api)
     this.#tokens = new Tokens(options.api)
     this.#presence = new Presence(options.api)
+    this.#retirement = new Retirement(options.log, () => {
+      this.#wakeUp()
+    })
     for (const accessor of saved.tokensToRevoke) this.#tokensToRevoke.add(accessor)
-    for (const request of saved.requests) this.#keepRequest(request)
+    this.#requests = new RequestedServices(saved.requests, options.log)
     for (const proxy of saved.proxies) {
       const definition = { id: proxy.serviceId, name: proxy.serviceName }
       this.#proxies.set(proxy.serviceId, new ManagedProxy(this.#surroundings(), definition, proxy))
@@ -82,6 +87,7 @@ export class Supervisor {
   /** Takes what the files say now. Connections of what has not changed live on. */
   apply(configuration: Configuration): void {
     this.#configuration = configuration
+    for (const service of this.#services.values()) service.forgive()
     this.#define()
     this.#retries.clear()
     this.#wakeUp()
@@ -95,8 +101,9 @@ export class Supervisor {
     this.#closed.abort()
     this.#wakeUp()
     this.#presence.close()
-    await this.#working
-    const proxies = [...this.#proxies.values(), ...this.#retiring.keys()]
+    // What is under way is safe to break off, as by a crash.
+    await Promise.race([this.#working, sleep(CLOSE_MS, undefined, { ref: false })])
+    const proxies = [...this.#proxies.values(), ...this.#retirement.proxies]
     if (!stopsProxies) {
       for (const proxy of proxies) proxy.keeper.leave()
       await this.#save().catch(() => undefined)
@@ -117,7 +124,7 @@ export class Supervisor {
       if (!isDefined) continue
       proxies.push(proxyStatus(proxy, this.#refusal ?? this.#retries.get(proxy.serviceId)?.problem))
     }
-    for (const proxy of this.#retiring.keys())
+    for (const proxy of this.#retirement.proxies)
       proxies.push({ ...proxyStatus(proxy, undefined), state: 'stopping' })
     return {
       agent: this.#agentProblem ?? 'ok',
@@ -131,11 +138,10 @@ export class Supervisor {
   async stop(id: string): Promise<boolean> {
     const proxy = this.#find(id)
     if (proxy === undefined) return false
-    try {
-      await proxy.stop()
-    } finally {
-      await this.#save().catch(() => undefined)
-    }
+    await proxy.stop().catch((error: unknown) => {
+      this.#complain(`${id}: it is stopped, and the agent is told later: ${(error as Error).message}`)
+    })
+    await this.#save()
     return true
   }
 
@@ -162,12 +168,10 @@ export class Supervisor {
 
   /** Makes of the definitions what is to be there. */
   #define(): void {
-    const { services } = this.#configuration
-    const wanted = new Map(services.map((service) => [service.id, service]))
-    for (const [id, request] of this.#requests) {
-      const service = wanted.has(id) ? undefined : this.#readRequest(request)
-      if (service !== undefined) wanted.set(id, service)
-    }
+    const requested = this.#requests.definitions(this.#configuration)
+    const wanted = new Map(
+      [...requested, ...this.#configuration.services].map((service) => [service.id, service]),
+    )
     for (const id of this.#services.keys()) {
       if (wanted.has(id)) continue
       this.#services.delete(id)
@@ -206,8 +210,7 @@ export class Supervisor {
 
   #retire(proxy: ManagedProxy): void {
     this.#proxies.delete(proxy.serviceId)
-    this.#retiring.set(proxy, undefined)
-    this.#retireAll()
+    this.#retirement.add(proxy)
   }
 
   async #work(): Promise<void> {
@@ -235,7 +238,7 @@ export class Supervisor {
       this.#options.log.warn(refusal)
       await Promise.all([...this.#proxies.values()].map((proxy) => proxy.refuse()))
     }
-    this.#retireAll()
+    this.#retirement.proceed()
     const run = this.#presence.isThere ? this.#presence.run : undefined
     let known: ReadonlyMap<string, Registered>
     try {
@@ -273,7 +276,7 @@ export class Supervisor {
       await service.settle(this.#registry, known, run)
       if (service.isGone && !wasGone) this.#giveUp(service)
       const proxy = this.#proxies.get(id)
-      const isBusy = [...this.#retiring.keys()].some(({ serviceId }) => serviceId === id)
+      const isBusy = [...this.#retirement.proxies].some(({ serviceId }) => serviceId === id)
       const mayRun = !service.isGone && !isBusy && this.#refusal === undefined
       if (managed !== undefined && proxy !== undefined && mayRun) {
         await proxy.settle(definition, managed, known)
@@ -298,31 +301,12 @@ export class Supervisor {
     this.#options.log.warn(
       `${id}: it was deregistered by somebody else: its proxy is stopped; a reload registers it again`,
     )
-    this.#requests.delete(id)
+    this.#requests.remove(id)
     const proxy = this.#proxies.get(id)
     if (proxy === undefined) return
     this.#retire(proxy)
     // For the time when it is asked for again.
     if (managed !== undefined) this.#proxies.set(id, new ManagedProxy(this.#surroundings(), definition))
-  }
-
-  /** Nothing waits for it: a process may take its time to end. */
-  #retireAll(): void {
-    for (const [proxy, underWay] of this.#retiring) {
-      if (underWay !== undefined) continue
-      const done = proxy
-        .retire()
-        .then(() => {
-          this.#retiring.delete(proxy)
-          this.#wakeUp()
-        })
-        .catch((error: unknown) => {
-          // It is tried again in the next pass.
-          this.#retiring.set(proxy, undefined)
-          this.#options.log.warn(`${proxy.id}: ${(error as Error).message}`)
-        })
-      this.#retiring.set(proxy, done)
-    }
   }
 
   async #removeLeftovers(known: ReadonlyMap<string, Registered>): Promise<void> {
@@ -359,17 +343,16 @@ export class Supervisor {
 
   /** A definition that came by HTTP, and was registered already: it is looked after from now on. */
   async adopt(request: Json): Promise<void> {
-    const service = readDefinition(request, this.#requestContext())
-    this.#requests.set(service.id, request)
+    const id = this.#requests.add(request)
     this.#define()
     await this.#save()
-    this.#retries.delete(service.id)
+    this.#retries.delete(id)
     this.#wakeUp()
   }
 
   /** @returns whether it had come by HTTP */
   async release(id: string): Promise<boolean> {
-    if (!this.#requests.delete(id)) return false
+    if (!this.#requests.remove(id)) return false
     this.#define()
     await this.#save()
     this.#wakeUp()
@@ -378,38 +361,6 @@ export class Supervisor {
 
   get configuration(): Configuration {
     return this.#configuration
-  }
-
-  #keepRequest(request: Json): void {
-    const service = this.#readRequest(request)
-    if (service !== undefined) this.#requests.set(service.id, request)
-  }
-
-  /** What was taken once may be refused under other settings. */
-  #readRequest(request: Json): ReturnType<typeof readDefinition> | undefined {
-    const context = this.#requestContext()
-    try {
-      const service = complete(readDefinition(request, context), this.#configuration.defaults, context.warn)
-      if (service.managed === undefined || this.#configuration.allowManagedApiRegistration) return service
-      context.warn(
-        `${service.id}: it came by HTTP, and allow_managed_api_registration is off: it gets no proxy`,
-      )
-      return { ...service, managed: undefined }
-    } catch (error) {
-      context.warn((error as Error).message)
-      return undefined
-    }
-  }
-
-  #requestContext(): Parameters<typeof readDefinition>[1] {
-    const { log } = this.#options
-    return {
-      origin: 'a request',
-      folder: undefined,
-      warn: (message) => {
-        log.warn(message)
-      },
-    }
   }
 
   #surroundings(): Surroundings {
@@ -428,6 +379,7 @@ export class Supervisor {
       takenPorts: (proxyId) => this.#takenPorts(proxyId),
       save: () => this.#save(),
       revokeLater: (accessor) => this.#tokensToRevoke.add(accessor),
+      keepToken: (accessor) => this.#tokensToRevoke.delete(accessor),
       wake: () => {
         this.#wakeUp()
       },
@@ -435,7 +387,7 @@ export class Supervisor {
   }
 
   #takenPorts(proxyId: string): ReadonlySet<number> {
-    const others = [...this.#proxies.values(), ...this.#retiring.keys()].filter(({ id }) => id !== proxyId)
+    const others = [...this.#proxies.values(), ...this.#retirement.proxies].filter(({ id }) => id !== proxyId)
     const applications = [...this.#services.values()].map(({ definition }) => definition.port ?? 0)
     const fixed = [...this.#services.values()]
       .filter(({ definition }) => `${definition.id}-proxy` !== proxyId)
@@ -445,10 +397,10 @@ export class Supervisor {
 
   async #save(): Promise<void> {
     await this.#options.state?.file.save({
-      proxies: [...this.#proxies.values(), ...this.#retiring.keys()].map(({ saved }) => saved),
+      proxies: [...this.#proxies.values(), ...this.#retirement.proxies].map(({ saved }) => saved),
       services: [...this.#services.keys(), ...this.#leftovers],
       tokensToRevoke: [...this.#tokensToRevoke],
-      requests: [...this.#requests.values()],
+      requests: this.#requests.saved,
     })
   }
 }

@@ -29,6 +29,18 @@ export class Registry {
   }
 
   /**
+   * Whether it is there, for certain: the list leaves out what a token may not see.
+   * @throws Error when that cannot be told, AgentError
+   */
+  async isThere(id: string): Promise<boolean> {
+    const { status } = await this.#api.exchange({ path: `/v1/agent/service/${encodeURIComponent(id)}` })
+    if (status === 200 || status === 404) return status === 200
+    throw new Error(
+      `the agent does not tell whether it knows ${id}: it answered ${status}; the supervisor’s token needs service:read`,
+    )
+  }
+
+  /**
    * Needs `service:write`. Without a token it is the supervisor's own.
    * @throws AgentError
    */

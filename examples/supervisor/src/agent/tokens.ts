@@ -17,10 +17,16 @@ export class Tokens {
 
   /**
    * Undefined where ACLs are off.
+   * @param accessor chosen beforehand, so that it can be written down before there is a token to lose
    * @throws Error, which says what to grant; AgentError
    */
-  async create(service: string, description: string): Promise<ProxyToken | undefined> {
-    const body = { Description: description, Local: true, ServiceIdentities: [{ ServiceName: service }] }
+  async create(accessor: string, service: string, description: string): Promise<ProxyToken | undefined> {
+    const body = {
+      AccessorID: accessor,
+      Description: description,
+      Local: true,
+      ServiceIdentities: [{ ServiceName: service }],
+    }
     const answer = await this.#api.exchange({ method: 'PUT', path: '/v1/acl/token', body })
     if (areAclsOff(answer)) return undefined
     if (answer.status === 403) {
@@ -29,8 +35,8 @@ export class Tokens {
       )
     }
     if (answer.status !== 200) throw refusal(`the agent made no token for ${service}`, answer)
-    const { AccessorID: accessor, SecretID: secret } = JSON.parse(answer.text) as Json
-    if (typeof accessor === 'string' && typeof secret === 'string') return { accessor, secret }
+    const { SecretID: secret } = JSON.parse(answer.text) as Json
+    if (typeof secret === 'string') return { accessor, secret }
     throw new Error(`the agent made a token for ${service} and did not tell it`)
   }
 

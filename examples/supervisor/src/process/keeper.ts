@@ -14,7 +14,7 @@ export interface KeeperHooks {
   started(running: RunningProcess, launch: Launch): Promise<void>
   /** It has ended by itself. */
   ended(exit: Exit, aliveMs: number): void
-  /** It could not be started. */
+  /** It could not be started, or ended. */
   failed(error: Error): void
 }
 
@@ -38,6 +38,8 @@ export class Keeper {
   #print: string | undefined
   #changed = new AbortController()
   #loop: Promise<void> | undefined
+  /** False from the very moment in which the loop has seen that there is nothing to keep. */
+  #isKeeping = false
   #state: KeeperState = 'stopped'
   #hasLeft = false
   #starts = 0
@@ -102,9 +104,9 @@ export class Keeper {
   #change(): void {
     this.#changed.abort()
     this.#changed = new AbortController()
-    this.#loop ??= this.#keep().finally(() => {
-      this.#loop = undefined
-    })
+    if (this.#isKeeping) return
+    this.#isKeeping = true
+    this.#loop = this.#keep()
   }
 
   async #keep(): Promise<void> {
@@ -113,9 +115,9 @@ export class Keeper {
       const launch = this.#launch
       if (this.#running !== undefined && (launch === undefined || fingerprint(launch) !== this.#print)) {
         await this.#end(this.#running)
-        this.#restarts.reset()
       } else if (launch === undefined) {
         this.#state = 'stopped'
+        this.#isKeeping = false
         return
       } else if (this.#running === undefined) {
         await this.#start(launch, signal)
@@ -168,14 +170,26 @@ export class Keeper {
   async #end(running: RunningProcess): Promise<void> {
     this.#state = 'stopping'
     const timeout = new AbortController()
-    if (signalProcess(running.id, 'SIGINT')) {
-      const late = elapsed(STOP_MS, timeout.signal)
-      if ((await Promise.race([running.ended, late])) === true) killSession(running.id)
+    try {
+      if (signalProcess(running.id, 'SIGINT')) {
+        const late = elapsed(STOP_MS, timeout.signal)
+        if ((await Promise.race([running.ended, late])) === true) killSession(running.id)
+      }
+      this.#exit = await running.ended
+      this.#running = undefined
+      this.#print = undefined
+      this.#restarts.reset()
+    } catch (cause) {
+      // One that has become another user may not be ours to end any more.
+      const problem = new Error(`process ${running.id.pid} cannot be ended: ${(cause as Error).message}`, {
+        cause,
+      })
+      this.#problem = problem
+      this.#hooks.failed(problem)
+      await elapsed(STOP_MS, timeout.signal)
+    } finally {
+      timeout.abort()
     }
-    this.#exit = await running.ended
-    timeout.abort()
-    this.#running = undefined
-    this.#print = undefined
   }
 }
 
