@@ -27,6 +27,9 @@ export async function run(flags: FlagValues): Promise<void> {
   const settings = readSettings(flags, configuration, process.env)
   const log = openLog(settings.log)
   warn(log, configuration, settings)
+  if (flags.token !== undefined) {
+    log.warn('-token: everybody on this machine can see it; use -token-file or CONSUL_HTTP_TOKEN')
+  }
   const closers: (() => void | Promise<void>)[] = []
   const state = openState(settings, closers)
   const saved = state === undefined ? EMPTY_STATE : await state.file.load()
