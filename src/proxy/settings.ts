@@ -86,6 +86,7 @@ const UPSTREAM_KEYS = [
   'destination_partition',
   'destination_peer',
   'datacenter',
+  'destination_datacenter',
   'local_bind_address',
   'local_bind_port',
   'local_bind_socket_path',
@@ -183,7 +184,8 @@ function parseTarget(place: string, take: Take): ServiceTarget | QueryTarget {
   const type = take('destination_type', expectString) ?? 'service'
   const name = expectName(`${place}.destination_name`, take('destination_name', expectName) ?? '')
   const scope = {
-    datacenter: take('datacenter', expectName),
+    // Consul 1.2 had another word for it.
+    datacenter: take('datacenter', expectName) ?? take('destination_datacenter', expectName),
     namespace: take('destination_namespace', expectName),
     partition: take('destination_partition', expectName),
   }

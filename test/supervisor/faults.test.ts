@@ -316,8 +316,10 @@ test('as root nothing is started unless that is allowed, and what is registered 
   )
   await host.row('a', ({ state, problem = '' }) => state === 'refused' && problem.includes('as root'))
   assert.equal(host.processes().length, 0)
-  const services = (await (await fetch(`${agent.url}/v1/agent/services`)).json()) as object
-  assert.deepEqual(Object.keys(services), ['a'])
+  await until('the service is registered, and alone', async () => {
+    const services = (await (await fetch(`${agent.url}/v1/agent/services`)).json()) as object
+    return Object.keys(services).join() === 'a'
+  })
 })
 
 test('what a proxy writes is kept within bounds', async (t) => {

@@ -2,16 +2,14 @@ import { randomUUID } from 'node:crypto'
 import { closeSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { isDeepStrictEqual } from 'node:util'
-import { AgentError, type Environment } from 'consul-connect'
+import type { Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
 import { bindAddressOf, proxyIdOf, proxyRegistration } from './agent/proxy-registration.js'
-import type { Registered, Registry } from './agent/registry.js'
-import type { ProxyToken, Tokens } from './agent/tokens.js'
+import { type Registered, type Registry, registrationPrint } from './agent/registry.js'
+import { type ProxyToken, type Tokens, newToken } from './agent/tokens.js'
 import type { PortRange } from './configuration/configuration.js'
-import type { ServiceDefinition } from './configuration/definition.js'
+import type { Sender, ServiceDefinition } from './configuration/definition.js'
 import type { ManagedBlock } from './configuration/managed.js'
-import type { Json } from './configuration/parse.js'
 import { type ProcessId, findByEnvironment, isRunning } from './process/identity.js'
 import { Keeper, type Prepared } from './process/keeper.js'
 import { LAUNCH_VARIABLE, type Launch, findProgram, fingerprint, proxyEnvironment } from './process/launch.js'
@@ -33,17 +31,17 @@ export interface Surroundings {
   /** The working directory that they get. */
   readonly directory: string
   /** For those whose definition has no command. */
-  readonly defaultCommand: readonly string[]
+  readonly defaultCommand: { readonly command: readonly string[]; readonly logArgs: readonly string[] }
   readonly ports: PortRange
   readonly bindAddress: string
-  /** The ports of all others. */
-  takenPorts(proxyId: string): ReadonlySet<number>
+  /** One proxy at a time looks for a port. The ports of all others are given. */
+  withPorts(proxyId: string, choose: (taken: ReadonlySet<number>) => Promise<void>): Promise<void>
   /** @throws when the state cannot be written */
   save(): Promise<void>
-  /** A token is about to be made, or not needed any more: unless it is kept, it is to be revoked. */
+  /** A token is not needed any more. */
   revokeLater(accessor: string): void
-  /** It is needed after all. */
-  keepToken(accessor: string): void
+  /** The agent could not be told that it is gone. */
+  deregisterLater(id: string, sender: Sender): void
   /** Something has to be settled anew, soon. */
   wake(): void
 }
@@ -67,10 +65,15 @@ export class ManagedProxy {
   #isRegistered: boolean
   #isStopped: boolean
   #process: SavedProcess | undefined
-  /** What was sent to the agent last in this life of the supervisor. */
-  #sent: Json | undefined
+  #sender: Sender
+  /** The registration that was sent to the agent last. */
+  #sent: string | undefined
+  /** Where it listens. */
+  #address: string
   #mustMove = false
   #isRetired = false
+  /** It is being stopped: nothing is to start it, and nothing waits for that. */
+  #isEnding = false
   #turn: Promise<unknown> = Promise.resolve()
 
   constructor(
@@ -84,6 +87,9 @@ export class ManagedProxy {
     this.#serviceName = definition.name
     this.#port = saved?.port ?? 0
     this.#token = saved?.token
+    this.#sender = saved?.sender ?? { token: undefined, isForeign: false }
+    this.#sent = saved?.sent
+    this.#address = surroundings.bindAddress
     this.#isRegistered = saved?.isRegistered ?? false
     this.#isStopped = saved?.isStopped ?? false
     this.keeper = new Keeper({
@@ -93,7 +99,7 @@ export class ManagedProxy {
         this.#ended(exit, aliveMs)
       },
       failed: (error) => {
-        this.#surroundings.log.warn(`${this.id}: it cannot be started: ${error.message}`)
+        this.#surroundings.log.warn(`${this.id}: ${error.message}`)
       },
     })
     if (saved?.process !== undefined) this.#adopt(saved.process)
@@ -114,6 +120,8 @@ export class ManagedProxy {
       serviceName: this.#serviceName,
       port: this.#port,
       token: this.#token,
+      sender: this.#sender,
+      sent: this.#sent,
       isRegistered: this.#isRegistered,
       isStopped: this.#isStopped,
       process: this.#process,
@@ -129,46 +137,52 @@ export class ManagedProxy {
    * Keeps it running with what is known already: for a time in which the agent is away.
    * @throws Error when its command cannot be found
    */
-  resume(managed: ManagedBlock): void {
-    if (this.#isRegistered && !this.#isStopped) this.keeper.run(this.#launch(managed))
+  resume({ name }: ServiceDefinition, managed: ManagedBlock): void {
+    if (!this.#isRegistered || this.#isStopped || this.#isEnding) return
+    // A token of another service is no token for this command.
+    if (this.#token !== undefined && this.#token.service !== name) return
+    this.#address = bindAddressOf(managed, this.#surroundings.bindAddress)
+    this.keeper.run(this.#launch(managed))
   }
 
   /**
    * Brings the agent and the process to what the definition says.
    * @throws Error
    */
-  settle(
+  async settle(
     definition: ServiceDefinition,
     managed: ManagedBlock,
     known: ReadonlyMap<string, Registered>,
   ): Promise<void> {
-    return this.#inTurn(async () => {
-      if (this.#isRetired) return
-      if (this.#isStopped) {
-        // An agent that was away then has to be told still.
-        if (this.#isRegistered) await this.#takeAway()
-        return
-      }
-      this.#serviceName = definition.name
+    if (this.#isRetired || this.#isStopped || this.#isEnding) return
+    await this.#inTurn(async () => {
+      if (this.#isRetired || this.#isStopped) return
       const { registry, bindAddress } = this.#surroundings
+      this.#serviceName = definition.name
+      this.#sender = definition.sender
+      this.#address = bindAddressOf(managed, bindAddress)
       await this.#choosePort(managed)
       await this.#ensureToken()
       const body = proxyRegistration(definition, managed, this.#port, bindAddress)
-      if (!known.has(this.id) || !isDeepStrictEqual(body, this.#sent)) {
+      const print = registrationPrint(body, definition.sender)
+      if (known.get(this.id)?.port !== this.#port || print !== this.#sent) {
         // Its port must not be another's after a crash.
         await this.#surroundings.save()
-        await registry.register(body, definition.token)
-        this.#sent = body
+        await registry.register(body, definition.sender)
+        this.#sent = print
       }
       this.#isRegistered = true
       this.keeper.run(this.#launch(managed))
     })
   }
 
-  /** An operator wants it to be stopped, until it is started again. */
+  /**
+   * An operator wants it to be stopped, until it is started again.
+   * @throws Error when its process does not end
+   */
   stop(): Promise<void> {
     this.#isStopped = true
-    return this.#inTurn(() => this.#takeAway())
+    return this.#takeAway()
   }
 
   start(): void {
@@ -177,26 +191,51 @@ export class ManagedProxy {
 
   /**
    * Ends the process, and takes away what was made for it. It is of no use afterwards.
-   * @throws Error when the agent could not be told: it is to be called again
+   * @throws Error when its process does not end: it is to be called again
    */
   retire(): Promise<void> {
     this.#isRetired = true
-    return this.#inTurn(() => this.#takeAway())
+    return this.#takeAway()
   }
 
-  async #takeAway(): Promise<void> {
-    const { registry, log } = this.#surroundings
-    // Nobody is to be sent here while it ends; but an agent that is away holds up nothing.
-    const problem = await registry.deregister(this.id).catch((error: unknown) => error as Error)
-    if (this.keeper.running !== undefined) log.info(`${this.id}: stopped`)
-    await this.keeper.stop()
-    this.#forgetProcess()
-    if (this.#token !== undefined) this.#surroundings.revokeLater(this.#token.accessor)
-    this.#token = undefined
-    this.#tokenCheckedAt = undefined
-    this.#sent = undefined
-    if (problem !== undefined) throw problem
-    this.#isRegistered = false
+  /**
+   * Ends the process and nothing else.
+   * @throws Error when it does not end
+   */
+  refuse(): Promise<void> {
+    if (this.keeper.running === undefined || this.#isEnding) return Promise.resolve()
+    return this.#ending(async () => {
+      await this.keeper.stop()
+      this.#forgetProcess()
+    })
+  }
+
+  #takeAway(): Promise<void> {
+    return this.#ending(async () => {
+      const { registry, log } = this.#surroundings
+      // Nobody is to be sent here while it ends; but an agent that is away holds up nothing.
+      await registry.deregister(this.id, this.#sender).catch((error: unknown) => {
+        log.warn(`${this.id}: ${(error as Error).message}`)
+        this.#surroundings.deregisterLater(this.id, this.#sender)
+      })
+      this.#isRegistered = false
+      this.#sent = undefined
+      if (this.keeper.running !== undefined) log.info(`${this.id}: is stopped`)
+      await this.keeper.stop()
+      this.#forgetProcess()
+      if (this.#token !== undefined) this.#surroundings.revokeLater(this.#token.accessor)
+      this.#token = undefined
+      this.#tokenCheckedAt = undefined
+    })
+  }
+
+  async #ending(act: () => Promise<void>): Promise<void> {
+    this.#isEnding = true
+    try {
+      await this.#inTurn(act)
+    } finally {
+      this.#isEnding = false
+    }
   }
 
   /** One after the other: what is being registered must not be taken away meanwhile, and come after it. */
@@ -206,74 +245,65 @@ export class ManagedProxy {
     return turn
   }
 
-  /** Ends the process and nothing else. */
-  async refuse(): Promise<void> {
-    await this.keeper.stop()
-    this.#forgetProcess()
-  }
-
   async #choosePort(managed: ManagedBlock): Promise<void> {
-    const { ports } = this.#surroundings
-    const address = bindAddressOf(managed, this.#surroundings.bindAddress)
     if (managed.bindPort !== undefined) {
       this.#port = managed.bindPort
       return
     }
-    const taken = this.#surroundings.takenPorts(this.id)
-    if (this.#port !== 0 && !this.#mustMove && !taken.has(this.#port)) return
-    const before = this.#port
-    this.#port = await findPort({
-      range: ports,
-      taken: before === 0 ? taken : new Set([...taken, before]),
-      address,
+    const { ports, log } = this.#surroundings
+    await this.#surroundings.withPorts(this.id, async (taken) => {
+      // One that runs listens there, whoever wants the port besides.
+      const isHeld = this.keeper.running !== undefined || (!this.#mustMove && !taken.has(this.#port))
+      if (this.#port !== 0 && isHeld) return
+      const before = this.#port
+      const others = before === 0 ? taken : new Set([...taken, before])
+      this.#port = await findPort({ range: ports, taken: others, address: this.#address })
+      this.#mustMove = false
+      if (before !== 0)
+        log.warn(`${this.id}: port ${before} is somebody else’s now: it moves to ${this.#port}`)
     })
-    this.#mustMove = false
-    if (before !== 0)
-      this.#surroundings.log.warn(
-        `${this.id}: port ${before} is another program’s now: it moves to ${this.#port}`,
-      )
   }
 
   async #ensureToken(): Promise<void> {
-    const { tokens } = this.#surroundings
+    const { tokens, log } = this.#surroundings
+    if (!(await tokens.areOn())) return
     const now = performance.now()
-    if (this.#token !== undefined) {
+    if (this.#token !== undefined && this.#token.service !== this.#serviceName) this.#dropToken()
+    if (this.#token?.isMade === true) {
       const isDue = this.#tokenCheckedAt === undefined || now - this.#tokenCheckedAt >= TOKEN_CHECK_MS
       if (!isDue) return
-      const exists = await tokens.exists(this.#token)
+      const state = await tokens.state(this.#token)
       this.#tokenCheckedAt = now
-      if (exists) return
-    } else if (this.#tokenCheckedAt !== undefined && now - this.#tokenCheckedAt < TOKEN_CHECK_MS) {
-      // ACLs are off; they may be turned on.
-      return
+      if (state !== 'unknown') return
+      log.warn(`${this.id}: somebody has deleted its token: it gets another`)
+      this.#dropToken()
     }
-    this.#token = undefined
     // A token that nobody remembers is one that nobody revokes.
-    const accessor = randomUUID()
-    this.#surroundings.revokeLater(accessor)
+    this.#token ??= newToken(this.#serviceName)
     await this.#surroundings.save()
     const description = `managed proxy of the service instance ${this.serviceId}, made by connect-supervisor`
-    try {
-      this.#token = await tokens.create(accessor, this.#serviceName, description)
-      this.#surroundings.keepToken(accessor)
-    } catch (error) {
-      // Where the agent has answered, none was made; without an answer there may be one.
-      if (!(error instanceof AgentError)) this.#surroundings.keepToken(accessor)
-      throw error
-    }
+    await tokens.create(this.#token, description)
+    this.#token = { ...this.#token, isMade: true }
     this.#tokenCheckedAt = now
     await this.#surroundings.save()
   }
 
+  #dropToken(): void {
+    if (this.#token !== undefined) this.#surroundings.revokeLater(this.#token.accessor)
+    this.#token = undefined
+  }
+
   #launch(managed: ManagedBlock): Launch {
     const { defaultCommand, environment, directory } = this.#surroundings
-    const [program = '', ...args] = managed.command ?? defaultCommand
+    const [program = '', ...args] = managed.command ?? defaultCommand.command
+    const secret = this.#token?.isMade === true ? this.#token.secret : undefined
     return {
       proxyId: this.id,
       path: findProgram(program, managed.folder, environment['PATH']),
       args,
+      logArgs: managed.command === undefined ? defaultCommand.logArgs : [],
       directory,
-      env: proxyEnvironment(environment, this.id, this.#token?.secret),
+      env: proxyEnvironment(environment, this.id, secret),
     }
   }
 
@@ -309,7 +339,7 @@ export class ManagedProxy {
   /** Another program may have taken the port while ours did not run. */
   async #expectPort(): Promise<void> {
     const deadline = performance.now() + PORT_PATIENCE_MS
-    while (!(await isFree(this.#port, this.#sentAddress))) {
+    while (!(await isFree(this.#port, this.#address))) {
       if (performance.now() > deadline) {
         this.#mustMove = true
         this.#surroundings.wake()
@@ -317,12 +347,6 @@ export class ManagedProxy {
       }
       await sleep(PORT_POLL_MS)
     }
-  }
-
-  get #sentAddress(): string {
-    const config = (this.#sent?.['Proxy'] as Json | undefined)?.['Config'] as Json | undefined
-    const address = config?.['bind_address']
-    return typeof address === 'string' ? address : this.#surroundings.bindAddress
   }
 
   async #started(running: RunningProcess, { path }: Launch): Promise<void> {
@@ -352,9 +376,14 @@ export class ManagedProxy {
   }
 
   #forgetProcess(): void {
-    const { folder } = this.#surroundings
+    const { folder, log } = this.#surroundings
     this.#process = undefined
-    if (folder !== undefined) rmSync(this.#pidFile(folder), { force: true })
+    if (folder === undefined) return
+    try {
+      rmSync(this.#pidFile(folder), { force: true })
+    } catch (error) {
+      log.warn(`${this.id}: its pid file cannot be removed: ${(error as Error).message}`)
+    }
   }
 
   #pidFile(folder: StateFolder): string {

@@ -10,59 +10,83 @@ import type { Json } from './configuration/parse.js'
 
 /** Definitions that came by HTTP, and are in no file. */
 export class RequestedServices {
-  readonly #requests = new Map<string, Json>()
+  /** As they came: one that cannot be read today may be read by whoever comes next. */
+  #requests: readonly Json[]
   readonly #context: DefinitionContext
 
   constructor(saved: readonly Json[], log: Log) {
+    this.#requests = saved
     this.#context = {
-      origin: 'a request',
+      origin: 'the request',
+      isForeign: true,
       // They come from anywhere: there is no folder to take a command against.
       folder: undefined,
       warn: (message) => {
         log.warn(message)
       },
     }
-    for (const request of saved) {
-      const service = this.#attempt(() => readDefinition(request, this.#context))
-      if (service !== undefined) this.#requests.set(service.id, request)
-    }
   }
 
   get saved(): readonly Json[] {
-    return [...this.#requests.values()]
+    return this.#requests
   }
 
   /**
-   * @returns the service's id
+   * What a request means, without keeping it.
    * @throws ConfigurationError
    */
-  add(request: Json): string {
-    const { id } = readDefinition(request, this.#context)
-    this.#requests.set(id, request)
-    return id
+  read(request: Json, { defaults }: Configuration): ServiceDefinition {
+    return complete(readDefinition(request, this.#context), defaults, this.#context.warn)
+  }
+
+  /** Keeps it, in the place of one with the same id. */
+  keep(id: string, request: Json): void {
+    this.remove(id)
+    this.#requests = [...this.#requests, request]
   }
 
   /** @returns whether there was one */
   remove(id: string): boolean {
-    return this.#requests.delete(id)
+    const before = this.#requests.length
+    this.#requests = this.#requests.filter((request) => this.#idOf(request) !== id)
+    return this.#requests.length < before
   }
 
-  /** As they mean it under these settings: what was taken once may be refused under others. */
-  definitions({ defaults, allowManagedApiRegistration }: Configuration): readonly ServiceDefinition[] {
-    const { warn } = this.#context
-    return this.saved.flatMap((request) => {
-      const service = this.#attempt(() => complete(readDefinition(request, this.#context), defaults, warn))
-      if (service?.managed === undefined || allowManagedApiRegistration) return service ?? []
-      warn(`${service.id}: it came by HTTP, and allow_managed_api_registration is off: it gets no proxy`)
-      return { ...service, managed: undefined }
+  /**
+   * As they mean it under these settings. What was taken once may be refused under others: its service stays, without a
+   * proxy.
+   */
+  definitions(configuration: Configuration): readonly ServiceDefinition[] {
+    return this.#requests.flatMap((request) => {
+      try {
+        return [this.#allowed(request, configuration)]
+      } catch (error) {
+        this.#context.warn((error as Error).message)
+        return []
+      }
     })
   }
 
-  #attempt(read: () => ServiceDefinition): ServiceDefinition | undefined {
+  #allowed(request: Json, configuration: Configuration): ServiceDefinition {
+    const service = readDefinition(request, this.#context)
+    if (service.managed === undefined) return service
+    const { warn } = this.#context
+    if (!configuration.allowManagedApiRegistration) {
+      warn(`${service.id}: it came by HTTP, and allow_managed_api_registration is off: it gets no proxy`)
+      return { ...service, managed: undefined }
+    }
     try {
-      return read()
+      return this.read(request, configuration)
     } catch (error) {
-      this.#context.warn((error as Error).message)
+      warn(`${service.id}: it gets no proxy: ${(error as Error).message}`)
+      return { ...service, managed: undefined }
+    }
+  }
+
+  #idOf(request: Json): string | undefined {
+    try {
+      return readDefinition(request, this.#context).id
+    } catch {
       return undefined
     }
   }

@@ -1,7 +1,7 @@
 import type { Log } from 'consul-connect-proxy/log'
 import type { ManagedProxy } from './managed-proxy.js'
 
-/** Proxies on their way out. Nothing waits for them: a process may take its time to end, and an agent to be told. */
+/** Proxies on their way out. Nothing waits for them: a process may take its time to end. */
 export class Retirement {
   readonly #proxies = new Map<ManagedProxy, Promise<void> | undefined>()
   readonly #log: Log

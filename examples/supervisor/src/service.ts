@@ -1,7 +1,6 @@
-import { isDeepStrictEqual } from 'node:util'
-import type { Registered, Registry } from './agent/registry.js'
+import { type Registered, type Registry, registrationPrint } from './agent/registry.js'
 import type { ServiceDefinition } from './configuration/definition.js'
-import type { Json } from './configuration/parse.js'
+import type { SavedService } from './state/snapshot.js'
 
 /** So many times in a row it must be missing: its registration may be under way. */
 const MISSING = 2
@@ -9,14 +8,15 @@ const MISSING = 2
 /** A service that we register, without its proxy. */
 export class DefinedService {
   #definition: ServiceDefinition
-  /** What was sent last in this life of the supervisor, and in which run of the agent it was seen. */
-  #sent: Json | undefined
+  #sent: string | undefined
+  /** In which run of the agent it was seen last. */
   #seenIn: number | undefined
   #missing = 0
   #isGone = false
 
-  constructor(definition: ServiceDefinition) {
+  constructor(definition: ServiceDefinition, sent?: string) {
     this.#definition = definition
+    this.#sent = sent
   }
 
   get definition(): ServiceDefinition {
@@ -28,13 +28,13 @@ export class DefinedService {
     return this.#isGone
   }
 
-  /** Whether the agent knows it, as far as we have seen. */
-  get isRegistered(): boolean {
-    return this.#sent !== undefined && !this.#isGone
+  get saved(): SavedService {
+    return { id: this.#definition.id, sender: this.#definition.sender, sent: this.#sent }
   }
 
   redefine(definition: ServiceDefinition): void {
-    if (!isDeepStrictEqual(definition, this.#definition)) this.forgive()
+    const before = registrationPrint(this.#definition.body, this.#definition.sender)
+    if (before !== registrationPrint(definition.body, definition.sender)) this.forgive()
     this.#definition = definition
   }
 
@@ -54,19 +54,20 @@ export class DefinedService {
     known: ReadonlyMap<string, Registered>,
     run: number | undefined,
   ): Promise<void> {
-    const { id, body, token } = this.#definition
+    const { id, body, sender } = this.#definition
     if (this.#isGone) return
+    const print = registrationPrint(body, sender)
     if (known.has(id)) {
       this.#missing = 0
       this.#seenIn = run
-      if (isDeepStrictEqual(body, this.#sent)) return
+      if (print === this.#sent) return
     } else if (this.#sent !== undefined && run !== undefined && this.#seenIn === run) {
       this.#missing += 1
       if (this.#missing < MISSING) return
       this.#isGone = !(await registry.isThere(id))
       return
     }
-    await registry.register(body, token)
-    this.#sent = body
+    await registry.register(body, sender)
+    this.#sent = print
   }
 }

@@ -1,29 +1,35 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type AgentApi, type Environment } from 'consul-connect'
+import type { AgentApi, Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
 import { Presence } from './agent/presence.js'
+import { proxyIdOf } from './agent/proxy-registration.js'
 import { type Registered, Registry } from './agent/registry.js'
 import { Tokens, isAway } from './agent/tokens.js'
 import type { Configuration } from './configuration/configuration.js'
+import type { Sender, ServiceDefinition } from './configuration/definition.js'
+import { ConfigurationError } from './configuration/error.js'
 import type { Json } from './configuration/parse.js'
-import { type Surroundings, ManagedProxy } from './managed-proxy.js'
+import { ManagedProxy, type Surroundings } from './managed-proxy.js'
+import { type ProxyStatus, type SupervisorStatus, goneStatus, proxyStatus } from './operator/status.js'
 import { LOG_BOUNDS, type LogBounds, STREAMS, logPath, rotate } from './process/logs.js'
 import { RequestedServices } from './requested-services.js'
 import { Retirement } from './retirement.js'
+import { Retries } from './retries.js'
 import { DefinedService } from './service.js'
 import { type StateFolder, fileName } from './state/folder.js'
 import type { SavedState } from './state/snapshot.js'
 import type { StateFile } from './state/store.js'
-import { type ProxyStatus, type SupervisorStatus, proxyStatus } from './operator/status.js'
 
 export interface SupervisorOptions {
   readonly api: AgentApi
+  /** The same without a token, for what others have asked for. */
+  readonly anonymous: AgentApi
   readonly log: Log
   /** Undefined for one that leaves nothing behind. */
   readonly state: { readonly folder: StateFolder; readonly file: StateFile } | undefined
   readonly environment: Environment
   readonly directory: string
-  readonly defaultCommand: readonly string[]
+  readonly defaultCommand: Surroundings['defaultCommand']
   readonly isRoot: boolean
   readonly logBounds?: LogBounds
 }
@@ -31,11 +37,13 @@ export interface SupervisorOptions {
 /** How often the agent is asked what it knows. */
 const POLL_MS = 2_000
 const LOG_CHECK_MS = 10_000
-/** How many services are settled at a time. */
+/** How many things are asked of the agent at a time. */
 const CONCURRENCY = 8
-const MAX_RETRY_MS = 30_000
-/** How long the pass that is under way may go on when the supervisor ends. */
+/** How long what is under way may go on when the supervisor ends, and the ending of proxies that end with it. */
 const CLOSE_MS = 5_000
+const CLOSE_ALL_MS = 25_000
+/** A pass that takes longer is one that hangs. */
+const STALLED_MS = 60_000
 
 /** Looks after all services and their proxies. */
 export class Supervisor {
@@ -47,37 +55,40 @@ export class Supervisor {
   readonly #proxies = new Map<string, ManagedProxy>()
   readonly #retirement: Retirement
   /** Registered once, and not wanted any more. */
-  readonly #leftovers = new Set<string>()
-  readonly #tokensToRevoke = new Set<string>()
+  readonly #leftovers: Map<string, Sender>
+  readonly #tokensToRevoke: Set<string>
   readonly #requests: RequestedServices
-  #configuration: Configuration
-  readonly #retries = new Map<
-    string,
-    { readonly at: number; readonly waitMs: number; readonly problem: string }
-  >()
+  readonly #retries = new Retries()
   readonly #closed = new AbortController()
+  #configuration: Configuration
+  #choosing: Promise<unknown> = Promise.resolve()
   #wake = new AbortController()
   #working: Promise<void> | undefined
   #passes = 0
+  #passedAt = performance.now()
   #agentProblem: string | undefined
 
   constructor(configuration: Configuration, saved: SavedState, options: SupervisorOptions) {
     this.#configuration = configuration
     this.#options = options
-    this.#registry = new Registry(options.api)
+    this.#registry = new Registry(options.api, options.anonymous)
     this.#tokens = new Tokens(options.api)
     this.#presence = new Presence(options.api)
     this.#retirement = new Retirement(options.log, () => {
       this.#wakeUp()
     })
-    for (const accessor of saved.tokensToRevoke) this.#tokensToRevoke.add(accessor)
+    this.#tokensToRevoke = new Set(saved.tokensToRevoke)
     this.#requests = new RequestedServices(saved.requests, options.log)
     for (const proxy of saved.proxies) {
       const definition = { id: proxy.serviceId, name: proxy.serviceName }
       this.#proxies.set(proxy.serviceId, new ManagedProxy(this.#surroundings(), definition, proxy))
     }
-    for (const id of saved.services) this.#leftovers.add(id)
-    this.#define()
+    this.#leftovers = new Map(saved.services.map(({ id, sender }) => [id, sender]))
+    this.#define(new Map(saved.services.map(({ id, sent }) => [id, sent])))
+  }
+
+  get configuration(): Configuration {
+    return this.#configuration
   }
 
   start(): void {
@@ -102,46 +113,57 @@ export class Supervisor {
     this.#wakeUp()
     this.#presence.close()
     // What is under way is safe to break off, as by a crash.
-    await Promise.race([this.#working, sleep(CLOSE_MS, undefined, { ref: false })])
+    await within(CLOSE_MS, this.#working)
     const proxies = [...this.#proxies.values(), ...this.#retirement.proxies]
-    if (!stopsProxies) {
+    if (stopsProxies) {
+      await within(CLOSE_ALL_MS, this.#takeAllAway(proxies))
+    } else {
       for (const proxy of proxies) proxy.keeper.leave()
-      await this.#save().catch(() => undefined)
-      return
+      await within(
+        CLOSE_MS,
+        this.#save().catch(() => undefined),
+      )
     }
-    await Promise.all(proxies.map((proxy) => proxy.retire().catch(() => undefined)))
-    for (const id of [...this.#services.keys(), ...this.#leftovers]) {
-      await this.#registry.deregister(id).catch(() => undefined)
-    }
-    await this.#revokeTokens().catch(() => undefined)
+  }
+
+  /** Ends what runs, at once. */
+  kill(): void {
+    for (const { keeper } of [...this.#proxies.values(), ...this.#retirement.proxies]) keeper.kill()
   }
 
   status(): SupervisorStatus {
     const proxies: ProxyStatus[] = []
-    for (const proxy of this.#proxies.values()) {
-      const service = this.#services.get(proxy.serviceId)
-      const isDefined = service?.definition.managed !== undefined && !service.isGone
-      if (!isDefined) continue
-      proxies.push(proxyStatus(proxy, this.#refusal ?? this.#retries.get(proxy.serviceId)?.problem))
+    for (const service of this.#services.values()) {
+      const { id, managed } = service.definition
+      const proxy = this.#proxies.get(id)
+      if (managed === undefined || proxy === undefined) continue
+      const problem = this.#refusal ?? this.#retries.problem(id)
+      proxies.push(service.isGone ? goneStatus(proxy) : proxyStatus(proxy, problem))
     }
-    for (const proxy of this.#retirement.proxies)
+    for (const proxy of this.#retirement.proxies) {
       proxies.push({ ...proxyStatus(proxy, undefined), state: 'stopping' })
+    }
     return {
       agent: this.#agentProblem ?? 'ok',
+      isWorking: performance.now() - this.#passedAt < STALLED_MS,
       passes: this.#passes,
       services: this.#services.size,
       proxies: proxies.sort((a, b) => (a.service < b.service ? -1 : 1)),
     }
   }
 
-  /** @returns whether there is such a proxy */
+  /**
+   * @returns whether there is such a proxy
+   * @throws Error when its process does not end, or the state cannot be written
+   */
   async stop(id: string): Promise<boolean> {
     const proxy = this.#find(id)
     if (proxy === undefined) return false
-    await proxy.stop().catch((error: unknown) => {
-      this.#complain(`${id}: it is stopped, and the agent is told later: ${(error as Error).message}`)
-    })
-    await this.#save()
+    try {
+      await proxy.stop()
+    } finally {
+      await this.#save()
+    }
     return true
   }
 
@@ -150,9 +172,59 @@ export class Supervisor {
     const proxy = this.#find(id)
     if (proxy === undefined) return false
     proxy.start()
-    this.#retries.delete(proxy.serviceId)
+    this.#services.get(proxy.serviceId)?.forgive()
+    this.#retries.succeeded(proxy.serviceId)
     this.#wakeUp()
     return true
+  }
+
+  /**
+   * What a definition that came by HTTP means, before anybody is told of it.
+   * @throws ConfigurationError
+   */
+  readRequest(request: Json): ServiceDefinition {
+    const service = this.#requests.read(request, this.#configuration)
+    this.expectFree(service.id)
+    if (service.managed !== undefined) this.expectFree(proxyIdOf(service.id), service.id)
+    return service
+  }
+
+  /**
+   * Refuses an id that is not for whoever sends requests.
+   * @throws ConfigurationError
+   */
+  expectFree(id: string, forProxyOf?: string): void {
+    if (this.#configuration.services.some((service) => service.id === id)) {
+      throw new ConfigurationError(`the service ${id} is in a file of the supervisor, and is changed there`)
+    }
+    const owner = [...this.#proxies.values()].find((proxy) => proxy.id === id)?.serviceId
+    if (owner !== undefined && owner !== forProxyOf) {
+      throw new ConfigurationError(`${id} is the managed proxy of ${owner}`)
+    }
+    if (forProxyOf !== undefined && this.#services.has(id)) {
+      throw new ConfigurationError(`the service ${id} has the id of the managed proxy of ${forProxyOf}`)
+    }
+  }
+
+  /** A definition that came by HTTP, and was registered: it is looked after from now on. */
+  async keepRequest({ id }: ServiceDefinition, request: Json): Promise<void> {
+    this.#requests.keep(id, request)
+    this.#services.get(id)?.forgive()
+    await this.#requestsChanged(id)
+  }
+
+  /** It was deregistered, or registered without a proxy, and is nothing to us any more. */
+  async forgetRequest(id: string): Promise<void> {
+    if (!this.#requests.remove(id)) return
+    this.#services.delete(id)
+    await this.#requestsChanged(id)
+  }
+
+  async #requestsChanged(id: string): Promise<void> {
+    this.#define()
+    this.#retries.succeeded(id)
+    this.#wakeUp()
+    await this.#save()
   }
 
   /** Why no proxy is started at all. */
@@ -167,20 +239,20 @@ export class Supervisor {
   }
 
   /** Makes of the definitions what is to be there. */
-  #define(): void {
+  #define(sent: ReadonlyMap<string, string | undefined> = new Map()): void {
     const requested = this.#requests.definitions(this.#configuration)
     const wanted = new Map(
       [...requested, ...this.#configuration.services].map((service) => [service.id, service]),
     )
-    for (const id of this.#services.keys()) {
+    for (const [id, { saved }] of this.#services) {
       if (wanted.has(id)) continue
       this.#services.delete(id)
-      this.#leftovers.add(id)
+      this.#leftovers.set(id, saved.sender)
     }
     for (const [id, definition] of wanted) {
       this.#leftovers.delete(id)
       const known = this.#services.get(id)
-      if (known === undefined) this.#services.set(id, new DefinedService(definition))
+      if (known === undefined) this.#services.set(id, new DefinedService(definition, sent.get(id)))
       else known.redefine(definition)
     }
     const surroundings = this.#surroundings()
@@ -189,8 +261,8 @@ export class Supervisor {
       if (wanted.get(id)?.managed === undefined) this.#retire(proxy)
     }
     for (const [id, definition] of wanted) {
-      if (definition.managed === undefined) continue
-      if (!this.#proxies.has(id)) this.#proxies.set(id, new ManagedProxy(surroundings, definition))
+      if (definition.managed === undefined || this.#proxies.has(id)) continue
+      this.#proxies.set(id, new ManagedProxy(surroundings, definition))
     }
     this.#resume()
   }
@@ -199,11 +271,11 @@ export class Supervisor {
   #resume(): void {
     if (this.#refusal !== undefined) return
     for (const [id, proxy] of this.#proxies) {
-      const managed = this.#services.get(id)?.definition.managed
+      const definition = this.#services.get(id)?.definition
       try {
-        if (managed !== undefined) proxy.resume(managed)
+        if (definition?.managed !== undefined) proxy.resume(definition, definition.managed)
       } catch (error) {
-        this.#options.log.warn(`${proxy.id}: ${(error as Error).message}`)
+        this.#complain(`${proxy.id}: ${(error as Error).message}`)
       }
     }
   }
@@ -217,10 +289,13 @@ export class Supervisor {
     let logsCheckedAt = performance.now()
     while (!this.#closed.signal.aborted) {
       this.#wake = new AbortController()
-      await this.#pass()
+      await this.#pass().catch((error: unknown) => {
+        this.#complain((error as Error).message)
+      })
       this.#passes += 1
-      if (performance.now() - logsCheckedAt > LOG_CHECK_MS) {
-        logsCheckedAt = performance.now()
+      this.#passedAt = performance.now()
+      if (this.#passedAt - logsCheckedAt > LOG_CHECK_MS) {
+        logsCheckedAt = this.#passedAt
         this.#rotateLogs()
       }
       await sleep(POLL_MS, undefined, { signal: this.#wake.signal }).catch(() => undefined)
@@ -231,35 +306,45 @@ export class Supervisor {
     this.#wake.abort()
   }
 
-  /** Brings everything one step closer to what is wanted; never throws. */
+  /** Brings everything one step closer to what is wanted. Nothing in it waits for a process. */
   async #pass(): Promise<void> {
-    const refusal = this.#refusal
-    if (refusal !== undefined && this.#proxies.size > 0) {
-      this.#options.log.warn(refusal)
-      await Promise.all([...this.#proxies.values()].map((proxy) => proxy.refuse()))
-    }
+    this.#refuseAll()
     this.#retirement.proceed()
     const run = this.#presence.isThere ? this.#presence.run : undefined
-    let known: ReadonlyMap<string, Registered>
+    const known = await this.#ask()
+    if (known !== undefined) {
+      await this.#inParallel(this.#services.values(), (service) => this.#settle(service, known, run))
+      await this.#inParallel(this.#leftovers, ([id, sender]) => this.#removeLeftover(id, sender, known))
+      await this.#inParallel(this.#tokensToRevoke, (accessor) => this.#revoke(accessor))
+    }
+    await this.#save().catch((error: unknown) => {
+      this.#complain(`the state cannot be written: ${(error as Error).message}`)
+    })
+  }
+
+  /** What the agent knows; undefined when it is away. */
+  async #ask(): Promise<ReadonlyMap<string, Registered> | undefined> {
     try {
-      known = await this.#registry.list(this.#closed.signal)
+      const known = await this.#registry.list(this.#closed.signal)
       if (this.#agentProblem !== undefined) this.#options.log.info('the agent is back')
       this.#agentProblem = undefined
+      return known
     } catch (error) {
       this.#agentProblem = (error as Error).message
       this.#complain(this.#agentProblem)
-      return
+      return undefined
     }
-    await this.#removeLeftovers(known)
-    await inParallel([...this.#services.values()], CONCURRENCY, (service) =>
-      this.#settle(service, known, run),
-    )
-    await this.#revokeTokens().catch((error: unknown) => {
-      this.#options.log.warn((error as Error).message)
-    })
-    await this.#save().catch((error: unknown) => {
-      this.#options.log.error(`the state cannot be written: ${(error as Error).message}`)
-    })
+  }
+
+  #refuseAll(): void {
+    const refusal = this.#refusal
+    if (refusal === undefined || this.#proxies.size === 0) return
+    this.#complain(refusal)
+    for (const proxy of this.#proxies.values()) {
+      proxy.refuse().catch((error: unknown) => {
+        this.#complain(`${proxy.id}: ${(error as Error).message}`)
+      })
+    }
   }
 
   async #settle(
@@ -269,23 +354,22 @@ export class Supervisor {
   ): Promise<void> {
     const { definition } = service
     const { id, managed } = definition
-    const retry = this.#retries.get(id)
-    if (this.#closed.signal.aborted || (retry !== undefined && performance.now() < retry.at)) return
+    if (!this.#retries.isDue(id)) return
     try {
       const wasGone = service.isGone
       await service.settle(this.#registry, known, run)
-      if (service.isGone && !wasGone) this.#giveUp(service)
+      if (service.isGone && !wasGone) this.#giveUp(definition)
       const proxy = this.#proxies.get(id)
-      const isBusy = [...this.#retirement.proxies].some(({ serviceId }) => serviceId === id)
-      const mayRun = !service.isGone && !isBusy && this.#refusal === undefined
+      // One with the same id must have ended first.
+      const mayRun = !service.isGone && !this.#retirement.has(id) && this.#refusal === undefined
       if (managed !== undefined && proxy !== undefined && mayRun) {
         await proxy.settle(definition, managed, known)
+        this.#leftovers.delete(proxy.id)
       }
-      this.#retries.delete(id)
+      this.#retries.succeeded(id)
     } catch (error) {
       const { message } = error as Error
-      const waitMs = isAway(error) ? POLL_MS : Math.min(MAX_RETRY_MS, (retry?.waitMs ?? 1_000) * 2)
-      this.#retries.set(id, { at: performance.now() + waitMs, waitMs, problem: message })
+      this.#retries.failed(id, message, isAway(error))
       this.#complain(`${id}: ${message}`)
     }
   }
@@ -296,7 +380,7 @@ export class Supervisor {
   }
 
   /** Somebody has deregistered the service: its proxy has nothing to stand for. */
-  #giveUp({ definition }: DefinedService): void {
+  #giveUp(definition: ServiceDefinition): void {
     const { id, managed } = definition
     this.#options.log.warn(
       `${id}: it was deregistered by somebody else: its proxy is stopped; a reload registers it again`,
@@ -309,58 +393,51 @@ export class Supervisor {
     if (managed !== undefined) this.#proxies.set(id, new ManagedProxy(this.#surroundings(), definition))
   }
 
-  async #removeLeftovers(known: ReadonlyMap<string, Registered>): Promise<void> {
-    for (const id of this.#leftovers) {
-      try {
-        if (known.has(id)) await this.#registry.deregister(id)
-        this.#leftovers.delete(id)
-      } catch (error) {
-        this.#options.log.warn(`${id}: ${(error as Error).message}`)
-      }
+  async #removeLeftover(id: string, sender: Sender, known: ReadonlyMap<string, Registered>): Promise<void> {
+    const key = `leftover ${id}`
+    if (!this.#retries.isDue(key)) return
+    try {
+      if (known.has(id)) await this.#registry.deregister(id, sender)
+      this.#leftovers.delete(id)
+      this.#retries.succeeded(key)
+    } catch (error) {
+      this.#retries.failed(key, '', isAway(error))
+      this.#complain(`${id} is not wanted any more: ${(error as Error).message}`)
     }
   }
 
-  async #revokeTokens(): Promise<void> {
-    for (const accessor of this.#tokensToRevoke) {
-      await this.#tokens.revoke(accessor)
-      this.#tokensToRevoke.delete(accessor)
+  async #revoke(accessor: string): Promise<void> {
+    const key = `token ${accessor}`
+    if (!this.#retries.isDue(key)) return
+    try {
+      if (await this.#tokens.revoke(accessor)) this.#tokensToRevoke.delete(accessor)
+      this.#retries.succeeded(key)
+    } catch (error) {
+      this.#retries.failed(key, '', isAway(error))
+      this.#complain((error as Error).message)
     }
+  }
+
+  async #takeAllAway(proxies: readonly ManagedProxy[]): Promise<void> {
+    await Promise.all(proxies.map((proxy) => proxy.retire().catch(() => undefined)))
+    for (const [id, { saved }] of this.#services) this.#leftovers.set(id, saved.sender)
+    const left = [...this.#leftovers].map(([id, sender]) => this.#registry.deregister(id, sender))
+    const tokens = [...this.#tokensToRevoke].map((accessor) => this.#tokens.revoke(accessor))
+    await Promise.allSettled([...left, ...tokens])
   }
 
   #rotateLogs(): void {
-    const { state, log, logBounds = LOG_BOUNDS } = this.#options
+    const { state, logBounds = LOG_BOUNDS } = this.#options
     if (state === undefined) return
     for (const { id } of this.#proxies.values()) {
       for (const stream of STREAMS) {
         try {
           rotate(logPath(state.folder.logs, fileName(id), stream), logBounds)
         } catch (error) {
-          log.warn(`${id}: its log cannot be rotated: ${(error as Error).message}`)
+          this.#complain(`${id}: its log cannot be rotated: ${(error as Error).message}`)
         }
       }
     }
-  }
-
-  /** A definition that came by HTTP, and was registered already: it is looked after from now on. */
-  async adopt(request: Json): Promise<void> {
-    const id = this.#requests.add(request)
-    this.#define()
-    await this.#save()
-    this.#retries.delete(id)
-    this.#wakeUp()
-  }
-
-  /** @returns whether it had come by HTTP */
-  async release(id: string): Promise<boolean> {
-    if (!this.#requests.remove(id)) return false
-    this.#define()
-    await this.#save()
-    this.#wakeUp()
-    return true
-  }
-
-  get configuration(): Configuration {
-    return this.#configuration
   }
 
   #surroundings(): Surroundings {
@@ -376,43 +453,60 @@ export class Supervisor {
       defaultCommand,
       ports,
       bindAddress,
-      takenPorts: (proxyId) => this.#takenPorts(proxyId),
+      withPorts: (proxyId, choose) => this.#withPorts(proxyId, choose),
       save: () => this.#save(),
       revokeLater: (accessor) => this.#tokensToRevoke.add(accessor),
-      keepToken: (accessor) => this.#tokensToRevoke.delete(accessor),
+      deregisterLater: (id, sender) => this.#leftovers.set(id, sender),
       wake: () => {
         this.#wakeUp()
       },
     }
   }
 
+  /** One after the other: two that look at the same time would find the same. */
+  async #withPorts(proxyId: string, choose: (taken: ReadonlySet<number>) => Promise<void>): Promise<void> {
+    const choosing = this.#choosing.then(() => choose(this.#takenPorts(proxyId)))
+    this.#choosing = choosing.catch(() => undefined)
+    await choosing
+  }
+
   #takenPorts(proxyId: string): ReadonlySet<number> {
     const others = [...this.#proxies.values(), ...this.#retirement.proxies].filter(({ id }) => id !== proxyId)
-    const applications = [...this.#services.values()].map(({ definition }) => definition.port ?? 0)
-    const fixed = [...this.#services.values()]
-      .filter(({ definition }) => `${definition.id}-proxy` !== proxyId)
-      .map(({ definition }) => definition.managed?.bindPort ?? 0)
-    return new Set([...others.map(({ port }) => port), ...applications, ...fixed])
+    const definitions = [...this.#services.values()].map(({ definition }) => definition)
+    // Applications of this machine. One that is elsewhere may have any port.
+    const applications = definitions.filter(({ address }) => address === undefined)
+    const fixed = definitions.filter(({ id }) => this.#proxies.get(id)?.id !== proxyId)
+    return new Set([
+      ...others.map(({ port }) => port),
+      ...applications.map(({ port }) => port ?? 0),
+      ...fixed.map(({ managed }) => managed?.bindPort ?? 0),
+    ])
   }
 
   async #save(): Promise<void> {
     await this.#options.state?.file.save({
       proxies: [...this.#proxies.values(), ...this.#retirement.proxies].map(({ saved }) => saved),
-      services: [...this.#services.keys(), ...this.#leftovers],
+      services: [
+        ...[...this.#services.values()].map(({ saved }) => saved),
+        ...[...this.#leftovers].map(([id, sender]) => ({ id, sender, sent: undefined })),
+      ],
       tokensToRevoke: [...this.#tokensToRevoke],
       requests: this.#requests.saved,
     })
   }
+
+  /** Breaks off when the supervisor ends. */
+  async #inParallel<T>(items: Iterable<T>, act: (item: T) => Promise<void>): Promise<void> {
+    const rest = [...items].values()
+    const workers = Array.from({ length: CONCURRENCY }, async () => {
+      for (const item of rest) if (!this.#closed.signal.aborted) await act(item)
+    })
+    await Promise.all(workers)
+  }
 }
 
-async function inParallel<T>(
-  items: readonly T[],
-  limit: number,
-  act: (item: T) => Promise<void>,
-): Promise<void> {
-  const rest = items.values()
-  const workers = Array.from({ length: limit }, async () => {
-    for (const item of rest) await act(item)
-  })
-  await Promise.all(workers)
+async function within(ms: number, work: Promise<void> | undefined): Promise<void> {
+  const done = new AbortController()
+  await Promise.race([work, sleep(ms, undefined, { signal: done.signal }).catch(() => undefined)])
+  done.abort()
 }

@@ -47,13 +47,19 @@ export class Presence {
         const seen = answer.headers['x-consul-index']
         this.#isThere = answer.status === 200 && typeof seen === 'string'
         if (!this.#isThere) throw new Error(`${PATH} was answered with ${answer.status}`)
-        index = String(seen)
+        // An index that does not change, or is none, would be answered at once.
+        if (String(seen) === index) await this.#pause()
+        index = /^[1-9]\d*$/.test(String(seen)) ? String(seen) : '0'
       } catch {
         this.#isThere = false
         this.#run += 1
         index = '0'
-        await sleep(PAUSE_MS, undefined, { signal }).catch(() => undefined)
+        await this.#pause()
       }
     }
+  }
+
+  async #pause(): Promise<void> {
+    await sleep(PAUSE_MS, undefined, { signal: this.#closed.signal }).catch(() => undefined)
   }
 }

@@ -1,16 +1,19 @@
 import { isIPv6 } from 'node:net'
 import type { ServiceDefinition } from '../configuration/definition.js'
-import { keysOf } from '../configuration/keys.js'
-import type { ManagedBlock } from '../configuration/managed.js'
+import { type ManagedBlock, saysApplication } from '../configuration/managed.js'
 import type { Json } from '../configuration/parse.js'
 import { upstreamRequest } from '../configuration/request.js'
 
-const WILDCARDS: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '::': '::1' }
+/** What reaches a program that listens on every address. */
+const LOOPBACKS: ReadonlyMap<string, string> = new Map([
+  ['0.0.0.0', '127.0.0.1'],
+  ['::', '::1'],
+])
 
 /** Where a proxy listens: what its configuration says, or else the agent's address. */
 export function bindAddressOf({ config }: ManagedBlock, agentsOwn: string): string {
-  const own = keysOf('', config)['bind_address']
-  return typeof own === 'string' && own !== '' ? own.replace(/^\[(.*)\]$/, '$1') : agentsOwn
+  const own = config['bind_address']
+  return typeof own === 'string' && own !== '' ? own : agentsOwn
 }
 
 /** The registration of a managed proxy, as Consul 1.2 to 1.5 made it, in the form that later ones take. */
@@ -22,9 +25,8 @@ export function proxyRegistration(
 ): Json {
   const { id, name, address } = definition
   const bindAddress = bindAddressOf(managed, agentsOwn)
-  const isWildcard = Object.hasOwn(WILDCARDS, bindAddress)
   // Nobody can dial a wildcard: it is the node's address then.
-  const reachable = isWildcard ? address : bindAddress
+  const reachable = loopbackFor(bindAddress) === undefined ? bindAddress : address
   const local = localService(definition, managed)
   return {
     Kind: 'connect-proxy',
@@ -35,7 +37,7 @@ export function proxyRegistration(
     Proxy: {
       DestinationServiceName: name,
       DestinationServiceID: id,
-      ...fieldsOf(local['local_service_address']),
+      ...fieldsOf(managed, local),
       Config: { ...managed.config, ...local, bind_address: bindAddress, bind_port: port },
       Upstreams: managed.upstreams.map(upstreamRequest),
     },
@@ -59,27 +61,30 @@ function listeningCheck(
   return {
     CheckID: `service:${proxyIdOf(id)}`,
     Name: 'Connect Proxy Listening',
-    TCP: hostPort(WILDCARDS[host] ?? host, port),
+    TCP: hostPort(loopbackFor(host) ?? host, port),
     Interval: '10s',
   }
 }
 
-/** Where the application is, unless the configuration says it already. */
-function localService({ port }: ServiceDefinition, { config }: ManagedBlock): Json {
-  const own = keysOf('', config)
-  const isSaid = ['local_service_address', 'local_service_port', 'local_service_socket_path'].some(
-    (key) => own[key] !== undefined,
-  )
-  if (!isSaid && port !== undefined) return { local_service_address: `127.0.0.1:${port}` }
-  const said = own['local_service_address']
-  return said === undefined ? {} : { local_service_address: said }
+/** Undefined for one that is no wildcard, in whatever spelling. */
+function loopbackFor(host: string): string | undefined {
+  const canonical = isIPv6(host) ? new URL(`http://[${host}]`).hostname.slice(1, -1) : host
+  return LOOPBACKS.get(canonical)
 }
 
-/** The fields that later versions have for it. */
-function fieldsOf(address: unknown): Json {
-  const [, host, port] = typeof address === 'string' ? (/^(.+):(\d+)$/.exec(address) ?? []) : []
-  if (host === undefined || port === undefined) return {}
-  return { LocalServiceAddress: host, LocalServicePort: Number(port) }
+/** Where the application is, unless the configuration says it already. */
+function localService({ port }: ServiceDefinition, managed: ManagedBlock): Json {
+  return saysApplication(managed) || port === undefined ? {} : { local_service_address: `127.0.0.1:${port}` }
+}
+
+/** The fields that later versions have for it, where host and port are both said. */
+function fieldsOf({ config }: ManagedBlock, local: Json): Json {
+  const address = config['local_service_address'] ?? local['local_service_address']
+  const [, bracketed, plain, digits] =
+    typeof address === 'string' ? (/^(?:\[([^\]]+)\]|([^:]+)):(\d+)$/.exec(address) ?? []) : []
+  const host = bracketed ?? plain
+  if (host === undefined) return {}
+  return { LocalServiceAddress: host, LocalServicePort: Number(digits) }
 }
 
 function hostPort(host: string, port: number): string {

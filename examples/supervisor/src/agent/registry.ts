@@ -1,4 +1,6 @@
+import { createHash } from 'node:crypto'
 import { type AgentApi, AgentError } from 'consul-connect'
+import type { Sender } from '../configuration/definition.js'
 import type { Json } from '../configuration/parse.js'
 
 /** What the agent knows of a service that is registered with it. */
@@ -11,9 +13,12 @@ export interface Registered {
 /** The services of one agent. */
 export class Registry {
   readonly #api: AgentApi
+  readonly #anonymous: AgentApi
 
-  constructor(api: AgentApi) {
+  /** @param anonymous the same without a token, for what others have asked for */
+  constructor(api: AgentApi, anonymous: AgentApi) {
     this.#api = api
+    this.#anonymous = anonymous
   }
 
   /** @throws AgentError */
@@ -41,27 +46,39 @@ export class Registry {
   }
 
   /**
-   * Needs `service:write`. Without a token it is the supervisor's own.
+   * Needs `service:write`.
    * @throws AgentError
    */
-  async register(body: Json, token?: string): Promise<void> {
+  async register(body: Json, sender: Sender): Promise<void> {
     // Without this flag a registration would keep the checks of an older one under the same id.
     const query = { 'replace-existing-checks': true }
-    await this.#api.request({ method: 'PUT', path: '/v1/agent/service/register', query, body, token })
+    const path = '/v1/agent/service/register'
+    await this.#as(sender).request({ method: 'PUT', path, query, body, token: sender.token })
   }
 
   /**
    * One that is not there is as good as taken away.
    * @throws AgentError
    */
-  async deregister(id: string, token?: string): Promise<void> {
+  async deregister(id: string, sender: Sender): Promise<void> {
     const path = `/v1/agent/service/deregister/${encodeURIComponent(id)}`
     try {
-      await this.#api.request({ method: 'PUT', path, token })
+      await this.#as(sender).request({ method: 'PUT', path, token: sender.token })
     } catch (error) {
       if (!(error instanceof AgentError && isUnknown(error))) throw error
     }
   }
+
+  #as({ isForeign }: Sender): AgentApi {
+    return isForeign ? this.#anonymous : this.#api
+  }
+}
+
+/** By which a registration is known again, after a restart too: what is registered anew loses what others have added. */
+export function registrationPrint(body: Json, { token, isForeign }: Sender): string {
+  return createHash('sha256')
+    .update(JSON.stringify([body, token, isForeign]))
+    .digest('base64url')
 }
 
 function isUnknown({ code, message }: AgentError): boolean {

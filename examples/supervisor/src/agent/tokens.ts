@@ -1,68 +1,88 @@
+import { randomUUID } from 'node:crypto'
 import { type AgentApi, type AgentExchange, AgentError } from 'consul-connect'
-import type { Json } from '../configuration/parse.js'
 
-/** An ACL token of one proxy. */
+/** An ACL token of one proxy. Both of its ids are chosen here, and written down before the agent is asked for it. */
 export interface ProxyToken {
   readonly accessor: string
   readonly secret: string
+  /** The service whose identity it has. */
+  readonly service: string
+  /** Whether the agent has said that it is made. */
+  readonly isMade: boolean
 }
+
+export function newToken(service: string): ProxyToken {
+  return { accessor: randomUUID(), secret: randomUUID(), service, isMade: false }
+}
+
+/** How long the word of the agent counts that it has no ACLs. */
+const OFF_MS = 60_000
 
 /** Makes tokens that are as narrow as a proxy can live with: those of its service's identity, in this datacenter. */
 export class Tokens {
   readonly #api: AgentApi
+  #offSince: number | undefined
 
   constructor(api: AgentApi) {
     this.#api = api
   }
 
+  /** @throws AgentError */
+  async areOn(): Promise<boolean> {
+    const now = performance.now()
+    if (this.#offSince !== undefined && now - this.#offSince < OFF_MS) return false
+    const isOff = areAclsOff(await this.#api.exchange({ path: '/v1/acl/token/self' }))
+    this.#offSince = isOff ? now : undefined
+    return !isOff
+  }
+
   /**
-   * Undefined where ACLs are off.
-   * @param accessor chosen beforehand, so that it can be written down before there is a token to lose
+   * Makes it, or finds that an earlier try has made it already.
    * @throws Error, which says what to grant; AgentError
    */
-  async create(accessor: string, service: string, description: string): Promise<ProxyToken | undefined> {
+  async create(token: ProxyToken, description: string): Promise<void> {
     const body = {
-      AccessorID: accessor,
+      AccessorID: token.accessor,
+      SecretID: token.secret,
       Description: description,
       Local: true,
-      ServiceIdentities: [{ ServiceName: service }],
+      ServiceIdentities: [{ ServiceName: token.service }],
     }
     const answer = await this.#api.exchange({ method: 'PUT', path: '/v1/acl/token', body })
-    if (areAclsOff(answer)) return undefined
+    if (answer.status === 200) return
     if (answer.status === 403) {
       throw new Error(
         'the supervisor’s token may not create tokens: grant it acl = "write" (and service:write for the services and their proxies)',
       )
     }
-    if (answer.status !== 200) throw refusal(`the agent made no token for ${service}`, answer)
-    const { SecretID: secret } = JSON.parse(answer.text) as Json
-    if (typeof secret === 'string') return { accessor, secret }
-    throw new Error(`the agent made a token for ${service} and did not tell it`)
+    const isMade = /already in use/i.test(answer.text) && (await this.state(token)) === 'known'
+    if (!isMade) throw refusal(`the agent made no token for ${token.service}`, answer)
   }
 
   /**
-   * Whether it is known still. Somebody may have deleted it.
-   * @throws AgentError
+   * Whether it is known still: somebody may have deleted it, or turned ACLs off.
+   * @throws Error, AgentError
    */
-  async exists({ secret }: ProxyToken): Promise<boolean> {
+  async state({ secret }: ProxyToken): Promise<'known' | 'unknown' | 'off'> {
     const answer = await this.#api.exchange({ path: '/v1/acl/token/self', token: secret })
-    if (answer.status === 200) return true
-    // 1.8: "ACL not found" with status 403; with ACLs off, 401. Anything else tells nothing about the token.
-    if (answer.status === 403 || areAclsOff(answer)) return false
+    if (answer.status === 200) return 'known'
+    if (areAclsOff(answer)) return 'off'
+    // 1.8: "ACL not found" with status 403. Anything else tells nothing about the token.
+    if (answer.status === 403) return 'unknown'
     throw refusal('the agent does not tell whether a token exists', answer)
   }
 
   /**
-   * One that is gone already is as good.
+   * @returns whether it is gone; with ACLs off it is there still
    * @throws Error, AgentError
    */
-  async revoke(accessor: string): Promise<void> {
+  async revoke(accessor: string): Promise<boolean> {
     const path = `/v1/acl/token/${encodeURIComponent(accessor)}`
     const answer = await this.#api.exchange({ method: 'DELETE', path })
-    const isGone = answer.status === 200 || answer.status === 404 || areAclsOff(answer)
-    if (!isGone && !/acl not found/i.test(answer.text)) {
-      throw refusal(`the token ${accessor} could not be revoked`, answer)
-    }
+    // 1.8.7 answers 200 for one that it does not know; 403 is about our own token.
+    if (answer.status === 200 || answer.status === 404) return true
+    if (areAclsOff(answer)) return false
+    throw refusal(`the token ${accessor} could not be revoked`, answer)
   }
 }
 

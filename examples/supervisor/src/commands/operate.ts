@@ -18,7 +18,7 @@ export async function status(dataDir: string): Promise<void> {
   } catch (error) {
     if (!(error instanceof NotRunningError)) throw error
     const { proxies } = await new StateFile(folder.snapshot).load()
-    const left = { agent: 'ok', passes: 0, services: 0, proxies: proxies.map(leftStatus) }
+    const left = { agent: 'ok', isWorking: false, passes: 0, services: 0, proxies: proxies.map(leftStatus) }
     process.stdout.write(`${error.message}; this is what the last one left:\n\n${formatStatus(left)}`)
     process.exitCode = 3
   }

@@ -1,5 +1,5 @@
 import { createRequire } from 'node:module'
-import { agent } from 'consul-connect'
+import { type AgentApi, agent } from 'consul-connect'
 import { Admin, METRICS_TYPE } from 'consul-connect-proxy/admin'
 import { type Log, openLog } from 'consul-connect-proxy/log'
 import { type Configuration, readConfiguration } from '../configuration/configuration.js'
@@ -14,7 +14,7 @@ import { createFolder, stateFolder } from '../state/folder.js'
 import { takeLock } from '../state/lock.js'
 import { EMPTY_STATE } from '../state/snapshot.js'
 import { StateFile } from '../state/store.js'
-import { Supervisor } from '../supervisor.js'
+import { Supervisor, type SupervisorOptions } from '../supervisor.js'
 
 /**
  * Runs until a signal ends it. Proxies run on then, and are found again.
@@ -34,8 +34,11 @@ export async function run(flags: FlagValues): Promise<void> {
   const state = openState(settings, closers)
   const saved = state === undefined ? EMPTY_STATE : await state.file.load()
   const api = agent({ env: settings.environment })
+  const { CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, ...withoutToken } = settings.environment
+  const anonymous = agent({ env: withoutToken })
   const supervisor = new Supervisor(configuration, saved, {
     api,
+    anonymous,
     log,
     state,
     environment: settings.environment,
@@ -55,7 +58,10 @@ export async function run(flags: FlagValues): Promise<void> {
       server.close()
     })
   }
-  closers.push(await openAdmin(settings, supervisor, log), await openApi(settings, supervisor, log))
+  closers.push(
+    await openAdmin(settings, supervisor, log),
+    await openApi(settings, supervisor, anonymous, log),
+  )
   const reload = reloader(paths, flags, supervisor, log)
   process.on('SIGHUP', reload)
   if (flags.watch === true) {
@@ -64,11 +70,16 @@ export async function run(flags: FlagValues): Promise<void> {
       watcher.close()
     })
   }
-  endOnSignals(log, async () => {
+  endOnSignals(log, {
+    close: async () => {
+      await supervisor.close(state === undefined)
+      for (const close of closers.reverse()) await close()
+      await Promise.all([api.close(), anonymous.close()])
+    },
     // Without a folder nobody would find them again.
-    await supervisor.close(state === undefined)
-    for (const close of closers.reverse()) await close()
-    await api.close()
+    cut: () => {
+      if (state === undefined) supervisor.kill()
+    },
   })
   supervisor.start()
   log.info('the supervisor runs', {
@@ -95,9 +106,10 @@ function openState(
 }
 
 /** Our own proxy, which logs as the supervisor does. */
-function defaultCommand({ log }: Settings): readonly string[] {
+function defaultCommand({ log }: Settings): SupervisorOptions['defaultCommand'] {
   const bin = createRequire(import.meta.url).resolve('consul-connect-proxy/bin.js')
-  return [process.execPath, bin, '-log-level', log.level, ...(log.json ? ['-log-json'] : [])]
+  const logArgs = ['-log-level', log.level, ...(log.json ? ['-log-json'] : [])]
+  return { command: [process.execPath, bin], logArgs }
 }
 
 async function openAdmin({ admin }: Settings, supervisor: Supervisor, log: Log): Promise<() => void> {
@@ -107,8 +119,8 @@ async function openAdmin({ admin }: Settings, supervisor: Supervisor, log: Log):
     '/metrics': async () => ({ type: METRICS_TYPE, body: await metrics.text() }),
     '/health': () => ({ body: 'alive\n' }),
     '/ready': () => {
-      const { agent, passes } = supervisor.status()
-      return { status: agent === 'ok' && passes > 0 ? 200 : 503, body: { agent } }
+      const { agent, isWorking, passes } = supervisor.status()
+      return { status: agent === 'ok' && isWorking && passes > 0 ? 200 : 503, body: { agent, isWorking } }
     },
     '/status': () => ({ body: supervisor.status() }),
   })
@@ -121,23 +133,28 @@ async function openAdmin({ admin }: Settings, supervisor: Supervisor, log: Log):
   }
 }
 
-async function openApi(settings: Settings, supervisor: Supervisor, log: Log): Promise<() => Promise<void>> {
-  if (settings.api === undefined) return () => Promise.resolve()
-  const { CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, ...env } = settings.environment
-  const anonymous = agent({ env })
+async function openApi(
+  settings: Settings,
+  supervisor: Supervisor,
+  anonymous: AgentApi,
+  log: Log,
+): Promise<() => void> {
+  if (settings.api === undefined) return () => undefined
   const server = new RegistrationApi(anonymous, {
     allowsManaged: () => supervisor.configuration.allowManagedApiRegistration,
-    isOfFile: (id) => supervisor.configuration.services.some((service) => service.id === id),
-    adopt: (request) => supervisor.adopt(request),
-    release: (id) => supervisor.release(id),
+    read: (request) => supervisor.readRequest(request),
+    expectFree: (id) => {
+      supervisor.expectFree(id)
+    },
+    keep: (definition, request) => supervisor.keepRequest(definition, request),
+    forget: (id) => supervisor.forgetRequest(id),
   })
   const { address, port } = await server.open(settings.api).catch((error: unknown) => {
     throw new Error(`api address: ${(error as Error).message}`, { cause: error })
   })
   log.info('registrations are taken', { address: `${address}:${port}` })
-  return async () => {
+  return () => {
     server.close()
-    await anonymous.close()
   }
 }
 
@@ -161,10 +178,16 @@ function reloader(paths: readonly string[], flags: FlagValues, supervisor: Super
   }
 }
 
-function endOnSignals(log: Log, close: () => Promise<void>): void {
+function endOnSignals(
+  log: Log,
+  { close, cut }: { readonly close: () => Promise<void>; readonly cut: () => void },
+): void {
   let isEnding = false
   const end = (signal: NodeJS.Signals): void => {
-    if (isEnding) process.exit(1)
+    if (isEnding) {
+      cut()
+      process.exit(1)
+    }
     isEnding = true
     log.info(`${signal}: the supervisor ends`)
     void close().then(() => {
@@ -173,4 +196,5 @@ function endOnSignals(log: Log, close: () => Promise<void>): void {
   }
   process.on('SIGTERM', end)
   process.on('SIGINT', end)
+  process.on('uncaughtExceptionMonitor', cut)
 }

@@ -70,7 +70,7 @@ export function combine(files: readonly ConfigurationFile[]): Configuration {
   return {
     services,
     defaults,
-    ports: portRange(last('minPort'), last('maxPort')),
+    ports: portRange(parts),
     bindAddress: last('bindAddress') ?? '0.0.0.0',
     allowManagedRoot: last('allowManagedRoot') ?? false,
     allowManagedApiRegistration: last('allowManagedApiRegistration') ?? false,
@@ -83,6 +83,7 @@ export function combine(files: readonly ConfigurationFile[]): Configuration {
 
 /** What one file says. */
 interface Part {
+  readonly path: string
   readonly services: readonly ServiceDefinition[]
   readonly defaults: ManagedBlock | undefined
   readonly minPort: number | undefined
@@ -104,6 +105,7 @@ function readPart({ path, content }: ConfigurationFile, warn: (message: string) 
   const ports = section(path, file, 'ports')
   const defaults = connect['proxy_defaults']
   return {
+    path,
     services: given.map((service) => readDefinition(service, context)),
     defaults:
       defaults === undefined
@@ -156,10 +158,16 @@ function expectAddress(place: string, value: unknown): string {
   )
 }
 
-function portRange(min = DEFAULT_PORTS.min, max = DEFAULT_PORTS.max): PortRange {
+/** The two ends may be in two files. */
+function portRange(parts: readonly Part[]): PortRange {
+  const ofMin = parts.findLast(({ minPort }) => minPort !== undefined)
+  const ofMax = parts.findLast(({ maxPort }) => maxPort !== undefined)
+  const min = ofMin?.minPort ?? DEFAULT_PORTS.min
+  const max = ofMax?.maxPort ?? DEFAULT_PORTS.max
   if (min <= max) return { min, max }
+  const files = [...new Set([ofMin?.path, ofMax?.path])].filter((path) => path !== undefined)
   throw new ConfigurationError(
-    `ports: expected proxy_min_port not above proxy_max_port, got ${min} and ${max}`,
+    `${files.join(', ')}: ports: expected proxy_min_port not above proxy_max_port, got ${min} and ${max}`,
   )
 }
 

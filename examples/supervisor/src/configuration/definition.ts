@@ -1,6 +1,16 @@
+import { expectShallow } from './depth.js'
 import { ConfigurationError } from './error.js'
-import { expectBoolean, expectName, expectObject, expectPort, expectString, keysOf, take } from './keys.js'
-import { type ManagedBlock, checkConfig, readManaged, withDefaults } from './managed.js'
+import {
+  expectBoolean,
+  expectName,
+  expectObject,
+  expectPort,
+  expectSecret,
+  expectString,
+  keysOf,
+  take,
+} from './keys.js'
+import { type ManagedBlock, checkConfig, readManaged, saysApplication, withDefaults } from './managed.js'
 import type { Json } from './parse.js'
 import { toRequest } from './request.js'
 
@@ -12,8 +22,7 @@ export interface ServiceDefinition {
   readonly port: number | undefined
   /** Undefined for the node's. */
   readonly address: string | undefined
-  /** Which ACL token registers it; undefined for that of whoever registers. */
-  readonly token: string | undefined
+  readonly sender: Sender
   /** What the agent is sent: everything but what is meant for us. */
   readonly body: Json
   /** Undefined for a service without a managed proxy. */
@@ -22,7 +31,17 @@ export interface ServiceDefinition {
   readonly origin: string
 }
 
+/** With whose rights a service is registered. */
+export interface Sender {
+  /** An ACL token of its own. */
+  readonly token: string | undefined
+  /** Whether it has no rights of ours where it has no token: it came from somebody else. */
+  readonly isForeign: boolean
+}
+
 export interface DefinitionContext {
+  /** Whether it comes from somebody who is not the operator. @default false */
+  readonly isForeign?: boolean
   readonly origin: string
   /** Against what relative commands are taken; undefined where none may be. */
   readonly folder: string | undefined
@@ -35,8 +54,9 @@ export interface DefinitionContext {
  */
 export function readDefinition(
   value: unknown,
-  { origin, folder, warn }: DefinitionContext,
+  { origin, folder, warn, isForeign = false }: DefinitionContext,
 ): ServiceDefinition {
+  expectShallow(`${origin}: service`, value)
   const given = keysOf(`${origin}: service`, value)
   const name = take(`${origin}: service`, given, 'name', expectName)
   if (name === undefined) throw new ConfigurationError(`${origin}: service: expected a name, found none`)
@@ -50,7 +70,10 @@ export function readDefinition(
     name,
     port: given['port'] === 0 ? undefined : take(place, given, 'port', expectPort),
     address: given['address'] === '' ? undefined : take(place, given, 'address', expectString),
-    token: given['token'] === '' ? undefined : take(place, given, 'token', expectString),
+    sender: {
+      token: given['token'] === '' ? undefined : take(place, given, 'token', expectSecret),
+      isForeign,
+    },
     body: toRequest({
       ...without(given, ['token', 'connect', 'id']),
       id,
@@ -77,16 +100,12 @@ export function complete(
   if (definition.managed === undefined) return definition
   const managed = withDefaults(definition.managed, defaults)
   const place = `${definition.origin}: service ${definition.name}: connect.proxy`
-  const application = keysOf(place, managed.config)
-  const hasAddress = ['local_service_address', 'local_service_port', 'local_service_socket_path'].some(
-    (key) => application[key] !== undefined,
-  )
-  if (definition.port === undefined && !hasAddress) {
+  if (definition.port === undefined && !saysApplication(managed)) {
     throw new ConfigurationError(
       `${place}: expected a port in the service, or local_service_address in config: the proxy must know where the application is`,
     )
   }
-  if (managed.command === undefined) checkConfig(place, definition.name, managed, warn)
+  if (managed.command === undefined) checkConfig(place, definition, managed, warn)
   return { ...definition, managed }
 }
 

@@ -22,6 +22,12 @@ export function expectString(place: string, value: unknown): string {
   throw new ConfigurationError(`${place}: expected a string, got ${describe(value)}`)
 }
 
+/** A string that no message may show. */
+export function expectSecret(place: string, value: unknown): string {
+  if (typeof value === 'string' && value !== '') return value
+  throw new ConfigurationError(`${place}: expected a string, got something else`)
+}
+
 export function expectBoolean(place: string, value: unknown): boolean {
   if (typeof value === 'boolean') return value
   throw new ConfigurationError(`${place}: expected true or false, got ${describe(value)}`)
@@ -48,11 +54,57 @@ export function expectCommand(place: string, value: unknown): readonly string[] 
  */
 export function expectName(place: string, value: unknown): string {
   const name = expectString(place, value)
-  if (name !== '.' && name !== '..' && name.length <= 200 && !/[\p{Cc}/]/u.test(name)) return name
+  if (
+    name !== '.' &&
+    name !== '..' &&
+    name.length <= 200 &&
+    name.isWellFormed() &&
+    !/[\p{Cc}/]/u.test(name)
+  ) {
+    return name
+  }
   throw new ConfigurationError(
     `${place}: expected a name of at most 200 characters without slashes, got ${describe(name)}`,
   )
 }
+
+/** Go reads the keys of JSON without regard to their case: these would be one to an agent. */
+export function foldKey(key: string): string {
+  return key.toLowerCase().replaceAll('_', '')
+}
+
+/** What is read here, by all of its spellings. */
+const CANONICAL: ReadonlyMap<string, string> = new Map(
+  [
+    'address',
+    'allow_managed_api_registration',
+    'allow_managed_root',
+    'bind_addr',
+    'command',
+    'config',
+    'connect',
+    'daemon_command',
+    'data_dir',
+    'exec_mode',
+    'id',
+    'kind',
+    'log_json',
+    'log_level',
+    'name',
+    'native',
+    'port',
+    'ports',
+    'proxy',
+    'proxy_defaults',
+    'proxy_max_port',
+    'proxy_min_port',
+    'script_command',
+    'service',
+    'services',
+    'token',
+    'upstreams',
+  ].map((key) => [foldKey(key), key]),
+)
 
 /**
  * An object with its keys in snake_case. Those that are not known are told to `warn`.
@@ -65,9 +117,12 @@ export function keysOf(
   warn: (message: string) => void = () => undefined,
 ): Json {
   const result = new Map<string, unknown>()
+  const seen = new Set<string>()
   for (const [key, inner] of Object.entries(expectObject(place, value))) {
-    const name = snakeCase(key)
-    if (result.has(name)) throw new ConfigurationError(`${place}: ${name} is there in two spellings`)
+    const folded = foldKey(key)
+    const name = CANONICAL.get(folded) ?? snakeCase(key)
+    if (seen.has(folded)) throw new ConfigurationError(`${place}: ${name} is there in two spellings`)
+    seen.add(folded)
     if (known !== undefined && !known.includes(name)) {
       warn(`${place}: ${key} is not known and has no effect; known are ${known.join(', ')}`)
     }

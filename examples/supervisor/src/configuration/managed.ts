@@ -11,6 +11,7 @@ import {
   take,
 } from './keys.js'
 import type { Json } from './parse.js'
+import { snakeCase } from './shape.js'
 
 /** What a definition, or the defaults of all, say about a managed proxy. */
 export interface ManagedBlock {
@@ -18,7 +19,7 @@ export interface ManagedBlock {
   readonly command: readonly string[] | undefined
   /** Against what a relative program is taken; undefined where none may be. */
   readonly folder: string | undefined
-  /** For the proxy, with the keys as they were written. */
+  /** For the proxy: keys that are known in snake_case, others as they were written. */
   readonly config: Json
   readonly upstreams: readonly Json[]
   readonly tcpCheckAddress: string | undefined
@@ -31,8 +32,23 @@ type Warn = (message: string) => void
 
 const SERVICE_KEYS = ['exec_mode', 'command', 'config', 'upstreams']
 const DEFAULTS_KEYS = ['exec_mode', 'daemon_command', 'script_command', 'config']
-/** Those of `config` that are for whoever starts the proxy, and not for the proxy. */
-const OWN_KEYS = ['tcp_check_address', 'disable_tcp_check']
+/** Those of `config` that mean something here, or to our own proxy. */
+const KNOWN_KEYS = [
+  'tcp_check_address',
+  'disable_tcp_check',
+  'upstreams',
+  'bind_address',
+  'bind_port',
+  'local_service_address',
+  'local_service_port',
+  'local_service_socket_path',
+  'local_connect_timeout_ms',
+  'handshake_timeout_ms',
+  'max_inbound_connections',
+  'max_inbound_handshakes',
+  'idle_timeout_ms',
+  'drain_timeout_ms',
+]
 
 /**
  * Reads `connect { proxy { … } }` of a service definition.
@@ -86,17 +102,26 @@ export function withDefaults(own: ManagedBlock, defaults: ManagedBlock): Managed
  */
 export function checkConfig(
   place: string,
-  service: string,
-  { config, upstreams }: ManagedBlock,
+  service: { readonly name: string; readonly port: number | undefined },
+  managed: ManagedBlock,
   warn: Warn,
 ): void {
+  const { config, upstreams } = managed
+  const local = saysApplication(managed) ? {} : { local_service_port: service.port }
   try {
-    const { warnings } = parseProxyConfig({ ...config, upstreams, service })
+    const { warnings } = parseProxyConfig({ ...local, ...config, upstreams, service: service.name })
     for (const warning of warnings) warn(`${place}: ${warning}`)
   } catch (cause) {
     if (!(cause instanceof OptionError)) throw cause
     throw new ConfigurationError(`${place}: ${cause.message}`, { cause })
   }
+}
+
+/** Whether the configuration itself tells where the application is. */
+export function saysApplication({ config }: ManagedBlock): boolean {
+  return ['local_service_address', 'local_service_port', 'local_service_socket_path'].some(
+    (key) => config[key] !== undefined,
+  )
 }
 
 function expectDaemon(place: string, block: Json): void {
@@ -109,19 +134,33 @@ function expectDaemon(place: string, block: Json): void {
 
 function readConfig(place: string, block: Json): Omit<ManagedBlock, 'command' | 'folder'> {
   const where = `${place}: config`
-  const given = take(place, block, 'config', expectObject) ?? {}
-  const own = keysOf(where, given)
-  const inside = take(where, own, 'upstreams', expectList)
-  const upstreams = take(place, block, 'upstreams', expectList) ?? inside ?? []
-  const taken = [...OWN_KEYS, 'upstreams']
-  const config = Object.entries(given).filter(
-    ([key]) => !taken.includes(Object.keys(keysOf('', { [key]: 0 }))[0] ?? ''),
-  )
+  const given = canonical(where, take(place, block, 'config', expectObject) ?? {})
+  const { tcp_check_address: _, disable_tcp_check: __, upstreams: ___, ...config } = given
+  const beside = take(place, block, 'upstreams', expectList) ?? []
+  const inside = take(where, given, 'upstreams', expectList) ?? []
+  const upstreams = beside.length > 0 ? beside : inside
   return {
-    config: Object.fromEntries(config),
+    config: { ...config, ...bindAddress(given) },
     upstreams: upstreams.map((upstream, i) => expectObject(`${place}: upstreams[${i}]`, upstream)),
-    tcpCheckAddress: take(where, own, 'tcp_check_address', expectString),
-    disableTcpCheck: take(where, own, 'disable_tcp_check', expectBoolean),
-    bindPort: take(where, own, 'bind_port', expectPort),
+    tcpCheckAddress: take(where, given, 'tcp_check_address', expectString),
+    disableTcpCheck: take(where, given, 'disable_tcp_check', expectBoolean),
+    bindPort: take(where, given, 'bind_port', expectPort),
   }
+}
+
+/** Keys that our own proxy knows, or we do, in one spelling; those of other proxies as they were written. */
+function canonical(place: string, config: Json): Json {
+  const result = new Map<string, unknown>()
+  for (const [key, value] of Object.entries(config)) {
+    const snake = snakeCase(key)
+    const name = KNOWN_KEYS.includes(snake) ? snake : key
+    if (result.has(name)) throw new ConfigurationError(`${place}: ${name} is there in two spellings`)
+    result.set(name, value)
+  }
+  return Object.fromEntries(result)
+}
+
+/** Consul wrote addresses of IPv6 in brackets, and nobody can listen on one. */
+function bindAddress({ bind_address: address }: Json): Json {
+  return typeof address === 'string' ? { bind_address: address.replace(/^\[(.*)\]$/, '$1') } : {}
 }

@@ -11,7 +11,7 @@ export type Json = Readonly<Record<string, unknown>>
  */
 export function parseJson(path: string, text: string): Json {
   const errors: ParseError[] = []
-  const tree = parseTree(text, errors, { disallowComments: true, allowTrailingComma: false })
+  const tree = readTree(path, text, errors)
   const [error] = errors
   if (error !== undefined) {
     const found = printParseErrorCode(error.error).replaceAll(
@@ -50,9 +50,22 @@ export async function parseHcl(path: string, text: string): Promise<Json> {
     return object(path, JSON.parse(parsed))
   } catch (cause) {
     if (cause instanceof ConfigurationError) throw cause
-    const [, line = '1', column = '1', problem] = /At (\d+):(\d+): (.*)/s.exec(parsed) ?? []
+    const [, line = '1', column = '1', said] = /At (\d+):(\d+): (.*)/s.exec(parsed) ?? []
+    // The parser quotes what it found, which may be a token without its quotes.
+    const problem = said?.replace(/^Unknown token: .*/s, 'Unknown token').replaceAll(/'[^']*'|"[^"]*"/g, '…')
     throw new ConfigurationError(
       `${path}:${line}:${column}: expected HCL: ${problem?.slice(0, 200) ?? 'a value cannot be parsed'}`,
+    )
+  }
+}
+
+function readTree(path: string, text: string, errors: ParseError[]): Node | undefined {
+  try {
+    return parseTree(text, errors, { disallowComments: true, allowTrailingComma: false })
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause
+    throw new ConfigurationError(
+      `${path}: expected JSON, found more levels inside each other than can be read`,
     )
   }
 }

@@ -1,3 +1,5 @@
+import { ConfigurationError } from './error.js'
+import { foldKey } from './keys.js'
 import type { Json } from './parse.js'
 import { snakeCase } from './shape.js'
 
@@ -16,7 +18,11 @@ interface Shape {
 }
 
 const CHECK: Shape = { names: { id: 'CheckID' }, inside: { header: 'as is' } }
-const UPSTREAM: Shape = { inside: { config: 'as is' } }
+const UPSTREAM: Shape = {
+  // Consul 1.2 had another word for it.
+  names: { destination_datacenter: 'Datacenter' },
+  inside: { config: 'as is' },
+}
 const PROXY: Shape = { inside: { config: 'as is', upstreams: UPSTREAM } }
 const PLAIN: Shape = {}
 const SERVICE: Shape = {
@@ -40,11 +46,20 @@ const SERVICE: Shape = {
 }
 
 function convert(from: Json, { names = {}, inside = {} }: Shape): Json {
+  const seen = new Map<string, string>()
+  for (const key of Object.keys(from)) {
+    const other = seen.get(foldKey(key))
+    if (other !== undefined) throw new ConfigurationError(`${other} and ${key} are one key to an agent`)
+    seen.set(foldKey(key), key)
+  }
   return Object.fromEntries(
     Object.entries(from).map(([key, value]) => {
       const snake = snakeCase(key)
-      const shape = inside[snake] ?? PLAIN
-      return [names[snake] ?? pascalCase(snake), converted(value, shape)]
+      const shape = (Object.hasOwn(inside, snake) ? inside[snake] : undefined) ?? PLAIN
+      return [
+        (Object.hasOwn(names, snake) ? names[snake] : undefined) ?? pascalCase(snake),
+        converted(value, shape),
+      ]
     }),
   )
 }
@@ -61,7 +76,19 @@ function pascalCase(key: string): string {
   return key.replaceAll(/(?:^|_)([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())
 }
 
+/** What an agent keeps only in an upstream's `config`. */
+const TUNING = ['connect_timeout_ms', 'idle_timeout_ms']
+
 /** An upstream as the API takes it. */
 export function upstreamRequest(upstream: Json): Json {
-  return convert(upstream, UPSTREAM)
+  const tuning = Object.entries(upstream).filter(([key]) => TUNING.includes(snakeCase(key)))
+  const rest = Object.entries(upstream).filter(([key]) => !TUNING.includes(snakeCase(key)))
+  const request = convert(Object.fromEntries(rest), UPSTREAM)
+  if (tuning.length === 0) return request
+  const own = request['Config']
+  const config = typeof own === 'object' && own !== null ? own : {}
+  return {
+    ...request,
+    Config: { ...Object.fromEntries(tuning.map(([key, value]) => [snakeCase(key), value])), ...config },
+  }
 }

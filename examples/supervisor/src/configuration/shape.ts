@@ -1,3 +1,4 @@
+import { expectShallow } from './depth.js'
 import { ConfigurationError } from './error.js'
 import type { Json } from './parse.js'
 
@@ -10,8 +11,18 @@ const LISTS: readonly RegExp[] = [
   /\.expose\.paths$/,
 ]
 
+/** Where there can be one only. Elsewhere, several are for whoever understands them. */
+const SINGLE: readonly RegExp[] = [
+  /^(connect|ports)$/,
+  /^connect\.(proxy|proxy_defaults)(\.config)?$/,
+  /^services?\.(connect|check|weights|meta|proxy|tagged_addresses)$/,
+  /^services?\.connect\.(proxy|sidecar_service)$/,
+  /^services?\.connect\.proxy\.config$/,
+  /^services?\.proxy\.config$/,
+]
+
 /** What a supervisor reads; the rest of a file is for the agent. */
-export const TOP_LEVEL = [
+const TOP_LEVEL = [
   'service',
   'services',
   'connect',
@@ -29,6 +40,7 @@ export const TOP_LEVEL = [
  */
 export function unblock(path: string, content: Json): Json {
   const known: readonly string[] = TOP_LEVEL
+  expectShallow(path, content)
   return Object.fromEntries(
     Object.entries(content)
       .filter(([key]) => known.includes(snakeCase(key)))
@@ -42,6 +54,7 @@ function shaped(file: string, place: string, value: unknown): unknown {
     if (!items.every(isObject) || items.length === 0) return items
     if (LISTS.some((list) => list.test(place))) return items.map((item) => shaped(file, place, item))
     if (items.length === 1) return shaped(file, place, items[0])
+    if (!SINGLE.some((single) => single.test(place))) return items.map((item) => shaped(file, place, item))
     throw new ConfigurationError(`${file}: ${place}: expected one block, found ${items.length}`)
   }
   if (!isObject(value)) return value

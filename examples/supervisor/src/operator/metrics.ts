@@ -1,7 +1,5 @@
 import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client'
-import type { ProxyState, SupervisorStatus } from './status.js'
-
-const STATES: readonly ProxyState[] = ['running', 'waiting', 'stopping', 'stopped', 'refused', 'failing']
+import { PROXY_STATES, type SupervisorStatus } from './status.js'
 
 /** What a supervisor counts, for Prometheus. */
 export class Metrics {
@@ -20,7 +18,8 @@ export class Metrics {
     })
     this.#gauge('proxies', 'How many managed proxies are in a state.', ['state'], (set) => {
       const { proxies } = this.#status()
-      for (const state of STATES) set({ state }, proxies.filter((proxy) => proxy.state === state).length)
+      for (const state of PROXY_STATES)
+        set({ state }, proxies.filter((proxy) => proxy.state === state).length)
     })
     this.#gauge('proxy_up', 'Whether the process of a proxy runs.', ['proxy'], (set) => {
       for (const { proxy, state } of this.#status().proxies) set({ proxy }, state === 'running' ? 1 : 0)

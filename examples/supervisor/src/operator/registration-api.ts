@@ -4,17 +4,22 @@ import type { AddressInfo } from 'node:net'
 import { isIP } from 'node:net'
 import type { AgentApi } from 'consul-connect'
 import { AgentError } from 'consul-connect'
-import { readDefinition } from '../configuration/definition.js'
+import type { ServiceDefinition } from '../configuration/definition.js'
 import { ConfigurationError } from '../configuration/error.js'
 import { keysOf } from '../configuration/keys.js'
 import type { Json } from '../configuration/parse.js'
 
 export interface RegistrationActions {
   allowsManaged(): boolean
-  /** Whether a file defines it, and not whoever sends requests. */
-  isOfFile(id: string): boolean
-  adopt(request: Json): Promise<void>
-  release(id: string): Promise<boolean>
+  /**
+   * What it means, checked as a whole.
+   * @throws ConfigurationError
+   */
+  read(request: Json): ServiceDefinition
+  /** @throws ConfigurationError when the id is not for whoever sends requests */
+  expectFree(id: string): void
+  keep(definition: ServiceDefinition, request: Json): Promise<void>
+  forget(id: string): Promise<void>
 }
 
 const MAX_BODY_BYTES = 1024 * 1024
@@ -70,7 +75,7 @@ export class RegistrationApi {
     const [, encoded] = /^\/v1\/agent\/service\/deregister\/([^/]+)$/.exec(pathname) ?? []
     if (received.method !== 'PUT') throw new RequestError(405, 'expected PUT')
     if (pathname === '/v1/agent/service/register') return this.#register(await bodyOf(received), token)
-    if (encoded !== undefined) return this.#deregister(decodeURIComponent(encoded), token)
+    if (encoded !== undefined) return this.#deregister(decoded(encoded), token)
     throw new RequestError(
       404,
       `there are /v1/agent/service/register and /v1/agent/service/deregister/:id; the rest is the agent's, at ${this.#agent.address}`,
@@ -78,33 +83,37 @@ export class RegistrationApi {
   }
 
   async #register(body: Json, token: string | undefined): Promise<{ status: number; text: string }> {
-    const context = { origin: 'the request', folder: undefined, warn: () => undefined }
-    const definition = readDefinition(body, context)
+    const { token: ofBody, ...rest } = keysOf('the request', body)
+    const own = token ?? ofBody
+    const request = { ...rest, ...(own !== undefined && { token: own }) }
+    const definition = this.#actions.read(request)
     if (definition.managed !== undefined && !this.#actions.allowsManaged())
       throw new RequestError(400, REFUSAL)
-    this.#expectNotOfFile(definition.id)
     const query = { 'replace-existing-checks': true }
-    const passed = { method: 'PUT', path: '/v1/agent/service/register', query, token } as const
-    const { status, text } = await this.#agent.exchange({ ...passed, body: definition.body })
-    if (status === 200 && definition.managed !== undefined) {
-      const { token: ofBody, ...rest } = keysOf('the request', body)
-      const own = token ?? ofBody
-      await this.#actions.adopt({ ...rest, ...(own !== undefined && { token: own }) })
+    const passed = { method: 'PUT', path: '/v1/agent/service/register', query } as const
+    const sent = { ...passed, body: definition.body, token: definition.sender.token }
+    const { status, text } = await this.#agent.exchange(sent)
+    if (status === 200) {
+      if (definition.managed === undefined) await this.#actions.forget(definition.id)
+      else await this.#actions.keep(definition, request)
     }
     return { status, text }
   }
 
   async #deregister(id: string, token: string | undefined): Promise<{ status: number; text: string }> {
-    this.#expectNotOfFile(id)
+    this.#actions.expectFree(id)
     const path = `/v1/agent/service/deregister/${encodeURIComponent(id)}`
     const { status, text } = await this.#agent.exchange({ method: 'PUT', path, token })
-    if (status === 200) await this.#actions.release(id)
+    if (status === 200) await this.#actions.forget(id)
     return { status, text }
   }
+}
 
-  #expectNotOfFile(id: string): void {
-    if (!this.#actions.isOfFile(id)) return
-    throw new RequestError(400, `the service ${id} is in a file of the supervisor, and is changed there`)
+function decoded(segment: string): string {
+  try {
+    return decodeURIComponent(segment)
+  } catch {
+    throw new RequestError(400, 'expected an id that is encoded as a part of a path')
   }
 }
 

@@ -1,7 +1,16 @@
 import type { ManagedProxy } from '../managed-proxy.js'
 import type { Exit } from '../process/running.js'
 
-export type ProxyState = 'running' | 'waiting' | 'stopping' | 'stopped' | 'refused' | 'failing'
+export const PROXY_STATES = [
+  'running',
+  'waiting',
+  'stopping',
+  'stopped',
+  'refused',
+  'failing',
+  'gone',
+] as const
+export type ProxyState = (typeof PROXY_STATES)[number]
 
 /** One proxy, as an operator sees it. */
 export interface ProxyStatus {
@@ -22,6 +31,8 @@ export interface ProxyStatus {
 export interface SupervisorStatus {
   /** `ok`, or what is wrong with it. */
   readonly agent: string
+  /** Whether it looks after everything, and does not hang. */
+  readonly isWorking: boolean
   /** How often everything has been looked at. */
   readonly passes: number
   readonly services: number
@@ -44,6 +55,12 @@ export function proxyStatus(proxy: ManagedProxy, problem: string | undefined): P
   }
 }
 
+/** Of one whose service somebody else has deregistered. */
+export function goneStatus(proxy: ManagedProxy): ProxyStatus {
+  const problem = 'its service was deregistered by somebody else; a reload, or start, registers it again'
+  return { ...proxyStatus(proxy, problem), state: 'gone' }
+}
+
 function stateOf({ isStopped, keeper }: ManagedProxy, problem: string | undefined): ProxyState {
   if (keeper.state === 'running' || keeper.state === 'stopping') return keeper.state
   if (isStopped) return 'stopped'
@@ -51,7 +68,7 @@ function stateOf({ isStopped, keeper }: ManagedProxy, problem: string | undefine
   return keeper.problem === undefined ? 'waiting' : 'failing'
 }
 
-export function describeExit({ code, signal }: Exit): string {
+function describeExit({ code, signal }: Exit): string {
   return signal ?? (code === null ? 'unknown' : `exit code ${code}`)
 }
 

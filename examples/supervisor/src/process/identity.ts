@@ -21,19 +21,10 @@ export function currentBoot(): string {
   }
 }
 
-/** The process that has this number now; undefined when there is none, or it has ended and waits to be reaped. */
+/** The process that has this number now; undefined when there is none. */
 export function identify(pid: number): ProcessId | undefined {
-  let stat: string
-  try {
-    stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-  } catch {
-    return undefined
-  }
-  // The name of the program is in parentheses, and may have any character in it.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-  const [state, startedAt] = [fields[0], fields[19]]
-  if (startedAt === undefined || state === 'Z' || state === 'X') return undefined
-  return { pid, startedAt, bootId: currentBoot() }
+  const stat = readStat(pid)
+  return stat && { pid, startedAt: stat.startedAt, bootId: currentBoot() }
 }
 
 export function isRunning(id: ProcessId): boolean {
@@ -65,27 +56,36 @@ export function signalProcess(id: ProcessId, signal: NodeJS.Signals): boolean {
   }
 }
 
-/** The same to it and all that it has started in its session. */
-export function killSession(id: ProcessId): void {
-  if (!isRunning(id)) return
-  for (const target of [-id.pid, id.pid]) {
-    try {
-      process.kill(target, 'SIGKILL')
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+/**
+ * What lives in the session of a process, that itself included: what it has started, and has not sent away. The number of
+ * a session is not given out again as long as anybody is in it.
+ */
+export function sessionOf(leader: ProcessId): readonly ProcessId[] {
+  const members: ProcessId[] = []
+  for (const { pid, startedAt, session } of allProcesses()) {
+    // One that has its number by now, and a session of its own, has begun at another moment.
+    if (session === leader.pid && Number(startedAt) >= Number(leader.startedAt)) {
+      members.push({ pid, startedAt, bootId: currentBoot() })
     }
   }
+  const own = members.find(({ pid }) => pid === leader.pid)
+  return own === undefined || own.startedAt === leader.startedAt ? members : []
+}
+
+/** Ends it and all that it has started in its session. */
+export function killSession(leader: ProcessId): void {
+  if (leader.bootId !== currentBoot()) return
+  for (const member of sessionOf(leader)) signalProcess(member, 'SIGKILL')
 }
 
 /** The process that was started with this variable in its environment; undefined when there is none. */
 export function findByEnvironment(name: string, value: string): ProcessId | undefined {
   const wanted = `${name}=${value}`
-  for (const entry of readdirSync('/proc')) {
-    if (!/^\d+$/.test(entry)) continue
+  for (const { pid, session } of allProcesses()) {
+    // What a proxy starts has its environment too, but not a session of its own.
+    if (session !== pid) continue
     try {
-      const environment = readFileSync(`/proc/${entry}/environ`, 'utf8').split('\0')
-      // What a proxy starts has its environment too, but not a session of its own.
-      if (environment.includes(wanted) && isLeader(Number(entry))) return identify(Number(entry))
+      if (readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0').includes(wanted)) return identify(pid)
     } catch {
       // It has ended, or is another user's.
     }
@@ -93,8 +93,30 @@ export function findByEnvironment(name: string, value: string): ProcessId | unde
   return undefined
 }
 
-function isLeader(pid: number): boolean {
-  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-  const session = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[3]
-  return session === String(pid)
+interface Stat {
+  readonly pid: number
+  readonly session: number
+  readonly startedAt: string
+}
+
+function* allProcesses(): Generator<Stat> {
+  for (const entry of readdirSync('/proc')) {
+    const stat = /^\d+$/.test(entry) ? readStat(Number(entry)) : undefined
+    if (stat !== undefined) yield stat
+  }
+}
+
+/** `/proc/<pid>/stat`, proc(5); undefined when there is none, or it has ended and waits to be reaped. */
+function readStat(pid: number): Stat | undefined {
+  let stat: string
+  try {
+    stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+  } catch {
+    return undefined
+  }
+  // The name of the program is in parentheses, and may have any character in it.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  const [state, session, startedAt] = [fields[0], fields[3], fields[19]]
+  if (startedAt === undefined || state === 'Z' || state === 'X') return undefined
+  return { pid, session: Number(session), startedAt }
 }

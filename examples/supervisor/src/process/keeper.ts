@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { killSession, signalProcess } from './identity.js'
+import { type ProcessId, killSession, sessionOf, signalProcess } from './identity.js'
 import { type Launch, fingerprint } from './launch.js'
 import { Restarts } from './restarts.js'
 import { type Exit, type RunningProcess, startProcess } from './running.js'
@@ -25,8 +25,11 @@ export interface Prepared {
   release(): void
 }
 
-/** How long a process may take to end after SIGINT. */
+/** How long a process may take to end after SIGINT, and after SIGKILL. */
 const STOP_MS = 5_000
+const SWEEP_POLL_MS = 50
+/** SIGINT to it, SIGKILL, and both to what it left behind. */
+const STOPPED_MS = 4 * STOP_MS
 
 /** Keeps one process running: starts it, starts it again when it ends or is to be another, and stops it. */
 export class Keeper {
@@ -67,7 +70,7 @@ export class Keeper {
     return this.#exit
   }
 
-  /** Why it could not be started, the last time. */
+  /** Why it could not be started or ended, the last time. */
   get problem(): Error | undefined {
     return this.#problem
   }
@@ -88,11 +91,22 @@ export class Keeper {
     this.#change()
   }
 
-  /** Resolves when nothing of it runs any more. */
+  /**
+   * Resolves when nothing of it runs any more. `run` is not to be called meanwhile.
+   * @throws Error when it does not end; it is still being tried
+   */
   async stop(): Promise<void> {
     this.#launch = undefined
     this.#change()
-    await this.#loop
+    const done = new AbortController()
+    const isLate = await Promise.race([this.#loop, elapsed(STOPPED_MS, done.signal)])
+    done.abort()
+    if (isLate === true) throw this.#problem ?? new Error('its process does not end')
+  }
+
+  /** Ends it at once, when nothing can be waited for. */
+  kill(): void {
+    if (this.#running !== undefined) killSession(this.#running.id)
   }
 
   /** Looks after it no longer, and leaves it running. */
@@ -113,16 +127,23 @@ export class Keeper {
     while (!this.#hasLeft) {
       const { signal } = this.#changed
       const launch = this.#launch
-      if (this.#running !== undefined && (launch === undefined || fingerprint(launch) !== this.#print)) {
-        await this.#end(this.#running)
-      } else if (launch === undefined) {
-        this.#state = 'stopped'
-        this.#isKeeping = false
-        return
-      } else if (this.#running === undefined) {
-        await this.#start(launch, signal)
-      } else {
-        await this.#attend(this.#running, signal)
+      try {
+        if (this.#running !== undefined && (launch === undefined || fingerprint(launch) !== this.#print)) {
+          await this.#end(this.#running)
+        } else if (launch === undefined) {
+          this.#state = 'stopped'
+          this.#isKeeping = false
+          return
+        } else if (this.#running === undefined) {
+          await this.#start(launch, signal)
+        } else {
+          await this.#attend(this.#running, signal)
+        }
+      } catch (error) {
+        this.#problem = error as Error
+        this.#hooks.failed(error as Error)
+        // A start waits by its own schedule; what cannot be ended is tried again like this.
+        if (this.#running !== undefined) await elapsed(STOP_MS, signal)
       }
     }
   }
@@ -136,9 +157,8 @@ export class Keeper {
       return
     }
     this.#restarts.started()
-    let prepared: Prepared | undefined
+    const prepared = await this.#hooks.prepare(launch)
     try {
-      prepared = await this.#hooks.prepare(launch)
       const running = await startProcess(launch, prepared.launchId, prepared.outputs)
       this.#running = running
       this.#print = fingerprint(launch)
@@ -146,11 +166,8 @@ export class Keeper {
       this.#state = 'running'
       this.#problem = undefined
       await this.#hooks.started(running, launch)
-    } catch (error) {
-      this.#problem = error as Error
-      this.#hooks.failed(error as Error)
     } finally {
-      prepared?.release()
+      prepared.release()
     }
   }
 
@@ -161,36 +178,53 @@ export class Keeper {
     done.abort()
     if (exit === undefined) return
     const aliveMs = performance.now() - running.since
-    this.#running = undefined
-    this.#exit = exit
+    this.#gone(exit)
     this.#restarts.ended(aliveMs)
     this.#hooks.ended(exit, aliveMs)
+    // What it has left behind may hold its port.
+    await sweep(running.id)
   }
 
   async #end(running: RunningProcess): Promise<void> {
     this.#state = 'stopping'
-    const timeout = new AbortController()
-    try {
-      if (signalProcess(running.id, 'SIGINT')) {
-        const late = elapsed(STOP_MS, timeout.signal)
-        if ((await Promise.race([running.ended, late])) === true) killSession(running.id)
-      }
-      this.#exit = await running.ended
-      this.#running = undefined
-      this.#print = undefined
-      this.#restarts.reset()
-    } catch (cause) {
-      // One that has become another user may not be ours to end any more.
-      const problem = new Error(`process ${running.id.pid} cannot be ended: ${(cause as Error).message}`, {
-        cause,
-      })
-      this.#problem = problem
-      this.#hooks.failed(problem)
-      await elapsed(STOP_MS, timeout.signal)
-    } finally {
-      timeout.abort()
+    signalProcess(running.id, 'SIGINT')
+    let exit = await within(STOP_MS, running.ended)
+    if (exit === undefined) {
+      killSession(running.id)
+      exit = await within(STOP_MS, running.ended)
     }
+    if (exit === undefined) throw new Error(`process ${running.id.pid} does not end, even by SIGKILL`)
+    this.#gone(exit)
+    this.#restarts.reset()
+    await sweep(running.id)
   }
+
+  #gone(exit: Exit): void {
+    this.#exit = exit
+    this.#running = undefined
+    this.#print = undefined
+  }
+}
+
+/** Ends what a process has left behind in its session. */
+async function sweep(leader: ProcessId): Promise<void> {
+  const deadline = performance.now() + STOP_MS
+  for (const member of sessionOf(leader)) signalProcess(member, 'SIGINT')
+  while (sessionOf(leader).length > 0) {
+    if (performance.now() > deadline) {
+      killSession(leader)
+      return
+    }
+    await sleep(SWEEP_POLL_MS)
+  }
+}
+
+/** The value, when it is there in time. */
+async function within<T>(ms: number, value: Promise<T>): Promise<T | undefined> {
+  const done = new AbortController()
+  const first = await Promise.race([value, elapsed(ms, done.signal).then(() => undefined)])
+  done.abort()
+  return first
 }
 
 /** Whether the time passed; false when it was broken off. */

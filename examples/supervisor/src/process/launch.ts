@@ -9,6 +9,8 @@ export interface Launch {
   /** An absolute path. */
   readonly path: string
   readonly args: readonly string[]
+  /** Further arguments, with which it is started and for which it is not: how much it logs. */
+  readonly logArgs: readonly string[]
   readonly directory: string
   readonly env: Environment
 }
@@ -41,8 +43,16 @@ const NOT_PASSED_ON = new Set([
   'PWD',
   'SHLVL',
   'SYSTEMD_EXEC_PID',
+  'SSH_AUTH_SOCK',
+  'SSH_CLIENT',
+  'SSH_CONNECTION',
+  'SSH_TTY',
+  'STY',
+  'TMUX',
+  'TMUX_PANE',
   'WATCHDOG_PID',
   'WATCHDOG_USEC',
+  'XDG_SESSION_ID',
   '_',
 ])
 

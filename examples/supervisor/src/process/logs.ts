@@ -1,4 +1,13 @@
-import { closeSync, constants, copyFileSync, fstatSync, ftruncateSync, openSync, renameSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  copyFileSync,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  renameSync,
+  rmSync,
+} from 'node:fs'
 import { join } from 'node:path'
 
 /** How much of a proxy's output is kept. */
@@ -54,14 +63,26 @@ export function rotate(path: string, { maxBytes, kept }: LogBounds): boolean {
   }
   try {
     if (fstatSync(file).size <= maxBytes) return false
-    for (let number = kept - 1; number >= 1; number--)
-      moveIfThere(`${path}.${number}`, `${path}.${number + 1}`)
-    if (kept > 0) copyFileSync(path, `${path}.1`)
+    if (kept > 0) keep(path, kept)
     ftruncateSync(file)
     return true
   } finally {
     closeSync(file)
   }
+}
+
+/** On a disk that is full it cannot be kept, and emptying it is what helps; older ones stay. */
+function keep(path: string, kept: number): void {
+  const copy = `${path}.copy`
+  try {
+    copyFileSync(path, copy)
+  } catch (error) {
+    rmSync(copy, { force: true })
+    if ((error as NodeJS.ErrnoException).code === 'ENOSPC') return
+    throw error
+  }
+  for (let number = kept - 1; number >= 1; number--) moveIfThere(`${path}.${number}`, `${path}.${number + 1}`)
+  renameSync(copy, `${path}.1`)
 }
 
 function moveIfThere(from: string, to: string): void {

@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { type Launch, LAUNCH_VARIABLE } from './launch.js'
-import { type ProcessId, ageMs, identify, isRunning } from './identity.js'
+import { type ProcessId, ageMs, currentBoot, identify, isRunning } from './identity.js'
 
 /** How a process ended. */
 export interface Exit {
@@ -31,7 +31,7 @@ export async function startProcess(
   launchId: string,
   outputs: Outputs,
 ): Promise<RunningProcess> {
-  const child: ChildProcess = spawn(launch.path, launch.args, {
+  const child: ChildProcess = spawn(launch.path, [...launch.args, ...launch.logArgs], {
     cwd: launch.directory,
     env: { ...launch.env, [LAUNCH_VARIABLE]: launchId },
     detached: true,
@@ -44,12 +44,10 @@ export async function startProcess(
   })
   await once(child, 'spawn')
   child.unref()
-  const { pid } = child
-  // It is our child, so that its number is its own until its end has been seen.
-  const id = pid === undefined ? undefined : identify(pid)
-  if (id !== undefined) return { id, since: performance.now(), ended }
-  const { code, signal } = await ended
-  throw new Error(`it ended at once (${signal ?? `code ${String(code)}`})`)
+  const { pid = 0 } = child
+  // One that has ended by now is nobody: no process has been started at this moment.
+  const id = identify(pid) ?? { pid, startedAt: '0', bootId: currentBoot() }
+  return { id, since: performance.now(), ended }
 }
 
 const POLL_MS = 1_000

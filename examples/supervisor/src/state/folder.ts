@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
-import { chmodSync, mkdirSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { chmodSync, lstatSync, mkdirSync, statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 
 /** Where everything of the supervisor is. All of it is for its user alone. */
 export interface StateFolder {
@@ -29,19 +29,35 @@ export function stateFolder(dataDir: string): StateFolder {
  * @throws Error, which says what is wrong with the folder
  */
 export function createFolder(folder: StateFolder): void {
+  const own = process.getuid?.() ?? 0
   for (const path of [folder.path, folder.pids, folder.logs]) {
     try {
       mkdirSync(path, { recursive: true, mode: 0o700 })
-      if (statSync(path).uid !== process.getuid?.()) throw new Error('it belongs to another user')
+      const found = lstatSync(path)
+      if (found.isSymbolicLink()) throw new Error('it is a link')
+      if (found.uid !== own) throw new Error('it belongs to another user')
+      // What another user can rename, he can put his own in its place.
+      if (own === 0) expectRoots(dirname(folder.path))
       chmodSync(path, 0o700)
     } catch (cause) {
       const { code, message } = cause as NodeJS.ErrnoException
       throw new Error(
-        `data_dir: ${path} cannot be used (${code ?? message}): expected a folder that this user may write to`,
+        `data_dir: ${path} cannot be used (${code ?? message}): expected a folder that this user may write to, and nobody else; -data-dir names another`,
         { cause },
       )
     }
   }
+}
+
+const WRITABLE_BY_OTHERS = 0o022
+const STICKY = 0o1000
+
+/** Whoever may write to a folder above ours could put another in our place. */
+function expectRoots(path: string): void {
+  const { uid, mode } = statSync(path)
+  const isShared = (mode & WRITABLE_BY_OTHERS) !== 0 && (mode & STICKY) === 0
+  if (uid !== 0 || isShared) throw new Error(`${path} can be changed by others than root`)
+  if (dirname(path) !== path) expectRoots(dirname(path))
 }
 
 const MAX_NAME_BYTES = 200

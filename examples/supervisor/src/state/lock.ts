@@ -1,76 +1,33 @@
-import { randomUUID } from 'node:crypto'
-import { linkSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
-import { type ProcessId, identify, isRunning } from '../process/identity.js'
-
-/** How often a lock is taken over that its owner left behind. */
-const ATTEMPTS = 10
+import { spawnSync } from 'node:child_process'
+import { closeSync, constants, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs'
 
 /**
- * Makes sure that one supervisor works in a folder: two would start everything twice. The lock names a process, so that
- * one whose owner was killed holds nobody up.
+ * Makes sure that one supervisor works in a folder: two would start everything twice. It is a lock of the kernel, flock(2),
+ * which ends with the process that holds it, however that ends. Node.js has no call for it; `flock` of util-linux takes it
+ * for a file that we have opened, and it is ours afterwards.
  * @returns how to give it back
  * @throws Error when another one runs
  */
 export function takeLock(path: string): () => void {
-  const own = identify(process.pid)
-  if (own === undefined) throw new Error('this process is not in /proc')
-  const candidate = `${path}.${randomUUID()}`
-  writeFileSync(candidate, JSON.stringify(own), { mode: 0o600, flag: 'wx' })
+  const { O_RDWR, O_CREAT, O_NOFOLLOW } = constants
+  const file = openSync(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600)
   try {
-    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-      if (tryLink(candidate, path))
-        return () => {
-          release(path, own)
-        }
-      const holder = readHolder(path)
-      if (holder !== undefined && isRunning(holder)) {
-        throw new Error(`another supervisor runs in this data_dir already, with pid ${holder.pid}`)
-      }
-      removeStale(path, holder)
-    }
-    throw new Error(`${path} cannot be taken: remove it if no supervisor runs`)
-  } finally {
-    unlinkSync(candidate)
-  }
-}
-
-/** A link is made whole or not at all, and never over another. */
-function tryLink(from: string, to: string): boolean {
-  try {
-    linkSync(from, to)
-    return true
+    const { status, error } = spawnSync('flock', ['-n', '3'], { stdio: ['ignore', 'ignore', 'ignore', file] })
+    if (error !== undefined) throw new Error(`expected flock of util-linux in the PATH (${error.message})`)
+    if (status !== 0) throw new Error(`another supervisor runs in this data_dir already${holder(path)}`)
+    ftruncateSync(file)
+    writeSync(file, `${process.pid}\n`)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    closeSync(file)
     throw error
   }
-}
-
-/** Undefined for one that is gone meanwhile, or is no lock of ours. */
-function readHolder(path: string): ProcessId | undefined {
-  try {
-    const { pid, startedAt, bootId } = JSON.parse(readFileSync(path, 'utf8')) as Partial<ProcessId>
-    if (typeof pid !== 'number' || typeof startedAt !== 'string' || typeof bootId !== 'string')
-      return undefined
-    return { pid, startedAt, bootId }
-  } catch {
-    return undefined
+  return () => {
+    closeSync(file)
   }
 }
 
-/** Two that come at the same time must not take each other's new lock away for the old one. */
-function removeStale(path: string, stale: ProcessId | undefined): void {
-  const aside = `${path}.${randomUUID()}`
-  try {
-    renameSync(path, aside)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
-    throw error
-  }
-  const moved = readHolder(aside)
-  if (moved !== undefined && moved.startedAt !== stale?.startedAt && isRunning(moved)) tryLink(aside, path)
-  unlinkSync(aside)
-}
-
-function release(path: string, own: ProcessId): void {
-  if (readHolder(path)?.pid === own.pid) unlinkSync(path)
+/** For the message alone. */
+function holder(path: string): string {
+  const pid = readFileSync(path, 'utf8').trim()
+  return /^\d+$/.test(pid) ? `, with pid ${pid}` : ''
 }

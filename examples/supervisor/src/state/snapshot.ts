@@ -1,4 +1,5 @@
 import type { ProxyToken } from '../agent/tokens.js'
+import type { Sender } from '../configuration/definition.js'
 import type { Json } from '../configuration/parse.js'
 import type { ProcessId } from '../process/identity.js'
 
@@ -9,6 +10,10 @@ export interface SavedProxy {
   readonly serviceName: string
   readonly port: number
   readonly token: ProxyToken | undefined
+  /** With whose rights it was registered. */
+  readonly sender: Sender
+  /** By which its last registration is known again. */
+  readonly sent: string | undefined
   /** Whether the agent has been told of it, so that it can be started without the agent. */
   readonly isRegistered: boolean
   /** An operator has stopped it, and it stays so. */
@@ -28,12 +33,18 @@ export interface SavedProcess {
 
 export interface SavedState {
   readonly proxies: readonly SavedProxy[]
-  /** The ids of the services that were registered. */
-  readonly services: readonly string[]
+  /** What was registered besides. */
+  readonly services: readonly SavedService[]
   /** The accessors of tokens that could not be revoked yet. */
   readonly tokensToRevoke: readonly string[]
   /** Definitions that came by HTTP, and are in no file. */
   readonly requests: readonly Json[]
+}
+
+export interface SavedService {
+  readonly id: string
+  readonly sender: Sender
+  readonly sent: string | undefined
 }
 
 export const EMPTY_STATE: SavedState = { proxies: [], services: [], tokensToRevoke: [], requests: [] }
@@ -52,11 +63,15 @@ export function formatSnapshot({ proxies, services, tokensToRevoke, requests }: 
   const content = {
     Version: VERSION,
     Proxies: Object.fromEntries(entries) as Json,
-    Services: services,
+    Services: services.map(({ id, sender, sent }) => ({ ID: id, ...formatSender(sender), Sent: sent ?? '' })),
     TokensToRevoke: tokensToRevoke,
     Requests: requests,
   }
   return `${JSON.stringify(content)}\n`
+}
+
+function formatSender({ token, isForeign }: Sender): Json {
+  return { Token: token ?? '', IsForeign: isForeign }
 }
 
 function formatProxy({ process, token, ...proxy }: SavedProxy): Json {
@@ -74,6 +89,10 @@ function formatProxy({ process, token, ...proxy }: SavedProxy): Json {
     ServiceName: proxy.serviceName,
     Port: proxy.port,
     TokenAccessor: token?.accessor ?? '',
+    TokenService: token?.service ?? '',
+    TokenIsMade: token?.isMade ?? false,
+    ...formatSender(proxy.sender),
+    Sent: proxy.sent ?? '',
     IsRegistered: proxy.isRegistered,
     IsStopped: proxy.isStopped,
     StartedAt: process?.id?.startedAt ?? '',
@@ -105,53 +124,83 @@ export function parseSnapshot(text: string): SavedState {
     proxies: Object.entries(object('Proxies', content['Proxies'])).map(([id, proxy]) =>
       parseProxy(id, proxy),
     ),
-    services: strings('Services', content['Services']),
+    services: list('Services', content['Services']).map(parseService),
     tokensToRevoke: strings('TokensToRevoke', content['TokensToRevoke']),
     requests: list('Requests', content['Requests']).map((request) => object('Requests', request)),
   }
 }
 
+function parseService(value: unknown): SavedService {
+  const service = reader('Services', value)
+  return { id: service.text('ID'), sender: senderOf(service), sent: service.text('Sent') || undefined }
+}
+
+function senderOf(from: Reader): Sender {
+  return { token: from.text('Token') || undefined, isForeign: from.flag('IsForeign') }
+}
+
 function parseProxy(proxyId: string, value: unknown): SavedProxy {
-  const proxy = object(proxyId, value)
-  const config = object(`${proxyId}: Config`, proxy['Config'])
-  const text = (key: string, from = proxy): string => {
-    const found = from[key] ?? ''
-    if (typeof found === 'string') return found
-    throw new SnapshotError(`${proxyId}: ${key}: expected a string`)
-  }
-  const number = (key: string, from = proxy): number => {
-    const found = from[key] ?? 0
-    if (typeof found === 'number' && Number.isSafeInteger(found) && found >= 0) return found
-    throw new SnapshotError(`${proxyId}: ${key}: expected a whole number`)
-  }
-  const flag = (key: string): boolean => {
-    const found = proxy[key] ?? false
-    if (typeof found === 'boolean') return found
-    throw new SnapshotError(`${proxyId}: ${key}: expected true or false`)
-  }
-  const [pid, startedAt, bootId] = [number('Pid', config), text('StartedAt'), text('BootID')]
-  const launchId = text('Launch')
-  const secret = text('ProxyToken', config)
+  const proxy = reader(proxyId, value)
+  const config = reader(`${proxyId}: Config`, proxy.content['Config'])
+  const [pid, startedAt, bootId] = [config.number('Pid'), proxy.text('StartedAt'), proxy.text('BootID')]
+  const launchId = proxy.text('Launch')
+  const accessor = proxy.text('TokenAccessor')
+  const secret = config.text('ProxyToken')
   return {
     proxyId,
-    serviceId: text('ServiceID') || proxyId.replace(/-proxy$/, ''),
-    serviceName: text('ServiceName'),
-    port: number('Port'),
+    serviceId: proxy.text('ServiceID') || proxyId.replace(/-proxy$/, ''),
+    serviceName: proxy.text('ServiceName'),
+    port: proxy.number('Port'),
     // One that Consul itself gave out is known to it alone.
-    token: text('TokenAccessor') === '' ? undefined : { accessor: text('TokenAccessor'), secret },
-    isRegistered: flag('IsRegistered'),
-    isStopped: flag('IsStopped'),
+    token:
+      accessor === ''
+        ? undefined
+        : { accessor, secret, service: proxy.text('TokenService'), isMade: proxy.flag('TokenIsMade') },
+    sender: senderOf(proxy),
+    sent: proxy.text('Sent') || undefined,
+    isRegistered: proxy.flag('IsRegistered'),
+    isStopped: proxy.flag('IsStopped'),
     process:
       launchId === ''
         ? undefined
         : {
             launchId,
-            fingerprint: text('Fingerprint'),
+            fingerprint: proxy.text('Fingerprint'),
             id: pid === 0 || startedAt === '' ? undefined : { pid, startedAt, bootId },
-            path: text('CommandPath', config),
-            args: strings(`${proxyId}: CommandArgs`, config['CommandArgs']),
-            directory: text('CommandDir', config),
+            path: config.text('CommandPath'),
+            args: strings(`${proxyId}: CommandArgs`, config.content['CommandArgs']),
+            directory: config.text('CommandDir'),
           },
+  }
+}
+
+/** Reads the fields of an object; one that is missing is empty. */
+interface Reader {
+  readonly content: Json
+  text(key: string): string
+  number(key: string): number
+  flag(key: string): boolean
+}
+
+function reader(place: string, value: unknown): Reader {
+  const content = object(place, value)
+  return {
+    content,
+    text: (key) => {
+      const found = content[key] ?? ''
+      if (typeof found === 'string') return found
+      throw new SnapshotError(`${place}: ${key}: expected a string`)
+    },
+    number: (key) => {
+      const found = content[key] ?? 0
+      if (typeof found === 'number' && Number.isSafeInteger(found) && found >= 0) return found
+      throw new SnapshotError(`${place}: ${key}: expected a whole number`)
+    },
+    flag: (key) => {
+      const found = content[key] ?? false
+      if (typeof found === 'boolean') return found
+      throw new SnapshotError(`${place}: ${key}: expected true or false`)
+    },
   }
 }
 

@@ -74,16 +74,24 @@ export class StateFile {
    */
   async save(state: SavedState): Promise<void> {
     this.#wanted = formatSnapshot(state)
-    // What is asked for while one is written is written next, and once.
-    while (this.#wanted !== this.#written) {
-      this.#writing ??= this.#write(this.#wanted).finally(() => {
-        this.#writing = undefined
-      })
-      await this.#writing
+    for (;;) {
+      if (this.#writing !== undefined) {
+        // What is asked for while one is written is written next, and once; how the other ends is for who asked for it.
+        await this.#writing.catch(() => undefined)
+      } else if (this.#wanted === this.#written) {
+        return
+      } else {
+        this.#writing = this.#write(this.#wanted).finally(() => {
+          this.#writing = undefined
+        })
+        await this.#writing
+      }
     }
   }
 
   async #write(text: string): Promise<void> {
+    // What is on the disk is not known until all steps are done.
+    this.#written = undefined
     const temporary = `${this.#path}.new`
     const file = await this.#steps.open(temporary)
     try {
