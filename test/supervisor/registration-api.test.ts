@@ -126,15 +126,52 @@ test('what is no request for us is refused', async (t) => {
       /exec_mode: expected "daemon"/,
     ],
     [REGISTER, { ...MANAGED, ID: 'x/../y' }, {}, 400, /without slashes/],
+    [REGISTER, { ...MANAGED, ID: '\ud800' }, {}, 400, /expected a name/],
+    // Go would take the last of them for the name.
+    [REGISTER, { ...MANAGED, NaMe: 'other' }, {}, 400, /name is there in two spellings/],
+    [REGISTER, { ...MANAGED, Meta: {}, Check: { TTL: '1s', tTl: '2s' } }, {}, 400, /are one key to an agent/],
+    [REGISTER, { ...MANAGED, Port: 0 }, {}, 400, /expected a port in the service/],
+    [
+      REGISTER,
+      { ...MANAGED, Connect: { Proxy: { Config: { bind_port: 'x' } } } },
+      {},
+      400,
+      /bind_port: expected a port/,
+    ],
+    [
+      REGISTER,
+      { ...MANAGED, Connect: { Proxy: { Command: ['./x'] } } },
+      {},
+      400,
+      /expected an absolute path/,
+    ],
+    [REGISTER, { Name: 'x', ID: 'a-proxy', Port: 1 }, {}, 400, /a-proxy is the managed proxy of a/],
+    ['/v1/agent/service/deregister/%zz', undefined, {}, 400, /encoded as a part of a path/],
     [REGISTER, MANAGED, { host: 'evil.example' }, 403, /expected an IP address as the host/],
     [REGISTER, `"${'x'.repeat(1_100_000)}"`, {}, 413, /at most/],
     ['/v1/agent/services', undefined, {}, 404, /the rest is the agent's/],
     ['/v1/agent/service/deregister/a', undefined, {}, 400, /in a file of the supervisor/],
   ] as [string, unknown, Record<string, string>, number, RegExp][]) {
     const answer = await put(url, path, body, headers)
-    assert.equal(answer.status, status, answer.text)
+    assert.equal(answer.status, status, `${path} ${JSON.stringify(body)}: ${answer.text}`.slice(0, 300))
     assert.match(answer.text, expected)
   }
   const get = await fetch(`${url}${REGISTER}`)
   assert.equal(get.status, 405)
+})
+
+test('registered again without a proxy, a service loses it and stays', async (t) => {
+  const { agent, host, url } = await start(t, true)
+  await put(url, REGISTER, MANAGED)
+  const { pid } = await host.running('web-1')
+  const { Connect, ...plain } = MANAGED
+  assert.equal((await put(url, REGISTER, { ...plain, Port: 8081 })).status, 200)
+  await until('the proxy is gone', async () => {
+    const services = (await (await fetch(`${agent.url}/v1/agent/services`)).json()) as Record<
+      string,
+      { Port: number }
+    >
+    return !host.processes().includes(pid) && !('web-1-proxy' in services) && services['web-1']?.Port === 8081
+  })
+  assert.ok(Connect)
 })

@@ -8,9 +8,11 @@ import { Tokens, isAway } from './agent/tokens.js'
 import type { Configuration } from './configuration/configuration.js'
 import type { Sender, ServiceDefinition } from './configuration/definition.js'
 import { ConfigurationError } from './configuration/error.js'
+import type { ManagedBlock } from './configuration/managed.js'
 import type { Json } from './configuration/parse.js'
 import { ManagedProxy, type Surroundings } from './managed-proxy.js'
 import { type ProxyStatus, type SupervisorStatus, goneStatus, proxyStatus } from './operator/status.js'
+import { findProgram } from './process/launch.js'
 import { LOG_BOUNDS, type LogBounds, STREAMS, logPath, rotate } from './process/logs.js'
 import { RequestedServices } from './requested-services.js'
 import { Retirement } from './retirement.js'
@@ -185,8 +187,19 @@ export class Supervisor {
   readRequest(request: Json): ServiceDefinition {
     const service = this.#requests.read(request, this.#configuration)
     this.expectFree(service.id)
-    if (service.managed !== undefined) this.expectFree(proxyIdOf(service.id), service.id)
+    if (service.managed !== undefined) {
+      this.expectFree(proxyIdOf(service.id), service.id)
+      this.#expectProgram(service.managed)
+    }
     return service
+  }
+
+  #expectProgram({ command, folder }: ManagedBlock): void {
+    try {
+      if (command?.[0] !== undefined) findProgram(command[0], folder, this.#options.environment['PATH'])
+    } catch (cause) {
+      throw new ConfigurationError((cause as Error).message, { cause })
+    }
   }
 
   /**

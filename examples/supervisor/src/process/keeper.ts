@@ -179,6 +179,7 @@ export class Keeper {
     if (exit === undefined) return
     const aliveMs = performance.now() - running.since
     this.#gone(exit)
+    this.#state = 'waiting'
     this.#restarts.ended(aliveMs)
     this.#hooks.ended(exit, aliveMs)
     // What it has left behind may hold its port.
