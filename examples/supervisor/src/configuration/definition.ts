@@ -74,7 +74,7 @@ export function readDefinition(
       token: given['token'] === '' ? undefined : take(place, given, 'token', expectSecret),
       isForeign,
     },
-    body: toRequest({
+    body: toRequest(place, {
       ...without(given, ['token', 'connect', 'id']),
       id,
       ...(Object.keys(otherConnect).length > 0 && { connect: otherConnect }),

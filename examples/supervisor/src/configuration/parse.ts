@@ -1,4 +1,5 @@
 import { type Node, type ParseError, parseTree, printParseErrorCode } from 'jsonc-parser'
+import { expectShallow } from './depth.js'
 import { ConfigurationError, describe } from './error.js'
 import { hclToJson } from './hcl.js'
 
@@ -20,6 +21,8 @@ export function parseJson(path: string, text: string): Json {
     )
     throw new ConfigurationError(`${at(path, text, error.offset)}: expected JSON: ${found.toLowerCase()}`)
   }
+  const value = parsed(path, text)
+  expectShallow(path, value)
   const repeated = tree && findRepeated(tree)
   if (repeated !== undefined) {
     const key: unknown = repeated.value
@@ -27,10 +30,13 @@ export function parseJson(path: string, text: string): Json {
       `${at(path, text, repeated.offset)}: the key ${describe(key)} is there twice`,
     )
   }
+  return object(path, value)
+}
+
+function parsed(path: string, text: string): unknown {
   try {
-    return object(path, JSON.parse(text))
-  } catch (cause) {
-    if (cause instanceof ConfigurationError) throw cause
+    return JSON.parse(text)
+  } catch {
     // Node quotes the text, which may hold a token: no cause.
     throw new ConfigurationError(`${path}: expected JSON`)
   }
@@ -43,14 +49,14 @@ export function parseJson(path: string, text: string): Json {
 export async function parseHcl(path: string, text: string): Promise<Json> {
   // JSON is HCL as well, but for its mistakes the parser knows no place.
   if (/^\s*\{/.test(text)) return parseJson(path, text)
-  const parsed = await hclToJson(text).catch((cause: unknown) => {
+  const json = await hclToJson(text).catch((cause: unknown) => {
     throw new ConfigurationError(`${path}:1:1: expected HCL, and it cannot be parsed`, { cause })
   })
   try {
-    return object(path, JSON.parse(parsed))
+    return object(path, JSON.parse(json))
   } catch (cause) {
     if (cause instanceof ConfigurationError) throw cause
-    const [, line = '1', column = '1', said] = /At (\d+):(\d+): (.*)/s.exec(parsed) ?? []
+    const [, line = '1', column = '1', said] = /At (\d+):(\d+): (.*)/s.exec(json) ?? []
     // The parser quotes what it found, which may be a token without its quotes.
     const problem = said?.replace(/^Unknown token: .*/s, 'Unknown token').replaceAll(/'[^']*'|"[^"]*"/g, '…')
     throw new ConfigurationError(

@@ -6,9 +6,14 @@ import { snakeCase } from './shape.js'
 /**
  * A service definition as the agent's HTTP API takes it. Go reads JSON's keys without regard to their case, so that it is
  * enough to leave the underscores out; what has a name of its own there is in the tables.
+ * @throws ConfigurationError
  */
-export function toRequest(service: Json): Json {
-  return convert(service, SERVICE)
+export function toRequest(place: string, service: Json): Json {
+  try {
+    return convert(service, SERVICE)
+  } catch (cause) {
+    throw cause instanceof ConfigurationError ? new ConfigurationError(`${place}: ${cause.message}`) : cause
+  }
 }
 
 /** How the keys of an object are written: `as is` for an object whose keys are the user's. */

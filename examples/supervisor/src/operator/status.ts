@@ -10,7 +10,7 @@ export const PROXY_STATES = [
   'failing',
   'gone',
 ] as const
-export type ProxyState = (typeof PROXY_STATES)[number]
+type ProxyState = (typeof PROXY_STATES)[number]
 
 /** One proxy, as an operator sees it. */
 export interface ProxyStatus {

@@ -61,20 +61,19 @@ export function signalProcess(id: ProcessId, signal: NodeJS.Signals): boolean {
  * a session is not given out again as long as anybody is in it.
  */
 export function sessionOf(leader: ProcessId): readonly ProcessId[] {
-  const members: ProcessId[] = []
-  for (const { pid, startedAt, session } of allProcesses()) {
-    // One that has its number by now, and a session of its own, has begun at another moment.
-    if (session === leader.pid && Number(startedAt) >= Number(leader.startedAt)) {
-      members.push({ pid, startedAt, bootId: currentBoot() })
-    }
-  }
-  const own = members.find(({ pid }) => pid === leader.pid)
-  return own === undefined || own.startedAt === leader.startedAt ? members : []
+  const now = identify(leader.pid)
+  if (leader.bootId !== currentBoot() || (now !== undefined && now.startedAt !== leader.startedAt)) return []
+  return (
+    [...allProcesses()]
+      .filter(({ session }) => session === leader.pid)
+      // Those of one that had this number before it are older.
+      .filter(({ startedAt }) => Number(startedAt) >= Number(leader.startedAt))
+      .map(({ pid, startedAt }) => ({ pid, startedAt, bootId: leader.bootId }))
+  )
 }
 
 /** Ends it and all that it has started in its session. */
 export function killSession(leader: ProcessId): void {
-  if (leader.bootId !== currentBoot()) return
   for (const member of sessionOf(leader)) signalProcess(member, 'SIGKILL')
 }
 

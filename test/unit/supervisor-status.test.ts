@@ -1,0 +1,249 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import fc from 'fast-check'
+import type { ManagedProxy } from '../../examples/supervisor/src/managed-proxy.js'
+import {
+  type ProxyStatus,
+  type SupervisorStatus,
+  formatStatus,
+  goneStatus,
+  proxyStatus,
+} from '../../examples/supervisor/src/operator/status.js'
+
+const RUNNING: ProxyStatus = {
+  service: 'redis',
+  proxy: 'redis-proxy',
+  port: 20_001,
+  pid: 4_711,
+  state: 'running',
+  restarts: 0,
+  uptimeS: 59,
+  lastExit: undefined,
+  problem: undefined,
+}
+
+const FAILING: ProxyStatus = {
+  service: 'web-frontend',
+  proxy: 'web-frontend-proxy',
+  port: 0,
+  pid: undefined,
+  state: 'failing',
+  restarts: 12,
+  uptimeS: undefined,
+  lastExit: 'exit code 1',
+  problem: 'command: expected an executable file, and /x is not there',
+}
+
+function statusOf(proxies: readonly ProxyStatus[], agent: string = 'ok'): SupervisorStatus {
+  return { agent, isWorking: true, passes: 1, services: proxies.length, proxies }
+}
+
+/** The table, row by row and cell by cell. */
+function cellsOf(text: string): string[][] {
+  const [table = ''] = text.split('\n\n', 1)
+  return table
+    .trimEnd()
+    .split('\n')
+    .map((line) => line.split(/ {2,}/))
+}
+
+const TITLES = ['SERVICE', 'PROXY', 'PORT', 'PID', 'STATE', 'RESTARTS', 'UPTIME', 'LAST EXIT']
+
+describe('supervisor: the status', () => {
+  it('is a table, and under it what is wrong', () => {
+    assert.equal(
+      formatStatus(statusOf([RUNNING, FAILING])),
+      `SERVICE       PROXY               PORT   PID   STATE    RESTARTS  UPTIME  LAST EXIT
+redis         redis-proxy         20001  4711  running  0         59s     -
+web-frontend  web-frontend-proxy  -      -     failing  12        -       exit code 1
+
+web-frontend-proxy: command: expected an executable file, and /x is not there
+`,
+    )
+  })
+
+  it('has titles where there is no proxy', () => {
+    assert.equal(formatStatus(statusOf([])), `${TITLES.join('  ')}\n`)
+  })
+
+  it('says nothing more when all is well', () => {
+    assert.ok(!formatStatus(statusOf([RUNNING])).includes('\n\n'))
+  })
+
+  it('says what is wrong with the agent, before all else', () => {
+    const text = formatStatus(statusOf([RUNNING, FAILING], 'it is away'))
+    const [, problems] = text.split('\n\n')
+    assert.equal(
+      problems,
+      'agent: it is away\nweb-frontend-proxy: command: expected an executable file, and /x is not there\n',
+    )
+  })
+
+  it('keeps the order of the proxies', () => {
+    const names = ['c', 'a', 'b']
+    const text = formatStatus(statusOf(names.map((service) => ({ ...RUNNING, service }))))
+    assert.deepEqual(
+      cellsOf(text).map(([service]) => service),
+      ['SERVICE', ...names],
+    )
+  })
+
+  const cells: [change: Partial<ProxyStatus>, title: string, cell: string][] = [
+    [{ port: 0 }, 'PORT', '-'],
+    [{ port: 65_535 }, 'PORT', '65535'],
+    [{ pid: undefined }, 'PID', '-'],
+    [{ state: 'refused' }, 'STATE', 'refused'],
+    [{ restarts: 1_000_000 }, 'RESTARTS', '1000000'],
+    [{ lastExit: 'SIGKILL' }, 'LAST EXIT', 'SIGKILL'],
+    [{ lastExit: undefined }, 'LAST EXIT', '-'],
+    [{ uptimeS: undefined }, 'UPTIME', '-'],
+    [{ uptimeS: 0 }, 'UPTIME', '0s'],
+    [{ uptimeS: 59 }, 'UPTIME', '59s'],
+    [{ uptimeS: 60 }, 'UPTIME', '1m'],
+    [{ uptimeS: 3_599 }, 'UPTIME', '59m'],
+    [{ uptimeS: 3_600 }, 'UPTIME', '1h'],
+    [{ uptimeS: 86_399 }, 'UPTIME', '23h'],
+    [{ uptimeS: 86_400 }, 'UPTIME', '1d'],
+    [{ uptimeS: 864_000 }, 'UPTIME', '10d'],
+  ]
+  for (const [change, title, cell] of cells) {
+    it(`shows ${JSON.stringify(change)} as ${cell}`, () => {
+      const [titles, row] = cellsOf(formatStatus(statusOf([{ ...RUNNING, ...change }])))
+      assert.deepEqual(titles, TITLES)
+      assert.equal(row?.[TITLES.indexOf(title)], cell)
+    })
+  }
+
+  it('has each column below its title, whatever is in it', () => {
+    const name = fc.stringMatching(/^[a-z0-9.-]{1,30}$/)
+    const proxy = fc.record({
+      service: name,
+      proxy: name,
+      port: fc.nat({ max: 65_535 }),
+      pid: fc.option(fc.nat(), { nil: undefined }),
+      state: fc.constantFrom<ProxyStatus['state'][]>(
+        'running',
+        'waiting',
+        'stopping',
+        'stopped',
+        'refused',
+        'failing',
+      ),
+      restarts: fc.nat(),
+      uptimeS: fc.option(fc.nat(), { nil: undefined }),
+      lastExit: fc.option(name, { nil: undefined }),
+      problem: fc.constant(undefined),
+    })
+    fc.assert(
+      fc.property(fc.array(proxy, { maxLength: 5 }), (proxies) => {
+        const lines = formatStatus(statusOf(proxies)).trimEnd().split('\n')
+        assert.equal(lines.length, proxies.length + 1)
+        const starts = TITLES.map((title) => lines[0]!.indexOf(title))
+        for (const line of lines) {
+          assert.equal(line, line.trimEnd())
+          for (const start of starts) {
+            assert.notEqual(line[start] ?? ' ', ' ')
+            if (start > 0) assert.equal(line.slice(start - 2, start), '  ')
+          }
+        }
+      }),
+    )
+  })
+
+  it('does not let what comes from elsewhere steer a terminal', () => {
+    const evil = '\u001b[2J\u009b31m\r\nroot-proxy\t\0\u007f\u0008'
+    const proxy = { ...FAILING, service: evil, proxy: evil, lastExit: evil, problem: evil }
+    const text = formatStatus(statusOf([proxy], evil))
+    assert.match(text, /^[^\p{Cc}]*\n[^\p{Cc}]*\n\n[^\p{Cc}]*\n[^\p{Cc}]*\n$/u)
+    assert.ok(text.includes('?[2J?31m??root-proxy????'))
+  })
+
+  it('has as many lines as there are proxies and problems, whatever they are called', () => {
+    const text = fc.string({ unit: 'binary' })
+    fc.assert(
+      fc.property(text, text, text, (service, lastExit, problem) => {
+        const lines = formatStatus(statusOf([{ ...FAILING, service, lastExit, problem }], problem)).split(
+          '\n',
+        )
+        assert.equal(lines.length, problem === 'ok' ? 5 : 6)
+        assert.doesNotMatch(lines.join(''), /\p{Cc}/u)
+      }),
+    )
+  })
+})
+
+/** As much of a proxy as its status is made of. */
+function proxyWith(keeper: object, isStopped: boolean = false): ManagedProxy {
+  const whole = { state: 'stopped', running: undefined, restarts: 0, lastExit: undefined, problem: undefined }
+  const proxy = {
+    id: 'web-proxy',
+    serviceId: 'web',
+    port: 20_001,
+    isStopped,
+    keeper: { ...whole, ...keeper },
+  }
+  return proxy as unknown as ManagedProxy
+}
+
+describe('supervisor: the status of a proxy', () => {
+  it('is what is known of it', () => {
+    const running = { id: { pid: 4_711 }, since: performance.now() - 61_500 }
+    const keeper = { state: 'running', running, restarts: 2, lastExit: { code: 3, signal: null } }
+    assert.deepEqual(proxyStatus(proxyWith(keeper), undefined), {
+      service: 'web',
+      proxy: 'web-proxy',
+      port: 20_001,
+      pid: 4_711,
+      state: 'running',
+      restarts: 2,
+      uptimeS: 61,
+      lastExit: 'exit code 3',
+      problem: undefined,
+    })
+  })
+
+  const exits: [exit: object | undefined, words: string | undefined][] = [
+    [undefined, undefined],
+    [{ code: 0, signal: null }, 'exit code 0'],
+    [{ code: 127, signal: null }, 'exit code 127'],
+    [{ code: null, signal: 'SIGKILL' }, 'SIGKILL'],
+    // Of one that was not our child, nobody tells us.
+    [{ code: null, signal: null }, 'unknown'],
+  ]
+  for (const [lastExit, words] of exits) {
+    it(`has the last exit ${words ?? '-'}`, () => {
+      assert.equal(proxyStatus(proxyWith({ lastExit }), undefined).lastExit, words)
+    })
+  }
+
+  const failed = new Error('it cannot be started')
+  const states: [
+    keeper: object,
+    isStopped: boolean,
+    problem: string | undefined,
+    state: string,
+    told?: string,
+  ][] = [
+    [{ state: 'running' }, false, undefined, 'running'],
+    [{ state: 'running' }, false, 'the agent is away', 'running', 'the agent is away'],
+    [{ state: 'stopping' }, true, undefined, 'stopping'],
+    [{ state: 'stopped' }, true, undefined, 'stopped'],
+    [{ state: 'stopped' }, true, 'x', 'stopped', 'x'],
+    [{ state: 'stopped' }, false, 'as root nothing is started', 'refused', 'as root nothing is started'],
+    [{ state: 'waiting' }, false, undefined, 'waiting'],
+    [{ state: 'waiting', problem: failed }, false, undefined, 'failing', 'it cannot be started'],
+    [{ state: 'waiting', problem: failed }, false, 'x', 'refused', 'x'],
+  ]
+  for (const [keeper, isStopped, problem, state, told] of states) {
+    it(`is ${state} for ${JSON.stringify([keeper, isStopped, problem])}`, () => {
+      const status = proxyStatus(proxyWith(keeper, isStopped), problem)
+      assert.deepEqual([status.state, status.problem], [state, told])
+    })
+  }
+
+  it('says what to do when its service was deregistered by somebody else', () => {
+    const { state, problem } = goneStatus(proxyWith({ state: 'stopped' }))
+    assert.equal(state, 'gone')
+    assert.match(problem ?? '', /deregistered by somebody else; a reload, or start, registers it again$/)
+  })
+})
