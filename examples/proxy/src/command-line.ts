@@ -100,7 +100,8 @@ export function parseFlags<F extends Flags>(
     const flag = name === undefined ? undefined : known.get(name)
     if (name === undefined) rest.push(arg)
     // Go takes a dash for a flag even where a value is missing.
-    else if (flag === undefined) throw new UsageError(`expected a flag that there is, got -${name}: see -help`)
+    else if (flag === undefined)
+      throw new UsageError(`expected a flag that there is, got -${name}: see -help`)
     else if (flag.type === 'boolean' && text !== undefined) values[name] = onOrOff(name, text)
     else rest.push(`--${arg.replace(/^--?/, '')}`)
   }
