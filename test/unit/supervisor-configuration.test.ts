@@ -641,7 +641,7 @@ describe('supervisor: requests', () => {
           Proxy: { Config: keys, Upstreams: [request] },
           Checks: [{ Header: keys }],
         })
-        assert.deepEqual(upstreamRequest(upstream), request)
+        assert.deepEqual(upstreamRequest('', upstream), request)
       }),
     )
   })

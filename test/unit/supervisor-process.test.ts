@@ -680,11 +680,22 @@ describe('supervisor: a port', () => {
     const range = await freeRange(4)
     await listen(t, range.min + 1)
     await listen(t, range.min + 2, '0.0.0.0')
-    for (const random of [0.3, 0.6, 0.9]) {
-      assert.equal(await findPort({ range, taken: NONE, address, random: scripted(random) }), range.max)
+    for (const random of [0, 0.3, 0.6, 0.9]) {
+      const found = await findPort({ range, taken: NONE, address, random: scripted(random) })
+      assert.ok(found === range.min || found === range.max, String(found))
     }
     const taken = new Set([range.max])
     assert.equal(await findPort({ range, taken, address, random: scripted(0.3) }), range.min)
+  })
+
+  it('is each of those that are free with the same chance, whichever are taken', async () => {
+    const range = await freeRange(4)
+    const taken = new Set([range.min, range.min + 1])
+    const found = [0, 0.49, 0.5, 0.99].map((random) =>
+      findPort({ range, taken, address, random: scripted(random) }),
+    )
+    const [third, fourth] = [range.min + 2, range.max]
+    assert.deepEqual(await Promise.all(found), [third, third, fourth, fourth])
   })
 
   it('is free for the next one: nothing keeps it', async () => {

@@ -39,7 +39,7 @@ export function proxyRegistration(
       DestinationServiceID: id,
       ...fieldsOf(managed, local),
       Config: { ...managed.config, ...local, bind_address: bindAddress, bind_port: port },
-      Upstreams: managed.upstreams.map(upstreamRequest),
+      Upstreams: managed.upstreams.map((upstream) => upstreamRequest(name, upstream)),
     },
     ...(managed.disableTcpCheck !== true && {
       Check: listeningCheck(definition, managed, bindAddress, port),

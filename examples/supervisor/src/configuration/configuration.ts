@@ -182,6 +182,18 @@ function expectDistinct(services: readonly ServiceDefinition[]): void {
     }
     seen.set(service.id, service)
   }
+  const fixed = new Map<number, ServiceDefinition>()
+  for (const service of services) {
+    const port = service.managed?.bindPort
+    if (port === undefined) continue
+    const before = fixed.get(port)
+    if (before !== undefined) {
+      throw new ConfigurationError(
+        `${service.origin}: service ${service.name}: connect.proxy: config: bind_port: expected a port of its own, and ${port} is that of ${before.id} in ${before.origin}`,
+      )
+    }
+    fixed.set(port, service)
+  }
   for (const { id, managed, origin } of services) {
     const clash = managed === undefined ? undefined : seen.get(`${id}-proxy`)
     if (clash !== undefined) {

@@ -12,7 +12,7 @@ import {
 } from './keys.js'
 import { type ManagedBlock, checkConfig, readManaged, saysApplication, withDefaults } from './managed.js'
 import type { Json } from './parse.js'
-import { toRequest } from './request.js'
+import { toRequest, upstreamRequest } from './request.js'
 
 /** A service as somebody defined it. */
 export interface ServiceDefinition {
@@ -105,6 +105,9 @@ export function complete(
       `${place}: expected a port in the service, or local_service_address in config: the proxy must know where the application is`,
     )
   }
+  // An agent would be told of a mistake in them later.
+  for (const [i, upstream] of managed.upstreams.entries())
+    upstreamRequest(`${place}: upstreams[${i}]`, upstream)
   if (managed.command === undefined) checkConfig(place, definition, managed, warn)
   return { ...definition, managed }
 }

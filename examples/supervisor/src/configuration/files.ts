@@ -42,6 +42,7 @@ function list(given: string): string[] {
 }
 
 async function read(path: string): Promise<Json> {
+  if (!attempt(path, () => statSync(path).isFile())) throw new ConfigurationError(`${path}: expected a file`)
   if (attempt(path, () => statSync(path).size) > MAX_BYTES) {
     throw new ConfigurationError(`${path}: expected a configuration, found more than ${MAX_BYTES} bytes`)
   }

@@ -9,8 +9,13 @@ import { snakeCase } from './shape.js'
  * @throws ConfigurationError
  */
 export function toRequest(place: string, service: Json): Json {
+  return named(place, () => convert(service, SERVICE))
+}
+
+/** Says where it is that something is wrong. */
+function named(place: string, act: () => Json): Json {
   try {
-    return convert(service, SERVICE)
+    return act()
   } catch (cause) {
     throw cause instanceof ConfigurationError ? new ConfigurationError(`${place}: ${cause.message}`) : cause
   }
@@ -84,11 +89,14 @@ function pascalCase(key: string): string {
 /** What an agent keeps only in an upstream's `config`. */
 const TUNING = ['connect_timeout_ms', 'idle_timeout_ms']
 
-/** An upstream as the API takes it. */
-export function upstreamRequest(upstream: Json): Json {
+/**
+ * An upstream as the API takes it.
+ * @throws ConfigurationError
+ */
+export function upstreamRequest(place: string, upstream: Json): Json {
   const tuning = Object.entries(upstream).filter(([key]) => TUNING.includes(snakeCase(key)))
   const rest = Object.entries(upstream).filter(([key]) => !TUNING.includes(snakeCase(key)))
-  const request = convert(Object.fromEntries(rest), UPSTREAM)
+  const request = named(place, () => convert(Object.fromEntries(rest), UPSTREAM))
   if (tuning.length === 0) return request
   const own = request['Config']
   const config = typeof own === 'object' && own !== null ? own : {}

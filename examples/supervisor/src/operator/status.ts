@@ -115,5 +115,5 @@ function duration(seconds: number): string {
 
 /** What comes from elsewhere must not steer a terminal. */
 function printable(text: string): string {
-  return text.replaceAll(/\p{Cc}/gu, '?')
+  return text.replaceAll(/[\p{Cc}\p{Cf}]/gu, '?')
 }

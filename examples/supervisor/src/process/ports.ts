@@ -16,12 +16,12 @@ export interface PortSearch {
  */
 export async function findPort({ range, taken, address, random = Math.random }: PortSearch): Promise<number> {
   const { min, max } = range
-  const count = max - min + 1
-  const first = Math.floor(random() * count)
+  const candidates = Array.from({ length: max - min + 1 }, (_, i) => min + i).filter(
+    (port) => !taken.has(port),
+  )
   let busy = 0
-  for (let i = 0; i < count; i++) {
-    const port = min + ((first + i) % count)
-    if (taken.has(port)) continue
+  while (candidates.length > 0) {
+    const [port = 0] = candidates.splice(Math.floor(random() * candidates.length), 1)
     if (await isFree(port, address)) return port
     busy += 1
   }

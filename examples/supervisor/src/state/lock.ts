@@ -12,17 +12,23 @@ export function takeLock(path: string): () => void {
   const { O_RDWR, O_CREAT, O_NOFOLLOW } = constants
   const file = openSync(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600)
   try {
-    const { status, error } = spawnSync('flock', ['-n', '3'], { stdio: ['ignore', 'ignore', 'ignore', file] })
+    const { status, signal, error } = spawnSync('flock', ['-n', '3'], {
+      stdio: ['ignore', 'ignore', 'ignore', file],
+    })
     if (error !== undefined) throw new Error(`expected flock of util-linux in the PATH (${error.message})`)
-    if (status !== 0) throw new Error(`another supervisor runs in this data_dir already${holder(path)}`)
+    if (status !== 0 && status !== 1)
+      throw new Error(`flock could not lock ${path} (${status ?? signal ?? ''})`)
+    if (status === 1) throw new Error(`another supervisor runs in this data_dir already${holder(path)}`)
     ftruncateSync(file)
     writeSync(file, `${process.pid}\n`)
   } catch (error) {
     closeSync(file)
     throw error
   }
+  let isHeld = true
   return () => {
-    closeSync(file)
+    if (isHeld) closeSync(file)
+    isHeld = false
   }
 }
 
