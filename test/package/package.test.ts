@@ -65,6 +65,7 @@ describe('the package', () => {
     const main = (await import(new URL('../../dist/index.js', import.meta.url).href)) as object
     assert.deepEqual(Object.keys(main).sort(), [
       'AbortError',
+      'AgentApi',
       'AgentError',
       'ClosedError',
       'ConnectError',
@@ -81,6 +82,7 @@ describe('the package', () => {
       'SpiffeIdError',
       'TimeoutError',
       'VerificationError',
+      'agent',
       'allOf',
       'anyOf',
       'authorizeAny',
