@@ -76,7 +76,15 @@ const LISTENER_KEYS = [
   'max_inbound_handshakes',
   'idle_timeout_ms',
 ]
-const PROXY_KEYS = ['service', 'namespace', 'partition', 'upstreams', 'drain_timeout_ms', ...LISTENER_KEYS]
+/** The keys that `parseProxyConfig` knows, in snake_case; those of an upstream are its own. */
+export const PROXY_CONFIG_KEYS: readonly string[] = [
+  'service',
+  'namespace',
+  'partition',
+  'upstreams',
+  'drain_timeout_ms',
+  ...LISTENER_KEYS,
+]
 /** Those of the `config` inside an upstream. */
 const TUNING_KEYS = ['connect_timeout_ms', 'idle_timeout_ms']
 const UPSTREAM_KEYS = [
@@ -103,7 +111,7 @@ const UPSTREAM_KEYS = [
  */
 export function parseProxyConfig(given: unknown): ProxyConfig {
   const warnings: string[] = []
-  const settings = read('', given, PROXY_KEYS, warnings)
+  const settings = read('', given, PROXY_CONFIG_KEYS, warnings)
   const upstreams = list('upstreams', settings['upstreams']).map((upstream, i) =>
     parseUpstream(`upstreams[${i}]`, upstream, warnings),
   )

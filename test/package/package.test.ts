@@ -75,6 +75,7 @@ describe('the package', () => {
       'ERROR_CODES',
       'IdentityError',
       'OptionError',
+      'PROXY_CONFIG_KEYS',
       'ProxyConfigSource',
       'RevokedError',
       'Service',

@@ -7,6 +7,7 @@ import { text } from 'node:stream/consumers'
 import type { TestContext } from 'node:test'
 import { control } from '../../examples/supervisor/src/operator/control.js'
 import { parseProcess } from './processes.js'
+import { TestAgent, type TestAgentOptions } from '../../src/testing/index.js'
 import { freePorts } from '../fixtures/free-ports.js'
 import { WAIT_MS, until } from '../fixtures/mesh.js'
 import { RunningProxy as RunningProgram, temporaryFolder } from '../proxy/connect-proxy.js'
@@ -193,4 +194,23 @@ function workingDirectory(pid: number): string | undefined {
   } catch {
     return undefined
   }
+}
+
+/** An embedded agent, and a host beside it. */
+export async function startHost(
+  t: TestContext,
+  files: Setup['files'],
+  setup: Partial<Setup> = {},
+  options: TestAgentOptions = {},
+): Promise<{ agent: TestAgent; host: Host }> {
+  const agent = await TestAgent.start(options)
+  t.after(() => agent.close())
+  const all = { 'agent.json': await settings(), ...files }
+  return { agent, host: new Host(t, { agent: agent.address, files: all, ...setup }) }
+}
+
+/** What an agent has registered, by its id. */
+export async function servicesOf(agent: TestAgent): Promise<Record<string, Record<string, unknown>>> {
+  const response = await fetch(`${agent.url}/v1/agent/services`)
+  return (await response.json()) as Record<string, Record<string, unknown>>
 }

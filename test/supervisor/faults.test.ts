@@ -6,27 +6,12 @@ import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import { type TestContext, test } from 'node:test'
+import { test } from 'node:test'
 import { TestAgent } from '../../src/testing/index.js'
 import { freePorts } from '../fixtures/free-ports.js'
 import { until } from '../fixtures/mesh.js'
-import { Host, IDLE, type Setup, kill, managed, settings } from './connect-supervisor.js'
+import { Host, IDLE, type Setup, kill, managed, settings, startHost } from './connect-supervisor.js'
 import { isAlive } from './processes.js'
-
-async function startHost(
-  t: TestContext,
-  files: Setup['files'],
-  setup: Partial<Setup> = {},
-): Promise<{ agent: TestAgent; host: Host }> {
-  const agent = await TestAgent.start()
-  t.after(() => agent.close())
-  const host = new Host(t, {
-    agent: agent.address,
-    files: { 'agent.json': await settings(), ...files },
-    ...setup,
-  })
-  return { agent, host }
-}
 
 /** What it says when it does not start. */
 async function refused(host: Host, flags: readonly string[] = []): Promise<string> {

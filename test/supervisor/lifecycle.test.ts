@@ -2,37 +2,17 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { type TestContext, test } from 'node:test'
+import { test } from 'node:test'
 import { TestAgent } from '../../src/testing/index.js'
 import { until } from '../fixtures/mesh.js'
 import { RunningProxy } from '../proxy/connect-proxy.js'
-import { Host, IDLE, type Setup, kill, managed, settings } from './connect-supervisor.js'
+import { Host, IDLE, kill, managed, settings, servicesOf, startHost } from './connect-supervisor.js'
 import { commandLineOf, environmentOf, isAlive, parseProcess } from './processes.js'
-
-async function startHost(
-  t: TestContext,
-  files: Setup['files'],
-  setup: Partial<Setup> = {},
-): Promise<{ agent: TestAgent; host: Host }> {
-  const agent = await TestAgent.start()
-  t.after(() => agent.close())
-  const host = new Host(t, {
-    agent: agent.address,
-    files: { 'agent.json': await settings(), ...files },
-    ...setup,
-  })
-  return { agent, host }
-}
-
-async function services(agent: TestAgent): Promise<Record<string, Record<string, unknown>>> {
-  const response = await fetch(`${agent.url}/v1/agent/services`)
-  return (await response.json()) as Record<string, Record<string, unknown>>
-}
 
 /** Until the agent knows just these. */
 async function registered(agent: TestAgent, ids: readonly string[]): Promise<void> {
   await until(`the agent knows ${ids.join(', ')}`, async () => {
-    const found = Object.keys(await services(agent)).sort()
+    const found = Object.keys(await servicesOf(agent)).sort()
     assert.deepEqual(found, [...ids].sort())
     return true
   })
@@ -50,7 +30,7 @@ test('a managed service is registered with its proxy, which runs with the enviro
   await host.start()
   const { pid, port, proxy } = await host.running('r1')
   assert.equal(proxy, 'r1-proxy')
-  const known = await services(agent)
+  const known = await servicesOf(agent)
   assert.deepEqual(Object.keys(known).sort(), ['r1', 'r1-proxy'])
   assert.deepEqual(known['r1']?.['Tags'], ['a'])
   const registration = known['r1-proxy']!
@@ -189,7 +169,7 @@ test('a change of the configuration reaches a proxy through the agent, and one o
   host.write('a.json', managed('a', { ...IDLE, config: { handshake_timeout_ms: 1234 } }))
   supervisor.signal('SIGHUP')
   await until('the agent has it', async () => {
-    const proxy = (await services(agent))['a-proxy']?.['Proxy'] as
+    const proxy = (await servicesOf(agent))['a-proxy']?.['Proxy'] as
       { Config?: Record<string, unknown> } | undefined
     return proxy?.Config?.['handshake_timeout_ms'] === 1234
   })

@@ -2,35 +2,14 @@
 import assert from 'node:assert/strict'
 import { chownSync, existsSync, mkdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { type TestContext, test } from 'node:test'
-import { TestAgent, type TestAgentOptions } from '../../src/testing/index.js'
+import { test } from 'node:test'
+import { TestAgent } from '../../src/testing/index.js'
 import { freePorts } from '../fixtures/free-ports.js'
 import { until } from '../fixtures/mesh.js'
-import { Host, IDLE, type Setup, kill, managed, settings } from './connect-supervisor.js'
+import { Host, IDLE, kill, managed, servicesOf, startHost } from './connect-supervisor.js'
 import { environmentOf, isAlive } from './processes.js'
 
 const STUBBORN = { command: ['sh', '-c', 'trap "" INT; while :; do sleep 1000; done'] }
-
-async function startHost(
-  t: TestContext,
-  files: Setup['files'],
-  setup: Partial<Setup> = {},
-  options: TestAgentOptions = {},
-): Promise<{ agent: TestAgent; host: Host }> {
-  const agent = await TestAgent.start(options)
-  t.after(() => agent.close())
-  const host = new Host(t, {
-    agent: agent.address,
-    files: { 'agent.json': await settings(20), ...files },
-    ...setup,
-  })
-  return { agent, host }
-}
-
-async function services(agent: TestAgent, token = ''): Promise<Record<string, Record<string, unknown>>> {
-  const response = await fetch(`${agent.url}/v1/agent/services`, { headers: { 'X-Consul-Token': token } })
-  return (await response.json()) as Record<string, Record<string, unknown>>
-}
 
 test('a proxy that is started while it is being stopped: others are looked after meanwhile, and it runs', async (t) => {
   const { host } = await startHost(t, { 'a.json': managed('a', STUBBORN) })
@@ -84,7 +63,7 @@ test('services that get a proxy at the same moment get a port each', async (t) =
   })
   for (const [i, name] of names.entries()) host.write(`${name}.json`, { service: { name, port: 40_000 + i } })
   const supervisor = await host.start()
-  await until('all are registered', async () => Object.keys(await services(agent)).length === names.length)
+  await until('all are registered', async () => Object.keys(await servicesOf(agent)).length === names.length)
   for (const [i, name] of names.entries()) {
     host.write(`${name}.json`, managed(name, IDLE, { port: 40_000 + i }))
   }
@@ -99,12 +78,12 @@ test('a proxy that runs keeps its port, whoever wants it besides', async (t) => 
   const { port, pid } = await host.running('a')
   host.write('b.json', { service: { name: 'b', port } })
   supervisor.signal('SIGHUP')
-  await until('b is registered', async () => 'b' in (await services(agent)))
+  await until('b is registered', async () => 'b' in (await servicesOf(agent)))
   const { passes } = await host.status()
   await until('it has been looked at', async () => (await host.status()).passes > passes + 1)
   const after = await host.running('a')
   assert.deepEqual([after.port, after.pid], [port, pid])
-  assert.equal((await services(agent))['a-proxy']?.['Port'], port)
+  assert.equal((await servicesOf(agent))['a-proxy']?.['Port'], port)
 })
 
 test('what a proxy leaves behind when it crashes is ended before it is started again', async (t) => {

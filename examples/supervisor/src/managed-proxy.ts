@@ -6,7 +6,8 @@ import type { Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
 import { bindAddressOf, proxyIdOf, proxyRegistration } from './agent/proxy-registration.js'
 import { type Registered, type Registry, registrationPrint } from './agent/registry.js'
-import { type ProxyToken, type Tokens, newToken } from './agent/tokens.js'
+import { OwnToken } from './agent/own-token.js'
+import type { Tokens } from './agent/tokens.js'
 import type { PortRange } from './configuration/configuration.js'
 import type { Sender, ServiceDefinition } from './configuration/definition.js'
 import type { ManagedBlock } from './configuration/managed.js'
@@ -15,7 +16,7 @@ import { Keeper, type Prepared } from './process/keeper.js'
 import { LAUNCH_VARIABLE, type Launch, findProgram, fingerprint, proxyEnvironment } from './process/launch.js'
 import { openLogs } from './process/logs.js'
 import { findPort, isFree } from './process/ports.js'
-import { type Exit, type RunningProcess, adoptProcess } from './process/running.js'
+import { type Exit, type RunningProcess, adoptProcess, describeExit } from './process/running.js'
 import { type StateFolder, fileName } from './state/folder.js'
 import type { SavedProcess, SavedProxy } from './state/snapshot.js'
 
@@ -49,8 +50,6 @@ export interface Surroundings {
 /** How long a port may be held by what is left of the process before. */
 const PORT_PATIENCE_MS = 1_000
 const PORT_POLL_MS = 100
-/** How often it is asked whether a token is still known. */
-const TOKEN_CHECK_MS = 300_000
 
 /** The proxy of one service, from its port to its process. */
 export class ManagedProxy {
@@ -60,8 +59,7 @@ export class ManagedProxy {
   #surroundings: Surroundings
   #serviceName: string
   #port: number
-  #token: ProxyToken | undefined
-  #tokenCheckedAt: number | undefined
+  readonly #token: OwnToken
   #isRegistered: boolean
   #isStopped: boolean
   #process: SavedProcess | undefined
@@ -86,7 +84,16 @@ export class ManagedProxy {
     this.id = proxyIdOf(definition.id)
     this.#serviceName = definition.name
     this.#port = saved?.port ?? 0
-    this.#token = saved?.token
+    const description = `managed proxy of the service instance ${this.serviceId}, made by connect-supervisor`
+    this.#token = new OwnToken(saved?.token, description, {
+      save: () => this.#surroundings.save(),
+      revokeLater: (accessor) => {
+        this.#surroundings.revokeLater(accessor)
+      },
+      deleted: () => {
+        this.#surroundings.log.warn(`${this.id}: somebody has deleted its token: it gets another`)
+      },
+    })
     this.#sender = saved?.sender ?? { token: undefined, isForeign: false }
     this.#sent = saved?.sent
     this.#address = surroundings.bindAddress
@@ -119,7 +126,7 @@ export class ManagedProxy {
       serviceId: this.serviceId,
       serviceName: this.#serviceName,
       port: this.#port,
-      token: this.#token,
+      token: this.#token.saved,
       sender: this.#sender,
       sent: this.#sent,
       isRegistered: this.#isRegistered,
@@ -140,7 +147,7 @@ export class ManagedProxy {
   resume({ name }: ServiceDefinition, managed: ManagedBlock): void {
     if (!this.#isRegistered || this.#isStopped || this.#isEnding) return
     // A token of another service is no token for this command.
-    if (this.#token !== undefined && this.#token.service !== name) return
+    if (this.#token.isOfOther(name)) return
     this.#address = bindAddressOf(managed, this.#surroundings.bindAddress)
     this.keeper.run(this.#launch(managed))
   }
@@ -162,7 +169,7 @@ export class ManagedProxy {
       this.#sender = definition.sender
       this.#address = bindAddressOf(managed, bindAddress)
       await this.#choosePort(managed)
-      await this.#ensureToken()
+      await this.#token.ensure(this.#surroundings.tokens, definition.name)
       const body = proxyRegistration(definition, managed, this.#port, bindAddress)
       const print = registrationPrint(body, definition.sender)
       if (known.get(this.id)?.port !== this.#port || print !== this.#sent) {
@@ -223,9 +230,7 @@ export class ManagedProxy {
       if (this.keeper.running !== undefined) log.info(`${this.id}: is stopped`)
       await this.keeper.stop()
       this.#forgetProcess()
-      if (this.#token !== undefined) this.#surroundings.revokeLater(this.#token.accessor)
-      this.#token = undefined
-      this.#tokenCheckedAt = undefined
+      this.#token.giveUp()
     })
   }
 
@@ -264,46 +269,16 @@ export class ManagedProxy {
     })
   }
 
-  async #ensureToken(): Promise<void> {
-    const { tokens, log } = this.#surroundings
-    if (!(await tokens.areOn())) return
-    const now = performance.now()
-    if (this.#token !== undefined && this.#token.service !== this.#serviceName) this.#dropToken()
-    if (this.#token?.isMade === true) {
-      const isDue = this.#tokenCheckedAt === undefined || now - this.#tokenCheckedAt >= TOKEN_CHECK_MS
-      if (!isDue) return
-      const state = await tokens.state(this.#token)
-      this.#tokenCheckedAt = now
-      if (state !== 'unknown') return
-      log.warn(`${this.id}: somebody has deleted its token: it gets another`)
-      this.#dropToken()
-    }
-    // A token that nobody remembers is one that nobody revokes.
-    this.#token ??= newToken(this.#serviceName)
-    await this.#surroundings.save()
-    const description = `managed proxy of the service instance ${this.serviceId}, made by connect-supervisor`
-    await tokens.create(this.#token, description)
-    this.#token = { ...this.#token, isMade: true }
-    this.#tokenCheckedAt = now
-    await this.#surroundings.save()
-  }
-
-  #dropToken(): void {
-    if (this.#token !== undefined) this.#surroundings.revokeLater(this.#token.accessor)
-    this.#token = undefined
-  }
-
   #launch(managed: ManagedBlock): Launch {
     const { defaultCommand, environment, directory } = this.#surroundings
     const [program = '', ...args] = managed.command ?? defaultCommand.command
-    const secret = this.#token?.isMade === true ? this.#token.secret : undefined
     return {
       proxyId: this.id,
       path: findProgram(program, managed.folder, environment['PATH']),
       args,
       logArgs: managed.command === undefined ? defaultCommand.logArgs : [],
       directory,
-      env: proxyEnvironment(environment, this.id, secret),
+      env: proxyEnvironment(environment, this.id, this.#token.secret),
     }
   }
 
@@ -366,12 +341,9 @@ export class ManagedProxy {
     if (this.#process !== undefined) this.#process = { ...this.#process, id }
   }
 
-  #ended({ code, signal }: Exit, aliveMs: number): void {
-    const how = signal ?? (code === null ? 'unknown' : `exit code ${code}`)
-    this.#surroundings.log.warn(`${this.id}: it ended by itself`, {
-      how,
-      aliveS: Math.round(aliveMs / 100) / 10,
-    })
+  #ended(exit: Exit, aliveMs: number): void {
+    const aliveS = Math.round(aliveMs / 100) / 10
+    this.#surroundings.log.warn(`${this.id}: it ended by itself`, { how: describeExit(exit), aliveS })
     this.#forgetProcess()
   }
 

@@ -1,4 +1,5 @@
 import type { Log } from 'consul-connect-proxy/log'
+import { proxyIdOf } from './agent/proxy-registration.js'
 import type { Configuration } from './configuration/configuration.js'
 import {
   type DefinitionContext,
@@ -6,16 +7,28 @@ import {
   complete,
   readDefinition,
 } from './configuration/definition.js'
+import { ConfigurationError } from './configuration/error.js'
+import type { ManagedBlock } from './configuration/managed.js'
 import type { Json } from './configuration/parse.js'
+import { findProgram } from './process/launch.js'
+
+/** Whose an id is already. */
+export interface Ids {
+  /** The service whose managed proxy has it. */
+  ownerOf(proxyId: string): string | undefined
+  isService(id: string): boolean
+}
 
 /** Definitions that came by HTTP, and are in no file. */
 export class RequestedServices {
   /** As they came: one that cannot be read today may be read by whoever comes next. */
   #requests: readonly Json[]
   readonly #context: DefinitionContext
+  readonly #ids: Ids
 
-  constructor(saved: readonly Json[], log: Log) {
+  constructor(saved: readonly Json[], log: Log, ids: Ids) {
     this.#requests = saved
+    this.#ids = ids
     this.#context = {
       origin: 'the request',
       isForeign: true,
@@ -33,10 +46,33 @@ export class RequestedServices {
 
   /**
    * What a request means, without keeping it.
+   * @param path the folders in which programs are looked for
    * @throws ConfigurationError
    */
-  read(request: Json, { defaults }: Configuration): ServiceDefinition {
-    return complete(readDefinition(request, this.#context), defaults, this.#context.warn)
+  read(request: Json, configuration: Configuration, path?: string): ServiceDefinition {
+    const service = this.#complete(request, configuration)
+    this.expectFree(service.id, configuration)
+    if (service.managed === undefined) return service
+    this.#expectFreeProxyId(service.id, configuration)
+    expectProgram(service.managed, path)
+    return service
+  }
+
+  /**
+   * Refuses an id that is not for whoever sends requests.
+   * @throws ConfigurationError
+   */
+  expectFree(id: string, { services }: Configuration): void {
+    expectNotOfFile(id, services)
+    const owner = this.#ids.ownerOf(id)
+    if (owner !== undefined) throw new ConfigurationError(`${id} is the managed proxy of ${owner}`)
+  }
+
+  #expectFreeProxyId(serviceId: string, { services }: Configuration): void {
+    const id = proxyIdOf(serviceId)
+    expectNotOfFile(id, services)
+    if (!this.#ids.isService(id)) return
+    throw new ConfigurationError(`the service ${id} has the id of the managed proxy of ${serviceId}`)
   }
 
   /** Keeps it, in the place of one with the same id. */
@@ -76,11 +112,15 @@ export class RequestedServices {
       return { ...service, managed: undefined }
     }
     try {
-      return this.read(request, configuration)
+      return this.#complete(request, configuration)
     } catch (error) {
       warn(`${service.id}: it gets no proxy: ${(error as Error).message}`)
       return { ...service, managed: undefined }
     }
+  }
+
+  #complete(request: Json, { defaults }: Configuration): ServiceDefinition {
+    return complete(readDefinition(request, this.#context), defaults, this.#context.warn)
   }
 
   #idOf(request: Json): string | undefined {
@@ -89,5 +129,18 @@ export class RequestedServices {
     } catch {
       return undefined
     }
+  }
+}
+
+function expectNotOfFile(id: string, services: readonly ServiceDefinition[]): void {
+  if (!services.some((service) => service.id === id)) return
+  throw new ConfigurationError(`the service ${id} is in a file of the supervisor, and is changed there`)
+}
+
+function expectProgram({ command, folder }: ManagedBlock, path: string | undefined): void {
+  try {
+    if (command?.[0] !== undefined) findProgram(command[0], folder, path)
+  } catch (cause) {
+    throw new ConfigurationError((cause as Error).message, { cause })
   }
 }

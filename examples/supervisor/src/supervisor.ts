@@ -1,26 +1,24 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { AgentApi, Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
 import { Presence } from './agent/presence.js'
-import { proxyIdOf } from './agent/proxy-registration.js'
 import { type Registered, Registry } from './agent/registry.js'
 import { Tokens, isAway } from './agent/tokens.js'
+import { CleanUp } from './clean-up.js'
 import type { Configuration } from './configuration/configuration.js'
-import type { Sender, ServiceDefinition } from './configuration/definition.js'
-import { ConfigurationError } from './configuration/error.js'
-import type { ManagedBlock } from './configuration/managed.js'
+import type { ServiceDefinition } from './configuration/definition.js'
 import type { Json } from './configuration/parse.js'
 import { ManagedProxy, type Surroundings } from './managed-proxy.js'
 import { type ProxyStatus, type SupervisorStatus, goneStatus, proxyStatus } from './operator/status.js'
-import { findProgram } from './process/launch.js'
-import { LOG_BOUNDS, type LogBounds, STREAMS, logPath, rotate } from './process/logs.js'
+import type { LogBounds } from './process/logs.js'
+import { LogRotation } from './log-rotation.js'
 import { RequestedServices } from './requested-services.js'
 import { Retirement } from './retirement.js'
 import { Retries } from './retries.js'
 import { DefinedService } from './service.js'
-import { type StateFolder, fileName } from './state/folder.js'
+import type { StateFolder } from './state/folder.js'
 import type { SavedState } from './state/snapshot.js'
 import type { StateFile } from './state/store.js'
+import { elapsed, within } from './time.js'
 
 export interface SupervisorOptions {
   readonly api: AgentApi
@@ -33,7 +31,7 @@ export interface SupervisorOptions {
   readonly directory: string
   readonly defaultCommand: Surroundings['defaultCommand']
   readonly isRoot: boolean
-  readonly logBounds?: LogBounds
+  readonly logBounds: LogBounds
 }
 
 /** How often the agent is asked what it knows. */
@@ -56,9 +54,8 @@ export class Supervisor {
   readonly #services = new Map<string, DefinedService>()
   readonly #proxies = new Map<string, ManagedProxy>()
   readonly #retirement: Retirement
-  /** Registered once, and not wanted any more. */
-  readonly #leftovers: Map<string, Sender>
-  readonly #tokensToRevoke: Set<string>
+  readonly #cleanUp: CleanUp
+  readonly #logs: LogRotation | undefined
   readonly #requests: RequestedServices
   readonly #retries = new Retries()
   readonly #closed = new AbortController()
@@ -79,13 +76,24 @@ export class Supervisor {
     this.#retirement = new Retirement(options.log, () => {
       this.#wakeUp()
     })
-    this.#tokensToRevoke = new Set(saved.tokensToRevoke)
-    this.#requests = new RequestedServices(saved.requests, options.log)
+    const { state, logBounds } = options
+    this.#logs =
+      state &&
+      new LogRotation(state.folder.logs, logBounds, (message) => {
+        this.#complain(message)
+      })
+    const toCleanUp = { services: saved.services, accessors: saved.tokensToRevoke }
+    this.#cleanUp = new CleanUp(this.#registry, this.#tokens, toCleanUp, (message) => {
+      this.#complain(message)
+    })
+    this.#requests = new RequestedServices(saved.requests, options.log, {
+      ownerOf: (proxyId) => [...this.#proxies.values()].find(({ id }) => id === proxyId)?.serviceId,
+      isService: (id) => this.#services.has(id),
+    })
     for (const proxy of saved.proxies) {
       const definition = { id: proxy.serviceId, name: proxy.serviceName }
       this.#proxies.set(proxy.serviceId, new ManagedProxy(this.#surroundings(), definition, proxy))
     }
-    this.#leftovers = new Map(saved.services.map(({ id, sender }) => [id, sender]))
     this.#define(new Map(saved.services.map(({ id, sent }) => [id, sent])))
   }
 
@@ -185,38 +193,15 @@ export class Supervisor {
    * @throws ConfigurationError
    */
   readRequest(request: Json): ServiceDefinition {
-    const service = this.#requests.read(request, this.#configuration)
-    this.expectFree(service.id)
-    if (service.managed !== undefined) {
-      this.expectFree(proxyIdOf(service.id), service.id)
-      this.#expectProgram(service.managed)
-    }
-    return service
-  }
-
-  #expectProgram({ command, folder }: ManagedBlock): void {
-    try {
-      if (command?.[0] !== undefined) findProgram(command[0], folder, this.#options.environment['PATH'])
-    } catch (cause) {
-      throw new ConfigurationError((cause as Error).message, { cause })
-    }
+    return this.#requests.read(request, this.#configuration, this.#options.environment['PATH'])
   }
 
   /**
    * Refuses an id that is not for whoever sends requests.
    * @throws ConfigurationError
    */
-  expectFree(id: string, forProxyOf?: string): void {
-    if (this.#configuration.services.some((service) => service.id === id)) {
-      throw new ConfigurationError(`the service ${id} is in a file of the supervisor, and is changed there`)
-    }
-    const owner = [...this.#proxies.values()].find((proxy) => proxy.id === id)?.serviceId
-    if (owner !== undefined && owner !== forProxyOf) {
-      throw new ConfigurationError(`${id} is the managed proxy of ${owner}`)
-    }
-    if (forProxyOf !== undefined && this.#services.has(id)) {
-      throw new ConfigurationError(`the service ${id} has the id of the managed proxy of ${forProxyOf}`)
-    }
+  expectFree(id: string): void {
+    this.#requests.expectFree(id, this.#configuration)
   }
 
   /** A definition that came by HTTP, and was registered: it is looked after from now on. */
@@ -260,10 +245,10 @@ export class Supervisor {
     for (const [id, { saved }] of this.#services) {
       if (wanted.has(id)) continue
       this.#services.delete(id)
-      this.#leftovers.set(id, saved.sender)
+      this.#cleanUp.deregister(id, saved.sender)
     }
     for (const [id, definition] of wanted) {
-      this.#leftovers.delete(id)
+      this.#cleanUp.keep(id)
       const known = this.#services.get(id)
       if (known === undefined) this.#services.set(id, new DefinedService(definition, sent.get(id)))
       else known.redefine(definition)
@@ -309,9 +294,9 @@ export class Supervisor {
       this.#passedAt = performance.now()
       if (this.#passedAt - logsCheckedAt > LOG_CHECK_MS) {
         logsCheckedAt = this.#passedAt
-        this.#rotateLogs()
+        this.#logs?.rotate([...this.#proxies.values()].map(({ id }) => id))
       }
-      await sleep(POLL_MS, undefined, { signal: this.#wake.signal }).catch(() => undefined)
+      await elapsed(POLL_MS, this.#wake.signal)
     }
   }
 
@@ -327,8 +312,7 @@ export class Supervisor {
     const known = await this.#ask()
     if (known !== undefined) {
       await this.#inParallel(this.#services.values(), (service) => this.#settle(service, known, run))
-      await this.#inParallel(this.#leftovers, ([id, sender]) => this.#removeLeftover(id, sender, known))
-      await this.#inParallel(this.#tokensToRevoke, (accessor) => this.#revoke(accessor))
+      await this.#inParallel(this.#cleanUp.steps(known), (step) => step())
     }
     await this.#save().catch((error: unknown) => {
       this.#complain(`the state cannot be written: ${(error as Error).message}`)
@@ -377,7 +361,7 @@ export class Supervisor {
       const mayRun = !service.isGone && !this.#retirement.has(id) && this.#refusal === undefined
       if (managed !== undefined && proxy !== undefined && mayRun) {
         await proxy.settle(definition, managed, known)
-        this.#leftovers.delete(proxy.id)
+        this.#cleanUp.keep(proxy.id)
       }
       this.#retries.succeeded(id)
     } catch (error) {
@@ -406,51 +390,10 @@ export class Supervisor {
     if (managed !== undefined) this.#proxies.set(id, new ManagedProxy(this.#surroundings(), definition))
   }
 
-  async #removeLeftover(id: string, sender: Sender, known: ReadonlyMap<string, Registered>): Promise<void> {
-    const key = `leftover ${id}`
-    if (!this.#retries.isDue(key)) return
-    try {
-      if (known.has(id)) await this.#registry.deregister(id, sender)
-      this.#leftovers.delete(id)
-      this.#retries.succeeded(key)
-    } catch (error) {
-      this.#retries.failed(key, '', isAway(error))
-      this.#complain(`${id} is not wanted any more: ${(error as Error).message}`)
-    }
-  }
-
-  async #revoke(accessor: string): Promise<void> {
-    const key = `token ${accessor}`
-    if (!this.#retries.isDue(key)) return
-    try {
-      if (await this.#tokens.revoke(accessor)) this.#tokensToRevoke.delete(accessor)
-      this.#retries.succeeded(key)
-    } catch (error) {
-      this.#retries.failed(key, '', isAway(error))
-      this.#complain((error as Error).message)
-    }
-  }
-
   async #takeAllAway(proxies: readonly ManagedProxy[]): Promise<void> {
     await Promise.all(proxies.map((proxy) => proxy.retire().catch(() => undefined)))
-    for (const [id, { saved }] of this.#services) this.#leftovers.set(id, saved.sender)
-    const left = [...this.#leftovers].map(([id, sender]) => this.#registry.deregister(id, sender))
-    const tokens = [...this.#tokensToRevoke].map((accessor) => this.#tokens.revoke(accessor))
-    await Promise.allSettled([...left, ...tokens])
-  }
-
-  #rotateLogs(): void {
-    const { state, logBounds = LOG_BOUNDS } = this.#options
-    if (state === undefined) return
-    for (const { id } of this.#proxies.values()) {
-      for (const stream of STREAMS) {
-        try {
-          rotate(logPath(state.folder.logs, fileName(id), stream), logBounds)
-        } catch (error) {
-          this.#complain(`${id}: its log cannot be rotated: ${(error as Error).message}`)
-        }
-      }
-    }
+    for (const [id, { saved }] of this.#services) this.#cleanUp.deregister(id, saved.sender)
+    await this.#cleanUp.finish()
   }
 
   #surroundings(): Surroundings {
@@ -468,8 +411,12 @@ export class Supervisor {
       bindAddress,
       withPorts: (proxyId, choose) => this.#withPorts(proxyId, choose),
       save: () => this.#save(),
-      revokeLater: (accessor) => this.#tokensToRevoke.add(accessor),
-      deregisterLater: (id, sender) => this.#leftovers.set(id, sender),
+      revokeLater: (accessor) => {
+        this.#cleanUp.revoke(accessor)
+      },
+      deregisterLater: (id, sender) => {
+        this.#cleanUp.deregister(id, sender)
+      },
       wake: () => {
         this.#wakeUp()
       },
@@ -499,11 +446,8 @@ export class Supervisor {
   async #save(): Promise<void> {
     await this.#options.state?.file.save({
       proxies: [...this.#proxies.values(), ...this.#retirement.proxies].map(({ saved }) => saved),
-      services: [
-        ...[...this.#services.values()].map(({ saved }) => saved),
-        ...[...this.#leftovers].map(([id, sender]) => ({ id, sender, sent: undefined })),
-      ],
-      tokensToRevoke: [...this.#tokensToRevoke],
+      services: [...[...this.#services.values()].map(({ saved }) => saved), ...this.#cleanUp.services],
+      tokensToRevoke: this.#cleanUp.accessors,
       requests: this.#requests.saved,
     })
   }
@@ -516,10 +460,4 @@ export class Supervisor {
     })
     await Promise.all(workers)
   }
-}
-
-async function within(ms: number, work: Promise<void> | undefined): Promise<void> {
-  const done = new AbortController()
-  await Promise.race([work, sleep(ms, undefined, { signal: done.signal }).catch(() => undefined)])
-  done.abort()
 }

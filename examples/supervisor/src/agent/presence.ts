@@ -1,5 +1,5 @@
 import type { AgentApi } from 'consul-connect'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { elapsed } from '../time.js'
 
 const PATH = '/v1/agent/connect/ca/roots'
 const WAIT_S = 60
@@ -60,6 +60,6 @@ export class Presence {
   }
 
   async #pause(): Promise<void> {
-    await sleep(PAUSE_MS, undefined, { signal: this.#closed.signal }).catch(() => undefined)
+    await elapsed(PAUSE_MS, this.#closed.signal)
   }
 }

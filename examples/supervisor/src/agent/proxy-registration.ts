@@ -1,5 +1,6 @@
 import { isIPv6 } from 'node:net'
 import type { ServiceDefinition } from '../configuration/definition.js'
+import { unbracketed } from '../configuration/keys.js'
 import { type ManagedBlock, saysApplication } from '../configuration/managed.js'
 import type { Json } from '../configuration/parse.js'
 import { upstreamRequest } from '../configuration/request.js'
@@ -57,7 +58,7 @@ function listeningCheck(
   bindAddress: string,
   port: number,
 ): Json {
-  const host = tcpCheckAddress?.replace(/^\[(.*)\]$/, '$1') ?? bindAddress
+  const host = tcpCheckAddress === undefined ? bindAddress : unbracketed(tcpCheckAddress)
   return {
     CheckID: `service:${proxyIdOf(id)}`,
     Name: 'Connect Proxy Listening',

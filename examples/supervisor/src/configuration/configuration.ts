@@ -3,7 +3,16 @@ import { dirname } from 'node:path'
 import { type ServiceDefinition, complete, readDefinition } from './definition.js'
 import { ConfigurationError, describe } from './error.js'
 import { type ConfigurationFile, readFiles } from './files.js'
-import { expectBoolean, expectList, expectObject, expectString, keysOf, take } from './keys.js'
+import {
+  expectBoolean,
+  expectList,
+  expectObject,
+  expectPort,
+  expectString,
+  keysOf,
+  take,
+  unbracketed,
+} from './keys.js'
 import { type ManagedBlock, readDefaults, withDefaults } from './managed.js'
 import type { Json } from './parse.js'
 import { unblock } from './shape.js'
@@ -111,8 +120,8 @@ function readPart({ path, content }: ConfigurationFile, warn: (message: string) 
       defaults === undefined
         ? undefined
         : readDefaults(`${path}: connect.proxy_defaults`, defaults, context.folder, warn),
-    minPort: take(`${path}: ports`, ports, 'proxy_min_port', expectRangeEnd),
-    maxPort: take(`${path}: ports`, ports, 'proxy_max_port', expectRangeEnd),
+    minPort: take(`${path}: ports`, ports, 'proxy_min_port', expectPort),
+    maxPort: take(`${path}: ports`, ports, 'proxy_max_port', expectPort),
     bindAddress: take(path, file, 'bind_addr', expectAddress),
     allowManagedRoot: take(`${path}: connect.proxy`, proxy, 'allow_managed_root', expectBoolean),
     allowManagedApiRegistration: take(
@@ -144,14 +153,8 @@ function several(path: string, file: Json, key: string): readonly unknown[] {
   return file[key] === undefined ? [] : expectList(`${path}: ${key}`, file[key])
 }
 
-/** Consul takes any number here, and finds no port later on. */
-function expectRangeEnd(place: string, value: unknown): number {
-  if (typeof value === 'number' && Number.isInteger(value) && value > 0 && value <= 65_535) return value
-  throw new ConfigurationError(`${place}: expected a port from 1 to 65535, got ${describe(value)}`)
-}
-
 function expectAddress(place: string, value: unknown): string {
-  const address = expectString(place, value).replace(/^\[(.*)\]$/, '$1')
+  const address = unbracketed(expectString(place, value))
   if (isIP(address) !== 0) return address
   throw new ConfigurationError(
     `${place}: expected an IP address, got ${describe(value)}: templates are filled in by the agent alone`,

@@ -38,6 +38,11 @@ export function expectPort(place: string, value: unknown): number {
   throw new ConfigurationError(`${place}: expected a port from 1 to 65535, got ${describe(value)}`)
 }
 
+/** Addresses of IPv6 are often written in brackets, and nobody can listen on one. */
+export function unbracketed(host: string): string {
+  return host.replace(/^\[(.*)\]$/, '$1')
+}
+
 /** An argument may be empty; the name of a program may not. */
 export function expectCommand(place: string, value: unknown): readonly string[] {
   const parts = Array.isArray(value) ? (value as readonly unknown[]) : undefined

@@ -1,4 +1,4 @@
-import { OptionError, parseProxyConfig } from 'consul-connect'
+import { OptionError, PROXY_CONFIG_KEYS, parseProxyConfig } from 'consul-connect'
 import { ConfigurationError, describe } from './error.js'
 import {
   expectBoolean,
@@ -9,6 +9,7 @@ import {
   expectString,
   keysOf,
   take,
+  unbracketed,
 } from './keys.js'
 import type { Json } from './parse.js'
 import { snakeCase } from './shape.js'
@@ -32,23 +33,8 @@ type Warn = (message: string) => void
 
 const SERVICE_KEYS = ['exec_mode', 'command', 'config', 'upstreams']
 const DEFAULTS_KEYS = ['exec_mode', 'daemon_command', 'script_command', 'config']
-/** Those of `config` that mean something here, or to our own proxy. */
-const KNOWN_KEYS = [
-  'tcp_check_address',
-  'disable_tcp_check',
-  'upstreams',
-  'bind_address',
-  'bind_port',
-  'local_service_address',
-  'local_service_port',
-  'local_service_socket_path',
-  'local_connect_timeout_ms',
-  'handshake_timeout_ms',
-  'max_inbound_connections',
-  'max_inbound_handshakes',
-  'idle_timeout_ms',
-  'drain_timeout_ms',
-]
+/** Those of `config` that mean something to our own proxy, or here. */
+const KNOWN_KEYS = [...PROXY_CONFIG_KEYS, 'tcp_check_address', 'disable_tcp_check']
 
 /**
  * Reads `connect { proxy { … } }` of a service definition.
@@ -160,7 +146,6 @@ function canonical(place: string, config: Json): Json {
   return Object.fromEntries(result)
 }
 
-/** Consul wrote addresses of IPv6 in brackets, and nobody can listen on one. */
 function bindAddress({ bind_address: address }: Json): Json {
-  return typeof address === 'string' ? { bind_address: address.replace(/^\[(.*)\]$/, '$1') } : {}
+  return typeof address === 'string' ? { bind_address: unbracketed(address) } : {}
 }

@@ -1,7 +1,8 @@
 import { once } from 'node:events'
 import { chmodSync, rmSync } from 'node:fs'
-import { type IncomingMessage, type Server, type ServerResponse, createServer, request } from 'node:http'
+import { type IncomingMessage, request } from 'node:http'
 import { dirname } from 'node:path'
+import { LocalServer, type Reply } from 'consul-connect-proxy/local-server'
 
 /** What an operator may ask of a running supervisor. */
 export interface ControlActions {
@@ -17,21 +18,15 @@ const TIMEOUT_MS = 30_000
 
 /** A unix socket for the commands of operators. Only the supervisor's user, and root, can reach it. */
 export class ControlServer {
-  readonly #server: Server
+  readonly #server: LocalServer
   readonly #path: string
 
   constructor(path: string, actions: ControlActions) {
     this.#path = path
-    this.#server = createServer({ requestTimeout: TIMEOUT_MS }, (received, response) => {
-      answer(received, actions).then(
-        ({ status, body }) => {
-          end(response, status, body)
-        },
-        (error: unknown) => {
-          end(response, 500, { error: (error as Error).message })
-        },
-      )
-    })
+    this.#server = new LocalServer(
+      (received) => answer(received, actions),
+      ({ message }) => ({ status: 500, body: { error: message } }),
+    )
   }
 
   /** @throws Error, which says what to do */
@@ -43,23 +38,15 @@ export class ControlServer {
     }
     // The lock is ours, so that nobody listens here any more.
     rmSync(this.#path, { force: true })
-    this.#server.listen(this.#path)
-    await once(this.#server, 'listening')
+    await this.#server.open({ path: this.#path })
     // The folder is closed to others already.
     chmodSync(this.#path, 0o600)
-    this.#server.on('error', () => undefined)
   }
 
   close(): void {
     this.#server.close()
-    this.#server.closeAllConnections()
     rmSync(this.#path, { force: true })
   }
-}
-
-interface Reply {
-  readonly status: number
-  readonly body: object
 }
 
 async function answer({ method, url = '' }: IncomingMessage, actions: ControlActions): Promise<Reply> {
@@ -70,10 +57,6 @@ async function answer({ method, url = '' }: IncomingMessage, actions: ControlAct
   const isKnown = verb === 'stop' ? await actions.stop(id) : actions.start(id)
   if (isKnown) return { status: 200, body: {} }
   return { status: 404, body: { error: `there is no managed proxy ${JSON.stringify(id)}` } }
-}
-
-function end(response: ServerResponse, status: number, body: object): void {
-  response.writeHead(status, { 'content-type': 'application/json' }).end(`${JSON.stringify(body)}\n`)
 }
 
 /** No supervisor runs there. */

@@ -1,9 +1,7 @@
-import { once } from 'node:events'
-import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { isIP } from 'node:net'
-import type { AgentApi } from 'consul-connect'
-import { AgentError } from 'consul-connect'
+import type { IncomingMessage } from 'node:http'
+import { type AddressInfo, isIP } from 'node:net'
+import { type AgentApi, AgentError } from 'consul-connect'
+import { LocalServer, type Reply } from 'consul-connect-proxy/local-server'
 import type { ServiceDefinition } from '../configuration/definition.js'
 import { ConfigurationError } from '../configuration/error.js'
 import { keysOf } from '../configuration/keys.js'
@@ -23,7 +21,6 @@ export interface RegistrationActions {
 }
 
 const MAX_BODY_BYTES = 1024 * 1024
-const TIMEOUT_MS = 10_000
 
 const REFUSAL =
   'managed proxies by HTTP are off: whoever can register a service could run a command here; set connect { proxy { allow_managed_api_registration = true } } to allow it'
@@ -33,7 +30,7 @@ const REFUSAL =
  * of whoever sent it, and never with ours: what the agent refuses them, they do not get from us.
  */
 export class RegistrationApi {
-  readonly #server: Server
+  readonly #server: LocalServer
   readonly #agent: AgentApi
   readonly #actions: RegistrationActions
 
@@ -41,33 +38,22 @@ export class RegistrationApi {
   constructor(agent: AgentApi, actions: RegistrationActions) {
     this.#agent = agent
     this.#actions = actions
-    this.#server = createServer({ requestTimeout: TIMEOUT_MS }, (received, response) => {
-      this.#answer(received).then(
-        ({ status, text }) => {
-          end(response, status, text)
-        },
-        (error: unknown) => {
-          end(response, statusOf(error), `${(error as Error).message}\n`)
-        },
-      )
-    })
-    this.#server.maxConnections = 64
+    this.#server = new LocalServer(
+      (request) => this.#answer(request),
+      (error) => ({ status: statusOf(error), body: `${error.message}\n` }),
+    )
   }
 
   /** @throws the system's error */
-  async open(address: { readonly host: string; readonly port: number }): Promise<AddressInfo> {
-    this.#server.listen(address)
-    await once(this.#server, 'listening')
-    this.#server.on('error', () => undefined)
-    return this.#server.address() as AddressInfo
+  open(address: { readonly host: string; readonly port: number }): Promise<AddressInfo> {
+    return this.#server.open(address)
   }
 
   close(): void {
     this.#server.close()
-    this.#server.closeAllConnections()
   }
 
-  async #answer(received: IncomingMessage): Promise<{ status: number; text: string }> {
+  async #answer(received: IncomingMessage): Promise<Reply> {
     expectLocalName(received.headers.host)
     const { pathname, searchParams } = new URL(received.url ?? '', 'http://localhost')
     const header = received.headers['x-consul-token']
@@ -82,7 +68,7 @@ export class RegistrationApi {
     )
   }
 
-  async #register(body: Json, token: string | undefined): Promise<{ status: number; text: string }> {
+  async #register(body: Json, token: string | undefined): Promise<Reply> {
     const { token: ofBody, ...rest } = keysOf('the request', body)
     const own = token ?? ofBody
     const request = { ...rest, ...(own !== undefined && { token: own }) }
@@ -97,15 +83,15 @@ export class RegistrationApi {
       if (definition.managed === undefined) await this.#actions.forget(definition.id)
       else await this.#actions.keep(definition, request)
     }
-    return { status, text }
+    return { status, body: text }
   }
 
-  async #deregister(id: string, token: string | undefined): Promise<{ status: number; text: string }> {
+  async #deregister(id: string, token: string | undefined): Promise<Reply> {
     this.#actions.expectFree(id)
     const path = `/v1/agent/service/deregister/${encodeURIComponent(id)}`
     const { status, text } = await this.#agent.exchange({ method: 'PUT', path, token })
     if (status === 200) await this.#actions.forget(id)
-    return { status, text }
+    return { status, body: text }
   }
 }
 
@@ -155,8 +141,4 @@ async function bodyOf(received: IncomingMessage): Promise<Json> {
   }
   if (typeof body === 'object' && body !== null && !Array.isArray(body)) return body as Json
   throw new RequestError(400, 'expected a JSON object')
-}
-
-function end(response: ServerResponse, status: number, text: string): void {
-  response.writeHead(status, { 'content-type': 'text/plain; charset=utf-8' }).end(text)
 }

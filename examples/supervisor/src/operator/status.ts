@@ -1,5 +1,5 @@
 import type { ManagedProxy } from '../managed-proxy.js'
-import type { Exit } from '../process/running.js'
+import { describeExit } from '../process/running.js'
 
 export const PROXY_STATES = [
   'running',
@@ -66,10 +66,6 @@ function stateOf({ isStopped, keeper }: ManagedProxy, problem: string | undefine
   if (isStopped) return 'stopped'
   if (problem !== undefined) return 'refused'
   return keeper.problem === undefined ? 'waiting' : 'failing'
-}
-
-function describeExit({ code, signal }: Exit): string {
-  return signal ?? (code === null ? 'unknown' : `exit code ${code}`)
 }
 
 const COLUMNS: readonly [string, (proxy: ProxyStatus) => string][] = [

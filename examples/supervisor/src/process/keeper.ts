@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { elapsed, within } from '../time.js'
 import { type ProcessId, killSession, sessionOf, signalProcess } from './identity.js'
 import { type Launch, fingerprint } from './launch.js'
 import { Restarts } from './restarts.js'
@@ -218,19 +219,6 @@ async function sweep(leader: ProcessId): Promise<void> {
     }
     await sleep(SWEEP_POLL_MS)
   }
-}
-
-/** The value, when it is there in time. */
-async function within<T>(ms: number, value: Promise<T>): Promise<T | undefined> {
-  const done = new AbortController()
-  const first = await Promise.race([value, elapsed(ms, done.signal).then(() => undefined)])
-  done.abort()
-  return first
-}
-
-/** Whether the time passed; false when it was broken off. */
-async function elapsed(ms: number, signal: AbortSignal): Promise<boolean> {
-  return sleep(ms, true, { signal }).catch(() => false)
 }
 
 /** Until the signal is given, or nobody waits for it any more. */

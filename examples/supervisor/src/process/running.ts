@@ -10,6 +10,11 @@ export interface Exit {
   readonly signal: NodeJS.Signals | null
 }
 
+/** Such as `exit code 1` or `SIGKILL`. */
+export function describeExit({ code, signal }: Exit): string {
+  return signal ?? (code === null ? 'unknown' : `exit code ${code}`)
+}
+
 /** A process that lives, or has ended. */
 export interface RunningProcess {
   readonly id: ProcessId

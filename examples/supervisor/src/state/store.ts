@@ -12,7 +12,8 @@ export interface FileSteps {
   syncFolder(path: string): Promise<void>
 }
 
-const STEPS: FileSteps = {
+/** As the system does them. */
+export const STEPS: FileSteps = {
   // Nothing is followed that somebody may have put there.
   open: (path) =>
     open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW, 0o600),

@@ -1,0 +1,89 @@
+import type { Registered, Registry } from './agent/registry.js'
+import { type Tokens, isAway } from './agent/tokens.js'
+import type { Sender } from './configuration/definition.js'
+import { Retries } from './retries.js'
+import type { SavedService } from './state/snapshot.js'
+
+/** What is to be taken away from the agent, and is tried until it is: registrations and tokens. */
+export class CleanUp {
+  readonly #registry: Registry
+  readonly #tokens: Tokens
+  readonly #complain: (message: string) => void
+  readonly #retries = new Retries()
+  /** Registered once, and not wanted any more. */
+  readonly #registrations: Map<string, Sender>
+  readonly #accessors: Set<string>
+
+  constructor(
+    registry: Registry,
+    tokens: Tokens,
+    saved: { readonly services: readonly SavedService[]; readonly accessors: readonly string[] },
+    complain: (message: string) => void,
+  ) {
+    this.#registry = registry
+    this.#tokens = tokens
+    this.#complain = complain
+    this.#registrations = new Map(saved.services.map(({ id, sender }) => [id, sender]))
+    this.#accessors = new Set(saved.accessors)
+  }
+
+  get services(): readonly SavedService[] {
+    return [...this.#registrations].map(([id, sender]) => ({ id, sender, sent: undefined }))
+  }
+
+  get accessors(): readonly string[] {
+    return [...this.#accessors]
+  }
+
+  deregister(id: string, sender: Sender): void {
+    this.#registrations.set(id, sender)
+  }
+
+  /** It is wanted after all. */
+  keep(id: string): void {
+    this.#registrations.delete(id)
+  }
+
+  revoke(accessor: string): void {
+    this.#accessors.add(accessor)
+  }
+
+  /** One step for each thing that there is to do; none of them rejects. */
+  steps(known: ReadonlyMap<string, Registered>): readonly (() => Promise<void>)[] {
+    const registrations = [...this.#registrations].map(
+      ([id, sender]) =>
+        () =>
+          this.#attempt(`service ${id}`, `${id} is not wanted any more: `, async () => {
+            if (known.has(id)) await this.#registry.deregister(id, sender)
+            this.#registrations.delete(id)
+          }),
+    )
+    const tokens = [...this.#accessors].map(
+      (accessor) => () =>
+        this.#attempt(`token ${accessor}`, '', async () => {
+          if (await this.#tokens.revoke(accessor)) this.#accessors.delete(accessor)
+        }),
+    )
+    return [...registrations, ...tokens]
+  }
+
+  /** All at once, whatever the agent was seen to know, and once. */
+  async finish(): Promise<void> {
+    const registrations = [...this.#registrations].map(([id, sender]) =>
+      this.#registry.deregister(id, sender),
+    )
+    const tokens = [...this.#accessors].map((accessor) => this.#tokens.revoke(accessor))
+    await Promise.allSettled([...registrations, ...tokens])
+  }
+
+  async #attempt(key: string, what: string, act: () => Promise<void>): Promise<void> {
+    if (!this.#retries.isDue(key)) return
+    try {
+      await act()
+      this.#retries.succeeded(key)
+    } catch (error) {
+      this.#retries.failed(key, '', isAway(error))
+      this.#complain(`${what}${(error as Error).message}`)
+    }
+  }
+}

@@ -1,0 +1,27 @@
+import { type LogBounds, STREAMS, logPath, rotate } from './process/logs.js'
+import { fileName } from './state/folder.js'
+
+/** Keeps what proxies write within bounds. */
+export class LogRotation {
+  readonly #folder: string
+  readonly #bounds: LogBounds
+  readonly #complain: (message: string) => void
+
+  constructor(folder: string, bounds: LogBounds, complain: (message: string) => void) {
+    this.#folder = folder
+    this.#bounds = bounds
+    this.#complain = complain
+  }
+
+  rotate(proxyIds: readonly string[]): void {
+    for (const id of proxyIds) {
+      for (const stream of STREAMS) {
+        try {
+          rotate(logPath(this.#folder, fileName(id), stream), this.#bounds)
+        } catch (error) {
+          this.#complain(`${id}: its log cannot be rotated: ${(error as Error).message}`)
+        }
+      }
+    }
+  }
+}
