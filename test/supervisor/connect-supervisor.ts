@@ -76,11 +76,13 @@ export class Host {
     return supervisor
   }
 
-  spawn(flags: readonly string[] = []): RunningProgram {
+  /** @param within a command that runs it, with what it is to run behind */
+  spawn(flags: readonly string[] = [], within: readonly string[] = []): RunningProgram {
     if (!existsSync(join(folder, 'dist', 'main.js')))
       throw new Error('the supervisor is not built: npm run build')
     const args = ['-config-dir', this.configuration, '-data-dir', this.dataDir, '-log-json']
-    const child = spawn(process.execPath, [bin, ...args, ...(this.#setup.flags ?? []), ...flags], {
+    const all = [...within, process.execPath, bin, ...args, ...(this.#setup.flags ?? []), ...flags]
+    const child = spawn(all[0]!, all.slice(1), {
       env: this.#environment(),
       stdio: ['ignore', 'pipe', 'pipe'],
     })

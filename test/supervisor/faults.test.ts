@@ -193,6 +193,26 @@ test('a data dir that may not be written to', async (t) => {
   )
 })
 
+test('a disk that takes no more: what runs goes on, and nothing is started that could not be found again', async (t) => {
+  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
+  // Two KiB are enough for the state of one, and not for that of four.
+  const supervisor = host.spawn([], ['bash', '-c', 'trap "" XFSZ; ulimit -f 2; exec "$@"', 'bash'])
+  const { pid } = await host.running('a')
+  for (const name of ['b', 'c', 'd']) host.write(`${name}.json`, managed(name, IDLE))
+  supervisor.signal('SIGHUP')
+  const { msg } = await supervisor.logged('the state cannot be written')
+  assert.match(msg, /written to .*data\/proxy: EFBIG/)
+  const { passes } = await host.status()
+  await until('it has been tried again', async () => (await host.status()).passes > passes)
+  assert.deepEqual(host.processes(), [pid])
+  for (const name of ['b', 'c', 'd']) host.write(`${name}.json`, {})
+  supervisor.signal('SIGHUP')
+  await until('the state is whole', () => Object.keys(host.snapshot().Proxies).join() === 'a-proxy')
+  await supervisor.stop('SIGKILL')
+  await host.start()
+  assert.equal((await host.running('a')).pid, pid)
+})
+
 test('a state file that is torn, or from the future, stops nothing and loses nothing', async (t) => {
   const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
   const first = await host.start()

@@ -315,7 +315,8 @@ export class Supervisor {
       await this.#inParallel(this.#cleanUp.steps(known), (step) => step())
     }
     await this.#save().catch((error: unknown) => {
-      this.#complain(`the state cannot be written: ${(error as Error).message}`)
+      const where = this.#options.state?.folder.path ?? ''
+      this.#complain(`the state cannot be written to ${where}: ${(error as Error).message}`)
     })
   }
 

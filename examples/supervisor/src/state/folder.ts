@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { chmodSync, lstatSync, mkdirSync, statSync } from 'node:fs'
+import { accessSync, chmodSync, constants, existsSync, lstatSync, mkdirSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
 /** Where everything of the supervisor is. All of it is for its user alone. */
@@ -32,7 +32,7 @@ export function createFolder(folder: StateFolder): void {
   const own = process.getuid?.() ?? 0
   for (const path of [folder.path, folder.pids, folder.logs]) {
     try {
-      mkdirSync(path, { recursive: true, mode: 0o700 })
+      makeFolder(path)
       const found = lstatSync(path)
       if (found.isSymbolicLink()) throw new Error('it is a link')
       if (found.uid !== own) throw new Error('it belongs to another user')
@@ -47,6 +47,20 @@ export function createFolder(folder: StateFolder): void {
       )
     }
   }
+}
+
+function makeFolder(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 })
+  } catch (error) {
+    // Node.js says ENOENT when it may not make a folder in one that is read-only.
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') accessSync(existing(path), constants.W_OK)
+    throw error
+  }
+}
+
+function existing(path: string): string {
+  return existsSync(path) ? path : existing(dirname(path))
 }
 
 const WRITABLE_BY_OTHERS = 0o022
