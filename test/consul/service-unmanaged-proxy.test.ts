@@ -59,6 +59,8 @@ test('a proxy that somebody else has registered', { skip }, async (t) => {
     assert.deepEqual([error.cause.expected, error.cause.actual], ['service "svc"', 'service "impostor"'])
     // With a good one beside it, every dial ends there.
     await register(consul, proxy({ ID: 'p2', Port: port }))
+    // The agent brings what is registered to the catalog a moment later.
+    await until('both are there', async () => (await instances(consul, 'svc')) === 2)
     for (let i = 0; i < 8; i += 1) assert.equal(await hear(web, 'svc'), 'hello web')
   })
 
