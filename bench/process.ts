@@ -77,8 +77,11 @@ export async function run([command = '', ...args]: readonly string[]): Promise<s
 async function end(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return
   const exited = once(child, 'exit')
-  child.kill('SIGKILL')
+  // In order, so that nginx takes its workers with it, which would hold our pipes open.
+  child.kill('SIGTERM')
+  const timer = setTimeout(() => child.kill('SIGKILL'), 5_000)
   await exited
+  clearTimeout(timer)
 }
 
 function childrenOf(pid: number): number[] {

@@ -54,6 +54,7 @@ export const ERROR_CODES = {
   ERR_CONNECT_PEER_KIND: 'The peer is not a service (an agent, a server or a gateway).',
   ERR_CONNECT_PEER_IDENTITY: 'The peer proved to be another service than the one dialled.',
 
+  ERR_CONNECT_HOST: 'A URL’s host is no name of the mesh, or has a port.',
   ERR_CONNECT_DENIED: 'The peer proved who it is and may not connect.',
   ERR_CONNECT_REVOKED: 'The peer was connected and may no longer be: its connection was ended.',
   ERR_CONNECT_REJECTED: 'The peer closed the connection before its first byte: it may have rejected us.',
@@ -118,6 +119,20 @@ export class OptionError extends ConnectError {
     this.option = option
     this.expected = expected
     this.actual = actual
+  }
+}
+
+/** A URL leads out of the mesh: nothing was connected. */
+export class HostError extends ConnectError {
+  static override readonly brand: string = 'HostError'
+  readonly host: string
+  readonly expected: string
+
+  constructor(host: string, expected: string) {
+    const shown = JSON.stringify(host.slice(0, 256))
+    super('ERR_CONNECT_HOST', `the host ${shown} leads out of the mesh: expected ${expected}`)
+    this.host = host
+    this.expected = expected
   }
 }
 

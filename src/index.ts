@@ -59,6 +59,7 @@ export {
   DialError,
   DnsError,
   ERROR_CODES,
+  HostError,
   IdentityError,
   OptionError,
   SpiffeIdError,
@@ -95,14 +96,25 @@ export type { Peer } from './identity/peer.js'
 export type { Roots } from './identity/roots.js'
 export type { ServiceId, SpiffeIdParts } from './identity/spiffe.js'
 export type { ExpectedIdentity } from './identity/verify.js'
-export type { HandshakeMessage } from './channels.js'
+export type {
+  AgentRequestMessage,
+  ChannelMessages,
+  DecisionMessage,
+  DialMessage,
+  HandshakeMessage,
+  RevocationMessage,
+  RotationMessage,
+} from './channels.js'
 export type { Clock, Time } from './clock.js'
 export type { CloseOptions } from './close-options.js'
 export type { Endpoint, ResolveRequest, Resolver } from './resolve/resolver.js'
 export type { AddressTarget, DnsTarget, QueryTarget, ServiceTarget, Upstream } from './resolve/upstream.js'
 export type { Forward, ForwardEvents } from './adapters/forward.js'
 export type { ForwardConnection } from './adapters/forward-connection.js'
-export type { ServableServer } from './adapters/serve.js'
+export type { DispatcherOptions } from './adapters/dispatcher.js'
+export type { HttpAgentOptions } from './adapters/http-agent.js'
+export type { MeshStream } from './adapters/stream.js'
+export type { ConnectionInjector, ServableServer } from './adapters/serve.js'
 export type {
   DialOptions,
   ForwardOptions,

@@ -4,6 +4,8 @@ import { OptionError } from './errors.js'
 export const DEFAULTS = {
   agentAddress: '127.0.0.1:8500',
   agentDnsPort: 8600,
+  /** The domain of Consul's names, in the hosts of URLs. */
+  domain: 'consul',
   agentTimeoutMs: 10_000,
   /** How long the agent may hold a blocking query; Consul's own default. */
   watchWaitMs: 300_000,

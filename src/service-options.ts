@@ -1,4 +1,5 @@
 import { DEFAULT_ECDH_CURVE, createSecureContext } from 'node:tls'
+import { type HostSettings, expectDomain, expectHosts } from './adapters/host.js'
 import { type AgentOptions } from './agent/options.js'
 import { type AgentSettings, agentSettings } from './agent/settings.js'
 import type { Authorizer } from './authorize/authorizer.js'
@@ -21,6 +22,8 @@ import {
   expectStrings,
   optional,
 } from './options.js'
+import type { Upstream } from './resolve/upstream.js'
+import type { DialBounds } from './transport/dial.js'
 import type { ListenAddress } from './transport/open-server.js'
 
 /** Options of `connect.service`. */
@@ -47,6 +50,16 @@ export interface ServiceOptions {
    * @default node:tls's own choice
    */
   readonly ecdhCurve?: string
+  /**
+   * The domain of Consul's names in the hosts of URLs, for `fetch`, `dispatcher` and `agent`: the agent's own `domain`.
+   * @default consul
+   */
+  readonly domain?: string
+  /**
+   * Further hosts of URLs, and the upstream that each leads to: for a service that a host name cannot write, or only
+   * some of its instances. @default none
+   */
+  readonly hosts?: Readonly<Record<string, Upstream>>
 }
 
 export interface ServiceSettings {
@@ -57,6 +70,7 @@ export interface ServiceSettings {
   readonly handshakeTimeoutMs: number
   readonly drainTimeoutMs: number
   readonly ecdhCurve: string
+  readonly hosts: HostSettings
 }
 
 /** Options of `dial`. */
@@ -66,6 +80,11 @@ export interface DialOptions {
   readonly timeoutMs?: number
   /** Keep our side open when the peer ends its own, as in node:net. @default false */
   readonly allowHalfOpen?: boolean
+  /**
+   * ALPN names to offer, the one that is liked best first; the socket's `alpnProtocol` is what was agreed on. An upstream
+   * that knows only others refuses. @default none
+   */
+  readonly alpnProtocols?: readonly string[]
 }
 
 /** Options of `resolve`. */
@@ -134,6 +153,8 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
     'handshakeTimeoutMs',
     'drainTimeoutMs',
     'ecdhCurve',
+    'domain',
+    'hosts',
   ])
   optional(expectFunction)('authorize', options.authorize)
   return {
@@ -150,21 +171,27 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
     ),
     drainTimeoutMs: duration('drainTimeoutMs', options.drainTimeoutMs, DEFAULTS.drainTimeoutMs),
     ecdhCurve: optional(expectCurves)('ecdhCurve', options.ecdhCurve) ?? DEFAULT_ECDH_CURVE,
+    hosts: {
+      domain: optional(expectDomain)('domain', options.domain) ?? DEFAULTS.domain,
+      hosts: optional(expectHosts)('hosts', options.hosts) ?? new Map(),
+    },
   }
 }
 
 /** @throws OptionError */
-export function dialBounds(
-  given: DialOptions | undefined,
-  dialTimeoutMs: number,
-): { signal: AbortSignal | undefined; timeoutMs: number; allowHalfOpen: boolean } {
+export function dialSettings(given: DialOptions | undefined, dialTimeoutMs: number): DialBounds {
   const options = expectObject('options', given ?? {}) as DialOptions
-  const { signal, timeoutMs, allowHalfOpen } = options
-  expectKeys('options', options, ['signal', 'timeoutMs', 'allowHalfOpen'])
+  const { signal, timeoutMs, allowHalfOpen, alpnProtocols } = options
+  expectKeys('options', options, ['signal', 'timeoutMs', 'allowHalfOpen', 'alpnProtocols'])
+  const isHalfOpen = optional(expectBoolean)('allowHalfOpen', allowHalfOpen) ?? false
   return {
     signal: optional(expectSignal)('signal', signal),
     timeoutMs: duration('timeoutMs', timeoutMs, dialTimeoutMs),
-    allowHalfOpen: optional(expectBoolean)('allowHalfOpen', allowHalfOpen) ?? false,
+    patience: {
+      allowHalfOpen: isHalfOpen,
+      expectsAnswer: !isHalfOpen,
+      alpnProtocols: optional(expectAlpn)('alpnProtocols', alpnProtocols),
+    },
   }
 }
 
@@ -236,7 +263,7 @@ export function listenSettings(
     signal: optional(expectSignal)('signal', options.signal),
     handshakeTimeoutMs: duration('handshakeTimeoutMs', options.handshakeTimeoutMs, handshakeTimeoutMs),
     allowHalfOpen: optional(expectBoolean)('allowHalfOpen', options.allowHalfOpen) ?? false,
-    alpnProtocols: optional(expectStrings)('alpnProtocols', options.alpnProtocols),
+    alpnProtocols: optional(expectAlpn)('alpnProtocols', options.alpnProtocols),
     revoke: optional(expectBoolean)('revoke', options.revoke) ?? true,
     maxPeerAge: optional(expectPeerAge)('maxPeerAge', options.maxPeerAge),
     maxConnections: optional(expectCount)('maxConnections', options.maxConnections) ?? Infinity,
@@ -254,6 +281,14 @@ function expectCurves(option: string, value: unknown): string {
     const expected = 'groups that this OpenSSL knows, such as X25519:P-256'
     throw new OptionError(option, expected, describe(value), { cause })
   }
+}
+
+/** RFC 7301: 1 to 255 bytes each, and in all no more than a ClientHello can hold. */
+function expectAlpn(option: string, value: unknown): readonly string[] {
+  const names = expectStrings(option, value)
+  if (names.length > 0 && names.length <= 64 && names.every((name) => Buffer.byteLength(name) <= 255))
+    return names
+  throw new OptionError(option, '1 to 64 names of at most 255 bytes', 'others')
 }
 
 function expectPeerAge(option: string, value: unknown): 'certificate' {

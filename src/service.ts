@@ -1,11 +1,19 @@
+import type { Agent as HttpAgent } from 'node:http'
 import type { TLSSocket } from 'node:tls'
 import { EventEmitter } from 'eventemitter3'
+import type { Dispatcher } from 'undici'
+import type { DispatcherOptions } from './adapters/dispatcher.js'
 import { Forward } from './adapters/forward.js'
+import type { HttpAgentOptions } from './adapters/http-agent.js'
+import { HttpClients } from './adapters/http-clients.js'
+import type { MeshAccess } from './adapters/mesh-access.js'
 import { type ServableServer, type ServerAdapter, serverAdapter } from './adapters/serve.js'
+import { MeshStream } from './adapters/stream.js'
 import { Registration } from './agent/registration.js'
 import { Authorization } from './authorize/authorization.js'
 import type { Decision } from './authorize/authorizer.js'
 import { bounded } from './bounded.js'
+import { channels } from './channels.js'
 import { type Time, systemTime } from './clock.js'
 import { type CloseOptions, drainTimeout } from './close-options.js'
 import { ClosedError, TimeoutError } from './errors.js'
@@ -22,7 +30,7 @@ import { DEFAULTS, expectFunction, expectName } from './options.js'
 import { type ReadyOptions, readyBounds } from './ready-options.js'
 import { type RegisterOptions, serviceDefinition } from './register-options.js'
 import { type Endpoint, resolveEndpoints } from './resolve/resolver.js'
-import { type Upstream, isResolver, toIdentity } from './resolve/upstream.js'
+import { type Upstream, isResolver, toIdentity, toTarget } from './resolve/upstream.js'
 import {
   type DialOptions,
   type ForwardOptions,
@@ -30,7 +38,7 @@ import {
   type ResolveOptions,
   type ServiceOptions,
   type ServiceSettings,
-  dialBounds,
+  dialSettings,
   forwardSettings,
   listenSettings,
   resolveBounds,
@@ -67,6 +75,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   readonly #forwards = new Set<Forward>()
   readonly #registrations = new Set<Registration>()
   readonly #dialled = new OpenSockets()
+  readonly #httpClients: HttpClients
   readonly #tally = new Tally()
   #closing: Promise<void> | undefined
 
@@ -85,9 +94,17 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       accept: secureContext,
       ...time,
     })
+    const { hosts, dialTimeoutMs } = this.#settings
+    this.#httpClients = new HttpClients(
+      { dial: this.#dialForHttp, hosts, dialTimeoutMs },
+      this.#identity,
+      time.clock,
+    )
     this.#mesh.roots.on('failed', this.#onFailed)
     this.#identity.on('failed', this.#onFailed)
     this.#identity.on('changed', (generation, what) => {
+      const { leaf, roots } = generation
+      channels.rotation.publish({ service: name, what, leaf, roots })
       if (what === 'leaf') emitSafely(this, 'rotated', generation.leaf)
       else emitSafely(this, 'roots', generation.roots)
     })
@@ -124,8 +141,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * @throws DialError (with `attempts`), TimeoutError, AbortError, ClosedError, IdentityError, AgentError, OptionError
    */
   async dial(upstream: Upstream, options?: DialOptions): Promise<MeshSocket> {
-    const { allowHalfOpen, ...bounds } = dialBounds(options, this.#settings.dialTimeoutMs)
-    return this.#dial(upstream, { ...bounds, patience: { allowHalfOpen, expectsAnswer: !allowHalfOpen } })
+    return this.#dial(upstream, dialSettings(options, this.#settings.dialTimeoutMs))
   }
 
   /**
@@ -166,10 +182,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    */
   async forward(upstream: Upstream, options: ForwardOptions): Promise<Forward> {
     this.#assertOpen('forward')
-    const { resolver, release } = this.#mesh.routes.lease(upstream)
+    const target = this.#settled(upstream)
+    const { resolver, release } = this.#mesh.routes.lease(target)
     release()
-    // What it leads to is settled now, whatever becomes of the object.
-    const target = isResolver(upstream) ? upstream : structuredClone(upstream)
     const { address, signal, dialTimeoutMs, ...settings } = forwardSettings(
       options,
       this.#settings.dialTimeoutMs,
@@ -193,6 +208,54 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
+   * A connection to an upstream for libraries that want their socket at once, such as `pg`. It is dialled when it is first
+   * used, and what goes wrong then is its `error` event.
+   * @throws OptionError
+   */
+  stream(upstream: Upstream, options?: DialOptions): MeshStream {
+    const { signal, ...settings } = dialSettings(options, this.#settings.dialTimeoutMs)
+    const target = this.#settled(upstream)
+    return new MeshStream(settings.patience.allowHalfOpen, (gone) =>
+      this.#dial(target, {
+        ...settings,
+        signal: signal === undefined ? gone : AbortSignal.any([gone, signal]),
+      }),
+    )
+  }
+
+  /**
+   * The global `fetch`, over the mesh: the host of a URL is `<name>.service[.<datacenter>].consul`, or the same with
+   * `.connect`, or with `.query` for a prepared query. Any other host is an error, also as the target of a redirect, and
+   * so is a port. The scheme says nothing: each connection is mutual TLS.
+   *
+   * What goes wrong with a connection is the `cause` of the TypeError that it rejects with: what `dial` throws, or a
+   * HostError (ERR_CONNECT_HOST).
+   */
+  get fetch(): typeof globalThis.fetch {
+    return this.#httpClients.fetch
+  }
+
+  /**
+   * A dispatcher of undici over the mesh, by the hosts that `fetch` takes: for undici's own `request`, `stream` and
+   * `fetch`, for the global `fetch`, and to be composed with interceptors. Without options it is the same each time, with
+   * a pool of connections for each host. It ends with the service.
+   * @throws OptionError
+   */
+  dispatcher(options?: DispatcherOptions): Dispatcher {
+    return this.#httpClients.dispatcher(options)
+  }
+
+  /**
+   * An agent of node:http over the mesh, by the hosts that `fetch` takes: for `http.request` and `https.request`, and the
+   * libraries that stand on them. Without options it is the same each time, and keeps connections for reuse. It ends with
+   * the service.
+   * @throws OptionError
+   */
+  agent(options?: HttpAgentOptions): HttpAgent {
+    return this.#httpClients.agent(options)
+  }
+
+  /**
    * Listens for connections. The handler gets those whose peer has proved its identity and is authorized, before
    * it has been sent a byte; a handler that throws ends its connection.
    * @throws ConnectError (ERR_CONNECT_LISTEN), IdentityError, AbortError, ClosedError, OptionError
@@ -204,7 +267,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
 
   /**
    * Lets a server of node:http, node:https or node:http2 serve the mesh: intentions first, then the application.
-   * The server's own `listen` is not called; its `address()` tells the mesh listener's.
+   * The server's own `listen` is not called, and must not have been; its `address()` tells the mesh listener's. A gRPC
+   * server of `@grpc/grpc-js` is served by its connection injector.
    * @throws as listen
    */
   async serve(server: ServableServer, options: ListenOptions): Promise<Listener> {
@@ -221,9 +285,12 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    */
   async authorize(peer: Peer, options: { readonly signal?: AbortSignal } = {}): Promise<Required<Decision>> {
     const bounds = { ...options, closed: this.#ending.signal, timeoutMs: this.#settings.handshakeTimeoutMs }
+    const begin = performance.now()
     const outcome = await this.#authorization.decide(peer, bounds)
     this.#tally.decided(outcome)
     const { authorized, reason, basis } = outcome
+    const durationMs = performance.now() - begin
+    channels.decision.publish({ service: this.name, peer, authorized, reason, basis, durationMs })
     return { authorized, reason, basis }
   }
 
@@ -317,6 +384,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     for (const registration of this.#registrations) registration.abandon()
     for (const listener of this.#listeners) listener.destroy()
     for (const forward of this.#forwards) forward.destroy()
+    this.#httpClients.destroy(error)
     this.#dialled.destroy(error)
     void this.close({ drainTimeoutMs: 1 })
   }
@@ -337,6 +405,19 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     } finally {
       release()
     }
+  }
+
+  readonly #dialForHttp: MeshAccess['dial'] = (upstream, { timeoutMs, alpnProtocols }) =>
+    this.#dial(upstream, {
+      timeoutMs,
+      patience: { allowHalfOpen: false, expectsAnswer: true, alpnProtocols },
+    })
+
+  /** An upstream as it is now, whatever becomes of the object. */
+  #settled(upstream: Upstream): Upstream {
+    if (isResolver(upstream)) return upstream
+    toTarget(upstream)
+    return structuredClone(upstream)
   }
 
   async #open(
@@ -382,7 +463,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     const doors = [...this.#listeners, ...this.#forwards].map((door) =>
       door.close({ drainTimeoutMs: timeoutMs }),
     )
+    this.#httpClients.close()
     await Promise.all([...doors, this.#dialled.drain(timeoutMs)])
+    this.#httpClients.destroy()
     this.#identity.close()
     this.#authorization.close()
     this.#mesh.roots.off('failed', this.#onFailed)

@@ -1,4 +1,5 @@
 import { Server } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { Server as TlsServer } from 'node:tls'
 import { OptionError } from '../errors.js'
 import { describe } from '../options.js'
@@ -8,8 +9,18 @@ import type { MeshSocket } from '../transport/socket.js'
 /** How often a server that is draining is asked to end its idle keep-alive connections. */
 const IDLE_SWEEP_MS = 50
 
-/** Any server of node:http, node:https or node:http2, whichever framework made it. */
-export type ServableServer = Server
+/**
+ * Any server of node:http, node:https or node:http2, whichever framework made it; or what takes the connections of a
+ * gRPC server.
+ */
+export type ServableServer = Server | ConnectionInjector
+
+/** What `createConnectionInjector` of a server of `@grpc/grpc-js` returns. */
+export interface ConnectionInjector {
+  injectConnection(connection: Duplex): void
+  drain(graceTimeMs: number): void
+  destroy(): void
+}
 
 /** The parts of a server that only some have. */
 interface HttpParts {
@@ -41,9 +52,15 @@ export interface ServerAdapter {
  * verified and authorized ones, and never opens a port of its own.
  */
 export function serverAdapter(server: ServableServer): ServerAdapter {
+  if (isInjector(server)) return injectorAdapter(server)
   if (!((server as unknown) instanceof Server)) {
-    const expected = 'a server of node:http, node:https or node:http2, such as http.createServer(app)'
+    const expected =
+      'a server of node:http, node:https or node:http2, such as http.createServer(app), or a connection injector of grpc-js'
     throw new OptionError('server', expected, describe(server))
+  }
+  if (server.listening) {
+    const found = 'one that listens already, on a port of its own that knows nothing of the mesh'
+    throw new OptionError('server', 'a server that does not listen: leave out its own listen()', found)
   }
   const parts = server as HttpParts
   const sockets = new Set<MeshSocket>()
@@ -59,10 +76,10 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
   return {
     handler: (socket) => {
       // node:http2 keeps the settings for its HTTP/1.1 side on the server that it finds here.
-      const given = socket as MeshSocket & { server?: unknown; alpnProtocol?: unknown }
+      const given = socket as MeshSocket & { server?: unknown }
       given.server = server
-      // It takes TLS without ALPN for HTTP/1.1; a server of HTTP/2 in clear expects nothing but HTTP/2.
-      if (isHttp2 && !isTls) given.alpnProtocol = 'h2'
+      // A server of HTTP/2 in clear expects nothing but HTTP/2.
+      if (isHttp2 && !isTls) speaksHttp2(socket)
       sockets.add(socket)
       socket.once('close', () => sockets.delete(socket))
       // node:http2 tells of a session while it takes its connection; others may be another listener's.
@@ -70,7 +87,7 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
       server.emit(event, socket)
       if (isHttp2) parts.off('session', onSession)
     },
-    alpnProtocols: isHttp2 ? (isTls ? ['h2', 'http/1.1'] : ['h2']) : undefined,
+    alpnProtocols: isHttp2 ? http2Names(server) : ['http/1.1'],
     allowHalfOpen: !isTls,
     onDrain: () => {
       const sweep = (): void => {
@@ -94,4 +111,44 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
       server.emit('listening')
     },
   }
+}
+
+function isInjector(server: unknown): server is ConnectionInjector {
+  const parts = ['injectConnection', 'drain', 'destroy'] as const
+  if (typeof server !== 'object' || server === null) return false
+  return parts.every((part) => typeof (server as Partial<ConnectionInjector>)[part] === 'function')
+}
+
+/** Its own bound on a drain; ours comes first. */
+const LONG_DRAIN_MS = 86_400_000
+
+function injectorAdapter(injector: ConnectionInjector): ServerAdapter {
+  return {
+    handler: (socket) => {
+      speaksHttp2(socket)
+      injector.injectConnection(socket)
+    },
+    alpnProtocols: ['h2'],
+    allowHalfOpen: false,
+    onDrain: () => {
+      injector.drain(LONG_DRAIN_MS)
+      return () => {
+        injector.destroy()
+      }
+    },
+    attach: () => undefined,
+  }
+}
+
+/** Clients behind a proxy agree on nothing, and node:http2 would take that for HTTP/1.1. */
+function speaksHttp2(socket: MeshSocket): void {
+  const given = socket as { alpnProtocol?: unknown }
+  given.alpnProtocol = 'h2'
+}
+
+/** What a server of node:http2 would offer itself: with HTTP/1.1 beside it, when that is allowed. */
+function http2Names(server: Server): string[] {
+  // Node keeps the names as they go over the wire, each after its length.
+  const { ALPNProtocols: wire } = server as { ALPNProtocols?: unknown }
+  return wire instanceof Uint8Array && Buffer.from(wire).includes('http/1.1') ? ['h2', 'http/1.1'] : ['h2']
 }

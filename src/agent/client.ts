@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { Pool, errors as undiciErrors } from 'undici'
 import { bounded } from '../bounded.js'
+import { type AgentRequestMessage, channels } from '../channels.js'
 import { AbortError, AgentError, type ErrorCode, OptionError, TimeoutError, because } from '../errors.js'
 import { log } from '../log.js'
 import { formatAddress } from './address.js'
@@ -118,7 +119,12 @@ export class AgentClient {
   async exchange(request: AgentRequest): Promise<AgentExchange> {
     const { method = 'GET', path, body, signal, timeoutMs = this.settings.timeoutMs } = request
     const what = describe(request)
-    return bounded(what, { signal, timeoutMs }, async (within) => {
+    const begin = performance.now()
+    const tell = (outcome: Pick<AgentRequestMessage, 'status' | 'error'>): void => {
+      const message = { address: this.address, method, path, isBlocking: isBlocking(request) }
+      channels['agent-request'].publish({ ...message, durationMs: performance.now() - begin, ...outcome })
+    }
+    const exchange = bounded(what, { signal, timeoutMs }, async (within) => {
       const response = await this.#pool.request({
         method,
         path: this.#target(path, request.query),
@@ -127,11 +133,19 @@ export class AgentClient {
         signal: within,
       })
       return { status: response.statusCode, headers: response.headers, text: await response.body.text() }
-    }).catch((cause: unknown) => {
-      throw cause instanceof AbortError || cause instanceof OptionError
-        ? cause
-        : this.#failure(what, timeoutMs, cause)
     })
+    try {
+      const answer = await exchange
+      tell({ status: answer.status, error: undefined })
+      return answer
+    } catch (cause) {
+      const error =
+        cause instanceof AbortError || cause instanceof OptionError
+          ? cause
+          : this.#failure(what, timeoutMs, cause)
+      tell({ status: undefined, error })
+      throw error
+    }
   }
 
   /** Ends every request under way and every connection. */
@@ -213,6 +227,11 @@ export class AgentClient {
 
 function describe({ method = 'GET', path }: AgentRequest): string {
   return `${method} ${path}`
+}
+
+/** Whether the agent may hold the request until there is something new. */
+function isBlocking({ query }: AgentRequest): boolean {
+  return query?.['index'] !== undefined || query?.['hash'] !== undefined
 }
 
 const ADVICE: Partial<Record<ErrorCode, string>> = {

@@ -1,7 +1,8 @@
-import { type KeyObject, X509Certificate, createPrivateKey } from 'node:crypto'
+import { type KeyObject, type X509Certificate, createPrivateKey } from 'node:crypto'
 import type { LeafCertificate } from '../agent/leaf.js'
 import { type ErrorCode, IdentityError, because } from '../errors.js'
 import { parseCertificate } from './certificate.js'
+import { chainsTo, parseChain } from './path.js'
 import type { Roots } from './roots.js'
 import type { ServiceId } from './spiffe.js'
 import { type ExpectedIdentity, verifyExpected, verifyLeaf, verifyMember } from './verify.js'
@@ -109,45 +110,10 @@ function attempt<T>(step: () => T, wrap: (cause: unknown) => IdentityError): T {
   }
 }
 
-function parseChain(pem: string): X509Certificate[] {
-  const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
-  return blocks.map((block) => new X509Certificate(block))
-}
-
 function ownsKey(certificate: X509Certificate, key: KeyObject): boolean {
   try {
     return certificate.checkPrivateKey(key)
   } catch {
-    return false
-  }
-}
-
-/**
- * Whether a path leads from our own leaf over its intermediates to a root. It is a check of what we are about to
- * present, so that a bad rotation is noticed here and not by every peer; peers' paths are verified by OpenSSL.
- */
-function chainsTo(
-  leaf: X509Certificate,
-  intermediates: readonly X509Certificate[],
-  roots: readonly X509Certificate[],
-  now: number,
-): boolean {
-  const reached = [leaf]
-  // The loop sees what is pushed while it runs; each certificate is pushed once at most.
-  for (const current of reached) {
-    if (roots.some((root) => issued(root, current, now))) return true
-    reached.push(...intermediates.filter((next) => !reached.includes(next) && issued(next, current, now)))
-  }
-  return false
-}
-
-function issued(issuer: X509Certificate, subject: X509Certificate, now: number): boolean {
-  if (!issuer.ca || new Date(issuer.validTo).getTime() <= now || new Date(issuer.validFrom).getTime() > now)
-    return false
-  try {
-    return subject.checkIssued(issuer) && subject.verify(issuer.publicKey)
-  } catch {
-    // A key of a kind that OpenSSL does not know.
     return false
   }
 }

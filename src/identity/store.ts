@@ -59,6 +59,11 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
     if (options.roots.current !== undefined) this.#takeRoots(options.roots.current)
   }
 
+  /** The name of the service whose identity it is. */
+  get service(): string {
+    return this.#options.service
+  }
+
   /** The last good generation, expired or not. */
   get current(): Generation | undefined {
     return this.#current

@@ -8,6 +8,7 @@ import { bufferedReads } from './buffered-reads.js'
 import { secureContext } from './context.js'
 import { attachPeer, expectVerified, identifyAs, pathError } from './peer.js'
 import type { MeshSocket } from './socket.js'
+import { rememberStanding } from './standing.js'
 import { TCP } from './tcp.js'
 
 /** What a peer may do before its first byte. */
@@ -21,6 +22,8 @@ export interface Patience {
   readonly expectsAnswer: boolean
   /** Whether it is for a pump, and for nobody who listens to `data`. */
   readonly isForPump?: boolean
+  /** ALPN names to offer, the one that is liked best first. @default none */
+  readonly alpnProtocols?: readonly string[] | undefined
 }
 
 export interface ConnectOptions {
@@ -46,6 +49,7 @@ export function connect(
       secureContext: secureContext(generation),
       allowHalfOpen: patience.allowHalfOpen,
       rejectUnauthorized: true,
+      ...(patience.alpnProtocols !== undefined && { ALPNProtocols: [...patience.alpnProtocols] }),
       // The host's name proves nothing in a mesh. Node calls this when OpenSSL has verified the path.
       checkServerIdentity: (_host, certificate) => {
         try {
@@ -78,7 +82,9 @@ export function connect(
           throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'another')
         settle()
         reportRejection(socket, endpoint.identity.service, patience)
-        resolve(attachPeer(socket, peer))
+        const proved = attachPeer(socket, peer)
+        rememberStanding(proved, generation)
+        resolve(proved)
       } catch (error) {
         fail(toError(error))
       }

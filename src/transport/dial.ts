@@ -1,4 +1,5 @@
 import { type Bounds, bounded, isAborted } from '../bounded.js'
+import { type DialMessage, channels } from '../channels.js'
 import {
   type DialAttempt,
   DialError,
@@ -35,18 +36,36 @@ export async function dial(identity: IdentityStore, route: Route, bounds: DialBo
   const { resolver } = route
   const tries = new Tries()
   const what = `dial ${resolver.name}`
+  const begin = performance.now()
+  const tell = (outcome: Pick<DialMessage, 'peer' | 'address' | 'error'>): void => {
+    if (!channels.dial.hasSubscribers) return
+    const durationMs = performance.now() - begin
+    const { attempts } = tries
+    channels.dial.publish({
+      service: identity.service,
+      upstream: resolver.name,
+      durationMs,
+      attempts,
+      ...outcome,
+    })
+  }
   try {
-    return await bounded(
+    const socket = await bounded(
       what,
       bounds,
       (signal) => tryInstances(identity, route, tries, { ...bounds, signal }),
       (late) => late.destroy(),
     )
-  } catch (error) {
-    if (!(error instanceof TimeoutError)) throw error
+    tell({ peer: socket.peer, address: tries.winnerAddress, error: undefined })
+    return socket
+  } catch (thrown) {
+    const error = toError(thrown)
     const { attempts } = tries
     const cause = attempts.at(-1)?.error ?? resolver.lastError ?? identity.lastError
-    throw new TimeoutError(what, bounds.timeoutMs, { attempts, cause })
+    const failure =
+      error instanceof TimeoutError ? new TimeoutError(what, bounds.timeoutMs, { attempts, cause }) : error
+    tell({ peer: undefined, address: undefined, error: failure })
+    throw failure
   }
 }
 

@@ -253,7 +253,8 @@ export class Listener implements AsyncDisposable {
   /** The connection, if it is let in. */
   async #decide(socket: TLSSocket, peer: Peer): Promise<MeshSocket | undefined> {
     const { authorization, handshakeTimeoutMs } = this.#settings
-    const deadline = performance.now() + handshakeTimeoutMs
+    const begin = performance.now()
+    const deadline = begin + handshakeTimeoutMs
     const gone = new AbortController()
     const onClose = (): void => {
       gone.abort(new Error('the peer closed the connection'))
@@ -265,20 +266,23 @@ export class Listener implements AsyncDisposable {
         const timeoutMs = Math.max(1, Math.ceil(deadline - performance.now()))
         const outcome = await authorization.decide(peer, { signal: gone.signal, timeoutMs })
         // What was decided by what was known before is decided again: from now on only a change is looked at.
-        if (!outcome.authorized || epoch === this.#epoch) return this.#conclude(socket, peer, outcome)
+        if (!outcome.authorized || epoch === this.#epoch)
+          return this.#conclude(socket, peer, outcome, performance.now() - begin)
       }
     } finally {
       socket.off('close', onClose)
     }
   }
 
-  #conclude(socket: TLSSocket, peer: Peer, outcome: Outcome): MeshSocket | undefined {
+  #conclude(socket: TLSSocket, peer: Peer, outcome: Outcome, durationMs: number): MeshSocket | undefined {
     const { service, reports } = this.#settings
+    const { authorized, reason, basis } = outcome
+    channels.decision.publish({ service, peer, authorized, reason, basis, durationMs })
     this.#deciding.delete(socket)
     if (this.#stopped) socket.destroy()
     if (socket.destroyed) return undefined
     reports.decided(outcome)
-    if (!outcome.authorized) {
+    if (!authorized) {
       socket.destroy()
       reports.denied(new DeniedError(peer, service, outcome, outcome))
       return undefined

@@ -8,6 +8,8 @@ import type { Peer } from '../identity/peer.js'
 export interface MeshSocket extends Duplex {
   /** Who is at the other end. */
   readonly peer: Peer
+  /** What both ends agreed on, of the names that were offered; false or null when none were. */
+  readonly alpnProtocol?: string | false | null
   readonly remoteAddress?: string | undefined
   readonly remotePort?: number | undefined
   readonly remoteFamily?: string | undefined

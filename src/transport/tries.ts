@@ -40,11 +40,17 @@ export class Tries {
   readonly attempts: DialAttempt[] = []
   readonly #underWay = new Set<Try>()
   #winner: MeshSocket | undefined
+  #winnerAddress: string | undefined
   #hasEnded = false
   #wake: () => void = () => undefined
 
   get winner(): MeshSocket | undefined {
     return this.#winner
+  }
+
+  /** `host:port` of the winner. */
+  get winnerAddress(): string | undefined {
+    return this.#winnerAddress
   }
 
   get underWay(): number {
@@ -105,6 +111,7 @@ export class Tries {
     log.dial('%s: connected to %s', one.address, socket.peer.spiffeId)
     onceDestroyed(socket, one.choice.connected())
     this.#winner = socket
+    this.#winnerAddress = one.address
     this.end('won', one.startedAt)
   }
 

@@ -13,6 +13,7 @@ const {
   ConnectError,
   DialError,
   DnsError,
+  HostError,
   ERROR_CODES,
   IdentityError,
   OptionError,
@@ -65,6 +66,7 @@ const kinds: [
   ['SpiffeIdError', (from) => new from.SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', 'x', 'y')],
   ['VerificationError', (from) => new from.VerificationError('ERR_CONNECT_PEER_KIND', 'x', 'y', { cause })],
   ['DialError', (from) => new from.DialError('ERR_CONNECT_DIAL_FAILED', 'db', 'away', { cause })],
+  ['HostError', (from) => new from.HostError('example.com', 'a name of the mesh')],
   ['DnsError', (from) => new from.DnsError('a:53', 'SRV b', 'no answer', { cause })],
 ]
 const classes = (from: typeof errors): [string, typeof ConnectError][] =>
@@ -209,6 +211,13 @@ describe('errors: what they carry', () => {
     }
     assert.equal(new DialError('ERR_CONNECT_DIAL_FAILED', 'db', 'away').reason, undefined)
     assert.equal(new DialError('ERR_CONNECT_DIAL_FAILED', 'db', 'away', { cause }).reason, undefined)
+  })
+
+  it('HostError: the host, in short, and what would be one', () => {
+    const { host, expected, message } = new HostError('x'.repeat(300), 'a name of the mesh')
+    assert.equal(host.length, 300)
+    assert.equal(expected, 'a name of the mesh')
+    assert.equal(message, `the host "${'x'.repeat(256)}" leads out of the mesh: expected a name of the mesh`)
   })
 
   it('DnsError: the server and the question, and what was wrong', () => {

@@ -4,7 +4,7 @@ import { authorizeIntentions } from '../../src/authorize/authorizers.js'
 import { drainTimeout } from '../../src/close-options.js'
 import { OptionError } from '../../src/errors.js'
 import {
-  dialBounds,
+  dialSettings,
   forwardSettings,
   listenSettings,
   resolveBounds,
@@ -43,6 +43,7 @@ describe('serviceSettings', () => {
       handshakeTimeoutMs: 10_000,
       drainTimeoutMs: 10_000,
       ecdhCurve: 'auto',
+      hosts: { domain: 'consul', hosts: new Map() },
     })
     assert.equal(settings.address.host, '127.0.0.1:8500')
   })
@@ -55,8 +56,11 @@ describe('serviceSettings', () => {
       ...given,
       authorize,
       agent: { address: 'a:1', env: {} },
+      domain: 'Mesh.example',
+      hosts: { 'a.internal': 'a' },
     })
-    assert.deepEqual(rest, { ...given, authorize })
+    const hosts = { domain: 'mesh.example', hosts: new Map([['a.internal', 'a']]) }
+    assert.deepEqual(rest, { ...given, authorize, hosts })
     assert.equal(settings.address.host, 'a:1')
   })
 
@@ -73,6 +77,10 @@ describe('serviceSettings', () => {
       [{ agent, drainTimeoutMs: Infinity }, 'drainTimeoutMs'],
       [{ agent, staleIntentionsMs: -1 }, 'staleIntentionsMs'],
       [{ agent, staleIntentionsMs: '0' }, 'staleIntentionsMs'],
+      [{ agent, domain: '.consul' }, 'domain'],
+      [{ agent, hosts: ['a'] }, 'hosts'],
+      [{ agent, hosts: { 'a:80': 'a' } }, 'hosts'],
+      [{ agent, hosts: { a: { service: 5 } } }, "hosts['a']"],
       [{ agent, staleIntentionsMs: Infinity }, 'staleIntentionsMs'],
       [{ agent, ecdhCurve: '' }, 'ecdhCurve'],
       [{ agent, ecdhCurve: 25519 }, 'ecdhCurve'],
@@ -84,10 +92,14 @@ describe('serviceSettings', () => {
   })
 })
 
-describe('readyBounds, dialBounds, resolveBounds, drainTimeout', () => {
+describe('readyBounds, dialSettings, resolveBounds, drainTimeout', () => {
   it('have their defaults', () => {
     assert.deepEqual(readyBounds(), { signal: undefined, timeoutMs: 10_000 })
-    assert.deepEqual(dialBounds(undefined, 77), { signal: undefined, timeoutMs: 77, allowHalfOpen: false })
+    assert.deepEqual(dialSettings(undefined, 77), {
+      signal: undefined,
+      timeoutMs: 77,
+      patience: { allowHalfOpen: false, expectsAnswer: true, alpnProtocols: undefined },
+    })
     assert.deepEqual(resolveBounds(undefined, 77), { signal: undefined, timeoutMs: 77 })
     assert.deepEqual(resolveBounds({}, 77), { signal: undefined, timeoutMs: 77 })
     assert.equal(drainTimeout(undefined, 77), 77)
@@ -96,10 +108,11 @@ describe('readyBounds, dialBounds, resolveBounds, drainTimeout', () => {
 
   it('take what is given', () => {
     assert.deepEqual(readyBounds({ signal, timeoutMs: 5 }), { signal, timeoutMs: 5 })
-    assert.deepEqual(dialBounds({ signal, timeoutMs: 5, allowHalfOpen: true }, 77), {
+    const alpnProtocols = ['h2']
+    assert.deepEqual(dialSettings({ signal, timeoutMs: 5, allowHalfOpen: true, alpnProtocols }, 77), {
       signal,
       timeoutMs: 5,
-      allowHalfOpen: true,
+      patience: { allowHalfOpen: true, expectsAnswer: false, alpnProtocols },
     })
     assert.deepEqual(resolveBounds({ signal, timeoutMs: 5 }, 77), { signal, timeoutMs: 5 })
     assert.equal(drainTimeout({ drainTimeoutMs: 5 }, 77), 5)
@@ -114,12 +127,16 @@ describe('readyBounds, dialBounds, resolveBounds, drainTimeout', () => {
       [{ timeout: 5 }, 'options.timeout'],
     ])
     refuses(
-      (options) => dialBounds(options, 77),
+      (options) => dialSettings(options, 77),
       [
         ['x', 'options'],
         [{ signal: 5 }, 'signal'],
         [{ timeoutMs: NaN }, 'timeoutMs'],
         [{ allowHalfOpen: 'yes' }, 'allowHalfOpen'],
+        [{ alpnProtocols: 'h2' }, 'alpnProtocols'],
+        [{ alpnProtocols: [] }, 'alpnProtocols'],
+        [{ alpnProtocols: [''] }, 'alpnProtocols[0]'],
+        [{ alpnProtocols: ['x'.repeat(256)] }, 'alpnProtocols'],
         [{ halfOpen: true }, 'options.halfOpen'],
       ],
     )

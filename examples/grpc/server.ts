@@ -1,0 +1,40 @@
+// A gRPC server of grpc-js in the mesh.
+import type { AddressInfo } from 'node:net'
+import {
+  Server,
+  ServerCredentials,
+  type ServerUnaryCall,
+  type ServerWritableStream,
+  type sendUnaryData,
+} from '@grpc/grpc-js'
+import * as connect from 'consul-connect'
+import { Greeter, type Greeting } from './greeter.js'
+
+/** Who calls: grpc-js shows its handlers the certificate that the listener has verified. */
+function callerOf(call: {
+  getAuthContext(): { sslPeerCertificate?: { subjectaltname?: string } } | null
+}): string {
+  const name = call.getAuthContext()?.sslPeerCertificate?.subjectaltname ?? ''
+  const { parts } = connect.SpiffeId.parse(name.replace(/^URI:/, ''))
+  return parts.kind === 'service' ? parts.service : ''
+}
+
+const server = new Server()
+server.addService(Greeter.service, {
+  greet(call: ServerUnaryCall<Greeting, Greeting>, answer: sendUnaryData<Greeting>) {
+    answer(null, { text: `${call.request.text} to you, ${callerOf(call)}` })
+  },
+  count(call: ServerWritableStream<Greeting, Greeting>) {
+    for (const text of ['one', 'two', 'three']) call.write({ text })
+    call.end()
+  },
+})
+
+const greeter = connect.service('greeter')
+// The mesh's TLS is around it: "insecure" is what gRPC calls a connection that it does not encrypt itself.
+const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
+const listener = await greeter.serve(injector, { port: Number(process.env['PORT'] ?? 0) })
+const { port } = listener.address() as AddressInfo
+await greeter.register({ port })
+console.log(`ready on port ${port}`)
+process.once('SIGTERM', () => void greeter.close())

@@ -1,0 +1,20 @@
+// A WebSocket server in the mesh. An intention that turns to deny ends its connections too.
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import * as connect from 'consul-connect'
+import { WebSocketServer } from 'ws'
+
+const server = createServer()
+new WebSocketServer({ server }).on('connection', (socket, request) => {
+  const caller = connect.peer(request.socket)?.service ?? ''
+  socket.on('message', (data) => {
+    socket.send(`${caller} said ${(data as Buffer).toString()}`)
+  })
+})
+
+const chat = connect.service('chat')
+const listener = await chat.serve(server, { port: Number(process.env['PORT'] ?? 0) })
+const { port } = listener.address() as AddressInfo
+await chat.register({ port })
+console.log(`ready on port ${port}`)
+process.once('SIGTERM', () => void chat.close())

@@ -1,0 +1,200 @@
+import type { TLSSocket } from 'node:tls'
+import { Client, Dispatcher, Pool, type buildConnector } from 'undici'
+import { ClosedError, OptionError, toError } from '../errors.js'
+import { describe, duration, expectBoolean, expectKeys, expectObject, optional } from '../options.js'
+import { upstreamOfHost } from './host.js'
+import type { MeshAccess } from './mesh-access.js'
+
+/** Those of undici's pool that are not about how a connection is made, which is the mesh's. */
+const POOL_KEYS = [
+  'allowH2',
+  'bodyTimeout',
+  'connections',
+  'eventSource',
+  'headersTimeout',
+  'keepAliveMaxTimeout',
+  'keepAliveTimeout',
+  'keepAliveTimeoutThreshold',
+  'maxConcurrentStreams',
+  'maxHeaderSize',
+  'maxRequestsPerClient',
+  'maxResponseSize',
+  'pipelining',
+  'strictContentLength',
+  'webSocket',
+] as const
+
+/** Options of `dispatcher`. */
+export interface DispatcherOptions {
+  /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
+  readonly dialTimeoutMs?: number
+  /** Options of undici's `Pool`, with undici's own names and defaults: one pool for each host. */
+  readonly pool?: Pick<Pool.Options, (typeof POOL_KEYS)[number]>
+}
+
+/**
+ * A dispatcher of undici whose connections are the mesh's: the host of each request's URL names an upstream, and any
+ * other host is an error. Every upstream has a pool. When a connection of a pool has become too old, the pool finishes
+ * what was asked of it and ends, and the next request begins another.
+ */
+export class MeshDispatcher extends Dispatcher {
+  readonly #access: MeshAccess
+  readonly #timeoutMs: number
+  readonly #pool: Pool.Options
+  readonly #alpnProtocols: readonly string[]
+  readonly #pools = new Map<string, Pool>()
+  /** Those that finish what they have. */
+  readonly #ending = new Set<Pool>()
+  #closing: Promise<void> | undefined
+  #isDestroyed = false
+
+  /** @throws OptionError */
+  constructor(access: MeshAccess, given: DispatcherOptions = {}) {
+    super()
+    const options = expectObject('options', given) as DispatcherOptions
+    expectKeys('options', options, ['dialTimeoutMs', 'pool'])
+    this.#access = access
+    this.#timeoutMs = duration('dialTimeoutMs', options.dialTimeoutMs, access.dialTimeoutMs)
+    this.#pool = poolOptions(options.pool)
+    this.#alpnProtocols = this.#pool.allowH2 === true ? ['h2', 'http/1.1'] : ['http/1.1']
+  }
+
+  /** The origins that have a pool: those with a connection or a request. */
+  get origins(): string[] {
+    return [...this.#pools.keys()]
+  }
+
+  get closed(): boolean {
+    return this.#closing !== undefined
+  }
+
+  get destroyed(): boolean {
+    return this.#isDestroyed
+  }
+
+  override dispatch(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
+    const { origin } = options
+    if (typeof origin !== 'string' && !(origin instanceof URL)) {
+      throw new OptionError(
+        'origin',
+        'the origin of a URL, such as https://api.service.consul',
+        describe(origin),
+      )
+    }
+    return this.#poolFor(String(origin)).dispatch(options, handler)
+  }
+
+  override close(): Promise<void>
+  override close(callback: () => void): void
+  override close(callback?: () => void): Promise<void> | void {
+    this.#closing ??= this.#end((pool) => pool.close())
+    return settle(this.#closing, callback)
+  }
+
+  override destroy(error?: Error | null): Promise<void>
+  override destroy(callback: () => void): void
+  override destroy(error: Error | null, callback: () => void): void
+  override destroy(first?: Error | null | (() => void), second?: () => void): Promise<void> | void {
+    const error = typeof first === 'function' ? null : (first ?? null)
+    const callback = typeof first === 'function' ? first : second
+    this.#isDestroyed = true
+    this.#closing ??= Promise.resolve()
+    return settle(
+      this.#end((pool) => pool.destroy(error)),
+      callback,
+    )
+  }
+
+  async #end(how: (pool: Pool) => Promise<void>): Promise<void> {
+    for (const pool of this.#pools.values()) this.#ending.add(pool)
+    this.#pools.clear()
+    // A pool that has ended by itself meanwhile says so by rejecting.
+    await Promise.allSettled([...this.#ending].map(how))
+  }
+
+  #poolFor(origin: string): Pool {
+    const known = this.#pools.get(origin)
+    if (known !== undefined) return known
+    const pool: Pool = new Pool(origin, {
+      ...this.#pool,
+      connect: (options, callback) => {
+        void this.#connect(pool, origin, options, callback)
+      },
+    })
+    this.#pools.set(origin, pool)
+    pool.on('drain', (url) => this.emit('drain', url))
+    pool.on('connect', (url: URL, targets: readonly Dispatcher[]) =>
+      this.emit('connect', url, [this, ...targets]),
+    )
+    pool.on('disconnect', (url, targets: readonly Dispatcher[], error) => {
+      this.#letGo(origin, pool)
+      this.emit('disconnect', url, [this, ...targets], error)
+    })
+    pool.on('connectionError', (url, targets: readonly Dispatcher[], error) => {
+      this.#letGo(origin, pool)
+      this.emit('connectionError', url, [this, ...targets], error)
+    })
+    return pool
+  }
+
+  /** Hosts may come from anywhere: a pool without a connection and without a request is kept no longer. */
+  #letGo(origin: string, pool: Pool): void {
+    const { connected, queued, pending, running } = pool.stats
+    if (connected + queued + pending + running === 0) this.#retire(origin, pool)
+  }
+
+  #retire(origin: string, pool: Pool): void {
+    if (this.#pools.get(origin) !== pool) return
+    this.#pools.delete(origin)
+    this.#ending.add(pool)
+    pool.close().then(
+      () => this.#ending.delete(pool),
+      () => this.#ending.delete(pool),
+    )
+  }
+
+  async #connect(
+    pool: Pool,
+    origin: string,
+    { hostname, port }: buildConnector.Options,
+    callback: buildConnector.Callback,
+  ): Promise<void> {
+    const { dial, lifetimes, hosts } = this.#access
+    try {
+      // One that began after the end; the others may still connect for those who wait.
+      if (this.#closing !== undefined && !this.#ending.has(pool)) throw new ClosedError(`connect ${origin}`)
+      const upstream = upstreamOfHost(hostname, port, hosts)
+      const socket = await dial(upstream, {
+        timeoutMs: this.#timeoutMs,
+        alpnProtocols: this.#alpnProtocols,
+      })
+      lifetimes.hold(socket, () => {
+        this.#retire(origin, pool)
+      })
+      // It asks for a socket of node:net, and uses what a MeshSocket has.
+      callback(null, socket as unknown as TLSSocket)
+    } catch (error) {
+      callback(toError(error), null)
+    }
+  }
+}
+
+/** @throws OptionError */
+function poolOptions(given: DispatcherOptions['pool']): Pool.Options {
+  const options = expectObject('pool', given ?? {}) as Pool.Options
+  expectKeys('pool', options, POOL_KEYS)
+  optional(expectBoolean)('pool.allowH2', options.allowH2)
+  try {
+    // Neither opens anything before a request; the values are undici's to judge.
+    void new Pool('https://pool.invalid', options).close()
+    void new Client('https://pool.invalid', options).close()
+  } catch (cause) {
+    throw new OptionError('pool', 'options as undici takes them', toError(cause).message, { cause })
+  }
+  return { ...options }
+}
+
+function settle(promise: Promise<void>, callback: (() => void) | undefined): Promise<void> | void {
+  if (callback === undefined) return promise
+  void promise.then(callback)
+}

@@ -1,0 +1,107 @@
+import { Agent, type AgentOptions as NodeAgentOptions, type ClientRequestArgs } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { ClosedError, OptionError, toError } from '../errors.js'
+import { duration, expectKeys, expectObject } from '../options.js'
+import type { MeshSocket } from '../transport/socket.js'
+import { upstreamOfHost } from './host.js'
+import type { MeshAccess } from './mesh-access.js'
+
+const POOL_KEYS = [
+  'keepAlive',
+  'keepAliveMsecs',
+  'maxFreeSockets',
+  'maxSockets',
+  'maxTotalSockets',
+  'scheduling',
+  'timeout',
+] as const
+
+/** Options of `agent`. */
+export interface HttpAgentOptions {
+  /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
+  readonly dialTimeoutMs?: number
+  /** Options of `http.Agent`, with Node's own names and defaults. @default `{ keepAlive: true }` */
+  readonly pool?: Pick<NodeAgentOptions, (typeof POOL_KEYS)[number]>
+}
+
+/** What Node passes to `createConnection`. */
+type ConnectionOptions = ClientRequestArgs & { readonly socketPath?: string | undefined }
+type OnConnected = (error: Error | null, socket: Duplex) => void
+
+/**
+ * An agent of node:http whose connections are the mesh's: the host of each request names an upstream, and any other host
+ * is an error. `http.request` and `https.request` take it alike. A kept connection that has become too old is used for
+ * no further request.
+ */
+export class MeshHttpAgent extends Agent {
+  /** The scheme says nothing here: with none of its own, an agent is taken by node:http and node:https. */
+  declare protocol: string | undefined
+  readonly #access: MeshAccess
+  readonly #timeoutMs: number
+  readonly #retired = new WeakSet<Duplex>()
+  #isClosed = false
+
+  /** @throws OptionError */
+  constructor(access: MeshAccess, given: HttpAgentOptions = {}) {
+    const options = expectObject('options', given) as HttpAgentOptions
+    expectKeys('options', options, ['dialTimeoutMs', 'pool'])
+    super(agentOptions(options.pool))
+    this.#access = access
+    this.#timeoutMs = duration('dialTimeoutMs', options.dialTimeoutMs, access.dialTimeoutMs)
+    this.protocol = undefined
+    // Before Node's own listener, which would give the connection to the next request.
+    this.prependListener('free', (socket: Duplex) => {
+      if (this.#isClosed || this.#retired.has(socket)) socket.destroy()
+    })
+  }
+
+  override createConnection(options: ConnectionOptions, callback?: OnConnected): undefined {
+    const { host, hostname, port, socketPath } = options
+    void this.#connect(socketPath ?? host ?? hostname ?? '', port, callback ?? (() => undefined))
+  }
+
+  /** Ends the connections that are idle now, and the others with their request; takes no new requests. */
+  close(): void {
+    this.#isClosed = true
+    for (const socket of this.#free()) socket.destroy()
+  }
+
+  async #connect(
+    host: string,
+    port: string | number | null | undefined,
+    callback: OnConnected,
+  ): Promise<void> {
+    const { dial, lifetimes, hosts } = this.#access
+    let socket: MeshSocket
+    try {
+      if (this.#isClosed) throw new ClosedError(`connect ${host}`)
+      const upstream = upstreamOfHost(host, port, hosts)
+      socket = await dial(upstream, { timeoutMs: this.#timeoutMs, alpnProtocols: ['http/1.1'] })
+    } catch (error) {
+      // Node looks at the error alone.
+      callback(toError(error), undefined as unknown as Duplex)
+      return
+    }
+    lifetimes.hold(socket, () => {
+      this.#retired.add(socket)
+      if (this.#free().includes(socket)) socket.destroy()
+    })
+    callback(null, socket)
+  }
+
+  #free(): Duplex[] {
+    return Object.values(this.freeSockets).flatMap((sockets): Duplex[] => sockets ?? [])
+  }
+}
+
+/** @throws OptionError */
+function agentOptions(given: HttpAgentOptions['pool']): NodeAgentOptions {
+  const options = expectObject('pool', given ?? {}) as NodeAgentOptions
+  expectKeys('pool', options, POOL_KEYS)
+  try {
+    new Agent(options).destroy()
+  } catch (cause) {
+    throw new OptionError('pool', 'options as http.Agent takes them', toError(cause).message, { cause })
+  }
+  return { keepAlive: true, ...options }
+}

@@ -1,0 +1,55 @@
+import type { Clock } from '../clock.js'
+import type { IdentityStore } from '../identity/store.js'
+import { type DispatcherOptions, MeshDispatcher } from './dispatcher.js'
+import { meshFetch } from './fetch.js'
+import { type HttpAgentOptions, MeshHttpAgent } from './http-agent.js'
+import { Lifetimes } from './lifetimes.js'
+import type { MeshAccess } from './mesh-access.js'
+
+/** What HTTP clients of one service connect by, so that all of it ends with the service. */
+export class HttpClients {
+  readonly fetch: typeof globalThis.fetch = meshFetch(() => this.dispatcher())
+  readonly #access: MeshAccess
+  readonly #dispatchers = new Set<MeshDispatcher>()
+  readonly #agents = new Set<MeshHttpAgent>()
+  #dispatcher: MeshDispatcher | undefined
+  #agent: MeshHttpAgent | undefined
+
+  constructor(access: Omit<MeshAccess, 'lifetimes'>, identity: IdentityStore, clock: Clock) {
+    this.#access = { ...access, lifetimes: new Lifetimes(identity, clock) }
+  }
+
+  /** The same each time, so that its pools are shared; one of its own where there are options. */
+  dispatcher(options?: DispatcherOptions): MeshDispatcher {
+    if (options === undefined && this.#dispatcher?.closed === false) return this.#dispatcher
+    const dispatcher = new MeshDispatcher(this.#access, options)
+    this.#dispatchers.add(dispatcher)
+    if (options === undefined) this.#dispatcher = dispatcher
+    return dispatcher
+  }
+
+  /** The same each time, as the dispatcher. */
+  agent(options?: HttpAgentOptions): MeshHttpAgent {
+    if (options === undefined && this.#agent !== undefined) return this.#agent
+    const agent = new MeshHttpAgent(this.#access, options)
+    this.#agents.add(agent)
+    if (options === undefined) this.#agent = agent
+    return agent
+  }
+
+  /** Ends idle connections, and those in use with what is under way on them. */
+  close(): void {
+    for (const dispatcher of this.#dispatchers) void dispatcher.close()
+    for (const agent of this.#agents) agent.close()
+  }
+
+  /** Cuts what is left. */
+  destroy(error?: Error): void {
+    for (const dispatcher of this.#dispatchers) void dispatcher.destroy(error ?? null)
+    for (const agent of this.#agents) {
+      agent.close()
+      agent.destroy()
+    }
+    this.#access.lifetimes.close()
+  }
+}

@@ -1,0 +1,18 @@
+import type { Upstream } from '../resolve/upstream.js'
+import type { MeshSocket } from '../transport/socket.js'
+import type { HostSettings } from './host.js'
+import type { Lifetimes } from './lifetimes.js'
+
+/** How an adapter that keeps connections reaches the mesh. */
+export interface MeshAccess {
+  readonly dial: (upstream: Upstream, how: HttpDial) => Promise<MeshSocket>
+  readonly lifetimes: Lifetimes
+  readonly hosts: HostSettings
+  /** The bound on a dial where the adapter's own options have none. */
+  readonly dialTimeoutMs: number
+}
+
+export interface HttpDial {
+  readonly timeoutMs: number
+  readonly alpnProtocols: readonly string[]
+}

@@ -1,0 +1,489 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import * as http from 'node:http'
+import * as http2 from 'node:http2'
+import type { AddressInfo } from 'node:net'
+import { type TestContext, describe, it } from 'node:test'
+import { interceptors, request as undiciRequest } from 'undici'
+import { MeshDispatcher } from '../../src/adapters/dispatcher.js'
+import { type MeshSocket, type Service, peer } from '../../src/index.js'
+import { Service as TimedService } from '../../src/service.js'
+import type { TestAgentOptions } from '../../src/testing/index.js'
+import { FakeClock } from '../fixtures/fake-clock.js'
+import { codeOf, httpWays } from '../fixtures/http-ways.js'
+import { type TestMesh, nextEvent, rejection, startMesh, until } from '../fixtures/mesh.js'
+
+interface Serving extends TestMesh {
+  readonly web: Service
+  readonly api: Service
+  /** The connections that the server has seen, oldest first. */
+  readonly connections: MeshSocket[]
+}
+
+/** A service `api` that says who asks for what, and a service `web`. */
+async function serving(
+  t: TestContext,
+  app: http.RequestListener = greet,
+  options?: TestAgentOptions,
+): Promise<Serving> {
+  const mesh = await startMesh(t, options)
+  const api = mesh.join('api')
+  const connections = await offerHttp(api, app)
+  return { ...mesh, api, web: mesh.join('web'), connections }
+}
+
+async function offerHttp(service: Service, app: http.RequestListener, id?: string): Promise<MeshSocket[]> {
+  // Longer than any test, so that what ends a connection is what the test is about.
+  const server = http.createServer({ keepAliveTimeout: 120_000 }, app)
+  const connections: MeshSocket[] = []
+  server.on('connection', (socket) => connections.push(socket as never))
+  const listener = await service.serve(server, { port: 0, host: '127.0.0.1' })
+  const { port } = listener.address() as AddressInfo
+  await service.register({ port, address: '127.0.0.1', ...(id !== undefined && { id }) })
+  return connections
+}
+
+const greet: http.RequestListener = (request, response) => {
+  let body = ''
+  request.on('data', (chunk) => (body += String(chunk)))
+  request.on('end', () => {
+    const { method = '', url = '', socket } = request
+    response.end(`${method} ${url} ${body}from ${peer(socket)?.service ?? 'nobody'}`)
+  })
+}
+
+for (const [name, ask] of Object.entries(httpWays)) {
+  describe(name, () => {
+    it('reaches an upstream by the host of its URL', async (t) => {
+      const { web } = await serving(t)
+      for (const host of ['api.service.consul', 'api.connect.consul', 'api.service.dc1.consul']) {
+        assert.deepEqual(await ask(web, `https://${host}/x?y`), { status: 200, body: 'GET /x?y from web' })
+      }
+      assert.deepEqual(await ask(web, 'https://api.service.consul/', { method: 'POST', body: 'hello ' }), {
+        status: 200,
+        body: 'POST / hello from web',
+      })
+    })
+
+    it('reaches a prepared query', async (t) => {
+      const { agent, web } = await serving(t)
+      agent.createQuery({ Name: 'nearest-api', Service: { Service: 'api' } })
+      assert.equal((await ask(web, 'https://nearest-api.query.consul/')).body, 'GET / from web')
+    })
+
+    it('uses a connection again', async (t) => {
+      const { web, connections } = await serving(t)
+      for (let i = 0; i < 20; i += 1) await ask(web, 'https://api.service.consul/')
+      // undici may be asked again before it has put the first one back.
+      assert.ok(connections.length <= 2, `${connections.length} connections`)
+    })
+
+    it('reaches each upstream over its own connections, by the hosts of the service’s options too', async (t) => {
+      const { join, api } = await serving(t)
+      const other = join('Other.Name')
+      await offerHttp(other, (request, response) =>
+        response.end(`other for ${peer(request.socket)?.service}`),
+      )
+      const web = join('web', {
+        hosts: { 'other.internal': { service: 'Other.Name' } },
+        domain: 'mesh.example',
+      })
+      assert.equal((await ask(web, 'https://other.internal/')).body, 'other for web')
+      assert.equal((await ask(web, 'https://api.service.mesh.example/')).body, 'GET / from web')
+      assert.equal(codeOf(await rejection(ask(web, 'https://api.service.consul/'))), 'ERR_CONNECT_HOST')
+      assert.equal(api.figures().connections, 1)
+    })
+
+    for (const url of [
+      'https://example.com/',
+      'https://api.service.consul.example.com/',
+      'https://api.service.consul:8443/',
+      'https://127.0.0.1/',
+      'https://[::1]/',
+      'https://localhost/',
+    ]) {
+      it(`connects to nothing for ${url}`, async (t) => {
+        const { web } = await serving(t)
+        assert.equal(codeOf(await rejection(ask(web, url))), 'ERR_CONNECT_HOST')
+      })
+    }
+
+    it('says when the upstream refuses us', async (t) => {
+      const { agent, web, connections } = await serving(t)
+      agent.setIntention('web', 'api', 'deny')
+      assert.equal(codeOf(await rejection(ask(web, 'https://api.service.consul/'))), 'ERR_CONNECT_REJECTED')
+      assert.equal(connections.length, 0)
+    })
+
+    it('says when there is no instance, and reaches one that comes', async (t) => {
+      const { join, web } = await serving(t)
+      const error = await rejection(ask(web, 'https://late.service.consul/'))
+      assert.equal(codeOf(error), 'ERR_CONNECT_NO_INSTANCES')
+      await offerHttp(join('late'), greet)
+      const answer = await until('late answers', async () =>
+        ask(web, 'https://late.service.consul/').catch(() => undefined),
+      )
+      assert.equal(answer.body, 'GET / from web')
+    })
+
+    it('answers a request whose upstream loses its last instance meanwhile, and says so to the next', async (t) => {
+      let respond: (() => void) | undefined
+      const { agent, web } = await serving(t, (_request, response) => {
+        respond = () => response.end('late')
+      })
+      const answer = ask(web, 'https://api.service.consul/')
+      await until('it is asked', () => respond !== undefined)
+      for (const { ServiceID } of await catalog(agent, 'api')) agent.deregisterService(ServiceID)
+      respond?.()
+      assert.equal((await answer).body, 'late')
+      const error = await until('nothing is there', async () => {
+        // Another connection each time, since the one that there is still works.
+        const other = await rejection(
+          ask(web, 'https://api.connect.consul/', { signal: AbortSignal.timeout(500) }),
+        )
+        return codeOf(other) === 'ERR_CONNECT_NO_INSTANCES' && other
+      })
+      assert.match(`${error.message} ${String(error.cause)}`, /api/)
+    })
+
+    it('fails a request whose connection is revoked while its body is sent', async (t) => {
+      let onBegun: (() => void) | undefined
+      const begun = new Promise<void>((resolve) => (onBegun = resolve))
+      const { agent, api, web } = await serving(t, (request) => {
+        request.once('data', () => {
+          request.pause()
+          onBegun?.()
+        })
+      })
+      // More than what the kernel takes without a reader.
+      const failed = rejection(
+        ask(web, 'https://api.service.consul/', { method: 'POST', body: 'x'.repeat(32 << 20) }),
+      )
+      await begun
+      const revoked = nextEvent(api, 'revoked')
+      agent.setIntention('web', 'api', 'deny')
+      await revoked
+      const error = await failed
+      assert.ok(codeOf(error) !== undefined, String(error))
+      assert.equal(codeOf(await rejection(ask(web, 'https://api.service.consul/'))), 'ERR_CONNECT_REJECTED')
+    })
+
+    it('survives the end of a connection that it keeps', async (t) => {
+      const { web, connections } = await serving(t)
+      await ask(web, 'https://api.service.consul/')
+      const [kept] = connections
+      assert.ok(kept !== undefined)
+      const gone = once(kept, 'close')
+      kept.destroy()
+      await gone
+      const { body } = await until('it answers again', () =>
+        ask(web, 'https://api.service.consul/').catch(() => undefined),
+      )
+      assert.equal(body, 'GET / from web')
+    })
+
+    it('gives up a kept connection when the root is gone that vouched for it', async (t) => {
+      const { agent, api, web, connections } = await serving(t)
+      await ask(web, 'https://api.service.consul/')
+      const [kept] = connections
+      assert.ok(kept !== undefined)
+      const renewed = Promise.all([nextEvent(api, 'rotated'), nextEvent(web, 'rotated')])
+      agent.rotateCa()
+      await renewed
+      // While both roots are there it is as good as ever.
+      await ask(web, 'https://api.service.consul/')
+      assert.equal(connections.length, 1)
+      const gone = once(kept, 'close')
+      agent.dropOldRoot()
+      await gone
+      assert.equal((await ask(web, 'https://api.service.consul/')).body, 'GET / from web')
+      assert.equal(connections.length, 2)
+      assert.notEqual(connections[1]?.peer.serialNumber, kept.peer.serialNumber)
+    })
+
+    it('finishes what is under way on a connection that it gives up', async (t) => {
+      let respond: (() => void) | undefined
+      const { agent, api, web, connections } = await serving(t, (request, response) => {
+        if (request.url === '/slow') respond = () => response.end('slow')
+        else response.end('quick')
+      })
+      const slow = ask(web, 'https://api.service.consul/slow')
+      await until('it is asked', () => respond !== undefined)
+      const renewed = Promise.all([nextEvent(api, 'rotated'), nextEvent(web, 'rotated')])
+      agent.rotateCa()
+      await renewed
+      const roots = nextEvent(web, 'roots')
+      agent.dropOldRoot()
+      await roots
+      assert.equal((await ask(web, 'https://api.service.consul/quick')).body, 'quick')
+      assert.equal(connections.length, 2)
+      const [kept] = connections
+      assert.ok(kept !== undefined)
+      const gone = once(kept, 'close')
+      respond?.()
+      assert.equal((await slow).body, 'slow')
+      await gone
+      assert.equal((await ask(web, 'https://api.service.consul/quick')).body, 'quick')
+      assert.equal(connections.length, 2)
+    })
+
+    it('gives up a kept connection before a certificate expires', async (t) => {
+      const { api, agentOptions, connections } = await serving(t)
+      const clock = new FakeClock(Date.now())
+      const web = new TimedService('web', { agent: agentOptions }, { clock, random: Math.random })
+      t.after(() => {
+        web.destroy()
+      })
+      await ask(web, 'https://api.service.consul/')
+      const [kept] = connections
+      assert.ok(kept !== undefined)
+      const first = Math.min(web.leaf?.notAfter.getTime() ?? 0, api.leaf?.notAfter.getTime() ?? 0)
+      await clock.advance(first - clock.now() - 61_000)
+      await ask(web, 'https://api.service.consul/')
+      assert.equal(connections.length, 1)
+      const gone = once(kept, 'close')
+      await clock.advance(2_000)
+      await gone
+      await ask(web, 'https://api.service.consul/')
+      assert.equal(connections.length, 2)
+    })
+
+    it('ends with its service: what is idle at once, what is under way when it is done', async (t) => {
+      let respond: (() => void) | undefined
+      const { web, connections } = await serving(t, (request, response) => {
+        if (request.url === '/slow') respond = () => response.end('slow')
+        else response.end('quick')
+      })
+      const slow = ask(web, 'https://api.service.consul/slow')
+      await until('it is asked', () => respond !== undefined)
+      await ask(web, 'https://api.service.consul/quick')
+      const [, idle] = connections
+      assert.ok(idle !== undefined)
+      const gone = once(idle, 'close')
+      const closing = web.close({ drainTimeoutMs: 60_000 })
+      await gone
+      respond?.()
+      assert.equal((await slow).body, 'slow')
+      await closing
+      assert.equal(codeOf(await rejection(ask(web, 'https://api.service.consul/'))), 'ERR_CONNECT_CLOSED')
+    })
+
+    it('is cut with its service', async (t) => {
+      const { web, connections } = await serving(t, () => undefined)
+      const cut = rejection(ask(web, 'https://api.service.consul/'))
+      await until('it is asked', () => connections.length === 1)
+      web.destroy()
+      assert.ok(await cut)
+      await web.close()
+    })
+  })
+}
+
+async function catalog(
+  agent: Serving['agent'],
+  service: string,
+): Promise<readonly { readonly ServiceID: string }[]> {
+  const response = await fetch(`${agent.url}/v1/catalog/service/${service}`)
+  return (await response.json()) as { ServiceID: string }[]
+}
+
+describe('service.fetch', () => {
+  it('follows a redirect inside the mesh, and none that leads out of it', async (t) => {
+    const { web } = await serving(t, (request, response) => {
+      const location = request.url === '/in' ? 'https://api.connect.consul/there' : 'http://127.0.0.1:8443/'
+      if (request.url === '/there') response.end('there')
+      else response.writeHead(302, { location }).end()
+    })
+    assert.equal(await (await web.fetch('https://api.service.consul/in')).text(), 'there')
+    assert.equal(codeOf(await rejection(web.fetch('https://api.service.consul/out'))), 'ERR_CONNECT_HOST')
+  })
+
+  it('takes a Request, and gives a Response, of the globals', async (t) => {
+    const { web } = await serving(t)
+    const request = new Request('https://api.service.consul/', { method: 'POST', body: 'hi ' })
+    const response = await web.fetch(request)
+    assert.ok(response instanceof Response)
+    assert.equal(await response.text(), 'POST / hi from web')
+  })
+
+  it('takes no other dispatcher', async (t) => {
+    const { web } = await serving(t)
+    const error = await rejection(
+      web.fetch('https://api.service.consul/', { dispatcher: web.dispatcher() } as never),
+    )
+    assert.equal(error.code, 'ERR_CONNECT_OPTION')
+  })
+
+  it('streams a body both ways', async (t) => {
+    const { web } = await serving(t, (request, response) => request.pipe(response))
+    const chunks = Array.from({ length: 64 }, (_, i) => new Uint8Array(65_536).fill(i))
+    const response = await web.fetch('https://api.service.consul/', {
+      method: 'POST',
+      body: ReadableStream.from(chunks) as never,
+      duplex: 'half',
+    })
+    assert.deepEqual(Buffer.from(await response.arrayBuffer()), Buffer.concat(chunks))
+  })
+})
+
+describe('dispatcher', () => {
+  it('is the same each time, and one of its own with options', async (t) => {
+    const { web } = await serving(t)
+    assert.equal(web.dispatcher(), web.dispatcher())
+    const own = web.dispatcher({ pool: { connections: 1 } })
+    assert.notEqual(own, web.dispatcher())
+    await own.close()
+    const error = await rejection(undiciRequest('https://api.service.consul/', { dispatcher: own }))
+    assert.equal(codeOf(error), 'ERR_CONNECT_CLOSED')
+    assert.equal(
+      (await undiciRequest('https://api.service.consul/', { dispatcher: web.dispatcher() })).statusCode,
+      200,
+    )
+  })
+
+  it('composes with interceptors', async (t) => {
+    let asked = 0
+    const { web } = await serving(t, (_request, response) => {
+      asked += 1
+      if (asked < 3) response.writeHead(503).end()
+      else response.end('third time')
+    })
+    const dispatcher = web.dispatcher().compose(interceptors.retry({ minTimeout: 1, statusCodes: [503] }))
+    const { body } = await undiciRequest('https://api.service.consul/', { dispatcher })
+    assert.equal(await body.text(), 'third time')
+  })
+
+  it('speaks HTTP/2 when it is asked for, and HTTP/1.1 where that is all there is', async (t) => {
+    const { join, web } = await serving(t)
+    const both = join('both')
+    const server = http2.createSecureServer({ allowHTTP1: true }, (request, response) => {
+      response.end(`${request.httpVersion} from ${peer(request.socket)?.service ?? 'nobody'}`)
+    })
+    const listener = await both.serve(server, { port: 0, host: '127.0.0.1' })
+    await both.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
+    const dispatcher = web.dispatcher({ pool: { allowH2: true } })
+    const ask = async (host: string, by = dispatcher): Promise<string> =>
+      (await undiciRequest(`https://${host}.service.consul/`, { dispatcher: by })).body.text()
+    assert.equal(await ask('both'), '2.0 from web')
+    assert.equal(await ask('both', web.dispatcher()), '1.1 from web')
+    assert.equal(await ask('api'), 'GET / from web')
+    await dispatcher.close()
+  })
+
+  it('keeps nothing of hosts that lead nowhere', async (t) => {
+    const { web } = await serving(t)
+    const dispatcher = web.dispatcher()
+    const gone: unknown[] = []
+    dispatcher.on('connectionError', (origin) => gone.push(origin))
+    const hosts = Array.from({ length: 200 }, (_, i) => `https://host-${i}.example/`)
+    await Promise.all(hosts.map((url) => rejection(undiciRequest(url, { dispatcher }))))
+    assert.equal(gone.length, hosts.length)
+    assert.ok(dispatcher instanceof MeshDispatcher)
+    assert.deepEqual(dispatcher.origins, [])
+  })
+
+  it('tells of connections as undici’s own do', async (t) => {
+    const { web } = await serving(t)
+    const dispatcher = web.dispatcher()
+    const told: string[] = []
+    dispatcher.on('connect', (origin) => told.push(`connect ${origin.origin}`))
+    dispatcher.on('disconnect', (origin) => told.push(`disconnect ${origin.origin}`))
+    await (await undiciRequest('https://api.service.consul/', { dispatcher })).body.text()
+    await dispatcher.close()
+    assert.deepEqual(told, ['connect https://api.service.consul', 'disconnect https://api.service.consul'])
+  })
+
+  for (const [options, expected] of [
+    [{ pool: { connect: {} } }, /pool\.connect/],
+    [{ pool: { socketPath: '/x' } }, /pool\.socketPath/],
+    [{ pool: { keepAliveTimeout: -1 } }, /pool: expected options as undici takes them/],
+    [{ pool: { connections: -1 } }, /pool: expected options as undici takes them/],
+    [{ pool: { allowH2: 'yes' } }, /pool\.allowH2/],
+    [{ pools: {} }, /pools/],
+    [{ dialTimeoutMs: 0 }, /dialTimeoutMs/],
+  ] as const) {
+    it(`refuses ${JSON.stringify(options)}`, async (t) => {
+      const { join } = await startMesh(t)
+      assert.throws(() => join('web').dispatcher(options as never), {
+        code: 'ERR_CONNECT_OPTION',
+        message: expected,
+      })
+    })
+  }
+})
+
+describe('agent', () => {
+  it('is the same each time, and one of its own with options', async (t) => {
+    const { web } = await serving(t)
+    assert.equal(web.agent(), web.agent())
+    assert.notEqual(web.agent({ pool: { maxSockets: 1 } }), web.agent())
+  })
+
+  it('gives a request that waits another connection than one that is given up', async (t) => {
+    const responses: http.ServerResponse[] = []
+    const { agent, api, web, connections } = await serving(t, (_request, response) => {
+      responses.push(response)
+    })
+    const one = web.agent({ pool: { maxSockets: 1 } })
+    const get = async (): Promise<string> => {
+      const request = http.get('http://api.service.consul/', { agent: one })
+      const [response] = (await once(request, 'response')) as [http.IncomingMessage]
+      return (await response.toArray()).join('')
+    }
+    const first = get()
+    await until('the first is asked', () => responses.length === 1)
+    const second = get()
+    const renewed = Promise.all([nextEvent(api, 'rotated'), nextEvent(web, 'rotated')])
+    agent.rotateCa()
+    await renewed
+    const roots = nextEvent(web, 'roots')
+    agent.dropOldRoot()
+    await roots
+    responses[0]?.end('first')
+    assert.equal(await first, 'first')
+    await until('the second is asked', () => responses.length === 2)
+    responses[1]?.end('second')
+    assert.equal(await second, 'second')
+    assert.equal(connections.length, 2)
+  })
+
+  it('hands over upgraded connections', async (t) => {
+    const { join, web } = await startMesh(t).then((mesh) => ({ ...mesh, web: mesh.join('web') }))
+    const api = join('api')
+    const server = http.createServer()
+    server.on('upgrade', (_request, socket) => {
+      socket.write('HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n')
+      socket.pipe(socket)
+    })
+    const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
+    await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
+    const request = http.get('http://api.service.consul/', {
+      agent: web.agent(),
+      headers: { connection: 'upgrade', upgrade: 'echo' },
+    })
+    const [, socket] = (await once(request, 'upgrade')) as [unknown, MeshSocket]
+    socket.write('hello')
+    assert.equal(String((await once(socket, 'data'))[0]), 'hello')
+    socket.end()
+  })
+
+  it('does not take a unix socket for a host', async (t) => {
+    const { web } = await serving(t)
+    const request = http.get({ socketPath: '/api.service.consul', agent: web.agent() })
+    assert.equal(((await once(request, 'error')) as [{ code: string }])[0].code, 'ERR_CONNECT_HOST')
+  })
+
+  for (const [options, expected] of [
+    [{ pool: { createConnection: () => undefined } }, /pool\.createConnection/],
+    [{ pool: { maxTotalSockets: 'many' } }, /pool: expected options as http\.Agent takes them/],
+    [{ keepAlive: true }, /keepAlive/],
+  ] as const) {
+    it(`refuses ${JSON.stringify(options)}`, async (t) => {
+      const { join } = await startMesh(t)
+      assert.throws(() => join('web').agent(options as never), {
+        code: 'ERR_CONNECT_OPTION',
+        message: expected,
+      })
+    })
+  }
+})

@@ -1,0 +1,92 @@
+// The recipes of examples/, each run as its reader would: a server, a client, the same again when it is denied.
+import type { TestContext } from 'node:test'
+import { startPostgres } from '../consul/postgres.js'
+import { startRedis } from '../consul/redis.js'
+
+export interface Recipe {
+  /** Scripts of the package that stay, each until it says `ready`. */
+  readonly servers?: readonly string[]
+  /** A program behind the sidecar: starts it, and returns its port. */
+  readonly behindSidecar?: (t: TestContext) => Promise<number>
+  /** Scripts that end, with what each must print. */
+  readonly clients: Readonly<Record<string, readonly string[]>>
+  readonly source: string
+  readonly destination: string
+  /** What a client must say that is denied. */
+  readonly denial: RegExp
+}
+
+const REJECTED = /ERR_CONNECT_REJECTED/
+const frameworks = ['/ 200 hello web', '/admin 403 not for you']
+
+export const recipes: Readonly<Record<string, Recipe>> = {
+  'http-server': {
+    servers: ['server'],
+    clients: { client: ['/ 200 hello web', '/admin 403 not for web'] },
+    source: 'web',
+    destination: 'api',
+    denial: REJECTED,
+  },
+  fetch: {
+    servers: ['server'],
+    clients: {
+      client: [
+        "fetch 200 { caller: 'shop', asked: 1 }",
+        "undici 200 { caller: 'shop', asked: 3 }",
+        'a stray URL: the host "example.com" leads out of the mesh',
+      ],
+    },
+    source: 'shop',
+    destination: 'billing',
+    denial: REJECTED,
+  },
+  express: {
+    servers: ['server'],
+    clients: { client: frameworks },
+    source: 'web',
+    destination: 'api',
+    denial: REJECTED,
+  },
+  fastify: {
+    servers: ['server'],
+    clients: { client: frameworks },
+    source: 'web',
+    destination: 'api',
+    denial: REJECTED,
+  },
+  hono: {
+    servers: ['server'],
+    clients: { client: frameworks },
+    source: 'web',
+    destination: 'api',
+    denial: REJECTED,
+  },
+  websocket: {
+    servers: ['server'],
+    clients: { client: ['web said hello', 'web said goodbye'] },
+    source: 'web',
+    destination: 'chat',
+    denial: REJECTED,
+  },
+  grpc: {
+    servers: ['server'],
+    clients: { client: ['hello to you, web', 'one', 'two', 'three'] },
+    source: 'web',
+    destination: 'greeter',
+    denial: /an intention, our certificate or the application may be the reason/,
+  },
+  postgres: {
+    behindSidecar: startPostgres,
+    clients: { pg: ['pg: 42'], postgres: ['postgres.js: 42'] },
+    source: 'web',
+    destination: 'postgres',
+    denial: REJECTED,
+  },
+  redis: {
+    behindSidecar: startRedis,
+    clients: { ioredis: ['ioredis: hello'], 'node-redis': ['node-redis: hello'] },
+    source: 'web',
+    destination: 'redis',
+    denial: /an intention, our certificate or the application may be the reason/,
+  },
+}

@@ -1,0 +1,175 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import fc from 'fast-check'
+import { expectDomain, expectHosts, upstreamOfHost } from '../../src/adapters/host.js'
+import type { Upstream } from '../../src/index.js'
+
+const plain = { domain: 'consul', hosts: new Map<string, Upstream>() }
+
+describe('upstreamOfHost', () => {
+  for (const [host, upstream] of [
+    ['billing.service.consul', { service: 'billing' }],
+    ['billing.service.dc2.consul', { service: 'billing', datacenter: 'dc2' }],
+    ['billing.connect.consul', { service: 'billing' }],
+    ['billing.connect.dc2.consul', { service: 'billing', datacenter: 'dc2' }],
+    ['nearest-billing.query.consul', { query: 'nearest-billing' }],
+    ['nearest-billing.query.dc2.consul', { query: 'nearest-billing', datacenter: 'dc2' }],
+    ['Billing.Service.CONSUL', { service: 'billing' }],
+    ['billing.service.consul.', { service: 'billing' }],
+    ['b_1.service.consul', { service: 'b_1' }],
+    // A datacenter may have the name of a kind, and so may a service.
+    ['service.service.service.consul', { service: 'service', datacenter: 'service' }],
+    ['query.connect.consul', { service: 'query' }],
+  ] as const) {
+    it(`takes ${host}`, () => {
+      assert.deepEqual(upstreamOfHost(host, undefined, plain), upstream)
+    })
+  }
+
+  for (const host of [
+    '',
+    '.',
+    'consul',
+    '.consul',
+    'service.consul',
+    '.service.consul',
+    'billing',
+    'billing.consul',
+    'billing.service',
+    'example.com',
+    'localhost',
+    '127.0.0.1',
+    '::1',
+    '[::1]',
+    'billing.service.consul.example.com',
+    'billing.service.consul..',
+    'billing.service.xconsul',
+    'billing.serviceconsul',
+    'billing.node.consul',
+    'billing.virtual.consul',
+    'billing.ingress.consul',
+    'blue.billing.service.consul',
+    'billing.service.dc2.extra.consul',
+    'billing..service.consul',
+    'billing.service..consul',
+    '-billing.service.consul',
+    'billing-.service.consul',
+    `${'a'.repeat(64)}.service.consul`,
+    'bil ling.service.consul',
+    'billing\u0000.service.consul',
+    'billing/x.service.consul',
+    'billing@x.service.consul',
+    '%62illing.service.consul',
+    'bílling.service.consul',
+    'billing.service.consul:443',
+  ]) {
+    it(`refuses ${JSON.stringify(host)}`, () => {
+      assert.throws(() => upstreamOfHost(host, undefined, plain), {
+        code: 'ERR_CONNECT_HOST',
+        host,
+        expected: '<name>.service[.<datacenter>].consul, or the same with .connect or .query',
+      })
+    })
+  }
+
+  for (const port of [undefined, null, '', 80, 443, '80', '443']) {
+    it(`takes the port ${JSON.stringify(port)}`, () => {
+      assert.deepEqual(upstreamOfHost('a.service.consul', port, plain), { service: 'a' })
+    })
+  }
+
+  for (const port of [8080, '8080', 0, '0443', 4430]) {
+    it(`refuses the port ${JSON.stringify(port)}`, () => {
+      assert.throws(() => upstreamOfHost('a.service.consul', port, plain), {
+        code: 'ERR_CONNECT_HOST',
+        message: `the host "a.service.consul:${port}" leads out of the mesh: expected no port: Consul says which one it is`,
+      })
+    })
+  }
+
+  it('knows other domains, of several labels too', () => {
+    const domain = 'mesh.example'
+    assert.deepEqual(upstreamOfHost('a.service.dc1.mesh.example', '', { ...plain, domain }), {
+      service: 'a',
+      datacenter: 'dc1',
+    })
+    assert.throws(() => upstreamOfHost('a.service.consul', '', { ...plain, domain }), /\.mesh\.example/)
+  })
+
+  it('knows further hosts, and says that there may be some', () => {
+    const hosts = expectHosts('hosts', { 'Legacy.Example': { service: 'Legacy', tags: ['v1'] } })
+    assert.deepEqual(upstreamOfHost('legacy.example', '', { ...plain, hosts }), {
+      service: 'Legacy',
+      tags: ['v1'],
+    })
+    assert.throws(() => upstreamOfHost('other.example', '', { ...plain, hosts }), /one of the option hosts/)
+  })
+
+  it('takes no host outside its domain, whatever it is', () => {
+    fc.assert(
+      fc.property(fc.oneof(fc.string(), fc.domain(), fc.ipV4(), fc.ipV6()), (host) => {
+        fc.pre(!host.toLowerCase().replace(/\.$/, '').endsWith('.consul'))
+        assert.throws(() => upstreamOfHost(host, undefined, plain), { code: 'ERR_CONNECT_HOST' })
+      }),
+    )
+  })
+
+  it('never takes a name that is no label', () => {
+    fc.assert(
+      fc.property(fc.string(), fc.constantFrom('service', 'connect', 'query'), (name, kind) => {
+        let upstream: Upstream
+        try {
+          upstream = upstreamOfHost(`${name}.${kind}.consul`, undefined, plain)
+        } catch {
+          return
+        }
+        const found =
+          (upstream as { service?: string; query?: string }).service ?? (upstream as { query: string }).query
+        assert.match(found, /^[a-z0-9_-]{1,63}$/)
+        assert.equal(found, name.toLowerCase())
+      }),
+    )
+  })
+})
+
+describe('expectHosts, expectDomain', () => {
+  for (const [hosts, found] of [
+    [undefined, 'an object'],
+    [[], 'an object'],
+    [{ 'a:8080': 'a' }, 'host names without a port'],
+    [{ 'a b': 'a' }, 'host names without a port'],
+    [{ '': 'a' }, 'host names without a port'],
+    [{ a: '' }, "hosts['a']: expected an upstream"],
+    [{ a: {} }, "hosts['a']: expected an upstream"],
+    [{ a: { service: 'x', query: 'y' } }, "hosts['a']: expected an upstream"],
+    [{ a: { address: 'nowhere', service: 'x' } }, "hosts['a']: expected an upstream"],
+  ] as const) {
+    it(`refuses the hosts ${JSON.stringify(hosts)}`, () => {
+      assert.throws(
+        () => expectHosts('hosts', hosts),
+        (error: Error & { code?: string }) =>
+          error.code === 'ERR_CONNECT_OPTION' && error.message.includes(found),
+      )
+    })
+  }
+
+  it('keeps what an upstream was when it was given', () => {
+    const upstream = { service: 'a', tags: ['v1'] }
+    const hosts = expectHosts('hosts', { a: upstream })
+    upstream.tags[0] = 'v2'
+    upstream.service = 'b'
+    assert.deepEqual(hosts.get('a'), { service: 'a', tags: ['v1'] })
+  })
+
+  it('keeps a resolver as it is', () => {
+    const resolver = { name: 'mine', resolve: () => [] }
+    assert.equal(expectHosts('hosts', { a: resolver }).get('a'), resolver)
+  })
+
+  it('takes a domain in any case, and no other text', () => {
+    assert.equal(expectDomain('domain', 'Mesh.Example'), 'mesh.example')
+    for (const domain of ['', '.', '.consul', 'consul.', 'a..b', 'a b', 1, undefined]) {
+      assert.throws(() => expectDomain('domain', domain), { code: 'ERR_CONNECT_OPTION' })
+    }
+  })
+})
