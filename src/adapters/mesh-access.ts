@@ -12,7 +12,7 @@ export interface MeshAccess {
   readonly dialTimeoutMs: number
 }
 
-export interface HttpDial {
+interface HttpDial {
   readonly timeoutMs: number
   readonly alpnProtocols: readonly string[]
 }
