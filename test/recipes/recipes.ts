@@ -75,6 +75,36 @@ export const recipes: Readonly<Record<string, Recipe>> = {
     destination: 'greeter',
     denial: /an intention, our certificate or the application may be the reason/,
   },
+  opentelemetry: {
+    servers: ['server'],
+    clients: {
+      client: [
+        '200 hello web',
+        'span "dial api" in "ask api"',
+        'connect.dial.duration {"service":"web","upstream":"api","outcome":"ok"}',
+        'connect.rotations {"service":"web","what":"leaf"}',
+        'connect.agent.request.duration {"method":"GET","outcome":"200"}',
+      ],
+    },
+    source: 'web',
+    destination: 'api',
+    denial: REJECTED,
+  },
+  prometheus: {
+    servers: ['server'],
+    clients: {
+      client: [
+        '200 hello web',
+        'connect_dial_seconds_count{service="web",upstream="api",outcome="ok"} 1',
+        'connect_rotations_total{service="web",what="leaf"} 1',
+        'connect_agent_stale_seconds 0',
+        'connect_certificate_expires_timestamp_seconds 1',
+      ],
+    },
+    source: 'web',
+    destination: 'api',
+    denial: REJECTED,
+  },
   postgres: {
     behindSidecar: startPostgres,
     clients: { pg: ['pg: 42'], postgres: ['postgres.js: 42'] },

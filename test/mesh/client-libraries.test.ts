@@ -1,0 +1,185 @@
+// Client libraries that let a connection in, each in its own way, on the adapter that is made for it.
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo, Server } from 'node:net'
+import { type TestContext, describe, it } from 'node:test'
+import axios from 'axios'
+import { Kafka, logLevel } from 'kafkajs'
+import mysql from 'mysql2'
+import { type WebSocket as ServedSocket, WebSocket, WebSocketServer } from 'ws'
+import { type Service, dialLocal, peer, pump } from '../../src/index.js'
+import { codeOf } from '../fixtures/http-ways.js'
+import { offer, rejection, startMesh, until } from '../fixtures/mesh.js'
+
+interface Two {
+  readonly web: Service
+  readonly api: Service
+  readonly deny: () => void
+}
+
+async function two(t: TestContext): Promise<Two> {
+  const { agent, join } = await startMesh(t)
+  const deny = (): void => {
+    agent.setIntention('web', 'api', 'deny')
+  }
+  return { web: join('web'), api: join('api'), deny }
+}
+
+describe('axios', () => {
+  it('takes the agent for both schemes', async (t) => {
+    const { web, api, deny } = await two(t)
+    const server = createServer((request, response) => {
+      request.pipe(response.setHeader('x-caller', peer(request.socket)?.service ?? ''))
+    })
+    const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
+    await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
+    const agent = web.agent()
+    const client = axios.create({ httpAgent: agent, httpsAgent: agent, proxy: false })
+    for (const scheme of ['http', 'https']) {
+      const { data, headers } = await client.post<unknown>(`${scheme}://api.service.consul/`, { scheme })
+      assert.deepEqual(data, { scheme })
+      assert.equal(headers['x-caller'], 'web')
+    }
+    assert.equal(codeOf(await rejection(client.get('http://example.com/'))), 'ERR_CONNECT_HOST')
+    await listener.close()
+    deny()
+    const again = await api.serve(createServer(), { port: 0, host: '127.0.0.1' })
+    await api.register({ port: (again.address() as AddressInfo).port, address: '127.0.0.1', id: 'api-2' })
+    const code = await until('it is denied', async () => {
+      const found = codeOf(await rejection(client.get('http://api.service.consul/')))
+      return found === 'ERR_CONNECT_REJECTED' && found
+    })
+    assert.equal(code, 'ERR_CONNECT_REJECTED')
+  })
+})
+
+describe('ws', () => {
+  it('takes the agent, and its connections end with an intention', async (t) => {
+    const { web, api, deny } = await two(t)
+    const server = createServer()
+    new WebSocketServer({ server }).on('connection', (socket: ServedSocket, request) => {
+      socket.on('error', () => undefined)
+      socket.on('message', (data: Buffer) => {
+        socket.send(`${peer(request.socket)?.service ?? ''}: ${data.toString()}`)
+      })
+    })
+    const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
+    await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
+    const socket = new WebSocket('wss://api.service.consul/', { agent: web.agent() })
+    await once(socket, 'open')
+    socket.send('hello')
+    assert.equal(String((await once(socket, 'message'))[0]), 'web: hello')
+    const closed = once(socket, 'close')
+    socket.on('error', () => undefined)
+    deny()
+    await closed
+  })
+})
+
+describe('mysql2', () => {
+  it('takes a stream', async (t) => {
+    const { web, api } = await two(t)
+    // Its types lag behind its server.
+    const server = (mysql.createServer as unknown as () => MysqlServer)()
+    server.on('connection', (connection) => {
+      connection.serverHandshake({
+        protocolVersion: 10,
+        serverVersion: 'test',
+        connectionId: 1,
+        statusFlags: 2,
+        characterSet: 8,
+        capabilityFlags: 0xffffff ^ 0x800,
+        authCallback: (_who: unknown, done: (error: null) => void) => {
+          done(null)
+          // Every command counts its packets anew, which its server leaves to us.
+          connection.sequenceId = 0
+        },
+      })
+      connection.on('error', () => undefined)
+      connection.on('query', () => {
+        connection.writeTextResult([{ answer: '42' }], [column('answer')])
+      })
+    })
+    server.listen(0, '127.0.0.1')
+    const tcp = server._server
+    await once(tcp, 'listening')
+    t.after(() => tcp.close())
+    const { port } = tcp.address() as AddressInfo
+    await offer(api, async (socket) => {
+      await pump(socket, await dialLocal({ host: '127.0.0.1', port })).catch(() => undefined)
+    })
+    const connection = mysql.createConnection({ user: 'x', stream: () => web.stream('api') })
+    const rows = await new Promise((resolve, reject) => {
+      connection.query('select 42 as answer', (error, found) => {
+        if (error === null) resolve(found)
+        else reject(error)
+      })
+    })
+    assert.deepEqual(
+      (rows as { answer: string }[]).map(({ answer }) => answer),
+      ['42'],
+    )
+    connection.destroy()
+    const failed = mysql.createConnection({ user: 'x', stream: () => web.stream('nobody') })
+    const [error] = (await once(failed, 'error')) as [Error]
+    assert.equal(codeOf(error), 'ERR_CONNECT_NO_INSTANCES')
+  })
+})
+
+interface MysqlServer {
+  readonly _server: Server
+  on(event: 'connection', listener: (connection: ServedConnection) => void): void
+  listen(port: number, host: string): void
+}
+
+interface ServedConnection {
+  on(event: 'error' | 'query', listener: () => void): void
+  sequenceId: number
+  serverHandshake(handshake: object): void
+  writeTextResult(rows: object[], columns: object[]): void
+}
+
+function column(name: string): object {
+  return {
+    catalog: 'def',
+    schema: '',
+    table: '',
+    orgTable: '',
+    name,
+    orgName: name,
+    characterSet: 33,
+    columnLength: 384,
+    columnType: 253,
+    flags: 0,
+    decimals: 0,
+  }
+}
+
+describe('kafkajs', () => {
+  it('takes a stream, and asks its first question over it', async (t) => {
+    const { web, api } = await two(t)
+    let asked: Buffer | undefined
+    await offer(api, (socket) => {
+      socket.once('data', (data: Buffer) => {
+        asked = data
+        socket.destroy()
+      })
+    })
+    const kafka = new Kafka({
+      clientId: 'the-client',
+      brokers: ['kafka:9092'],
+      logLevel: logLevel.NOTHING,
+      retry: { retries: 0 },
+      socketFactory: ({ onConnect }) => web.stream('api').connect(onConnect) as never,
+    })
+    const admin = kafka.admin()
+    await rejection(admin.connect())
+    // ApiVersions, and who asks: the start of every conversation.
+    assert.ok(asked !== undefined)
+    assert.equal(asked.readInt32BE(0), asked.length - 4)
+    assert.equal(asked.readInt16BE(4), 18)
+    assert.ok(asked.includes('the-client'))
+    await admin.disconnect()
+  })
+})
