@@ -36,12 +36,7 @@ export function observe(): void {
 
 /** How things stand with a service, read whenever Prometheus asks. */
 export function expose(service: Service): void {
-  const gauge = (
-    name: string,
-    help: string,
-    read: (gauge: Gauge) => void,
-    labelNames: string[] = [],
-  ) =>
+  const gauge = (name: string, help: string, read: (gauge: Gauge) => void, labelNames: string[] = []) =>
     new Gauge({
       name: `connect_${name}`,
       help,

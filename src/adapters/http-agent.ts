@@ -63,7 +63,7 @@ export class MeshHttpAgent extends Agent {
   /** Ends the connections that are idle now, and the others with their request; takes no new requests. */
   close(): void {
     this.#isClosed = true
-    for (const socket of this.#free()) socket.destroy()
+    for (const socket of this.#free()) drop(socket)
   }
 
   async #connect(
@@ -84,7 +84,7 @@ export class MeshHttpAgent extends Agent {
     }
     lifetimes.hold(socket, () => {
       this.#retired.add(socket)
-      if (this.#free().includes(socket)) socket.destroy()
+      if (this.#free().includes(socket)) drop(socket)
     })
     callback(null, socket)
   }
@@ -92,6 +92,12 @@ export class MeshHttpAgent extends Agent {
   #free(): Duplex[] {
     return Object.values(this.freeSockets).flatMap((sockets): Duplex[] => sockets ?? [])
   }
+}
+
+/** Ends an idle socket. Node may give one that is destroyed to a request until its `close`, a turn later. */
+function drop(socket: Duplex): void {
+  socket.destroy()
+  socket.emit('agentRemove')
 }
 
 /** @throws OptionError */

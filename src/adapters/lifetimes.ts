@@ -1,12 +1,16 @@
 import type { Clock } from '../clock.js'
 import type { Generation, IdentityStore } from '../identity/store.js'
 import { onceDestroyed } from '../transport/open-sockets.js'
-import { Acceptance, expiresAt } from '../transport/standing.js'
+import { Acceptance, expiresAt, rootsOf } from '../transport/standing.js'
 import type { MeshSocket } from '../transport/socket.js'
 
-/** A connection gets nothing new in the last tenth of its certificates' life, or the last minute of a long one. */
+/**
+ * A connection gets nothing new in the last tenth of what is left of its certificates' life when it is made: the last
+ * minute of a long one, and of a short one so much that a request which has begun is over by then.
+ */
 const LAST_SHARE = 0.1
 const LONGEST_LAST_MS = 60_000
+const SHORTEST_LAST_MS = 2_000
 
 interface Tenure {
   readonly retire: () => void
@@ -35,9 +39,11 @@ export class Lifetimes {
 
   /** Calls back, once at most, when a connection should get nothing new. What is under way on it may go on. */
   hold(socket: MeshSocket, retire: () => void): void {
-    const lifeMs = expiresAt(socket) - this.#clock.now()
-    const lastMs = Math.min(lifeMs * LAST_SHARE, LONGEST_LAST_MS)
-    const cancelTimer = this.#clock.after(lifeMs - lastMs, () => {
+    if (this.#isOutdated(socket)) {
+      retire()
+      return
+    }
+    const cancelTimer = this.#clock.after(usableMs(expiresAt(socket) - this.#clock.now()), () => {
       this.#end(socket)
     })
     this.#tenures.set(socket, { retire, cancelTimer })
@@ -53,10 +59,22 @@ export class Lifetimes {
     this.#tenures.clear()
   }
 
+  /** Whether the roots have changed, so that it would not be made again, while it was dialled. */
+  #isOutdated(socket: MeshSocket): boolean {
+    const { current } = this.#identity
+    if (current === undefined || current.roots === rootsOf(socket)) return false
+    return !new Acceptance(current.roots, this.#clock.now()).has(socket)
+  }
+
   #end(socket: MeshSocket): void {
     const tenure = this.#tenures.get(socket)
     this.#tenures.delete(socket)
     tenure?.cancelTimer()
     tenure?.retire()
   }
+}
+
+function usableMs(lifeMs: number): number {
+  const lastMs = Math.max(lifeMs * LAST_SHARE, Math.min(SHORTEST_LAST_MS, lifeMs / 2))
+  return lifeMs - Math.min(lastMs, LONGEST_LAST_MS)
 }

@@ -42,6 +42,7 @@ export function connect(
 ): Promise<MeshSocket> {
   return new Promise((resolve, reject) => {
     let peer: Peer | undefined
+    let certificate: X509Certificate | undefined
     // Node documents allowHalfOpen here; its published types lack it.
     const options: ConnectionOptions & { allowHalfOpen: boolean } = {
       host: endpoint.host,
@@ -51,9 +52,11 @@ export function connect(
       rejectUnauthorized: true,
       ...(patience.alpnProtocols !== undefined && { ALPNProtocols: [...patience.alpnProtocols] }),
       // The host's name proves nothing in a mesh. Node calls this when OpenSSL has verified the path.
-      checkServerIdentity: (_host, certificate) => {
+      checkServerIdentity: (_host, given) => {
         try {
-          peer = identifyAs(certificate, generation, endpoint.identity)
+          certificate = given as unknown as X509Certificate
+
+          peer = identifyAs(given, generation, endpoint.identity)
           return undefined
         } catch (error) {
           return toError(error)
@@ -78,12 +81,12 @@ export function connect(
       try {
         expectVerified(socket)
         // A resumed session would have come here without the check above.
-        if (peer === undefined)
+        if (peer === undefined || certificate === undefined)
           throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'another')
         settle()
         reportRejection(socket, endpoint.identity.service, patience)
         const proved = attachPeer(socket, peer)
-        rememberStanding(proved, generation)
+        rememberStanding(proved, generation, certificate)
         resolve(proved)
       } catch (error) {
         fail(toError(error))

@@ -1,26 +1,58 @@
 import type { X509Certificate } from 'node:crypto'
-import type { TLSSocket } from 'node:tls'
 import { chainsTo, parseChain } from '../identity/path.js'
 import type { Roots } from '../identity/roots.js'
 import type { Generation } from '../identity/store.js'
+import { onceDestroyed } from './open-sockets.js'
 import type { MeshSocket } from './socket.js'
+
+/** As many as the identity step takes. */
+const MAX_CHAIN = 16
 
 /** What a dialled connection was made with, for whoever keeps it to use it again. */
 interface Standing {
-  readonly socket: TLSSocket
   readonly generation: Generation
+  readonly presented: Presented
+}
+
+/** A peer's certificate, which brings with it those that came along; many connections share one. */
+interface Presented {
+  readonly certificate: X509Certificate
+  connections: number
 }
 
 const standings = new WeakMap<MeshSocket, Standing>()
+/** Those of the connections that are open, by their fingerprint. */
+const open = new Map<string, Presented>()
 
-export function rememberStanding(socket: TLSSocket & MeshSocket, generation: Generation): void {
-  standings.set(socket, { socket, generation })
+/**
+ * Keeps what a connection stands on for as long as it is open. The certificate is what Node gave during the handshake: it
+ * takes it off the chain, and gives the next one when it is asked again.
+ */
+export function rememberStanding(
+  socket: MeshSocket,
+  generation: Generation,
+  certificate: X509Certificate,
+): void {
+  const { fingerprint256 } = certificate
+  const presented = open.get(fingerprint256) ?? { certificate, connections: 0 }
+  open.set(fingerprint256, presented)
+  presented.connections += 1
+  standings.set(socket, { generation, presented })
+  onceDestroyed(socket, () => {
+    presented.connections -= 1
+    if (presented.connections === 0) open.delete(fingerprint256)
+  })
 }
 
 /** When the first of the two certificates of a dialled connection expires, in milliseconds since the Unix epoch. */
 export function expiresAt(socket: MeshSocket): number {
   const own = standings.get(socket)?.generation.leaf.notAfter.getTime() ?? -Infinity
   return Math.min(own, socket.peer.notAfter.getTime())
+}
+
+/** The roots that a dialled connection was verified against. */
+export function rootsOf(socket: MeshSocket): Roots | undefined {
+  return standings.get(socket)?.generation.roots
 }
 
 /** Answers whether dialled connections would be made again, under the roots that hold now. */
@@ -39,11 +71,12 @@ export class Acceptance {
   has(socket: MeshSocket): boolean {
     const standing = standings.get(socket)
     if (standing === undefined || socket.destroyed) return false
-    const { leaf } = standing.generation
+    const { generation, presented } = standing
+    const { leaf } = generation
     return (
       leaf.id.trustDomain === this.#roots.trustDomain &&
       this.#leads(leaf.serialNumber, () => parseChain(leaf.chainPem)) &&
-      this.#leads(socket.peer.fingerprint256, () => presentedBy(standing.socket))
+      this.#leads(presented.certificate.fingerprint256, () => chainOf(presented.certificate))
     )
   }
 
@@ -57,13 +90,15 @@ export class Acceptance {
   }
 }
 
-/** A peer's certificate and those that came with it; Node bounds their number as OpenSSL does. */
-function presentedBy(socket: TLSSocket): X509Certificate[] {
+/** A certificate and those that came with it. */
+function chainOf(certificate: X509Certificate): X509Certificate[] {
   const chain: X509Certificate[] = []
-  let current = socket.getPeerX509Certificate()
-  while (current !== undefined && !chain.includes(current)) {
-    chain.push(current)
+  for (
+    let current: X509Certificate | undefined = certificate;
+    current !== undefined && chain.length < MAX_CHAIN;
     current = current.issuerCertificate
+  ) {
+    chain.push(current)
   }
   return chain
 }

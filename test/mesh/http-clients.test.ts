@@ -188,8 +188,9 @@ for (const [name, ask] of Object.entries(httpWays)) {
       const [kept] = connections
       assert.ok(kept !== undefined)
       const renewed = Promise.all([nextEvent(api, 'rotated'), nextEvent(web, 'rotated')])
+      const added = nextEvent(web, 'roots', ({ pems }) => pems.length === 2)
       agent.rotateCa()
-      await renewed
+      await Promise.all([renewed, added])
       // While both roots are there it is as good as ever.
       await ask(web, 'https://api.service.consul/')
       assert.equal(connections.length, 1)
@@ -210,8 +211,9 @@ for (const [name, ask] of Object.entries(httpWays)) {
       const slow = ask(web, 'https://api.service.consul/slow')
       await until('it is asked', () => respond !== undefined)
       const renewed = Promise.all([nextEvent(api, 'rotated'), nextEvent(web, 'rotated')])
+      const added = nextEvent(web, 'roots', ({ pems }) => pems.length === 2)
       agent.rotateCa()
-      await renewed
+      await Promise.all([renewed, added])
       const roots = nextEvent(web, 'roots')
       agent.dropOldRoot()
       await roots
@@ -412,6 +414,10 @@ describe('dispatcher', () => {
   }
 })
 
+function freeOf(agent: http.Agent): number {
+  return Object.values(agent.freeSockets).reduce((sum, sockets) => sum + (sockets?.length ?? 0), 0)
+}
+
 describe('agent', () => {
   it('is the same each time, and one of its own with options', async (t) => {
     const { web } = await serving(t)
@@ -434,8 +440,9 @@ describe('agent', () => {
     await until('the first is asked', () => responses.length === 1)
     const second = get()
     const renewed = Promise.all([nextEvent(api, 'rotated'), nextEvent(web, 'rotated')])
+    const added = nextEvent(web, 'roots', ({ pems }) => pems.length === 2)
     agent.rotateCa()
-    await renewed
+    await Promise.all([renewed, added])
     const roots = nextEvent(web, 'roots')
     agent.dropOldRoot()
     await roots
@@ -444,6 +451,44 @@ describe('agent', () => {
     await until('the second is asked', () => responses.length === 2)
     responses[1]?.end('second')
     assert.equal(await second, 'second')
+    assert.equal(connections.length, 2)
+  })
+
+  it('gives no request a connection that it has just given up', async (t) => {
+    const waiting = new Map<string, http.ServerResponse>()
+    const { agent, api, web, connections } = await serving(t, (request, response) => {
+      waiting.set(request.url ?? '', response)
+    })
+    const get = async (path: string): Promise<string> => {
+      const request = http.get(`http://api.service.consul${path}`, { agent: web.agent() })
+      const [response] = (await once(request, 'response')) as [http.IncomingMessage]
+      return (await response.toArray()).join('')
+    }
+    const answer = async (path: string, asked: Promise<string>): Promise<void> => {
+      const response = await until(`${path} is asked`, () => waiting.get(path))
+      const free = freeOf(web.agent()) + 1
+      response.end(path)
+      assert.equal(await asked, path)
+      await until('its connection is free', () => freeOf(web.agent()) === free)
+    }
+    const old = get('/old')
+    await until('it is asked', () => waiting.has('/old'))
+    const renewed = Promise.all([nextEvent(api, 'rotated'), nextEvent(web, 'rotated')])
+    const added = nextEvent(web, 'roots', ({ pems }) => pems.length === 2)
+    agent.rotateCa()
+    await Promise.all([renewed, added])
+    await answer('/new', get('/new'))
+    // The older one is put back last, and would be taken first.
+    await answer('/old', old)
+    let next: Promise<string> | undefined
+    const roots = nextEvent(web, 'roots', () => {
+      next = get('/next')
+      return true
+    })
+    agent.dropOldRoot()
+    await roots
+    assert.ok(next !== undefined)
+    await answer('/next', next)
     assert.equal(connections.length, 2)
   })
 

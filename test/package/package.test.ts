@@ -73,6 +73,7 @@ describe('the package', () => {
       'DialError',
       'DnsError',
       'ERROR_CODES',
+      'HostError',
       'IdentityError',
       'OptionError',
       'PROXY_CONFIG_KEYS',

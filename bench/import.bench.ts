@@ -1,0 +1,60 @@
+import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { type Benchmark, median, round } from './measure.js'
+
+const ROUNDS = 15
+const MIB = 1024 * 1024
+
+/** What the package costs before it does anything, as it is published. */
+const benchmark: Benchmark = {
+  question: 'what does it cost to import the package, and how much comes with it?',
+  run: () =>
+    Promise.resolve({
+      'nothing (node itself)': imported(undefined),
+      'undici alone': imported('undici'),
+      'consul-connect': { ...imported('consul-connect'), packages: packages() },
+    }),
+}
+export default benchmark
+
+function imported(name: string | undefined): Record<string, number> {
+  const program = `
+    const begin = performance.now()
+    ${name === undefined ? '' : `await import(${JSON.stringify(name)})`}
+    const ms = performance.now() - begin
+    globalThis.gc()
+    console.log(JSON.stringify({ ms, heap: process.memoryUsage().heapUsed, rss: process.memoryUsage().rss }))`
+  const rounds = Array.from({ length: ROUNDS }, () => {
+    const args = ['--expose-gc', '--input-type=module', '-e', program]
+    return JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8' })) as Measured
+  })
+  const of = (figure: keyof Measured): number => median(rounds.map((each) => each[figure]))
+  return {
+    'import, ms': round(of('ms'), 1),
+    'heap, MiB': round(of('heap') / MIB, 1),
+    'resident, MiB': round(of('rss') / MIB, 1),
+  }
+}
+
+interface Measured {
+  readonly ms: number
+  readonly heap: number
+  readonly rss: number
+}
+
+/** How many packages an installation brings, this one not counted. */
+function packages(): number {
+  const lock = JSON.parse(readFileSync('package-lock.json', 'utf8')) as {
+    packages: Record<string, { dependencies?: Record<string, string> }>
+  }
+  const found = new Set<string>()
+  const visit = (dependencies: Record<string, string> = {}): void => {
+    for (const name of Object.keys(dependencies)) {
+      if (found.has(name)) continue
+      found.add(name)
+      visit(lock.packages[`node_modules/${name}`]?.dependencies)
+    }
+  }
+  visit(lock.packages['']?.dependencies)
+  return found.size
+}

@@ -1,0 +1,175 @@
+// That what the adapters give is what other libraries ask for, by the types of each; the compiler is who checks them.
+import * as http from 'node:http'
+import * as http2 from 'node:http2'
+import * as https from 'node:https'
+import type * as net from 'node:net'
+import type { Duplex } from 'node:stream'
+import { describe, it } from 'node:test'
+import * as tls from 'node:tls'
+import axios from 'axios'
+import { expectTypeOf } from 'expect-type'
+import * as mysql from 'mysql2'
+import * as mysqlPromise from 'mysql2/promise'
+import pg from 'pg'
+import * as undici from 'undici'
+import { WebSocket, WebSocketServer } from 'ws'
+import type {
+  ConnectionInjector,
+  Listener,
+  MeshSocket,
+  MeshStream,
+  ServableServer,
+  Service,
+} from '../../src/index.js'
+import { compiled } from './compiled.js'
+
+describe('HTTP clients', () => {
+  it('of Node take the agent, for either scheme', () => {
+    compiled((web: Service) => [
+      http.request({ agent: web.agent() }),
+      http.get('http://api.service.consul/', { agent: web.agent() }),
+      https.request({ agent: web.agent() }),
+      https.get('https://api.service.consul/', { agent: web.agent({ dialTimeoutMs: 1 }) }),
+    ])
+  })
+
+  it('of Node take a socket or a stream', () => {
+    compiled((socket: MeshSocket, stream: MeshStream) => [
+      http.request({ createConnection: () => socket }),
+      http.request({ createConnection: () => stream }),
+      http2.connect('http://api/', { createConnection: () => socket }),
+      http2.connect('http://api/', { createConnection: () => stream }),
+      tls.connect({ socket }),
+    ])
+  })
+
+  it('of undici take the dispatcher', () => {
+    compiled((web: Service) => [
+      undici.request('https://api.service.consul/', { dispatcher: web.dispatcher() }),
+      undici.fetch('https://api.service.consul/', { dispatcher: web.dispatcher() }),
+      web.dispatcher().compose(undici.interceptors.retry(), undici.interceptors.redirect()),
+    ])
+    compiled((web: Service) => {
+      undici.setGlobalDispatcher(web.dispatcher())
+    })
+  })
+
+  it('that want a fetch take that of the service', () => {
+    compiled((web: Service, sdk: (options: { fetch?: typeof globalThis.fetch }) => void) => {
+      const { fetch } = web
+      sdk({ fetch })
+      sdk(web)
+    })
+  })
+
+  it('of axios take the agent, or the fetch', () => {
+    compiled((web: Service) => [
+      axios.create({ httpAgent: web.agent(), httpsAgent: web.agent() }),
+      axios.get('https://api.service.consul/', { httpsAgent: web.agent() }),
+      axios.create({ adapter: 'fetch', env: { fetch: web.fetch } }),
+    ])
+  })
+
+  it('of ws take the agent, a socket or a stream', () => {
+    compiled((web: Service, socket: MeshSocket, stream: MeshStream) => [
+      new WebSocket('wss://api.service.consul/', { agent: web.agent() }),
+      new WebSocket('wss://api.service.consul/', ['chat'], { agent: web.agent() }),
+      new WebSocket('ws://api/', { createConnection: () => socket }),
+      new WebSocket('ws://api/', { createConnection: () => stream }),
+    ])
+  })
+})
+
+describe('database clients', () => {
+  it('of pg take a stream', () => {
+    compiled((web: Service) => [
+      new pg.Pool({ stream: () => web.stream('postgres') }),
+      new pg.Client({ stream: () => web.stream('postgres') }),
+      // @ts-expect-error -- it wants its socket at once
+      new pg.Pool({ stream: () => web.dial('postgres') }),
+    ])
+  })
+
+  it('of mysql2 take a stream', () => {
+    compiled((web: Service) => [
+      mysql.createPool({ stream: () => web.stream('mysql') }),
+      mysql.createConnection({ stream: web.stream('mysql') }),
+      mysqlPromise.createPool({ stream: () => web.stream('mysql') }),
+    ])
+  })
+})
+
+describe('serve', () => {
+  it('takes the servers of Node', () => {
+    expectTypeOf<Service['serve']>().parameter(0).toEqualTypeOf<ServableServer>()
+    expectTypeOf<Service['serve']>().returns.toEqualTypeOf<Promise<Listener>>()
+    compiled((api: Service, server: http.Server) => [
+      api.serve(http.createServer(), { port: 8443 }),
+      api.serve(https.createServer(), { port: 8443 }),
+      api.serve(http2.createServer(), { port: 8443, revoke: true }),
+      api.serve(http2.createSecureServer({ allowHTTP1: true }), { path: '/run/api.sock' }),
+      new WebSocketServer({ server }),
+      // @ts-expect-error -- somewhere it must listen
+      api.serve(server),
+      // @ts-expect-error -- a port has a name
+      api.serve(server, 8443),
+      // @ts-expect-error -- a port is a number
+      api.serve(server, { port: '8443' }),
+    ])
+  })
+
+  it('takes what takes the connections of a gRPC server', () => {
+    // As @grpc/grpc-js declares it.
+    interface GrpcInjector {
+      injectConnection(connection: Duplex): void
+      drain(graceTimeMs: number): void
+      destroy(): void
+    }
+    expectTypeOf<GrpcInjector>().toExtend<ConnectionInjector>()
+    compiled((api: Service, injector: GrpcInjector, half: Omit<GrpcInjector, 'drain'>) => [
+      api.serve(injector, { port: 8443 }),
+      // @ts-expect-error -- it could not end in order
+      api.serve(half, { port: 8443 }),
+    ])
+  })
+
+  it('takes no application without its server', () => {
+    compiled((api: Service, application: http.RequestListener) => [
+      api.serve(http.createServer(application), { port: 8443 }),
+      // @ts-expect-error -- an application is no server
+      api.serve(application, { port: 8443 }),
+      // @ts-expect-error -- nor is a port
+      api.serve(8080, { port: 8443 }),
+    ])
+  })
+})
+
+describe('owners of their own TLS', () => {
+  it('give its options to the servers of Node', () => {
+    compiled((api: Service, handle: http.RequestListener) => [
+      tls.createServer(api.tlsServerOptions()),
+      tls.createServer({ ...api.tlsServerOptions(), ALPNProtocols: ['x'] }, (socket) => api.peer(socket)),
+      https.createServer(api.tlsServerOptions(), handle),
+      http2.createSecureServer({ ...api.tlsServerOptions(), allowHTTP1: true }),
+      tls.createSecureContext(api.tlsServerOptions()),
+    ])
+    compiled((api: Service, server: tls.Server) => {
+      api.on('rotated', () => {
+        server.setSecureContext(api.tlsServerOptions())
+      })
+    })
+  })
+
+  it('give its options to the clients of Node and undici', () => {
+    compiled((web: Service) => [
+      tls.connect({ host: '10.0.0.7', port: 8443, ...web.tlsClientOptions('api') }),
+      tls.connect(8443, '10.0.0.7', web.tlsClientOptions('api')),
+      https.request('https://10.0.0.7:8443/', web.tlsClientOptions('api')),
+      new https.Agent(web.tlsClientOptions('api')),
+      http2.connect('https://10.0.0.7:8443/', web.tlsClientOptions('api')),
+      new undici.Agent({ connect: web.tlsClientOptions('api') }),
+    ])
+    // Without TLS nobody has proved anything.
+    expectTypeOf<net.Socket>().not.toExtend<Parameters<Service['peer']>[0]>()
+  })
+})
