@@ -3,7 +3,7 @@ import { duration, expectKeys, expectObject } from './options.js'
 /** Options of `close`: of a service, a listener or a forward. */
 export interface CloseOptions {
   /** How long to wait for open connections before they are cut, in milliseconds. @default the service's */
-  readonly drainTimeoutMs?: number
+  readonly drainTimeoutMs?: number | undefined
 }
 
 /** @throws OptionError */

@@ -2,9 +2,9 @@ import { DEFAULTS, duration, expectKeys, expectObject, expectSignal, optional } 
 
 /** Options of `ready`: of a service, and of a proxy's configuration. */
 export interface ReadyOptions {
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
   /** How long to wait for the first one, in milliseconds. @default 10000 */
-  readonly timeoutMs?: number
+  readonly timeoutMs?: number | undefined
 }
 
 /** @throws OptionError */

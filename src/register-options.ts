@@ -20,32 +20,32 @@ export interface RegisterOptions {
   /** Where the listener is. */
   readonly port: number
   /** @default the node's address */
-  readonly address?: string
+  readonly address?: string | undefined
   /** Unique on the agent. @default `<service>-<port>`; of a proxy `<service>-proxy-<port>` */
-  readonly id?: string
+  readonly id?: string | undefined
   /**
    * What is registered. `native`: this process, as an instance of the service. `proxy`: this process as a proxy
    * (`Kind: connect-proxy`, with the name `<service>-proxy`) that stands for an instance that is not of the mesh itself.
    * @default native
    */
-  readonly kind?: 'native' | 'proxy'
+  readonly kind?: 'native' | 'proxy' | undefined
   /** Of a proxy: the id of the instance that it stands for, where that is registered with the same agent. */
-  readonly destinationId?: string
-  readonly tags?: readonly string[]
-  readonly meta?: Readonly<Record<string, string>>
+  readonly destinationId?: string | undefined
+  readonly tags?: readonly string[] | undefined
+  readonly meta?: Readonly<Record<string, string>> | undefined
   /** @default 1 and 1 */
-  readonly weights?: { readonly passing: number; readonly warning: number }
+  readonly weights?: { readonly passing: number; readonly warning: number } | undefined
   /**
    * How the agent knows that we live. With `ttlMs` this process says so three times in each such period; with `tcp`
    * the agent connects there. @default { ttlMs: 15000 }
    */
-  readonly check?: TtlCheck | TcpCheck
+  readonly check?: TtlCheck | TcpCheck | undefined
   /**
    * When the agent may forget an instance whose check stays critical, in milliseconds; Consul takes a minute at
    * least. @default never: only `close` removes it
    */
-  readonly deregisterAfterMs?: number
-  readonly signal?: AbortSignal
+  readonly deregisterAfterMs?: number | undefined
+  readonly signal?: AbortSignal | undefined
 }
 
 export interface TtlCheck {
@@ -56,9 +56,9 @@ export interface TcpCheck {
   /** `host:port` as the agent sees it. */
   readonly tcp: string
   /** @default 10000 */
-  readonly intervalMs?: number
+  readonly intervalMs?: number | undefined
   /** @default 5000 */
-  readonly timeoutMs?: number
+  readonly timeoutMs?: number | undefined
 }
 
 const KEYS = [

@@ -29,37 +29,37 @@ import type { ListenAddress } from './transport/open-server.js'
 /** Options of `connect.service`. */
 export interface ServiceOptions {
   /** How to reach the Consul agent. @default Consul's client environment */
-  readonly agent?: AgentOptions
+  readonly agent?: AgentOptions | undefined
   /** Who may connect. @default authorizeIntentions */
-  readonly authorize?: Authorizer
+  readonly authorize?: Authorizer | undefined
   /**
    * How long the last known intentions serve while the agent is away, in milliseconds. Afterwards everybody is denied,
    * and open connections end, unless their listener does not revoke. 0 denies at once. @default 600000
    */
-  readonly staleIntentionsMs?: number
+  readonly staleIntentionsMs?: number | undefined
   /** Bound on a whole `dial`, in milliseconds. @default 10000 */
-  readonly dialTimeoutMs?: number
+  readonly dialTimeoutMs?: number | undefined
   /** Bound on an inbound handshake, and once more on its authorization, in milliseconds. @default 10000 */
-  readonly handshakeTimeoutMs?: number
+  readonly handshakeTimeoutMs?: number | undefined
   /** How long `close` waits for open connections before it cuts them, in milliseconds. @default 10000 */
-  readonly drainTimeoutMs?: number
+  readonly drainTimeoutMs?: number | undefined
   /**
    * The groups for the key exchange, as in node:tls: names with colons between, in the order of preference. A peer that
    * knows none of them cannot be connected. `X25519` alone costs less than the hybrid of X25519 and ML-KEM that
    * OpenSSL 3.5 (Node 24) prefers, and does not withstand a quantum computer, as that does.
    * @default node:tls's own choice
    */
-  readonly ecdhCurve?: string
+  readonly ecdhCurve?: string | undefined
   /**
    * The domain of Consul's names in the hosts of URLs, for `fetch`, `dispatcher` and `agent`: the agent's own `domain`.
    * @default consul
    */
-  readonly domain?: string
+  readonly domain?: string | undefined
   /**
    * Further hosts of URLs, and the upstream that each leads to: for a service that a host name cannot write, or only
    * some of its instances. @default none
    */
-  readonly hosts?: Readonly<Record<string, Upstream>>
+  readonly hosts?: Readonly<Record<string, Upstream>> | undefined
 }
 
 export interface ServiceSettings {
@@ -75,71 +75,71 @@ export interface ServiceSettings {
 
 /** Options of `dial`. */
 export interface DialOptions {
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
   /** Bound on everything: our own readiness, resolving, and every instance tried. @default the service's dialTimeoutMs */
-  readonly timeoutMs?: number
+  readonly timeoutMs?: number | undefined
   /** Keep our side open when the peer ends its own, as in node:net. @default false */
-  readonly allowHalfOpen?: boolean
+  readonly allowHalfOpen?: boolean | undefined
   /**
    * ALPN names to offer, the one that is liked best first; the socket's `alpnProtocol` is what was agreed on. An upstream
    * that knows only others refuses. @default none
    */
-  readonly alpnProtocols?: readonly string[]
+  readonly alpnProtocols?: readonly string[] | undefined
 }
 
 /** Options of `resolve`. */
 export interface ResolveOptions {
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
   /** Bound on our own readiness and the look-up, in milliseconds. @default the service's dialTimeoutMs */
-  readonly timeoutMs?: number
+  readonly timeoutMs?: number | undefined
 }
 
 /** Options of `forward`. Either a port, or the path of a unix socket. */
 export interface ForwardOptions {
   /** 0 lets the system choose. */
-  readonly port?: number
+  readonly port?: number | undefined
   /** @default 127.0.0.1: whoever reaches it speaks as this service */
-  readonly host?: string
+  readonly host?: string | undefined
   /** A unix socket, in place of port and host; only this user can connect to it. */
-  readonly path?: string
+  readonly path?: string | undefined
   /** Bound on the wait for our first certificate, which comes before listening. */
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
   /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
-  readonly dialTimeoutMs?: number
+  readonly dialTimeoutMs?: number | undefined
   /** Cuts a connection on which no byte has moved for so long, in milliseconds. @default never */
-  readonly idleTimeoutMs?: number
+  readonly idleTimeoutMs?: number | undefined
 }
 
 /** Options of `listen` and `serve`. Either a port, or the path of a unix socket. */
 export interface ListenOptions {
   /** 0 lets the system choose. */
-  readonly port?: number
+  readonly port?: number | undefined
   /** @default every address of the machine: the listener is there to be reached */
-  readonly host?: string
+  readonly host?: string | undefined
   /** A unix socket, in place of port and host. */
-  readonly path?: string
+  readonly path?: string | undefined
   /** Bound on the wait for our first certificate, which comes before listening. */
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
   /** @default the service's */
-  readonly handshakeTimeoutMs?: number
+  readonly handshakeTimeoutMs?: number | undefined
   /** Keep our side open when the peer ends its own, as in node:net. @default false */
-  readonly allowHalfOpen?: boolean
+  readonly allowHalfOpen?: boolean | undefined
   /** ALPN names to offer. A client that offers only others is refused. @default none; for HTTP/2 servers its own */
-  readonly alpnProtocols?: readonly string[]
+  readonly alpnProtocols?: readonly string[] | undefined
   /** Whether open connections end when their peer may no longer connect. @default true */
-  readonly revoke?: boolean
+  readonly revoke?: boolean | undefined
   /**
    * `certificate`: a connection ends when the certificate expires that its peer proved itself by. Peers have new ones
    * long before, and connect again with them. @default a connection may outlive it
    */
-  readonly maxPeerAge?: 'certificate'
+  readonly maxPeerAge?: 'certificate' | undefined
   /** How many connections may be with the handler; others are refused. @default any number */
-  readonly maxConnections?: number
+  readonly maxConnections?: number | undefined
   /**
    * How many connections may be in their handshake. One more ends the one that began first, so that those who never
    * finish keep nobody out. Connections to a unix socket are not counted. @default 512
    */
-  readonly maxHandshakes?: number
+  readonly maxHandshakes?: number | undefined
 }
 
 /** @throws OptionError */

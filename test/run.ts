@@ -4,7 +4,7 @@ import { delimiter, join, resolve } from 'node:path'
 import { run } from 'node:test'
 import { report } from './report.js'
 
-const SUITES = ['unit', 'mesh', 'proxy', 'supervisor', 'recipes', 'consul', 'package']
+const SUITES = ['unit', 'types', 'mesh', 'proxy', 'supervisor', 'recipes', 'guides', 'consul', 'package']
 
 const wanted = process.argv.slice(2)
 const files = (wanted.length === 0 ? SUITES : wanted).flatMap((name) =>
@@ -17,7 +17,7 @@ if (files.length === 0) {
 
 const hasConsul = consulBinary() !== undefined
 const needsConsul = files.some((file) =>
-  ['consul', 'recipes'].some((suite) => file.startsWith(join('test', suite))),
+  ['consul', 'recipes', 'guides'].some((suite) => file.startsWith(join('test', suite))),
 )
 if (needsConsul && !hasConsul && process.env['REQUIRE_CONSUL'] === '1') {
   console.error(

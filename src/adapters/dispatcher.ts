@@ -27,9 +27,9 @@ const POOL_KEYS = [
 /** Options of `dispatcher`. */
 export interface DispatcherOptions {
   /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
-  readonly dialTimeoutMs?: number
+  readonly dialTimeoutMs?: number | undefined
   /** Options of undici's `Pool`, with undici's own names and defaults: one pool for each host. */
-  readonly pool?: Pick<Pool.Options, (typeof POOL_KEYS)[number]>
+  readonly pool?: Pick<Pool.Options, (typeof POOL_KEYS)[number]> | undefined
 }
 
 /**

@@ -9,7 +9,7 @@ export function meshFetch(dispatcher: () => Dispatcher): typeof globalThis.fetch
   return async (input, init) => {
     if (init?.dispatcher !== undefined) {
       const instead =
-        'none, since it has its own; the global fetch takes any, such as service.dispatcher().compose(…)'
+        'none, since it has its own; undici’s own fetch takes any, such as service.dispatcher().compose(…)'
       throw new OptionError('dispatcher', instead, 'another one')
     }
     // The undici that is built into Node takes ours, and its types have its own.

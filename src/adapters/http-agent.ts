@@ -19,9 +19,9 @@ const POOL_KEYS = [
 /** Options of `agent`. */
 export interface HttpAgentOptions {
   /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
-  readonly dialTimeoutMs?: number
+  readonly dialTimeoutMs?: number | undefined
   /** Options of `http.Agent`, with Node's own names and defaults. @default `{ keepAlive: true }` */
-  readonly pool?: Pick<NodeAgentOptions, (typeof POOL_KEYS)[number]>
+  readonly pool?: Pick<NodeAgentOptions, (typeof POOL_KEYS)[number]> | undefined
 }
 
 /** What Node passes to `createConnection`. */

@@ -4,44 +4,44 @@ export interface AgentOptions {
    * `host`, `host:port`, `http(s)://host[:port][/prefix]` or `unix:///path`.
    * @default CONSUL_HTTP_ADDR, or 127.0.0.1:8500
    */
-  readonly address?: string
+  readonly address?: string | undefined
   /** `host:port` of the agent's DNS interface, for upstreams by DNS name. @default the host of `address`, port 8600 */
-  readonly dnsAddress?: string
+  readonly dnsAddress?: string | undefined
   /** An ACL token. @default CONSUL_HTTP_TOKEN */
-  readonly token?: string
+  readonly token?: string | undefined
   /** A file with an ACL token, read again for every request. Excludes `token`. @default CONSUL_HTTP_TOKEN_FILE */
-  readonly tokenFile?: string
+  readonly tokenFile?: string | undefined
   /** HTTP basic authentication, for a proxy in front of the agent. @default CONSUL_HTTP_AUTH */
-  readonly auth?: { readonly username: string; readonly password: string }
+  readonly auth?: { readonly username: string; readonly password: string } | undefined
   /** TLS towards the agent; has no effect on `http` addresses. */
-  readonly tls?: AgentTlsOptions
+  readonly tls?: AgentTlsOptions | undefined
   /** @default CONSUL_NAMESPACE */
-  readonly namespace?: string
+  readonly namespace?: string | undefined
   /** @default CONSUL_PARTITION */
-  readonly partition?: string
+  readonly partition?: string | undefined
   /** The datacenter that services are looked up in. @default CONSUL_DATACENTER, or the agent's own */
-  readonly datacenter?: string
+  readonly datacenter?: string | undefined
   /** Bound on a request that does not block, in milliseconds. @default 10000 */
-  readonly timeoutMs?: number
+  readonly timeoutMs?: number | undefined
   /**
    * The environment to take defaults from.
    * @default process.env
    */
-  readonly env?: Environment
+  readonly env?: Environment | undefined
 }
 
 /** TLS towards the agent's HTTPS API. It has nothing to do with the mesh's own certificates. */
 export interface AgentTlsOptions {
   /** PEM of the authorities to trust instead of the system's. @default the files of CONSUL_CACERT or CONSUL_CAPATH */
-  readonly ca?: string | readonly string[]
+  readonly ca?: string | readonly string[] | undefined
   /** PEM of a client certificate. @default the file CONSUL_CLIENT_CERT */
-  readonly cert?: string
+  readonly cert?: string | undefined
   /** PEM of its private key. @default the file CONSUL_CLIENT_KEY */
-  readonly key?: string
+  readonly key?: string | undefined
   /** The name to expect in the agent's certificate. @default CONSUL_TLS_SERVER_NAME, or the address's host */
-  readonly serverName?: string
+  readonly serverName?: string | undefined
   /** `false` accepts any certificate of the agent: for development only. @default CONSUL_HTTP_SSL_VERIFY, or true */
-  readonly verify?: boolean
+  readonly verify?: boolean | undefined
 }
 
 /** Environment variables by name, as in `process.env`. */

@@ -20,7 +20,7 @@ export type ProxySelector = { readonly proxyId: string } | { readonly sidecarFor
 /** Options of `proxyConfig`. */
 export interface ProxyConfigOptions {
   /** How to reach the Consul agent. @default Consul's client environment */
-  readonly agent?: AgentOptions
+  readonly agent?: AgentOptions | undefined
 }
 
 /** What a ProxyConfigSource tells, and with what. */

@@ -13,7 +13,7 @@ export interface RelayOptions {
   /** The unix socket to listen on; only this user can connect to it. */
   readonly path: string
   /** How to reach the Consul agent. @default Consul's client environment */
-  readonly agent?: AgentOptions
+  readonly agent?: AgentOptions | undefined
 }
 
 /** What a member of the mesh reads. Nothing that changes the agent is among it. */

@@ -10,9 +10,9 @@ export type LocalAddress = { readonly host: string; readonly port: number } | { 
 
 /** Options of `dialLocal`. */
 export interface DialLocalOptions {
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
   /** @default 1000 */
-  readonly timeoutMs?: number
+  readonly timeoutMs?: number | undefined
 }
 
 /**
@@ -22,6 +22,8 @@ export interface DialLocalOptions {
  */
 export async function dialLocal(address: LocalAddress, options: DialLocalOptions = {}): Promise<Socket> {
   expectKeys('options', expectObject('options', options), ['signal', 'timeoutMs'])
+  // Either, so that none of it is without effect.
+  expectKeys('address', expectObject('address', address), 'path' in address ? ['path'] : ['host', 'port'])
   const signal = optional(expectSignal)('signal', options.signal)
   const timeoutMs = duration('timeoutMs', options.timeoutMs, DEFAULTS.localConnectTimeoutMs)
   const where = 'path' in address ? address.path : `${address.host}:${address.port}`

@@ -183,6 +183,39 @@ describe('serve', () => {
     await closing
   })
 
+  it('refuses a server that listens on a port of its own', async (t) => {
+    const { join } = await startMesh(t)
+    const server = http.createServer(app).listen(0, '127.0.0.1')
+    t.after(() => server.close())
+    await once(server, 'listening')
+    const error = await rejection(join('api').serve(server, { port: 0 }))
+    assert.equal(error.code, 'ERR_CONNECT_OPTION')
+    assert.match(
+      error.message,
+      /a server that does not listen: leave out its own listen\(\), got one that listens/,
+    )
+  })
+
+  it('agrees on HTTP/1.1 with clients that ask, and refuses those that know only others', async (t) => {
+    const { web, port } = await serving(t, http.createServer(app))
+    const at = { address: `127.0.0.1:${port}`, service: 'api' }
+    const socket = await web.dial(at, { alpnProtocols: ['h2', 'http/1.1'] })
+    assert.equal(socket.alpnProtocol, 'http/1.1')
+    assert.equal(await get(socket, '/'), 'GET / from web')
+    assert.equal((await web.dial(at)).alpnProtocol, false)
+    assert.equal((await rejection(web.dial(at, { alpnProtocols: ['h2'] }))).code, 'ERR_CONNECT_DIAL_FAILED')
+  })
+
+  it('offers HTTP/1.1 beside HTTP/2 only where the server takes it', async (t) => {
+    const { web, port } = await serving(t, http2.createSecureServer({}, app as never))
+    const at = { address: `127.0.0.1:${port}`, service: 'api' }
+    assert.equal((await web.dial(at, { alpnProtocols: ['http/1.1', 'h2'] })).alpnProtocol, 'h2')
+    assert.equal(
+      (await rejection(web.dial(at, { alpnProtocols: ['http/1.1'] }))).code,
+      'ERR_CONNECT_DIAL_FAILED',
+    )
+  })
+
   it('refuses what is no server', async (t) => {
     const { join } = await startMesh(t)
     for (const wrong of [undefined, null, {}, app, 'http']) {

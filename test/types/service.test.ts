@@ -482,3 +482,16 @@ describe('peer()', () => {
     ])
   })
 })
+
+describe('options that may be undefined', () => {
+  it('are taken as if they were left out, as a value from somewhere else may be', () => {
+    compiled(async (web: Service, signal: AbortSignal | undefined, text: string | undefined) => {
+      await web.dial('api', { signal, timeoutMs: undefined, alpnProtocols: undefined })
+      await web.ready({ signal })
+      await web.register({ port: 1, address: text, signal })
+      service('web', { agent: { token: text }, hosts: undefined, domain: undefined })
+      web.dispatcher({ pool: undefined })
+      await web.listen({ port: 0, host: text, signal }, () => undefined)
+    })
+  })
+})
