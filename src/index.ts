@@ -9,6 +9,14 @@ import type { ServiceOptions } from './service-options.js'
  * Joins the mesh as the service `name`. Returns at once: the certificate is fetched in the background, and `dial` and
  * `listen` wait for it.
  * @throws OptionError
+ * @example
+ * ```ts
+ * const web = connect.service('web', { dialTimeoutMs: 5_000 })
+ * web.on('warning', (error) => {
+ *   console.warn(error.message)
+ * })
+ * await web.close()
+ * ```
  */
 export function service(name: string, options?: ServiceOptions): Service {
   return new Service(name, options)
@@ -18,6 +26,13 @@ export function service(name: string, options?: ServiceOptions): Service {
  * The live configuration of a proxy that is registered with the agent, for those who write a proxy. Returns at once; the
  * first one comes with `ready()` or the event `changed`.
  * @throws OptionError
+ * @example
+ * ```ts
+ * const config = connect.proxyConfig({ proxyId: 'web-proxy' })
+ * const { service, listener, upstreams } = await config.ready()
+ * console.log(service, listener?.port, upstreams.length)
+ * config.close()
+ * ```
  */
 export function proxyConfig(selector: ProxySelector, options?: ProxyConfigOptions): ProxyConfigSource {
   return new ProxyConfigSource(selector, options)
@@ -26,6 +41,12 @@ export function proxyConfig(selector: ProxySelector, options?: ProxyConfigOption
 /**
  * The HTTP API of a Consul agent, for programs that register services or make tokens for them.
  * @throws OptionError
+ * @example
+ * ```ts
+ * await using consul = connect.agent()
+ * const services = await consul.request({ path: '/v1/agent/services' })
+ * console.log(services)
+ * ```
  */
 export function agent(options?: AgentOptions): AgentApi {
   return new AgentApi(options)
@@ -36,6 +57,13 @@ export function agent(options?: AgentOptions): AgentApi {
  * their own, and with one query at the agent for what several of them watch. They can read what a member of the mesh
  * needs, and change nothing.
  * @throws OptionError, ConnectError (ERR_CONNECT_LISTEN)
+ * @example
+ * ```ts
+ * await using relay = await connect.relayAgent({ path: `${process.cwd()}/relay.sock` })
+ * const worker = connect.service('web', { agent: { address: `unix://${process.cwd()}/relay.sock` } })
+ * await worker.ready()
+ * await worker.close()
+ * ```
  */
 export async function relayAgent(options: RelayOptions): Promise<AgentRelay> {
   const relay = new AgentRelay(options)

@@ -128,6 +128,11 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   /**
    * Resolves when there is a certificate to make connections with. Optional: `dial` and `listen` wait themselves.
    * @throws IdentityError (ERR_CONNECT_NOT_READY, with the agent's last word as its cause), AbortError, ClosedError
+   * @example
+   * ```ts
+   * await web.ready({ timeoutMs: 5_000, signal: AbortSignal.timeout(5_000) })
+   * console.log(web.leaf?.uri)
+   * ```
    */
   async ready(options?: ReadyOptions): Promise<void> {
     await this.#identity.ready({ ...readyBounds(options), closed: this.#ending.signal })
@@ -139,6 +144,15 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * In TLS 1.3 a server judges us after our side of the handshake is done. When it refuses, the socket fails with
    * ERR_CONNECT_REJECTED.
    * @throws DialError (with `attempts`), TimeoutError, AbortError, ClosedError, IdentityError, AgentError, OptionError
+   * @example
+   * ```ts
+   * const socket = await web.dial('echo')
+   * socket.write(`hello ${socket.peer.service}`)
+   * for await (const chunk of socket) {
+   *   console.log(String(chunk))
+   *   socket.end()
+   * }
+   * ```
    */
   async dial(upstream: Upstream, options?: DialOptions): Promise<MeshSocket> {
     return this.#dial(upstream, dialSettings(options, this.#settings.dialTimeoutMs))
@@ -149,6 +163,12 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * be changed.
    * @throws DialError (ERR_CONNECT_NO_INSTANCES, with its `reason`), DnsError, AgentError, TimeoutError, AbortError,
    * ClosedError, IdentityError, OptionError
+   * @example
+   * ```ts
+   * for (const { host, port, identity } of await web.resolve({ service: 'echo', near: '_agent' })) {
+   *   console.log(host, port, identity.service)
+   * }
+   * ```
    */
   async resolve(upstream: Upstream, options?: ResolveOptions): Promise<readonly Endpoint[]> {
     this.#assertOpen('resolve')
@@ -179,6 +199,14 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    *
    * A connection that cannot be taken to the upstream is reset, and a `warning` says why.
    * @throws ConnectError (ERR_CONNECT_LISTEN), IdentityError, AbortError, ClosedError, OptionError
+   * @example
+   * ```ts
+   * await using door = await web.forward('api', { path: `${process.cwd()}/api.sock` })
+   * const request = http.get({ socketPath: door.address() as string, path: '/' })
+   * const [response] = await once(request, 'response')
+   * console.log(response.statusCode)
+   * request.destroy()
+   * ```
    */
   async forward(upstream: Upstream, options: ForwardOptions): Promise<Forward> {
     this.#assertOpen('forward')
@@ -211,6 +239,12 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * A connection to an upstream for libraries that want their socket at once, such as `pg`. It is dialled when it is first
    * used, and what goes wrong then is its `error` event.
    * @throws OptionError
+   * @example
+   * ```ts
+   * const stream = web.stream('echo')
+   * stream.setNoDelay().end('hello')
+   * for await (const chunk of stream) console.log(String(chunk))
+   * ```
    */
   stream(upstream: Upstream, options?: DialOptions): MeshStream {
     const { signal, ...settings } = dialSettings(options, this.#settings.dialTimeoutMs)
@@ -230,6 +264,12 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    *
    * What goes wrong with a connection is the `cause` of the TypeError that it rejects with: what `dial` throws, or a
    * HostError (ERR_CONNECT_HOST).
+   * @example
+   * ```ts
+   * const { fetch } = web
+   * const response = await fetch('https://api.service.consul/')
+   * console.log(response.status, await response.text())
+   * ```
    */
   get fetch(): typeof globalThis.fetch {
     return this.#httpClients.fetch
@@ -240,6 +280,12 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * `fetch`, for the global `fetch`, and to be composed with interceptors. Without options it is the same each time, with
    * a pool of connections for each host. It ends with the service.
    * @throws OptionError
+   * @example
+   * ```ts
+   * const dispatcher = web.dispatcher({ pool: { connections: 10 } }).compose(interceptors.retry())
+   * const { statusCode, body } = await undici.request('https://api.service.consul/', { dispatcher })
+   * console.log(statusCode, await body.text())
+   * ```
    */
   dispatcher(options?: DispatcherOptions): Dispatcher {
     return this.#httpClients.dispatcher(options)
@@ -250,6 +296,13 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * libraries that stand on them. Without options it is the same each time, and keeps connections for reuse. It ends with
    * the service.
    * @throws OptionError
+   * @example
+   * ```ts
+   * const request = https.get('https://api.service.consul/', { agent: web.agent() })
+   * const [response] = await once(request, 'response')
+   * console.log(response.statusCode)
+   * response.resume()
+   * ```
    */
   agent(options?: HttpAgentOptions): HttpAgent {
     return this.#httpClients.agent(options)
@@ -259,6 +312,15 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * Listens for connections. The handler gets those whose peer has proved its identity and is authorized, before
    * it has been sent a byte; a handler that throws ends its connection.
    * @throws ConnectError (ERR_CONNECT_LISTEN), IdentityError, AbortError, ClosedError, OptionError
+   * @example
+   * ```ts
+   * const time = connect.service('time')
+   * await using listener = await time.listen({ port: 0, maxConnections: 1_000 }, (socket) => {
+   *   socket.end(`${socket.peer.service}, it is ${new Date().toISOString()}`)
+   * })
+   * console.log(listener.address())
+   * await time.close()
+   * ```
    */
   async listen(options: ListenOptions, handler: ConnectionHandler): Promise<Listener> {
     expectFunction('handler', handler)
@@ -270,6 +332,15 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * The server's own `listen` is not called, and must not have been; its `address()` tells the mesh listener's. A gRPC
    * server of `@grpc/grpc-js` is served by its connection injector.
    * @throws as listen
+   * @example
+   * ```ts
+   * const shop = connect.service('shop')
+   * const server = http.createServer((request, response) => {
+   *   response.end(`hello ${connect.peer(request.socket)?.service}`)
+   * })
+   * await shop.serve(server, { port: 0 })
+   * await shop.close()
+   * ```
    */
   async serve(server: ServableServer, options: ListenOptions): Promise<Listener> {
     const adapter = serverAdapter(server)
@@ -282,6 +353,13 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * Whether a peer may connect to this service, for those who terminate TLS themselves: the same decision as a
    * listener's. It may be another after every `decisions` event. Fails closed: any doubt is `{ authorized: false }` with
    * its reason.
+   * @example
+   * ```ts
+   * const socket = await api.dial('echo')
+   * const { authorized, reason } = await api.authorize(socket.peer)
+   * console.log(authorized, reason)
+   * socket.destroy()
+   * ```
    */
   async authorize(peer: Peer, options: { readonly signal?: AbortSignal } = {}): Promise<Required<Decision>> {
     const bounds = { ...options, closed: this.#ending.signal, timeoutMs: this.#settings.handshakeTimeoutMs }
@@ -298,13 +376,29 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * Decides every open inbound connection again, now, and ends those whose peer may no longer be connected. It happens
    * by itself when the intentions change; call it when something changes on which an authorizer of your own depends.
    * Returns how many connections were ended.
+   * @example
+   * ```ts
+   * const friends = new Set(['web'])
+   * const club = connect.service('club', {
+   *   authorize: ({ peer }) => ({ authorized: friends.has(peer.service), reason: 'the list says so' }),
+   * })
+   * friends.delete('web')
+   * console.log(await club.reauthorize(), 'connections were ended')
+   * await club.close()
+   * ```
    */
   async reauthorize(): Promise<number> {
     const counts = await Promise.all([...this.#listeners].map((listener) => listener.reauthorize()))
     return counts.reduce((sum, count) => sum + count, 0)
   }
 
-  /** Counts of what was decided, and how things stand, for a metrics library. */
+  /**
+   * Counts of what was decided, and how things stand, for a metrics library.
+   * @example
+   * ```ts
+   * for (const { authorized, basis, count } of api.figures().decisions) console.log(authorized, basis, count)
+   * ```
+   */
   figures(): Figures {
     const { intentions, staleSince } = this.#authorization
     return {
@@ -319,6 +413,12 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * Registers this process with the agent, as a Connect-native instance or as a proxy, keeps it registered, and takes it
    * away on close.
    * @throws AgentError, OptionError, ClosedError, AbortError
+   * @example
+   * ```ts
+   * const mail = connect.service('mail')
+   * await mail.register({ port: 2525, tags: ['v2'], check: { ttlMs: 10_000 }, deregisterAfterMs: 60_000 })
+   * await mail.close()
+   * ```
    */
   async register(options: RegisterOptions): Promise<Registration> {
     const { definition, heartbeatMs, ...bounds } = serviceDefinition(this.name, options)
@@ -342,6 +442,13 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * The peer of a socket: of one that came from `dial`, `listen` or `serve`, as it was verified; of a TLS socket of
    * somebody's own, verified now, after its handshake.
    * @throws VerificationError, SpiffeIdError, IdentityError
+   * @example
+   * ```ts
+   * const server = tls.createServer(api.tlsServerOptions(), (socket) => {
+   *   console.log(api.peer(socket).spiffeId)
+   * })
+   * server.close()
+   * ```
    */
   peer(socket: TLSSocket): Peer {
     // Kept with the socket: Node gives a server's certificate only once.
@@ -353,6 +460,14 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * `rotated` and `roots`. The server must then ask `peer(socket)` and `authorize(peer)` for each connection, and
    * must not attach session handlers.
    * @throws IdentityError
+   * @example
+   * ```ts
+   * const server = tls.createServer(api.tlsServerOptions())
+   * api.on('rotated', () => {
+   *   server.setSecureContext(api.tlsServerOptions())
+   * })
+   * server.close()
+   * ```
    */
   tlsServerOptions(): TlsServerOptions {
     return tlsServerOptions(this.#identity.require())
@@ -362,6 +477,14 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * Settings for a TLS client of somebody's own, as of now. They accept one service and no other. Never pass a
    * `session` with them: a resumed one skips the check.
    * @throws IdentityError, OptionError
+   * @example
+   * ```ts
+   * const [{ host, port } = { host: '', port: 0 }] = await web.resolve('echo')
+   * const socket = tls.connect({ host, port, ...web.tlsClientOptions('echo') })
+   * await once(socket, 'secureConnect')
+   * console.log(web.peer(socket).service)
+   * socket.destroy()
+   * ```
    */
   tlsClientOptions(upstream: string | ExpectedIdentity): TlsClientOptions {
     return tlsClientOptions(this.#identity.require(), toIdentity(upstream))
@@ -371,6 +494,11 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * Leaves the mesh in order: deregisters, accepts and dials no more, waits for the open connections of both
    * directions, and cuts those that are still open after the drain time. Afterwards nothing of this service is left
    * that could keep the process alive. Idempotent.
+   * @example
+   * ```ts
+   * const job = connect.service('job')
+   * await job.close({ drainTimeoutMs: 1_000 })
+   * ```
    */
   async close(options?: CloseOptions): Promise<void> {
     const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)

@@ -114,17 +114,20 @@ export class MeshStream extends Duplex {
     return this.#set('ref', (socket) => socket.unref())
   }
 
+  /** @internal */
   override _read(): void {
     if (this.#socket === undefined) this.#start()
     else this.#socket.resume()
   }
 
+  /** @internal */
   override _write(chunk: Buffer, _encoding: BufferEncoding, callback: Callback): void {
     this.#whenOpen(callback, (socket) => {
       if (socket.write(chunk)) this.#written()
     })
   }
 
+  /** @internal */
   override _writev(chunks: { readonly chunk: Buffer }[], callback: Callback): void {
     this.#whenOpen(callback, (socket) => {
       socket.cork()
@@ -135,6 +138,7 @@ export class MeshStream extends Duplex {
     })
   }
 
+  /** @internal */
   override _final(callback: Callback): void {
     this.#whenOpen(callback, (socket) => {
       socket.end(() => {
@@ -143,6 +147,7 @@ export class MeshStream extends Duplex {
     })
   }
 
+  /** @internal */
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
     this.#gone.abort(error ?? new Error('the stream was destroyed'))
     this.#onOpen = undefined

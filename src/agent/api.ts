@@ -30,6 +30,11 @@ export class AgentApi implements AsyncDisposable {
   /**
    * One request, and the JSON of its answer, unchecked; undefined where the answer is empty.
    * @throws AgentError (also for every status but 2xx), AbortError, OptionError
+   * @example
+   * ```ts
+   * await using consul = connect.agent()
+   * await consul.request({ path: '/v1/health/service/api', query: { passing: true } })
+   * ```
    */
   async request(request: AgentRequest): Promise<unknown> {
     const { value } = await this.#client.request(checked(request), (body) => body)
@@ -39,6 +44,12 @@ export class AgentApi implements AsyncDisposable {
   /**
    * One request, and its answer as it comes, whatever the status.
    * @throws AgentError (when there is no answer), AbortError, OptionError
+   * @example
+   * ```ts
+   * await using consul = connect.agent()
+   * const { status, text } = await consul.exchange({ method: 'PUT', path: '/v1/agent/service/deregister/nobody' })
+   * console.log(status, text)
+   * ```
    */
   async exchange(request: AgentRequest): Promise<AgentExchange> {
     return this.#client.exchange(checked(request))

@@ -15,15 +15,31 @@ export interface AllowedService {
   readonly datacenter?: string
 }
 
-/** The mesh's intentions decide. This is what a service does where nothing else is said. */
+/**
+ * The mesh's intentions decide. This is what a service does where nothing else is said.
+ * @example
+ * ```ts
+ * connect.service('api', { authorize: connect.authorizeIntentions }).destroy()
+ * ```
+ */
 export const authorizeIntentions: Authorizer = ({ intentions }) => intentions()
 
-/** Everybody in the mesh may connect, whatever the intentions say. */
+/**
+ * Everybody in the mesh may connect, whatever the intentions say.
+ * @example
+ * ```ts
+ * connect.service('api', { authorize: connect.authorizeAny }).destroy()
+ * ```
+ */
 export const authorizeAny: Authorizer = () => ({ authorized: true, reason: 'every member of the mesh may' })
 
 /**
  * One service may connect, whatever the intentions say.
  * @throws OptionError
+ * @example
+ * ```ts
+ * connect.service('api', { authorize: connect.authorizeService('web') }).destroy()
+ * ```
  */
 export function authorizeService(allowed: string | AllowedService): Authorizer {
   return authorizeOneOf([allowed])
@@ -32,6 +48,10 @@ export function authorizeService(allowed: string | AllowedService): Authorizer {
 /**
  * Each of these services may connect, whatever the intentions say.
  * @throws OptionError
+ * @example
+ * ```ts
+ * connect.service('api', { authorize: connect.authorizeOneOf(['web', { service: 'jobs', datacenter: 'dc2' }]) }).destroy()
+ * ```
  */
 export function authorizeOneOf(allowed: readonly (string | AllowedService)[]): Authorizer {
   const services = expectList('allowed', allowed).map((each, i) => expectService(`allowed[${i}]`, each))
@@ -46,6 +66,10 @@ export function authorizeOneOf(allowed: readonly (string | AllowedService)[]): A
 /**
  * Members of this trust domain may connect, whatever the intentions say.
  * @throws OptionError
+ * @example
+ * ```ts
+ * connect.service('api', { authorize: connect.authorizeTrustDomain(web.trustDomain ?? '') }).destroy()
+ * ```
  */
 export function authorizeTrustDomain(trustDomain: string): Authorizer {
   if (typeof (trustDomain as unknown) !== 'string' || !isTrustDomain(trustDomain))
@@ -59,6 +83,11 @@ export function authorizeTrustDomain(trustDomain: string): Authorizer {
 /**
  * Whoever passes all of them may connect. They are asked in their order, until one denies.
  * @throws OptionError
+ * @example
+ * ```ts
+ * const both = connect.allOf(connect.authorizeIntentions, connect.authorizeService('web'))
+ * connect.service('api', { authorize: both }).destroy()
+ * ```
  */
 export function allOf(...authorizers: readonly Authorizer[]): Authorizer {
   expectAuthorizers(authorizers)
@@ -78,6 +107,11 @@ export function allOf(...authorizers: readonly Authorizer[]): Authorizer {
  * Whoever passes one of them may connect. They are asked in their order, until one allows; one that fails allows
  * nobody, and the others are asked all the same.
  * @throws OptionError
+ * @example
+ * ```ts
+ * const either = connect.anyOf(connect.authorizeIntentions, connect.authorizeService('debugger'))
+ * connect.service('api', { authorize: either }).destroy()
+ * ```
  */
 export function anyOf(...authorizers: readonly Authorizer[]): Authorizer {
   expectAuthorizers(authorizers)

@@ -47,6 +47,11 @@ export class SpiffeId {
    * Parses a URI strictly: no case is folded and nothing is normalised. A segment may be percent-encoded, as
    * Consul does with unusual service names; it is decoded once, after the path was matched.
    * @throws SpiffeIdError with a code for each rule
+   * @example
+   * ```ts
+   * const { parts } = connect.SpiffeId.parse('spiffe://1f0a.consul/ns/default/dc/dc1/svc/web')
+   * if (parts.kind === 'service') console.log(parts.service, parts.datacenter)
+   * ```
    */
   static parse(uri: string): SpiffeId {
     const fail = (code: ErrorCode, expected: string): SpiffeIdError => new SpiffeIdError(code, uri, expected)

@@ -108,6 +108,15 @@ const UPSTREAM_KEYS = [
  * its upstreams, in snake_case or in the agent's CamelCase. A key that is not known becomes a warning; a value that is
  * wrong is an error, which names the key, the value and what is allowed.
  * @throws OptionError
+ * @example
+ * ```ts
+ * const { service, listener } = connect.parseProxyConfig({
+ *   service: 'web',
+ *   bind_port: 21_000,
+ *   local_service_port: 8_080,
+ * })
+ * console.log(service, listener?.port)
+ * ```
  */
 export function parseProxyConfig(given: unknown): ProxyConfig {
   const warnings: string[] = []

@@ -114,7 +114,17 @@ export class TestAgent {
     }
   }
 
-  /** Resolves once it listens; rejects with the system's error when the port is taken. */
+  /**
+   * Resolves once it listens; rejects with the system's error when the port is taken.
+   * @example
+   * ```ts
+   * await using agent = await TestAgent.start({ acl: { enabled: true, defaultPolicy: 'deny' } })
+   * const token = agent.createToken({ services: { web: 'write' } })
+   * const tested = connect.service('web', { agent: { address: agent.address, token } })
+   * await tested.ready()
+   * await tested.close()
+   * ```
+   */
   static async start(options: TestAgentOptions = {}): Promise<TestAgent> {
     const agent = new TestAgent(options)
     await agent.#listen()

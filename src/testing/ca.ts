@@ -24,7 +24,15 @@ interface CaMaterial {
   parent?: TestCa
 }
 
-/** A certificate authority for tests: EC P-256, the same shapes as Consul's built-in CA. */
+/**
+ * A certificate authority for tests: EC P-256, the same shapes as Consul's built-in CA.
+ * @example
+ * ```ts
+ * const ca = TestCa.create()
+ * const { certificatePem, privateKeyPem } = ca.issue({ service: 'web', notAfter: new Date(Date.now() - 1_000) })
+ * console.log(certificatePem.length, privateKeyPem.length)
+ * ```
+ */
 export class TestCa {
   readonly trustDomain: string
   /** The certificate whose key signs: the root's, or that of an intermediate CA. */

@@ -19,6 +19,11 @@ export interface DialLocalOptions {
  * Connects to an application without TLS, for a `pump` and nothing else: what it reads goes there by the fastest way,
  * and no `data` is emitted.
  * @throws ConnectError (ERR_CONNECT_APPLICATION), TimeoutError, AbortError, OptionError
+ * @example
+ * ```ts
+ * const local = await connect.dialLocal({ host: '127.0.0.1', port: localPort }, { timeoutMs: 500 })
+ * local.destroy()
+ * ```
  */
 export async function dialLocal(address: LocalAddress, options: DialLocalOptions = {}): Promise<Socket> {
   expectKeys('options', expectObject('options', options), ['signal', 'timeoutMs'])

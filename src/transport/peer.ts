@@ -141,6 +141,12 @@ export function attachPeer<T extends object>(socket: T, peer: Peer): T & { reado
 /**
  * The verified peer of a socket that came from `dial`, `listen` or `serve`: for instance `peer(request.socket)`.
  * Undefined for any other socket.
+ * @example
+ * ```ts
+ * http.createServer((request, response) => {
+ *   response.end(connect.peer(request.socket)?.spiffeId ?? 'not of the mesh')
+ * })
+ * ```
  */
 export function peer(socket: object | null | undefined): Peer | undefined {
   return (socket as { [PEER]?: Peer } | null | undefined)?.[PEER]

@@ -26,6 +26,13 @@ export interface PumpResult {
  *
  * `sent` counts from `a` to `b`, `received` from `b` to `a`.
  * @throws what broke one of them; TimeoutError; OptionError
+ * @example
+ * ```ts
+ * const socket = await web.dial('echo', { allowHalfOpen: true })
+ * const local = await connect.dialLocal({ host: '127.0.0.1', port: localPort })
+ * const { sent, received } = await connect.pump(local, socket, { idleTimeoutMs: 60_000 })
+ * console.log(sent, 'bytes there', received, 'bytes back')
+ * ```
  */
 export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<PumpResult> {
   expectKeys('options', expectObject('options', options), ['idleTimeoutMs'])

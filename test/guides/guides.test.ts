@@ -1,16 +1,17 @@
 // Every block of code in the README and the guides is run: commands in one session, fragments as one program.
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { type TestContext, describe, it } from 'node:test'
 import { parse as parseYaml } from 'yaml'
-import { ERROR_CODES } from '../../src/index.js'
+import * as library from '../../src/index.js'
 import { TestAgent } from '../../src/testing/index.js'
 import { skip } from '../consul/real-agent.js'
 import { freePorts } from '../fixtures/free-ports.js'
+import { examples, examplesProgram } from './examples.js'
 import { type Block, blocksOf, expectations, programOf } from './markdown.js'
 import { Shell } from './shell.js'
 
@@ -18,6 +19,10 @@ const root = join(import.meta.dirname, '..', '..')
 const guides = readdirSync(join(root, 'guides')).filter((name) => name.endsWith('.md'))
 const documents = ['README.md', ...guides.map((name) => join('guides', name))]
 const tsx = import.meta.resolve('tsx')
+const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')
+
+/** Made by functions that have one. */
+const WITHOUT_EXAMPLE = ['Service', 'AgentApi', 'SpiffeId', 'ProxyConfigSource']
 
 /** What is done with a block of each language; anything else is a mistake. */
 const LANGUAGES = ['ts', 'js', 'sh', 'text', 'json', 'hcl', 'yaml', 'ini', 'setup']
@@ -42,14 +47,7 @@ for (const document of documents) {
         writeFileSync(join(folder, name), program)
         const agent = await TestAgent.start({ dns: {} })
         t.after(() => agent.close())
-        const env = { PATH: process.env['PATH'], HOME: folder, CONSUL_HTTP_ADDR: agent.address }
-        const child = spawn(process.execPath, ['--import', tsx, name], { cwd: folder, env, timeout: 60_000 })
-        let output = ''
-        for (const stream of [child.stdout, child.stderr]) {
-          stream.on('data', (chunk: Buffer) => (output += chunk.toString()))
-        }
-        const [code] = (await once(child, 'close')) as [number | null]
-        assert.equal(code, 0, output)
+        const output = await runProgram(folder, name, agent)
         for (const expected of printedBy(blocks, 'ts')) assert.match(output, expected)
       })
     }
@@ -79,6 +77,61 @@ for (const document of documents) {
   })
 }
 
+describe('the fragments, and the examples in the reference', () => {
+  it('compile as strictly as the library', (t) => {
+    const folder = scratch(t, [])
+    for (const document of documents) {
+      const blocks = blocksOf(readFileSync(join(root, document), 'utf8'))
+      const program = programOf(blocks)
+      if (program !== undefined) writeFileSync(join(folder, `${basename(document, '.md')}.ts`), program)
+    }
+    writeFileSync(join(folder, 'examples.ts'), examplesProgram())
+    writeFileSync(
+      join(folder, 'tsconfig.json'),
+      JSON.stringify({
+        extends: join(root, 'tsconfig.json'),
+        compilerOptions: {
+          rootDir: '.',
+          noEmit: true,
+          declaration: false,
+          isolatedDeclarations: false,
+          skipLibCheck: true,
+          noUnusedLocals: false,
+        },
+        include: ['*.ts'],
+      }),
+    )
+    const { status, stdout } = spawnSync(process.execPath, [tsc, '-p', folder], { encoding: 'utf8' })
+    assert.equal(status, 0, stdout)
+  })
+
+  it('run, each example of the reference by itself', async (t) => {
+    const folder = scratch(t, [])
+    writeFileSync(join(folder, 'examples.ts'), examplesProgram())
+    const agent = await TestAgent.start()
+    t.after(() => agent.close())
+    const output = await runProgram(folder, 'examples.ts', agent)
+    for (const { name } of examples)
+      assert.ok(output.includes(`done: ${name}\n`), `${name} was not run:\n${output}`)
+  })
+
+  it('are there for every function and class of the library, and every method of a service', () => {
+    const functions = Object.entries(library).filter(
+      ([name, value]) =>
+        typeof value === 'function' && !/Error$/.test(name) && !WITHOUT_EXAMPLE.includes(name),
+    )
+    const methods = Object.getOwnPropertyNames(library.Service.prototype).filter(
+      (name) => !['constructor', 'leaf', 'roots', 'trustDomain', 'destroy'].includes(name),
+    )
+    assert.deepEqual(
+      [...functions.map(([name]) => name), ...methods].filter(
+        (name) => !examples.some((each) => each.name === name),
+      ),
+      [],
+    )
+  })
+})
+
 describe('guides/operations.md', () => {
   const text = readFileSync(join(root, 'guides', 'operations.md'), 'utf8')
   const events = /interface ServiceEvents \{([^]*?)\n\}/.exec(
@@ -90,7 +143,7 @@ describe('guides/operations.md', () => {
       ...readFileSync(join(root, file), 'utf8').matchAll(/(?:name: `\$\{PREFIX\}|#gauge\(\s*')([a-z_]+)/g),
     ].map(([, name]) => name ?? '')
   for (const [what, names] of [
-    ['error code', Object.keys(ERROR_CODES)],
+    ['error code', Object.keys(library.ERROR_CODES)],
     ['event', [...(events?.[1] ?? '').matchAll(/^ {2}(\w+): \[/gm)].map(([, name]) => name ?? '')],
     ['channel', [...channels.matchAll(/channel\('([^']+)'\)/g)].map(([, name]) => name ?? '')],
     ['metric of the sidecar', metrics('examples/proxy/src/metrics.ts')],
@@ -105,6 +158,19 @@ describe('guides/operations.md', () => {
     })
   }
 })
+
+/** Runs a program to its end, which must be a good one; returns what it has printed. */
+async function runProgram(folder: string, name: string, agent: TestAgent): Promise<string> {
+  const env = { PATH: process.env['PATH'], HOME: folder, CONSUL_HTTP_ADDR: agent.address }
+  const child = spawn(process.execPath, ['--import', tsx, name], { cwd: folder, env, timeout: 60_000 })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (chunk: Buffer) => (output += chunk.toString()))
+  }
+  const [code] = (await once(child, 'close')) as [number | null]
+  assert.equal(code, 0, output)
+  return output
+}
 
 /** What the text blocks that follow those of a language say is printed. */
 function printedBy(blocks: readonly Block[], language: string): RegExp[] {
