@@ -61,7 +61,9 @@ await consul.request({
   },
 })
 await consul.close()
-const local = createServer({ allowHalfOpen: true }, (socket) => socket.resume().end('bytes')).listen(0, '127.0.0.1')
+const local = createServer({ allowHalfOpen: true }, (socket) => {
+  socket.on('error', () => undefined).resume().end('bytes')
+}).listen(0, '127.0.0.1')
 await once(local, 'listening')
 const localPort = (local.address() as AddressInfo).port
 `
