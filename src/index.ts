@@ -124,15 +124,11 @@ export type { Peer } from './identity/peer.js'
 export type { Roots } from './identity/roots.js'
 export type { ServiceId, SpiffeIdParts } from './identity/spiffe.js'
 export type { ExpectedIdentity } from './identity/verify.js'
-export type {
-  AgentRequestMessage,
-  ChannelMessages,
-  DecisionMessage,
-  DialMessage,
-  HandshakeMessage,
-  RevocationMessage,
-  RotationMessage,
-} from './channels.js'
+export type { AgentRequestMessage } from './agent/channel.js'
+export type { DecisionMessage, RevocationMessage } from './authorize/channel.js'
+export type { ChannelMessages } from './channels.js'
+export type { RotationMessage } from './identity/channel.js'
+export type { DialMessage, HandshakeMessage } from './transport/channel.js'
 export type { Clock, Time } from './clock.js'
 export type { CloseOptions } from './close-options.js'
 export type { Endpoint, ResolveRequest, Resolver } from './resolve/resolver.js'

@@ -1,5 +1,5 @@
 import type { Agent as HttpAgent } from 'node:http'
-import type { TLSSocket } from 'node:tls'
+import { TLSSocket } from 'node:tls'
 import { EventEmitter } from 'eventemitter3'
 import type { Dispatcher } from 'undici'
 import type { DispatcherOptions } from './adapters/dispatcher.js'
@@ -12,13 +12,14 @@ import { MeshStream } from './adapters/stream.js'
 import { Registration } from './agent/registration.js'
 import { Authorization } from './authorize/authorization.js'
 import type { Decision } from './authorize/authorizer.js'
+import { decisions } from './authorize/channel.js'
 import { bounded } from './bounded.js'
-import { channels } from './channels.js'
 import { type Time, systemTime } from './clock.js'
 import { type CloseOptions, drainTimeout } from './close-options.js'
-import { ClosedError, TimeoutError } from './errors.js'
+import { ClosedError, OptionError, TimeoutError } from './errors.js'
 import { type ServiceEvents, emitSafely } from './events.js'
 import { type Figures, Tally } from './figures.js'
+import { rotations } from './identity/channel.js'
 import type { Leaf } from './identity/leaf.js'
 import type { Peer } from './identity/peer.js'
 import type { Roots } from './identity/roots.js'
@@ -26,7 +27,7 @@ import { IdentityStore } from './identity/store.js'
 import type { ExpectedIdentity } from './identity/verify.js'
 import { type MeshLease, acquireMesh } from './mesh.js'
 import { log } from './log.js'
-import { DEFAULTS, expectFunction, expectName } from './options.js'
+import { DEFAULTS, describe, expectFunction, expectName } from './options.js'
 import { type ReadyOptions, readyBounds } from './ready-options.js'
 import { type RegisterOptions, serviceDefinition } from './register-options.js'
 import { type Endpoint, resolveEndpoints } from './resolve/resolver.js'
@@ -104,7 +105,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#identity.on('failed', this.#onFailed)
     this.#identity.on('changed', (generation, what) => {
       const { leaf, roots } = generation
-      channels.rotation.publish({ service: name, what, leaf, roots })
+      rotations.publish({ service: name, what, leaf, roots })
       if (what === 'leaf') emitSafely(this, 'rotated', generation.leaf)
       else emitSafely(this, 'roots', generation.roots)
     })
@@ -368,7 +369,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#tally.decided(outcome)
     const { authorized, reason, basis } = outcome
     const durationMs = performance.now() - begin
-    channels.decision.publish({ service: this.name, peer, authorized, reason, basis, durationMs })
+    decisions.publish({ service: this.name, peer, authorized, reason, basis, durationMs })
     return { authorized, reason, basis }
   }
 
@@ -441,7 +442,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   /**
    * The peer of a socket: of one that came from `dial`, `listen` or `serve`, as it was verified; of a TLS socket of
    * somebody's own, verified now, after its handshake.
-   * @throws VerificationError, SpiffeIdError, IdentityError
+   * @throws VerificationError, SpiffeIdError, IdentityError, OptionError for a socket of another kind
    * @example
    * ```ts
    * const server = tls.createServer(api.tlsServerOptions(), (socket) => {
@@ -451,6 +452,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   peer(socket: TLSSocket): Peer {
+    if (!(socket instanceof TLSSocket) && peer(socket) === undefined) {
+      throw new OptionError('socket', 'a connection of the mesh, or a TLS socket', describe(socket))
+    }
     // Kept with the socket: Node gives a server's certificate only once.
     return peer(socket) ?? attachPeer(socket, verifySocket(socket, this.#identity.require().roots)).peer
   }

@@ -1,10 +1,10 @@
 import { readFile } from 'node:fs/promises'
 import { Pool, errors as undiciErrors } from 'undici'
 import { bounded } from '../bounded.js'
-import { type AgentRequestMessage, channels } from '../channels.js'
 import { AbortError, AgentError, type ErrorCode, OptionError, TimeoutError, because } from '../errors.js'
 import { log } from '../log.js'
 import { formatAddress } from './address.js'
+import { type AgentRequestMessage, agentRequests } from './channel.js'
 import type { AgentSettings } from './settings.js'
 import { BlockingSlots } from './slots.js'
 
@@ -122,7 +122,7 @@ export class AgentClient {
     const begin = performance.now()
     const tell = (outcome: Pick<AgentRequestMessage, 'status' | 'error'>): void => {
       const message = { address: this.address, method, path, isBlocking: isBlocking(request) }
-      channels['agent-request'].publish({ ...message, durationMs: performance.now() - begin, ...outcome })
+      agentRequests.publish({ ...message, durationMs: performance.now() - begin, ...outcome })
     }
     const exchange = bounded(what, { signal, timeoutMs }, async (within) => {
       const response = await this.#pool.request({

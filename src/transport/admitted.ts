@@ -1,6 +1,6 @@
 import type { Authorization } from '../authorize/authorization.js'
 import { type Outcome, RevokedError } from '../authorize/authorizer.js'
-import { channels } from '../channels.js'
+import { revocations } from '../authorize/channel.js'
 import type { Clock } from '../clock.js'
 import { log } from '../log.js'
 import type { Peer } from '../identity/peer.js'
@@ -97,7 +97,7 @@ export class Admitted {
       const ageMs = Math.round(performance.now() - since)
       const error = new RevokedError(peer, service, outcome, { ageMs, cause: outcome.cause })
       socket.destroy(error)
-      channels.revocation.publish({ service, peer, error })
+      revocations.publish({ service, peer, error })
       revoked(error)
     }
     if (ending.length > 0)

@@ -1,5 +1,4 @@
 import { type Bounds, bounded, isAborted } from '../bounded.js'
-import { type DialMessage, channels } from '../channels.js'
 import {
   type DialAttempt,
   DialError,
@@ -11,6 +10,7 @@ import {
 import type { IdentityStore } from '../identity/store.js'
 import { type ResolveRequest, resolveEndpoints } from '../resolve/resolver.js'
 import type { Route } from '../resolve/routes.js'
+import { type DialMessage, dials } from './channel.js'
 import { type Patience, connect } from './connect.js'
 import type { MeshSocket } from './socket.js'
 import { Tries } from './tries.js'
@@ -38,10 +38,10 @@ export async function dial(identity: IdentityStore, route: Route, bounds: DialBo
   const what = `dial ${resolver.name}`
   const begin = performance.now()
   const tell = (outcome: Pick<DialMessage, 'peer' | 'address' | 'error'>): void => {
-    if (!channels.dial.hasSubscribers) return
+    if (!dials.hasSubscribers) return
     const durationMs = performance.now() - begin
     const { attempts } = tries
-    channels.dial.publish({
+    dials.publish({
       service: identity.service,
       upstream: resolver.name,
       durationMs,

@@ -2,7 +2,7 @@ import { type AddressInfo, type Server, type Socket, createServer } from 'node:n
 import { type Server as TlsServer, type TLSSocket, createServer as createTlsServer } from 'node:tls'
 import type { Authorization } from '../authorize/authorization.js'
 import { DeniedError, type Outcome, type RevokedError } from '../authorize/authorizer.js'
-import { channels } from '../channels.js'
+import { decisions } from '../authorize/channel.js'
 import type { Clock } from '../clock.js'
 import { type CloseOptions, drainTimeout } from '../close-options.js'
 import { ConnectError, VerificationError, because, toError } from '../errors.js'
@@ -10,6 +10,7 @@ import type { Peer } from '../identity/peer.js'
 import type { Generation, IdentityStore } from '../identity/store.js'
 import { log } from '../log.js'
 import { Admitted } from './admitted.js'
+import { handshakes } from './channel.js'
 import { tlsMaterial } from './context.js'
 import { Handshakes } from './handshakes.js'
 import { type ListenAddress, openServer } from './open-server.js'
@@ -241,7 +242,7 @@ export class Listener implements AsyncDisposable {
     })
     try {
       const peer = verifySocket(socket, identity.require().roots)
-      channels.handshake.publish({ service, durationMs, peer, error: undefined })
+      handshakes.publish({ service, durationMs, peer, error: undefined })
       const admitted = await this.#decide(socket, peer)
       // It may have been ended again already.
       if (admitted?.destroyed === false) await this.#handle(admitted)
@@ -277,7 +278,7 @@ export class Listener implements AsyncDisposable {
   #conclude(socket: TLSSocket, peer: Peer, outcome: Outcome, durationMs: number): MeshSocket | undefined {
     const { service, reports } = this.#settings
     const { authorized, reason, basis } = outcome
-    channels.decision.publish({ service, peer, authorized, reason, basis, durationMs })
+    decisions.publish({ service, peer, authorized, reason, basis, durationMs })
     this.#deciding.delete(socket)
     if (this.#stopped) socket.destroy()
     if (socket.destroyed) return undefined
@@ -311,7 +312,7 @@ export class Listener implements AsyncDisposable {
     const { remoteAddress } = socket
     socket.destroy()
     log.listen('%s: rejected %s: %s', service, remoteAddress, error.message)
-    channels.handshake.publish({ service, durationMs, peer: undefined, error })
+    handshakes.publish({ service, durationMs, peer: undefined, error })
     this.#settings.reports.rejected(error, remoteAddress)
   }
 }

@@ -145,7 +145,7 @@ describe('guides/operations.md', () => {
   for (const [what, names] of [
     ['error code', Object.keys(library.ERROR_CODES)],
     ['event', [...(events?.[1] ?? '').matchAll(/^ {2}(\w+): \[/gm)].map(([, name]) => name ?? '')],
-    ['channel', [...channels.matchAll(/channel\('([^']+)'\)/g)].map(([, name]) => name ?? '')],
+    ['channel', [...channels.matchAll(/^ {2}'([^']+)':/gm)].map(([, name]) => name ?? '')],
     ['metric of the sidecar', metrics('examples/proxy/src/metrics.ts')],
     ['metric of the supervisor', metrics('examples/supervisor/src/operator/metrics.ts')],
   ] as const) {
