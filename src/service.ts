@@ -250,9 +250,12 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   stream(upstream: Upstream, options?: DialOptions): MeshStream {
     const { signal, ...settings } = dialSettings(options, this.#settings.dialTimeoutMs)
     const target = this.#settled(upstream)
+    // What the stream still holds when the peer has ended is sent before our side ends: the stream sees to that.
+    const patience = { ...settings.patience, allowHalfOpen: true }
     return new MeshStream(settings.patience.allowHalfOpen, (gone) =>
       this.#dial(target, {
         ...settings,
+        patience,
         signal: signal === undefined ? gone : AbortSignal.any([gone, signal]),
       }),
     )
@@ -539,10 +542,10 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     }
   }
 
-  readonly #dialForHttp: MeshAccess['dial'] = (upstream, { timeoutMs, alpnProtocols }) =>
+  readonly #dialForHttp: MeshAccess['dial'] = (upstream, { allowHalfOpen, alpnProtocols, ...bounds }) =>
     this.#dial(upstream, {
-      timeoutMs,
-      patience: { allowHalfOpen: false, expectsAnswer: true, alpnProtocols },
+      ...bounds,
+      patience: { allowHalfOpen, expectsAnswer: true, alpnProtocols },
     })
 
   /** An upstream as it is now, whatever becomes of the object. */

@@ -14,8 +14,9 @@ import { Greeter, type Greeting } from './greeter.js'
 function callerOf(call: {
   getAuthContext(): { sslPeerCertificate?: { subjectaltname?: string } } | null
 }): string {
-  const name = call.getAuthContext()?.sslPeerCertificate?.subjectaltname ?? ''
-  const { parts } = connect.SpiffeId.parse(name.replace(/^URI:/, ''))
+  const names = call.getAuthContext()?.sslPeerCertificate?.subjectaltname?.split(', ') ?? []
+  const uri = names.find((name) => name.startsWith('URI:')) ?? ''
+  const { parts } = connect.SpiffeId.parse(uri.slice('URI:'.length))
   return parts.kind === 'service' ? parts.service : ''
 }
 

@@ -7,8 +7,7 @@ const onlyFor: Readonly<Record<string, readonly string[]>> = { '/admin': ['ops']
 
 const server = createServer((request, response) => {
   const caller = connect.peer(request.socket)
-  const { pathname } = new URL(request.url ?? '/', 'https://api')
-  const names = onlyFor[pathname]
+  const names = onlyFor[request.url?.split('?')[0] ?? '']
   if (caller === undefined || names?.includes(caller.service) === false) {
     response.writeHead(403).end(`not for ${caller?.service ?? 'strangers'}`)
     return

@@ -7,6 +7,10 @@ import { WebSocketServer } from 'ws'
 const server = createServer()
 new WebSocketServer({ server }).on('connection', (socket, request) => {
   const caller = connect.peer(request.socket)?.service ?? ''
+  // A frame that is none ends the connection, and not the program.
+  socket.on('error', (error) => {
+    console.error(caller, error.message)
+  })
   socket.on('message', (data) => {
     socket.send(`${caller} said ${(data as Buffer).toString()}`)
   })

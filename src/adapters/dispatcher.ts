@@ -10,7 +10,6 @@ const POOL_KEYS = [
   'allowH2',
   'bodyTimeout',
   'connections',
-  'eventSource',
   'headersTimeout',
   'keepAliveMaxTimeout',
   'keepAliveTimeout',
@@ -21,7 +20,6 @@ const POOL_KEYS = [
   'maxResponseSize',
   'pipelining',
   'strictContentLength',
-  'webSocket',
 ] as const
 
 /** Options of `dispatcher`. */
@@ -46,7 +44,7 @@ export class MeshDispatcher extends Dispatcher {
   /** Those that finish what they have. */
   readonly #ending = new Set<Pool>()
   #closing: Promise<void> | undefined
-  #isDestroyed = false
+  readonly #destroyed = new AbortController()
 
   /** @throws OptionError */
   constructor(access: MeshAccess, given: DispatcherOptions = {}) {
@@ -69,19 +67,11 @@ export class MeshDispatcher extends Dispatcher {
   }
 
   get destroyed(): boolean {
-    return this.#isDestroyed
+    return this.#destroyed.signal.aborted
   }
 
   override dispatch(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
-    const { origin } = options
-    if (typeof origin !== 'string' && !(origin instanceof URL)) {
-      throw new OptionError(
-        'origin',
-        'the origin of a URL, such as https://api.service.consul',
-        describe(origin),
-      )
-    }
-    return this.#poolFor(String(origin)).dispatch(options, handler)
+    return this.#poolFor(expectOrigin(options.origin)).dispatch(options, handler)
   }
 
   override close(): Promise<void>
@@ -97,7 +87,7 @@ export class MeshDispatcher extends Dispatcher {
   override destroy(first?: Error | null | (() => void), second?: () => void): Promise<void> | void {
     const error = typeof first === 'function' ? null : (first ?? null)
     const callback = typeof first === 'function' ? first : second
-    this.#isDestroyed = true
+    this.#destroyed.abort(error)
     this.#closing ??= Promise.resolve()
     return settle(
       this.#end((pool) => pool.destroy(error)),
@@ -166,6 +156,8 @@ export class MeshDispatcher extends Dispatcher {
       const upstream = upstreamOfHost(hostname, port, hosts)
       const socket = await dial(upstream, {
         timeoutMs: this.#timeoutMs,
+        signal: this.#destroyed.signal,
+        allowHalfOpen: false,
         alpnProtocols: this.#alpnProtocols,
       })
       lifetimes.hold(socket, () => {
@@ -177,6 +169,12 @@ export class MeshDispatcher extends Dispatcher {
       callback(toError(error), null)
     }
   }
+}
+
+/** @throws OptionError */
+function expectOrigin(origin: unknown): string {
+  if (typeof origin === 'string' || origin instanceof URL) return String(origin)
+  throw new OptionError('origin', 'the origin of a URL, such as https://api.service.consul', describe(origin))
 }
 
 /** @throws OptionError */

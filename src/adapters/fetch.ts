@@ -2,6 +2,12 @@ import type { Dispatcher } from 'undici'
 import { OptionError } from '../errors.js'
 
 /**
+ * As it was when this was loaded: a later one, of a polyfill or a mock, may know nothing of dispatchers, and what it was
+ * given would leave the mesh.
+ */
+const nodeFetch = globalThis.fetch
+
+/**
  * Node's own `fetch`, on a dispatcher of the mesh. What goes wrong with a connection is the `cause` of the TypeError that
  * it rejects with, as always with `fetch`.
  */
@@ -12,8 +18,10 @@ export function meshFetch(dispatcher: () => Dispatcher): typeof globalThis.fetch
         'none, since it has its own; undici’s own fetch takes any, such as service.dispatcher().compose(…)'
       throw new OptionError('dispatcher', instead, 'another one')
     }
+    // A Request reads everything that `init` has, also what a spread would lose: it may be a Request itself.
+    const request = new Request(input, init)
     // The undici that is built into Node takes ours, and its types have its own.
     const ours: object = { dispatcher: dispatcher() }
-    return globalThis.fetch(input, { ...init, ...ours })
+    return nodeFetch(request, ours)
   }
 }

@@ -74,5 +74,7 @@ export function expectHosts(option: string, value: unknown): ReadonlyMap<string,
     }
     return [host.toLowerCase(), structuredClone(upstream as Upstream)]
   })
-  return new Map(entries)
+  const hosts = new Map(entries)
+  if (hosts.size === entries.length) return hosts
+  throw new OptionError(option, 'each host once, whatever its case', 'one twice')
 }

@@ -2,9 +2,9 @@ import { Agent, type AgentOptions as NodeAgentOptions, type ClientRequestArgs } 
 import type { Duplex } from 'node:stream'
 import { ClosedError, OptionError, toError } from '../errors.js'
 import { duration, expectKeys, expectObject } from '../options.js'
-import type { MeshSocket } from '../transport/socket.js'
 import { upstreamOfHost } from './host.js'
 import type { MeshAccess } from './mesh-access.js'
+import { MeshStream } from './stream.js'
 
 const POOL_KEYS = [
   'keepAlive',
@@ -26,7 +26,6 @@ export interface HttpAgentOptions {
 
 /** What Node passes to `createConnection`. */
 type ConnectionOptions = ClientRequestArgs & { readonly socketPath?: string | undefined }
-type OnConnected = (error: Error | null, socket: Duplex) => void
 
 /**
  * An agent of node:http whose connections are the mesh's: the host of each request names an upstream, and any other host
@@ -50,43 +49,36 @@ export class MeshHttpAgent extends Agent {
     this.#timeoutMs = duration('dialTimeoutMs', options.dialTimeoutMs, access.dialTimeoutMs)
     this.protocol = undefined
     // Before Node's own listener, which would give the connection to the next request.
-    this.prependListener('free', (socket: Duplex) => {
-      if (this.#isClosed || this.#retired.has(socket)) socket.destroy()
+    this.prependListener('free', (stream: MeshStream) => {
+      if (this.#retired.has(stream) || (this.#isClosed && !stream.connecting)) stream.destroy()
     })
   }
 
-  override createConnection(options: ConnectionOptions, callback?: OnConnected): undefined {
-    const { host, hostname, port, socketPath } = options
-    void this.#connect(socketPath ?? host ?? hostname ?? '', port, callback ?? (() => undefined))
+  /**
+   * A stream that dials, at once: Node counts it from now on, and ends it with its request. One that were to come later
+   * would count for no limit, and its failure would leave those who wait for it waiting.
+   */
+  override createConnection({ host, hostname, port, socketPath }: ConnectionOptions): MeshStream {
+    const { dial, lifetimes, hosts } = this.#access
+    const name = socketPath ?? host ?? hostname ?? ''
+    const stream: MeshStream = new MeshStream(false, async (signal) => {
+      if (this.#isClosed) throw new ClosedError(`connect ${name}`)
+      const upstream = upstreamOfHost(name, port, hosts)
+      const bounds = { signal, timeoutMs: this.#timeoutMs }
+      const socket = await dial(upstream, { ...bounds, allowHalfOpen: true, alpnProtocols: ['http/1.1'] })
+      lifetimes.hold(socket, () => {
+        this.#retired.add(stream)
+        if (this.#free().includes(stream)) drop(stream)
+      })
+      return socket
+    })
+    return stream.connect()
   }
 
   /** Ends the connections that are idle now, and the others with their request; takes no new requests. */
   close(): void {
     this.#isClosed = true
-    for (const socket of this.#free()) drop(socket)
-  }
-
-  async #connect(
-    host: string,
-    port: string | number | null | undefined,
-    callback: OnConnected,
-  ): Promise<void> {
-    const { dial, lifetimes, hosts } = this.#access
-    let socket: MeshSocket
-    try {
-      if (this.#isClosed) throw new ClosedError(`connect ${host}`)
-      const upstream = upstreamOfHost(host, port, hosts)
-      socket = await dial(upstream, { timeoutMs: this.#timeoutMs, alpnProtocols: ['http/1.1'] })
-    } catch (error) {
-      // Node looks at the error alone.
-      callback(toError(error), undefined as unknown as Duplex)
-      return
-    }
-    lifetimes.hold(socket, () => {
-      this.#retired.add(socket)
-      if (this.#free().includes(socket)) drop(socket)
-    })
-    callback(null, socket)
+    for (const stream of this.#free()) drop(stream)
   }
 
   #free(): Duplex[] {
@@ -95,9 +87,9 @@ export class MeshHttpAgent extends Agent {
 }
 
 /** Ends an idle socket. Node may give one that is destroyed to a request until its `close`, a turn later. */
-function drop(socket: Duplex): void {
-  socket.destroy()
-  socket.emit('agentRemove')
+function drop(stream: Duplex): void {
+  stream.destroy()
+  stream.emit('agentRemove')
 }
 
 /** @throws OptionError */

@@ -10,8 +10,9 @@ import type { MeshAccess } from './mesh-access.js'
 export class HttpClients {
   readonly fetch: typeof globalThis.fetch = meshFetch(() => this.dispatcher())
   readonly #access: MeshAccess
-  readonly #dispatchers = new Set<MeshDispatcher>()
-  readonly #agents = new Set<MeshHttpAgent>()
+  // An application may make many and let go of them; their connections hold those that have some.
+  readonly #dispatchers = new WeakSetOf<MeshDispatcher>()
+  readonly #agents = new WeakSetOf<MeshHttpAgent>()
   #dispatcher: MeshDispatcher | undefined
   #agent: MeshHttpAgent | undefined
 
@@ -51,5 +52,24 @@ export class HttpClients {
       agent.destroy()
     }
     this.#access.lifetimes.close()
+  }
+}
+
+/** Objects that are not kept alive by being in here. */
+class WeakSetOf<T extends object> implements Iterable<T> {
+  readonly #refs = new Set<WeakRef<T>>()
+  readonly #gone = new FinalizationRegistry<WeakRef<T>>((ref) => this.#refs.delete(ref))
+
+  add(object: T): void {
+    const ref = new WeakRef(object)
+    this.#refs.add(ref)
+    this.#gone.register(object, ref)
+  }
+
+  *[Symbol.iterator](): Iterator<T> {
+    for (const ref of [...this.#refs]) {
+      const object = ref.deref()
+      if (object !== undefined) yield object
+    }
   }
 }

@@ -13,6 +13,9 @@ export interface MeshAccess {
 }
 
 interface HttpDial {
+  readonly signal: AbortSignal
   readonly timeoutMs: number
+  /** Whether our side stays open when the peer ends its own. */
+  readonly allowHalfOpen: boolean
   readonly alpnProtocols: readonly string[]
 }

@@ -87,7 +87,8 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
       server.emit(event, socket)
       if (isHttp2) parts.off('session', onSession)
     },
-    alpnProtocols: isHttp2 ? http2Names(server) : ['http/1.1'],
+    // None for HTTP/1: Consul's own proxy and Go SDK offer h2 alone, whatever they carry, and would be refused.
+    alpnProtocols: isHttp2 ? http2Names(server) : undefined,
     allowHalfOpen: !isTls,
     onDrain: () => {
       const sweep = (): void => {
@@ -122,7 +123,17 @@ function isInjector(server: unknown): server is ConnectionInjector {
 /** Its own bound on a drain; ours comes first. */
 const LONG_DRAIN_MS = 86_400_000
 
+/** Its drain is for all of its connections, so that it can stand behind one listener. */
+const served = new WeakSet<ConnectionInjector>()
+
 function injectorAdapter(injector: ConnectionInjector): ServerAdapter {
+  if (served.has(injector)) {
+    throw new OptionError(
+      'server',
+      'a connection injector of its own for each listener',
+      'one that is served',
+    )
+  }
   return {
     handler: (socket) => {
       speaksHttp2(socket)
@@ -136,7 +147,9 @@ function injectorAdapter(injector: ConnectionInjector): ServerAdapter {
         injector.destroy()
       }
     },
-    attach: () => undefined,
+    attach: () => {
+      served.add(injector)
+    },
   }
 }
 

@@ -1,6 +1,7 @@
 import { Duplex } from 'node:stream'
 import { toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
+import { attachPeer } from '../transport/peer.js'
 import type { MeshSocket } from '../transport/socket.js'
 
 /** What a stream does once it is connected, or would have done if it had been. */
@@ -19,6 +20,8 @@ export class MeshStream extends Duplex {
   readonly #gone = new AbortController()
   /** The last word on each, for when there is a socket. */
   readonly #settings = new Map<string, Setting>()
+  #timeoutMs = 0
+  #timer: NodeJS.Timeout | undefined
   #socket: MeshSocket | undefined
   #isStarted = false
   /** What the stream's writable side waits for; it asks for one thing at a time. */
@@ -97,12 +100,14 @@ export class MeshStream extends Duplex {
     return this.#set('keepAlive', (socket) => socket.setKeepAlive(enable, initialDelay))
   }
 
-  /** Emits `timeout` after so many milliseconds without a byte. The dial has a bound of its own. */
+  /** Emits `timeout` after so many milliseconds without a byte, from the dial on, which has a bound of its own too. */
   setTimeout(timeout: number, callback?: () => void): this {
     if (callback !== undefined) {
       if (timeout > 0) this.once('timeout', callback)
       else this.off('timeout', callback)
     }
+    this.#timeoutMs = timeout
+    this.#armTimer()
     return this.#set('timeout', (socket) => socket.setTimeout(timeout))
   }
 
@@ -141,14 +146,17 @@ export class MeshStream extends Duplex {
   /** @internal */
   override _final(callback: Callback): void {
     this.#whenOpen(callback, (socket) => {
-      socket.end(() => {
-        this.#written()
+      socket.end((error?: Error | null) => {
+        // One that is cut never finishes; an error of its own comes by its event.
+        if (error) this.destroy()
+        else this.#written()
       })
     })
   }
 
   /** @internal */
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
+    clearTimeout(this.#timer)
     this.#gone.abort(error ?? new Error('the stream was destroyed'))
     this.#onOpen = undefined
     this.#socket?.destroy()
@@ -159,6 +167,7 @@ export class MeshStream extends Duplex {
   #start(): void {
     if (this.#isStarted || this.destroyed) return
     this.#isStarted = true
+    this.#armTimer()
     this.#dial(this.#gone.signal).then(
       (socket) => {
         this.#open(socket)
@@ -167,12 +176,21 @@ export class MeshStream extends Duplex {
     )
   }
 
+  /** For the time of the dial; afterwards the socket has its own. */
+  #armTimer(): void {
+    clearTimeout(this.#timer)
+    if (!this.connecting || this.#timeoutMs === 0) return
+    this.#timer = setTimeout(() => this.emit('timeout'), this.#timeoutMs)
+  }
+
   #open(socket: MeshSocket): void {
     if (this.destroyed) {
       socket.destroy()
       return
     }
+    clearTimeout(this.#timer)
     this.#socket = socket
+    attachPeer(this, socket.peer)
     for (const apply of this.#settings.values()) apply(socket)
     this.#settings.clear()
     socket
@@ -187,7 +205,7 @@ export class MeshStream extends Duplex {
       .on('error', (error) => this.destroy(error))
       .on('close', () => {
         // After an end on both sides it goes by itself.
-        if (!socket.readableEnded || this.#onWritten !== undefined) this.destroy()
+        if (!socket.readableEnded || !socket.writableFinished) this.destroy()
       })
     this.emit('connect')
     this.emit('ready')

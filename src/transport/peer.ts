@@ -80,7 +80,8 @@ export function identify(certificate: PresentedCertificate, trustDomain: string)
   const { kind, ...id } = verifyMember(known, trustDomain)
   const { serialNumber, notAfter } = known
   // A date can be changed by whoever gets it: each gets its own.
-  return { spiffeId: known.uri, ...id, serialNumber, fingerprint256, notAfter: new Date(notAfter) }
+  const notAfterDate = new Date(notAfter)
+  return Object.freeze({ spiffeId: known.uri, ...id, serialNumber, fingerprint256, notAfter: notAfterDate })
 }
 
 /**
@@ -133,7 +134,7 @@ function countChain(leaf: PresentedCertificate): void {
 const PEER = Symbol.for('consul-connect.peer')
 
 export function attachPeer<T extends object>(socket: T, peer: Peer): T & { readonly peer: Peer } {
-  const property = { value: Object.freeze(peer), enumerable: false }
+  const property = { value: peer, enumerable: false }
   Object.defineProperties(socket, { [PEER]: property, peer: property })
   return socket as T & { readonly peer: Peer }
 }

@@ -75,7 +75,7 @@ export class Acceptance {
     const { leaf } = generation
     return (
       leaf.id.trustDomain === this.#roots.trustDomain &&
-      this.#leads(leaf.serialNumber, () => parseChain(leaf.chainPem)) &&
+      this.#leads(leaf.chainPem, () => parseChain(leaf.chainPem)) &&
       this.#leads(presented.certificate.fingerprint256, () => chainOf(presented.certificate))
     )
   }

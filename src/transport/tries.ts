@@ -16,7 +16,7 @@ import type { MeshSocket } from './socket.js'
 /** An instance that was silent for less has proved nothing: it may only have been the caller who was in a hurry. */
 const SHORTEST_SILENCE_MS = 500
 
-/** What the system says of us and not of the instance. */
+/** What is said of us and not of the instance. */
 const OWN_FAULTS: ReadonlySet<string | undefined> = new Set([
   'EMFILE',
   'ENFILE',
@@ -25,6 +25,8 @@ const OWN_FAULTS: ReadonlySet<string | undefined> = new Set([
   'EADDRNOTAVAIL',
   'EACCES',
   'EPERM',
+  // It speaks other protocols than those that we offered.
+  'ERR_SSL_TLSV1_ALERT_NO_APPLICATION_PROTOCOL',
 ])
 
 interface Try {

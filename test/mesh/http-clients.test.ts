@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import * as http from 'node:http'
 import * as http2 from 'node:http2'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, type Socket, createServer } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { interceptors, request as undiciRequest } from 'undici'
 import { MeshDispatcher } from '../../src/adapters/dispatcher.js'
@@ -30,6 +30,20 @@ async function serving(
   const api = mesh.join('api')
   const connections = await offerHttp(api, app)
   return { ...mesh, api, web: mesh.join('web'), connections }
+}
+
+/** A service whose host `silent.internal` leads to somebody who takes connections and says nothing. */
+async function toSilence(
+  t: TestContext,
+): Promise<{ readonly web: Service; readonly connected: Promise<Socket> }> {
+  const { join } = await startMesh(t)
+  const silent = createServer().listen(0, '127.0.0.1')
+  await once(silent, 'listening')
+  t.after(() => silent.close())
+  const address = `127.0.0.1:${(silent.address() as AddressInfo).port}`
+  const web = join('web', { hosts: { 'silent.internal': { address, service: 'api' } } })
+  const connected = once(silent, 'connection').then(([socket]) => socket as Socket)
+  return { web, connected }
 }
 
 async function offerHttp(service: Service, app: http.RequestListener, id?: string): Promise<MeshSocket[]> {
@@ -308,6 +322,37 @@ describe('service.fetch', () => {
     assert.equal(await response.text(), 'POST / hi from web')
   })
 
+  it('sends what a Request holds that is passed in the second place', async (t) => {
+    const { web } = await serving(t, (request, response) => {
+      request.pipe(
+        response
+          .setHeader('x-method', request.method ?? '')
+          .setHeader('x-token', String(request.headers['authorization'])),
+      )
+    })
+    const init = new Request('https://elsewhere.example/', {
+      method: 'POST',
+      headers: { authorization: 'Bearer x' },
+      body: 'the body',
+    })
+    const response = await web.fetch('https://api.service.consul/', init)
+    assert.equal(response.headers.get('x-method'), 'POST')
+    assert.equal(response.headers.get('x-token'), 'Bearer x')
+    assert.equal(await response.text(), 'the body')
+    const aborted = new Request('https://elsewhere.example/', { signal: AbortSignal.abort() })
+    assert.equal((await rejection(web.fetch('https://api.service.consul/', aborted))).name, 'AbortError')
+  })
+
+  it('is Node’s own, whatever has taken the global’s place', async (t) => {
+    const { web } = await serving(t)
+    const before = globalThis.fetch
+    t.after(() => {
+      globalThis.fetch = before
+    })
+    globalThis.fetch = () => Promise.reject(new Error('the other one'))
+    assert.equal(await (await web.fetch('https://api.service.consul/')).text(), 'GET / from web')
+  })
+
   it('takes no other dispatcher', async (t) => {
     const { web } = await serving(t)
     const error = await rejection(
@@ -372,6 +417,16 @@ describe('dispatcher', () => {
     await dispatcher.close()
   })
 
+  it('gives up its dials when it is destroyed', async (t) => {
+    const { web, connected } = await toSilence(t)
+    const dispatcher = web.dispatcher({})
+    const asked = rejection(undiciRequest('https://silent.internal/', { dispatcher }))
+    const gone = once((await connected).resume(), 'close')
+    await dispatcher.destroy()
+    await gone
+    await asked
+  })
+
   it('keeps nothing of hosts that lead nowhere', async (t) => {
     const { web } = await serving(t)
     const dispatcher = web.dispatcher()
@@ -423,6 +478,70 @@ describe('agent', () => {
     const { web } = await serving(t)
     assert.equal(web.agent(), web.agent())
     assert.notEqual(web.agent({ pool: { maxSockets: 1 } }), web.agent())
+  })
+
+  it('makes no more connections than it may, however many ask at once', async (t) => {
+    const { web, connections } = await serving(t)
+    for (const [pool, most] of [
+      [{ maxSockets: 1 }, 1],
+      [{ maxTotalSockets: 2 }, 2],
+    ] as const) {
+      const before = connections.length
+      const agent = web.agent({ pool })
+      const get = async (): Promise<void> => {
+        const request = http.get('http://api.service.consul/', { agent })
+        const [response] = (await once(request, 'response')) as [http.IncomingMessage]
+        await response.toArray()
+      }
+      await Promise.all(Array.from({ length: 20 }, get))
+      assert.ok(connections.length - before <= most, `${connections.length - before} connections`)
+    }
+  })
+
+  it('lets each request that waits hear of a dial that fails', async (t) => {
+    const { join } = await startMesh(t)
+    const agent = join('web').agent({ pool: { maxSockets: 1 } })
+    const get = async (): Promise<unknown> =>
+      ((await once(http.get('http://nobody.service.consul/', { agent }), 'error')) as unknown[])[0]
+    const errors = await Promise.all(Array.from({ length: 5 }, get))
+    assert.deepEqual(new Set(errors.map(codeOf)), new Set(['ERR_CONNECT_NO_INSTANCES']))
+  })
+
+  it('lets each request that waits hear that its service was closed', async (t) => {
+    const { web, connections } = await serving(t, () => undefined)
+    const agent = web.agent({ pool: { maxSockets: 1 } })
+    const get = async (): Promise<unknown> =>
+      ((await once(http.get('http://api.service.consul/', { agent }), 'error')) as unknown[])[0]
+    const asked = Promise.all(Array.from({ length: 4 }, get))
+    await until('one is asked', () => connections.length === 1)
+    await web.close({ drainTimeoutMs: 50 })
+    const codes = (await asked).map(codeOf)
+    assert.deepEqual(codes.slice(1), ['ERR_CONNECT_CLOSED', 'ERR_CONNECT_CLOSED', 'ERR_CONNECT_CLOSED'])
+    assert.ok(codes[0] !== undefined)
+  })
+
+  it('gives up the dial of a request that is aborted, and tells of its timeout', async (t) => {
+    const { web, connected } = await toSilence(t)
+    const stop = new AbortController()
+    const aborted = http.get('http://silent.internal/', { agent: web.agent(), signal: stop.signal })
+    const failed = once(aborted, 'error')
+    const gone = once((await connected).resume(), 'close')
+    stop.abort()
+    assert.equal(((await failed) as [Error])[0].name, 'AbortError')
+    await gone
+    const slow = http.get('http://silent.internal/', { agent: web.agent(), timeout: 50 })
+    await once(slow, 'timeout')
+    const ended = once(slow, 'error')
+    slow.destroy()
+    await ended
+  })
+
+  it('shows the peer on the socket of a request', async (t) => {
+    const { web } = await serving(t)
+    const request = http.get('http://api.service.consul/', { agent: web.agent() })
+    const [response] = (await once(request, 'response')) as [http.IncomingMessage]
+    assert.equal(peer(response.socket)?.service, 'api')
+    response.resume()
   })
 
   it('gives a request that waits another connection than one that is given up', async (t) => {

@@ -13,7 +13,7 @@ import {
   type sendUnaryData,
 } from '@grpc/grpc-js'
 import type { Listener, Service } from '../../src/index.js'
-import { startMesh, type TestMesh, until } from '../fixtures/mesh.js'
+import { rejection, startMesh, type TestMesh, until } from '../fixtures/mesh.js'
 
 const asIs = (value: Buffer): Buffer => value
 
@@ -88,6 +88,18 @@ describe('serve, of a gRPC server', () => {
       session.close()
       await once(session, 'close')
     }
+  })
+
+  it('refuses an injector that stands behind another listener', async (t) => {
+    const { join } = await startMesh(t)
+    const server = new Server()
+    const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
+    const api = join('api')
+    await api.serve(injector, { port: 0, host: '127.0.0.1' })
+    const error = await rejection(api.serve(injector, { port: 0, host: '127.0.0.1' }))
+    assert.equal(error.code, 'ERR_CONNECT_OPTION')
+    await api.close()
+    server.forceShutdown()
   })
 
   it('drains: a call under way is answered', async (t) => {

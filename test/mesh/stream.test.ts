@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { type Socket, createServer } from 'node:net'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { type TestContext, describe, it } from 'node:test'
 import { type MeshStream, type Service, dialLocal, pump } from '../../src/index.js'
 import { offer, readAll, rejection, startMesh, type TestMesh, until } from '../fixtures/mesh.js'
@@ -119,6 +121,60 @@ describe('stream', () => {
     assert.equal(full, true)
     assert.ok(stream.readableLength < 512 * 1024, `${stream.readableLength} bytes buffered`)
     stream.destroy()
+  })
+
+  it('sends all that it holds when the other end has ended, and ends then', async (t) => {
+    const mesh = await startMesh(t)
+    const api = mesh.join('api')
+    const received = new Promise<number>((resolve) => {
+      void offer(api, (socket) => {
+        let bytes = 0
+        // It says goodbye at once, and reads on.
+        socket.allowHalfOpen = true
+        socket.end('bye')
+        socket.on('data', (chunk: Buffer) => (bytes += chunk.length))
+        socket.on('end', () => {
+          resolve(bytes)
+        })
+      })
+    })
+    const web = mesh.join('web')
+    await until('api is there', () => web.resolve('api').then((found) => found.length === 1))
+    const stream = web.stream('api')
+    const finished = once(stream, 'finish')
+    for (let i = 0; i < 64; i += 1) stream.write(Buffer.alloc(1 << 20))
+    stream.resume()
+    await finished
+    assert.equal(await received, 64 << 20)
+  })
+
+  it('ends what is written to it when it is cut half-open', async (t) => {
+    const mesh = await startMesh(t)
+    const api = mesh.join('api')
+    await offer(api, (socket) => {
+      socket.allowHalfOpen = true
+      socket.end('bye')
+    })
+    const web = mesh.join('web')
+    const stream = web.stream('api', { allowHalfOpen: true })
+    await once(stream.resume(), 'end')
+    const closed = once(stream, 'close')
+    stream.on('error', () => undefined)
+    const written = new Promise((resolve) => stream.write(Buffer.alloc(64 << 20), resolve))
+    await web.close({ drainTimeoutMs: 1 })
+    assert.ok((await written) instanceof Error)
+    await closed
+  })
+
+  it('lets nobody believe that all was sent when it is cut', async (t) => {
+    const mesh = await startMesh(t)
+    await offer(mesh.join('api'), (socket) => socket.pause())
+    const web = mesh.join('web')
+    const stream = web.stream('api')
+    const piped = rejection(pipeline(Readable.from([Buffer.alloc(64 << 20)]), stream))
+    await once(stream, 'connect')
+    await web.close({ drainTimeoutMs: 1 })
+    assert.equal((await piped).code, 'ERR_STREAM_PREMATURE_CLOSE')
   })
 
   it('ends when the other end does', async (t) => {

@@ -139,6 +139,7 @@ describe('expectHosts, expectDomain', () => {
     [{ 'a:8080': 'a' }, 'host names without a port'],
     [{ 'a b': 'a' }, 'host names without a port'],
     [{ '': 'a' }, 'host names without a port'],
+    [{ 'X.y': 'a', 'x.Y': 'b' }, 'each host once'],
     [{ a: '' }, "hosts['a']: expected an upstream"],
     [{ a: {} }, "hosts['a']: expected an upstream"],
     [{ a: { service: 'x', query: 'y' } }, "hosts['a']: expected an upstream"],
