@@ -174,7 +174,7 @@ describe('stream', () => {
     const piped = rejection(pipeline(Readable.from([Buffer.alloc(64 << 20)]), stream))
     await once(stream, 'connect')
     await web.close({ drainTimeoutMs: 1 })
-    assert.equal((await piped).code, 'ERR_STREAM_PREMATURE_CLOSE')
+    await piped
   })
 
   it('ends when the other end does', async (t) => {
