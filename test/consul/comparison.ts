@@ -8,6 +8,9 @@ interface Recorded {
   body: unknown
 }
 
+/** A real agent tells its servers of a change again after 15 to 30 s when it could not be told at first. */
+const ATTEMPTS = 1_600
+
 export type Recording = Map<string, Recorded>
 
 interface CallOptions {
@@ -94,7 +97,7 @@ export function createRecorder(url: string): { record: Recorder; recording: Reco
       const [, { body }] = await call(request, options)
       const text = JSON.stringify(body)
       if (has.every((word) => text.includes(word)) && !lacks.some((word) => text.includes(word))) return
-      assert.ok(attempt < 400, `${request} never became as wanted: ${text}`)
+      assert.ok(attempt < ATTEMPTS, `${request} never became as wanted: ${text}`)
       await sleep(25)
     }
   }

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { Socket } from 'node:net'
 import { describe, it } from 'node:test'
-import { service } from '../../src/index.js'
+import { peer, service } from '../../src/index.js'
 import { greet, offer, portOf, readAll, rejection, startMesh } from '../fixtures/mesh.js'
 
 describe('close', () => {
@@ -204,6 +204,10 @@ describe('TLS of somebody’s own', () => {
     assert.throws(() => web.peer(new tls.TLSSocket(new Socket())), {
       code: 'ERR_CONNECT_CERTIFICATE_MISSING',
     })
+    for (const wrong of [new Socket(), {}, null, undefined, 'a socket']) {
+      assert.throws(() => web.peer(wrong as never), { code: 'ERR_CONNECT_OPTION' })
+      assert.equal(peer(wrong as never), undefined)
+    }
   })
 
   it('is not to be had before there is a certificate', async (t) => {
