@@ -31,7 +31,7 @@ import { DEFAULTS, describe, expectFunction, expectName } from './options.js'
 import { type ReadyOptions, readyBounds } from './ready-options.js'
 import { type RegisterOptions, serviceDefinition } from './register-options.js'
 import { type Endpoint, resolveEndpoints } from './resolve/resolver.js'
-import { type Upstream, isResolver, toIdentity, toTarget } from './resolve/upstream.js'
+import { type Upstream, settledUpstream, toIdentity } from './resolve/upstream.js'
 import {
   type DialOptions,
   type ForwardOptions,
@@ -211,7 +211,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    */
   async forward(upstream: Upstream, options: ForwardOptions): Promise<Forward> {
     this.#assertOpen('forward')
-    const target = this.#settled(upstream)
+    const target = settledUpstream(upstream)
     const { resolver, release } = this.#mesh.routes.lease(target)
     release()
     const { address, signal, dialTimeoutMs, ...settings } = forwardSettings(
@@ -249,7 +249,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    */
   stream(upstream: Upstream, options?: DialOptions): MeshStream {
     const { signal, ...settings } = dialSettings(options, this.#settings.dialTimeoutMs)
-    const target = this.#settled(upstream)
+    const target = settledUpstream(upstream)
     // What the stream still holds when the peer has ended is sent before our side ends: the stream sees to that.
     const patience = { ...settings.patience, allowHalfOpen: true }
     return new MeshStream(settings.patience.allowHalfOpen, (gone) =>
@@ -547,13 +547,6 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       ...bounds,
       patience: { allowHalfOpen, expectsAnswer: true, alpnProtocols },
     })
-
-  /** An upstream as it is now, whatever becomes of the object. */
-  #settled(upstream: Upstream): Upstream {
-    if (isResolver(upstream)) return upstream
-    toTarget(upstream)
-    return structuredClone(upstream)
-  }
 
   async #open(
     options: ListenOptions,

@@ -1,9 +1,10 @@
 import type { TLSSocket } from 'node:tls'
 import { Client, Dispatcher, Pool, type buildConnector } from 'undici'
 import { ClosedError, OptionError, toError } from '../errors.js'
-import { describe, duration, expectBoolean, expectKeys, expectObject, optional } from '../options.js'
+import { describe, expectBoolean, optional } from '../options.js'
 import { upstreamOfHost } from './host.js'
 import type { MeshAccess } from './mesh-access.js'
+import { readPooled } from './pool-options.js'
 
 /** Those of undici's pool that are not about how a connection is made, which is the mesh's. */
 const POOL_KEYS = [
@@ -22,12 +23,25 @@ const POOL_KEYS = [
   'strictContentLength',
 ] as const
 
+type PoolOptions = Pick<Pool.Options, (typeof POOL_KEYS)[number]>
+
+const UNDICI = {
+  owner: 'undici',
+  keys: POOL_KEYS,
+  tryOut: (pool: PoolOptions): void => {
+    optional(expectBoolean)('pool.allowH2', pool.allowH2)
+    // Neither opens anything before a request.
+    void new Pool('https://pool.invalid', pool).close()
+    void new Client('https://pool.invalid', pool).close()
+  },
+}
+
 /** Options of `dispatcher`. */
 export interface DispatcherOptions {
   /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
   readonly dialTimeoutMs?: number | undefined
   /** Options of undici's `Pool`, with undici's own names and defaults: one pool for each host. */
-  readonly pool?: Pick<Pool.Options, (typeof POOL_KEYS)[number]> | undefined
+  readonly pool?: PoolOptions | undefined
 }
 
 /**
@@ -38,7 +52,7 @@ export interface DispatcherOptions {
 export class MeshDispatcher extends Dispatcher {
   readonly #access: MeshAccess
   readonly #timeoutMs: number
-  readonly #pool: Pool.Options
+  readonly #pool: PoolOptions
   readonly #alpnProtocols: readonly string[]
   readonly #pools = new Map<string, Pool>()
   /** Those that finish what they have. */
@@ -49,12 +63,11 @@ export class MeshDispatcher extends Dispatcher {
   /** @throws OptionError */
   constructor(access: MeshAccess, given: DispatcherOptions = {}) {
     super()
-    const options = expectObject('options', given) as DispatcherOptions
-    expectKeys('options', options, ['dialTimeoutMs', 'pool'])
+    const { timeoutMs, pool } = readPooled(given, access.dialTimeoutMs, UNDICI)
     this.#access = access
-    this.#timeoutMs = duration('dialTimeoutMs', options.dialTimeoutMs, access.dialTimeoutMs)
-    this.#pool = poolOptions(options.pool)
-    this.#alpnProtocols = this.#pool.allowH2 === true ? ['h2', 'http/1.1'] : ['http/1.1']
+    this.#timeoutMs = timeoutMs
+    this.#pool = pool
+    this.#alpnProtocols = pool.allowH2 === true ? ['h2', 'http/1.1'] : ['http/1.1']
   }
 
   /** The origins that have a pool: those with a connection or a request. */
@@ -89,10 +102,8 @@ export class MeshDispatcher extends Dispatcher {
     const callback = typeof first === 'function' ? first : second
     this.#destroyed.abort(error)
     this.#closing ??= Promise.resolve()
-    return settle(
-      this.#end((pool) => pool.destroy(error)),
-      callback,
-    )
+    const ended = this.#end((pool) => pool.destroy(error))
+    return settle(ended, callback)
   }
 
   async #end(how: (pool: Pool) => Promise<void>): Promise<void> {
@@ -137,10 +148,8 @@ export class MeshDispatcher extends Dispatcher {
     if (this.#pools.get(origin) !== pool) return
     this.#pools.delete(origin)
     this.#ending.add(pool)
-    pool.close().then(
-      () => this.#ending.delete(pool),
-      () => this.#ending.delete(pool),
-    )
+    const forget = (): boolean => this.#ending.delete(pool)
+    pool.close().then(forget, forget)
   }
 
   async #connect(
@@ -175,21 +184,6 @@ export class MeshDispatcher extends Dispatcher {
 function expectOrigin(origin: unknown): string {
   if (typeof origin === 'string' || origin instanceof URL) return String(origin)
   throw new OptionError('origin', 'the origin of a URL, such as https://api.service.consul', describe(origin))
-}
-
-/** @throws OptionError */
-function poolOptions(given: DispatcherOptions['pool']): Pool.Options {
-  const options = expectObject('pool', given ?? {}) as Pool.Options
-  expectKeys('pool', options, POOL_KEYS)
-  optional(expectBoolean)('pool.allowH2', options.allowH2)
-  try {
-    // Neither opens anything before a request; the values are undici's to judge.
-    void new Pool('https://pool.invalid', options).close()
-    void new Client('https://pool.invalid', options).close()
-  } catch (cause) {
-    throw new OptionError('pool', 'options as undici takes them', toError(cause).message, { cause })
-  }
-  return { ...options }
 }
 
 function settle(promise: Promise<void>, callback: (() => void) | undefined): Promise<void> | void {

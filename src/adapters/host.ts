@@ -1,6 +1,6 @@
 import { HostError, OptionError } from '../errors.js'
 import { describe, expectObject, expectString } from '../options.js'
-import { type Upstream, isResolver, toTarget } from '../resolve/upstream.js'
+import { type Upstream, settledUpstream } from '../resolve/upstream.js'
 
 const LABEL = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$/i
 
@@ -65,14 +65,12 @@ export function expectHosts(option: string, value: unknown): ReadonlyMap<string,
     if (!host.split('.').every((label) => LABEL.test(label))) {
       throw new OptionError(option, 'host names without a port', describe(host))
     }
-    if (isResolver(upstream)) return [host.toLowerCase(), upstream]
     try {
-      toTarget(upstream)
+      return [host.toLowerCase(), settledUpstream(upstream)]
     } catch (cause) {
       const { expected, actual } = cause as OptionError
       throw new OptionError(`${option}['${host}']`, `an upstream: ${expected}`, actual, { cause })
     }
-    return [host.toLowerCase(), structuredClone(upstream as Upstream)]
   })
   const hosts = new Map(entries)
   if (hosts.size === entries.length) return hosts

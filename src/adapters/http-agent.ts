@@ -1,9 +1,9 @@
 import { Agent, type AgentOptions as NodeAgentOptions, type ClientRequestArgs } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { ClosedError, OptionError, toError } from '../errors.js'
-import { duration, expectKeys, expectObject } from '../options.js'
+import { ClosedError } from '../errors.js'
 import { upstreamOfHost } from './host.js'
 import type { MeshAccess } from './mesh-access.js'
+import { readPooled } from './pool-options.js'
 import { MeshStream } from './stream.js'
 
 const POOL_KEYS = [
@@ -16,12 +16,22 @@ const POOL_KEYS = [
   'timeout',
 ] as const
 
+type PoolOptions = Pick<NodeAgentOptions, (typeof POOL_KEYS)[number]>
+
+const NODE = {
+  owner: 'http.Agent',
+  keys: POOL_KEYS,
+  tryOut: (pool: PoolOptions): void => {
+    new Agent(pool).destroy()
+  },
+}
+
 /** Options of `agent`. */
 export interface HttpAgentOptions {
   /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
   readonly dialTimeoutMs?: number | undefined
   /** Options of `http.Agent`, with Node's own names and defaults. @default `{ keepAlive: true }` */
-  readonly pool?: Pick<NodeAgentOptions, (typeof POOL_KEYS)[number]> | undefined
+  readonly pool?: PoolOptions | undefined
 }
 
 /** What Node passes to `createConnection`. */
@@ -42,11 +52,10 @@ export class MeshHttpAgent extends Agent {
 
   /** @throws OptionError */
   constructor(access: MeshAccess, given: HttpAgentOptions = {}) {
-    const options = expectObject('options', given) as HttpAgentOptions
-    expectKeys('options', options, ['dialTimeoutMs', 'pool'])
-    super(agentOptions(options.pool))
+    const { timeoutMs, pool } = readPooled(given, access.dialTimeoutMs, NODE)
+    super({ keepAlive: true, ...pool })
     this.#access = access
-    this.#timeoutMs = duration('dialTimeoutMs', options.dialTimeoutMs, access.dialTimeoutMs)
+    this.#timeoutMs = timeoutMs
     this.protocol = undefined
     // Before Node's own listener, which would give the connection to the next request.
     this.prependListener('free', (stream: MeshStream) => {
@@ -90,16 +99,4 @@ export class MeshHttpAgent extends Agent {
 function drop(stream: Duplex): void {
   stream.destroy()
   stream.emit('agentRemove')
-}
-
-/** @throws OptionError */
-function agentOptions(given: HttpAgentOptions['pool']): NodeAgentOptions {
-  const options = expectObject('pool', given ?? {}) as NodeAgentOptions
-  expectKeys('pool', options, POOL_KEYS)
-  try {
-    new Agent(options).destroy()
-  } catch (cause) {
-    throw new OptionError('pool', 'options as http.Agent takes them', toError(cause).message, { cause })
-  }
-  return { keepAlive: true, ...options }
 }

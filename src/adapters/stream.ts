@@ -16,6 +16,8 @@ type Callback = (error?: Error | null) => void
  * What goes wrong with the dial is its `error` event.
  */
 export class MeshStream extends Duplex {
+  /** Who is at the other end, once it is connected. */
+  declare readonly peer: Peer | undefined
   readonly #dial: (signal: AbortSignal) => Promise<MeshSocket>
   readonly #gone = new AbortController()
   /** The last word on each, for when there is a socket. */
@@ -31,11 +33,6 @@ export class MeshStream extends Duplex {
   constructor(allowHalfOpen: boolean, dial: (signal: AbortSignal) => Promise<MeshSocket>) {
     super({ allowHalfOpen })
     this.#dial = dial
-  }
-
-  /** Who is at the other end, once it is connected. */
-  get peer(): Peer | undefined {
-    return this.#socket?.peer
   }
 
   get connecting(): boolean {
@@ -107,8 +104,9 @@ export class MeshStream extends Duplex {
       else this.off('timeout', callback)
     }
     this.#timeoutMs = timeout
-    this.#armTimer()
-    return this.#set('timeout', (socket) => socket.setTimeout(timeout))
+    if (this.#socket === undefined) this.#armTimer()
+    else this.#socket.setTimeout(timeout)
+    return this
   }
 
   ref(): this {
@@ -191,6 +189,7 @@ export class MeshStream extends Duplex {
     clearTimeout(this.#timer)
     this.#socket = socket
     attachPeer(this, socket.peer)
+    if (this.#timeoutMs > 0) socket.setTimeout(this.#timeoutMs)
     for (const apply of this.#settings.values()) apply(socket)
     this.#settings.clear()
     socket

@@ -1,4 +1,5 @@
-import forge from 'node-forge'
+// This part alone: all of node-forge takes six times as long to load.
+import asn1 from 'node-forge/lib/asn1.js'
 import { VerificationError } from '../errors.js'
 
 /** What a leaf certificate says of itself, as far as its identity depends on it. */
@@ -31,8 +32,8 @@ const KEY_USAGES = [
 ] as const
 type KeyUsage = (typeof KEY_USAGES)[number]
 
-const { UNIVERSAL, CONTEXT_SPECIFIC: CONTEXT } = forge.asn1.Class
-const { BOOLEAN, INTEGER, BITSTRING, OCTETSTRING, OID, SEQUENCE } = forge.asn1.Type
+const { UNIVERSAL, CONTEXT_SPECIFIC: CONTEXT } = asn1.Class
+const { BOOLEAN, INTEGER, BITSTRING, OCTETSTRING, OID, SEQUENCE } = asn1.Type
 
 const KEY_USAGE = '2.5.29.15'
 const SUBJECT_ALT_NAME = '2.5.29.17'
@@ -91,7 +92,7 @@ function readCertificate(der: Uint8Array): CertificateFacts {
 }
 
 /** The extensions by object identifier; the value is the DER inside each. */
-function readExtensions(optionalFields: readonly forge.asn1.Asn1[]): Map<string, string> {
+function readExtensions(optionalFields: readonly asn1.Asn1[]): Map<string, string> {
   const extensions = new Map<string, string>()
   // [1] and [2], the unique ids, may come before [3]; each once, and nothing else.
   const tags = optionalFields.map((item) => [1, 2, 3].find((tag) => isContext(item, tag)) ?? 0)
@@ -102,7 +103,7 @@ function readExtensions(optionalFields: readonly forge.asn1.Asn1[]): Map<string,
   if (rest.length > 0) throw new Error('its extensions are not one list')
   for (const item of sequence(list, 1, 64)) {
     const parts = sequence(item, 2, 3)
-    const oid = forge.asn1.derToOid(bytes(parts[0], OID))
+    const oid = asn1.derToOid(bytes(parts[0], OID))
     // Readers differ in which of two they take: neither will do (RFC 5280, section 4.2).
     if (extensions.has(oid)) throw new Error(`it has the extension ${oid} twice`)
     if (parts.length === 3) bytes(parts[1], BOOLEAN)
@@ -114,13 +115,13 @@ function readExtensions(optionalFields: readonly forge.asn1.Asn1[]): Map<string,
 function read<T>(
   extensions: Map<string, string>,
   oid: string,
-  parse: (value: forge.asn1.Asn1) => T,
+  parse: (value: asn1.Asn1) => T,
 ): T | undefined {
   const der = extensions.get(oid)
   return der === undefined ? undefined : parse(decode(der))
 }
 
-function readUris(value: forge.asn1.Asn1): string[] {
+function readUris(value: asn1.Asn1): string[] {
   return (
     sequence(value, 0, 1024)
       // GeneralName: uniformResourceIdentifier is [6] IA5String.
@@ -134,7 +135,7 @@ function readUris(value: forge.asn1.Asn1): string[] {
   )
 }
 
-function readIsCa(value: forge.asn1.Asn1): boolean {
+function readIsCa(value: asn1.Asn1): boolean {
   const first = sequence(value, 0, 2)[0]
   // An absent flag means false; a path length may stand without one.
   if (first === undefined || (first.tagClass === UNIVERSAL && first.type === INTEGER)) return false
@@ -142,33 +143,33 @@ function readIsCa(value: forge.asn1.Asn1): boolean {
   return bytes(first, BOOLEAN) !== '\x00'
 }
 
-function readKeyUsage(value: forge.asn1.Asn1): Set<KeyUsage> {
+function readKeyUsage(value: asn1.Asn1): Set<KeyUsage> {
   const content = bytes(value, BITSTRING)
   if (content.length < 1 || content.charCodeAt(0) > 7) throw new Error('its key usage is not a bit string')
   const bits = content.slice(1)
   return new Set(KEY_USAGES.filter((_name, i) => ((bits.charCodeAt(i >> 3) || 0) & (0x80 >> (i & 7))) !== 0))
 }
 
-function readExtendedKeyUsage(value: forge.asn1.Asn1): Set<string> {
-  return new Set(sequence(value, 1, 64).map((item) => forge.asn1.derToOid(bytes(item, OID))))
+function readExtendedKeyUsage(value: asn1.Asn1): Set<string> {
+  return new Set(sequence(value, 1, 64).map((item) => asn1.derToOid(bytes(item, OID))))
 }
 
-function decode(der: string): forge.asn1.Asn1 {
+function decode(der: string): asn1.Asn1 {
   // parseAllBytes refuses trailing bytes.
   const options = { strict: true, parseAllBytes: true, decodeBitStrings: false, maxDepth: MAX_DEPTH }
-  const item = forge.asn1.fromDer(der, options)
+  const item = asn1.fromDer(der, options)
   // forge reads BER too, and lengths that overflow; only DER comes out of it as it went in.
-  if (forge.asn1.toDer(item).getBytes() !== der) throw new Error('its encoding is not DER')
+  if (asn1.toDer(item).getBytes() !== der) throw new Error('its encoding is not DER')
   return item
 }
 
-function children(item: forge.asn1.Asn1 | undefined): readonly forge.asn1.Asn1[] {
+function children(item: asn1.Asn1 | undefined): readonly asn1.Asn1[] {
   if (item === undefined || !Array.isArray(item.value)) throw new Error('a part of it has no parts')
   return item.value
 }
 
 /** The parts of a SEQUENCE of `min` to `max` parts. */
-function sequence(item: forge.asn1.Asn1 | undefined, min: number, max: number): readonly forge.asn1.Asn1[] {
+function sequence(item: asn1.Asn1 | undefined, min: number, max: number): readonly asn1.Asn1[] {
   const parts = children(item)
   if (item?.tagClass !== UNIVERSAL || item.type !== SEQUENCE || parts.length < min || parts.length > max) {
     throw new Error('a part of it is not the sequence it should be')
@@ -177,11 +178,11 @@ function sequence(item: forge.asn1.Asn1 | undefined, min: number, max: number): 
 }
 
 /** Whether a part has the context-specific tag `[tag]`. */
-function isContext(item: forge.asn1.Asn1 | undefined, tag: number): boolean {
+function isContext(item: asn1.Asn1 | undefined, tag: number): boolean {
   return item?.tagClass === CONTEXT && (item.type as number) === tag
 }
 
-function bytes(item: forge.asn1.Asn1 | undefined, type: forge.asn1.Type): string {
+function bytes(item: asn1.Asn1 | undefined, type: asn1.Type): string {
   if (item?.tagClass !== UNIVERSAL || item.type !== type || typeof item.value !== 'string') {
     throw new Error('a part of it has another type than it should')
   }

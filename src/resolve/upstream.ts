@@ -90,6 +90,16 @@ export function toTarget(upstream: unknown): Target {
 }
 
 /**
+ * An upstream as it is now, whatever becomes of the object that it was given by.
+ * @throws OptionError
+ */
+export function settledUpstream(upstream: unknown): Upstream {
+  if (isResolver(upstream)) return upstream
+  toTarget(upstream)
+  return structuredClone(upstream as Upstream)
+}
+
+/**
  * A service's name, or a service and where it is.
  * @throws OptionError
  */

@@ -6,7 +6,7 @@ import type { Generation } from '../identity/store.js'
 import type { Endpoint } from '../resolve/resolver.js'
 import { bufferedReads } from './buffered-reads.js'
 import { secureContext } from './context.js'
-import { attachPeer, expectVerified, identifyAs, pathError } from './peer.js'
+import { type PresentedCertificate, attachPeer, expectVerified, identifyAs, pathError } from './peer.js'
 import type { MeshSocket } from './socket.js'
 import { rememberStanding } from './standing.js'
 import { TCP } from './tcp.js'
@@ -42,7 +42,7 @@ export function connect(
 ): Promise<MeshSocket> {
   return new Promise((resolve, reject) => {
     let peer: Peer | undefined
-    let certificate: X509Certificate | undefined
+    let certificate: PresentedCertificate | undefined
     // Node documents allowHalfOpen here; its published types lack it.
     const options: ConnectionOptions & { allowHalfOpen: boolean } = {
       host: endpoint.host,
@@ -54,8 +54,7 @@ export function connect(
       // The host's name proves nothing in a mesh. Node calls this when OpenSSL has verified the path.
       checkServerIdentity: (_host, given) => {
         try {
-          certificate = given as unknown as X509Certificate
-
+          certificate = given
           peer = identifyAs(given, generation, endpoint.identity)
           return undefined
         } catch (error) {

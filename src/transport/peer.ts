@@ -24,7 +24,7 @@ type Known = CertifiedId & Pick<Peer, 'serialNumber'> & { readonly notAfter: num
 const cache = new Map<string, Known>()
 
 /** What Node knows of a certificate, in either of its two forms. */
-interface PresentedCertificate {
+export interface PresentedCertificate {
   readonly raw: Buffer
   readonly fingerprint256: string
   readonly issuerCertificate?: PresentedCertificate | undefined
@@ -74,7 +74,7 @@ function untrusted(cause: Error | undefined): VerificationError {
  * @throws VerificationError or SpiffeIdError
  */
 export function identify(certificate: PresentedCertificate, trustDomain: string): Peer {
-  countChain(certificate)
+  chainOf(certificate)
   const { fingerprint256 } = certificate
   const known = cache.get(fingerprint256) ?? remember(certificate)
   const { kind, ...id } = verifyMember(known, trustDomain)
@@ -109,8 +109,12 @@ function remember(certificate: PresentedCertificate): Known {
   return known
 }
 
-function countChain(leaf: PresentedCertificate): void {
-  let length = 1
+/**
+ * A certificate and those that came with it.
+ * @throws VerificationError when there are too many
+ */
+export function chainOf(leaf: PresentedCertificate): readonly PresentedCertificate[] {
+  const chain = [leaf]
   // Node lets a self-signed certificate be its own issuer. Node 24 shows a server no issuers: there OpenSSL's own bounds
   // hold, 100 KiB of certificates and a path of 100.
   for (
@@ -118,8 +122,8 @@ function countChain(leaf: PresentedCertificate): void {
     current.issuerCertificate !== undefined && current.issuerCertificate !== current;
   ) {
     current = current.issuerCertificate
-    length += 1
-    if (length > MAX_CHAIN) {
+    chain.push(current)
+    if (chain.length > MAX_CHAIN) {
       throw new VerificationError(
         'ERR_CONNECT_CERTIFICATE_CHAIN',
         `at most ${MAX_CHAIN} certificates`,
@@ -127,6 +131,7 @@ function countChain(leaf: PresentedCertificate): void {
       )
     }
   }
+  return chain
 }
 
 // A registered symbol, and a property rather than a map: Node's HTTP/2 sockets are proxies of the real one, and two

@@ -1,12 +1,10 @@
-import type { X509Certificate } from 'node:crypto'
+import { X509Certificate } from 'node:crypto'
 import { chainsTo, parseChain } from '../identity/path.js'
 import type { Roots } from '../identity/roots.js'
 import type { Generation } from '../identity/store.js'
 import { onceDestroyed } from './open-sockets.js'
+import { type PresentedCertificate, chainOf } from './peer.js'
 import type { MeshSocket } from './socket.js'
-
-/** As many as the identity step takes. */
-const MAX_CHAIN = 16
 
 /** What a dialled connection was made with, for whoever keeps it to use it again. */
 interface Standing {
@@ -16,7 +14,7 @@ interface Standing {
 
 /** A peer's certificate, which brings with it those that came along; many connections share one. */
 interface Presented {
-  readonly certificate: X509Certificate
+  readonly certificate: PresentedCertificate
   connections: number
 }
 
@@ -31,7 +29,7 @@ const open = new Map<string, Presented>()
 export function rememberStanding(
   socket: MeshSocket,
   generation: Generation,
-  certificate: X509Certificate,
+  certificate: PresentedCertificate,
 ): void {
   const { fingerprint256 } = certificate
   const presented = open.get(fingerprint256) ?? { certificate, connections: 0 }
@@ -76,7 +74,9 @@ export class Acceptance {
     return (
       leaf.id.trustDomain === this.#roots.trustDomain &&
       this.#leads(leaf.chainPem, () => parseChain(leaf.chainPem)) &&
-      this.#leads(presented.certificate.fingerprint256, () => chainOf(presented.certificate))
+      this.#leads(presented.certificate.fingerprint256, () =>
+        chainOf(presented.certificate).map(({ raw }) => new X509Certificate(raw)),
+      )
     )
   }
 
@@ -88,17 +88,4 @@ export class Acceptance {
     this.#known.set(key, leads)
     return leads
   }
-}
-
-/** A certificate and those that came with it. */
-function chainOf(certificate: X509Certificate): X509Certificate[] {
-  const chain: X509Certificate[] = []
-  for (
-    let current: X509Certificate | undefined = certificate;
-    current !== undefined && chain.length < MAX_CHAIN;
-    current = current.issuerCertificate
-  ) {
-    chain.push(current)
-  }
-  return chain
 }

@@ -12,6 +12,7 @@ import type { TestAgentOptions } from '../../src/testing/index.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 import { codeOf, httpWays } from '../fixtures/http-ways.js'
 import { type TestMesh, nextEvent, rejection, startMesh, until } from '../fixtures/mesh.js'
+import { beginNewCa, forgetOldCa } from '../fixtures/new-ca.js'
 
 interface Serving extends TestMesh {
   readonly web: Service
@@ -201,10 +202,7 @@ for (const [name, ask] of Object.entries(httpWays)) {
       await ask(web, 'https://api.service.consul/')
       const [kept] = connections
       assert.ok(kept !== undefined)
-      const renewed = Promise.all([nextEvent(api, 'rotated'), nextEvent(web, 'rotated')])
-      const added = nextEvent(web, 'roots', ({ pems }) => pems.length === 2)
-      agent.rotateCa()
-      await Promise.all([renewed, added])
+      await beginNewCa(agent, [api, web])
       // While both roots are there it is as good as ever.
       await ask(web, 'https://api.service.consul/')
       assert.equal(connections.length, 1)
@@ -224,13 +222,8 @@ for (const [name, ask] of Object.entries(httpWays)) {
       })
       const slow = ask(web, 'https://api.service.consul/slow')
       await until('it is asked', () => respond !== undefined)
-      const renewed = Promise.all([nextEvent(api, 'rotated'), nextEvent(web, 'rotated')])
-      const added = nextEvent(web, 'roots', ({ pems }) => pems.length === 2)
-      agent.rotateCa()
-      await Promise.all([renewed, added])
-      const roots = nextEvent(web, 'roots')
-      agent.dropOldRoot()
-      await roots
+      await beginNewCa(agent, [api, web])
+      await forgetOldCa(agent, web)
       assert.equal((await ask(web, 'https://api.service.consul/quick')).body, 'quick')
       assert.equal(connections.length, 2)
       const [kept] = connections
@@ -558,13 +551,8 @@ describe('agent', () => {
     const first = get()
     await until('the first is asked', () => responses.length === 1)
     const second = get()
-    const renewed = Promise.all([nextEvent(api, 'rotated'), nextEvent(web, 'rotated')])
-    const added = nextEvent(web, 'roots', ({ pems }) => pems.length === 2)
-    agent.rotateCa()
-    await Promise.all([renewed, added])
-    const roots = nextEvent(web, 'roots')
-    agent.dropOldRoot()
-    await roots
+    await beginNewCa(agent, [api, web])
+    await forgetOldCa(agent, web)
     responses[0]?.end('first')
     assert.equal(await first, 'first')
     await until('the second is asked', () => responses.length === 2)
@@ -592,10 +580,7 @@ describe('agent', () => {
     }
     const old = get('/old')
     await until('it is asked', () => waiting.has('/old'))
-    const renewed = Promise.all([nextEvent(api, 'rotated'), nextEvent(web, 'rotated')])
-    const added = nextEvent(web, 'roots', ({ pems }) => pems.length === 2)
-    agent.rotateCa()
-    await Promise.all([renewed, added])
+    await beginNewCa(agent, [api, web])
     await answer('/new', get('/new'))
     // The older one is put back last, and would be taken first.
     await answer('/old', old)

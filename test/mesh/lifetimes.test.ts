@@ -5,7 +5,8 @@ import { Lifetimes } from '../../src/adapters/lifetimes.js'
 import type { MeshSocket, Roots } from '../../src/index.js'
 import type { IdentityStore } from '../../src/identity/store.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
-import { nextEvent, offer, startMesh } from '../fixtures/mesh.js'
+import { offer, startMesh } from '../fixtures/mesh.js'
+import { beginNewCa, forgetOldCa } from '../fixtures/new-ca.js'
 
 interface Held {
   readonly socket: MeshSocket
@@ -31,12 +32,8 @@ async function held(
   await offer(api, (socket) => socket.pipe(socket))
   const socket = await web.dial('api')
   const rotate = async (): Promise<Roots> => {
-    const renewed = Promise.all([nextEvent(api, 'rotated'), nextEvent(web, 'rotated')])
-    agent.rotateCa()
-    await renewed
-    const dropped = nextEvent(web, 'roots', ({ pems }) => pems.length === 1)
-    agent.dropOldRoot()
-    return (await dropped)[0]
+    await beginNewCa(agent, [api, web])
+    return forgetOldCa(agent, web)
   }
   const before = web.roots
   const roots = between === undefined ? before : await between(rotate)
