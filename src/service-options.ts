@@ -288,7 +288,8 @@ function expectAlpn(option: string, value: unknown): readonly string[] {
   const names = expectStrings(option, value)
   if (names.length > 0 && names.length <= 64 && names.every((name) => Buffer.byteLength(name) <= 255))
     return names
-  throw new OptionError(option, '1 to 64 names of at most 255 bytes', 'others')
+  const found = names.length === 0 || names.length > 64 ? `${names.length}` : 'a longer one'
+  throw new OptionError(option, '1 to 64 names of at most 255 bytes', found)
 }
 
 function expectPeerAge(option: string, value: unknown): 'certificate' {

@@ -1,7 +1,8 @@
 // Runs the test suites that are named, or all: `npm test`, `npm test -- unit mesh`, `npm test -- test/unit/x.test.ts`.
 import { existsSync, readdirSync } from 'node:fs'
-import { delimiter, join, resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { run } from 'node:test'
+import { findProgram } from './fixtures/programs.js'
 import { report } from './report.js'
 
 const SUITES = ['unit', 'types', 'mesh', 'proxy', 'supervisor', 'recipes', 'guides', 'consul', 'package']
@@ -52,6 +53,5 @@ function testFiles(folder: string): string[] {
 function consulBinary(): string | undefined {
   const named = process.env['CONSUL_BIN']
   if (named !== undefined && named !== '') return existsSync(named) ? named : undefined
-  const folders = (process.env['PATH'] ?? '').split(delimiter)
-  return folders.map((folder) => join(folder, 'consul')).find(existsSync)
+  return findProgram('consul')
 }

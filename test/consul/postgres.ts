@@ -1,11 +1,11 @@
-import { freePort } from '../fixtures/free-ports.js'
 // A real PostgreSQL for tests, on the loopback, in a folder of its own, gone when the test ends.
+import { freePort } from '../fixtures/free-ports.js'
+import { findProgram } from '../fixtures/programs.js'
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readdirSync } from 'node:fs'
 import { chown, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { delimiter, join } from 'node:path'
+import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { promisify } from 'node:util'
 
@@ -62,12 +62,8 @@ export async function psql(port: number, ...statements: string[]): Promise<strin
   return stdout
 }
 
-/** On the PATH, or where Debian puts the programs of the server. */
 function program(name: string): string {
-  const onPath = (process.env['PATH'] ?? '').split(delimiter)
-  const root = '/usr/lib/postgresql'
-  const ofDebian = existsSync(root) ? readdirSync(root).map((version) => join(root, version, 'bin')) : []
-  const found = [...onPath, ...ofDebian].map((folder) => join(folder, name)).find(existsSync)
+  const found = findProgram(name)
   if (found === undefined) throw new Error(`there is no ${name}: install PostgreSQL`)
   return found
 }

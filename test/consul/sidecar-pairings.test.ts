@@ -12,8 +12,11 @@ import { readAll } from '../fixtures/mesh.js'
 import { startProxy } from '../proxy/connect-proxy.js'
 import { proxyInbound, proxyOutbound } from './built-in-proxy.js'
 import { psql, startPostgres } from './postgres.js'
-import { type RealAgent, skip, startConsul } from './real-agent.js'
+import { unlessThere } from '../fixtures/programs.js'
+import { type RealAgent, skip as skipConsul, startConsul } from './real-agent.js'
 import { WAIT_MS, instances, until } from './service-mesh.js'
+
+const skip = skipConsul || unlessThere('initdb', 'psql')
 
 const GIB = 1 << 30
 const PIECE = randomBytes(1 << 20)

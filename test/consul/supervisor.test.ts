@@ -10,9 +10,12 @@ import { freePorts } from '../fixtures/free-ports.js'
 import { Host, kill, managed, settings } from '../supervisor/connect-supervisor.js'
 import { commandLineOf, environmentOf, isAlive } from '../supervisor/processes.js'
 import { proxyOutbound } from './built-in-proxy.js'
-import { type RealAgent, skip, startConsul } from './real-agent.js'
+import { unlessThere } from '../fixtures/programs.js'
+import { type RealAgent, skip as skipConsul, startConsul } from './real-agent.js'
 import { redis, startRedis } from './redis.js'
 import { agentJson, instances, until } from './service-mesh.js'
+
+const skip = skipConsul || unlessThere('redis-server')
 
 const managementToken = '2b1f7a52-0d0c-4a7e-9a9c-3f0f3a1f9e10'
 

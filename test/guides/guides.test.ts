@@ -11,6 +11,7 @@ import * as library from '../../src/index.js'
 import { TestAgent } from '../../src/testing/index.js'
 import { skip } from '../consul/real-agent.js'
 import { freePorts } from '../fixtures/free-ports.js'
+import { unlessThere } from '../fixtures/programs.js'
 import { examples, examplesProgram } from './examples.js'
 import { type Block, blocksOf, expectations, programOf } from './markdown.js'
 import { Shell } from './shell.js'
@@ -56,7 +57,7 @@ for (const document of documents) {
     if (document !== 'README.md' && blocks.some(({ language }) => language === 'sh')) {
       it(
         'its commands do what they say',
-        { skip: needsConsul ? skip : false, timeout: 120_000 },
+        { skip: (needsConsul && skip) || unlessThere('bash', 'curl'), timeout: 120_000 },
         async (t) => {
           const folder = scratch(t, blocks)
           const [http = 0, dns = 0, server = 0, lan = 0, grpc = 0] = await freePorts(5)

@@ -11,6 +11,7 @@ import { intend } from '../consul/service-mesh.js'
 import { WAIT_MS, until } from '../fixtures/mesh.js'
 import { startProxy } from '../proxy/connect-proxy.js'
 import { freePort } from '../fixtures/free-ports.js'
+import { unlessThere } from '../fixtures/programs.js'
 import { recipes } from './recipes.js'
 
 const examples = join(import.meta.dirname, '..', '..', 'examples')
@@ -46,11 +47,11 @@ for (const [kind, start, skipped] of [
   ['a real agent', real, skip],
 ] as const) {
   describe(`over ${kind}`, { skip: skipped }, () => {
-    for (const [
-      name,
-      { servers = [], behindSidecar, clients, source, destination, denial },
-    ] of Object.entries(recipes)) {
-      it(`examples/${name} does what it says, and says so when it is denied`, async (t) => {
+    for (const [name, recipe] of Object.entries(recipes)) {
+      const { servers = [], needs = [], behindSidecar, clients, source, destination, denial } = recipe
+      const missing = unlessThere(...needs)
+      const what = `examples/${name} does what it says, and says so when it is denied`
+      it(what, { skip: missing }, async (t) => {
         const agent = await start(t)
         const running: Script[] = []
         for (const script of servers) {

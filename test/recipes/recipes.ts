@@ -6,6 +6,8 @@ import { startRedis } from '../consul/redis.js'
 export interface Recipe {
   /** Scripts of the package that stay, each until it says `ready`. */
   readonly servers?: readonly string[]
+  /** What the machine must have. */
+  readonly needs?: readonly string[]
   /** A program behind the sidecar: starts it, and returns its port. */
   readonly behindSidecar?: (t: TestContext) => Promise<number>
   /** Scripts that end, with what each must print. */
@@ -106,6 +108,7 @@ export const recipes: Readonly<Record<string, Recipe>> = {
     denial: REJECTED,
   },
   postgres: {
+    needs: ['initdb', 'postgres'],
     behindSidecar: startPostgres,
     clients: { pg: ['pg: 42'], postgres: ['postgres.js: 42'] },
     source: 'web',
@@ -113,6 +116,7 @@ export const recipes: Readonly<Record<string, Recipe>> = {
     denial: REJECTED,
   },
   redis: {
+    needs: ['redis-server'],
     behindSidecar: startRedis,
     clients: { ioredis: ['ioredis: hello'], 'node-redis': ['node-redis: hello'] },
     source: 'web',
