@@ -23,7 +23,7 @@ const POOL_KEYS = [
   'strictContentLength',
 ] as const
 
-type PoolOptions = Pick<Pool.Options, (typeof POOL_KEYS)[number]>
+type PoolOptions = NonNullable<DispatcherOptions['pool']>
 
 const UNDICI = {
   owner: 'undici',
@@ -41,7 +41,7 @@ export interface DispatcherOptions {
   /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
   readonly dialTimeoutMs?: number | undefined
   /** Options of undici's `Pool`, with undici's own names and defaults: one pool for each host. */
-  readonly pool?: PoolOptions | undefined
+  readonly pool?: Pick<Pool.Options, (typeof POOL_KEYS)[number]> | undefined
 }
 
 /**

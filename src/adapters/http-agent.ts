@@ -16,7 +16,7 @@ const POOL_KEYS = [
   'timeout',
 ] as const
 
-type PoolOptions = Pick<NodeAgentOptions, (typeof POOL_KEYS)[number]>
+type PoolOptions = NonNullable<HttpAgentOptions['pool']>
 
 const NODE = {
   owner: 'http.Agent',
@@ -31,7 +31,7 @@ export interface HttpAgentOptions {
   /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
   readonly dialTimeoutMs?: number | undefined
   /** Options of `http.Agent`, with Node's own names and defaults. @default `{ keepAlive: true }` */
-  readonly pool?: PoolOptions | undefined
+  readonly pool?: Pick<NodeAgentOptions, (typeof POOL_KEYS)[number]> | undefined
 }
 
 /** What Node passes to `createConnection`. */
