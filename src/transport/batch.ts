@@ -61,7 +61,9 @@ export class Batch {
     this.#slab = undefined
     this.#size = 0
     this.#isWriting = true
-    this.#to.write(bytes, () => {
+    this.#to.write(bytes, (error) => {
+      // Whoever has given it the bytes hears of it by its close; nothing more is asked for in the meantime.
+      if (error) return
       if (slab.length === SLAB_BYTES && spare.length < MOST_SPARE) spare.push(slab)
       this.#written()
     })

@@ -125,10 +125,18 @@ function unwritten(stream: Duplex): number {
   return stream.writableLength + (_handle?.writeQueueSize ?? 0)
 }
 
-/** Ends a stream at once; a TCP socket with a reset. */
+/** Ends a stream at once; a TCP socket with a reset, unless all that it was to say is said. */
 export function cut(stream: Duplex): void {
-  if (isTcp(stream)) stream.resetAndDestroy()
+  if (isTcp(stream) && !isShuttingDown(stream)) stream.resetAndDestroy()
   else stream.destroy()
+}
+
+/**
+ * In the turn in which a socket's end is sent, libuv refuses a reset with EINVAL, and Node forgets the handle without
+ * closing it: it would be read, into nothing, for as long as the other end writes.
+ */
+function isShuttingDown({ writableEnded, writableLength, writableFinished }: Socket): boolean {
+  return writableEnded && writableLength === 0 && !writableFinished
 }
 
 /** TLS has no reset of its own, unix sockets have none, and Node throws when asked for one. */

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { Writable } from 'node:stream'
 import { describe, it } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
@@ -72,6 +73,25 @@ describe('Batch', () => {
       taken.reduce((sum, { length }) => sum + length, 0),
       1 + (added + 1 + 20) * 16 * KIB,
     )
+  })
+
+  it('asks for nothing more when a write has failed', async () => {
+    const broken = new Error('broken')
+    const to = new Writable({
+      write(_chunk, _encoding, done) {
+        setImmediate(done, broken)
+      },
+    })
+    const failed = once(to, 'error')
+    let rooms = 0
+    let ends = 0
+    const batch = new Batch(to, () => (rooms += 1))
+    while (batch.add(Buffer.alloc(16 * KIB)));
+    batch.end(() => (ends += 1))
+    assert.deepEqual(await failed, [broken])
+    for (let i = 0; i < 3; i += 1) await turn()
+    assert.deepEqual([rooms, ends], [0, 0])
+    assert.equal(batch.add(Buffer.from('more')), false)
   })
 
   it('tells when all has been passed on', async () => {

@@ -10,7 +10,7 @@ import { type TestContext, after, describe, it } from 'node:test'
 import { TimeoutError } from '../../src/errors.js'
 import { cut, pump } from '../../src/transport/pump.js'
 import { settle } from '../fixtures/fake-clock.js'
-import { until } from '../fixtures/mesh.js'
+import { WAIT_MS, until } from '../fixtures/mesh.js'
 import { stopTime } from '../fixtures/stopped-time.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'consul-connect-pump-'))
@@ -346,6 +346,31 @@ describe('pump: one that breaks', () => {
     })
   }
 
+  it('in the turn in which its end is passed on: neither is left open, and no more is read', async (t) => {
+    const { a, b, left, right } = await start(t)
+    const failed = rejection(pump(a, b))
+    const broken = new Error('broken')
+    // After the pump has ended b, and before the kernel has heard of it.
+    a.on('end', () => a.destroy(broken))
+    b.on('error', () => undefined)
+    const bClosed = once(b, 'close', { signal: AbortSignal.timeout(WAIT_MS) })
+    left.end('request')
+    assert.equal(await failed, broken)
+    await bClosed
+    assert.equal(await text(right), 'request')
+    const gone = new Promise<string>((resolve) => {
+      right.on('error', ({ code = '' }: NodeJS.ErrnoException) => {
+        resolve(code)
+      })
+    })
+    const more = (): void => {
+      while (!right.destroyed && right.write(Buffer.alloc(65_536)));
+    }
+    right.on('drain', more)
+    more()
+    assert.match(await gone, /^(?:ECONNRESET|EPIPE)$/)
+  })
+
   it('the first error is the one that is told', async () => {
     const [, a] = duplexPair()
     const [, b] = duplexPair()
@@ -516,6 +541,30 @@ describe('cut', () => {
     const [, stream] = duplexPair()
     cut(stream)
     assert.equal(stream.destroyed, true)
+  })
+
+  it('closes one whose end is being sent in this very turn, where Node would leave it open and read on', async (t) => {
+    const [near, far] = await pair(t)
+    const failures: Error[] = []
+    far.on('error', (error) => failures.push(error))
+    const end = ending(near)
+    far.end('all of it')
+    assert.equal(far.writableLength, 0)
+    cut(far)
+    await once(far, 'close', { signal: AbortSignal.timeout(WAIT_MS) })
+    assert.deepEqual(failures, [])
+    assert.equal(await end, 'end')
+  })
+
+  it('resets one that has bytes to send before its end', async (t) => {
+    const [, far] = await pair(t)
+    // The other end cannot tell: libuv makes an end of a reset that comes together with bytes.
+    const reset = t.mock.method(far, 'resetAndDestroy')
+    far.write(Buffer.alloc(32 << 20))
+    far.end()
+    cut(far)
+    assert.equal(reset.mock.callCount(), 1)
+    await once(far, 'close', { signal: AbortSignal.timeout(WAIT_MS) })
   })
 
   it('is nothing to one that is closed, or not connected yet', async (t) => {
