@@ -136,7 +136,7 @@ export type { AddressTarget, DnsTarget, QueryTarget, ServiceTarget, Upstream } f
 export type { Forward, ForwardEvents } from './adapters/forward.js'
 export type { ForwardConnection } from './adapters/forward-connection.js'
 export type { DispatcherOptions } from './adapters/dispatcher.js'
-export type { HttpAgentOptions } from './adapters/http-agent.js'
+export type { HttpAgentOptions, MeshAgent } from './adapters/http-agent.js'
 export type { MeshStream } from './adapters/stream.js'
 export type { ConnectionInjector, ServableServer } from './adapters/serve.js'
 export type {

@@ -1,10 +1,9 @@
-import type { Agent as HttpAgent } from 'node:http'
 import { TLSSocket } from 'node:tls'
 import { EventEmitter } from 'eventemitter3'
 import type { Dispatcher } from 'undici'
 import type { DispatcherOptions } from './adapters/dispatcher.js'
 import { Forward } from './adapters/forward.js'
-import type { HttpAgentOptions } from './adapters/http-agent.js'
+import type { HttpAgentOptions, MeshAgent } from './adapters/http-agent.js'
 import { HttpClients } from './adapters/http-clients.js'
 import type { MeshAccess } from './adapters/mesh-access.js'
 import { type ServableServer, type ServerAdapter, serverAdapter } from './adapters/serve.js'
@@ -297,8 +296,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
 
   /**
    * An agent of node:http over the mesh, by the hosts that `fetch` takes: for `http.request` and `https.request`, and the
-   * libraries that stand on them. Without options it is the same each time, and keeps connections for reuse. It ends with
-   * the service.
+   * libraries that stand on them (axios, got, ws). Without options it is the same each time, and keeps connections for
+   * reuse. It ends with the service.
    * @throws OptionError
    * @example
    * ```ts
@@ -308,7 +307,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * response.resume()
    * ```
    */
-  agent(options?: HttpAgentOptions): HttpAgent {
+  agent(options?: HttpAgentOptions): MeshAgent {
     return this.#httpClients.agent(options)
   }
 

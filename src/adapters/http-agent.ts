@@ -1,4 +1,5 @@
 import { Agent, type AgentOptions as NodeAgentOptions, type ClientRequestArgs } from 'node:http'
+import type { Agent as HttpsAgent, AgentOptions as HttpsAgentOptions } from 'node:https'
 import type { Duplex } from 'node:stream'
 import { ClosedError } from '../errors.js'
 import { upstreamOfHost } from './host.js'
@@ -34,6 +35,9 @@ export interface HttpAgentOptions {
   readonly pool?: Pick<NodeAgentOptions, (typeof POOL_KEYS)[number]> | undefined
 }
 
+/** An agent of node:http that is to TypeScript one of node:https too, which got and others tell apart. */
+export type MeshAgent = Agent & Pick<HttpsAgent, 'getName' | 'options'>
+
 /** What Node passes to `createConnection`. */
 type ConnectionOptions = ClientRequestArgs & { readonly socketPath?: string | undefined }
 
@@ -45,6 +49,7 @@ type ConnectionOptions = ClientRequestArgs & { readonly socketPath?: string | un
 export class MeshHttpAgent extends Agent {
   /** The scheme says nothing here: with none of its own, an agent is taken by node:http and node:https. */
   declare protocol: string | undefined
+  declare options: HttpsAgentOptions
   readonly #access: MeshAccess
   readonly #timeoutMs: number
   readonly #retired = new WeakSet<Duplex>()

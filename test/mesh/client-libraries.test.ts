@@ -2,15 +2,22 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
+import type { Agent } from 'node:https'
 import type { AddressInfo, Server } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import axios from 'axios'
+import got from 'got'
 import { Kafka, logLevel } from 'kafkajs'
 import mysql from 'mysql2'
 import { type WebSocket as ServedSocket, WebSocket, WebSocketServer } from 'ws'
 import { type Service, dialLocal, peer, pump } from '../../src/index.js'
 import { codeOf } from '../fixtures/http-ways.js'
 import { offer, rejection, startMesh, until } from '../fixtures/mesh.js'
+
+interface Answer {
+  readonly data: unknown
+  readonly caller: unknown
+}
 
 interface Two {
   readonly web: Service
@@ -26,33 +33,52 @@ async function two(t: TestContext): Promise<Two> {
   return { web: join('web'), api: join('api'), deny }
 }
 
-describe('axios', () => {
-  it('takes the agent for both schemes', async (t) => {
-    const { web, api, deny } = await two(t)
-    const server = createServer((request, response) => {
-      request.pipe(response.setHeader('x-caller', peer(request.socket)?.service ?? ''))
+/** Clients that take an agent for each scheme: a POST whose answer tells the caller, or the failure. */
+const twoAgents: Readonly<Record<string, (agent: Agent) => (url: string, json: object) => Promise<Answer>>> =
+  {
+    axios: (agent) => {
+      const client = axios.create({ httpAgent: agent, httpsAgent: agent, proxy: false })
+      return async (url, json) => {
+        const { data, headers } = await client.post<unknown>(url, json)
+        return { data, caller: headers['x-caller'] }
+      }
+    },
+    got: (agent) => {
+      const client = got.extend({ agent: { http: agent, https: agent } })
+      return async (url, json) => {
+        const { body, headers } = await client.post<unknown>(url, { json, responseType: 'json' })
+        return { data: body, caller: headers['x-caller'] }
+      }
+    },
+  }
+
+for (const [name, clientOf] of Object.entries(twoAgents)) {
+  describe(name, () => {
+    it('takes the agent for both schemes', async (t) => {
+      const { web, api, deny } = await two(t)
+      const server = createServer((request, response) => {
+        request.pipe(response.setHeader('x-caller', peer(request.socket)?.service ?? ''))
+      })
+      const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
+      await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
+      const post = clientOf(web.agent())
+      for (const scheme of ['http', 'https']) {
+        const answer = await post(`${scheme}://api.service.consul/`, { scheme })
+        assert.deepEqual(answer, { data: { scheme }, caller: 'web' })
+      }
+      assert.equal(codeOf(await rejection(post('http://example.com/', {}))), 'ERR_CONNECT_HOST')
+      await listener.close()
+      deny()
+      const again = await api.serve(createServer(), { port: 0, host: '127.0.0.1' })
+      await api.register({ port: (again.address() as AddressInfo).port, address: '127.0.0.1', id: 'api-2' })
+      const code = await until('it is denied', async () => {
+        const found = codeOf(await rejection(post('http://api.service.consul/', {})))
+        return found === 'ERR_CONNECT_REJECTED' && found
+      })
+      assert.equal(code, 'ERR_CONNECT_REJECTED')
     })
-    const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
-    await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
-    const agent = web.agent()
-    const client = axios.create({ httpAgent: agent, httpsAgent: agent, proxy: false })
-    for (const scheme of ['http', 'https']) {
-      const { data, headers } = await client.post<unknown>(`${scheme}://api.service.consul/`, { scheme })
-      assert.deepEqual(data, { scheme })
-      assert.equal(headers['x-caller'], 'web')
-    }
-    assert.equal(codeOf(await rejection(client.get('http://example.com/'))), 'ERR_CONNECT_HOST')
-    await listener.close()
-    deny()
-    const again = await api.serve(createServer(), { port: 0, host: '127.0.0.1' })
-    await api.register({ port: (again.address() as AddressInfo).port, address: '127.0.0.1', id: 'api-2' })
-    const code = await until('it is denied', async () => {
-      const found = codeOf(await rejection(client.get('http://api.service.consul/')))
-      return found === 'ERR_CONNECT_REJECTED' && found
-    })
-    assert.equal(code, 'ERR_CONNECT_REJECTED')
   })
-})
+}
 
 describe('ws', () => {
   it('takes the agent, and its connections end with an intention', async (t) => {

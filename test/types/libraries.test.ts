@@ -7,6 +7,7 @@ import type { Duplex } from 'node:stream'
 import { describe, it } from 'node:test'
 import * as tls from 'node:tls'
 import axios from 'axios'
+import got from 'got'
 import { expectTypeOf } from 'expect-type'
 import * as mysql from 'mysql2'
 import * as mysqlPromise from 'mysql2/promise'
@@ -68,6 +69,10 @@ describe('HTTP clients', () => {
       axios.get('https://api.service.consul/', { httpsAgent: web.agent() }),
       axios.create({ adapter: 'fetch', env: { fetch: web.fetch } }),
     ])
+  })
+
+  it('of got take the agent for each scheme, which it tells apart', () => {
+    compiled((web: Service) => got.extend({ agent: { http: web.agent(), https: web.agent() } }))
   })
 
   it('of ws take the agent, a socket or a stream', () => {

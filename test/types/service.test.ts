@@ -1,5 +1,6 @@
 // Types of `service` and of what a Service has and does; the compiler is who checks them.
 import type * as http from 'node:http'
+import type * as https from 'node:https'
 import type { AddressInfo } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { describe, it } from 'node:test'
@@ -19,6 +20,7 @@ import {
   type Leaf,
   type ListenOptions,
   type Listener,
+  type MeshAgent,
   type MeshSocket,
   type MeshStream,
   type Peer,
@@ -272,9 +274,11 @@ describe('a Service', () => {
     ])
   })
 
-  it('has agents of node:http', () => {
+  it('has agents that are of node:http and of node:https', () => {
     expectTypeOf<Service['agent']>().parameters.toEqualTypeOf<[options?: HttpAgentOptions | undefined]>()
-    expectTypeOf<Service['agent']>().returns.toEqualTypeOf<http.Agent>()
+    expectTypeOf<Service['agent']>().returns.toEqualTypeOf<MeshAgent>()
+    expectTypeOf<MeshAgent>().toExtend<http.Agent>()
+    expectTypeOf<MeshAgent>().toExtend<https.Agent>()
     compiled((web: Service) => [
       web.agent(),
       web.agent({ dialTimeoutMs: 1, pool: { keepAlive: false, maxSockets: 1, scheduling: 'fifo' } }),
