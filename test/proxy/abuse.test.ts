@@ -6,6 +6,9 @@ import { once } from 'node:events'
 import { readFileSync, readdirSync } from 'node:fs'
 import { type Socket, connect } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
+import { setImmediate as turn, setTimeout as delay } from 'node:timers/promises'
+import fc from 'fast-check'
+import { cut } from '../../src/transport/pump.js'
 import { freePort } from '../fixtures/free-ports.js'
 import { WAIT_MS, readAll, startMesh, until } from '../fixtures/mesh.js'
 import {
@@ -69,6 +72,33 @@ async function talk(socket: Socket): Promise<void> {
 async function atRest(proxy: RunningProxy): Promise<number> {
   await until('it is at rest', async () => (await proxy.metric('connections_open')) === 0)
   return proxy.descriptors()
+}
+
+const MIB = randomBytes(1 << 20)
+
+/** What either end of a connection may do, in any order and more than once. */
+const DEEDS: Readonly<Record<string, (socket: Socket) => unknown>> = {
+  say: (socket) => socket.writable && socket.write(MIB.subarray(0, 1000)),
+  'say much': (socket) => socket.writable && socket.write(MIB),
+  end: (socket) => socket.end(),
+  'end with much': (socket) => socket.writable && socket.end(MIB),
+  reset: cut,
+  close: (socket) => socket.destroy(),
+  'stop reading': (socket) => socket.pause(),
+  read: (socket) => socket.resume(),
+  'wait a turn': () => turn(),
+  'wait 1 ms': () => delay(1),
+  'wait 50 ms': () => delay(50),
+}
+
+/** Does all of it, and goes. */
+async function misbehave(socket: Socket, deeds: readonly string[]): Promise<void> {
+  socket.on('error', () => undefined)
+  for (const deed of deeds) {
+    if (socket.destroyed) return
+    await DEEDS[deed]!(socket)
+  }
+  cut(socket)
 }
 
 /** Connects without TLS to a public listener, and takes whatever comes of it. */
@@ -162,6 +192,26 @@ describe('a sidecar outlives', () => {
     assert.equal(await outbound.metric('connections_closed_total', { reason: 'ended' }), 501)
     await works()
     await settled()
+  })
+
+  it('two thousand connections whose ends do whatever comes to their minds', async (t) => {
+    const deeds = fc.array(fc.constantFrom(...Object.keys(DEEDS)), { maxLength: 7 })
+    const [clients, servers] = [1, 2].map((seed) => fc.sample(deeds, { numRuns: 2000, seed }))
+    const { port, settled, inbound } = await start(t, {
+      handler: (socket) => void misbehave(socket, servers!.pop() ?? []),
+    })
+    const client = async (): Promise<void> => {
+      for (let mine = clients!.pop(); mine !== undefined; mine = clients!.pop()) {
+        const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+        await once(socket, 'connect')
+        await misbehave(socket, mine)
+      }
+    }
+    await Promise.all(Array.from({ length: 24 }, client))
+    await settled()
+    // The others were gone before they got so far.
+    const opened = await inbound.metric('connections_opened_total')
+    assert.ok(opened > 1000 && opened <= 2000, `${opened} were opened`)
   })
 
   it('slow readers, with bounded memory', async (t) => {
