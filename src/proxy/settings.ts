@@ -187,7 +187,7 @@ function parseUpstream(place: string, given: unknown, warnings: string[]): Proxy
     throw new OptionError(`${place}.destination_peer`, 'no peer: peering is not supported', 'one')
   }
   return {
-    target: parseTarget(place, take),
+    target: parseTarget(place, take, warnings),
     bind: parseBind(place, take),
     connectTimeoutMs:
       tuning('connect_timeout_ms', expectDuration) ??
@@ -197,9 +197,15 @@ function parseUpstream(place: string, given: unknown, warnings: string[]): Proxy
   }
 }
 
-function parseTarget(place: string, take: Take): ServiceTarget | QueryTarget {
+function parseTarget(place: string, take: Take, warnings: readonly string[]): ServiceTarget | QueryTarget {
   const type = take('destination_type', expectString) ?? 'service'
-  const name = expectName(`${place}.destination_name`, take('destination_name', expectName) ?? '')
+  const name = take('destination_name', expectName)
+  if (name === undefined) {
+    // It may be there by another name, and with the error nobody sees the warnings.
+    const misspelt = warnings.filter((warning) => warning.startsWith(`${place}.`))
+    const found = ['none', ...misspelt].join('; ')
+    throw new OptionError(`${place}.destination_name`, 'the name of a service or a prepared query', found)
+  }
   const scope = {
     // Consul 1.2 had another word for it.
     datacenter: take('datacenter', expectName) ?? take('destination_datacenter', expectName),

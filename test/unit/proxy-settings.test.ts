@@ -283,6 +283,15 @@ describe('parseProxyConfig', () => {
     [withUpstream('db'), 'upstreams[0]: expected an object, got the string "db"'],
     [
       withUpstream({ local_bind_port: 1 }),
+      'upstreams[0].destination_name: expected the name of a service or a prepared query, got none',
+    ],
+    [
+      withUpstream({ destination_nam: 'db', local_bind_port: 1 }),
+      'upstreams[0].destination_name: expected the name of a service or a prepared query, got none; ' +
+        'upstreams[0].destination_nam: no such key; it has no effect',
+    ],
+    [
+      withUpstream({ destination_name: '', local_bind_port: 1 }),
       'upstreams[0].destination_name: expected a non-empty string, got an empty string',
     ],
     [
