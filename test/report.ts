@@ -1,45 +1,46 @@
-// One line for each file, the whole story of each failure, and the count at the end.
+// Runs one test file and reports it: a line with its counts, and the whole story of each failure.
 import { relative } from 'node:path'
+import { run } from 'node:test'
 import type { TestEvent } from 'node:test/reporters'
 import { inspect } from 'node:util'
 
-interface Tally {
+export interface Counts {
   passed: number
   failed: number
   skipped: number
 }
 
-export async function* report(source: AsyncIterable<TestEvent>): AsyncGenerator<string> {
-  const files = new Map<string, Tally>()
+/** Bound on one file. It only ends a file that hangs: the slowest takes two minutes on a quiet machine. */
+const FILE_TIMEOUT_MS = 15 * 60_000
+
+/** Runs a file in a process of its own, with the loader that this process was started with, and prints its result. */
+export async function runFile(file: string): Promise<Counts> {
+  const counts: Counts = { passed: 0, failed: 0, skipped: 0 }
+  const output: string[] = []
   const failures: string[] = []
-  for await (const event of source) {
-    if (event.type === 'test:pass' || event.type === 'test:fail') {
-      const { data } = event
-      const file = relative(process.cwd(), data.file ?? data.name)
-      const tally = files.get(file) ?? { passed: 0, failed: 0, skipped: 0 }
-      files.set(file, tally)
-      // Suites and file wrappers only sum up what is in them.
-      const isGroup = data.details.type === 'suite' || data.name === data.file
-      if (event.type === 'test:fail') {
-        const { error } = event.data.details
-        const subtestsFailed = (error as { failureType?: string }).failureType === 'subtestsFailed'
-        if (subtestsFailed) continue
-        tally.failed += 1
-        failures.push(`\nFAILED ${file}: ${data.name}\n${inspect(error.cause, { depth: 6 })}\n`)
-      } else if (data.skip !== undefined && data.skip !== false) tally.skipped += 1
-      else if (!isGroup) tally.passed += 1
-    } else if (event.type === 'test:stderr') {
-      yield event.data.message
-    }
+  const begin = performance.now()
+  const events: AsyncIterable<TestEvent> = run({ files: [file], timeout: FILE_TIMEOUT_MS })
+  for await (const event of events) {
+    if (event.type === 'test:stderr') output.push(event.data.message)
+    if (event.type !== 'test:pass' && event.type !== 'test:fail') continue
+    const { data } = event
+    // Suites and the file itself only sum up what is in them.
+    const isGroup = data.details.type === 'suite' || data.name === data.file
+    if (event.type === 'test:fail') {
+      const { error } = event.data.details
+      if ((error as { failureType?: string }).failureType === 'subtestsFailed') continue
+      counts.failed += 1
+      failures.push(`FAILED ${data.name}\n${inspect(error.cause, { depth: 6 })}\n`)
+    } else if (data.skip !== undefined && data.skip !== false) counts.skipped += 1
+    else if (!isGroup) counts.passed += 1
   }
-  const total: Tally = { passed: 0, failed: 0, skipped: 0 }
-  for (const [file, { passed, failed, skipped }] of [...files].sort(([a], [b]) => a.localeCompare(b))) {
-    total.passed += passed
-    total.failed += failed
-    total.skipped += skipped
-    const skips = skipped === 0 ? '' : `, ${skipped} skipped`
-    yield `${failed === 0 ? 'ok    ' : 'FAILED'} ${file} (${passed}${skips})\n`
-  }
-  for (const failure of failures) yield failure
-  yield `\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped\n`
+  const { passed, failed, skipped } = counts
+  const seconds = ((performance.now() - begin) / 1_000).toFixed(1)
+  const details = [`${passed} passed`, failed > 0 && `${failed} failed`, skipped > 0 && `${skipped} skipped`]
+  const summary = `${details.filter(Boolean).join(', ')}, ${seconds} s`
+  const status = failed === 0 ? 'ok    ' : 'FAILED'
+  process.stdout.write(
+    [`${status} ${relative(process.cwd(), file)} (${summary})\n`, ...output, ...failures].join(''),
+  )
+  return counts
 }

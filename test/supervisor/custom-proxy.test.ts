@@ -46,7 +46,8 @@ test('the example in Python leads bytes from an upstream to a service, and follo
   })
   const supervisor = await host.start()
   const { pid } = await host.running('web')
-  assert.match(commandLineOf(pid).join(' '), /python3 .*plain-proxy\.py$/)
+  // `python3` may be a shell script that replaces itself with the interpreter, so the command line changes once.
+  await until('the command is running', () => /python3 .*plain-proxy\.py$/.test(commandLineOf(pid).join(' ')))
   await until('bytes go there and back', async () => (await exchange(first, 'hello')) === 'hello')
   host.write('web.json', web(second))
   supervisor.signal('SIGHUP')
