@@ -10,10 +10,14 @@ export const ERROR_CODES = {
   ERR_CONNECT_AGENT_UNREACHABLE:
     'No connection to the Consul agent, or it broke off in the middle of an answer.',
   ERR_CONNECT_AGENT_TIMEOUT: 'The agent accepted the request and did not answer in time.',
-  ERR_CONNECT_AGENT_FORBIDDEN: 'The agent answered 403: the token is unknown or lacks a right.',
+  ERR_CONNECT_AGENT_FORBIDDEN: 'The agent answered 403: the token lacks a right, or none was sent.',
+  ERR_CONNECT_AGENT_TOKEN_UNKNOWN:
+    'The agent answered "ACL not found": the token does not exist, or the servers cannot be asked for it now.',
+  ERR_CONNECT_AGENT_CONNECTIONS: 'The agent accepts no more connections from this address.',
   ERR_CONNECT_AGENT_NOT_FOUND: 'The agent answered 404.',
   ERR_CONNECT_AGENT_DATACENTER: 'The agent knows no way to the datacenter that was named.',
-  ERR_CONNECT_AGENT_RATE_LIMITED: 'The agent answered 429: too many certificate requests in the cluster.',
+  ERR_CONNECT_AGENT_RATE_LIMITED:
+    'The agent answered 429: a limit of requests or of certificates to sign was reached.',
   ERR_CONNECT_AGENT_REFUSED: 'The agent answered another 4xx: it did not understand the request.',
   ERR_CONNECT_AGENT_FAILED: 'The agent answered 5xx.',
   ERR_CONNECT_AGENT_STALE: 'The agent answered from a copy that it cannot refresh.',
@@ -25,7 +29,7 @@ export const ERROR_CODES = {
   ERR_CONNECT_LEAF_EXPIRED: 'Our own certificate has expired and the agent has not given a new one.',
   ERR_CONNECT_LEAF_MALFORMED: 'Our own certificate or its key cannot be parsed or breaks a rule for leaves.',
   ERR_CONNECT_LEAF_KEY: 'Our own certificate does not belong to the private key that came with it.',
-  ERR_CONNECT_LEAF_UNTRUSTED: 'Our own certificate chains to none of the mesh’s roots.',
+  ERR_CONNECT_LEAF_UNTRUSTED: 'No valid path leads from our own certificate to a root of the mesh.',
   ERR_CONNECT_LEAF_SERVICE: 'Our own certificate names another service, or another trust domain.',
   ERR_CONNECT_ROOTS: 'The mesh’s roots are missing, empty or not CA certificates.',
 

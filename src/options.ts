@@ -9,6 +9,8 @@ export const DEFAULTS = {
   agentTimeoutMs: 10_000,
   /** How long the agent may hold a blocking query; Consul's own default. */
   watchWaitMs: 300_000,
+  /** Of the 200 connections that an agent accepts from one address, for all programs on it together. */
+  maxBlockingQueries: 32,
   readyTimeoutMs: 10_000,
   registerTimeoutMs: 10_000,
   dialTimeoutMs: 10_000,

@@ -1,4 +1,4 @@
-import type { AgentClient } from './client.js'
+import { type AgentClient, right } from './client.js'
 import { boolean, object, string } from './shape.js'
 
 export interface AuthorizeRequest {
@@ -31,7 +31,13 @@ export async function askAuthorize(
     ...(namespace !== undefined && { Namespace: namespace }),
   }
   const answer = await agent.request(
-    { method: 'POST', path: '/v1/agent/connect/authorize', body, signal: options.signal },
+    {
+      method: 'POST',
+      path: '/v1/agent/connect/authorize',
+      body,
+      signal: options.signal,
+      needs: right('service:write', request.target),
+    },
     parseAuthorize,
   )
   return { ...answer.value, ageMs: answer.ageMs ?? 0 }

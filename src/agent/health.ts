@@ -1,5 +1,5 @@
 import { isHost } from '../options.js'
-import { type AgentClient, type AgentResponse, path } from './client.js'
+import { type AgentClient, type AgentResponse, path, right } from './client.js'
 import { type JsonObject, array, boolean, maybe, nonEmpty, object, string, wholeNumber } from './shape.js'
 import { type BlockingQuery, blocking } from './watch.js'
 
@@ -55,6 +55,7 @@ export function fetchConnectInstances(
   return agent.request(
     {
       path: path`/v1/health/connect/${wanted.service}`,
+      needs: `${right('service:read', wanted.service)} and node:read`,
       query: {
         stale: true,
         ...parameters,

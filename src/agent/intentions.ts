@@ -1,4 +1,4 @@
-import type { AgentClient, AgentResponse } from './client.js'
+import { type AgentClient, type AgentResponse, right } from './client.js'
 import { type JsonObject, array, maybe, nonEmpty, object, string } from './shape.js'
 import { type BlockingQuery, blocking } from './watch.js'
 
@@ -61,6 +61,7 @@ function matchIntentions(
   return agent.request(
     {
       path: '/v1/connect/intentions/match',
+      needs: right('intentions:read', service),
       query: { ...parameters, by: 'destination', name: service },
       ...bounds,
     },

@@ -1,4 +1,4 @@
-import { type AgentClient, type AgentResponse, path } from './client.js'
+import { type AgentClient, type AgentResponse, path, right } from './client.js'
 import { nonEmpty, object } from './shape.js'
 import { type BlockingQuery, blocking } from './watch.js'
 
@@ -15,7 +15,11 @@ export function fetchLeaf(
   service: string,
   query: BlockingQuery,
 ): Promise<AgentResponse<LeafCertificate>> {
-  return agent.request({ path: path`/v1/agent/connect/ca/leaf/${service}`, ...blocking(query) }, parseLeaf)
+  const needs = right('service:write', service)
+  return agent.request(
+    { path: path`/v1/agent/connect/ca/leaf/${service}`, needs, ...blocking(query) },
+    parseLeaf,
+  )
 }
 
 export function parseLeaf(body: unknown): LeafCertificate {

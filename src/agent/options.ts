@@ -24,6 +24,18 @@ export interface AgentOptions {
   /** Bound on a request that does not block, in milliseconds. @default 10000 */
   readonly timeoutMs?: number | undefined
   /**
+   * How many blocking queries may be open at a time, of all services of this process that use the agent. Each holds a
+   * connection, of which an agent accepts 200 from one address by default (`limits.http_max_conns_per_client`), from all
+   * programs together; 9 more are used for everything else. What cannot block is polled every 5 to 60 s. When the agent
+   * accepts no more connections, the number is lowered for a while. @default 32
+   */
+  readonly maxBlockingQueries?: number | undefined
+  /**
+   * How long the agent may hold a blocking query, in milliseconds; at most 600000. A shorter bound of a proxy before the
+   * agent is noticed and needs no setting. @default 300000
+   */
+  readonly waitMs?: number | undefined
+  /**
    * The environment to take defaults from.
    * @default process.env
    */

@@ -1,4 +1,4 @@
-import { type AgentClient, path } from './client.js'
+import { type AgentClient, path, right } from './client.js'
 
 /** A service registration, in the agent's own spelling. */
 export interface ServiceDefinition {
@@ -41,7 +41,9 @@ export async function registerService(
 ): Promise<void> {
   // Without this flag a registration would keep the checks of an older one under the same id.
   const query = { 'replace-existing-checks': true }
-  await agent.request({ method: 'PUT', path: '/v1/agent/service/register', query, body, ...options }, nothing)
+  const needs = right('service:write', body.Name)
+  const request = { method: 'PUT', path: '/v1/agent/service/register', query, body, needs } as const
+  await agent.request({ ...request, ...options }, nothing)
 }
 
 /** `PUT /v1/agent/service/deregister/:id` */

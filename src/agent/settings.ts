@@ -4,6 +4,7 @@ import {
   DEFAULTS,
   expectAddress,
   expectBoolean,
+  expectCount,
   expectDuration,
   expectKeys,
   expectName,
@@ -28,6 +29,8 @@ export interface AgentSettings {
   readonly partition: string | undefined
   readonly datacenter: string | undefined
   readonly timeoutMs: number
+  readonly maxBlockingQueries: number
+  readonly waitMs: number
 }
 
 const KEYS = [
@@ -41,6 +44,8 @@ const KEYS = [
   'partition',
   'datacenter',
   'timeoutMs',
+  'maxBlockingQueries',
+  'waitMs',
   'env',
 ]
 const TLS_KEYS = ['ca', 'cert', 'key', 'serverName', 'verify']
@@ -75,6 +80,10 @@ export function agentSettings(agent: AgentOptions = {}): AgentSettings {
     partition: optional(expectName)('agent.partition', options.partition ?? fromEnv.partition),
     datacenter: optional(expectName)('agent.datacenter', options.datacenter ?? fromEnv.datacenter),
     timeoutMs: optional(expectDuration)('agent.timeoutMs', options.timeoutMs) ?? DEFAULTS.agentTimeoutMs,
+    maxBlockingQueries:
+      optional(expectCount)('agent.maxBlockingQueries', options.maxBlockingQueries) ??
+      DEFAULTS.maxBlockingQueries,
+    waitMs: optional(expectWait)('agent.waitMs', options.waitMs) ?? DEFAULTS.watchWaitMs,
   }
 }
 
@@ -83,6 +92,16 @@ function dnsBeside({ host, socketPath }: AgentAddress): { host: string; port: nu
   if (socketPath !== undefined) return { host: '127.0.0.1', port: DEFAULTS.agentDnsPort }
   const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
   return { host: name, port: DEFAULTS.agentDnsPort }
+}
+
+/** Consul's own bounds: it would shorten a longer wait without saying so. */
+const MIN_WAIT_MS = 1_000
+const MAX_WAIT_MS = 600_000
+
+function expectWait(option: string, value: unknown): number {
+  const waitMs = expectDuration(option, value)
+  if (waitMs >= MIN_WAIT_MS && waitMs <= MAX_WAIT_MS) return waitMs
+  throw new OptionError(option, `${MIN_WAIT_MS} to ${MAX_WAIT_MS} milliseconds`, `${waitMs}`)
 }
 
 function expectAuth(option: string, value: unknown): { username: string; password: string } {

@@ -1,11 +1,12 @@
 import { isDeepStrictEqual } from 'node:util'
+import { TokenBucket } from '../base/token-bucket.js'
 import { isAborted } from '../bounded.js'
 import { type Clock, sleep } from '../clock.js'
 import { AgentError, type ErrorCode, because, toError } from '../errors.js'
 import { log } from '../log.js'
 import { DEFAULTS } from '../options.js'
 import type { AgentRequest, AgentResponse } from './client.js'
-import type { BlockingSlots } from './slots.js'
+import type { BlockingSlots } from './blocking-slots.js'
 
 /** What makes a read a blocking one. Without index and hash it answers at once. */
 export interface BlockingQuery {
@@ -31,33 +32,50 @@ export interface WatchOptions<T> {
   /** For logs. */
   readonly name: string
   readonly fetch: (query: BlockingQuery) => Promise<AgentResponse<T>>
-  /** Called with the first value and with every one that differs from the last. May throw to refuse it. */
-  readonly onValue: (value: T) => void
-  /** Called after every read that went well, whether or not it brought something new. */
+  /** Called with the first value and with every value that differs from the last. May throw to refuse the value. */
+  readonly onValue: (value: T) => void | Promise<void>
+  /** Called after every read that succeeded, whether or not it brought a new value. */
   readonly onRead?: () => void
   /** Called with every failure, a refused value included, and when it will be tried again. */
   readonly onError: (error: Error, retryInMs: number) => void
+  /**
+   * Whether a value that came from a blocking read must be confirmed by a plain one before it is used. Agents have
+   * answered blocking reads with an empty list where the plain read says 403, or lists an instance.
+   * @default never
+   */
+  readonly isDoubtful?: (value: T) => boolean
   readonly clock: Clock
   /** From 0 to below 1. */
   readonly random: () => number
-  /** How long the agent may hold a query. @default 300000 */
+  /** How long the agent may hold a query, in milliseconds. @default 300000 */
   readonly waitMs?: number
   /** How often it reads at most while the index churns. @default 10 */
   readonly readsPerSecond?: number
-  /** A bound on how many of several watches block at a time; those without a place poll. @default none */
+  /** A bound on how many of several watches block at a time; watches without a place poll. @default none */
   readonly slots?: BlockingSlots
+  /** How long to wait between two reads while polling, in milliseconds. @default 10000 */
+  readonly pollMs?: () => number
 }
 
 /** The agent adds up to a sixteenth to the wait; the rest is for the network. */
 export const WAIT_MARGIN_MS = 10_000
 /** The pause between two reads of an endpoint that cannot block. */
 const POLL_MS = 10_000
-/** A churning index costs at most a burst, then so many reads a second as are wanted. */
+/** A churning index costs at most a burst, then as many reads a second as the watch allows. */
 const BURST = 20
 const READS_PER_SECOND = 10
 
-/** However many want to know, a pause lasts so long. */
+/** A pause lasts at least this long, however often `hurry` is called. */
 const SHORTEST_PAUSE_MS = 1_000
+
+/** The wait of the read that follows a refused value. */
+const SHORT_WAIT_MS = 2_000
+/** A blocking read that ends sooner than this has failed (see `#isCut`), and no read waits for less. */
+const SHORTEST_WAIT_MS = 1_000
+/** By how much the wait shrinks when something between us and the agent has a shorter bound. */
+const CUT_FACTOR = 0.8
+/** What a proxy answers when the agent holds a request for longer than the proxy allows. */
+const PROXY_TIMEOUTS: ReadonlySet<number | undefined> = new Set([408, 504, 524])
 
 interface Backoff {
   readonly firstMs: number
@@ -73,9 +91,8 @@ const SLOW_CODES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
 ])
 
 /**
- * The one loop behind every watch of the agent: blocking queries by index or by content hash, for ever, until
- * closed. The rules are those of Consul's documentation of blocking queries, and of what agents were seen to do
- * otherwise.
+ * The one loop behind every watch of the agent: blocking queries by index or by content hash, until closed. The rules
+ * are those of Consul's documentation of blocking queries, and of what agents were seen to do otherwise.
  */
 export class Watch<T> {
   readonly #options: WatchOptions<T>
@@ -87,24 +104,31 @@ export class Watch<T> {
   #closed = false
   #last: { value: T } | undefined
   #lastError: Error | undefined
+  #waitMs: number
+  /** Blocking reads in a row that something ended before their time. */
+  #cuts = 0
 
   constructor(options: WatchOptions<T>) {
     this.#options = options
-    this.#reads = new TokenBucket(options.clock, options.readsPerSecond ?? READS_PER_SECOND)
+    this.#waitMs = options.waitMs ?? DEFAULTS.watchWaitMs
+    this.#reads = new TokenBucket(options.clock, {
+      burst: BURST,
+      perSecond: options.readsPerSecond ?? READS_PER_SECOND,
+    })
     void this.#run()
   }
 
-  /** What the last read failed with; undefined while all is well. */
+  /** The error of the last read; undefined when the last read succeeded. */
   get lastError(): Error | undefined {
     return this.#lastError
   }
 
-  /** Reads anew at once, without an index, whether a read or a pause is under way. */
+  /** Reads at once, without an index, whether a read or a pause is under way. */
   restart(): void {
     this.#turn.abort()
   }
 
-  /** Reads anew at once, unless a read is under way that began without an index: its answer is as new. */
+  /** Reads at once, unless a read is under way that began without an index: its answer is as new. */
   refresh(): void {
     if (this.#phase !== 'reading') this.#turn.abort()
   }
@@ -123,8 +147,7 @@ export class Watch<T> {
   }
 
   async #run(): Promise<void> {
-    const { random } = this.#options
-    let position: Position = { from: 'start' }
+    let position: Position = START
     let failures = 0
     while (!this.#closed) {
       this.#turn = new AbortController()
@@ -135,23 +158,57 @@ export class Watch<T> {
         this.#reads.giveBack()
         continue
       }
+      const begin = this.#options.clock.now()
+      let failure: Error | undefined
       try {
         const response = await this.#read(position, signal)
-        // An answer that was crossed by the end of its turn was not taken: what it says is read again.
-        position = isAborted(signal) ? { from: 'start' } : nextPosition(position, response)
-        if (isAborted(signal)) continue
-        if (this.#options.slots?.isFull === true) position = { from: 'poll' }
-        failures = 0
-        this.#lastError = undefined
-        this.#options.onRead?.()
-        if (position.from === 'poll') await this.#pause(POLL_MS * jitter(random), signal)
+        if (!isAborted(signal)) {
+          position = nextPosition(position, response)
+          failure = await this.#offer(response.value)
+          // The agent renews what it has cached when it is asked with the index of the refused value.
+          if (failure !== undefined) position = { ...position, waitMs: SHORT_WAIT_MS }
+        }
       } catch (thrown) {
-        position = { from: 'start' }
-        if (isAborted(signal)) continue
+        failure = toError(thrown)
+        if (!isAborted(signal) && this.#isCut(failure, position, this.#options.clock.now() - begin)) continue
+        position = positionAfter(failure, position)
+      }
+      if (isAborted(signal)) position = START
+      else if (failure === undefined) {
+        failures = 0
+        if (this.#options.slots?.isFull === true) position = { from: 'poll' }
+        await this.#succeeded(position, signal)
+      } else {
         failures += 1
-        await this.#pause(this.#report(toError(thrown), failures), signal)
+        await this.#pause(this.#report(failure, failures), signal)
       }
     }
+  }
+
+  async #succeeded(position: Position, signal: AbortSignal): Promise<void> {
+    const { onRead, pollMs = () => POLL_MS, random } = this.#options
+    this.#cuts = 0
+    this.#lastError = undefined
+    onRead?.()
+    if (position.from === 'poll') await this.#pause(pollMs() * jitter(random), signal)
+  }
+
+  /**
+   * Whether a blocking read was only ended early: by a proxy before the agent, or by the agent's own HTTP server (1.22
+   * before February 2026 closed every connection after 30 s). Nothing is wrong then, as long as the agent had been
+   * allowed to hold the read for longer. The next read asks for a shorter wait.
+   */
+  #isCut(error: Error, position: Position, lastedMs: number): boolean {
+    if (!isBlocking(position) || lastedMs < SHORTEST_WAIT_MS || lastedMs >= this.#waitMs) return false
+    if (!(error instanceof AgentError)) return false
+    const byProxy = PROXY_TIMEOUTS.has(error.status)
+    if (!byProxy && error.code !== 'ERR_CONNECT_AGENT_UNREACHABLE') return false
+    this.#cuts += 1
+    // An agent that stops closes its connections as well: only when it happens again is it a bound.
+    if (byProxy || this.#cuts > 1)
+      this.#waitMs = Math.max(SHORTEST_WAIT_MS, Math.floor(lastedMs * CUT_FACTOR))
+    log.watch('%s: ended after %d ms, waits %d ms from now on', this.#options.name, lastedMs, this.#waitMs)
+    return true
   }
 
   async #pause(ms: number, signal: AbortSignal): Promise<void> {
@@ -162,7 +219,7 @@ export class Watch<T> {
     this.#phase = 'reading'
   }
 
-  /** Tells of a failure; returns how long to wait before the next try, in milliseconds. */
+  /** Reports a failure; returns how long to wait before the next try, in milliseconds. */
   #report(error: Error, failures: number): number {
     const { name, random, onError } = this.#options
     const delayMs = Math.round(backoffMs(error, failures) * jitter(random))
@@ -173,44 +230,65 @@ export class Watch<T> {
   }
 
   async #read(position: Position, signal: AbortSignal): Promise<AgentResponse<T>> {
-    const { slots } = this.#options
-    const blocks = position.from === 'index' || position.from === 'hash'
+    const response = await this.#fetch(position, signal)
+    const isDoubtful = isBlocking(position) && this.#options.isDoubtful?.(response.value) === true
+    return isDoubtful && !isAborted(signal) ? this.#fetch(START, signal) : response
+  }
+
+  async #fetch(position: Position, signal: AbortSignal): Promise<AgentResponse<T>> {
+    const { slots, fetch } = this.#options
+    const blocks = isBlocking(position)
+    const waitMs = Math.min(this.#waitMs, position.waitMs ?? Infinity)
     this.#phase = blocks ? 'blocking' : 'reading'
-    if (blocks) slots?.take()
+    const release = blocks
+      ? slots?.take(() => {
+          this.#turn.abort()
+        })
+      : undefined
     try {
-      return await this.#fetch(position, signal, blocks)
+      return await fetch({
+        index: position.from === 'index' ? position.index : undefined,
+        hash: position.from === 'hash' ? position.hash : undefined,
+        waitMs,
+        signal,
+        // Without a bound an agent that has died would hang the watch. Other reads have the client's own bound.
+        timeoutMs: blocks && position.isPrompt !== true ? (waitMs * 17) / 16 + WAIT_MARGIN_MS : undefined,
+      })
     } finally {
-      if (blocks) slots?.give()
+      release?.()
     }
   }
 
-  async #fetch(position: Position, signal: AbortSignal, blocks: boolean): Promise<AgentResponse<T>> {
-    const { fetch, onValue, waitMs = DEFAULTS.watchWaitMs } = this.#options
-    const response = await fetch({
-      index: position.from === 'index' ? position.index : undefined,
-      hash: position.from === 'hash' ? position.hash : undefined,
-      waitMs,
-      signal,
-      // A dead agent must not hang the watch for ever. A read that does not block has the client's own bound.
-      timeoutMs: blocks ? (waitMs * 17) / 16 + WAIT_MARGIN_MS : undefined,
-    })
-    // The index may move with nothing new, and a leaf may be new under an old index: the content decides.
-    if (
-      !isAborted(signal) &&
-      (this.#last === undefined || !isDeepStrictEqual(this.#last.value, response.value))
-    ) {
-      onValue(response.value)
-      this.#last = { value: response.value }
+  /** Returns why the value was refused. The index may move with nothing new, so that the content decides. */
+  async #offer(value: T): Promise<Error | undefined> {
+    if (this.#last !== undefined && isDeepStrictEqual(this.#last.value, value)) return undefined
+    try {
+      await this.#options.onValue(value)
+      this.#last = { value }
+      return undefined
+    } catch (error) {
+      return toError(error)
     }
-    return response
   }
 }
 
-/** Where a read starts: from nothing, after an index or a hash, or after a pause when the endpoint cannot block. */
-export type Position =
+/** Where a read starts: without an index, after an index or a hash, or after a pause when the endpoint cannot block. */
+export type Position = (
   | { readonly from: 'start' | 'poll' }
   | { readonly from: 'index'; readonly index: number }
   | { readonly from: 'hash'; readonly hash: string }
+) & {
+  /** A shorter wait than the watch's own. */
+  readonly waitMs?: number
+  /** Whether an answer is expected at once, although the read has an index. */
+  readonly isPrompt?: boolean
+}
+
+const START: Position = { from: 'start' }
+
+function isBlocking({ from }: Position): boolean {
+  return from === 'index' || from === 'hash'
+}
 
 export function nextPosition(
   before: Position,
@@ -221,9 +299,19 @@ export function nextPosition(
   if (response.index === undefined) return { from: 'poll' }
   // Agents have sent 0, and a read at 0 would never block.
   const index = Math.max(1, response.index)
-  // A restored snapshot or a new leader: the old index means nothing any more.
-  if (before.from === 'index' && index < before.index) return { from: 'start' }
+  // A restored snapshot or a new leader: the old index has no meaning.
+  if (before.from === 'index' && index < before.index) return START
   return { from: 'index', index }
+}
+
+/**
+ * Where to start after a failure. Consul 1.9 to 1.12 held a plain read for as long as a blocking read of the same
+ * certificate was open, such as that of this program's former process; the lowest index was answered at once (#13302).
+ */
+function positionAfter(error: Error, position: Position): Position {
+  const hasHung = error instanceof AgentError && error.code === 'ERR_CONNECT_AGENT_TIMEOUT'
+  if (position.from !== 'start' || !hasHung) return START
+  return { from: 'index', index: 1, waitMs: SHORTEST_WAIT_MS, isPrompt: true }
 }
 
 function backoffMs(error: Error, failures: number): number {
@@ -235,32 +323,4 @@ function backoffMs(error: Error, failures: number): number {
 /** From 0.5 to 1: agents that fail together must not be asked again together. */
 function jitter(random: () => number): number {
   return 0.5 + random() / 2
-}
-
-class TokenBucket {
-  readonly #clock: Clock
-  readonly #perSecond: number
-  #tokens = BURST
-  #filledAt: number
-
-  constructor(clock: Clock, perSecond: number) {
-    this.#clock = clock
-    this.#perSecond = perSecond
-    this.#filledAt = clock.now()
-  }
-
-  /** For a read that was not made after all. */
-  giveBack(): void {
-    this.#tokens += 1
-  }
-
-  /** Takes a token; returns how long to wait for it, in milliseconds. */
-  take(): number {
-    const now = this.#clock.now()
-    // A clock that was set back fills nothing.
-    const filled = (Math.max(0, now - this.#filledAt) * this.#perSecond) / 1000
-    this.#tokens = Math.min(BURST, this.#tokens + filled) - 1
-    this.#filledAt = now
-    return this.#tokens >= 0 ? 0 : Math.ceil((-this.#tokens * 1000) / this.#perSecond)
-  }
 }

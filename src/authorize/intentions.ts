@@ -73,7 +73,7 @@ export class Intentions extends EventEmitter<IntentionsEvents> {
       name: `intentions for ${service}`,
       clock,
       random,
-      waitMs: WAIT_MS,
+      waitMs: Math.min(WAIT_MS, agent.settings.waitMs),
       readsPerSecond: READS_PER_SECOND,
       slots: agent.blockingSlots,
       fetch: (query) => {

@@ -49,7 +49,12 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
     this.#selector = proxySelector(selector)
     expectKeys('options', expectObject('options', options), ['agent'])
     this.#agent = new AgentClient(agentSettings(options.agent))
-    this.#watched = new Watched({ name: 'proxy', fetch: (query) => this.#fetch(query), ...time })
+    this.#watched = new Watched({
+      name: 'proxy',
+      fetch: (query) => this.#fetch(query),
+      waitMs: this.#agent.settings.waitMs,
+      ...time,
+    })
     this.#watched.on('value', () => {
       if (this.current !== undefined) emitSafely(this, 'changed', this.current)
     })

@@ -76,6 +76,7 @@ export class HealthResolver implements Resolver {
       name: `instances of ${this.name}`,
       fetch: (query) => fetchConnectInstances(this.#agent, this.#target, query),
       slots: this.#agent.upstreamSlots,
+      waitMs: this.#agent.settings.waitMs,
       ...this.#time,
     })
     watched.on('value', () => {

@@ -28,7 +28,7 @@ test('a token for one request, and none beside it', async (t) => {
   await using manager = openAgent({ ...agentOptions, token: managementToken })
   assert.equal((await manager.exchange({ path })).status, 200)
   const error = await rejection(manager.request({ path, token: 'of-nobody' }))
-  assert.equal(error.code, 'ERR_CONNECT_AGENT_FORBIDDEN')
+  assert.equal(error.code, 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN')
   assert.ok(!error.message.includes('of-nobody'))
 })
 

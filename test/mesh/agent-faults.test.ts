@@ -34,7 +34,8 @@ const FAULTS: readonly (readonly [what: string, answer: FaultAnswer, code: strin
   ['500', { status: 500, body: 'rpc error: no cluster leader' }, 'ERR_CONNECT_AGENT_FAILED'],
   ['429', { status: 429, body: 'Too many requests' }, 'ERR_CONNECT_AGENT_RATE_LIMITED'],
   ['403', { status: 403, body: 'Permission denied' }, 'ERR_CONNECT_AGENT_FORBIDDEN'],
-  ['403 inside a 500', { status: 500, body: 'ACL not found' }, 'ERR_CONNECT_AGENT_FORBIDDEN'],
+  ['403 inside a 500', { status: 500, body: 'Permission denied' }, 'ERR_CONNECT_AGENT_FORBIDDEN'],
+  ['ACL not found', { status: 403, body: 'ACL not found' }, 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN'],
   ['404', { status: 404, body: '404 page not found' }, 'ERR_CONNECT_AGENT_NOT_FOUND'],
   ['400', { status: 400, body: 'Invalid query parameter' }, 'ERR_CONNECT_AGENT_REFUSED'],
   ['a redirect', { status: 301, headers: { location: '/elsewhere' }, body: '' }, 'ERR_CONNECT_AGENT_FAILED'],
@@ -292,12 +293,15 @@ describe('tokens', () => {
   it('of the wrong kind are named as the cause, and never shown', async (t) => {
     const { agent, agentOptions, join } = await startMesh(t, { acl })
     const other = agent.createToken({ services: { db: 'write' } })
-    for (const token of ['11111111-2222-3333-4444-555555555555', other]) {
+    for (const [token, code] of [
+      ['11111111-2222-3333-4444-555555555555', 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN'],
+      [other, 'ERR_CONNECT_AGENT_FORBIDDEN'],
+    ] as const) {
       const web = join('web', { agent: { ...agentOptions, token } })
       const error = await rejection(web.ready({ timeoutMs: 250 }))
-      assert.equal((error.cause as AgentError).code, 'ERR_CONNECT_AGENT_FORBIDDEN')
+      assert.equal((error.cause as AgentError).code, code)
       assert.equal((error.cause as AgentError).status, 403)
-      assert.match(error.message, /right/)
+      assert.match(error.message, /; (?:the token does not exist|grant service:write on "web")/)
       for (const shown of [
         inspect(error, { depth: 9 }),
         inspect(web, { depth: 9, showHidden: true }),
@@ -318,7 +322,7 @@ describe('tokens', () => {
     const register = (): Promise<unknown> => api.register({ port: (port += 1) })
     await register()
     writeFileSync(tokenFile, 'no-such-token')
-    assert.equal((await rejection(register())).code, 'ERR_CONNECT_AGENT_FORBIDDEN')
+    assert.equal((await rejection(register())).code, 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN')
     writeFileSync(tokenFile, agent.createToken({ services: { api: 'write' } }))
     await register()
     for (const content of ['', 'two tokens']) {

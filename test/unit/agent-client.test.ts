@@ -229,12 +229,13 @@ describe('AgentClient: an answer', () => {
 
   const refusals: [status: number, body: string, code: ErrorCode][] = [
     [403, 'Permission denied', 'ERR_CONNECT_AGENT_FORBIDDEN'],
-    [403, 'ACL not found', 'ERR_CONNECT_AGENT_FORBIDDEN'],
+    [403, 'ACL not found', 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN'],
     [403, '', 'ERR_CONNECT_AGENT_FORBIDDEN'],
     [500, 'rpc error making call: Permission denied', 'ERR_CONNECT_AGENT_FORBIDDEN'],
-    [500, 'rpc error making call: rpc error making call: ACL not found', 'ERR_CONNECT_AGENT_FORBIDDEN'],
+    [500, 'rpc error making call: rpc error making call: ACL not found', 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN'],
     [404, 'unknown service ID: web', 'ERR_CONNECT_AGENT_NOT_FOUND'],
     [429, 'Too many certificates', 'ERR_CONNECT_AGENT_RATE_LIMITED'],
+    [429, 'Your IP is issuing too many concurrent connections, please', 'ERR_CONNECT_AGENT_CONNECTIONS'],
     [500, 'rpc error making call: 429 Too Many Requests', 'ERR_CONNECT_AGENT_RATE_LIMITED'],
     [500, 'Unexpected response code: 403 (x)', 'ERR_CONNECT_AGENT_FORBIDDEN'],
     // 1.8.7 to 1.22, with or without who passed it on.
@@ -281,10 +282,16 @@ describe('AgentClient: an answer', () => {
   }
 
   const advised: [status: number, body: string, advice: RegExp | undefined][] = [
-    [403, 'x', /: check that the token exists and has the right that this request needs$/],
-    [500, 'No path to datacenter', /: check its name, and that the datacenters are joined$/],
+    [403, 'x', /; no token was sent; set agent\.token to a token with the right that this request needs$/],
+    [
+      403,
+      'ACL not found',
+      /; the token does not exist, or the servers cannot be asked for it at the moment$/,
+    ],
+    [500, 'No path to datacenter', /; check its name, and that the datacenters are joined$/],
     [429, 'x', /; it is tried again later$/],
-    [500, 'Connect must be enabled', /: set connect \{ enabled = true \} on the servers$/],
+    [429, 'Your IP is issuing too many concurrent connections', /; raise limits\.http_max_conns_per_client/],
+    [500, 'Connect must be enabled', /; set connect \{ enabled = true \} on the servers$/],
     [500, 'No cluster leader', undefined],
   ]
   for (const [status, body, advice] of advised) {
@@ -296,10 +303,26 @@ describe('AgentClient: an answer', () => {
     })
   }
 
-  it('a long error page is cut to its first line, and that to 200 characters', async (t) => {
-    const { client } = await open(t, { status: 500, body: `${'x'.repeat(500)}\n<secret>` })
-    const { message } = await failure(client.request(PATH, identity))
-    assert.match(message, /"x{200}"/)
+  it('a 403 names the right that is needed, and whether a token was sent', async (t) => {
+    const needs = 'service:write on "web"'
+    const without = await open(t, { status: 403, body: 'Permission denied' })
+    const { message } = await failure(without.client.request({ ...PATH, needs }, identity))
+    assert.match(message, /; no token was sent; set agent\.token to a token with service:write on "web"$/)
+    const sent = await open(t, { status: 403, body: 'Permission denied' }, { token: 'secret' })
+    const refused = await failure(sent.client.request({ ...PATH, needs }, identity))
+    assert.match(refused.message, /; grant service:write on "web" to the token$/)
+    assert.doesNotMatch(refused.message, /secret/)
+  })
+
+  it('shows an error of several lines in one line, of at most 300 characters', async (t) => {
+    const { client } = await open(t, { status: 400, body: '1 error occurred:\n\t* invalid name\n\n' })
+    assert.match(
+      (await failure(client.request(PATH, identity))).message,
+      /"1 error occurred: \* invalid name"$/,
+    )
+    const page = await open(t, { status: 500, body: `${'x'.repeat(500)}\n<secret>` })
+    const { message } = await failure(page.client.request(PATH, identity))
+    assert.match(message, /"x{300}"/)
     assert.doesNotMatch(message, /secret/)
   })
 
@@ -344,7 +367,6 @@ describe('AgentClient: bounds', () => {
   })
 
   const broken: [rule: string, answer: RequestListener][] = [
-    ['breaks off before its answer', (request) => request.socket.destroy()],
     [
       'breaks off in the middle of it',
       (request, response) => {
@@ -364,6 +386,33 @@ describe('AgentClient: bounds', () => {
       },
     ],
   ]
+  it('blocks less when the agent closes connections at once, which may be for want of them', async (t) => {
+    const { client } = await open(t, (request) => request.socket.destroy(), { maxBlockingQueries: 4 })
+    const evicted: number[] = []
+    for (const i of [1, 2, 3]) client.upstreamSlots.take(() => evicted.push(i))
+    const error = await failure(client.request(PATH, identity))
+    assert.deepEqual([error.code, isTransient(error)], ['ERR_CONNECT_AGENT_UNREACHABLE', true])
+    assert.deepEqual(evicted, [1, 2])
+  })
+
+  it('sends heartbeats while every connection for blocking queries is in use', async (t) => {
+    const { client, requests } = await open(
+      t,
+      (request, response) => {
+        if (request.url?.includes('index=') !== true) response.end('{}')
+      },
+      { maxBlockingQueries: 2 },
+    )
+    const hanging = [1, 2, 3].map((index) =>
+      client.request({ ...PATH, query: { index } }, identity).catch(() => 'ended'),
+    )
+    await client.request({ ...PATH, isHeartbeat: true }, identity)
+    await client.request(PATH, identity)
+    assert.equal(requests.filter(({ url }) => url.includes('index=')).length, 2)
+    await client.destroy()
+    await Promise.all(hanging)
+  })
+
   for (const [rule, answer] of broken) {
     it(`an agent that ${rule}`, async (t) => {
       const { client } = await open(t, answer)
@@ -409,6 +458,7 @@ describe('isTransient', () => {
     'ERR_CONNECT_AGENT_UNREACHABLE',
     'ERR_CONNECT_AGENT_TIMEOUT',
     'ERR_CONNECT_AGENT_RATE_LIMITED',
+    'ERR_CONNECT_AGENT_CONNECTIONS',
     'ERR_CONNECT_AGENT_FAILED',
   ]
   it('of all codes those that may go away by themselves', () => {

@@ -47,6 +47,8 @@ describe('agentSettings', () => {
       partition: undefined,
       datacenter: undefined,
       timeoutMs: 10_000,
+      maxBlockingQueries: 32,
+      waitMs: 300_000,
     })
   })
 
@@ -129,6 +131,8 @@ describe('agentSettings', () => {
       partition: 'p',
       datacenter: 'd',
       timeoutMs: 10_000,
+      maxBlockingQueries: 32,
+      waitMs: 300_000,
     })
   })
 

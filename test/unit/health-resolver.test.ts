@@ -300,7 +300,7 @@ describe('HealthResolver: the watch', () => {
 
   it('counts against the agent’s places for blocking queries', async () => {
     const { agent, resolver, resolve, answer } = start()
-    while (!agent.upstreamSlots.isFull) agent.upstreamSlots.take()
+    while (!agent.upstreamSlots.isFull) agent.upstreamSlots.take(() => undefined)
     const first = resolve()
     await answer([entry()], 5)
     await first

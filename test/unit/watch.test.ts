@@ -9,7 +9,7 @@ import {
   blocking,
   nextPosition,
 } from '../../src/agent/watch.js'
-import { BlockingSlots } from '../../src/agent/slots.js'
+import { BlockingSlots } from '../../src/agent/blocking-slots.js'
 import { AgentError, type ErrorCode } from '../../src/errors.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 
@@ -42,7 +42,9 @@ async function start(options: Partial<WatchOptions<unknown>> = {}) {
       new Promise((resolve, reject) => {
         reads.push({ query, resolve, reject })
       }),
-    onValue: (value) => values.push(value),
+    onValue: (value) => {
+      values.push(value)
+    },
     onError: (error, retryInMs) => failures.push({ error, retryInMs }),
     ...options,
   })
@@ -222,7 +224,7 @@ describe('Watch: what it tells', () => {
     watch.close()
   })
 
-  it('a refused value is an error, is tried again from the start, and is offered again', async () => {
+  it('offers a refused value again, after a read that continues where it was refused', async () => {
     const refusal = new Error('refused')
     const offered: unknown[] = []
     const started = await start({
@@ -234,13 +236,34 @@ describe('Watch: what it tells', () => {
     await started.answer({ value: 'same', index: 5 })
     assert.deepEqual(started.failures, [{ error: refusal, retryInMs: 50 }])
     assert.equal(await untilNextRead(started), 50)
-    assert.equal(started.last().index, undefined)
+    // A plain read would be answered from the agent's cache, with the same value.
+    assert.deepEqual([started.last().index, started.last().waitMs], [5, 2_000])
     await started.answer({ value: 'same', index: 5 })
     assert.equal(await untilNextRead(started), 100)
     await started.answer({ value: 'same', index: 5 })
     assert.deepEqual(offered, ['same', 'same', 'same'])
     assert.equal(started.failures.length, 2)
-    assert.equal(started.last().index, 5)
+    assert.deepEqual([started.last().index, started.last().waitMs], [5, 300_000])
+    started.watch.close()
+  })
+
+  it('waits for a value that takes time to be accepted', async () => {
+    const accepted: unknown[] = []
+    let accept = (): void => undefined
+    const started = await start({
+      onValue: (value) =>
+        new Promise((resolve) => {
+          accept = () => {
+            accepted.push(value)
+            resolve()
+          }
+        }),
+    })
+    await started.answer({ value: 1, index: 5 })
+    assert.equal(started.reads.length, 1)
+    accept()
+    await started.clock.advance(0)
+    assert.deepEqual([accepted, started.last().index], [[1], 5])
     started.watch.close()
   })
 
@@ -551,39 +574,62 @@ describe('Watch: onRead', () => {
 })
 
 describe('Watch: places for reads that block', () => {
+  const none = (): void => undefined
+
   it('are counted', () => {
-    const slots = new BlockingSlots(2)
+    const slots = BlockingSlots.create(2)
     assert.equal(slots.isFull, false)
-    slots.take()
+    const give = [slots.take(none), slots.take(none), slots.take(none)]
+    assert.equal(slots.isFull, true)
+    give[0]!()
+    assert.equal(slots.isFull, true)
+    // Giving back twice frees one slot.
+    give[0]!()
+    assert.equal(slots.isFull, true)
+    give[1]!()
     assert.equal(slots.isFull, false)
-    slots.take()
-    assert.equal(slots.isFull, true)
-    slots.take()
-    assert.equal(slots.isFull, true)
-    slots.give()
-    assert.equal(slots.isFull, true)
-    slots.give()
-    assert.equal(slots.isFull, false)
-    assert.equal(new BlockingSlots(0).isFull, true)
   })
 
-  it('are shared with those who may fill fewer of them', () => {
-    const slots = new BlockingSlots(3)
-    const fewer = slots.upTo(1)
-    slots.take()
-    assert.deepEqual([slots.isFull, fewer.isFull], [false, true])
-    fewer.take()
-    fewer.take()
-    assert.deepEqual([slots.isFull, fewer.isFull], [true, true])
-    slots.give()
-    slots.give()
-    slots.give()
-    assert.deepEqual([slots.isFull, fewer.isFull], [false, false])
+  it('leave a share to the service itself', () => {
+    const slots = BlockingSlots.create(4)
+    const upstreams = slots.forUpstreams(0.75)
+    for (const expected of [false, false, true]) {
+      upstreams.take(none)
+      assert.equal(upstreams.isFull, expected)
+    }
+    assert.equal(slots.isFull, false)
+    slots.take(none)
+    assert.equal(slots.isFull, true)
+    assert.equal(BlockingSlots.create(1).forUpstreams(0.5).isFull, false)
+  })
+
+  it('become fewer when the agent accepts no more connections, and more again after a minute', () => {
+    let now = 0
+    const evicted: string[] = []
+    const slots = BlockingSlots.create(8, () => now)
+    const upstreams = slots.forUpstreams(0.75)
+    slots.take(() => evicted.push('roots'))
+    const give = ['a', 'b', 'c', 'd', 'e'].map((name) => upstreams.take(() => evicted.push(name)))
+    slots.shrink()
+    // Six were open: three may be, and the service's own query is none of those that end.
+    assert.deepEqual(evicted, ['a', 'b', 'c'])
+    for (const each of give.slice(0, 3)) each()
+    assert.equal(slots.isFull, true)
+    now = 59_999
+    assert.equal(slots.isFull, true)
+    now = 60_000
+    assert.deepEqual([slots.isFull, upstreams.isFull], [false, false])
+    slots.shrink()
+    slots.shrink()
+    slots.shrink()
+    now += 59_999
+    assert.equal(BlockingSlots.create(1, () => now).isFull, false)
+    assert.equal(slots.isFull, true)
   })
 
   for (const by of [{ index: 7 }, { hash: 'a' }]) {
     it(`a read that blocks by ${Object.keys(by)[0]!} has one, and no other read has`, async () => {
-      const slots = new BlockingSlots(1)
+      const slots = BlockingSlots.create(1)
       const started = await start({ slots })
       assert.equal(slots.isFull, false)
       await started.answer(by)
@@ -601,7 +647,7 @@ describe('Watch: places for reads that block', () => {
   }
 
   it('is given back on close, and on a restart', async () => {
-    const slots = new BlockingSlots(1)
+    const slots = BlockingSlots.create(1)
     const { watch, clock, reads, answer } = await start({ slots })
     await answer({ index: 7 })
     assert.equal(slots.isFull, true)
@@ -618,8 +664,8 @@ describe('Watch: places for reads that block', () => {
   })
 
   it('who finds none polls every 5 to 10 seconds, and blocks again when there is one', async () => {
-    const slots = new BlockingSlots(1)
-    slots.take()
+    const slots = BlockingSlots.create(1)
+    const give = slots.take(none)
     const { watch, clock, reads, last, answer } = await start({ slots })
     await answer({ value: 1, index: 7 })
     assert.equal(reads.length, 1)
@@ -631,7 +677,7 @@ describe('Watch: places for reads that block', () => {
     assert.deepEqual([last().index, last().hash, last().timeoutMs], [undefined, undefined, undefined])
     await answer({ value: 2, index: 8 })
     assert.equal(reads.length, 2)
-    slots.give()
+    give()
     await clock.advance(5_000)
     assert.equal(reads.length, 3)
     assert.equal(last().index, undefined)
@@ -644,7 +690,8 @@ describe('Watch: places for reads that block', () => {
   })
 
   it('a poll that finds something new tells it', async () => {
-    const slots = new BlockingSlots(0)
+    const slots = BlockingSlots.create(1)
+    slots.take(none)
     const started = await start({ slots })
     await started.answer({ value: 1, index: 7 })
     await untilNextRead(started)
@@ -658,7 +705,7 @@ describe('Watch: places for reads that block', () => {
   })
 
   it('of several watches no more block than there are places', async () => {
-    const slots = new BlockingSlots(2)
+    const slots = BlockingSlots.create(2)
     const watches = await Promise.all([1, 2, 3, 4].map(() => start({ slots })))
     for (const each of watches) await each.answer({ index: 1 })
     assert.deepEqual(
@@ -675,6 +722,29 @@ describe('Watch: places for reads that block', () => {
     await watches[3]!.answer({ index: 1 })
     assert.equal(watches[3]!.reads.length, 2)
     for (const { watch } of watches) watch.close()
+  })
+
+  it('polls as often as the watch asks for', async () => {
+    const slots = BlockingSlots.create(1)
+    slots.take(none)
+    const started = await start({ slots, pollMs: () => 60_000 })
+    await started.answer({ index: 7 })
+    assert.equal(await untilNextRead(started), 30_000)
+    started.watch.close()
+  })
+
+  it('reads plainly at once when its blocking read is ended for want of connections', async () => {
+    const slots = BlockingSlots.create(2)
+    const started = await start({ slots: slots.forUpstreams(1) })
+    slots.take(none)
+    await started.answer({ index: 7 })
+    slots.shrink()
+    await started.fail(new Error('aborted'))
+    assert.equal(started.last().index, undefined)
+    assert.equal(started.failures.length, 0)
+    await started.answer({ index: 8 })
+    assert.equal(await untilNextRead(started), 5_000)
+    started.watch.close()
   })
 
   it('without a bound every read may block', async () => {
@@ -848,4 +918,83 @@ describe('blocking: the parameters of a read', () => {
       assert.deepEqual(blocking({ ...given, signal, timeoutMs: 7 }), { query, signal, timeoutMs: 7 })
     })
   }
+})
+
+describe('Watch: what agents and proxies before them do to a blocking read', () => {
+  const gatewayTimeout = (status: number): AgentError =>
+    new AgentError('ERR_CONNECT_AGENT_FAILED', `${status}`, { address: 'a', request: 'GET /', status })
+
+  for (const status of [408, 504, 524]) {
+    it(`a ${status} after a while is no failure, and the next wait is shorter`, async () => {
+      const { watch, clock, last, answer, fail, failures, reads } = await start()
+      await answer({ index: 7 })
+      await clock.advance(30_000)
+      await fail(gatewayTimeout(status))
+      assert.deepEqual(failures, [])
+      assert.equal(reads.length, 3)
+      assert.deepEqual([last().index, last().waitMs], [7, 24_000])
+      await clock.advance(24_000)
+      await answer({ index: 7 })
+      assert.deepEqual([last().index, last().waitMs], [7, 24_000])
+      watch.close()
+    })
+  }
+
+  it('an agent that closes every connection after 30 s is no failure, and its bound is learned', async () => {
+    const { watch, clock, last, answer, fail, failures } = await start()
+    await answer({ index: 7 })
+    for (const waitMs of [300_000, 24_000]) {
+      await clock.advance(30_000)
+      await fail(AWAY)
+      assert.deepEqual([failures.length, last().index, last().waitMs], [0, 7, waitMs])
+    }
+    watch.close()
+  })
+
+  const failing: [rule: string, lastedMs: number, error: AgentError][] = [
+    ['a 504 at once', 999, gatewayTimeout(504)],
+    ['a 500 after a while', 30_000, gatewayTimeout(500)],
+    ['a 504 after the agent should have answered', 300_000, gatewayTimeout(504)],
+    ['a timeout of our own', 30_000, agentError('ERR_CONNECT_AGENT_TIMEOUT')],
+    ['a connection that ends at once', 10, AWAY],
+  ]
+  for (const [rule, lastedMs, error] of failing) {
+    it(`${rule} is a failure`, async () => {
+      const { watch, clock, answer, fail, failures } = await start()
+      await answer({ index: 7 })
+      await clock.advance(lastedMs)
+      await fail(error)
+      assert.equal(failures.length, 1)
+      watch.close()
+    })
+  }
+
+  it('a plain read that hangs is tried again with the lowest index, and then plainly', async () => {
+    const started = await start()
+    const hung = agentError('ERR_CONNECT_AGENT_TIMEOUT')
+    await started.fail(hung)
+    await untilNextRead(started)
+    const { index, waitMs, timeoutMs } = started.last()
+    assert.deepEqual([index, waitMs, timeoutMs], [1, 1_000, undefined])
+    await started.fail(hung)
+    await untilNextRead(started)
+    assert.equal(started.last().index, undefined)
+    started.watch.close()
+  })
+
+  it('confirms a doubtful answer of a blocking read by a plain one', async () => {
+    const isDoubtful = (value: unknown): boolean => value === 'none'
+    const { watch, last, answer, values, failures, fail } = await start({ isDoubtful })
+    // A plain read is believed.
+    await answer({ value: 'none', index: 3 })
+    await answer({ value: 'some', index: 7 })
+    await answer({ value: 'none', index: 8 })
+    assert.equal(last().index, undefined)
+    await answer({ value: 'other', index: 9 })
+    assert.deepEqual(values, ['none', 'some', 'other'])
+    await answer({ value: 'none', index: 10 })
+    await fail(agentError('ERR_CONNECT_AGENT_FORBIDDEN'))
+    assert.deepEqual([values, failures.length], [['none', 'some', 'other'], 1])
+    watch.close()
+  })
 })
