@@ -6,7 +6,7 @@ export async function bareGeneration(agent: AgentOptions): Promise<Generation> {
   await using own = service('bare', { agent })
   await own.ready()
   const { leaf, roots } = own
-  const { key, ecdhCurve } = own.tlsServerOptions()
+  const { key, ecdhCurve, minVersion } = own.tlsServerOptions()
   if (leaf === undefined || roots === undefined) throw new Error('not ready')
-  return { leaf, roots, privateKeyPem: key, ecdhCurve }
+  return { leaf, roots, privateKeyPem: key, tls: { ecdhCurve, minVersion } }
 }

@@ -23,6 +23,7 @@ import {
   optional,
 } from './options.js'
 import type { Upstream } from './resolve/upstream.js'
+import type { TlsSettings } from './identity/store.js'
 import type { DialBounds } from './transport/dial.js'
 import type { ListenAddress } from './transport/open-server.js'
 
@@ -50,6 +51,8 @@ export interface ServiceOptions {
    * @default node:tls's own choice
    */
   readonly ecdhCurve?: string | undefined
+  /** The lowest version of TLS. Consul's built-in proxy, Envoy, and the Go SDK all know 1.3. @default TLSv1.2 */
+  readonly minTlsVersion?: 'TLSv1.2' | 'TLSv1.3' | undefined
   /**
    * The domain of Consul's names in the hosts of URLs, for `fetch`, `dispatcher` and `agent`: the agent's own `domain`.
    * @default consul
@@ -69,7 +72,7 @@ export interface ServiceSettings {
   readonly dialTimeoutMs: number
   readonly handshakeTimeoutMs: number
   readonly drainTimeoutMs: number
-  readonly ecdhCurve: string
+  readonly tls: TlsSettings
   readonly hosts: HostSettings
 }
 
@@ -153,6 +156,7 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
     'handshakeTimeoutMs',
     'drainTimeoutMs',
     'ecdhCurve',
+    'minTlsVersion',
     'domain',
     'hosts',
   ])
@@ -170,7 +174,10 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
       DEFAULTS.handshakeTimeoutMs,
     ),
     drainTimeoutMs: duration('drainTimeoutMs', options.drainTimeoutMs, DEFAULTS.drainTimeoutMs),
-    ecdhCurve: optional(expectCurves)('ecdhCurve', options.ecdhCurve) ?? DEFAULT_ECDH_CURVE,
+    tls: {
+      ecdhCurve: optional(expectCurves)('ecdhCurve', options.ecdhCurve) ?? DEFAULT_ECDH_CURVE,
+      minVersion: optional(expectTlsVersion)('minTlsVersion', options.minTlsVersion) ?? 'TLSv1.2',
+    },
     hosts: {
       domain: optional(expectDomain)('domain', options.domain) ?? DEFAULTS.domain,
       hosts: optional(expectHosts)('hosts', options.hosts) ?? new Map(),
@@ -271,7 +278,12 @@ export function listenSettings(
   }
 }
 
-/** What OpenSSL knows is OpenSSL's to say. */
+function expectTlsVersion(option: string, value: unknown): 'TLSv1.2' | 'TLSv1.3' {
+  if (value === 'TLSv1.2' || value === 'TLSv1.3') return value
+  throw new OptionError(option, "'TLSv1.2' or 'TLSv1.3'", describe(value))
+}
+
+/** OpenSSL validates the list of groups. */
 function expectCurves(option: string, value: unknown): string {
   const ecdhCurve = expectString(option, value)
   try {

@@ -44,11 +44,12 @@ import {
   resolveBounds,
   serviceSettings,
 } from './service-options.js'
-import { secureContext } from './transport/context.js'
 import { type DialBounds, dial } from './transport/dial.js'
 import { type ConnectionHandler, Listener, type ListenerReports } from './transport/listen.js'
 import { OpenSockets } from './transport/open-sockets.js'
+import { endUntrusted } from './transport/revocation.js'
 import { attachPeer, peer, verifySocket } from './transport/peer.js'
+import { selfHandshake } from './transport/self-handshake.js'
 import type { MeshSocket } from './transport/socket.js'
 import {
   type TlsClientOptions,
@@ -86,12 +87,11 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#time = time
     this.#mesh = acquireMesh(this.#settings.agent, time)
     this.#authorization = this.#openAuthorization()
-    const { ecdhCurve } = this.#settings
     this.#identity = new IdentityStore({
       ...this.#mesh,
       service: name,
-      ecdhCurve,
-      accept: secureContext,
+      tls: this.#settings.tls,
+      prove: selfHandshake,
       ...time,
     })
     const { hosts, dialTimeoutMs } = this.#settings
@@ -106,7 +106,10 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       const { leaf, roots } = generation
       rotations.publish({ service: name, what, leaf, roots })
       if (what === 'leaf') emitSafely(this, 'rotated', generation.leaf)
-      else emitSafely(this, 'roots', generation.roots)
+      else {
+        emitSafely(this, 'roots', roots)
+        this.#withdraw(roots)
+      }
     })
   }
 
@@ -458,7 +461,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       throw new OptionError('socket', 'a connection of the mesh, or a TLS socket', describe(socket))
     }
     // Kept with the socket: Node gives a server's certificate only once.
-    return peer(socket) ?? attachPeer(socket, verifySocket(socket, this.#identity.require().roots)).peer
+    return peer(socket) ?? attachPeer(socket, verifySocket(socket, this.#identity.require().roots).peer).peer
   }
 
   /**
@@ -546,6 +549,13 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       ...bounds,
       patience: { allowHalfOpen, expectsAnswer: true, alpnProtocols },
     })
+
+  /** Ends the connections that were dialed, and whose peers lead to none of these roots. Listeners see to their own. */
+  #withdraw(roots: Roots): void {
+    for (const error of endUntrusted(this.#dialled, this.name, roots, this.#time.clock.now())) {
+      this.#reports.revoked(error)
+    }
+  }
 
   async #open(
     options: ListenOptions,

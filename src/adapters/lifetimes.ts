@@ -1,7 +1,8 @@
 import type { Clock } from '../clock.js'
+import type { Roots } from '../identity/roots.js'
 import type { Generation, IdentityStore } from '../identity/store.js'
 import { onceDestroyed } from '../transport/open-sockets.js'
-import { Acceptance, expiresAt, rootsOf } from '../transport/standing.js'
+import { areBothTrusted, connectionOf, expiresAt } from '../transport/connection.js'
 import type { MeshSocket } from '../transport/socket.js'
 
 /**
@@ -27,8 +28,7 @@ export class Lifetimes {
   readonly #tenures = new Map<MeshSocket, Tenure>()
   readonly #onChanged = ({ roots }: Generation, what: 'leaf' | 'roots'): void => {
     if (what === 'leaf') return
-    const accepted = new Acceptance(roots, this.#clock.now())
-    for (const socket of [...this.#tenures.keys()]) if (!accepted.has(socket)) this.#end(socket)
+    for (const socket of [...this.#tenures.keys()]) if (!this.#isAccepted(socket, roots)) this.#end(socket)
   }
 
   constructor(identity: IdentityStore, clock: Clock) {
@@ -43,7 +43,10 @@ export class Lifetimes {
       retire()
       return
     }
-    const cancelTimer = this.#clock.after(usableMs(expiresAt(socket) - this.#clock.now()), () => {
+    const connection = connectionOf(socket)
+    const now = this.#clock.now()
+    const lifeMs = connection === undefined ? 0 : expiresAt(connection, now) - now
+    const cancelTimer = this.#clock.after(usableMs(lifeMs), () => {
       this.#end(socket)
     })
     this.#tenures.set(socket, { retire, cancelTimer })
@@ -62,8 +65,14 @@ export class Lifetimes {
   /** Whether the roots have changed, so that it would not be made again, while it was dialled. */
   #isOutdated(socket: MeshSocket): boolean {
     const { current } = this.#identity
-    if (current === undefined || current.roots === rootsOf(socket)) return false
-    return !new Acceptance(current.roots, this.#clock.now()).has(socket)
+    return current !== undefined && !this.#isAccepted(socket, current.roots)
+  }
+
+  #isAccepted(socket: MeshSocket, roots: Roots): boolean {
+    const connection = connectionOf(socket)
+    return (
+      connection !== undefined && !socket.destroyed && areBothTrusted(connection, roots, this.#clock.now())
+    )
   }
 
   #end(socket: MeshSocket): void {

@@ -34,9 +34,19 @@ export interface Decision {
  * - `late`: no decision came in time
  * - `failed`: no decision could be made
  * - `expired`: the peer's certificate has expired, and the listener's `maxPeerAge` is set
+ * - `roots`: the peer's certificate leads to no CA root of the mesh any more
  */
 export type DecisionBasis =
-  'intention' | 'permissions' | 'default' | 'agent' | 'stale' | 'authorizer' | 'late' | 'failed' | 'expired'
+  | 'intention'
+  | 'permissions'
+  | 'default'
+  | 'agent'
+  | 'stale'
+  | 'authorizer'
+  | 'late'
+  | 'failed'
+  | 'expired'
+  | 'roots'
 
 const BASES: ReadonlySet<unknown> = new Set<DecisionBasis>([
   'intention',
@@ -48,6 +58,7 @@ const BASES: ReadonlySet<unknown> = new Set<DecisionBasis>([
   'late',
   'failed',
   'expired',
+  'roots',
 ])
 
 /**
@@ -78,24 +89,27 @@ export class DeniedError extends ConnectError {
   }
 }
 
-/** A peer was let in, and its connection was ended since it may not be in any more. */
+/** An open connection was ended because its peer may not be connected any more. */
 export class RevokedError extends ConnectError {
   static override readonly brand: string = 'RevokedError'
   readonly peer: Peer
   readonly reason: string
   readonly basis: DecisionBasis
-  /** How long the connection had been with its handler, in milliseconds. */
+  /** `inbound`: the peer had connected to us; `outbound`: we had dialed it. */
+  readonly side: 'inbound' | 'outbound'
+  /** How long the connection had been open, in milliseconds. */
   readonly ageMs: number
 
   constructor(
     peer: Peer,
     service: string,
     decision: Required<Decision>,
-    details: { ageMs: number; cause?: unknown },
+    details: { side: 'inbound' | 'outbound'; ageMs: number; cause?: unknown },
   ) {
     const { reason, basis } = decision
-    const message = `${peer.service} may no longer be connected to ${service}: ${reason}`
-    super('ERR_CONNECT_REVOKED', message, details)
+    const ends = details.side === 'inbound' ? [peer.service, service] : [service, peer.service]
+    super('ERR_CONNECT_REVOKED', `${ends.join(' to ')}: connection revoked; ${reason}`, details)
+    this.side = details.side
     this.peer = peer
     this.reason = reason
     this.basis = basis

@@ -10,11 +10,11 @@ export interface DecisionMessage extends Required<Decision> {
   readonly durationMs: number
 }
 
-/** What `consul-connect:revocation` carries: an inbound connection that was ended since its peer may no longer be in. */
+/** What `consul-connect:revocation` carries: a connection that was ended because its peer may not be connected any more. */
 export interface RevocationMessage {
   readonly service: string
   readonly peer: Peer
-  /** With the reason, its ground, and the connection's age. */
+  /** With the reason, its basis, the side, and the connection's age. */
   readonly error: RevokedError
 }
 

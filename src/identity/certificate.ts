@@ -7,6 +7,10 @@ export interface CertificateFacts {
   /** The URIs among the subject alternative names, in order. */
   readonly uris: readonly string[]
   readonly isCa: boolean
+  /** How many CA certificates may follow below this one; undefined for any number. */
+  readonly pathLength: number | undefined
+  /** The object identifier of the algorithm that the certificate is signed with. */
+  readonly signatureAlgorithm: string
   /** The names of the bits that are set; undefined when the extension is absent. */
   readonly keyUsage: ReadonlySet<KeyUsage> | undefined
   /** The object identifiers; undefined when the extension is absent. */
@@ -67,7 +71,7 @@ export function parseCertificate(der: Uint8Array): CertificateFacts {
 
 function readCertificate(der: Uint8Array): CertificateFacts {
   if (der.byteLength > MAX_BYTES) throw new Error(`it has ${der.byteLength} bytes`)
-  const [tbs] = sequence(
+  const [tbs, signatureAlgorithm] = sequence(
     decode(Buffer.from(der.buffer, der.byteOffset, der.byteLength).toString('latin1')),
     3,
     3,
@@ -84,6 +88,8 @@ function readCertificate(der: Uint8Array): CertificateFacts {
   return {
     uris: read(extensions, SUBJECT_ALT_NAME, readUris) ?? [],
     isCa: read(extensions, BASIC_CONSTRAINTS, readIsCa) ?? false,
+    pathLength: read(extensions, BASIC_CONSTRAINTS, readPathLength),
+    signatureAlgorithm: asn1.derToOid(bytes(sequence(signatureAlgorithm, 1, 2)[0], OID)),
     keyUsage: read(extensions, KEY_USAGE, readKeyUsage),
     extendedKeyUsage: read(extensions, EXTENDED_KEY_USAGE, readExtendedKeyUsage),
     // The sign byte is no part of the number, as Consul writes it.
@@ -141,6 +147,17 @@ function readIsCa(value: asn1.Asn1): boolean {
   if (first === undefined || (first.tagClass === UNIVERSAL && first.type === INTEGER)) return false
   // DER writes true as ff; any other non-zero byte is still true to a lenient reader.
   return bytes(first, BOOLEAN) !== '\x00'
+}
+
+function readPathLength(value: asn1.Asn1): number | undefined {
+  const length = sequence(value, 0, 2).find(
+    ({ tagClass, type }) => tagClass === UNIVERSAL && type === INTEGER,
+  )
+  if (length === undefined) return undefined
+  const content = bytes(length, INTEGER)
+  if (content.length !== 1 || content.charCodeAt(0) > 0x7f)
+    throw new Error('its path length is not from 0 to 127')
+  return content.charCodeAt(0)
 }
 
 function readKeyUsage(value: asn1.Asn1): Set<KeyUsage> {

@@ -1,8 +1,8 @@
 import { type KeyObject, type X509Certificate, createPrivateKey } from 'node:crypto'
 import type { LeafCertificate } from '../agent/leaf.js'
 import { type ErrorCode, IdentityError, because } from '../errors.js'
-import { parseCertificate } from './certificate.js'
-import { chainsTo, parseChain } from './path.js'
+import { CLIENT_AUTH, SERVER_AUTH, parseCertificate } from './certificate.js'
+import { parsePemCertificates, verifyPath } from './path.js'
 import type { Roots } from './roots.js'
 import type { ServiceId } from './spiffe.js'
 import { type ExpectedIdentity, verifyExpected, verifyLeaf, verifyMember } from './verify.js'
@@ -16,6 +16,8 @@ export interface Leaf {
   readonly serialNumber: string
   readonly notBefore: Date
   readonly notAfter: Date
+  /** When the first certificate of its path expires, the root included: from then on no peer accepts it. */
+  readonly expiresAt: Date
   /** PEM of the leaf and of the intermediates that peers need. */
   readonly chainPem: string
 }
@@ -45,7 +47,7 @@ export function checkLeaf(
     })
 
   const chain = attempt(
-    () => parseChain(given.chainPem),
+    () => parsePemCertificates(given.chainPem),
     (cause) => fail('ERR_CONNECT_LEAF_MALFORMED', 'cannot be parsed', cause),
   )
   const [certificate] = chain
@@ -77,27 +79,28 @@ export function checkLeaf(
     },
     (cause) => fail('ERR_CONNECT_LEAF_SERVICE', 'names somebody else', cause),
   )
+  const notBefore = new Date(certificate.validFrom)
+  const notAfter = new Date(certificate.validTo)
+  if (notAfter.getTime() <= now)
+    throw fail('ERR_CONNECT_LEAF_EXPIRED', `expired at ${notAfter.toISOString()}`)
+  if (notBefore.getTime() > now) {
+    throw fail(
+      'ERR_CONNECT_LEAF_MALFORMED',
+      `is valid only from ${notBefore.toISOString()}; compare the clocks of this machine and of the agent`,
+    )
+  }
+  const expiresAt = attempt(
+    () => verifyPath(chain, roots.certificates, now, [CLIENT_AUTH, SERVER_AUTH]),
+    (cause) => fail('ERR_CONNECT_LEAF_UNTRUSTED', 'is not trusted in the mesh', cause),
+  )
   const leaf: Leaf = {
     id,
     uri: certified.uri,
     serialNumber: facts.serialNumber,
-    notBefore: new Date(certificate.validFrom),
-    notAfter: new Date(certificate.validTo),
-    chainPem: chain.map((item) => item.toString()).join(''),
-  }
-  if (leaf.notAfter.getTime() <= now)
-    throw fail('ERR_CONNECT_LEAF_EXPIRED', `expired at ${leaf.notAfter.toISOString()}`)
-  if (leaf.notBefore.getTime() > now) {
-    throw fail(
-      'ERR_CONNECT_LEAF_MALFORMED',
-      `is valid only from ${leaf.notBefore.toISOString()}: compare the clocks`,
-    )
-  }
-  if (!chainsTo(certificate, chain.slice(1), roots.certificates, now)) {
-    throw fail(
-      'ERR_CONNECT_LEAF_UNTRUSTED',
-      `chains to none of the ${roots.certificates.length} roots of the mesh`,
-    )
+    notBefore,
+    notAfter,
+    expiresAt: new Date(expiresAt),
+    chainPem: chain.map(String).join(''),
   }
   return { leaf, privateKeyPem: given.privateKeyPem }
 }

@@ -1,38 +1,181 @@
-import { X509Certificate } from 'node:crypto'
+import { type KeyObject, X509Certificate } from 'node:crypto'
+import { type CertificateFacts, parseCertificate } from './certificate.js'
 
-/** The certificates in a PEM, in their order. */
-export function parseChain(pem: string): X509Certificate[] {
+const MAX_PEM_BYTES = 1024 * 1024
+/** A path of more certificates is refused; OpenSSL's own limit is 100. */
+const MAX_PATH = 16
+
+/**
+ * Parses the certificates in a PEM text, in their order. Text between them is ignored, as OpenSSL ignores it.
+ * @throws Error for a certificate that cannot be parsed, or a text over 1 MiB
+ */
+export function parsePemCertificates(pem: string): X509Certificate[] {
+  if (pem.length > MAX_PEM_BYTES) throw new Error(`PEM text is larger than ${MAX_PEM_BYTES} bytes`)
   const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
   return blocks.map((block) => new X509Certificate(block))
 }
 
 /**
- * Whether a path leads from a leaf over its intermediates to a root, all of them valid at `now`. For what OpenSSL does
- * not judge: what we are about to present, so that a bad rotation is noticed here and not by every peer, and
- * connections that were made under other roots.
+ * Verifies that a path leads from a leaf to one of the trust anchors, as OpenSSL does at a handshake: the anchors are
+ * searched before the presented certificates, the first issuer that fits by name and key identifier is taken, and there
+ * is no second try. Needed where OpenSSL is not asked: for connections that were made under other roots, and to learn
+ * when a path ends.
+ *
+ * The rules are those of `X509_verify_cert` (OpenSSL 3.0) with partial chains allowed and security level 2.
+ * @param chain - the leaf, then the certificates that came with it, in any order
+ * @param anchors - trusted certificates; they need not be self-signed
+ * @param now - in milliseconds since the Unix epoch
+ * @param purposes - extended key usages that every issuer that restricts them must include
+ * @returns when the first certificate of the path expires, in milliseconds since the Unix epoch
+ * @throws Error that says why there is no valid path
  */
-export function chainsTo(
-  leaf: X509Certificate,
-  intermediates: readonly X509Certificate[],
-  roots: readonly X509Certificate[],
+export function verifyPath(
+  chain: readonly X509Certificate[],
+  anchors: readonly X509Certificate[],
   now: number,
-): boolean {
-  const reached = [leaf]
-  // The loop sees what is pushed while it runs; each certificate is pushed once at most.
-  for (const current of reached) {
-    if (roots.some((root) => issued(root, current, now))) return true
-    reached.push(...intermediates.filter((next) => !reached.includes(next) && issued(next, current, now)))
-  }
-  return false
+  purposes: readonly string[],
+): number {
+  const { path, anchored } = buildPath(chain, anchors, now)
+  if (!anchored) throw new Error(`no path to any of the ${anchors.length} CA roots of the mesh`)
+  verifyIssuers(path, purposes)
+  path.forEach((certificate, i) => {
+    verifyValidity(certificate, now)
+    const issuer = path[i + 1]
+    if (issuer !== undefined && !isSignedBy(certificate, issuer.publicKey)) {
+      throw new Error(`${describe(certificate)} is not signed by ${describe(issuer)}`)
+    }
+  })
+  return Math.min(...path.map(({ validTo }) => Date.parse(validTo)))
 }
 
-function issued(issuer: X509Certificate, subject: X509Certificate, now: number): boolean {
-  if (!issuer.ca || new Date(issuer.validTo).getTime() <= now || new Date(issuer.validFrom).getTime() > now)
-    return false
+/** The path as far as issuers can be found; anchored when it ends at a trust anchor. */
+function buildPath(
+  [leaf, ...presented]: readonly X509Certificate[],
+  anchors: readonly X509Certificate[],
+  now: number,
+): { path: readonly X509Certificate[]; anchored: boolean } {
+  const path: X509Certificate[] = leaf === undefined ? [] : [leaf]
+  while (path.length > 0 && path.length <= MAX_PATH) {
+    const last = path[path.length - 1] as X509Certificate
+    const anchor = findIssuer(last, anchors, now)
+    if (anchor !== undefined) return { path: [...path, anchor], anchored: true }
+    const issuer = last.checkIssued(last) ? undefined : findIssuer(last, presented, now, path)
+    if (issuer === undefined) break
+    path.push(issuer)
+  }
+  return { path, anchored: false }
+}
+
+/** The first candidate that is valid now; without one, the candidate that expires last. */
+function findIssuer(
+  subject: X509Certificate,
+  candidates: readonly X509Certificate[],
+  now: number,
+  used: readonly X509Certificate[] = [],
+): X509Certificate | undefined {
+  const issuers = candidates.filter(
+    (candidate) => subject.checkIssued(candidate) && !used.some(({ raw }) => raw.equals(candidate.raw)),
+  )
+  const expiry = ({ validTo }: X509Certificate): number => Date.parse(validTo)
+  return (
+    issuers.find((candidate) => isValidAt(candidate, now)) ??
+    issuers.reduce<X509Certificate | undefined>(
+      (best, next) => (best === undefined || expiry(next) > expiry(best) ? next : best),
+      undefined,
+    )
+  )
+}
+
+function isValidAt({ validFrom, validTo }: X509Certificate, now: number): boolean {
+  return Date.parse(validFrom) <= now && now < Date.parse(validTo)
+}
+
+function verifyValidity(certificate: X509Certificate, now: number): void {
+  if (now >= Date.parse(certificate.validTo)) {
+    throw new Error(`${describe(certificate)} expired at ${certificate.validTo}`)
+  }
+  if (now < Date.parse(certificate.validFrom)) {
+    throw new Error(`${describe(certificate)} is valid only from ${certificate.validFrom}`)
+  }
+}
+
+/** RFC 5280, section 6.1.4: what each certificate of a path may do. */
+function verifyIssuers(path: readonly X509Certificate[], purposes: readonly string[]): void {
+  let issuersBelow = 0
+  path.forEach((certificate, i) => {
+    const facts = parseCertificate(certificate.raw)
+    if (!isStrongKey(certificate)) throw new Error(`${describe(certificate)} has a key that is too weak`)
+    // A trust anchor is trusted as such: its own signature is not looked at.
+    if (i < path.length - 1 && WEAK_SIGNATURES.has(facts.signatureAlgorithm)) {
+      throw new Error(`${describe(certificate)} is signed with an algorithm that is too weak`)
+    }
+    if (i === 0) return
+    verifyIssuer(certificate, facts, issuersBelow, purposes)
+    if (certificate.subject !== certificate.issuer) issuersBelow += 1
+  })
+}
+
+function verifyIssuer(
+  certificate: X509Certificate,
+  { isCa, keyUsage, extendedKeyUsage, pathLength }: CertificateFacts,
+  issuersBelow: number,
+  purposes: readonly string[],
+): void {
+  if (!isCa || keyUsage?.has('keyCertSign') === false) {
+    throw new Error(`${describe(certificate)} is not a CA certificate`)
+  }
+  if (pathLength !== undefined && issuersBelow > pathLength) {
+    throw new Error(`${describe(certificate)} allows only ${pathLength} CA certificates below it`)
+  }
+  if (extendedKeyUsage !== undefined && !purposes.every((purpose) => extendedKeyUsage.has(purpose))) {
+    throw new Error(`${describe(certificate)} may not issue certificates for TLS clients and servers`)
+  }
+}
+
+function isSignedBy(certificate: X509Certificate, key: KeyObject): boolean {
   try {
-    return subject.checkIssued(issuer) && subject.verify(issuer.publicKey)
+    return certificate.verify(key)
   } catch {
-    // A key of a kind that OpenSSL does not know.
+    // A kind of key that OpenSSL does not support.
     return false
   }
+}
+
+/** Less than 112 bits of security, which is what security level 2 demands: digests of MD2, MD5, and SHA-1. */
+const WEAK_SIGNATURES: ReadonlySet<string> = new Set([
+  '1.2.840.113549.1.1.2',
+  '1.2.840.113549.1.1.4',
+  '1.2.840.113549.1.1.5',
+  '1.2.840.10040.4.3',
+  '1.2.840.10045.4.1',
+  '1.3.14.3.2.29',
+])
+const MIN_RSA_BITS = 2048
+/** Curves of 224 bits and more, by OpenSSL's names. */
+const STRONG_CURVES: ReadonlySet<string> = new Set([
+  'secp224r1',
+  'prime256v1',
+  'secp256k1',
+  'secp384r1',
+  'secp521r1',
+  'brainpoolP256r1',
+  'brainpoolP384r1',
+  'brainpoolP512r1',
+])
+
+function isStrongKey(certificate: X509Certificate): boolean {
+  let key: KeyObject
+  try {
+    key = certificate.publicKey
+  } catch {
+    return false
+  }
+  const { modulusLength, namedCurve } = key.asymmetricKeyDetails ?? {}
+  if (modulusLength !== undefined) return modulusLength >= MIN_RSA_BITS
+  return namedCurve === undefined || STRONG_CURVES.has(namedCurve)
+}
+
+/** The certificate's subject, for an error; never more than a line. */
+function describe({ subject }: X509Certificate): string {
+  return JSON.stringify(subject.replaceAll('\n', ', ').slice(0, 128))
 }

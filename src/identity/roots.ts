@@ -1,4 +1,4 @@
-import { X509Certificate } from 'node:crypto'
+import type { X509Certificate } from 'node:crypto'
 import { isDeepStrictEqual } from 'node:util'
 import { EventEmitter } from 'eventemitter3'
 import type { AgentClient } from '../agent/client.js'
@@ -7,14 +7,18 @@ import { Watch } from '../agent/watch.js'
 import type { Clock } from '../clock.js'
 import { IdentityError, because } from '../errors.js'
 import { log } from '../log.js'
+import { parsePemCertificates } from './path.js'
 import { isTrustDomain } from './spiffe.js'
 
 /** The mesh's roots: one trust domain and the certificates that may sign for it. */
 export interface Roots {
   readonly trustDomain: string
-  /** During a rotation there are two or more. */
+  /**
+   * The trust anchors. There are several during a rotation, and where a root comes as a bundle of PEM certificates.
+   * They need not be self-signed.
+   */
   readonly certificates: readonly X509Certificate[]
-  /** The same, each as PEM. */
+  /** The same certificates, each as PEM. */
   readonly pems: readonly string[]
   readonly activeRootId: string
 }
@@ -35,6 +39,7 @@ export class RootsStore extends EventEmitter<RootsEvents> {
       name: 'roots',
       ...time,
       slots: agent.blockingSlots,
+      waitMs: agent.settings.waitMs,
       fetch: (query) => fetchRoots(agent, query),
       onValue: (value) => {
         this.#replace(checkRoots(value))
@@ -70,39 +75,33 @@ export class RootsStore extends EventEmitter<RootsEvents> {
 }
 
 /**
- * Roots as the agent gives them, checked. One bad root spoils all: a set is taken as it is or not at all.
+ * Checks the roots as the agent returned them. A set is accepted as a whole or not at all.
+ *
+ * A `RootCert` may hold several certificates, which is how Consul (1.9 and later) is given an external CA above its
+ * own: all of them are trust anchors, as they are to Consul's own members.
  * @throws IdentityError with ERR_CONNECT_ROOTS
  */
-export function checkRoots(given: CaRoots): Roots {
-  if (!isTrustDomain(given.trustDomain)) {
-    throw new IdentityError(
-      'ERR_CONNECT_ROOTS',
-      `the agent names the trust domain ${JSON.stringify(given.trustDomain)}, which is none`,
-    )
+export function checkRoots(answer: CaRoots): Roots {
+  const { trustDomain, activeRootId, roots } = answer
+  const fail = (problem: string, cause?: unknown): IdentityError =>
+    new IdentityError('ERR_CONNECT_ROOTS', problem + because(cause), { cause })
+  if (!isTrustDomain(trustDomain)) {
+    throw fail(`agent returned an invalid trust domain: ${JSON.stringify(trustDomain.slice(0, 256))}`)
   }
-  // Nobody to trust is not a state to be in: without it, TLS would fall back to the system's roots.
-  if (given.roots.length === 0)
-    throw new IdentityError('ERR_CONNECT_ROOTS', 'the agent gave an empty list of roots')
-  const certificates = given.roots.map((root) => {
-    const certificate = parseRoot(root.id, root.certificatePem)
-    if (!certificate.ca)
-      throw new IdentityError('ERR_CONNECT_ROOTS', `the root ${root.id} is not a CA certificate`)
-    return certificate
+  // `ca: undefined` and `ca: []` would make Node.js trust the public web PKI.
+  if (roots.length === 0) throw fail('agent returned no CA roots; is Connect enabled on the servers?')
+  const certificates = roots.flatMap(({ id, certificatePem }) => {
+    let bundle: X509Certificate[]
+    try {
+      bundle = parsePemCertificates(certificatePem)
+    } catch (cause) {
+      throw fail(`CA root ${id} cannot be parsed`, cause)
+    }
+    if (bundle.length === 0) throw fail(`CA root ${id} is not a PEM certificate`)
+    if (!bundle.every(({ ca }) => ca)) throw fail(`CA root ${id} is not a CA certificate`)
+    return bundle
   })
-  return {
-    trustDomain: given.trustDomain,
-    certificates,
-    pems: certificates.map((certificate) => certificate.toString()),
-    activeRootId: given.activeRootId,
-  }
-}
-
-function parseRoot(id: string, pem: string): X509Certificate {
-  try {
-    return new X509Certificate(pem)
-  } catch (cause) {
-    throw new IdentityError('ERR_CONNECT_ROOTS', `the root ${id} is not a PEM certificate${because(cause)}`, {
-      cause,
-    })
-  }
+  // The same external CA may stand above two roots of a rotation.
+  const anchors = [...new Map(certificates.map((each) => [each.fingerprint256, each])).values()]
+  return { trustDomain, certificates: anchors, pems: anchors.map(String), activeRootId }
 }

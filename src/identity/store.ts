@@ -9,15 +9,19 @@ import { log } from '../log.js'
 import { type Credentials, type Leaf, checkLeaf } from './leaf.js'
 import type { Roots, RootsStore } from './roots.js'
 
-/**
- * What a connection is made with: our leaf and its key, the roots to verify the peer against, and the groups to agree
- * on a key by.
- */
+/** What the application may set about TLS. */
+export interface TlsSettings {
+  /** Groups for the key exchange, as node:tls takes them. */
+  readonly ecdhCurve: string
+  readonly minVersion: 'TLSv1.2' | 'TLSv1.3'
+}
+
+/** What a connection is made with: our leaf and its key, the roots to verify the peer against, and settings of TLS. */
 export interface Generation {
   readonly leaf: Leaf
   readonly privateKeyPem: string
   readonly roots: Roots
-  readonly ecdhCurve: string
+  readonly tls: TlsSettings
 }
 
 interface IdentityEvents {
@@ -31,12 +35,15 @@ export interface IdentityOptions {
   readonly agent: AgentClient
   readonly roots: RootsStore
   readonly service: string
-  readonly ecdhCurve: string
-  /** Throws when TLS cannot use a generation, although it passed every check here. */
-  readonly accept: (generation: Generation) => void
+  readonly tls: TlsSettings
+  /** Rejects when OpenSSL cannot use a generation, although it passed every check here. */
+  readonly prove: (generation: Generation) => Promise<void>
   readonly clock: Clock
   readonly random: () => number
 }
+
+/** How long an agent that answers may take to renew an expired certificate. */
+const RENEWAL_MS = 1_000
 
 /** The last good generation of one service's leaf and of the mesh's roots. */
 export class IdentityStore extends EventEmitter<IdentityEvents> {
@@ -44,7 +51,8 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
   readonly #closed = new AbortController()
   readonly #onRoots: (roots: Roots) => void
   #watch: Watch<LeafCertificate> | undefined
-  #given: LeafCertificate | undefined
+  /** The agent's answer behind the current leaf. */
+  #answer: LeafCertificate | undefined
   #current: Generation | undefined
   #cancelExpiry: () => void = () => undefined
 
@@ -76,35 +84,38 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
 
   /**
    * The generation to make a connection with.
-   * @throws IdentityError when there is none yet, or when its leaf has expired
+   * @throws IdentityError when there is none yet, or when its certificate has expired
    */
   require(): Generation {
-    const { clock, service } = this.#options
+    const { service } = this.#options
     const current = this.#current
     const cause = this.lastError
     if (current === undefined) {
-      throw new IdentityError('ERR_CONNECT_NOT_READY', `${service} has no certificate yet${because(cause)}`, {
-        cause,
-      })
+      const message = `${service} has no certificate yet${because(cause)}`
+      throw new IdentityError('ERR_CONNECT_NOT_READY', message, { cause })
     }
-    if (current.leaf.notAfter.getTime() <= clock.now()) {
-      const message = `the certificate of ${service} expired at ${current.leaf.notAfter.toISOString()}, and the agent has not given a new one`
+    if (!this.#isUsable()) {
+      const message = `the certificate of ${service} expired at ${current.leaf.expiresAt.toISOString()}, and the agent has not issued a new one`
       throw new IdentityError('ERR_CONNECT_LEAF_EXPIRED', message + because(cause), { cause })
     }
     return current
   }
 
   /**
-   * Waits for a generation that can be used, and returns it.
-   * @throws IdentityError (with the agent's last word as its cause) when the time is over; AbortError; ClosedError
+   * Waits for a generation that can be used, and returns it. An expired certificate is waited for only as long as the
+   * agent can be expected to renew it.
+   * @throws IdentityError (with the agent's last error as its cause) when the time is over; AbortError; ClosedError
    */
   async ready(bounds: Bounds): Promise<Generation> {
     if (this.#isUsable() && !isAborted(bounds.signal) && !isAborted(bounds.closed)) return this.require()
+    const hasExpired = this.#current !== undefined
+    if (hasExpired && this.lastError !== undefined) return this.require()
+    const timeoutMs = hasExpired ? Math.min(bounds.timeoutMs, RENEWAL_MS) : bounds.timeoutMs
     let onChanged: (() => void) | undefined
     try {
       await bounded(
         'ready',
-        { closed: this.#closed.signal, ...bounds },
+        { closed: this.#closed.signal, ...bounds, timeoutMs },
         () =>
           new Promise<void>((resolve) => {
             onChanged = () => {
@@ -115,7 +126,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
           }),
       )
     } catch (error) {
-      // What require says is more useful than that time passed.
+      // The error of `require` says more than that the time is over.
       if (!(error instanceof TimeoutError)) throw error
     } finally {
       this.off('changed', onChanged)
@@ -132,25 +143,33 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
   }
 
   #isUsable(): boolean {
-    const notAfter = this.#current?.leaf.notAfter.getTime()
-    return notAfter !== undefined && notAfter > this.#options.clock.now()
+    const expiresAt = this.#current?.leaf.expiresAt.getTime()
+    return expiresAt !== undefined && expiresAt > this.#options.clock.now()
   }
 
   #takeRoots(roots: Roots): void {
     if (this.#watch === undefined) this.#watch = this.#watchLeaf()
     // A leaf that came before its root was refused: it may be good now.
     else if (this.#watch.lastError !== undefined) this.#watch.restart()
-    if (this.#current === undefined || this.#given === undefined) return
-    // Roots are the mesh's word on whom to trust: they are taken even when our own leaf is left without one.
-    const next = { ...this.#current, roots }
+    if (this.#current === undefined || this.#answer === undefined) return
+    // The roots say whom to trust: they are in use at once, even if they leave our own certificate without a root.
+    const next = { ...this.#current, roots, leaf: this.#underRoots(this.#current.leaf, this.#answer, roots) }
+    this.#current = next
+    this.#armExpiry(next.leaf.expiresAt)
+    this.#options.prove(next).catch((error: unknown) => {
+      this.emit('failed', toError(error))
+    })
+    this.emit('changed', next, 'roots')
+  }
+
+  /** The same leaf, with the end of its path under other roots. */
+  #underRoots(leaf: Leaf, answer: LeafCertificate, roots: Roots): Leaf {
     try {
-      this.#options.accept(next)
-      this.#check(this.#given, roots)
+      return this.#check(answer, roots).leaf
     } catch (error) {
       this.emit('failed', toError(error))
+      return leaf
     }
-    this.#current = next
-    this.emit('changed', next, 'roots')
   }
 
   #watchLeaf(): Watch<LeafCertificate> {
@@ -160,49 +179,60 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
       clock,
       random,
       slots: agent.blockingSlots,
+      waitMs: agent.settings.waitMs,
       fetch: (query) => fetchLeaf(agent, service, query),
-      onValue: (given) => {
-        this.#takeLeaf(given)
-      },
+      onValue: (answer) => this.#takeLeaf(answer),
       onError: (error) => {
         this.emit('failed', error)
       },
     })
   }
 
-  #takeLeaf(given: LeafCertificate): void {
-    const roots = this.#options.roots.current
-    if (roots === undefined) {
-      throw new IdentityError('ERR_CONNECT_ROOTS', 'there are no roots to judge a leaf by')
+  /** Takes a leaf into use once it is proved, against the roots of that moment. */
+  async #takeLeaf(answer: LeafCertificate): Promise<void> {
+    const { service, prove, tls } = this.#options
+    for (;;) {
+      const roots = this.#options.roots.current
+      if (roots === undefined) {
+        throw new IdentityError('ERR_CONNECT_ROOTS', 'there are no roots to verify a certificate against')
+      }
+      const next = { ...this.#check(answer, roots), roots, tls }
+      try {
+        await prove(next)
+      } catch (cause) {
+        const message = `the agent's certificate for ${service} cannot be used for TLS${because(cause)}`
+        throw new IdentityError('ERR_CONNECT_LEAF_MALFORMED', message, { cause })
+      }
+      if (isAborted(this.#closed.signal)) return
+      if (roots !== this.#options.roots.current) continue
+      this.#install(answer, next)
+      return
     }
-    const { service, accept, ecdhCurve } = this.#options
-    const next = { ...this.#check(given, roots), roots, ecdhCurve }
-    try {
-      accept(next)
-    } catch (cause) {
-      const message = `the agent's certificate for ${service} cannot be used for TLS${because(cause)}`
-      throw new IdentityError('ERR_CONNECT_LEAF_MALFORMED', message, { cause })
-    }
-    this.#given = given
-    this.#current = next
-    const { serialNumber, notAfter } = next.leaf
-    log.identity('leaf of %s: serial %s, until %s', service, serialNumber, notAfter.toISOString())
-    this.#armExpiry(notAfter)
-    this.emit('changed', next, 'leaf')
   }
 
-  #check(given: LeafCertificate, roots: Roots): Credentials {
+  #install(answer: LeafCertificate, next: Generation): void {
+    const { service } = this.#options
+    const isNew = this.#current?.leaf.chainPem !== next.leaf.chainPem
+    this.#answer = answer
+    this.#current = next
+    const { serialNumber, expiresAt } = next.leaf
+    log.identity('leaf of %s: serial %s, until %s', service, serialNumber, expiresAt.toISOString())
+    this.#armExpiry(expiresAt)
+    if (isNew) this.emit('changed', next, 'leaf')
+  }
+
+  #check(answer: LeafCertificate, roots: Roots): Credentials {
     const { agent, clock, service } = this.#options
     const { namespace, partition } = agent.settings
-    return checkLeaf(given, { service, namespace, partition }, roots, clock.now())
+    return checkLeaf(answer, { service, namespace, partition }, roots, clock.now())
   }
 
-  #armExpiry(notAfter: Date): void {
+  #armExpiry(expiresAt: Date): void {
     const { clock } = this.#options
     this.#cancelExpiry()
-    this.#cancelExpiry = clock.after(notAfter.getTime() - clock.now(), () => {
-      // Timers and the wall clock may disagree: a clock that was set back gives the leaf more time.
-      if (this.#isUsable()) this.#armExpiry(notAfter)
+    this.#cancelExpiry = clock.after(expiresAt.getTime() - clock.now(), () => {
+      // Timers and the wall clock may disagree: a clock that was set back gives the certificate more time.
+      if (this.#isUsable()) this.#armExpiry(expiresAt)
       else this.#expire()
     })
   }
@@ -213,7 +243,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
     } catch (error) {
       this.emit('failed', error as IdentityError)
     }
-    // The agent may be holding a read that will not end for minutes.
+    // The agent may hold the read that is open for minutes.
     this.#watch?.restart()
   }
 }

@@ -2,9 +2,11 @@ import type { Authorization } from '../authorize/authorization.js'
 import { type Outcome, RevokedError } from '../authorize/authorizer.js'
 import { revocations } from '../authorize/channel.js'
 import type { Clock } from '../clock.js'
+import type { Roots } from '../identity/roots.js'
 import { log } from '../log.js'
-import type { Peer } from '../identity/peer.js'
+import { type Connection, connectionOf, isPeerTrusted, peerExpiresAt } from './connection.js'
 import { onceDestroyed } from './open-sockets.js'
+import { UNTRUSTED } from './revocation.js'
 import type { MeshSocket } from './socket.js'
 
 export interface AdmittedSettings {
@@ -20,8 +22,8 @@ export interface AdmittedSettings {
 
 /** The connections of one certificate: what is decided of one of them is decided of all. */
 interface Group {
-  readonly peer: Peer
-  /** With the time since when, as performance.now() has it. */
+  readonly connection: Connection
+  /** With the time at which each was admitted, by performance.now(). */
   readonly sockets: Map<MeshSocket, number>
   readonly cancelExpiry: () => void
   deciding: Promise<number> | undefined
@@ -39,7 +41,7 @@ export class Admitted {
 
   add(socket: MeshSocket): void {
     const { fingerprint256 } = socket.peer
-    const group = this.#groups.get(fingerprint256) ?? this.#begin(socket.peer)
+    const group = this.#groups.get(fingerprint256) ?? this.#begin(expectConnection(socket))
     group.sockets.set(socket, performance.now())
     onceDestroyed(socket, () => {
       group.sockets.delete(socket)
@@ -55,19 +57,41 @@ export class Admitted {
     return counts.reduce((sum, count) => sum + count, 0)
   }
 
-  #begin(peer: Peer): Group {
-    const { endsWithCertificate, clock } = this.#settings
-    const { fingerprint256, notAfter } = peer
-    const expire = (): void => {
-      const reason = `its certificate expired at ${notAfter.toISOString()}`
-      this.#revoke(group, { authorized: false, basis: 'expired', reason })
+  /** Ends the connections whose peer's certificate leads to none of these roots; returns how many. */
+  withdraw(roots: Roots): number {
+    const now = this.#settings.clock.now()
+    let count = 0
+    for (const group of [...this.#groups.values()]) {
+      if (isPeerTrusted(group.connection, roots, now)) continue
+      count += this.#revoke(group, UNTRUSTED)
     }
+    return count
+  }
+
+  #begin(connection: Connection): Group {
+    const { endsWithCertificate, clock } = this.#settings
     const cancelExpiry = endsWithCertificate
-      ? clock.after(notAfter.getTime() - clock.now(), expire)
+      ? this.#endAt(peerExpiresAt(connection, clock.now()), connection)
       : () => undefined
-    const group: Group = { peer, sockets: new Map(), cancelExpiry, deciding: undefined, next: undefined }
-    this.#groups.set(fingerprint256, group)
+    const group: Group = {
+      connection,
+      sockets: new Map(),
+      cancelExpiry,
+      deciding: undefined,
+      next: undefined,
+    }
+    this.#groups.set(connection.peer.fingerprint256, group)
     return group
+  }
+
+  /** Ends the connections of a certificate when its path expires; returns what cancels that. */
+  #endAt(expiry: number, { peer }: Connection): () => void {
+    const { clock } = this.#settings
+    return clock.after(expiry - clock.now(), () => {
+      const group = this.#groups.get(peer.fingerprint256)
+      const reason = `its certificate, or that of an issuer, expired at ${new Date(expiry).toISOString()}`
+      if (group !== undefined) this.#revoke(group, { authorized: false, basis: 'expired', reason })
+    })
   }
 
   /** A decision that is under way may be by what was known before: another follows it. */
@@ -82,20 +106,21 @@ export class Admitted {
 
   #decide(group: Group): Promise<number> {
     const { authorization, timeoutMs } = this.#settings
-    group.deciding = authorization.decide(group.peer, { timeoutMs }).then((outcome) => {
+    group.deciding = authorization.decide(group.connection.peer, { timeoutMs }).then((outcome) => {
       group.deciding = undefined
       return outcome.authorized ? 0 : this.#revoke(group, outcome)
     })
     return group.deciding
   }
 
-  #revoke({ peer, sockets }: Group, outcome: Outcome): number {
+  #revoke({ connection, sockets }: Group, outcome: Outcome): number {
     const { service, revoked } = this.#settings
+    const { peer } = connection
     // Taken away one by one while they end.
     const ending = [...sockets]
     for (const [socket, since] of ending) {
       const ageMs = Math.round(performance.now() - since)
-      const error = new RevokedError(peer, service, outcome, { ageMs, cause: outcome.cause })
+      const error = new RevokedError(peer, service, outcome, { side: 'inbound', ageMs, cause: outcome.cause })
       socket.destroy(error)
       revocations.publish({ service, peer, error })
       revoked(error)
@@ -110,4 +135,10 @@ export class Admitted {
       )
     return ending.length
   }
+}
+
+function expectConnection(socket: MeshSocket): Connection {
+  const connection = connectionOf(socket)
+  if (connection === undefined) throw new Error('expected a connection of the mesh')
+  return connection
 }

@@ -1,6 +1,6 @@
 import type { OnReadOpts } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { adoptReads } from './adopt-reads.js'
+import { adoptReads } from '../base/node-internals.js'
 
 /** Takes bytes that are there only during the call; returns whether there may be more at once. */
 export type Sink = (bytes: Buffer) => boolean

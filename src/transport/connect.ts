@@ -6,9 +6,9 @@ import type { Generation } from '../identity/store.js'
 import type { Endpoint } from '../resolve/resolver.js'
 import { bufferedReads } from './buffered-reads.js'
 import { secureContext } from './context.js'
-import { type PresentedCertificate, attachPeer, expectVerified, identifyAs, pathError } from './peer.js'
+import { openConnection } from './connection.js'
+import { type PresentedCertificate, expectVerified, identifyAs, pathError } from './peer.js'
 import type { MeshSocket } from './socket.js'
-import { rememberStanding } from './standing.js'
 import { TCP } from './tcp.js'
 
 /** What a peer may do before its first byte. */
@@ -85,9 +85,15 @@ export function connect(
           throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'another')
         settle()
         reportRejection(socket, endpoint.identity.service, patience)
-        const proved = attachPeer(socket, peer)
-        rememberStanding(proved, generation, certificate)
-        resolve(proved)
+        resolve(
+          openConnection(socket, {
+            side: 'outbound',
+            peer,
+            generation,
+            certificate,
+            openedAt: performance.now(),
+          }),
+        )
       } catch (error) {
         fail(toError(error))
       }

@@ -3,8 +3,11 @@ import { type SecureContext, type SecureContextOptions, createSecureContext } fr
 import type { Generation } from '../identity/store.js'
 
 /**
- * AES-128 first: it is 5 % faster than AES-256 over a whole connection, and as far from being broken. The rest is
- * what other members of a mesh may need, RSA for CA providers that sign such leaves included.
+ * AES-128 first: it is 5 % faster than AES-256 over a whole connection. The rest is what other members of a mesh may
+ * need, RSA for CA providers that issue such leaves included.
+ *
+ * Security level 2 is OpenSSL's bound of 112 bits on keys, certificates, and groups: without it, Node.js 20 and 22
+ * accept RSA keys of 1024 bits, and a weak OPENSSL_CONF accepts SHA-1 signatures.
  */
 const CIPHERS = [
   'TLS_AES_128_GCM_SHA256',
@@ -16,6 +19,7 @@ const CIPHERS = [
   'ECDHE-RSA-AES256-GCM-SHA384',
   'ECDHE-ECDSA-CHACHA20-POLY1305',
   'ECDHE-RSA-CHACHA20-POLY1305',
+  '@SECLEVEL=2',
 ].join(':')
 
 /** The TLS settings that both sides of every connection share. */
@@ -23,24 +27,26 @@ export interface TlsMaterial extends SecureContextOptions {
   readonly cert: string
   readonly key: string
   readonly ca: string[]
-  readonly minVersion: 'TLSv1.2'
+  readonly allowPartialTrustChain: true
+  readonly minVersion: 'TLSv1.2' | 'TLSv1.3'
   readonly ciphers: string
   readonly honorCipherOrder: true
   readonly secureOptions: number
   readonly ecdhCurve: string
 }
 
-export function tlsMaterial(generation: Generation): TlsMaterial {
+export function tlsMaterial({ leaf, privateKeyPem, roots, tls }: Generation): TlsMaterial {
   return {
-    cert: generation.leaf.chainPem,
-    key: generation.privateKeyPem,
-    // Never undefined and never empty: TLS would trust the system's roots then. RootsStore sees to it.
-    ca: [...generation.roots.pems],
-    minVersion: 'TLSv1.2',
+    cert: leaf.chainPem,
+    key: privateKeyPem,
+    // Never undefined or empty, which would make Node.js trust the public web PKI: checkRoots sees to it.
+    ca: [...roots.pems],
+    // As in Consul's own members, every root is a trust anchor, also one that another CA has signed.
+    allowPartialTrustChain: true,
+    ...tls,
     ciphers: CIPHERS,
     honorCipherOrder: true,
-    ecdhCurve: generation.ecdhCurve,
-    // A resumed session skips verification, and a renegotiation could change the peer in mid-connection.
+    // A resumed session skips verification, and a renegotiation could change the peer within a connection.
     secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
   }
 }

@@ -1,4 +1,5 @@
 import { type Bounds, bounded, isAborted } from '../bounded.js'
+import { systemClock } from '../clock.js'
 import {
   type DialAttempt,
   DialError,
@@ -12,6 +13,8 @@ import { type ResolveRequest, resolveEndpoints } from '../resolve/resolver.js'
 import type { Route } from '../resolve/routes.js'
 import { type DialMessage, dials } from './channel.js'
 import { type Patience, connect } from './connect.js'
+import { connectionOf, isPeerTrusted } from './connection.js'
+import { withdrawnRoot } from './peer.js'
 import type { MeshSocket } from './socket.js'
 import { Tries } from './tries.js'
 
@@ -92,7 +95,10 @@ async function tryInstances(
       const generation = identity.require()
       const choice = balancer.choose(endpoints, resolver.isSorted === true, tried)
       if (choice !== undefined) {
-        tries.begin(choice, (within) => connect(choice.endpoint, generation, { signal: within, patience }))
+        tries.begin(choice, async (within) => {
+          const socket = await connect(choice.endpoint, generation, { signal: within, patience })
+          return expectTrusted(socket, identity)
+        })
       } else if (tries.underWay === 0) {
         if (isRefreshed) throw failure(resolver.name, tries.attempts)
         // All have failed; there may be others by now.
@@ -111,6 +117,15 @@ async function tryInstances(
     signal.removeEventListener('abort', onAbort)
     if (tries.winner === undefined) tries.end('aborted')
   }
+}
+
+/** The roots may have changed since the handshake began: OpenSSL verified the path against those of that moment. */
+function expectTrusted(socket: MeshSocket, identity: IdentityStore): MeshSocket {
+  const connection = connectionOf(socket)
+  const { roots } = identity.require()
+  if (connection !== undefined && isPeerTrusted(connection, roots, systemClock.now())) return socket
+  socket.destroy()
+  throw withdrawnRoot()
 }
 
 function headStartMs(leftMs: number): number {

@@ -1,62 +1,127 @@
-import type { Socket } from 'node:net'
+import { type Socket, isIPv6 } from 'node:net'
 import type { TLSSocket } from 'node:tls'
+import type { Generation } from '../identity/store.js'
 
 interface Handshake {
   readonly socket: Socket
-  /** As performance.now() has it. */
-  readonly since: number
+  /** Our identity and the roots that it began with. */
+  readonly generation: Generation
+  /** By performance.now(). */
+  readonly startedAt: number
+  readonly source: string
+}
+
+/** A handshake that is over. */
+export interface FinishedHandshake {
+  readonly durationMs: number
+  readonly generation: Generation
+  /** How many bytes the peer had sent. */
+  readonly bytes: number
 }
 
 /**
- * Connections in their handshake. Those who never finish keep nobody out: when there are as many as there may be, the
- * one that began first makes room for another.
+ * What a peer may send before its handshake is over: a ClientHello, a chain of 16 certificates, and room to spare. More
+ * is noticed within `SWEEP_MS`; what arrives at once is bounded by OpenSSL alone, at 100 KiB of certificates.
+ */
+const MAX_BYTES = 48 * 1024
+const SWEEP_MS = 100
+
+/**
+ * Connections in their handshake. When there are as many as allowed, the source that has most of them makes room for
+ * another one, oldest first: one source that never finishes its handshakes keeps no other source out.
  */
 export class Handshakes {
   readonly #limit: number
+  readonly #onOversized: (socket: Socket, bytes: number) => void
   // By the two ends of the connection, the oldest first.
-  readonly #underWay = new Map<string, Handshake>()
+  readonly #pending = new Map<string, Handshake>()
+  readonly #perSource = new Map<string, number>()
+  #sweeper: NodeJS.Timeout | undefined
 
-  constructor(limit: number) {
+  /** @param onOversized - called when a connection was ended because its peer had sent too much */
+  constructor(limit: number, onOversized: (socket: Socket, bytes: number) => void) {
     this.#limit = limit
+    this.#onOversized = onOversized
   }
 
-  begin(socket: Socket): void {
-    if (this.#underWay.size >= this.#limit) this.#makeRoom()
+  begin(socket: Socket, generation: Generation): void {
+    if (this.#pending.size >= this.#limit) this.#makeRoom()
     const ends = bothEnds(socket)
-    const handshake = { socket, since: performance.now() }
-    this.#underWay.set(ends, handshake)
+    const source = sourceOf(socket)
+    const handshake = { socket, generation, source, startedAt: performance.now() }
+    this.#remove(ends)
+    this.#pending.set(ends, handshake)
+    this.#perSource.set(source, (this.#perSource.get(source) ?? 0) + 1)
+    this.#sweeper ??= setInterval(() => {
+      this.#sweep()
+    }, SWEEP_MS).unref()
     socket.once('close', () => {
-      if (this.#underWay.get(ends) === handshake) this.#underWay.delete(ends)
+      if (this.#pending.get(ends) === handshake) this.#remove(ends)
     })
   }
 
-  /** How long it took, in milliseconds; undefined when the connection is gone already. */
-  end(socket: TLSSocket): number | undefined {
+  /** Undefined when the connection is gone already, or on a unix socket that another connection has followed. */
+  end(socket: TLSSocket): FinishedHandshake | undefined {
     const ends = bothEnds(socket)
-    const handshake = this.#underWay.get(ends)
-    this.#underWay.delete(ends)
-    return handshake && performance.now() - handshake.since
+    const handshake = this.#pending.get(ends)
+    if (handshake === undefined) return undefined
+    this.#remove(ends)
+    const { startedAt, generation } = handshake
+    return { durationMs: performance.now() - startedAt, generation, bytes: handshake.socket.bytesRead }
   }
 
   destroy(): void {
-    for (const { socket } of this.#underWay.values()) socket.destroy()
+    for (const { socket } of this.#pending.values()) socket.destroy()
+  }
+
+  #remove(ends: string): void {
+    const handshake = this.#pending.get(ends)
+    if (handshake === undefined) return
+    this.#pending.delete(ends)
+    const left = (this.#perSource.get(handshake.source) ?? 1) - 1
+    if (left > 0) this.#perSource.set(handshake.source, left)
+    else this.#perSource.delete(handshake.source)
+    if (this.#pending.size > 0) return
+    clearInterval(this.#sweeper)
+    this.#sweeper = undefined
   }
 
   #makeRoom(): void {
-    for (const [ends, { socket }] of this.#underWay) {
-      this.#underWay.delete(ends)
+    const most = Math.max(...this.#perSource.values())
+    for (const [ends, { socket, source }] of this.#pending) {
+      if (this.#perSource.get(source) !== most) continue
+      this.#remove(ends)
       socket.destroy()
       return
+    }
+  }
+
+  #sweep(): void {
+    for (const [ends, { socket }] of this.#pending) {
+      const { bytesRead } = socket
+      if (bytesRead <= MAX_BYTES) continue
+      this.#remove(ends)
+      this.#onOversized(socket, bytesRead)
+      socket.destroy()
     }
   }
 }
 
 /**
- * What a TCP socket and the TLS socket over it have in common, and no other pair has. Unix sockets have nothing of
- * the kind: of those that are not authorized yet, only the last is known here, and the rest end by their handshake's
- * bound or before their handler.
+ * What a TCP socket and the TLS socket over it have in common, and no other pair has. Unix sockets have no addresses: of
+ * those in their handshake only the last is known here, and the others end by the bound of their handshake.
  */
 function bothEnds(socket: Socket): string {
   const { remoteAddress = '', remotePort = '', localAddress = '', localPort = '' } = socket
   return `${remoteAddress} ${remotePort} ${localAddress} ${localPort}`
+}
+
+/** The address, or of IPv6 the first 64 bits, which one host may have all addresses of. */
+function sourceOf({ remoteAddress = '' }: Socket): string {
+  if (!isIPv6(remoteAddress) || remoteAddress.includes('.')) return remoteAddress
+  const [head = '', tail] = remoteAddress.split('::', 2)
+  const before = head.split(':').filter((group) => group !== '')
+  const after = tail?.split(':').filter((group) => group !== '') ?? []
+  const zeros = Array<string>(tail === undefined ? 0 : 8 - before.length - after.length).fill('0')
+  return [...before, ...zeros, ...after].slice(0, 4).join(':')
 }

@@ -1,23 +1,23 @@
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
-import { type Server as TlsServer, type TLSSocket, createServer as createTlsServer } from 'node:tls'
+import type { TLSSocket } from 'node:tls'
 import type { Authorization } from '../authorize/authorization.js'
 import { DeniedError, type Outcome, type RevokedError } from '../authorize/authorizer.js'
 import { decisions } from '../authorize/channel.js'
 import type { Clock } from '../clock.js'
 import { type CloseOptions, drainTimeout } from '../close-options.js'
 import { ConnectError, VerificationError, because, toError } from '../errors.js'
-import type { Peer } from '../identity/peer.js'
 import type { Generation, IdentityStore } from '../identity/store.js'
 import { log } from '../log.js'
 import { Admitted } from './admitted.js'
 import { handshakes } from './channel.js'
-import { tlsMaterial } from './context.js'
-import { Handshakes } from './handshakes.js'
+import { type Connection, isPeerTrusted, openConnection } from './connection.js'
+import { type FinishedHandshake, Handshakes } from './handshakes.js'
 import { type ListenAddress, openServer } from './open-server.js'
 import { OpenSockets, drained } from './open-sockets.js'
-import { attachPeer, pathError, verifySocket } from './peer.js'
+import { pathError, verifySocket, withdrawnRoot } from './peer.js'
 import type { MeshSocket } from './socket.js'
 import { TCP } from './tcp.js'
+import { MeshTlsServer } from './tls-server.js'
 
 /** Called with every connection that is verified and authorized, and with no other. */
 export type ConnectionHandler = (socket: MeshSocket) => unknown
@@ -66,7 +66,7 @@ export interface ListenerSettings {
 export class Listener implements AsyncDisposable {
   readonly #settings: ListenerSettings
   readonly #front: Server
-  readonly #tls: TlsServer
+  readonly #tls: MeshTlsServer
   // A connection is in one of three places: in its handshake, as a TCP socket by its two ends; before the authorizer;
   // or open. From the second on it is a TLS socket and its TCP socket must be left alone: Node 20 crashes when both
   // are destroyed inside the callback that ends a handshake.
@@ -76,8 +76,9 @@ export class Listener implements AsyncDisposable {
   readonly #admitted: Admitted
   // Counts the changes after which a decision may be another.
   #epoch = 0
-  readonly #onGeneration = (generation: Generation): void => {
-    this.#tls.setSecureContext(tlsMaterial(generation))
+  readonly #onGeneration = (generation: Generation, what: 'leaf' | 'roots'): void => {
+    this.#tls.use(generation)
+    if (what === 'roots') this.#admitted.withdraw(generation.roots)
   }
   readonly #onDecisions = (): void => {
     this.#epoch += 1
@@ -91,24 +92,26 @@ export class Listener implements AsyncDisposable {
   constructor(settings: ListenerSettings) {
     const { handshakeTimeoutMs, allowHalfOpen, alpnProtocols } = settings
     this.#settings = settings
-    this.#handshakes = new Handshakes(settings.maxHandshakes)
-    this.#tls = createTlsServer({
-      ...tlsMaterial(settings.identity.require()),
-      requestCert: true,
-      rejectUnauthorized: true,
-      handshakeTimeout: handshakeTimeoutMs,
-      // A client that offers only unknown names would be refused: offer none unless they are meant.
-      ...(alpnProtocols !== undefined && { ALPNProtocols: [...alpnProtocols] }),
+    this.#handshakes = new Handshakes(settings.maxHandshakes, ({ remoteAddress }, bytes) => {
+      const message = `handshake of ${remoteAddress ?? 'a peer'} ended: it had sent ${bytes} bytes`
+      settings.reports.rejected(new ConnectError('ERR_CONNECT_LIMIT', message), remoteAddress)
     })
-    this.#tls.on('secureConnection', (socket) => {
+    this.#tls = new MeshTlsServer(settings.identity.require(), { handshakeTimeoutMs, alpnProtocols })
+    const { server } = this.#tls
+    server.on('secureConnection', (socket) => {
       socket.allowHalfOpen = allowHalfOpen
-      const durationMs = this.#handshakes.end(socket)
+      const handshake = this.#handshakes.end(socket)
       if (this.#isFull(socket)) return
       this.#deciding.add(socket)
-      void this.#admit(socket, durationMs)
+      void this.#admit(socket, handshake)
     })
-    this.#tls.on('tlsClientError', (error, socket) => {
-      this.#reject(explain(error, socket), socket, this.#handshakes.end(socket))
+    server.on('tlsClientError', (error, socket) => {
+      const handshake = this.#handshakes.end(socket)
+      // The TCP check of an agent, or a port scan: nothing has been rejected.
+      if (handshake?.bytes === 0) {
+        log.listen('%s: %s left before its first byte', settings.service, socket.remoteAddress)
+        socket.destroy()
+      } else this.#reject(explain(error, socket), socket, handshake?.durationMs)
     })
     // Not half-open before the handshake is over: one who ends it early is gone.
     this.#front = createServer(TCP, (socket) => {
@@ -125,9 +128,12 @@ export class Listener implements AsyncDisposable {
       },
     })
     settings.authorization.on('changed', this.#onDecisions)
-    // While it drains, connections may still be ended.
-    void this.#closed.then(() => settings.authorization.off('changed', this.#onDecisions))
     settings.identity.on('changed', this.#onGeneration)
+    // While it drains, connections may still be revoked.
+    void this.#closed.then(() => {
+      settings.authorization.off('changed', this.#onDecisions)
+      settings.identity.off('changed', this.#onGeneration)
+    })
   }
 
   /**
@@ -162,7 +168,9 @@ export class Listener implements AsyncDisposable {
    */
   async reauthorize(): Promise<number> {
     this.#epoch += 1
-    return this.#admitted.reauthorize()
+    const { current } = this.#settings.identity
+    const withdrawn = current === undefined ? 0 : this.#admitted.withdraw(current.roots)
+    return withdrawn + (await this.#admitted.reauthorize())
   }
 
   /**
@@ -189,7 +197,6 @@ export class Listener implements AsyncDisposable {
 
   #stop(): void {
     this.#stopped = true
-    this.#settings.identity.off('changed', this.#onGeneration)
     this.#front.close()
     this.#handshakes.destroy()
     for (const socket of this.#deciding) socket.destroy()
@@ -218,8 +225,8 @@ export class Listener implements AsyncDisposable {
       return
     }
     if (this.#isFull(socket)) return
-    this.#handshakes.begin(socket)
-    this.#tls.emit('connection', socket)
+    this.#handshakes.begin(socket, this.#tls.generation)
+    this.#tls.server.emit('connection', socket)
   }
 
   /** Whether there may be no other connection; this one is refused then, by whom or in what state it may be. */
@@ -234,16 +241,20 @@ export class Listener implements AsyncDisposable {
     return true
   }
 
-  async #admit(socket: TLSSocket, durationMs: number | undefined): Promise<void> {
+  async #admit(socket: TLSSocket, handshake: FinishedHandshake | undefined): Promise<void> {
     const { identity, service } = this.#settings
+    const durationMs = handshake?.durationMs
     // Kept for good: a peer's reset must not end the process when the application does not listen for it.
     socket.on('error', (error: Error) => {
       log.listen('%s: %s', service, error.message)
     })
     try {
-      const peer = verifySocket(socket, identity.require().roots)
+      const generation = handshake?.generation ?? identity.require()
+      const { peer, certificate } = verifySocket(socket, generation.roots)
+      const openedAt = performance.now()
+      const connection: Connection = { side: 'inbound', peer, generation, certificate, openedAt }
       handshakes.publish({ service, durationMs, peer, error: undefined })
-      const admitted = await this.#decide(socket, peer)
+      const admitted = await this.#decide(socket, connection)
       // It may have been ended again already.
       if (admitted?.destroyed === false) await this.#handle(admitted)
     } catch (error) {
@@ -252,7 +263,7 @@ export class Listener implements AsyncDisposable {
   }
 
   /** The connection, if it is let in. */
-  async #decide(socket: TLSSocket, peer: Peer): Promise<MeshSocket | undefined> {
+  async #decide(socket: TLSSocket, connection: Connection): Promise<MeshSocket | undefined> {
     const { authorization, handshakeTimeoutMs } = this.#settings
     const begin = performance.now()
     const deadline = begin + handshakeTimeoutMs
@@ -265,18 +276,31 @@ export class Listener implements AsyncDisposable {
       for (;;) {
         const epoch = this.#epoch
         const timeoutMs = Math.max(1, Math.ceil(deadline - performance.now()))
-        const outcome = await authorization.decide(peer, { signal: gone.signal, timeoutMs })
+        const outcome = await authorization.decide(connection.peer, { signal: gone.signal, timeoutMs })
+        this.#expectTrusted(connection)
         // What was decided by what was known before is decided again: from now on only a change is looked at.
         if (!outcome.authorized || epoch === this.#epoch)
-          return this.#conclude(socket, peer, outcome, performance.now() - begin)
+          return this.#conclude(socket, connection, outcome, performance.now() - begin)
       }
     } finally {
       socket.off('close', onClose)
     }
   }
 
-  #conclude(socket: TLSSocket, peer: Peer, outcome: Outcome, durationMs: number): MeshSocket | undefined {
+  /** The roots may have changed since the handshake began: OpenSSL verified the path against those of that moment. */
+  #expectTrusted(connection: Connection): void {
+    const { identity, clock } = this.#settings
+    if (!isPeerTrusted(connection, identity.require().roots, clock.now())) throw withdrawnRoot()
+  }
+
+  #conclude(
+    socket: TLSSocket,
+    connection: Connection,
+    outcome: Outcome,
+    durationMs: number,
+  ): MeshSocket | undefined {
     const { service, reports } = this.#settings
+    const { peer } = connection
     const { authorized, reason, basis } = outcome
     decisions.publish({ service, peer, authorized, reason, basis, durationMs })
     this.#deciding.delete(socket)
@@ -289,7 +313,7 @@ export class Listener implements AsyncDisposable {
       return undefined
     }
     log.listen('%s: %s connected', service, peer.spiffeId)
-    const admitted = attachPeer(socket, peer)
+    const admitted = openConnection(socket, connection)
     this.#open.add(admitted)
     this.#admitted.add(admitted)
     return admitted

@@ -20,6 +20,10 @@ export class OpenSockets {
     return this.#sockets.size
   }
 
+  [Symbol.iterator](): Iterator<Duplex> {
+    return this.#sockets.values()
+  }
+
   add(socket: Duplex): void {
     this.#sockets.add(socket)
     onceDestroyed(socket, () => {
@@ -69,19 +73,28 @@ export async function drained(draining: Promise<void>, timeoutMs: number, cut: (
   }
 }
 
+const onDestroyed = new WeakMap<Duplex, (() => void)[]>()
+
 /**
- * Calls back when a socket is destroyed, just before it emits `close`. Not by a listener: whoever has the socket may
- * take all of those away.
+ * Calls back when a socket is destroyed, just before it emits `close`. An event listener would not do: an application
+ * may remove all listeners of its socket.
  */
 export function onceDestroyed(socket: Duplex, callback: () => void): void {
   if (socket.destroyed) {
     callback()
     return
   }
+  const known = onDestroyed.get(socket)
+  if (known !== undefined) {
+    known.push(callback)
+    return
+  }
+  const callbacks = [callback]
+  onDestroyed.set(socket, callbacks)
   const destroy = socket._destroy.bind(socket)
   socket._destroy = (error, done): void => {
     destroy(error, (failure) => {
-      callback()
+      for (const each of callbacks) each()
       done(failure)
     })
   }

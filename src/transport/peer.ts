@@ -1,5 +1,6 @@
 import { X509Certificate } from 'node:crypto'
 import type { TLSSocket } from 'node:tls'
+import { BoundedMap } from '../base/bounded-map.js'
 import { VerificationError } from '../errors.js'
 import { parseCertificate } from '../identity/certificate.js'
 import type { Peer } from '../identity/peer.js'
@@ -14,14 +15,14 @@ import {
   verifyMember,
 } from '../identity/verify.js'
 
-/** SPIFFE sets no limit; more than these is nobody's mesh. */
+/** Upper bound on the length of a chain; SPIFFE defines none. */
 const MAX_CHAIN = 16
 const MAX_CACHED = 4096
 
 // Facts by fingerprint, so that a certificate seen before costs no parsing. Only what the bytes say is kept, never
 // a decision: path, dates and trust domain are judged on every connection.
 type Known = CertifiedId & Pick<Peer, 'serialNumber'> & { readonly notAfter: number }
-const cache = new Map<string, Known>()
+const cache = new BoundedMap<string, Known>(MAX_CACHED)
 
 /** What Node knows of a certificate, in either of its two forms. */
 export interface PresentedCertificate {
@@ -31,16 +32,19 @@ export interface PresentedCertificate {
 }
 
 /**
- * The identity step on a finished handshake: the peer of `socket`, verified against `roots`.
+ * The identity step on a finished handshake: the peer of `socket`, verified against `roots`, and its certificate.
  * @throws VerificationError or SpiffeIdError, with a code for each rule
  */
-export function verifySocket(socket: TLSSocket, roots: Roots): Peer {
+export function verifySocket(
+  socket: TLSSocket,
+  roots: Roots,
+): { readonly peer: Peer; readonly certificate: PresentedCertificate } {
   const certificate = socket.getPeerX509Certificate()
   if (certificate === undefined) {
     throw new VerificationError('ERR_CONNECT_CERTIFICATE_MISSING', 'a certificate of the mesh', 'none')
   }
   expectVerified(socket)
-  return identify(certificate, roots.trustDomain)
+  return { peer: identify(certificate, roots.trustDomain), certificate }
 }
 
 /**
@@ -67,6 +71,11 @@ function untrusted(cause: Error | undefined): VerificationError {
   return new VerificationError('ERR_CONNECT_PEER_UNTRUSTED', 'a path to the roots of the mesh', 'none', {
     cause,
   })
+}
+
+/** The roots have changed since the handshake began, and the peer's path leads to none of the new ones. */
+export function withdrawnRoot(): VerificationError {
+  return untrusted(new Error('its CA root has been withdrawn'))
 }
 
 /**
@@ -102,9 +111,6 @@ function remember(certificate: PresentedCertificate): Known {
   const facts = parseCertificate(certificate.raw)
   const notAfter = Date.parse(new X509Certificate(certificate.raw).validTo)
   const known = { ...verifyLeaf(facts), serialNumber: facts.serialNumber, notAfter }
-  // The oldest goes first; a map keeps the order of insertion.
-  const oldest = cache.size >= MAX_CACHED ? cache.keys().next() : undefined
-  if (oldest?.done === false) cache.delete(oldest.value)
   cache.set(certificate.fingerprint256, known)
   return known
 }
@@ -115,8 +121,7 @@ function remember(certificate: PresentedCertificate): Known {
  */
 export function chainOf(leaf: PresentedCertificate): readonly PresentedCertificate[] {
   const chain = [leaf]
-  // Node lets a self-signed certificate be its own issuer. Node 24 shows a server no issuers: there OpenSSL's own bounds
-  // hold, 100 KiB of certificates and a path of 100.
+  // In Node.js a self-signed certificate is its own issuer.
   for (
     let current = leaf;
     current.issuerCertificate !== undefined && current.issuerCertificate !== current;

@@ -1,6 +1,7 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { TLSSocket } from 'node:tls'
+import { pendingWriteBytes } from '../base/node-internals.js'
 import { systemClock } from '../clock.js'
 import { TimeoutError } from '../errors.js'
 import { Batch } from './batch.js'
@@ -93,10 +94,10 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
       if (more !== false) from.resume()
     }
     const armIdle = (timeoutMs: number, ms: number): void => {
-      const waiting = unwritten(a) + unwritten(b)
+      const waiting = pendingWriteBytes(a) + pendingWriteBytes(b)
       cancelIdle = systemClock.after(ms, () => {
         // A slow reader takes bytes that were read long ago.
-        if (unwritten(a) + unwritten(b) < waiting) movedAt = performance.now()
+        if (pendingWriteBytes(a) + pendingWriteBytes(b) < waiting) movedAt = performance.now()
         const leftMs = timeoutMs - (performance.now() - movedAt)
         if (leftMs > 0) armIdle(timeoutMs, leftMs)
         else fail(new TimeoutError('moving a byte', timeoutMs))
@@ -117,12 +118,6 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
     flow(b, a, 'received')
     if (idleTimeoutMs !== undefined) armIdle(idleTimeoutMs, idleTimeoutMs)
   })
-}
-
-/** What a stream has taken and not passed on, in Node's buffers and in those below, as Node's own timeouts see it. */
-function unwritten(stream: Duplex): number {
-  const { _handle } = stream as { _handle?: { writeQueueSize?: number } | null }
-  return stream.writableLength + (_handle?.writeQueueSize ?? 0)
 }
 
 /** Ends a stream at once; a TCP socket with a reset, unless all that it was to say is said. */

@@ -11,14 +11,13 @@ import { interceptors, request as undiciRequest } from 'undici'
 import { type MeshSocket, peer } from '../../src/index.js'
 import { type HttpWay, httpWays } from '../fixtures/http-ways.js'
 import { offer, startMesh } from '../fixtures/mesh.js'
-import { beginNewCa, forgetOldCa } from '../fixtures/new-ca.js'
+import { beginNewCa, withdrawOldCa } from '../fixtures/new-ca.js'
 
-const SECONDS = Number(process.env['STEADY_SECONDS'] ?? 12)
-const LEAF_MS = Math.min(30, SECONDS / 2) * 1_000
+const SECONDS = Number(process.env['STEADY_SECONDS'] ?? 27)
+const LEAF_MS = Math.min(30, SECONDS / 4.5) * 1_000
 const ROTATIONS = 3
 const WORKERS = 3
 const PAUSE_MS = 10
-const HANDSHAKE_MS = 500
 
 /** One thing that is asked again and again; how often it went well, and what went wrong. */
 interface Traffic {
@@ -83,11 +82,11 @@ describe('adapters under steady traffic', () => {
         run('forward', () => converse(tcpConnect((door.address() as AddressInfo).port, '127.0.0.1'))),
       )
       for (let i = 0; i < ROTATIONS; i += 1) {
-        await sleep((SECONDS * 1_000) / (ROTATIONS + 1))
+        await sleep((SECONDS * 1_000) / (ROTATIONS + 1) - LEAF_MS)
         await beginNewCa(agent, [api, web, echo])
-        // Handshakes that have begun with the old certificate are over by then; a mesh keeps its roots for days.
-        await sleep(HANDSHAKE_MS)
-        await forgetOldCa(agent, web)
+        // A mesh keeps a root until the certificates under it have expired.
+        await sleep(LEAF_MS)
+        await withdrawOldCa(agent, web)
       }
       await Promise.all(running)
       const lost = [...traffic].flatMap(([name, { failures }]) =>

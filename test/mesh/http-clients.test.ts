@@ -6,13 +6,13 @@ import { type AddressInfo, type Socket, createServer } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { interceptors, request as undiciRequest } from 'undici'
 import { MeshDispatcher } from '../../src/adapters/dispatcher.js'
-import { type MeshSocket, type Service, peer } from '../../src/index.js'
+import { type AgentOptions, type MeshSocket, type Service, peer } from '../../src/index.js'
 import { Service as TimedService } from '../../src/service.js'
 import type { TestAgentOptions } from '../../src/testing/index.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 import { codeOf, httpWays } from '../fixtures/http-ways.js'
 import { type TestMesh, nextEvent, rejection, startMesh, until } from '../fixtures/mesh.js'
-import { beginNewCa, forgetOldCa } from '../fixtures/new-ca.js'
+import { beginNewCa, withdrawOldCa } from '../fixtures/new-ca.js'
 
 interface Serving extends TestMesh {
   readonly web: Service
@@ -45,6 +45,24 @@ async function toSilence(
   const web = join('web', { hosts: { 'silent.internal': { address, service: 'api' } } })
   const connected = once(silent, 'connection').then(([socket]) => socket as Socket)
   return { web, connected }
+}
+
+/** A client under a clock of its own, and how to turn it to shortly before a certificate expires. */
+function timedClient(
+  t: TestContext,
+  api: Service,
+  agent: AgentOptions,
+): { readonly web: Service; readonly untilExpiry: (leftMs: number) => Promise<void> } {
+  const clock = new FakeClock(Date.now())
+  const web = new TimedService('web', { agent }, { clock, random: Math.random })
+  t.after(() => {
+    web.destroy()
+  })
+  const untilExpiry = async (leftMs: number): Promise<void> => {
+    const first = Math.min(web.leaf?.notAfter.getTime() ?? 0, api.leaf?.notAfter.getTime() ?? 0)
+    await clock.advance(first - clock.now() - leftMs)
+  }
+  return { web, untilExpiry }
 }
 
 async function offerHttp(service: Service, app: http.RequestListener, id?: string): Promise<MeshSocket[]> {
@@ -197,7 +215,7 @@ for (const [name, ask] of Object.entries(httpWays)) {
       assert.equal(body, 'GET / from web')
     })
 
-    it('gives up a kept connection when the root is gone that vouched for it', async (t) => {
+    it('loses a kept connection whose root is withdrawn, and connects again', async (t) => {
       const { agent, api, web, connections } = await serving(t)
       await ask(web, 'https://api.service.consul/')
       const [kept] = connections
@@ -206,24 +224,24 @@ for (const [name, ask] of Object.entries(httpWays)) {
       // While both roots are there it is as good as ever.
       await ask(web, 'https://api.service.consul/')
       assert.equal(connections.length, 1)
-      const gone = once(kept, 'close')
-      agent.dropOldRoot()
+      const gone = new Promise((resolve) => kept.once('close', resolve))
+      await withdrawOldCa(agent, web)
       await gone
       assert.equal((await ask(web, 'https://api.service.consul/')).body, 'GET / from web')
       assert.equal(connections.length, 2)
       assert.notEqual(connections[1]?.peer.serialNumber, kept.peer.serialNumber)
     })
 
-    it('finishes what is under way on a connection that it gives up', async (t) => {
+    it('finishes a request that is under way on a connection that it gives up', async (t) => {
       let respond: (() => void) | undefined
-      const { agent, api, web, connections } = await serving(t, (request, response) => {
+      const { api, agentOptions, connections } = await serving(t, (request, response) => {
         if (request.url === '/slow') respond = () => response.end('slow')
         else response.end('quick')
       })
+      const { web, untilExpiry } = timedClient(t, api, agentOptions)
       const slow = ask(web, 'https://api.service.consul/slow')
       await until('it is asked', () => respond !== undefined)
-      await beginNewCa(agent, [api, web])
-      await forgetOldCa(agent, web)
+      await untilExpiry(59_000)
       assert.equal((await ask(web, 'https://api.service.consul/quick')).body, 'quick')
       assert.equal(connections.length, 2)
       const [kept] = connections
@@ -238,20 +256,15 @@ for (const [name, ask] of Object.entries(httpWays)) {
 
     it('gives up a kept connection before a certificate expires', async (t) => {
       const { api, agentOptions, connections } = await serving(t)
-      const clock = new FakeClock(Date.now())
-      const web = new TimedService('web', { agent: agentOptions }, { clock, random: Math.random })
-      t.after(() => {
-        web.destroy()
-      })
+      const { web, untilExpiry } = timedClient(t, api, agentOptions)
       await ask(web, 'https://api.service.consul/')
       const [kept] = connections
       assert.ok(kept !== undefined)
-      const first = Math.min(web.leaf?.notAfter.getTime() ?? 0, api.leaf?.notAfter.getTime() ?? 0)
-      await clock.advance(first - clock.now() - 61_000)
+      await untilExpiry(61_000)
       await ask(web, 'https://api.service.consul/')
       assert.equal(connections.length, 1)
       const gone = once(kept, 'close')
-      await clock.advance(2_000)
+      await untilExpiry(59_000)
       await gone
       await ask(web, 'https://api.service.consul/')
       assert.equal(connections.length, 2)
@@ -539,9 +552,10 @@ describe('agent', () => {
 
   it('gives a request that waits another connection than one that is given up', async (t) => {
     const responses: http.ServerResponse[] = []
-    const { agent, api, web, connections } = await serving(t, (_request, response) => {
+    const { api, agentOptions, connections } = await serving(t, (_request, response) => {
       responses.push(response)
     })
+    const { web, untilExpiry } = timedClient(t, api, agentOptions)
     const one = web.agent({ pool: { maxSockets: 1 } })
     const get = async (): Promise<string> => {
       const request = http.get('http://api.service.consul/', { agent: one })
@@ -551,8 +565,7 @@ describe('agent', () => {
     const first = get()
     await until('the first is asked', () => responses.length === 1)
     const second = get()
-    await beginNewCa(agent, [api, web])
-    await forgetOldCa(agent, web)
+    await untilExpiry(59_000)
     responses[0]?.end('first')
     assert.equal(await first, 'first')
     await until('the second is asked', () => responses.length === 2)

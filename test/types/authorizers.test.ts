@@ -68,6 +68,7 @@ describe('an authorizer', () => {
       | 'late'
       | 'failed'
       | 'expired'
+      | 'roots'
     >()
     expectTypeOf<Decision>().toEqualTypeOf<{
       readonly authorized: boolean

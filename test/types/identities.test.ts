@@ -116,6 +116,7 @@ describe('what is known of somebody', () => {
       readonly serialNumber: string
       readonly notBefore: Date
       readonly notAfter: Date
+      readonly expiresAt: Date
       readonly chainPem: string
     }>()
   })

@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict'
-import { PassThrough } from 'node:stream'
 import { describe, it } from 'node:test'
 import { Authorization } from '../../src/authorize/authorization.js'
 import type { Outcome, RevokedError } from '../../src/authorize/authorizer.js'
 import type { Peer } from '../../src/identity/peer.js'
+import { type IssueOptions, type IssuedCertificate, TestCa } from '../../src/testing/index.js'
 import { Admitted } from '../../src/transport/admitted.js'
 import type { MeshSocket } from '../../src/transport/socket.js'
+import { connectionFrom, generationOf, rootsOf } from '../fixtures/connections.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
-import { makePeer } from '../fixtures/peers.js'
 
 /** Decides when a test says so. */
 class ByHand extends Authorization {
@@ -37,20 +37,26 @@ function start(endsWithCertificate = false) {
     clock,
     revoked: (error) => revoked.push(error),
   })
-  const open = (peer: Partial<Peer> = {}): MeshSocket => {
-    const socket = Object.assign(new PassThrough(), { peer: makePeer(peer) }) as unknown as MeshSocket
+  const ca = TestCa.create({ clock: () => clock.now() })
+  const generation = generationOf(ca, rootsOf(ca), clock.now())
+  const issued = new Map<string, IssuedCertificate>()
+  /** The connections of a service share one certificate. */
+  const open = (service = 'web', options: IssueOptions = {}): MeshSocket => {
+    const certificate = issued.get(service) ?? ca.issue({ service, ...options })
+    issued.set(service, certificate)
+    const socket = connectionFrom(certificate, generation)
     // A listener's sockets have one from the start.
     socket.on('error', (error) => failures.push(error))
     admitted.add(socket)
     return socket
   }
-  return { admitted, asked: authorization.asked, clock, open, revoked, failures }
+  return { admitted, asked: authorization.asked, ca, clock, open, revoked, failures }
 }
 
 describe('Admitted', () => {
   it('decides once for each certificate, and ends those of the denied', async () => {
     const { admitted, asked, open, revoked, failures } = start()
-    const [one, two, other] = [open(), open(), open({ service: 'db' })]
+    const [one, two, other] = [open(), open(), open('db')]
     const count = admitted.reauthorize()
     assert.deepEqual(
       asked.map(({ who }) => who),
@@ -75,7 +81,7 @@ describe('Admitted', () => {
   it('a decision that takes long holds up no other certificate', async () => {
     const { admitted, asked, open } = start()
     open()
-    const other = open({ service: 'db' })
+    const other = open('db')
     void admitted.reauthorize()
     await asked[1]!.answer(false)
     assert.equal(other.destroyed, true)
@@ -97,7 +103,7 @@ describe('Admitted', () => {
     assert.equal(asked.length, 2)
   })
 
-  it('what has ended by itself is not told of', async () => {
+  it('does not report a connection that has ended by itself', async () => {
     const { admitted, asked, open, revoked } = start()
     const [socket] = [open(), open()]
     const count = admitted.reauthorize()
@@ -110,11 +116,11 @@ describe('Admitted', () => {
     assert.equal(asked.length, 1)
   })
 
-  it('ends connections with their certificate, and forgets it with the last of them', async () => {
-    const notAfter = new Date(Date.UTC(2030, 0, 1) + 5_000)
+  it('ends connections when their certificate expires, and keeps no timer after the last of them', async () => {
     const { clock, open, revoked } = start(true)
-    const [one, two] = [open({ notAfter }), open({ notAfter })]
-    const gone = open({ service: 'db', notAfter })
+    const notAfter = new Date(clock.now() + 5_000)
+    const [one, two] = [open('web', { notAfter }), open('web')]
+    const gone = open('db', { notAfter })
     gone.destroy()
     await settle()
     assert.equal(clock.pending, 1)
@@ -124,6 +130,24 @@ describe('Admitted', () => {
     assert.deepEqual([one.destroyed, two.destroyed], [true, true])
     assert.deepEqual(new Set(revoked.map(({ basis }) => basis)), new Set(['expired']))
     assert.equal(clock.pending, 0)
+  })
+
+  it('ends the connections of a withdrawn root, and no others', async () => {
+    const { admitted, ca, open, revoked } = start()
+    const next = TestCa.create({ trustDomain: ca.trustDomain, clock: () => Date.UTC(2030, 0, 1) })
+    const [direct, crossSigned] = [open('web'), open('db')]
+    assert.equal(admitted.withdraw(rootsOf(next, ca)), 0)
+    assert.equal(admitted.withdraw(rootsOf(ca)), 0)
+    assert.equal(admitted.withdraw(rootsOf(next)), 2)
+    assert.deepEqual([direct.destroyed, crossSigned.destroyed], [true, true])
+    assert.deepEqual(
+      revoked.map(({ basis, side }) => [basis, side]),
+      [
+        ['roots', 'inbound'],
+        ['roots', 'inbound'],
+      ],
+    )
+    await settle()
   })
 
   it('arms no timer where a connection may outlive its certificate', () => {

@@ -48,6 +48,8 @@ describe('parseCertificate: real certificates', () => {
     assert.deepEqual(rest, {
       uris: [CONSUL_LEAF.ServiceURI],
       isCa: false,
+      pathLength: undefined,
+      signatureAlgorithm: '1.2.840.10045.4.3.2',
       serialNumber: CONSUL_LEAF.SerialNumber,
     })
     assert.deepEqual([...(keyUsage ?? [])], KEY_USAGE)
@@ -407,6 +409,8 @@ describe('parseCertificate: what it refuses', () => {
       isCa: false,
       keyUsage: undefined,
       extendedKeyUsage: undefined,
+      pathLength: undefined,
+      signatureAlgorithm: '1.2.840.10045.4.3.2',
       serialNumber: '05',
     })
   })

@@ -11,6 +11,7 @@ import { FakeClock } from '../fixtures/fake-clock.js'
 const TD = '11111111-2222-3333-4444-555555555555.consul'
 const ROOTS = '/v1/agent/connect/ca/roots'
 const LEAF = '/v1/agent/connect/ca/leaf/web'
+const TLS = { ecdhCurve: 'auto', minVersion: 'TLSv1.2' } as const
 const HOUR = 3_600_000
 const DAY = 24 * HOUR
 
@@ -21,7 +22,7 @@ async function open(options: AgentOptions = {}) {
   const ca = newCa()
   const time = { clock, random: () => 0 }
   const roots = new RootsStore(agent, time)
-  const own = { service: 'web', ecdhCurve: 'auto', accept: () => undefined }
+  const own = { service: 'web', tls: TLS, prove: () => Promise.resolve() }
   const store = new IdentityStore({ agent, roots, ...own, ...time })
   const events: string[] = []
   store.on('changed', (_generation, what) => events.push(what))
@@ -93,10 +94,10 @@ describe('IdentityStore: how a generation comes about', () => {
       agent,
       roots,
       service: 'web',
-      ecdhCurve: 'auto',
+      tls: TLS,
       clock,
       random: () => 0,
-      accept: () => undefined,
+      prove: () => Promise.resolve(),
     })
     await clock.advance(0)
     assert.equal(leafReads(), 2)
@@ -125,7 +126,7 @@ describe('IdentityStore: how a generation comes about', () => {
     const old = store.require()
     await giveRoots([newCa(), ca])
     assert.equal(store.require().roots.pems.length, 2)
-    assert.equal(store.require().leaf, old.leaf)
+    assert.deepEqual(store.require().leaf, old.leaf)
     assert.equal(old.roots.pems.length, 1)
     assert.deepEqual(events, ['leaf', 'roots'])
     end()

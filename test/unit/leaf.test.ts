@@ -65,6 +65,7 @@ describe('checkLeaf: what it takes', () => {
         serialNumber: '80:ff',
         notBefore: new Date(NOW - HOUR),
         notAfter: new Date(NOW + HOUR),
+        expiresAt: new Date(NOW + HOUR),
         chainPem: issued.chainPem,
       },
     )

@@ -39,22 +39,31 @@ describe('checkRoots', () => {
     assert.deepEqual(checkRoots(given(pems)).pems, pems)
   })
 
-  it('keeps of a PEM the one certificate that was judged', () => {
-    const { pems, certificates } = checkRoots(given([first.rootPem + second.issue().certificatePem]))
-    assert.deepEqual(pems, [first.rootPem])
-    assert.equal(certificates.length, 1)
+  it('takes every certificate of a bundle as a trust anchor, each once', () => {
+    const external = TestCa.create({ trustDomain: TD })
+    const mesh = external.intermediate()
+    const bundle = `# the mesh's CA\n${mesh.certificatePem}\n# and the one above\n${external.rootPem}`
+    const { pems, certificates } = checkRoots(given([bundle, second.rootPem + external.rootPem]))
+    assert.deepEqual(pems, [mesh.certificatePem, external.rootPem, second.rootPem])
+    assert.equal(certificates.length, 3)
   })
 
   const leaf = first.issue().certificatePem
   const cases: [rule: string, roots: CaRoots, message: RegExp][] = [
-    ['an empty list: TLS would trust the system', given([]), /empty list/],
+    ['an empty list: TLS would trust the system', given([]), /returned no CA roots/],
     ['no PEM', given(['none']), /root-0 is not a PEM certificate/],
-    ['garbage in PEM', given([first.rootPem.replace(/\n.{64}\n/, '\n')]), /root-0 is not a PEM certificate/],
+    ['garbage in PEM', given([first.rootPem.replace(/\n.{64}\n/, '\n')]), /root-0 cannot be parsed/],
     ['a leaf', given([leaf]), /root-0 is not a CA/],
+    ['a leaf in a bundle', given([first.rootPem + leaf]), /root-0 is not a CA/],
+    ['a bundle over 1 MiB', given([first.rootPem + ' '.repeat(1024 * 1024)]), /root-0 cannot be parsed/],
     ['one bad root among good ones', given([first.rootPem, leaf]), /root-1 is not a CA/],
     ['a CA flag without the right to sign', given([first.issue({ isCa: true }).certificatePem]), /not a CA/],
-    ['an empty trust domain', given([first.rootPem], ''), /trust domain ""/],
-    ['an upper-case trust domain', given([first.rootPem], 'Mesh.consul'), /trust domain "Mesh.consul"/],
+    ['an empty trust domain', given([first.rootPem], ''), /invalid trust domain: ""/],
+    [
+      'an upper-case trust domain',
+      given([first.rootPem], 'Mesh.consul'),
+      /invalid trust domain: "Mesh.consul"/,
+    ],
     ['a trust domain with a path', given([first.rootPem], `${TD}/ns`), /trust domain/],
     ['a trust domain of 256 bytes', given([first.rootPem], 'a'.repeat(256)), /trust domain/],
   ]

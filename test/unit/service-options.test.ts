@@ -42,7 +42,7 @@ describe('serviceSettings', () => {
       dialTimeoutMs: 10_000,
       handshakeTimeoutMs: 10_000,
       drainTimeoutMs: 10_000,
-      ecdhCurve: 'auto',
+      tls: { ecdhCurve: 'auto', minVersion: 'TLSv1.2' },
       hosts: { domain: 'consul', hosts: new Map() },
     })
     assert.equal(settings.address.host, '127.0.0.1:8500')
@@ -51,16 +51,18 @@ describe('serviceSettings', () => {
   it('takes what is given', () => {
     const authorize = (): { authorized: boolean; reason: string } => ({ authorized: true, reason: '' })
     const bounds = { dialTimeoutMs: 1, handshakeTimeoutMs: 2, drainTimeoutMs: 3, staleIntentionsMs: 0 }
-    const given = { ...bounds, ecdhCurve: 'X25519:P-256' }
+    const tls = { ecdhCurve: 'X25519:P-256', minVersion: 'TLSv1.3' } as const
     const { agent: settings, ...rest } = serviceSettings({
-      ...given,
+      ...bounds,
+      ecdhCurve: tls.ecdhCurve,
+      minTlsVersion: tls.minVersion,
       authorize,
       agent: { address: 'a:1', env: {} },
       domain: 'Mesh.example',
       hosts: { 'a.internal': 'a' },
     })
     const hosts = { domain: 'mesh.example', hosts: new Map([['a.internal', 'a']]) }
-    assert.deepEqual(rest, { ...given, authorize, hosts })
+    assert.deepEqual(rest, { ...bounds, tls, authorize, hosts })
     assert.equal(settings.address.host, 'a:1')
   })
 
@@ -83,6 +85,8 @@ describe('serviceSettings', () => {
       [{ agent, hosts: { a: { service: 5 } } }, "hosts['a']"],
       [{ agent, staleIntentionsMs: Infinity }, 'staleIntentionsMs'],
       [{ agent, ecdhCurve: '' }, 'ecdhCurve'],
+      [{ agent, minTlsVersion: 'TLSv1.1' }, 'minTlsVersion'],
+      [{ agent, minTlsVersion: 1.3 }, 'minTlsVersion'],
       [{ agent, ecdhCurve: 25519 }, 'ecdhCurve'],
       [{ agent, ecdhCurve: 'X25519:P-255' }, 'ecdhCurve'],
       [{ agent: null }, 'agent'],

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { type Socket, connect, createServer } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { type TestContext, describe, it } from 'node:test'
-import { adoptReads } from '../../src/transport/adopt-reads.js'
+import { adoptReads } from '../../src/base/node-internals.js'
 import { portOf, startMesh, until } from '../fixtures/mesh.js'
 
 /** Two ends of one connection; the second was accepted, and is read by nobody yet. */

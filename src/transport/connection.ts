@@ -1,0 +1,73 @@
+import type { Duplex } from 'node:stream'
+import type { TLSSocket } from 'node:tls'
+import type { Peer } from '../identity/peer.js'
+import type { Roots } from '../identity/roots.js'
+import type { Generation } from '../identity/store.js'
+import { onceDestroyed } from './open-sockets.js'
+import { type PresentedCertificate, attachPeer } from './peer.js'
+import { RootsCheck } from './roots-check.js'
+import type { MeshSocket } from './socket.js'
+
+/** What a connection of the mesh was verified by, from its handshake until it is closed. */
+export interface Connection {
+  readonly side: 'inbound' | 'outbound'
+  readonly peer: Peer
+  /** Our identity and the roots that the handshake began with. */
+  readonly generation: Generation
+  /** The peer's certificate, which leads to those that came with it. Node.js gives it in full only once. */
+  readonly certificate: PresentedCertificate
+  /** When its handshake was over, by performance.now(). */
+  readonly openedAt: number
+}
+
+interface Presented {
+  readonly certificate: PresentedCertificate
+  connections: number
+}
+
+const connections = new WeakMap<Duplex, Connection>()
+/** The certificates of open connections, by fingerprint: the connections of a peer share them. */
+const presented = new Map<string, Presented>()
+
+/** Turns a verified socket into a connection of the mesh. */
+export function openConnection(socket: TLSSocket, connection: Connection): MeshSocket {
+  const { fingerprint256 } = connection.peer
+  const shared = presented.get(fingerprint256) ?? { certificate: connection.certificate, connections: 0 }
+  presented.set(fingerprint256, shared)
+  shared.connections += 1
+  connections.set(socket, { ...connection, certificate: shared.certificate })
+  onceDestroyed(socket, () => {
+    shared.connections -= 1
+    if (shared.connections === 0) presented.delete(fingerprint256)
+  })
+  return attachPeer(socket, connection.peer)
+}
+
+/** Undefined for a socket that did not come from `openConnection`. */
+export function connectionOf(socket: Duplex): Connection | undefined {
+  return connections.get(socket)
+}
+
+/** Whether the peer would be accepted under these roots. A path was verified only against those of its handshake. */
+export function isPeerTrusted(connection: Connection, roots: Roots, now: number): boolean {
+  return connection.generation.roots === roots || RootsCheck.under(roots).peerExpiry(connection, now) > now
+}
+
+/** Whether each end would accept the other under these roots. */
+export function areBothTrusted(connection: Connection, roots: Roots, now: number): boolean {
+  if (connection.generation.roots === roots) return true
+  return (
+    isPeerTrusted(connection, roots, now) &&
+    RootsCheck.under(roots).ownExpiry(connection.generation, now) > now
+  )
+}
+
+/** When the first certificate of the peer's path expires, in milliseconds since the Unix epoch. */
+export function peerExpiresAt(connection: Connection, now: number): number {
+  return RootsCheck.under(connection.generation.roots).peerExpiry(connection, now)
+}
+
+/** When the first certificate of either end's path expires, in milliseconds since the Unix epoch. */
+export function expiresAt(connection: Connection, now: number): number {
+  return Math.min(connection.generation.leaf.expiresAt.getTime(), peerExpiresAt(connection, now))
+}

@@ -1,0 +1,76 @@
+import { X509Certificate } from 'node:crypto'
+import { BoundedMap } from '../base/bounded-map.js'
+import { CLIENT_AUTH, SERVER_AUTH } from '../identity/certificate.js'
+import { parsePemCertificates, verifyPath } from '../identity/path.js'
+import type { Roots } from '../identity/roots.js'
+import type { Generation } from '../identity/store.js'
+import type { Connection } from './connection.js'
+import { chainOf } from './peer.js'
+
+const MAX_REMEMBERED = 4096
+
+const checks = new WeakMap<Roots, RootsCheck>()
+
+/**
+ * Answers whether the certificates of existing connections would be accepted under certain roots: OpenSSL verified them
+ * once, against the roots of that moment. Many connections share a certificate, whose verdict is remembered.
+ */
+export class RootsCheck {
+  readonly #roots: Roots
+  /** When each path ends, in milliseconds since the Unix epoch; 0 where no path leads to the roots. */
+  readonly #expiries = new BoundedMap<string, number>(MAX_REMEMBERED)
+
+  private constructor(roots: Roots) {
+    this.#roots = roots
+  }
+
+  static under(roots: Roots): RootsCheck {
+    const check = checks.get(roots) ?? new RootsCheck(roots)
+    checks.set(roots, check)
+    return check
+  }
+
+  /** When the peer's path ends, in milliseconds since the Unix epoch; 0 where no path leads to the roots. */
+  peerExpiry({ peer, certificate, side }: Connection, now: number): number {
+    if (peer.trustDomain !== this.#roots.trustDomain) return 0
+    const purpose = side === 'inbound' ? CLIENT_AUTH : SERVER_AUTH
+    return this.#expiry(`${side} ${peer.fingerprint256}`, now, [purpose], () =>
+      chainOf(certificate).map(({ raw }) => new X509Certificate(raw)),
+    )
+  }
+
+  /** When our own path ends, in milliseconds since the Unix epoch; 0 where no path leads to the roots. */
+  ownExpiry({ leaf }: Generation, now: number): number {
+    if (leaf.id.trustDomain !== this.#roots.trustDomain) return 0
+    return this.#expiry(leaf.chainPem, now, [CLIENT_AUTH, SERVER_AUTH], () =>
+      parsePemCertificates(leaf.chainPem),
+    )
+  }
+
+  #expiry(
+    key: string,
+    now: number,
+    purposes: readonly string[],
+    chain: () => readonly X509Certificate[],
+  ): number {
+    const known = this.#expiries.get(key)
+    // A path that has ended may be replaced by another one.
+    if (known !== undefined && (known === 0 || known > now)) return known
+    const expiry = pathExpiry(chain(), this.#roots, now, purposes)
+    this.#expiries.set(key, expiry)
+    return expiry
+  }
+}
+
+function pathExpiry(
+  chain: readonly X509Certificate[],
+  { certificates }: Roots,
+  now: number,
+  purposes: readonly string[],
+): number {
+  try {
+    return verifyPath(chain, certificates, now, purposes)
+  } catch {
+    return 0
+  }
+}
