@@ -101,6 +101,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       time.clock,
     )
     this.#mesh.roots.on('failed', this.#onFailed)
+    this.#mesh.routes.on('failed', this.#onFailed)
     this.#identity.on('failed', this.#onFailed)
     this.#identity.on('changed', (generation, what) => {
       const { leaf, roots } = generation
@@ -606,6 +607,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#identity.close()
     this.#authorization.close()
     this.#mesh.roots.off('failed', this.#onFailed)
+    this.#mesh.routes.off('failed', this.#onFailed)
     await this.#mesh.release()
     emitSafely(this, 'closed')
     this.removeAllListeners()

@@ -61,6 +61,8 @@ export interface AgentResponse<T> {
   readonly hash: string | undefined
   /** `Age`, in milliseconds: for how long the agent has not been able to refresh its own copy. @default 0 */
   readonly ageMs?: number
+  /** Whether the agent left out what the token may not read; Consul 1.11 and later say so. @default false */
+  readonly isFiltered?: boolean
 }
 
 /** An answer as it came, whatever its status. */
@@ -115,6 +117,7 @@ export class AgentClient {
       index: parseIndex(headers['x-consul-index']),
       hash: single(headers['x-consul-contenthash']),
       ageMs: (parseIndex(headers['age']) ?? 0) * 1_000,
+      isFiltered: headers['x-consul-results-filtered-by-acls'] === 'true',
     }
   }
 

@@ -1,3 +1,4 @@
+import { AgentError } from '../errors.js'
 import { isHost } from '../options.js'
 import { type AgentClient, type AgentResponse, path, right } from './client.js'
 import { type JsonObject, array, boolean, maybe, nonEmpty, object, string, wholeNumber } from './shape.js'
@@ -46,16 +47,17 @@ export interface HealthQuery extends Scope {
  * `GET /v1/health/connect/:service`, with those that are not passing: needs `service:read` on it and `node:read`.
  * Any server may answer, so that a cluster which is about to elect its leader answers too.
  */
-export function fetchConnectInstances(
+export async function fetchConnectInstances(
   agent: AgentClient,
   wanted: HealthQuery,
   query: BlockingQuery,
 ): Promise<AgentResponse<readonly ConnectInstance[]>> {
   const { query: parameters, ...bounds } = blocking(query)
-  return agent.request(
+  const needs = `${right('service:read', wanted.service)} and node:read`
+  const response = await agent.request(
     {
       path: path`/v1/health/connect/${wanted.service}`,
-      needs: `${right('service:read', wanted.service)} and node:read`,
+      needs,
       query: {
         stale: true,
         ...parameters,
@@ -66,6 +68,13 @@ export function fetchConnectInstances(
       ...bounds,
     },
     parseConnectInstances,
+  )
+  if (response.isFiltered !== true || response.value.length > 0) return response
+  const request = `GET /v1/health/connect/${wanted.service}`
+  throw new AgentError(
+    'ERR_CONNECT_AGENT_FORBIDDEN',
+    `${request}: the agent at ${agent.address} left out every instance; grant ${needs} to the token`,
+    { address: agent.address, request, status: 200 },
   )
 }
 

@@ -1,5 +1,5 @@
 import { askAuthorize } from '../agent/authorize.js'
-import { type AgentClient, isTransient } from '../agent/client.js'
+import { type AgentClient, isNoAnswer } from '../agent/client.js'
 import type { Clock } from '../clock.js'
 import { AgentError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
@@ -128,7 +128,7 @@ export class AgentsWord {
       return decision
     } catch (error) {
       const last = this.#answers.get(spiffeId)
-      if (!isTransient(error) || last === undefined || this.#age(last) >= servesMs) throw error
+      if (!isNoAnswer(error) || last === undefined || this.#age(last) >= servesMs) throw error
       log.authorize('%s: of %s the agent’s last word serves', service, spiffeId)
       return last.decision
     }

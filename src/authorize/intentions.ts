@@ -56,6 +56,8 @@ export class Intentions extends EventEmitter<IntentionsEvents> {
   #readAt = 0
   #staleSince: number | undefined
   #hasExpired = false
+  /** Whether the last read was answered with 403, once. */
+  #isDoubted = false
   #cancelExpiry: () => void = () => undefined
 
   constructor(options: IntentionsOptions) {
@@ -138,6 +140,7 @@ export class Intentions extends EventEmitter<IntentionsEvents> {
   }
 
   #onRead(): void {
+    this.#isDoubted = false
     const given = this.#watched.value
     const wasStale = this.#endStaleness()
     const isFirst = this.#table === undefined && this.#mayRead
@@ -157,8 +160,12 @@ export class Intentions extends EventEmitter<IntentionsEvents> {
 
   #onFailed(error: Error): void {
     if (isForbidden(error)) {
-      this.#forbid(error)
-      return
+      // A server that restarts may refuse for a moment what it allows: the second 403 in a row is believed.
+      if (this.#table === undefined || this.#isDoubted) {
+        this.#forbid(error)
+        return
+      }
+      this.#isDoubted = true
     }
     this.emit('failed', error)
     if (this.#table === undefined || this.#staleSince !== undefined) return

@@ -1,4 +1,4 @@
-import type { AgentClient } from '../agent/client.js'
+import { type AgentClient, isNoAnswer } from '../agent/client.js'
 import { type ConnectInstance, fetchConnectInstances } from '../agent/health.js'
 import { Watched } from '../agent/watched.js'
 import { ClosedError, DialError } from '../errors.js'
@@ -12,6 +12,10 @@ import type { ServiceTarget } from './upstream.js'
 /** How long the answer to "why is there none" is kept. */
 const EMPTINESS_MS = 2_000
 
+/** How often instances are read while they cannot be watched: the longer ago an upstream was used, the less often. */
+const SHORTEST_POLL_MS = 5_000
+const LONGEST_POLL_MS = 60_000
+
 /** Resolves a service to its instances that can be reached over Connect, from a watched copy of what the agent knows. */
 export class HealthResolver implements Resolver {
   readonly name: string
@@ -20,12 +24,16 @@ export class HealthResolver implements Resolver {
   readonly #target: ServiceTarget
   readonly #time: Time
   readonly #emptiness: Lookup<Emptiness>
+  readonly #onFailed: (error: Error) => void
   #isClosed = false
+  #usedAt = -Infinity
   #watched: Watched<readonly ConnectInstance[]> | undefined
   #last: { instances: readonly ConnectInstance[]; own: string; endpoints: readonly Endpoint[] } | undefined
 
-  constructor(agent: AgentClient, target: ServiceTarget, time: Time) {
+  /** @param onFailed - called when the instances may not be read any more; those that are known stay in use */
+  constructor(agent: AgentClient, target: ServiceTarget, time: Time, onFailed: (error: Error) => void) {
     this.name = target.service
+    this.#onFailed = onFailed
     this.isSorted = target.near !== undefined
     this.#agent = agent
     this.#target = target
@@ -47,6 +55,7 @@ export class HealthResolver implements Resolver {
   /** @throws DialError with ERR_CONNECT_NO_INSTANCES, AgentError */
   async resolve({ signal, datacenter, refresh }: ResolveRequest): Promise<readonly Endpoint[]> {
     if (this.#isClosed) throw new ClosedError(`resolve ${this.name}`)
+    this.#usedAt = this.#time.clock.now()
     this.#watched ??= this.#watch()
     const instances = refresh ? await this.#watched.refreshed(signal) : await this.#watched.first(signal)
     const endpoints = this.#endpoints(instances, datacenter)
@@ -77,7 +86,16 @@ export class HealthResolver implements Resolver {
       fetch: (query) => fetchConnectInstances(this.#agent, this.#target, query),
       slots: this.#agent.upstreamSlots,
       waitMs: this.#agent.settings.waitMs,
+      // Consul 1.16 answers a blocking read without the right with an empty list, where a plain one is a 403.
+      isDoubtful: (instances) => instances.length === 0 && !this.isEmpty,
+      pollMs: () => {
+        const unusedMs = this.#time.clock.now() - this.#usedAt
+        return Math.min(LONGEST_POLL_MS, Math.max(SHORTEST_POLL_MS, unusedMs))
+      },
       ...this.#time,
+    })
+    watched.on('failed', (error) => {
+      if (!this.isEmpty && !isNoAnswer(error)) this.#onFailed(error)
     })
     watched.on('value', () => {
       log.resolve('%s: %d instances known', this.name, watched.value?.length)

@@ -1,4 +1,4 @@
-import { isTransient } from '../agent/client.js'
+import { isNoAnswer, isTransient } from '../agent/client.js'
 import { type Clock, sleep } from '../clock.js'
 import { ClosedError, DnsError, toError } from '../errors.js'
 import { isAborted } from '../bounded.js'
@@ -139,7 +139,7 @@ export class Lookup<T> {
   }
 }
 
-/** Whether nobody answered: an answer that says no is no reason to go on as before. */
+/** Whether an error says nothing about what was asked, so that the last answer stays in use. */
 function isUnanswered(error: unknown): boolean {
-  return isTransient(error) || error instanceof DnsError
+  return isNoAnswer(error) || error instanceof DnsError
 }

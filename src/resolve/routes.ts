@@ -1,3 +1,4 @@
+import { EventEmitter } from 'eventemitter3'
 import type { AgentClient } from '../agent/client.js'
 import { DnsClient } from '../agent/dns.js'
 import type { Time } from '../clock.js'
@@ -40,8 +41,13 @@ interface HeldRoute extends Route {
 /** Names may come from anywhere, and each holds a watch: of more than these, those go that were used longest ago. */
 const MOST_HELD = 2_048
 
+interface RoutesEvents {
+  /** The instances of an upstream may not be read any more; those that are known stay in use. */
+  failed: [error: Error]
+}
+
 /** The routes that the services of a process share, one for each target, for as long as somebody uses them. */
-export class Routes {
+export class Routes extends EventEmitter<RoutesEvents> {
   readonly #agent: AgentClient
   readonly #dns: DnsClient
   readonly #time: Time
@@ -51,6 +57,7 @@ export class Routes {
   readonly #balancers = new WeakMap<Resolver, Balancer>()
 
   constructor(agent: AgentClient, time: Time) {
+    super()
     this.#agent = agent
     this.#dns = new DnsClient(agent.settings.dnsAddress, time.clock)
     this.#time = time
@@ -121,7 +128,9 @@ export class Routes {
   #resolver(target: Target): OwnResolver {
     switch (target.kind) {
       case 'service':
-        return new HealthResolver(this.#agent, target, this.#time)
+        return new HealthResolver(this.#agent, target, this.#time, (error) => {
+          this.emit('failed', error)
+        })
       case 'query':
         return new QueryResolver(this.#agent, target, this.#time.clock)
       case 'dns':

@@ -38,7 +38,15 @@ const identity = { service: 'web', datacenter: 'dc1', namespace: undefined, part
 
 function start(target: Partial<ServiceTarget> = {}, options: AgentOptions = {}) {
   const [agent, clock] = [new FakeAgent(options), new FakeClock()]
-  const resolver = new HealthResolver(agent, { service: 'web', ...target }, { clock, random: () => 0 })
+  const warnings: Error[] = []
+  const resolver = new HealthResolver(
+    agent,
+    { service: 'web', ...target },
+    { clock, random: () => 0 },
+    (error) => {
+      warnings.push(error)
+    },
+  )
   const resolve = async ({
     signal = new AbortController().signal,
     datacenter = 'dc1',
@@ -49,6 +57,7 @@ function start(target: Partial<ServiceTarget> = {}, options: AgentOptions = {}) 
     clock,
     resolver,
     resolve,
+    warnings,
     /** Answers the read of the instances that is under way. */
     answer: async (body: object[], index = 1) => {
       agent.last(CONNECT).answer({ body, index })
@@ -281,6 +290,7 @@ describe('HealthResolver: the watch', () => {
     await answer([entry()], 3)
     assert.equal(resolver.isEmpty, false)
     await answer([], 4)
+    await answer([], 4)
     assert.equal(resolver.isEmpty, true)
     resolver.close()
   })
@@ -295,6 +305,70 @@ describe('HealthResolver: the watch', () => {
     await impatient
     await answer([entry()])
     assert.equal((await patient).length, 1)
+    resolver.close()
+  })
+
+  it('confirms an empty answer of a blocking read before it drops instances', async () => {
+    const { agent, clock, resolver, resolve, answer, warnings } = start()
+    const first = resolve()
+    await answer([entry()], 5)
+    const known = await first
+    await answer([], 6)
+    // The plain read of an agent of 1.16 says why.
+    assert.equal(agent.last(CONNECT).request.query?.['index'], undefined)
+    agent
+      .last(CONNECT)
+      .fail(
+        new AgentError('ERR_CONNECT_AGENT_FORBIDDEN', 'Permission denied', { address: 'a', request: 'r' }),
+      )
+    await settle()
+    assert.deepEqual(await resolve(), known)
+    assert.deepEqual(
+      warnings.map(({ message }) => message),
+      ['Permission denied'],
+    )
+    await clock.advance(2_000)
+    await answer([entry()], 7)
+    await answer([], 8)
+    assert.equal(resolver.isEmpty, false)
+    await answer([], 8)
+    assert.equal(resolver.isEmpty, true)
+    resolver.close()
+  })
+
+  it('takes an empty answer that the agent has filtered for a missing right', async () => {
+    const { agent, resolver, resolve } = start()
+    const first = resolve()
+    await settle()
+    agent.last(CONNECT).answer({ body: [], index: 5, isFiltered: true })
+    await assert.rejects(first, {
+      code: 'ERR_CONNECT_AGENT_FORBIDDEN',
+      message: /left out every instance; grant service:read on "web" and node:read to the token/,
+    })
+    resolver.close()
+  })
+
+  it('polls an upstream that has not been used for longer less often', async () => {
+    const { agent, clock, resolver, resolve, answer } = start()
+    while (!agent.upstreamSlots.isFull) agent.upstreamSlots.take(() => undefined)
+    const first = resolve()
+    await answer([entry()], 5)
+    await first
+    for (const [pauseMs, count] of [
+      [2_500, 2],
+      // The pause is half of the time since the last use, at most half a minute, with this random source.
+      [2_500, 3],
+      [2_500, 4],
+      [3_750, 5],
+    ] as const) {
+      await clock.advance(pauseMs - 1)
+      assert.equal(agent.count(CONNECT), count - 1)
+      await clock.advance(1)
+      assert.equal(agent.count(CONNECT), count)
+      await answer([entry()], 5)
+    }
+    await clock.advance(600_000)
+    assert.ok(agent.count(CONNECT) < 30)
     resolver.close()
   })
 

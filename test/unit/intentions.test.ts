@@ -295,19 +295,46 @@ describe('Intentions: without the right to read them', () => {
     assert.match(warnings[0]?.message ?? '', /service "api" \{ policy = "write", intentions = "read" \}/)
   })
 
-  it('the copy is not trusted any more, and is again when it may be read again', async (t) => {
+  it('the copy is not trusted after the second 403 in a row, and is again when it may be read again', async (t) => {
     const setup = new Setup(t)
     await setup.tell('web allow')
+    await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
+    assert.equal(await setup.ground(), 'allowed: intention')
+    await setup.clock.advance(2_000)
     await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
     assert.equal(setup.intentions.size, undefined)
     const decision = setup.ground()
     await setup.say(false)
     assert.equal(await decision, 'denied: agent')
-    await setup.clock.advance(3_000)
+    await setup.clock.advance(4_000)
     // The same as before, which is no news to a watch.
     await setup.tell('web allow')
     assert.equal(await setup.ground(), 'allowed: intention')
-    assert.deepEqual(setup.events, ['changed', 'failed', 'changed', 'changed'])
+    assert.deepEqual(setup.events, ['changed', 'failed', 'stale', 'fresh', 'failed', 'changed', 'changed'])
+  })
+
+  for (const code of ['ERR_CONNECT_AGENT_FORBIDDEN', 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN'] as const) {
+    it(`a single ${code}, as of a server that restarts, leaves the copy in use`, async (t) => {
+      const setup = new Setup(t)
+      await setup.tell('web allow')
+      await setup.fail(code)
+      assert.equal(await setup.ground(), 'allowed: intention')
+      await setup.clock.advance(2_000)
+      await setup.tell('web allow')
+      await setup.fail(code)
+      assert.equal(await setup.ground(), 'allowed: intention')
+      assert.equal(setup.asked, 0)
+    })
+  }
+
+  it('a token that stays unknown is an agent that is away: the copy serves for as long as it may', async (t) => {
+    const setup = new Setup(t)
+    await setup.tell('web allow')
+    for (let i = 0; i < 20; i += 1) {
+      await setup.fail('ERR_CONNECT_AGENT_TOKEN_UNKNOWN')
+      await setup.clock.advance(10_000)
+    }
+    assert.equal(await setup.ground(), 'denied: stale')
   })
 
   it('what was said while they could be read does not serve', async (t) => {
@@ -316,6 +343,8 @@ describe('Intentions: without the right to read them', () => {
     const known = setup.ground()
     await setup.say(true)
     await known
+    await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
+    await setup.clock.advance(2_000)
     await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
     const decision = setup.decide()
     await setup.fail('ERR_CONNECT_AGENT_UNREACHABLE', AUTHORIZE)
