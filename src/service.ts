@@ -51,6 +51,7 @@ import { endUntrusted } from './transport/revocation.js'
 import { attachPeer, peer, verifySocket } from './transport/peer.js'
 import { selfHandshake } from './transport/self-handshake.js'
 import type { MeshSocket } from './transport/socket.js'
+import { closeWhenDestroyed } from './transport/truncation.js'
 import {
   type TlsClientOptions,
   type TlsServerOptions,
@@ -545,11 +546,16 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     }
   }
 
-  readonly #dialForHttp: MeshAccess['dial'] = (upstream, { allowHalfOpen, alpnProtocols, ...bounds }) =>
-    this.#dial(upstream, {
-      ...bounds,
-      patience: { allowHalfOpen, expectsAnswer: true, alpnProtocols },
-    })
+  readonly #dialForHttp: MeshAccess['dial'] = async (
+    upstream,
+    { allowHalfOpen, alpnProtocols, ...bounds },
+  ) => {
+    const patience = { allowHalfOpen, expectsAnswer: true, alpnProtocols }
+    const socket = await this.#dial(upstream, { ...bounds, patience })
+    // A request that is cut short says so itself.
+    closeWhenDestroyed(socket, () => true)
+    return socket
+  }
 
   /** Ends the connections that were dialed, and whose peers lead to none of these roots. Listeners see to their own. */
   #withdraw(roots: Roots): void {

@@ -1,10 +1,12 @@
 import { Server } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { Server as TlsServer } from 'node:tls'
+import { isIdleInHttpServer } from '../base/node-internals.js'
 import { OptionError } from '../errors.js'
 import { describe } from '../options.js'
 import type { Listener } from '../transport/listen.js'
 import type { MeshSocket } from '../transport/socket.js'
+import { closeWhenDestroyed } from '../transport/truncation.js'
 
 /** How often a server that is draining is asked to end its idle keep-alive connections. */
 const IDLE_SWEEP_MS = 50
@@ -80,6 +82,8 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
       given.server = server
       // A server of HTTP/2 in clear expects nothing but HTTP/2.
       if (isHttp2 && !isTls) speaksHttp2(socket)
+      const isHttp2Now = (): boolean => isHttp2 && socket.alpnProtocol === 'h2'
+      closeWhenDestroyed(socket, () => isHttp2Now() || isIdleInHttpServer(socket))
       sockets.add(socket)
       socket.once('close', () => sockets.delete(socket))
       // node:http2 tells of a session while it takes its connection; others may be another listener's.
@@ -137,6 +141,7 @@ function injectorAdapter(injector: ConnectionInjector): ServerAdapter {
   return {
     handler: (socket) => {
       speaksHttp2(socket)
+      closeWhenDestroyed(socket, () => true)
       injector.injectConnection(socket)
     },
     alpnProtocols: ['h2'],

@@ -4,7 +4,7 @@
  */
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import type { SecureContext, Server as TlsServer } from 'node:tls'
+import type { SecureContext, Server as TlsServer, TLSSocket } from 'node:tls'
 
 const TRIED_VERSIONS = { from: 20, to: 26 }
 
@@ -28,6 +28,13 @@ const ONREAD_SYMBOLS = ['kBuffer', 'kBufferCb', 'kBufferGen'] as const
 interface Handle {
   useUserBuffer?(buffer: Uint8Array): void
   readonly writeQueueSize?: number
+  /** Whether Node.js wants to read. */
+  readonly reading?: boolean
+  /** What TLS reads from and writes to. */
+  readonly _parent?: Handle
+  /** Returns 0 when it has started to read, and an error when it was reading already. */
+  readStart?(): number
+  readStop?(): number
 }
 
 function handleOf(stream: Duplex): Handle | null | undefined {
@@ -61,4 +68,33 @@ export function adoptReads(socket: Duplex, buffer: Buffer, callback: (size: numb
 /** Bytes that a stream has accepted and not passed on, in Node's buffers and in those below, as Node's own timeouts count. */
 export function pendingWriteBytes(stream: Duplex): number {
   return stream.writableLength + (handleOf(stream)?.writeQueueSize ?? 0)
+}
+
+/**
+ * Whether a TLS socket is told of its end because the TCP connection ended, and not because of a close_notify. To be
+ * asked in the call of `push(null)`. libuv stops to read at the end of a TCP connection before it tells of it, while a
+ * close_notify is told of in the middle of a read; nothing else distinguishes the two.
+ *
+ * When both ends come in one read, as they may just after the handshake, Node.js 20 and 22 call `push(null)` twice in
+ * one turn of the event loop, and this is true both times.
+ * @returns false where it cannot be known
+ */
+export function isEndOfTcp(socket: TLSSocket): boolean {
+  const handle = handleOf(socket)
+  const tcp = handle?._parent
+  if (!isTriedVersion || tcp?.readStart === undefined || tcp.readStop === undefined) return false
+  // Who has stopped to read, in the same read, is told of nothing but what that read brought.
+  if (handle?.reading !== true) return false
+  if (tcp.readStart() !== 0) return false
+  tcp.readStop()
+  return true
+}
+
+/**
+ * Whether a server of node:http has this connection and is not answering on it: it waits for a request, or has refused
+ * one that it could not read. False for a connection that was upgraded.
+ */
+export function isIdleInHttpServer(socket: Duplex): boolean {
+  const { parser, _httpMessage: answer } = socket as { parser?: unknown; _httpMessage?: unknown }
+  return isTriedVersion && parser != null && answer == null
 }

@@ -1,13 +1,15 @@
 import type { X509Certificate } from 'node:crypto'
 import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls'
-import { ConnectError, DialError, VerificationError, because, toError } from '../errors.js'
+import { ConnectError, VerificationError, toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import type { Generation } from '../identity/store.js'
 import type { Endpoint } from '../resolve/resolver.js'
 import { bufferedReads } from './buffered-reads.js'
 import { secureContext } from './context.js'
 import { openConnection } from './connection.js'
+import { methodOf } from './method-of.js'
 import { type PresentedCertificate, expectVerified, identifyAs, pathError } from './peer.js'
+import { reportRejection } from './rejection.js'
 import type { MeshSocket } from './socket.js'
 import { TCP } from './tcp.js'
 
@@ -84,16 +86,15 @@ export function connect(
         if (peer === undefined || certificate === undefined)
           throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'another')
         settle()
-        reportRejection(socket, endpoint.identity.service, patience)
-        resolve(
-          openConnection(socket, {
-            side: 'outbound',
-            peer,
-            generation,
-            certificate,
-            openedAt: performance.now(),
-          }),
-        )
+        const openedAt = performance.now()
+        const opened = openConnection(socket, { side: 'outbound', peer, generation, certificate, openedAt })
+        reportRejection(socket, {
+          source: generation.leaf.id.service,
+          destination: endpoint.identity.service,
+          openedAt,
+          expectsAnswer: patience.expectsAnswer,
+        })
+        resolve(opened)
       } catch (error) {
         fail(toError(error))
       }
@@ -127,68 +128,4 @@ export function connect(
 function takeCertificateCheaply(socket: TLSSocket): void {
   const take = (): X509Certificate | undefined => socket.getPeerX509Certificate()
   Object.defineProperty(socket, 'getPeerCertificate', { value: take, configurable: true, writable: true })
-}
-
-/**
- * In TLS 1.3 the client is done before the server has judged its certificate. A server that says no closes then,
- * or sends an alert, and what the client sees is a connection that ends before its first byte. That is turned into
- * an error that says so, because an empty answer would look like a success.
- */
-function reportRejection(socket: TLSSocket, upstream: string, { expectsAnswer }: Patience): void {
-  const rejected = (cause: Error | undefined): DialError => {
-    const message = `the connection was closed before its first byte${because(cause)}; an intention, our certificate or the application may be the reason`
-    return new DialError('ERR_CONNECT_REJECTED', upstream, message, { cause })
-  }
-  let hasPushed = false
-  // HTTP/2 takes the bytes from below, without the stream's knowledge.
-  const hasSpoken = (): boolean => hasPushed || socket.bytesRead > 0
-  const push = methodOf(socket, 'push')
-  const emit = methodOf(socket, 'emit')
-  const destroy = socket._destroy.bind(socket)
-  // The first thing that the peer says, or its end, passes here; afterwards the socket is as it was.
-  socket.push = (chunk: unknown): boolean => {
-    const ended = chunk === null
-    // Somebody who has said everything and wants no answer is not rejected.
-    if (ended && !hasSpoken() && !socket.writableEnded && expectsAnswer) {
-      socket.destroy(rejected(undefined))
-      return false
-    }
-    socket.push = push
-    // A peer that is only done with talking may still reset what it is sent.
-    if (!ended) {
-      hasPushed = true
-      socket.emit = emit
-    }
-    return push.call(socket, chunk)
-  }
-  // Not put back, since others may have put theirs before it.
-  socket._destroy = (error, callback): void => {
-    destroy(!hasSpoken() && isNetworkError(error) ? rejected(error) : error, callback)
-  }
-  // An alert after the handshake is emitted by Node as an error that does not end the socket.
-  socket.emit = (event: string | symbol, ...args: unknown[]): boolean => {
-    const [error] = args
-    if (event !== 'error' || !isNetworkError(error))
-      return Reflect.apply(emit, socket, [event, ...args]) as boolean
-    socket.destroy(error)
-    return true
-  }
-}
-
-/**
- * A method as it stands on a socket, to be put back there. A bound one in its place, or a property that is deleted again,
- * would make every use of the socket slower, by a tenth of all requests on Node 24: V8 keeps such an object in another
- * form.
- */
-function methodOf<K extends 'emit' | 'push' | 'getPeerCertificate'>(
-  socket: TLSSocket,
-  name: K,
-): TLSSocket[K] {
-  return socket[name]
-}
-
-function isNetworkError(error: unknown): error is Error {
-  if (!(error instanceof Error)) return false
-  const { code } = error as NodeJS.ErrnoException
-  return code === 'ECONNRESET' || code === 'EPIPE' || code?.startsWith('ERR_SSL_') === true
 }

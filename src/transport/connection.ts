@@ -3,10 +3,13 @@ import type { TLSSocket } from 'node:tls'
 import type { Peer } from '../identity/peer.js'
 import type { Roots } from '../identity/roots.js'
 import type { Generation } from '../identity/store.js'
+import { lingerWhenDestroyedSoon } from './linger.js'
 import { onceDestroyed } from './open-sockets.js'
 import { type PresentedCertificate, attachPeer } from './peer.js'
+import { readOnAfterWriteErrors } from './read-on.js'
 import { RootsCheck } from './roots-check.js'
 import type { MeshSocket } from './socket.js'
+import { endAfterHandshake, refuseTruncation } from './truncation.js'
 
 /** What a connection of the mesh was verified by, from its handshake until it is closed. */
 export interface Connection {
@@ -40,6 +43,10 @@ export function openConnection(socket: TLSSocket, connection: Connection): MeshS
     shared.connections -= 1
     if (shared.connections === 0) presented.delete(fingerprint256)
   })
+  refuseTruncation(socket)
+  if (connection.side === 'inbound') endAfterHandshake(socket)
+  readOnAfterWriteErrors(socket)
+  lingerWhenDestroyedSoon(socket)
   return attachPeer(socket, connection.peer)
 }
 

@@ -6,7 +6,11 @@ import { systemClock } from '../clock.js'
 import { TimeoutError } from '../errors.js'
 import { Batch } from './batch.js'
 import { pour } from './buffered-reads.js'
+import { LINGER_MS } from './linger.js'
+import { readOnAfterWriteErrors } from './read-on.js'
 import { expectDuration, expectKeys, expectObject, optional } from '../options.js'
+
+const FAREWELL_STEP_MS = 10
 
 /** Options of `pump`. */
 export interface PumpOptions {
@@ -43,19 +47,32 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
     let open = 2
     let failure: Error | undefined
     let movedAt = performance.now()
+    let isDropping = false
     let cancelIdle = (): void => undefined
+    let cancelFarewell = (): void => undefined
 
     const fail = (error: Error): void => {
       failure ??= error
       cut(a)
       cut(b)
     }
+    /** One has broken: the other gets what was read for it, and is cut then. */
+    const broke = (stream: Duplex, error: Error): void => {
+      if (failure !== undefined) return
+      failure = error
+      const other = stream === a ? b : a
+      isDropping = true
+      other.resume()
+      cancelFarewell = sayFarewell(other)
+    }
     const onClosed = (stream: Duplex): void => {
       open -= 1
       // Closed before all was said and written.
-      if (!stream.readableEnded || !stream.writableFinished) fail(new Error('the connection was cut'))
+      if (!stream.readableEnded || !stream.writableFinished)
+        broke(stream, new Error('the connection was cut'))
       if (open > 0) return
       cancelIdle()
+      cancelFarewell()
       if (failure === undefined) resolve(bytes)
       else reject(failure)
     }
@@ -65,12 +82,14 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
         from.resume()
       })
       const more = pour(from, (chunk) => {
+        if (isDropping) return true
         bytes[count] += chunk.length
         movedAt = performance.now()
         return batch.add(chunk)
       })
       if (more === undefined) {
         from.on('data', (chunk: Buffer) => {
+          if (isDropping) return
           bytes[count] += chunk.length
           movedAt = performance.now()
           if (!to.write(chunk)) from.pause()
@@ -87,7 +106,9 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
       // One that has been read to its end before does not say so again.
       if (from.readableEnded) end()
       else from.on('end', end)
-      from.on('error', fail)
+      from.on('error', (error) => {
+        broke(from, error)
+      })
       from.once('close', () => {
         onClosed(from)
       })
@@ -114,10 +135,37 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
       reject(failure)
       return
     }
+    for (const stream of [a, b]) if (stream instanceof Socket) readOnAfterWriteErrors(stream)
     flow(a, b, 'sent')
     flow(b, a, 'received')
     if (idleTimeoutMs !== undefined) armIdle(idleTimeoutMs, idleTimeoutMs)
   })
+}
+
+/**
+ * Waits until a stream has passed on what it was given, and cuts it then. One that was ended is not cut but has the time
+ * to end as well, since a reset would take from the other end what it has not received yet.
+ * @returns what stops the waiting
+ */
+function sayFarewell(stream: Duplex): () => void {
+  const deadline = performance.now() + LINGER_MS
+  // After what waits for the end of this turn to be written.
+  const first = setImmediate(() => {
+    look()
+  })
+  let cancel = (): void => {
+    clearImmediate(first)
+  }
+  const look = (): void => {
+    const isOver = stream.writableEnded
+      ? stream.readableEnded && stream.writableFinished
+      : pendingWriteBytes(stream) === 0
+    if (stream.destroyed || isOver || performance.now() > deadline) cut(stream)
+    else cancel = systemClock.after(FAREWELL_STEP_MS, look)
+  }
+  return () => {
+    cancel()
+  }
 }
 
 /** Ends a stream at once; a TCP socket with a reset, unless all that it was to say is said. */

@@ -13,7 +13,7 @@ import { type HttpWay, httpWays } from '../fixtures/http-ways.js'
 import { offer, startMesh } from '../fixtures/mesh.js'
 import { beginNewCa, withdrawOldCa } from '../fixtures/new-ca.js'
 
-const SECONDS = Number(process.env['STEADY_SECONDS'] ?? 27)
+const SECONDS = Number(process.env['STEADY_SECONDS'] ?? 54)
 const LEAF_MS = Math.min(30, SECONDS / 4.5) * 1_000
 const ROTATIONS = 3
 const WORKERS = 3

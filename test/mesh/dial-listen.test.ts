@@ -422,9 +422,9 @@ describe('a listener', () => {
     const listener = await offer(join('api'), (socket) => socket.write('hi'))
     const socket = await join('web').dial('api')
     await once(socket, 'data')
-    const gone = once(socket, 'close')
+    const gone = rejection(once(socket, 'close'))
     listener.destroy()
-    await gone
+    assert.equal((await gone).code, 'ECONNRESET')
     await listener.close()
     assert.equal(listener.connections, 0)
   })
@@ -434,10 +434,10 @@ describe('a listener', () => {
     const listener = await offer(join('api'), (socket) => socket.write('hi'))
     const socket = await join('web').dial('api')
     await once(socket, 'data')
-    const gone = once(socket, 'close')
+    const gone = rejection(once(socket, 'close'))
     await listener.close({ drainTimeoutMs: 50 })
     assert.equal(listener.connections, 0)
-    await gone
+    assert.equal((await gone).code, 'ECONNRESET')
   })
 
   it('ends half-made connections at once when it drains', async (t) => {

@@ -291,7 +291,8 @@ describe('TLS sessions', () => {
       { cert: leaf.chainPem, key: leaf.privateKeyPem, ca: agent.ca.rootPem, requestCert: true },
       (socket) => {
         reused.push(socket.isSessionReused())
-        socket.end('x')
+        // In the turn of the handshake Node.js 20 ends without a close_notify.
+        setImmediate(() => socket.end('x'))
       },
     )
     const client = join('client')

@@ -33,9 +33,9 @@ describe('close', () => {
     await offer(api, (socket) => socket.write('x'))
     const socket = await web.dial('api')
     await once(socket, 'data')
-    const gone = once(socket, 'close')
+    const gone = rejection(once(socket, 'close'))
     await api.close()
-    await gone
+    assert.equal((await gone).code, 'ECONNRESET')
     const held = await rejection(web.dial('api'))
     assert.equal(held.code, 'ERR_CONNECT_NO_INSTANCES')
     await web.close({ drainTimeoutMs: 50 })
@@ -45,7 +45,8 @@ describe('close', () => {
     const { join } = await startMesh(t)
     const [api, web] = [join('api'), join('web')]
     await offer(api, (socket) => {
-      socket.removeAllListeners()
+      // The other end is about to break the connection.
+      socket.removeAllListeners().on('error', () => undefined)
       socket.write('x')
     })
     const socket = await web.dial('api')
@@ -81,10 +82,10 @@ describe('close', () => {
     const listener = await offer(api, (socket) => socket.write('x'))
     const socket = await join('web').dial('api')
     await once(socket, 'data')
-    const gone = once(socket, 'close')
+    const gone = rejection(once(socket, 'close'))
     const closing = listener.close({ drainTimeoutMs: 60_000 })
     api.destroy()
-    await gone
+    assert.equal((await gone).code, 'ECONNRESET')
     await closing
   })
 

@@ -186,6 +186,7 @@ describe('AgentClient: an answer', () => {
       index: undefined,
       hash: undefined,
       ageMs: 0,
+      isFiltered: false,
     })
     const { client: empty } = await open(t, { body: '' })
     assert.equal((await empty.request(PATH, identity)).value, undefined)
@@ -223,7 +224,24 @@ describe('AgentClient: an answer', () => {
   for (const [rule, given, index, hash] of headers) {
     it(`its headers: ${rule}`, async (t) => {
       const { client } = await open(t, { headers: given })
-      assert.deepEqual(await client.request(PATH, () => 'v'), { value: 'v', index, hash, ageMs: 0 })
+      assert.deepEqual(await client.request(PATH, () => 'v'), {
+        value: 'v',
+        index,
+        hash,
+        ageMs: 0,
+        isFiltered: false,
+      })
+    })
+  }
+
+  for (const [filtered, isFiltered] of [
+    ['true', true],
+    ['false', false],
+    ['yes', false],
+  ] as const) {
+    it(`tells whether rights have filtered it: ${filtered}`, async (t) => {
+      const { client } = await open(t, { headers: { 'X-Consul-Results-Filtered-By-ACLs': filtered } })
+      assert.equal((await client.request(PATH, identity)).isFiltered, isFiltered)
     })
   }
 
@@ -528,7 +546,7 @@ describe('AgentClient: TLS', () => {
         assert.deepEqual(
           result,
           isTrusted
-            ? { value: 'fine', index: undefined, hash: undefined, ageMs: 0 }
+            ? { value: 'fine', index: undefined, hash: undefined, ageMs: 0, isFiltered: false }
             : 'ERR_CONNECT_AGENT_UNREACHABLE',
         )
       }

@@ -714,7 +714,11 @@ describe('requests', () => {
       agent.requests.map(({ request }) => request),
       [
         { path: '/v1/agent/connect/ca/roots', ...blocking },
-        { path: '/v1/agent/connect/ca/leaf/my%2Fservice', ...blocking },
+        {
+          path: '/v1/agent/connect/ca/leaf/my%2Fservice',
+          needs: 'service:write on "my/service"',
+          ...blocking,
+        },
       ],
     )
   })
@@ -741,12 +745,14 @@ describe('requests', () => {
       [
         {
           path: '/v1/health/connect/my%2Fweb',
+          needs: 'service:read on "my/web" and node:read',
           query: { ...start, dc: 'own', ns: 'n', partition: undefined, ...none },
           signal,
           timeoutMs: 7,
         },
         {
           path: '/v1/health/connect/web',
+          needs: 'service:read on "web" and node:read',
           query: {
             ...start,
             index: 5,
@@ -824,6 +830,7 @@ describe('requests', () => {
       assert.deepEqual(request, {
         method: 'POST',
         path: '/v1/agent/connect/authorize',
+        needs: 'service:write on "db"',
         body: expected,
         signal,
       })
