@@ -224,6 +224,8 @@ export function echo(socket: Socket): void {
 /** A local connection, as a program that knows nothing of the mesh makes it. */
 export function localConnect(t: TestContext, port: number): Socket {
   const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+  // At the end of a test the services go first, and their end is a reset here.
+  socket.on('error', () => undefined)
   t.after(() => socket.destroy())
   return socket
 }

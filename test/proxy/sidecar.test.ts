@@ -61,9 +61,9 @@ describe('a pair of sidecars', () => {
     const socket = localConnect(t, port)
     socket.write('x')
     await nextData(socket)
-    const gone = readAll(socket)
+    const gone = rejection(readAll(socket))
     agent.setIntention('web', 'api', 'deny')
-    await gone
+    assert.match((await gone).message, /ECONNRESET/)
     const line = await inbound.logged(({ msg, reason }) => msg === 'connection' && reason === 'revoked')
     assert.match(String(line['error']), /^web may no longer be connected to api/)
     const refused = localConnect(t, port)
@@ -307,9 +307,9 @@ describe('the life of a sidecar', () => {
     socket.on('error', () => undefined)
     socket.write('x')
     await nextData(socket)
-    const gone = readAll(socket)
+    const gone = rejection(readAll(socket))
     assert.equal(await inbound.stop('SIGINT'), 0)
-    await gone
+    assert.match((await gone).message, /ECONNRESET/)
     assert.equal((await inbound.logged(({ msg }) => msg === 'connection'))['reason'], 'shutdown')
   })
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readFileSync, readdirSync } from 'node:fs'
 import { type TestContext, describe, it } from 'node:test'
 import { freePort } from '../fixtures/free-ports.js'
-import { readAll, startMesh, until } from '../fixtures/mesh.js'
+import { readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
 import {
   type RunningProxy,
   echo,
@@ -152,9 +152,9 @@ describe('a proxy with workers', () => {
       assert.equal(await nextData(socket), 'hello')
     }
     for (const pid of workersOf(inbound)) assert.equal(environment(pid).includes('secret-7'), false)
-    const gone = Promise.all(sockets.map((socket) => readAll(socket)))
+    const gone = Promise.all(sockets.map((socket) => rejection(readAll(socket))))
     agent.setIntention('web', 'api', 'deny')
-    await gone
+    for (const { message } of await gone) assert.match(message, /ECONNRESET/)
     assert.equal(await inbound.metric('revocations_total'), 4)
   })
 })

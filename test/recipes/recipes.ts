@@ -75,7 +75,7 @@ export const recipes: Readonly<Record<string, Recipe>> = {
     clients: { client: ['hello to you, web', 'one', 'two', 'three'] },
     source: 'web',
     destination: 'greeter',
-    denial: /an intention, our certificate or the application may be the reason/,
+    denial: /the connection was closed before its first byte/,
   },
   opentelemetry: {
     servers: ['server'],
@@ -121,6 +121,6 @@ export const recipes: Readonly<Record<string, Recipe>> = {
     clients: { ioredis: ['ioredis: hello'], 'node-redis': ['node-redis: hello'] },
     source: 'web',
     destination: 'redis',
-    denial: /an intention, our certificate or the application may be the reason/,
+    denial: /the connection was closed before its first byte/,
   },
 }
