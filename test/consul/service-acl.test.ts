@@ -28,15 +28,15 @@ test('an agent with ACLs that deny by default', { skip }, async (t) => {
     const error = await rejection(web.ready({ timeoutMs: 1000 }))
     assert.ok(error instanceof IdentityError)
     assert.equal(error.code, 'ERR_CONNECT_NOT_READY')
-    assertForbidden(error.cause, 'GET /v1/agent/connect/ca/leaf/web', token)
+    assertRefused(error.cause, TOKEN_UNKNOWN, 'GET /v1/agent/connect/ca/leaf/web', token)
     const [warning] = await told
-    assertForbidden(warning, 'GET /v1/agent/connect/ca/leaf/web', token)
+    assertRefused(warning, TOKEN_UNKNOWN, 'GET /v1/agent/connect/ca/leaf/web', token)
     assert.doesNotMatch(inspect(error, { depth: 10 }) + inspect(web, { depth: 10 }), new RegExp(token))
   })
 
   await t.test('refuses to be asked without a token', async () => {
     const error = await rejection(join('web').ready({ timeoutMs: 1000 }))
-    assertForbidden(error.cause, 'GET /v1/agent/connect/ca/leaf/web')
+    assertRefused(error.cause, NO_TOKEN, 'GET /v1/agent/connect/ca/leaf/web')
   })
 
   await t.test('refuses a token that is for another service', async () => {
@@ -44,8 +44,8 @@ test('an agent with ACLs that deny by default', { skip }, async (t) => {
     const web = joinWith('web', { token })
     const told = nextEvent(web, 'warning')
     const error = await rejection(web.ready({ timeoutMs: 1000 }))
-    assertForbidden(error.cause, 'GET /v1/agent/connect/ca/leaf/web', token)
-    assertForbidden((await told)[0], 'GET /v1/agent/connect/ca/leaf/web', token)
+    assertRefused(error.cause, RIGHTS_REFUSED, 'GET /v1/agent/connect/ca/leaf/web', token)
+    assertRefused((await told)[0], RIGHTS_REFUSED, 'GET /v1/agent/connect/ca/leaf/web', token)
     // What waits for a certificate fails with the same story.
     for (const work of [() => web.dial('api', { timeoutMs: 1000 }), () => web.register({ port: 1 })]) {
       const failed = await rejection(work())
@@ -93,7 +93,7 @@ test('an agent with ACLs that deny by default', { skip }, async (t) => {
       await deleteToken('worker')
       const [{ message, cause }] = await told
       assert.match(message, /could not be kept registered/)
-      assert.equal((cause as AgentError).code, 'ERR_CONNECT_AGENT_FORBIDDEN')
+      assert.equal((cause as AgentError).code, 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN')
     })
 
     await t.test('and takes them away when they close', async () => {
@@ -108,7 +108,7 @@ test('an agent with ACLs that deny by default', { skip }, async (t) => {
     const late = joinWith('late', { tokenFile })
     const ready = late.ready({ timeoutMs: 20_000 })
     const [warning] = await nextEvent(late, 'warning')
-    assertForbidden(warning, 'GET /v1/agent/connect/ca/leaf/late')
+    assertRefused(warning, TOKEN_UNKNOWN, 'GET /v1/agent/connect/ca/leaf/late')
     assert.ok(!isReady(late))
     await writeFile(tokenFile, `${await createToken('late')}\n`)
     await ready
@@ -169,11 +169,26 @@ function isReady(service: Service): boolean {
   return service.leaf !== undefined
 }
 
-function assertForbidden(error: unknown, request: string, token?: string): void {
+const RIGHTS_REFUSED = [
+  'ERR_CONNECT_AGENT_FORBIDDEN',
+  /answered 403 "Permission denied"; grant \S+ on "\w+" to /,
+]
+const NO_TOKEN = [
+  'ERR_CONNECT_AGENT_FORBIDDEN',
+  /no token was sent; set agent.token to a token with \S+ on "web"/,
+]
+const TOKEN_UNKNOWN = ['ERR_CONNECT_AGENT_TOKEN_UNKNOWN', /answered 403 "ACL not found"/]
+
+function assertRefused(
+  error: unknown,
+  [code, message]: readonly (string | RegExp)[],
+  request: string,
+  token?: string,
+): void {
   assert.ok(error instanceof AgentError, inspect(error))
-  assert.equal(error.code, 'ERR_CONNECT_AGENT_FORBIDDEN')
+  assert.equal(error.code, code)
   assert.equal(error.status, 403)
   assert.equal(error.request, request)
-  assert.match(error.message, /answered 403 .*check that the token exists and has the right/)
+  assert.match(error.message, message as RegExp)
   if (token !== undefined) assert.ok(!error.message.includes(token), 'the token is in the message')
 }
