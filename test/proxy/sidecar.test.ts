@@ -65,7 +65,7 @@ describe('a pair of sidecars', () => {
     agent.setIntention('web', 'api', 'deny')
     assert.match((await gone).message, /ECONNRESET/)
     const line = await inbound.logged(({ msg, reason }) => msg === 'connection' && reason === 'revoked')
-    assert.match(String(line['error']), /^web may no longer be connected to api/)
+    assert.match(String(line['error']), /^web to api: connection revoked; the intention /)
     const refused = localConnect(t, port)
     assert.match((await rejection(readAll(refused))).message, /ECONNRESET/)
     assert.equal(accepted, 1)
