@@ -6,7 +6,7 @@ import { type AddressInfo, type Socket, createServer } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { interceptors, request as undiciRequest } from 'undici'
 import { MeshDispatcher } from '../../src/adapters/dispatcher.js'
-import { type AgentOptions, type MeshSocket, type Service, peer } from '../../src/index.js'
+import { type AgentOptions, type MeshSocket, type Registration, type Service, peer } from '../../src/index.js'
 import { Service as TimedService } from '../../src/service.js'
 import type { TestAgentOptions } from '../../src/testing/index.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
@@ -14,11 +14,15 @@ import { codeOf, httpWays } from '../fixtures/http-ways.js'
 import { type TestMesh, nextEvent, rejection, startMesh, until } from '../fixtures/mesh.js'
 import { beginNewCa, withdrawOldCa } from '../fixtures/new-ca.js'
 
+const NONE = 'ERR_CONNECT_NO_INSTANCES'
+
 interface Serving extends TestMesh {
   readonly web: Service
   readonly api: Service
   /** The connections that the server has seen, oldest first. */
   readonly connections: MeshSocket[]
+  /** The registration of `api`. */
+  readonly registration: Registration
 }
 
 /** A service `api` that says who asks for what, and a service `web`. */
@@ -29,8 +33,7 @@ async function serving(
 ): Promise<Serving> {
   const mesh = await startMesh(t, options)
   const api = mesh.join('api')
-  const connections = await offerHttp(api, app)
-  return { ...mesh, api, web: mesh.join('web'), connections }
+  return { ...mesh, api, web: mesh.join('web'), ...(await offerHttp(api, app)) }
 }
 
 /** A service whose host `silent.internal` leads to somebody who takes connections and says nothing. */
@@ -65,15 +68,19 @@ function timedClient(
   return { web, untilExpiry }
 }
 
-async function offerHttp(service: Service, app: http.RequestListener, id?: string): Promise<MeshSocket[]> {
+async function offerHttp(
+  service: Service,
+  app: http.RequestListener,
+  id?: string,
+): Promise<Pick<Serving, 'connections' | 'registration'>> {
   // Longer than any test, so that what ends a connection is what the test is about.
   const server = http.createServer({ keepAliveTimeout: 120_000 }, app)
   const connections: MeshSocket[] = []
   server.on('connection', (socket) => connections.push(socket as never))
   const listener = await service.serve(server, { port: 0, host: '127.0.0.1' })
   const { port } = listener.address() as AddressInfo
-  await service.register({ port, address: '127.0.0.1', ...(id !== undefined && { id }) })
-  return connections
+  const registration = await service.register({ port, address: '127.0.0.1', ...(id !== undefined && { id }) })
+  return { connections, registration }
 }
 
 const greet: http.RequestListener = (request, response) => {
@@ -151,7 +158,7 @@ for (const [name, ask] of Object.entries(httpWays)) {
     it('says when there is no instance, and reaches one that comes', async (t) => {
       const { join, web } = await serving(t)
       const error = await rejection(ask(web, 'https://late.service.consul/'))
-      assert.equal(codeOf(error), 'ERR_CONNECT_NO_INSTANCES')
+      assert.equal(codeOf(error), NONE)
       await offerHttp(join('late'), greet)
       const answer = await until('late answers', async () =>
         ask(web, 'https://late.service.consul/').catch(() => undefined),
@@ -161,21 +168,21 @@ for (const [name, ask] of Object.entries(httpWays)) {
 
     it('answers a request whose upstream loses its last instance meanwhile, and says so to the next', async (t) => {
       let respond: (() => void) | undefined
-      const { agent, web } = await serving(t, (_request, response) => {
+      const { registration, web } = await serving(t, (_request, response) => {
         respond = () => response.end('late')
       })
       const answer = ask(web, 'https://api.service.consul/')
       await until('it is asked', () => respond !== undefined)
-      for (const { ServiceID } of await catalog(agent, 'api')) agent.deregisterService(ServiceID)
+      await registration.close()
       respond?.()
       assert.equal((await answer).body, 'late')
-      const error = await until('nothing is there', async () => {
-        // Another connection each time, since the one that there is still works.
-        const other = await rejection(
-          ask(web, 'https://api.connect.consul/', { signal: AbortSignal.timeout(500) }),
-        )
-        return codeOf(other) === 'ERR_CONNECT_NO_INSTANCES' && other
-      })
+      await until(
+        'web sees that api is gone',
+        async () => codeOf(await rejection(web.resolve('api'))) === NONE,
+      )
+      // Another host has no kept connection, so that the request has to dial.
+      const error = await rejection(ask(web, 'https://api.connect.consul/'))
+      assert.equal(codeOf(error), NONE)
       assert.match(`${error.message} ${String(error.cause)}`, /api/)
     })
 
@@ -299,14 +306,6 @@ for (const [name, ask] of Object.entries(httpWays)) {
       await web.close()
     })
   })
-}
-
-async function catalog(
-  agent: Serving['agent'],
-  service: string,
-): Promise<readonly { readonly ServiceID: string }[]> {
-  const response = await fetch(`${agent.url}/v1/catalog/service/${service}`)
-  return (await response.json()) as { ServiceID: string }[]
 }
 
 describe('service.fetch', () => {
