@@ -41,7 +41,8 @@ export const ERROR_CODES = {
   ERR_CONNECT_SPIFFE_PATH: 'A SPIFFE ID’s path is not one that Consul Connect uses.',
 
   ERR_CONNECT_CERTIFICATE_MISSING: 'The peer presented no certificate.',
-  ERR_CONNECT_CERTIFICATE_CHAIN: 'The peer presented more than 16 certificates.',
+  ERR_CONNECT_CERTIFICATE_CHAIN:
+    'The path from the certificate of the peer to a root has more than 16 certificates.',
   ERR_CONNECT_CERTIFICATE_MALFORMED: 'A certificate is not DER-encoded X.509 v3, or something trails it.',
   ERR_CONNECT_CERTIFICATE_URI_COUNT:
     'A certificate does not have exactly one URI in its subject alternative names.',

@@ -1,5 +1,4 @@
-import type { X509Certificate } from 'node:crypto'
-import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls'
+import { type ConnectionOptions, connect as tlsConnect } from 'node:tls'
 import { ConnectError, VerificationError, toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import type { Generation } from '../identity/store.js'
@@ -7,7 +6,6 @@ import type { Endpoint } from '../resolve/resolver.js'
 import { bufferedReads } from './buffered-reads.js'
 import { secureContext } from './context.js'
 import { openConnection } from './connection.js'
-import { methodOf } from './method-of.js'
 import { type PresentedCertificate, expectVerified, identifyAs, pathError } from './peer.js'
 import { reportRejection } from './rejection.js'
 import type { MeshSocket } from './socket.js'
@@ -70,8 +68,6 @@ export function connect(
     // Node takes these as options of net.connect, and not of tls.connect.
     socket.setNoDelay(TCP.noDelay)
     socket.setKeepAlive(TCP.keepAlive, TCP.keepAliveInitialDelay)
-    const getPeerCertificate = methodOf(socket, 'getPeerCertificate')
-    takeCertificateCheaply(socket)
     const fail = (error: Error): void => {
       settle()
       // A late error has nobody left to tell.
@@ -110,7 +106,6 @@ export function connect(
       fail(toError(signal.reason))
     }
     const settle = (): void => {
-      socket.getPeerCertificate = getPeerCertificate
       socket.off('secureConnect', onSecure).off('error', onError).off('close', onClose)
       signal.removeEventListener('abort', onAbort)
     }
@@ -118,14 +113,4 @@ export function connect(
     signal.addEventListener('abort', onAbort, { once: true })
     if (signal.aborted) onAbort()
   })
-}
-
-/**
- * For checkServerIdentity Node takes the certificate apart, keys, names and all, which costs more than the rest of what
- * we do for a connection. The identity step needs its bytes alone. Should Node not ask the socket any more, it passes
- * its own object, which serves as well.
- */
-function takeCertificateCheaply(socket: TLSSocket): void {
-  const take = (): X509Certificate | undefined => socket.getPeerX509Certificate()
-  Object.defineProperty(socket, 'getPeerCertificate', { value: take, configurable: true, writable: true })
 }

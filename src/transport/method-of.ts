@@ -5,9 +5,6 @@ import type { TLSSocket } from 'node:tls'
  * would make every use of the socket slower, by a tenth of all requests on Node 24: V8 keeps such an object in another
  * form.
  */
-export function methodOf<K extends 'emit' | 'push' | 'getPeerCertificate'>(
-  socket: TLSSocket,
-  name: K,
-): TLSSocket[K] {
+export function methodOf<K extends 'emit' | 'push'>(socket: TLSSocket, name: K): TLSSocket[K] {
   return socket[name]
 }
