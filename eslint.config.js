@@ -22,6 +22,21 @@ export default defineConfig(
     },
   },
   {
+    files: ['src/**'],
+    ignores: ['src/clock.ts', 'src/testing/**'],
+    rules: {
+      // Node.js fires timers of 2^31 ms or more after 1 ms.
+      'no-restricted-globals': [
+        'error',
+        { name: 'setTimeout', message: 'Use systemClock.after of clock.ts.' },
+      ],
+      'no-restricted-properties': [
+        'error',
+        { object: 'AbortSignal', property: 'timeout', message: 'Use bounded() of bounded.ts.' },
+      ],
+    },
+  },
+  {
     files: ['test/**', 'bench/**', 'examples/**'],
     rules: {
       'no-console': 'off',

@@ -6,8 +6,8 @@ export interface Clock {
   after(ms: number, callback: () => void): () => void
 }
 
-// Node turns a longer delay into 1 ms; a leaf may live for a year.
-const LONGEST_TIMER_MS = 2 ** 31 - 1
+/** In milliseconds, about 25 days. Node.js turns a longer delay into 1 ms. */
+export const LONGEST_TIMER_MS: number = 2 ** 31 - 1
 
 export const systemClock: Clock = {
   now: Date.now,

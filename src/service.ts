@@ -447,13 +447,18 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * The peer of a socket: of one that came from `dial`, `listen` or `serve`, as it was verified; of a TLS socket of
-   * somebody's own, verified now, after its handshake.
+   * Returns the verified peer of a socket: of one that came from `dial`, `listen`, or `serve`, or of a TLS socket of your
+   * own, which is verified now and must have finished its handshake. Catch the errors in a `secureConnection` listener:
+   * the mesh's CA also signs certificates that are not a service's.
    * @throws VerificationError, SpiffeIdError, IdentityError, OptionError for a socket of another kind
    * @example
    * ```ts
    * const server = tls.createServer(api.tlsServerOptions(), (socket) => {
-   *   console.log(api.peer(socket).spiffeId)
+   *   try {
+   *     console.log(api.peer(socket).spiffeId)
+   *   } catch (error) {
+   *     socket.destroy(error as Error)
+   *   }
    * })
    * server.close()
    * ```
@@ -467,16 +472,18 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Settings for a TLS server of somebody's own, as of now: pass new ones to its `setSecureContext` on every
-   * `rotated` and `roots`. The server must then ask `peer(socket)` and `authorize(peer)` for each connection, and
-   * must not attach session handlers.
-   * @throws IdentityError
+   * Returns the options for a TLS server of your own, as of now: pass new ones to its `setSecureContext` on every
+   * `rotated` and `roots` event. For each connection call `peer(socket)`, which may throw, and then `authorize(peer)`.
+   * Do not attach session handlers: a resumed session skips the verification.
+   *
+   * The key is a Buffer that is not shown by `inspect`, `JSON.stringify`, or string conversion.
+   * @throws IdentityError, also when every root is signed by another CA (ERR_CONNECT_ROOTS): `tls.createServer` cannot
+   *   use such roots, `listen` and `serve` can
    * @example
    * ```ts
    * const server = tls.createServer(api.tlsServerOptions())
-   * api.on('rotated', () => {
-   *   server.setSecureContext(api.tlsServerOptions())
-   * })
+   * const update = () => server.setSecureContext(api.tlsServerOptions())
+   * api.on('rotated', update).on('roots', update)
    * server.close()
    * ```
    */

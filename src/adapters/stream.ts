@@ -1,4 +1,5 @@
 import { Duplex } from 'node:stream'
+import { LONGEST_TIMER_MS, systemClock } from '../clock.js'
 import { toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import { attachPeer } from '../transport/peer.js'
@@ -23,7 +24,7 @@ export class MeshStream extends Duplex {
   /** The last word on each, for when there is a socket. */
   readonly #settings = new Map<string, Setting>()
   #timeoutMs = 0
-  #timer: NodeJS.Timeout | undefined
+  #cancelTimer: (() => void) | undefined
   #socket: MeshSocket | undefined
   #isStarted = false
   /** What the stream's writable side waits for; it asks for one thing at a time. */
@@ -97,15 +98,18 @@ export class MeshStream extends Duplex {
     return this.#set('keepAlive', (socket) => socket.setKeepAlive(enable, initialDelay))
   }
 
-  /** Emits `timeout` after so many milliseconds without a byte, from the dial on, which has a bound of its own too. */
+  /**
+   * Emits `timeout` after `timeout` milliseconds without a byte, counted from the dial on; 0 switches it off. At most
+   * about 25 days, the longest timer of Node.js.
+   */
   setTimeout(timeout: number, callback?: () => void): this {
     if (callback !== undefined) {
       if (timeout > 0) this.once('timeout', callback)
       else this.off('timeout', callback)
     }
-    this.#timeoutMs = timeout
+    this.#timeoutMs = Math.min(timeout, LONGEST_TIMER_MS)
     if (this.#socket === undefined) this.#armTimer()
-    else this.#socket.setTimeout(timeout)
+    else this.#socket.setTimeout(this.#timeoutMs)
     return this
   }
 
@@ -154,7 +158,7 @@ export class MeshStream extends Duplex {
 
   /** @internal */
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
-    clearTimeout(this.#timer)
+    this.#cancelTimer?.()
     this.#gone.abort(error ?? new Error('the stream was destroyed'))
     this.#onOpen = undefined
     this.#socket?.destroy()
@@ -176,9 +180,11 @@ export class MeshStream extends Duplex {
 
   /** For the time of the dial; afterwards the socket has its own. */
   #armTimer(): void {
-    clearTimeout(this.#timer)
+    this.#cancelTimer?.()
     if (!this.connecting || this.#timeoutMs === 0) return
-    this.#timer = setTimeout(() => this.emit('timeout'), this.#timeoutMs)
+    this.#cancelTimer = systemClock.after(this.#timeoutMs, () => {
+      this.emit('timeout')
+    })
   }
 
   #open(socket: MeshSocket): void {
@@ -186,7 +192,7 @@ export class MeshStream extends Duplex {
       socket.destroy()
       return
     }
-    clearTimeout(this.#timer)
+    this.#cancelTimer?.()
     this.#socket = socket
     attachPeer(this, socket.peer)
     if (this.#timeoutMs > 0) socket.setTimeout(this.#timeoutMs)

@@ -1,5 +1,6 @@
 import { constants } from 'node:crypto'
 import { type SecureContext, type SecureContextOptions, createSecureContext } from 'node:tls'
+import { secretPem } from '../base/secret-pem.js'
 import type { Generation } from '../identity/store.js'
 
 /**
@@ -25,7 +26,8 @@ const CIPHERS = [
 /** The TLS settings that both sides of every connection share. */
 export interface TlsMaterial extends SecureContextOptions {
   readonly cert: string
-  readonly key: string
+  /** PEM. Its text is not shown by `inspect`, `JSON.stringify`, or string conversion. */
+  readonly key: Buffer
   readonly ca: string[]
   readonly allowPartialTrustChain: true
   readonly minVersion: 'TLSv1.2' | 'TLSv1.3'
@@ -38,7 +40,7 @@ export interface TlsMaterial extends SecureContextOptions {
 export function tlsMaterial({ leaf, privateKeyPem, roots, tls }: Generation): TlsMaterial {
   return {
     cert: leaf.chainPem,
-    key: privateKeyPem,
+    key: secretPem(privateKeyPem),
     // Never undefined or empty, which would make Node.js trust the public web PKI: checkRoots sees to it.
     ca: [...roots.pems],
     // As in Consul's own members, every root is a trust anchor, also one that another CA has signed.

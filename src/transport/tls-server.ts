@@ -1,5 +1,6 @@
 import { type Server, type TlsOptions, createServer } from 'node:tls'
 import { useSecureContext } from '../base/node-internals.js'
+import { LONGEST_TIMER_MS } from '../clock.js'
 import type { Generation } from '../identity/store.js'
 import { secureContext, tlsMaterial } from './context.js'
 
@@ -17,7 +18,7 @@ export class MeshTlsServer {
     const options: TlsOptions = {
       requestCert: true,
       rejectUnauthorized: true,
-      handshakeTimeout: handshakeTimeoutMs,
+      handshakeTimeout: Math.min(handshakeTimeoutMs, LONGEST_TIMER_MS),
       // A client that offers only unknown names would be refused: offer none unless they are meant.
       ...(alpnProtocols !== undefined && { ALPNProtocols: [...alpnProtocols] }),
     }

@@ -1,5 +1,5 @@
 import type { PeerCertificate } from 'node:tls'
-import { toError } from '../errors.js'
+import { IdentityError, toError } from '../errors.js'
 import type { Generation } from '../identity/store.js'
 import type { ExpectedIdentity } from '../identity/verify.js'
 import { type TlsMaterial, tlsMaterial } from './context.js'
@@ -19,7 +19,15 @@ export interface TlsClientOptions extends TlsMaterial {
   readonly maxCachedSessions: 0
 }
 
+/** @throws IdentityError with ERR_CONNECT_ROOTS when none of the roots is self-signed */
 export function tlsServerOptions(generation: Generation): TlsServerOptions {
+  // tls.createServer and setSecureContext ignore allowPartialTrustChain, and would refuse every peer.
+  if (!generation.roots.certificates.some((root) => root.checkIssued(root))) {
+    throw new IdentityError(
+      'ERR_CONNECT_ROOTS',
+      'tlsServerOptions: none of the CA roots is self-signed; use listen() or serve(), or add the CA above them to the roots',
+    )
+  }
   return { ...tlsMaterial(generation), requestCert: true, rejectUnauthorized: true }
 }
 

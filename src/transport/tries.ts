@@ -1,3 +1,4 @@
+import { systemClock } from '../clock.js'
 import {
   ConnectError,
   type DialAttempt,
@@ -79,12 +80,12 @@ export class Tries {
 
   /** Resolves when something has come of one of them, when all are ended, or after `ms`. */
   async news(ms: number | undefined): Promise<void> {
-    let timer: NodeJS.Timeout | undefined
+    let cancel: (() => void) | undefined
     await new Promise<void>((resolve) => {
       this.#wake = resolve
-      if (ms !== undefined) timer = setTimeout(resolve, ms)
+      if (ms !== undefined) cancel = systemClock.after(ms, resolve)
     })
-    clearTimeout(timer)
+    cancel?.()
   }
 
   /** Ends those that are under way; when the time is over, each is an attempt that was too slow. */

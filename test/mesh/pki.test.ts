@@ -6,6 +6,7 @@ import { X509Certificate } from 'node:crypto'
 import { CLIENT_AUTH, SERVER_AUTH } from '../../src/identity/certificate.js'
 import { parsePemCertificates, verifyPath } from '../../src/identity/path.js'
 import type { Generation } from '../../src/identity/store.js'
+import { tlsServerOptions } from '../../src/transport/tls.js'
 import { selfHandshake } from '../../src/transport/self-handshake.js'
 import {
   CODE_SIGNING,
@@ -255,5 +256,19 @@ describe('verifyPath', () => {
     assert.match(reason(threeLevels(false, { middle: expired })), /^"CN=CA \d+" expired at/)
     assert.match(reason(threeLevels(false, { low: { isCa: false } })), /is not a CA certificate$/)
     assert.match(reason(pki(false, [leaf(root())], [root()])), /^no path to any of the 1 CA roots/)
+  })
+})
+
+describe('tlsServerOptions', () => {
+  const options = (...anchors: Certified[]): unknown => {
+    const certificates = anchors.map(({ x509 }) => x509)
+    const roots = { certificates, pems: certificates.map(String) }
+    return tlsServerOptions({ leaf: {}, privateKeyPem: '', roots, tls: {} } as unknown as Generation)
+  }
+
+  it('throws for roots that tls.createServer cannot use, since another CA signed each of them', () => {
+    const external = root()
+    assert.throws(() => options(ca(external), ca(external)), { code: 'ERR_CONNECT_ROOTS' })
+    assert.ok(options(ca(external), external))
   })
 })

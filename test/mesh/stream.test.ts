@@ -193,6 +193,13 @@ describe('stream', () => {
     stream.destroy()
   })
 
+  it('waits for a timeout that is longer than the longest timer of Node.js', async (t) => {
+    const { web } = await echoing(t)
+    const stream = web.stream('api').setTimeout(2 ** 31, () => assert.fail('timed out'))
+    await once(stream.connect(), 'connect')
+    stream.destroy()
+  })
+
   it('fails with the dial', async (t) => {
     const { web } = await echoing(t)
     const stream = web.stream('nobody').connect()
