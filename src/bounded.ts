@@ -9,6 +9,8 @@ export interface Bounds {
   readonly closed?: AbortSignal | undefined
   readonly timeoutMs: number
   readonly clock?: Clock
+  /** What the work is waiting out, for the error of an abort and of a deadline. */
+  readonly lastError?: () => Error | undefined
 }
 
 /** What is done with a value that comes after the bounds were met, and that nobody will see. */
@@ -26,9 +28,9 @@ export function bounded<T>(
   work: (signal: AbortSignal) => Promise<T>,
   discard?: Discard<T>,
 ): Promise<T> {
-  const { signal: outer, closed, timeoutMs, clock = systemClock } = bounds
+  const { signal: outer, closed, timeoutMs, clock = systemClock, lastError } = bounds
   if (closed?.aborted === true) return Promise.reject(new ClosedError(what))
-  if (outer?.aborted === true) return Promise.reject(new AbortError(what, outer.reason))
+  if (outer?.aborted === true) return Promise.reject(new AbortError(what, outer.reason, lastError?.()))
   return new Promise<T>((resolve, reject) => {
     const inner = new AbortController()
     const stop = (error: Error): void => {
@@ -37,13 +39,13 @@ export function bounded<T>(
       reject(error)
     }
     const onAbort = (): void => {
-      stop(new AbortError(what, outer?.reason))
+      stop(new AbortError(what, outer?.reason, lastError?.()))
     }
     const onClosed = (): void => {
       stop(new ClosedError(what))
     }
     const cancelTimer = clock.after(timeoutMs, () => {
-      stop(new TimeoutError(what, timeoutMs))
+      stop(new TimeoutError(what, timeoutMs, { cause: lastError?.() }))
     })
     const settle = (): void => {
       cancelTimer()

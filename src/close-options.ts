@@ -1,8 +1,8 @@
-import { duration, expectKeys, expectObject } from './options.js'
+import { expectDurationOrNone, expectKeys, expectObject, optional } from './options.js'
 
 /** Options of `close`: of a service, a listener or a forward. */
 export interface CloseOptions {
-  /** How long to wait for open connections before they are cut, in milliseconds. @default the service's */
+  /** How long to wait for open connections before they are cut, in milliseconds; 0 cuts them at once. @default the service's */
   readonly drainTimeoutMs?: number | undefined
 }
 
@@ -10,5 +10,5 @@ export interface CloseOptions {
 export function drainTimeout(given: CloseOptions | undefined, otherwise: number): number {
   const options = expectObject('options', given ?? {}) as CloseOptions
   expectKeys('options', options, ['drainTimeoutMs'])
-  return duration('drainTimeoutMs', options.drainTimeoutMs, otherwise)
+  return optional(expectDurationOrNone)('drainTimeoutMs', options.drainTimeoutMs) ?? otherwise
 }

@@ -141,12 +141,18 @@ export class HostError extends ConnectError {
   }
 }
 
-/** A signal was aborted; `cause` is the signal's reason. Its `name` is `AbortError`, as everywhere in Node. */
+/**
+ * A signal was aborted; `cause` is the signal's reason, and the message ends with the last error before that. Its `name`
+ * is `AbortError`, as everywhere in Node.js.
+ */
 export class AbortError extends ConnectError {
   static override readonly brand: string = 'AbortError'
+  /** The last error before the signal was aborted, such as the agent's refusal of a token; undefined without one. */
+  readonly lastError: Error | undefined
 
-  constructor(what: string, reason: unknown) {
-    super('ERR_CONNECT_ABORTED', `${what} was aborted by its signal`, { cause: reason })
+  constructor(what: string, reason: unknown, lastError?: Error) {
+    super('ERR_CONNECT_ABORTED', `${what} was aborted by its signal${because(lastError)}`, { cause: reason })
+    this.lastError = lastError
   }
 }
 

@@ -23,11 +23,16 @@ export interface ServiceEvents {
   stale: [staleness: Staleness]
   /** The agent is back. */
   fresh: []
-  /** A peer did not prove who it is; `remoteAddress` is undefined when it is gone already, or on a unix socket. */
-  rejected: [error: Error, remoteAddress: string | undefined]
+  /**
+   * A peer did not prove who it is; `remoteAddress` is undefined when the peer is gone already, or on a unix socket.
+   * There are at most 11 such events in a second: the last one stands for `count` rejections, of which it tells the
+   * newest. Every other one has a `count` of 1.
+   */
+  rejected: [error: Error, remoteAddress: string | undefined, count: number]
   /**
    * Something an operator should know, while work goes on with what there is: the agent is away, a certificate was
-   * refused, a check could not be renewed. `error.code` tells which.
+   * refused, a check could not be renewed. `error.code` tells which. Without a listener warnings go to
+   * `process.emitWarning`, those of one code once a minute.
    */
   warning: [error: Error]
   /** Everything is closed. */

@@ -71,6 +71,7 @@ export async function relayAgent(options: RelayOptions): Promise<AgentRelay> {
   return relay
 }
 
+export { closeOnSignals } from './close-on-signals.js'
 export { Service } from './service.js'
 export { AgentApi } from './agent/api.js'
 export { SpiffeId } from './identity/spiffe.js'
@@ -107,7 +108,13 @@ export {
 
 export type { AgentExchange, AgentRequest, Query } from './agent/client.js'
 export type { AgentOptions, AgentTlsOptions, Environment } from './agent/options.js'
-export type { Registration } from './agent/registration.js'
+export type {
+  AgentCallOptions,
+  MaintenanceOptions,
+  Registration,
+  StatusOptions,
+} from './agent/registration.js'
+export type { CheckStatus } from './agent/services.js'
 export type { Authorizer, AuthorizeRequest, Decision, DecisionBasis } from './authorize/authorizer.js'
 export type { AllowedService } from './authorize/authorizers.js'
 export type { Staleness } from './authorize/intentions.js'
@@ -116,7 +123,7 @@ export type { ProxyConfigEvents, ProxyConfigOptions, ProxySelector } from './pro
 export type { AgentRelay, RelayOptions } from './proxy/relay.js'
 export type { ProxyConfig, ProxyListener, ProxyUpstream } from './proxy/settings.js'
 export type { ReadyOptions } from './ready-options.js'
-export type { RegisterOptions, TcpCheck, TtlCheck } from './register-options.js'
+export type { HttpCheck, RegisterOptions, TcpCheck, TtlCheck } from './register-options.js'
 export type { ServiceEvents } from './events.js'
 export type { DecisionCount, Figures, RejectionCount, RevocationCount } from './figures.js'
 export type { Leaf } from './identity/leaf.js'

@@ -32,6 +32,8 @@ export const DEFAULTS = {
   upstreamIdleMs: 300_000,
   /** The same for one that has no instance: its name may be nobody's. */
   emptyUpstreamIdleMs: 30_000,
+  /** After how long the agent removes an instance whose check stays critical. */
+  deregisterAfterMs: 600_000,
   checkTtlMs: 15_000,
   checkIntervalMs: 10_000,
   checkTimeoutMs: 5_000,
@@ -99,6 +101,12 @@ export function expectDurationOrNone(option: string, value: unknown): number {
   if (value === 0) return 0
   if (typeof value === 'number' && value > 0 && Number.isFinite(value)) return value
   throw new OptionError(option, 'a number of milliseconds, or 0', describe(value))
+}
+
+/** A bound on a wait, which may be none. */
+export function expectTimeout(option: string, value: unknown): number {
+  if (value === Infinity) return value
+  return expectDuration(option, value)
 }
 
 export function expectCount(option: string, value: unknown): number {

@@ -1,9 +1,9 @@
-import { DEFAULTS, duration, expectKeys, expectObject, expectSignal, optional } from './options.js'
+import { DEFAULTS, expectKeys, expectObject, expectSignal, expectTimeout, optional } from './options.js'
 
 /** Options of `ready`: of a service, and of a proxy's configuration. */
 export interface ReadyOptions {
   readonly signal?: AbortSignal | undefined
-  /** How long to wait for the first one, in milliseconds. @default 10000 */
+  /** How long to wait for the first one, in milliseconds; `Infinity` for ever. @default 10000 */
   readonly timeoutMs?: number | undefined
 }
 
@@ -16,6 +16,6 @@ export function readyBounds(given: ReadyOptions = {}): {
   expectKeys('options', given, ['signal', 'timeoutMs'])
   return {
     signal: optional(expectSignal)('signal', signal),
-    timeoutMs: duration('timeoutMs', timeoutMs, DEFAULTS.readyTimeoutMs),
+    timeoutMs: optional(expectTimeout)('timeoutMs', timeoutMs) ?? DEFAULTS.readyTimeoutMs,
   }
 }

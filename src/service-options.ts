@@ -20,6 +20,7 @@ import {
   expectSignal,
   expectString,
   expectStrings,
+  expectTimeout,
   optional,
 } from './options.js'
 import type { Upstream } from './resolve/upstream.js'
@@ -42,7 +43,7 @@ export interface ServiceOptions {
   readonly dialTimeoutMs?: number | undefined
   /** Bound on an inbound handshake, and once more on its authorization, in milliseconds. @default 10000 */
   readonly handshakeTimeoutMs?: number | undefined
-  /** How long `close` waits for open connections before it cuts them, in milliseconds. @default 10000 */
+  /** How long `close` waits for open connections before it cuts them, in milliseconds; 0 cuts at once. @default 10000 */
   readonly drainTimeoutMs?: number | undefined
   /**
    * The groups for the key exchange, as in node:tls: names with colons between, in the order of preference. A peer that
@@ -105,8 +106,10 @@ export interface ForwardOptions {
   readonly host?: string | undefined
   /** A unix socket, in place of port and host; only this user can connect to it. */
   readonly path?: string | undefined
-  /** Bound on the wait for our first certificate, which comes before listening. */
+  /** Ends the wait for our first certificate, which comes before listening. */
   readonly signal?: AbortSignal | undefined
+  /** How long to wait for our first certificate, in milliseconds; `Infinity` for ever. @default 10000 */
+  readonly timeoutMs?: number | undefined
   /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
   readonly dialTimeoutMs?: number | undefined
   /** Cuts a connection on which no byte has moved for so long, in milliseconds. @default never */
@@ -121,8 +124,10 @@ export interface ListenOptions {
   readonly host?: string | undefined
   /** A unix socket, in place of port and host. */
   readonly path?: string | undefined
-  /** Bound on the wait for our first certificate, which comes before listening. */
+  /** Ends the wait for our first certificate, which comes before listening. */
   readonly signal?: AbortSignal | undefined
+  /** How long to wait for our first certificate, in milliseconds; `Infinity` for ever. @default 10000 */
+  readonly timeoutMs?: number | undefined
   /** @default the service's */
   readonly handshakeTimeoutMs?: number | undefined
   /** Keep our side open when the peer ends its own, as in node:net. @default false */
@@ -173,7 +178,8 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
       options.handshakeTimeoutMs,
       DEFAULTS.handshakeTimeoutMs,
     ),
-    drainTimeoutMs: duration('drainTimeoutMs', options.drainTimeoutMs, DEFAULTS.drainTimeoutMs),
+    drainTimeoutMs:
+      optional(expectDurationOrNone)('drainTimeoutMs', options.drainTimeoutMs) ?? DEFAULTS.drainTimeoutMs,
     tls: {
       ecdhCurve: optional(expectCurves)('ecdhCurve', options.ecdhCurve) ?? DEFAULT_ECDH_CURVE,
       minVersion: optional(expectTlsVersion)('minTlsVersion', options.minTlsVersion) ?? 'TLSv1.2',
@@ -222,15 +228,25 @@ export function forwardSettings(
 ): {
   address: ListenAddress
   signal: AbortSignal | undefined
+  timeoutMs: number
   dialTimeoutMs: number
   idleTimeoutMs: number | undefined
 } {
   const options = expectObject('options', given) as ForwardOptions
-  expectKeys('options', options, ['port', 'host', 'path', 'signal', 'dialTimeoutMs', 'idleTimeoutMs'])
+  expectKeys('options', options, [
+    'port',
+    'host',
+    'path',
+    'signal',
+    'timeoutMs',
+    'dialTimeoutMs',
+    'idleTimeoutMs',
+  ])
   const address = listenAddress(options)
   return {
     address: 'path' in address ? address : { ...address, host: address.host ?? DEFAULTS.forwardHost },
     signal: optional(expectSignal)('signal', options.signal),
+    timeoutMs: optional(expectTimeout)('timeoutMs', options.timeoutMs) ?? DEFAULTS.readyTimeoutMs,
     dialTimeoutMs: duration('dialTimeoutMs', options.dialTimeoutMs, dialTimeoutMs),
     idleTimeoutMs: optional(expectDuration)('idleTimeoutMs', options.idleTimeoutMs),
   }
@@ -243,6 +259,7 @@ export function listenSettings(
 ): {
   address: ListenAddress
   signal: AbortSignal | undefined
+  timeoutMs: number
   handshakeTimeoutMs: number
   allowHalfOpen: boolean
   alpnProtocols: readonly string[] | undefined
@@ -257,6 +274,7 @@ export function listenSettings(
     'host',
     'path',
     'signal',
+    'timeoutMs',
     'handshakeTimeoutMs',
     'allowHalfOpen',
     'alpnProtocols',
@@ -268,6 +286,7 @@ export function listenSettings(
   return {
     address: listenAddress(options),
     signal: optional(expectSignal)('signal', options.signal),
+    timeoutMs: optional(expectTimeout)('timeoutMs', options.timeoutMs) ?? DEFAULTS.readyTimeoutMs,
     handshakeTimeoutMs: duration('handshakeTimeoutMs', options.handshakeTimeoutMs, handshakeTimeoutMs),
     allowHalfOpen: optional(expectBoolean)('allowHalfOpen', options.allowHalfOpen) ?? false,
     alpnProtocols: optional(expectAlpn)('alpnProtocols', options.alpnProtocols),

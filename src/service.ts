@@ -1,4 +1,5 @@
 import { TLSSocket } from 'node:tls'
+import { inspect } from 'node:util'
 import { EventEmitter } from 'eventemitter3'
 import type { Dispatcher } from 'undici'
 import type { DispatcherOptions } from './adapters/dispatcher.js'
@@ -7,15 +8,17 @@ import type { HttpAgentOptions, MeshAgent } from './adapters/http-agent.js'
 import { HttpClients } from './adapters/http-clients.js'
 import type { MeshAccess } from './adapters/mesh-access.js'
 import { type ServableServer, type ServerAdapter, serverAdapter } from './adapters/serve.js'
+import { OpenStreams } from './adapters/open-streams.js'
 import { MeshStream } from './adapters/stream.js'
 import { Registration } from './agent/registration.js'
 import { Authorization } from './authorize/authorization.js'
 import type { Decision } from './authorize/authorizer.js'
 import { decisions } from './authorize/channel.js'
-import { bounded } from './bounded.js'
+import { withCallerFrames } from './base/caller-frames.js'
+import { bounded, isAborted } from './bounded.js'
 import { type Time, systemTime } from './clock.js'
 import { type CloseOptions, drainTimeout } from './close-options.js'
-import { ClosedError, OptionError, TimeoutError } from './errors.js'
+import { ClosedError, OptionError } from './errors.js'
 import { type ServiceEvents, emitSafely } from './events.js'
 import { type Figures, Tally } from './figures.js'
 import { rotations } from './identity/channel.js'
@@ -26,9 +29,11 @@ import { IdentityStore } from './identity/store.js'
 import type { ExpectedIdentity } from './identity/verify.js'
 import { type MeshLease, acquireMesh } from './mesh.js'
 import { log } from './log.js'
-import { DEFAULTS, describe, expectFunction, expectName } from './options.js'
+import { describe, expectFunction, expectName } from './options.js'
+import { ProcessWarnings } from './process-warnings.js'
 import { type ReadyOptions, readyBounds } from './ready-options.js'
 import { type RegisterOptions, serviceDefinition } from './register-options.js'
+import { RejectionEvents } from './rejection-events.js'
 import { type Endpoint, resolveEndpoints } from './resolve/resolver.js'
 import { type Upstream, settledUpstream, toIdentity } from './resolve/upstream.js'
 import {
@@ -46,7 +51,7 @@ import {
 } from './service-options.js'
 import { type DialBounds, dial } from './transport/dial.js'
 import { type ConnectionHandler, Listener, type ListenerReports } from './transport/listen.js'
-import { OpenSockets } from './transport/open-sockets.js'
+import { OpenSockets, drained } from './transport/open-sockets.js'
 import { endUntrusted } from './transport/revocation.js'
 import { attachPeer, peer, verifySocket } from './transport/peer.js'
 import { selfHandshake } from './transport/self-handshake.js'
@@ -58,6 +63,9 @@ import {
   tlsClientOptions,
   tlsServerOptions,
 } from './transport/tls.js'
+
+/** What `close` allows its deregistrations, before the drain: three tries of 2 s, and the pauses between them. */
+const DEREGISTER_MS = 8_000
 
 /**
  * This process as one service of the mesh. It fetches its certificate and the mesh's roots from the Consul agent and
@@ -72,20 +80,38 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   readonly #identity: IdentityStore
   readonly #authorization: Authorization
   readonly #time: Time
+  /** Aborted when a close begins: nothing new comes in, and requests that are being answered may still dial. */
+  readonly #draining = new AbortController()
+  /** Aborted when nothing goes out any more either. */
   readonly #ending = new AbortController()
   readonly #listeners = new Set<Listener>()
   readonly #forwards = new Set<Forward>()
   readonly #registrations = new Set<Registration>()
   readonly #dialled = new OpenSockets()
+  readonly #streams = new OpenStreams()
   readonly #httpClients: HttpClients
   readonly #tally = new Tally()
+  readonly #rejectionEvents: RejectionEvents
+  readonly #processWarnings: ProcessWarnings
   #closing: Promise<void> | undefined
+
+  static {
+    Object.defineProperty(this.prototype, inspect.custom, {
+      value(this: Service) {
+        return this.#summary()
+      },
+    })
+  }
 
   constructor(name: string, options: ServiceOptions = {}, time: Time = systemTime) {
     super()
     this.name = expectName('service', name)
     this.#settings = serviceSettings(options)
     this.#time = time
+    this.#processWarnings = new ProcessWarnings(time.clock)
+    this.#rejectionEvents = new RejectionEvents(time.clock, (...event) => {
+      emitSafely(this, 'rejected', ...event)
+    })
     this.#mesh = acquireMesh(this.#settings.agent, time)
     this.#authorization = this.#openAuthorization()
     this.#identity = new IdentityStore({
@@ -140,7 +166,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async ready(options?: ReadyOptions): Promise<void> {
-    await this.#identity.ready({ ...readyBounds(options), closed: this.#ending.signal })
+    await withCallerFrames(() =>
+      this.#identity.ready({ ...readyBounds(options), closed: this.#ending.signal }),
+    )
   }
 
   /**
@@ -160,7 +188,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async dial(upstream: Upstream, options?: DialOptions): Promise<MeshSocket> {
-    return this.#dial(upstream, dialSettings(options, this.#settings.dialTimeoutMs))
+    return withCallerFrames(() => this.#dial(upstream, dialSettings(options, this.#settings.dialTimeoutMs)))
   }
 
   /**
@@ -176,23 +204,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async resolve(upstream: Upstream, options?: ResolveOptions): Promise<readonly Endpoint[]> {
-    this.#assertOpen('resolve')
-    const bounds = { ...resolveBounds(options, this.#settings.dialTimeoutMs), closed: this.#ending.signal }
-    const { resolver, release } = this.#mesh.routes.lease(upstream)
-    const what = `resolve ${resolver.name}`
-    try {
-      return await bounded(what, bounds, async (signal) => {
-        const { leaf } = await this.#identity.ready({ signal, timeoutMs: bounds.timeoutMs })
-        return resolveEndpoints(resolver, { signal, datacenter: leaf.id.datacenter, refresh: false })
-      })
-    } catch (error) {
-      if (!(error instanceof TimeoutError)) throw error
-      throw new TimeoutError(what, bounds.timeoutMs, {
-        cause: resolver.lastError ?? this.#identity.lastError,
-      })
-    } finally {
-      release()
-    }
+    return withCallerFrames(() => this.#resolve(upstream, options))
   }
 
   /**
@@ -214,30 +226,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async forward(upstream: Upstream, options: ForwardOptions): Promise<Forward> {
-    this.#assertOpen('forward')
-    const target = settledUpstream(upstream)
-    const { resolver, release } = this.#mesh.routes.lease(target)
-    release()
-    const { address, signal, dialTimeoutMs, ...settings } = forwardSettings(
-      options,
-      this.#settings.dialTimeoutMs,
-    )
-    await this.#identity.ready({ signal, timeoutMs: DEFAULTS.readyTimeoutMs, closed: this.#ending.signal })
-    this.#assertOpen('forward')
-    const forward: Forward = new Forward({
-      ...settings,
-      name: resolver.name,
-      dial: (gone) => {
-        const patience = { allowHalfOpen: true, expectsAnswer: true, isForPump: true }
-        return this.#dial(target, { signal: gone, timeoutMs: dialTimeoutMs, patience })
-      },
-      drainTimeoutMs: this.#settings.drainTimeoutMs,
-      onFailed: this.#onFailed,
-      onClosed: () => this.#forwards.delete(forward),
-    })
-    this.#forwards.add(forward)
-    await this.#opened('forward', forward.open(address))
-    return forward
+    return withCallerFrames(() => this.#forward(upstream, options))
   }
 
   /**
@@ -256,13 +245,15 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     const target = settledUpstream(upstream)
     // What the stream still holds when the peer has ended is sent before our side ends: the stream sees to that.
     const patience = { ...settings.patience, allowHalfOpen: true }
-    return new MeshStream(settings.patience.allowHalfOpen, (gone) =>
+    const stream = new MeshStream(settings.patience.allowHalfOpen, (gone) =>
       this.#dial(target, {
         ...settings,
         patience,
         signal: signal === undefined ? gone : AbortSignal.any([gone, signal]),
       }),
     )
+    this.#streams.add(stream)
+    return stream
   }
 
   /**
@@ -331,8 +322,10 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async listen(options: ListenOptions, handler: ConnectionHandler): Promise<Listener> {
-    expectFunction('handler', handler)
-    return this.#open(options, { handler })
+    return withCallerFrames(async () => {
+      expectFunction('handler', handler)
+      return this.#open(options, { handler })
+    })
   }
 
   /**
@@ -351,10 +344,12 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async serve(server: ServableServer, options: ListenOptions): Promise<Listener> {
-    const adapter = serverAdapter(server)
-    const listener = await this.#open(options, adapter)
-    adapter.attach(listener)
-    return listener
+    return withCallerFrames(async () => {
+      const adapter = serverAdapter(server)
+      const listener = await this.#open(options, adapter)
+      adapter.attach(listener)
+      return listener
+    })
   }
 
   /**
@@ -418,32 +413,22 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Registers this process with the agent, as a Connect-native instance or as a proxy, keeps it registered, and takes it
-   * away on close.
-   * @throws AgentError, OptionError, ClosedError, AbortError
+   * Registers this process with the agent, as a Connect-native instance or as a proxy, keeps it registered, and removes
+   * it on close. While the agent gives no answer the registration is tried again, until `timeoutMs`. Resolves when the
+   * catalog lists the instance, or 3 s after the agent has taken it.
+   *
+   * A registration belongs to this process alone: when another process registers the same id, a `warning`
+   * (ERR_CONNECT_REGISTER) says so, and this process neither renews nor removes it any more.
+   * @throws AgentError, TimeoutError, AbortError, ClosedError, OptionError
    * @example
    * ```ts
    * const mail = connect.service('mail')
-   * await mail.register({ port: 2525, tags: ['v2'], check: { ttlMs: 10_000 }, deregisterAfterMs: 60_000 })
+   * await mail.register({ port: 2525, tags: ['v2'], check: { ttlMs: 10_000 } })
    * await mail.close()
    * ```
    */
   async register(options: RegisterOptions): Promise<Registration> {
-    const { definition, heartbeatMs, ...bounds } = serviceDefinition(this.name, options)
-    const registration: Registration = new Registration({
-      agent: this.#mesh.agent,
-      definition,
-      heartbeatMs,
-      clock: this.#time.clock,
-      onError: this.#onFailed,
-      onClosed: () => this.#registrations.delete(registration),
-    })
-    await bounded('register', { ...bounds, closed: this.#ending.signal }, (within) => {
-      // Known from the start, so that a close in the middle takes it away too.
-      this.#registrations.add(registration)
-      return registration.start(within)
-    })
-    return registration
+    return withCallerFrames(() => this.#register(options))
   }
 
   /**
@@ -509,9 +494,11 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Leaves the mesh in order: deregisters, accepts and dials no more, waits for the open connections of both
-   * directions, and cuts those that are still open after the drain time. Afterwards nothing of this service is left
-   * that could keep the process alive. Idempotent.
+   * Leaves the mesh in order: deregisters, accepts no more, and waits for the inbound connections, whose requests may
+   * still dial. Then it dials no more, and waits for the outbound connections; those of `stream` that are idle, such as
+   * a database pool's, end at once. What is still open after the drain time is cut. Afterwards nothing of this service
+   * keeps the process alive. Idempotent; a later call with a shorter time cuts then.
+   * @throws OptionError
    * @example
    * ```ts
    * const job = connect.service('job')
@@ -521,31 +508,118 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   async close(options?: CloseOptions): Promise<void> {
     const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
     this.#closing ??= this.#close(timeoutMs)
-    await this.#closing
+    await drained(this.#closing, timeoutMs + DEREGISTER_MS, () => {
+      this.#cut()
+    })
   }
 
   /** Cuts everything at once, and leaves registrations to their checks. Idempotent. */
   destroy(error?: Error): void {
-    this.#ending.abort()
+    this.#draining.abort()
     for (const registration of this.#registrations) registration.abandon()
-    for (const listener of this.#listeners) listener.destroy()
-    for (const forward of this.#forwards) forward.destroy()
-    this.#httpClients.destroy(error)
-    this.#dialled.destroy(error)
-    void this.close({ drainTimeoutMs: 1 })
+    this.#cut(error)
+    void this.close({ drainTimeoutMs: 0 })
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
 
+  /** What `console.log` shows of a service. */
+  #summary(): object {
+    const { name, leaf } = this
+    const state = this.#ending.signal.aborted ? 'closed' : this.#draining.signal.aborted ? 'closing' : 'open'
+    const summary = {
+      name,
+      state,
+      identity: leaf?.uri,
+      expiresAt: leaf?.expiresAt,
+      listeners: [...this.#listeners].map((listener) => listener.address()),
+      inboundConnections: this.figures().connections,
+      outboundConnections: this.#dialled.size,
+    }
+    return Object.assign(Object.create({ constructor: Service }) as object, summary)
+  }
+
+  #cut(error?: Error): void {
+    this.#ending.abort()
+    for (const listener of this.#listeners) listener.destroy()
+    for (const forward of this.#forwards) forward.destroy()
+    this.#httpClients.destroy(error)
+    this.#dialled.destroy(error)
+  }
+
+  async #register(options: RegisterOptions): Promise<Registration> {
+    const { definition, heartbeatMs, ...bounds } = serviceDefinition(this.name, options)
+    const registration: Registration = new Registration({
+      agent: this.#mesh.agent,
+      definition,
+      heartbeatMs,
+      clock: this.#time.clock,
+      onError: this.#onFailed,
+      onClosed: () => this.#registrations.delete(registration),
+    })
+    const lastError = (): Error | undefined => registration.lastError
+    await bounded('register', { ...bounds, lastError, closed: this.#draining.signal }, (signal) => {
+      // Known from the start, so that a close in the middle removes it too.
+      this.#registrations.add(registration)
+      return registration.start(signal)
+    })
+    return registration
+  }
+
+  async #resolve(upstream: Upstream, options: ResolveOptions | undefined): Promise<readonly Endpoint[]> {
+    if (this.#ending.signal.aborted) throw new ClosedError('resolve')
+    const { resolver, release } = this.#mesh.routes.lease(upstream)
+    const bounds = {
+      ...resolveBounds(options, this.#settings.dialTimeoutMs),
+      closed: this.#ending.signal,
+      lastError: () => resolver.lastError ?? this.#identity.lastError,
+    }
+    try {
+      return await bounded(`resolve ${resolver.name}`, bounds, async (signal) => {
+        const { leaf } = await this.#identity.ready({ signal, timeoutMs: bounds.timeoutMs })
+        return resolveEndpoints(resolver, { signal, datacenter: leaf.id.datacenter, refresh: false })
+      })
+    } finally {
+      release()
+    }
+  }
+
+  async #forward(upstream: Upstream, options: ForwardOptions): Promise<Forward> {
+    this.#assertOpen('forward')
+    const target = settledUpstream(upstream)
+    const { resolver, release } = this.#mesh.routes.lease(target)
+    release()
+    const { address, signal, timeoutMs, dialTimeoutMs, ...settings } = forwardSettings(
+      options,
+      this.#settings.dialTimeoutMs,
+    )
+    await this.#identity.ready({ signal, timeoutMs, closed: this.#draining.signal })
+    this.#assertOpen('forward')
+    const forward: Forward = new Forward({
+      ...settings,
+      name: resolver.name,
+      dial: (gone) => {
+        const patience = { allowHalfOpen: true, expectsAnswer: true, isForPump: true }
+        return this.#dial(target, { signal: gone, timeoutMs: dialTimeoutMs, patience })
+      },
+      drainTimeoutMs: this.#settings.drainTimeoutMs,
+      onFailed: this.#onFailed,
+      onClosed: () => this.#forwards.delete(forward),
+    })
+    this.#forwards.add(forward)
+    await this.#opened('forward', forward.open(address))
+    return forward
+  }
+
   async #dial(upstream: Upstream, bounds: DialBounds): Promise<MeshSocket> {
-    this.#assertOpen('dial')
+    if (isAborted(this.#ending.signal)) throw new ClosedError('dial')
     const { release, ...route } = this.#mesh.routes.lease(upstream)
     try {
       const socket = await dial(this.#identity, route, { ...bounds, closed: this.#ending.signal })
       this.#dialled.add(socket)
-      if (!this.#ending.signal.aborted) return socket
+      if (!isAborted(this.#ending.signal)) return socket
       socket.destroy()
       throw new ClosedError('dial')
     } finally {
@@ -575,8 +649,11 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     options: ListenOptions,
     target: ServerAdapter | { readonly handler: ConnectionHandler; readonly alpnProtocols?: undefined },
   ): Promise<Listener> {
-    const { address, signal, ...settings } = listenSettings(options, this.#settings.handshakeTimeoutMs)
-    await this.#identity.ready({ signal, timeoutMs: DEFAULTS.readyTimeoutMs, closed: this.#ending.signal })
+    const { address, signal, timeoutMs, ...settings } = listenSettings(
+      options,
+      this.#settings.handshakeTimeoutMs,
+    )
+    await this.#identity.ready({ signal, timeoutMs, closed: this.#draining.signal })
     this.#assertOpen('listen')
     const listener: Listener = new Listener({
       ...settings,
@@ -599,24 +676,29 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   /** What a close in the middle broke off was closed. */
   async #opened(what: string, opening: Promise<void>): Promise<void> {
     await opening.catch((error: unknown) => {
-      throw this.#ending.signal.aborted ? new ClosedError(what, { cause: error }) : error
+      throw this.#draining.signal.aborted ? new ClosedError(what, { cause: error }) : error
     })
   }
 
   #assertOpen(what: string): void {
-    if (this.#ending.signal.aborted) throw new ClosedError(what)
+    if (this.#draining.signal.aborted) throw new ClosedError(what)
   }
 
   async #close(timeoutMs: number): Promise<void> {
-    this.#ending.abort()
-    // First the registrations, so that nobody is sent here while the rest ends.
+    this.#draining.abort()
+    // First the registrations, so that callers are not sent here while the rest ends.
     await Promise.all([...this.#registrations].map((registration) => registration.close()))
-    const doors = [...this.#listeners, ...this.#forwards].map((door) =>
-      door.close({ drainTimeoutMs: timeoutMs }),
-    )
+    const deadline = performance.now() + timeoutMs
+    await Promise.all([...this.#listeners].map((listener) => listener.close({ drainTimeoutMs: timeoutMs })))
+    this.#ending.abort()
+    const drainTimeoutMs = Math.max(0, deadline - performance.now())
+    const forwards = [...this.#forwards].map((forward) => forward.close({ drainTimeoutMs }))
     this.#httpClients.close()
-    await Promise.all([...doors, this.#dialled.drain(timeoutMs)])
+    const stopEndingIdle = this.#streams.endIdle()
+    await Promise.all([...forwards, this.#dialled.drain(drainTimeoutMs)])
+    stopEndingIdle()
     this.#httpClients.destroy()
+    this.#rejectionEvents.flush()
     this.#identity.close()
     this.#authorization.close()
     this.#mesh.roots.off('failed', this.#onFailed)
@@ -629,7 +711,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   // A property and not a method, since it is added to emitters and taken away again.
   readonly #onFailed = (error: Error): void => {
     log.identity('%s: %s', this.name, error.message)
-    emitSafely(this, 'warning', error)
+    if (this.listenerCount('warning') > 0) emitSafely(this, 'warning', error)
+    else this.#processWarnings.emit(this.name, error)
   }
 
   #openAuthorization(): Authorization {
@@ -662,7 +745,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     },
     rejected: (error, remoteAddress) => {
       this.#tally.rejected(error)
-      emitSafely(this, 'rejected', error, remoteAddress)
+      this.#rejectionEvents.report(error, remoteAddress)
     },
     warning: this.#onFailed,
   }

@@ -27,6 +27,10 @@ export class MeshStream extends Duplex {
   #cancelTimer: (() => void) | undefined
   #socket: MeshSocket | undefined
   #isStarted = false
+  /** Whether the last byte went to the peer, so that its answer may still come. */
+  #awaitsAnswer = false
+  /** When the last byte came from the peer, by performance.now(). */
+  #receivedAt = 0
   /** What the stream's writable side waits for; it asks for one thing at a time. */
   #onOpen: Setting | undefined
   #onWritten: Callback | undefined
@@ -113,6 +117,15 @@ export class MeshStream extends Duplex {
     return this
   }
 
+  /**
+   * Whether the stream is connected, and its last byte came from the peer at least `ms` ago.
+   * @internal
+   */
+  isIdleFor(ms: number): boolean {
+    if (this.#socket === undefined || this.#awaitsAnswer) return false
+    return this.readableLength === 0 && performance.now() - this.#receivedAt >= ms
+  }
+
   ref(): this {
     return this.#set('ref', (socket) => socket.ref())
   }
@@ -129,6 +142,7 @@ export class MeshStream extends Duplex {
 
   /** @internal */
   override _write(chunk: Buffer, _encoding: BufferEncoding, callback: Callback): void {
+    this.#awaitsAnswer = true
     this.#whenOpen(callback, (socket) => {
       if (socket.write(chunk)) this.#written()
     })
@@ -136,6 +150,7 @@ export class MeshStream extends Duplex {
 
   /** @internal */
   override _writev(chunks: { readonly chunk: Buffer }[], callback: Callback): void {
+    this.#awaitsAnswer = true
     this.#whenOpen(callback, (socket) => {
       socket.cork()
       let goesOn = true
@@ -194,12 +209,15 @@ export class MeshStream extends Duplex {
     }
     this.#cancelTimer?.()
     this.#socket = socket
+    this.#receivedAt = performance.now()
     attachPeer(this, socket.peer)
     if (this.#timeoutMs > 0) socket.setTimeout(this.#timeoutMs)
     for (const apply of this.#settings.values()) apply(socket)
     this.#settings.clear()
     socket
       .on('data', (chunk: Buffer) => {
+        this.#awaitsAnswer = false
+        this.#receivedAt = performance.now()
         if (!this.push(chunk)) socket.pause()
       })
       .on('end', () => this.push(null))

@@ -115,7 +115,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
     try {
       await bounded(
         'ready',
-        { closed: this.#closed.signal, ...bounds, timeoutMs },
+        { closed: this.#closed.signal, ...bounds, timeoutMs, lastError: () => this.lastError },
         () =>
           new Promise<void>((resolve) => {
             onChanged = () => {

@@ -13,7 +13,7 @@ const DEREGISTER = '/v1/agent/service/deregister'
 
 interface Instance {
   Service: Record<string, unknown>
-  Checks: { CheckID: string; Status: string; Type?: string }[]
+  Checks: { CheckID: string; Status: string; Output?: string }[]
 }
 
 async function instances(agent: TestAgent, service: string): Promise<Instance[]> {
@@ -59,22 +59,34 @@ describe('register', () => {
     assert.equal(registration.id, 'api-7')
     const [found] = await instances(agent, 'api')
     assert.ok(found !== undefined)
-    const { ID, Service: name, Address, Port, Tags, Meta, Weights, Connect } = found.Service
+    const {
+      ID,
+      Service: name,
+      Address,
+      Port,
+      Tags,
+      Meta,
+      Weights,
+      Connect,
+    } = found.Service as typeof found.Service & {
+      Meta: Record<string, string>
+    }
+    assert.match(Meta['consul-connect-owner'] ?? '', /^[0-9a-f]{16}$/)
     assert.deepEqual(
-      { ID, name, Address, Port, Tags, Meta, Weights, Connect },
+      { ID, name, Address, Port, Tags, version: Meta['version'], Weights, Connect },
       {
         ID: 'api-7',
         name: 'api',
         Address: '127.0.0.2',
         Port: 4321,
         Tags: ['v1', 'blue'],
-        Meta: { version: '1.2.3' },
+        version: '1.2.3',
         Weights: { Passing: 5, Warning: 2 },
         Connect: { Native: true },
       },
     )
     assert.deepEqual(
-      found.Checks.filter(({ CheckID }) => CheckID === 'service:api-7').map(({ Status }) => Status),
+      found.Checks.filter(({ CheckID }) => CheckID.startsWith('service:api-7:')).map(({ Status }) => Status),
       ['passing'],
     )
     await registration.close()
@@ -84,8 +96,8 @@ describe('register', () => {
   it('is passing at once, and stays so by a heartbeat three times in each TTL', async (t) => {
     const { agent, api, clock } = await timed(t)
     await api.register({ port: 1, check: { ttlMs: 30_000 } })
-    assert.equal(agent.requestCount(PASS), 1)
-    for (let beats = 2; beats < 6; beats += 1) {
+    assert.equal(agent.requestCount(PASS), 0)
+    for (let beats = 1; beats < 5; beats += 1) {
       await heartbeat(clock)
       await agent.waitForRequests(PASS, beats)
     }
@@ -121,13 +133,13 @@ describe('register', () => {
 
   it('warns while the agent cannot be told, and goes on', async (t) => {
     const { agent, api, clock } = await timed(t)
-    await api.register({ port: 1, check: { ttlMs: 30_000 } })
+    await api.register({ port: 1, id: 'api-1', check: { ttlMs: 30_000 } })
     const undo = agent.fault(/\/v1\/agent\/(check|service)/, { status: 500, body: 'no' })
     const warned = once(api as unknown as NodeJS.EventEmitter, 'warning')
     await heartbeat(clock)
     const [warning] = (await warned) as [Error & { code: string }]
     assert.equal(warning.code, 'ERR_CONNECT_REGISTER')
-    assert.match(warning.message, /^api-1 could not be kept registered: PUT/)
+    assert.match(warning.message, /^api-1 could not be kept registered: GET/)
     undo()
     const beats = agent.requestCount(PASS)
     await heartbeat(clock)
@@ -147,13 +159,6 @@ describe('register', () => {
     assert.deepEqual(await instances(agent, 'api'), [])
   })
 
-  it('that fails after the agent has taken it is taken away again', async (t) => {
-    const { agent, join } = await startMesh(t)
-    agent.fault(PASS, { status: 500, body: 'no', times: 1 })
-    assert.equal((await rejection(join('api').register({ port: 1 }))).code, 'ERR_CONNECT_AGENT_FAILED')
-    assert.deepEqual(await instances(agent, 'api'), [])
-  })
-
   it('that the agent refuses rejects with the agent’s word', async (t) => {
     const { agent, agentOptions, join } = await startMesh(t, {
       acl: { enabled: true, defaultPolicy: 'deny' },
@@ -167,7 +172,7 @@ describe('register', () => {
   it('does not hold up a close when the agent is away, and says what is left behind', async (t) => {
     const { agent, join } = await startMesh(t)
     const api = join('api')
-    await api.register({ port: 1 })
+    await api.register({ port: 1, id: 'api-1' })
     await agent.stop()
     const warnings: string[] = []
     api.on('warning', (error) => warnings.push(error.message))
@@ -176,6 +181,65 @@ describe('register', () => {
       warnings.some((message) => message.startsWith('api-1 could not be deregistered')),
       warnings.join('\n'),
     )
+  })
+
+  it('waits for an agent that starts later', async (t) => {
+    const { agent, join } = await startMesh(t)
+    await agent.stop()
+    const registering = join('api').register({ port: 1 })
+    await agent.restart()
+    await registering
+    assert.equal((await instances(agent, 'api')).length, 1)
+  })
+
+  it('names the last answer of the agent when the time is over or its signal is aborted', async (t) => {
+    const { agent, join } = await startMesh(t)
+    const api = join('api')
+    await agent.stop()
+    const late = await rejection(api.register({ port: 1, timeoutMs: 300 }))
+    assert.equal(late.code, 'ERR_CONNECT_TIMEOUT')
+    assert.match(late.message, /register took longer than 300 ms: PUT .*no answer from the agent/)
+    const aborted = await rejection(api.register({ port: 1, signal: AbortSignal.timeout(300) }))
+    assert.equal(aborted.code, 'ERR_CONNECT_ABORTED')
+    assert.match(aborted.message, /register was aborted by its signal: PUT .*no answer from the agent/)
+  })
+
+  it('can be dialed at once, also when the name was dialed before', async (t) => {
+    const { join } = await startMesh(t)
+    const [api, web] = [join('api'), join('web')]
+    const listener = await api.listen({ port: 0, host: '127.0.0.1' }, greet)
+    assert.equal((await rejection(web.dial('api'))).code, 'ERR_CONNECT_NO_INSTANCES')
+    await api.register({ port: portOf(listener), address: '127.0.0.1' })
+    assert.equal(await readAll(await web.dial('api')), 'hello web')
+  })
+
+  it('changes the status of its TTL check', async (t) => {
+    const { agent, join } = await startMesh(t)
+    const registration = await join('api').register({ port: 1 })
+    await registration.setStatus('warning', { note: 'slow' })
+    const [found] = await instances(agent, 'api')
+    assert.ok(found?.Checks.some(({ Status, Output }) => Status === 'warning' && Output === 'slow'))
+  })
+
+  it('leaves the instance alone that another process has registered under its id', async (t) => {
+    const { agent, join } = await startMesh(t)
+    const old = await join('api').register({ port: 1, id: 'api-1' })
+    await join('api').register({ port: 2, id: 'api-1' })
+    await old.close()
+    assert.deepEqual(
+      (await instances(agent, 'api')).map(({ Service: { Port } }) => Port),
+      [2],
+    )
+  })
+
+  it('is critical as a proxy while the service that it stands for is', async (t) => {
+    const { agent, join } = await startMesh(t)
+    const Check = { TTL: '1m', Status: 'critical' }
+    agent.registerService({ ID: 'db-1', Name: 'db', Port: 1, Tags: ['blue'], Check })
+    await join('db').register({ port: 2, kind: 'proxy', destinationId: 'db-1' })
+    const [found] = await instances(agent, 'db')
+    assert.deepEqual(found?.Service['Tags'], ['blue'])
+    assert.ok(found.Checks.some(({ CheckID, Status }) => CheckID.endsWith(':alias') && Status === 'critical'))
   })
 
   for (const [what, options] of [

@@ -128,13 +128,13 @@ async function useHttp({ web, api, seen }: Run): Promise<void> {
   const upstream = { address: `127.0.0.1:${portOf(listener)}`, service: 'api' }
   const response = await web.fetch('https://api.service.consul/').catch((error: unknown) => error)
   seen.set('answer of fetch', response)
-  const client = http.request({ createConnection: () => web.stream(upstream) as never, path: '/' }).end()
+  const client = http.request({ createConnection: () => web.stream(upstream), path: '/' }).end()
   const [answer] = (await once(client, 'response')) as [http.IncomingMessage]
   seen.set('request of node:http', client).set('answer of node:http', answer.resume())
   await once(answer, 'end')
   const upgrade = http
     .request({
-      createConnection: () => web.stream(upstream) as never,
+      createConnection: () => web.stream(upstream),
       headers: { connection: 'upgrade', upgrade: 'x' },
     })
     .end()
@@ -228,15 +228,14 @@ function representations(value: unknown): Record<string, string> {
 /** Like `JSON.stringify`, but cuts circles, as loggers do. */
 function toJson(value: unknown): string {
   const seen = new Set<unknown>()
-  return (
-    JSON.stringify(value, (_key, item: unknown) => {
-      if (typeof item === 'bigint') return String(item)
-      if (typeof item !== 'object' || item === null) return item
-      if (seen.has(item)) return undefined
-      seen.add(item)
-      return item
-    }) ?? ''
-  )
+  const text: string | undefined = JSON.stringify(value, (_key, item: unknown) => {
+    if (typeof item === 'bigint') return String(item)
+    if (typeof item !== 'object' || item === null) return item
+    if (seen.has(item)) return undefined
+    seen.add(item)
+    return item
+  })
+  return text ?? ''
 }
 
 function toText(value: unknown): string {

@@ -1,27 +1,64 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { AgentClient, type AgentResponse, type OwnRequest } from '../../src/agent/client.js'
 import { Registration } from '../../src/agent/registration.js'
+import { agentSettings } from '../../src/agent/settings.js'
 import { AgentError, type ConnectError, type ErrorCode } from '../../src/errors.js'
 import { type RegisterOptions, serviceDefinition } from '../../src/register-options.js'
-import { FakeAgent } from '../fixtures/fake-agent.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 
-const REGISTER = '/v1/agent/service/register'
-const DEREGISTER = '/v1/agent/service/deregister/web-8080'
-const PASS = '/v1/agent/check/pass/service%3Aweb-8080'
-const FIND = '/v1/agent/service/web-8080'
+const OWNER = 'aabbccdd'
+const REGISTER = 'register'
+const DEREGISTER = 'deregister/web-1'
+const PASS = `pass/service%3Aweb-1%3A${OWNER}`
+const FIND = 'service/web-1'
+const CATALOG = '/v1/health/service/web'
 
-const answered = (code: ErrorCode, status?: number): AgentError =>
+const agentError = (code: ErrorCode, status?: number): AgentError =>
   new AgentError(code, code, { address: 'a', request: 'r', status })
-const FORGOTTEN = answered('ERR_CONNECT_AGENT_FAILED', 500)
-const AWAY = answered('ERR_CONNECT_AGENT_UNREACHABLE')
+const UNKNOWN_CHECK = agentError('ERR_CONNECT_AGENT_FAILED', 500)
+const AWAY = agentError('ERR_CONNECT_AGENT_UNREACHABLE')
+const NOT_FOUND = agentError('ERR_CONNECT_AGENT_NOT_FOUND', 404)
 
-/** A registration whose agent is answered by hand. */
+/** An agent without a network. It answers each request at once: by what the test says of its path, or else well. */
+class ScriptedAgent extends AgentClient {
+  readonly requests: OwnRequest[] = []
+  /** By the end of the path: the answers to the next requests, the last of which stays. */
+  readonly answers = new Map<string, unknown[]>()
+
+  constructor() {
+    super(agentSettings({ env: {} }))
+  }
+
+  override request<T>(request: OwnRequest, parse: (body: unknown) => T): Promise<AgentResponse<T>> {
+    this.requests.push(request)
+    const path = shortPath(request.path)
+    const left = this.answers.get(path) ?? [DEFAULT_ANSWERS[path]]
+    const answer = left.length > 1 ? left.shift() : left[0]
+    if (answer instanceof Error) return Promise.reject(answer)
+    return Promise.resolve(answer).then((body) => ({ value: parse(body), index: undefined, hash: undefined }))
+  }
+
+  /** The paths that were requested since the last time. */
+  paths(): string[] {
+    return this.requests.splice(0).map(({ path }) => shortPath(path))
+  }
+}
+
+const DEFAULT_ANSWERS: Readonly<Record<string, unknown>> = {
+  [FIND]: { Meta: { 'consul-connect-owner': OWNER } },
+  [CATALOG]: [{}],
+}
+
+function shortPath(path: string): string {
+  return path.replace(/^\/v1\/agent\/(?:service\/(?=register|deregister|maintenance)|check\/)?/, '')
+}
+
 function open(options: Partial<RegisterOptions> = {}) {
-  const [agent, clock] = [new FakeAgent({ datacenter: 'dc1' }), new FakeClock()]
+  const [agent, clock] = [new ScriptedAgent(), new FakeClock()]
   const warnings: ConnectError[] = []
   let closed = 0
-  const { definition, heartbeatMs } = serviceDefinition('web', { port: 8080, ...options })
+  const { definition, heartbeatMs } = serviceDefinition('web', { port: 8080, id: 'web-1', ...options }, OWNER)
   const registration = new Registration({
     agent,
     definition,
@@ -32,185 +69,228 @@ function open(options: Partial<RegisterOptions> = {}) {
       closed += 1
     },
   })
-  let seen = 0
-  return {
-    agent,
-    clock,
-    warnings,
-    registration,
-    closed: () => closed,
-    start: () => registration.start(new AbortController().signal),
-    /** The paths that were asked for since the last time. */
-    asked: async () => {
-      await clock.advance(0)
-      const paths = agent.requests.slice(seen).map(({ request }) => request.path)
-      seen = agent.requests.length
-      return paths
-    },
-    answer: async () => {
-      agent.requests.at(-1)!.answer()
-      await clock.advance(0)
-    },
-    fail: async (error: Error) => {
-      agent.requests.at(-1)!.fail(error)
-      await clock.advance(0)
-    },
-  }
+  return { agent, clock, warnings, registration, closed: () => closed, signal: new AbortController().signal }
 }
 
-/** Registered, with its first heartbeat behind it. */
+/** A registration that has been made. */
 async function started(options: Partial<RegisterOptions> = {}) {
   const opened = open(options)
-  const start = opened.start()
-  await opened.answer()
-  await opened.answer()
-  await start
-  await opened.asked()
+  await opened.registration.start(opened.signal)
+  opened.agent.paths()
   return opened
 }
 
 describe('Registration: start', () => {
-  it('registers, replaces the checks of an earlier one, and says at once that it lives', async () => {
-    const { start, agent, asked, answer, clock, registration } = open()
-    const done = start()
-    assert.deepEqual(await asked(), [REGISTER])
-    const { method, query, body } = agent.last(REGISTER).request
-    assert.deepEqual([method, query], ['PUT', { 'replace-existing-checks': true }])
-    assert.equal((body as { ID: string }).ID, registration.id)
-    await answer()
-    assert.deepEqual(await asked(), [PASS])
-    await answer()
+  it('registers, replaces the checks of an earlier one, and waits for the catalog', async () => {
+    const { agent, clock, registration, signal } = open()
+    agent.answers.set(CATALOG, [[], [], [{}]])
+    let isDone = false
+    const done = registration.start(signal).then(() => {
+      isDone = true
+    })
+    await clock.advance(29)
+    assert.equal(isDone, false)
+    await clock.advance(1)
     await done
+    const [{ method, query, body } = { body: undefined }] = agent.requests
+    assert.deepEqual([method, query], ['PUT', { 'replace-existing-checks': true }])
+    assert.equal((body as { ID: string }).ID, 'web-1')
+    assert.deepEqual(agent.paths(), [REGISTER, CATALOG, CATALOG, CATALOG])
     assert.deepEqual(clock.delays, [5000])
   })
 
-  it('an agent that says no is left alone', async () => {
-    const { start, fail, asked, closed, clock } = open()
-    const rejected = assert.rejects(start(), { code: 'ERR_CONNECT_AGENT_FORBIDDEN' })
-    await fail(answered('ERR_CONNECT_AGENT_FORBIDDEN', 403))
-    await rejected
-    assert.deepEqual(await asked(), [REGISTER])
+  it('waits 3 s at most for the catalog', async () => {
+    const { agent, clock, registration, signal } = open()
+    agent.answers.set(CATALOG, [[]])
+    const done = registration.start(signal)
+    await clock.advance(3_250)
+    await done
+  })
+
+  it('does not wait for a catalog that it may not read', async () => {
+    const { agent, registration, signal } = open()
+    agent.answers.set(CATALOG, [agentError('ERR_CONNECT_AGENT_FORBIDDEN', 403)])
+    await registration.start(signal)
+    assert.deepEqual(agent.paths(), [REGISTER, CATALOG])
+  })
+
+  it('tries again while the agent gives no answer', async () => {
+    const { agent, clock, registration, signal } = open()
+    agent.answers.set(REGISTER, [AWAY, agentError('ERR_CONNECT_AGENT_TOKEN_UNKNOWN', 403), undefined])
+    const done = registration.start(signal)
+    await clock.advance(100)
+    assert.equal(registration.lastError?.message, 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN')
+    await clock.advance(200)
+    await done
+    assert.equal(registration.lastError, undefined)
+    assert.deepEqual(agent.paths(), [REGISTER, REGISTER, REGISTER, CATALOG])
+  })
+
+  it('leaves an agent alone that refuses', async () => {
+    const { agent, registration, signal, closed, clock } = open()
+    agent.answers.set(REGISTER, [agentError('ERR_CONNECT_AGENT_FORBIDDEN', 403)])
+    await assert.rejects(registration.start(signal), { code: 'ERR_CONNECT_AGENT_FORBIDDEN' })
+    assert.deepEqual(agent.paths(), [REGISTER])
     assert.equal(closed(), 1)
     assert.equal(clock.pending, 0)
   })
 
-  it('an agent that falls silent may have registered us: it is taken back', async () => {
-    const { start, fail, answer, asked, closed } = open()
-    const rejected = assert.rejects(start(), { code: 'ERR_CONNECT_AGENT_UNREACHABLE' })
-    await fail(AWAY)
-    assert.deepEqual(await asked(), [REGISTER, DEREGISTER])
-    await answer()
+  it('takes a registration back that an aborted start may have left behind', async () => {
+    const { agent, clock, registration, closed } = open()
+    const controller = new AbortController()
+    agent.answers.set(REGISTER, [AWAY, new Error('aborted')])
+    const rejected = assert.rejects(registration.start(controller.signal))
+    await clock.advance(0)
+    controller.abort()
     await rejected
+    assert.deepEqual(agent.paths(), [REGISTER, REGISTER, FIND, DEREGISTER])
     assert.equal(closed(), 1)
+  })
+
+  it('gives a proxy the tags, metadata, and weights of its service, where it has none of its own', async () => {
+    const destination = { Tags: ['v2'], Meta: { version: '2' }, Weights: { Passing: 5, Warning: 2 } }
+    for (const [own, expected] of [
+      [
+        {},
+        {
+          Tags: ['v2'],
+          Meta: { version: '2', 'consul-connect-owner': OWNER },
+          Weights: { Passing: 5, Warning: 2 },
+        },
+      ],
+      [
+        { tags: ['own'], meta: { a: 'b' }, weights: { passing: 1, warning: 1 } },
+        {
+          Tags: ['own'],
+          Meta: { a: 'b', 'consul-connect-owner': OWNER },
+          Weights: { Passing: 1, Warning: 1 },
+        },
+      ],
+    ] as const) {
+      const { agent, registration, signal } = open({ kind: 'proxy', destinationId: 'web-7', ...own })
+      agent.answers.set('service/web-7', [destination])
+      await registration.start(signal)
+      const { body } = agent.requests.find(({ path }) => path.endsWith(REGISTER)) ?? {}
+      const { Tags, Meta, Weights } = body as Record<string, unknown>
+      assert.deepEqual({ Tags, Meta, Weights }, expected)
+    }
   })
 })
 
 describe('Registration: heartbeat', () => {
-  it('tells three times in each TTL that it lives', async () => {
-    const { clock, asked, answer } = await started({ check: { ttlMs: 3000 } })
+  it('renews a TTL three times in each period', async () => {
+    const { agent, clock } = await started({ check: { ttlMs: 3000 } })
     for (let i = 0; i < 3; i += 1) {
       await clock.advance(999)
-      assert.deepEqual(await asked(), [])
+      assert.deepEqual(agent.paths(), [])
       await clock.advance(1)
-      assert.deepEqual(await asked(), [PASS])
-      await answer()
+      assert.equal(agent.requests[0]?.isHeartbeat, true)
+      assert.deepEqual(agent.paths(), [PASS])
     }
   })
 
-  it('with a TCP check it looks whether the agent still knows it', async () => {
-    const { clock, asked, answer } = await started({ check: { tcp: 'a:1', intervalMs: 500 } })
+  it('renews the status that was set last', async () => {
+    const { agent, clock, registration } = await started()
+    await registration.setStatus('warning', { note: 'slow' })
+    await clock.advance(5000)
+    const warn = PASS.replace('pass', 'warn')
+    assert.deepEqual(
+      agent.requests.map(({ path, query }) => [shortPath(path), query]),
+      [
+        [warn, { note: 'slow' }],
+        [warn, { note: 'slow' }],
+      ],
+    )
+  })
+
+  it('looks whether the agent still has it, when the agent runs the check', async () => {
+    const { agent, clock } = await started({ check: { tcp: 'a:1', intervalMs: 500 } })
     await clock.advance(500)
-    assert.deepEqual(await asked(), [FIND])
-    await answer()
+    assert.deepEqual(agent.paths(), [FIND])
     assert.deepEqual(clock.delays, [500])
   })
 
-  it('an agent that has forgotten it gets it again, without a warning', async () => {
-    const { clock, asked, answer, fail, warnings } = await started()
+  it('registers again when the agent has lost it, without a warning, with its status and maintenance', async () => {
+    const { agent, clock, registration, warnings } = await started()
+    await registration.setStatus('critical')
+    await registration.enterMaintenance({ reason: 'upgrade' })
+    agent.paths()
+    const fail = PASS.replace('pass', 'fail')
+    agent.answers.set(fail, [UNKNOWN_CHECK, undefined]).set(FIND, [NOT_FOUND])
     await clock.advance(5000)
-    await fail(FORGOTTEN)
-    assert.deepEqual(await asked(), [PASS, REGISTER])
-    await answer()
-    assert.deepEqual(await asked(), [PASS])
-    await answer()
+    assert.deepEqual(agent.paths(), [fail, FIND, REGISTER, 'maintenance/web-1', fail])
     assert.deepEqual(warnings, [])
     assert.deepEqual(clock.delays, [5000])
   })
 
-  it('an agent that is away is a warning at each beat, until it is back', async () => {
-    const { clock, asked, answer, fail, warnings } = await started()
-    for (let i = 1; i <= 2; i += 1) {
-      await clock.advance(5000)
-      await fail(AWAY)
-      await fail(AWAY)
-      assert.equal(warnings.length, i)
-    }
-    assert.deepEqual([warnings[0]!.code, warnings[0]!.cause], ['ERR_CONNECT_REGISTER', AWAY])
-    await asked()
+  it('warns at each beat while the agent is away', async () => {
+    const { agent, clock, warnings } = await started()
+    agent.answers.set(PASS, [AWAY]).set(FIND, [AWAY])
     await clock.advance(5000)
-    assert.deepEqual(await asked(), [PASS])
-    await answer()
+    await clock.advance(5000)
+    assert.deepEqual(
+      warnings.map(({ code, cause }) => [code, cause]),
+      [
+        ['ERR_CONNECT_REGISTER', AWAY],
+        ['ERR_CONNECT_REGISTER', AWAY],
+      ],
+    )
+    agent.answers.clear()
+    await clock.advance(5000)
     assert.equal(warnings.length, 2)
   })
+
+  for (const check of [{ ttlMs: 15_000 }, { tcp: 'a:1', intervalMs: 5_000 }] as const) {
+    it(`warns and stops when another process has registered the id (${Object.keys(check)[0] ?? ''})`, async () => {
+      const { agent, clock, registration, warnings, closed } = await started({ check })
+      agent.answers.set(PASS, [UNKNOWN_CHECK]).set(FIND, [{ Meta: { 'consul-connect-owner': 'other' } }])
+      await clock.advance(5000)
+      assert.match(warnings[0]?.message ?? '', /^web-1 is no longer kept registered: another process/)
+      await registration.close()
+      await clock.advance(60_000)
+      assert.ok(!agent.paths().some((path) => path === REGISTER || path === DEREGISTER))
+      assert.equal(closed(), 1)
+    })
+  }
 })
 
 describe('Registration: close', () => {
   it('deregisters once, however often it is called', async () => {
-    const { registration, asked, answer, closed, clock, agent } = await started()
+    const { agent, registration, closed, clock } = await started()
     const closing = registration.close()
     assert.equal(registration.close(), closing)
-    assert.deepEqual(await asked(), [DEREGISTER])
-    const { method, query, timeoutMs } = agent.last(DEREGISTER).request
-    assert.deepEqual([method, query, timeoutMs], ['PUT', undefined, 2000])
-    await answer()
     await closing
+    assert.deepEqual(agent.paths(), [FIND, DEREGISTER])
     assert.equal(closed(), 1)
     assert.equal(clock.pending, 0)
   })
 
-  it('cuts a heartbeat short', async () => {
-    const { registration, clock, asked, answer, agent } = await started()
-    await clock.advance(5000)
-    const closing = registration.close()
-    assert.deepEqual(await asked(), [PASS, DEREGISTER])
-    assert.equal(agent.last(PASS).request.signal?.aborted, true)
-    await answer()
-    await closing
+  it('leaves the registration of another process, and warns', async () => {
+    const { agent, registration, warnings } = await started()
+    agent.answers.set(FIND, [{ Meta: {} }])
+    await registration.close()
+    assert.deepEqual(agent.paths(), [FIND])
+    assert.match(warnings[0]?.message ?? '', /^web-1 could not be deregistered: another process/)
   })
 
-  it('waits for a registration under way, which the agent could hear last', async () => {
-    const { registration, clock, asked, answer, fail } = await started()
-    await clock.advance(5000)
-    await fail(FORGOTTEN)
-    assert.deepEqual(await asked(), [PASS, REGISTER])
-    const closing = registration.close()
-    assert.deepEqual(await asked(), [])
-    await answer()
-    assert.deepEqual(await asked(), [DEREGISTER])
-    await answer()
-    await closing
-  })
-
-  it('an agent that does not know it is as good', async () => {
-    const { registration, fail, warnings, clock } = await started()
-    const closing = registration.close()
-    await clock.advance(0)
-    await fail(answered('ERR_CONNECT_AGENT_NOT_FOUND', 404))
-    await closing
+  it('is done when the agent has no such service', async () => {
+    const { agent, registration, warnings } = await started()
+    agent.answers.set(FIND, [NOT_FOUND])
+    await registration.close()
     assert.deepEqual(warnings, [])
   })
 
-  it('tries three times, a little apart, and then warns and gives up', async () => {
-    const { registration, fail, warnings, clock, asked } = await started()
+  it('tries three times, with pauses between, and then warns and gives up', async () => {
+    const { agent, registration, warnings, clock } = await started()
+    agent.answers.set(DEREGISTER, [AWAY])
     const closing = registration.close()
     for (const pause of [200, 400, undefined]) {
-      assert.deepEqual(await asked(), [DEREGISTER])
-      await fail(AWAY)
+      await clock.advance(0)
+      assert.deepEqual(agent.paths(), [FIND, DEREGISTER])
       assert.deepEqual(clock.delays, pause === undefined ? [] : [pause])
       await clock.advance(pause ?? 0)
     }
     await closing
-    assert.deepEqual(await asked(), [])
     assert.deepEqual(
       warnings.map(({ code, cause }) => [code, cause]),
       [['ERR_CONNECT_REGISTER', AWAY]],
@@ -219,13 +299,36 @@ describe('Registration: close', () => {
 })
 
 describe('Registration: abandon', () => {
-  it('ends the heartbeat, and leaves the registration to its check', async () => {
-    const { registration, clock, asked, closed } = await started()
+  it('ends the heartbeats, and leaves the registration to its check', async () => {
+    const { agent, registration, clock, closed } = await started()
     registration.abandon()
     await registration.close()
     await clock.advance(60_000)
-    assert.deepEqual(await asked(), [])
+    assert.deepEqual(agent.paths(), [])
     assert.equal(closed(), 1)
     assert.equal(clock.pending, 0)
+  })
+})
+
+describe('Registration: setStatus and maintenance', () => {
+  it('rejects a status of a check that the agent runs, and an unknown status', async () => {
+    const { registration } = await started({ check: { tcp: 'a:1' } })
+    await assert.rejects(registration.setStatus('warning'), { code: 'ERR_CONNECT_OPTION' })
+    await assert.rejects(registration.setStatus('toString' as 'passing'), { code: 'ERR_CONNECT_OPTION' })
+  })
+
+  it('enters and leaves a maintenance', async () => {
+    const { agent, registration } = await started()
+    await registration.enterMaintenance({ reason: 'upgrade' })
+    await registration.leaveMaintenance()
+    assert.deepEqual(
+      agent.requests.map(({ query }) => query),
+      [
+        { enable: true, reason: 'upgrade' },
+        { enable: false, reason: undefined },
+      ],
+    )
+    await registration.close()
+    await assert.rejects(registration.enterMaintenance(), { code: 'ERR_CONNECT_CLOSED' })
   })
 })

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { hostname } from 'node:os'
 import { describe, it } from 'node:test'
 import { authorizeIntentions } from '../../src/authorize/authorizers.js'
 import { drainTimeout } from '../../src/close-options.js'
@@ -160,7 +161,7 @@ describe('readyBounds, dialSettings, resolveBounds, drainTimeout', () => {
       [
         [5, 'options'],
         [[], 'options'],
-        [{ drainTimeoutMs: 0 }, 'drainTimeoutMs'],
+        [{ drainTimeoutMs: -1 }, 'drainTimeoutMs'],
         [{ drainTimeoutMs: Infinity }, 'drainTimeoutMs'],
         [{ drainTimeoutMs: '5' }, 'drainTimeoutMs'],
         [{ timeoutMs: 5 }, 'options.timeoutMs'],
@@ -171,7 +172,7 @@ describe('readyBounds, dialSettings, resolveBounds, drainTimeout', () => {
 
 describe('forwardSettings', () => {
   it('is on the loopback, unless something else is said', () => {
-    const rest = { signal: undefined, dialTimeoutMs: 77, idleTimeoutMs: undefined }
+    const rest = { signal: undefined, timeoutMs: 10_000, dialTimeoutMs: 77, idleTimeoutMs: undefined }
     assert.deepEqual(forwardSettings({ port: 0 }, 77), { address: { port: 0, host: '127.0.0.1' }, ...rest })
     assert.deepEqual(forwardSettings({ port: 65535, host: '::' }, 77), {
       address: { port: 65535, host: '::' },
@@ -184,10 +185,11 @@ describe('forwardSettings', () => {
   })
 
   it('takes what is given', () => {
-    const given = { port: 1, host: 'h', signal, dialTimeoutMs: 5, idleTimeoutMs: 6 }
+    const given = { port: 1, host: 'h', signal, timeoutMs: Infinity, dialTimeoutMs: 5, idleTimeoutMs: 6 }
     assert.deepEqual(forwardSettings(given, 77), {
       address: { port: 1, host: 'h' },
       signal,
+      timeoutMs: Infinity,
       dialTimeoutMs: 5,
       idleTimeoutMs: 6,
     })
@@ -217,7 +219,7 @@ describe('forwardSettings', () => {
         [{ port: 1, idleTimeoutMs: 0 }, 'idleTimeoutMs'],
         [{ port: 1, idleTimeoutMs: Infinity }, 'idleTimeoutMs'],
         [{ port: 1, idleTimeout: 5 }, 'options.idleTimeout'],
-        [{ port: 1, timeoutMs: 5 }, 'options.timeoutMs'],
+        [{ port: 1, timeoutMs: 0 }, 'timeoutMs'],
         [{ port: 1, allowHalfOpen: true }, 'options.allowHalfOpen'],
       ],
     )
@@ -230,6 +232,7 @@ describe('listenSettings', () => {
   it('a port, a port and a host, or a path', () => {
     const rest = {
       signal: undefined,
+      timeoutMs: 10_000,
       handshakeTimeoutMs: 77,
       allowHalfOpen: false,
       alpnProtocols: undefined,
@@ -252,6 +255,7 @@ describe('listenSettings', () => {
   it('takes what is given', () => {
     const given = {
       signal,
+      timeoutMs: Infinity,
       handshakeTimeoutMs: 5,
       allowHalfOpen: true,
       alpnProtocols: ['h2'],
@@ -298,13 +302,21 @@ describe('listenSettings', () => {
 
 describe('serviceDefinition', () => {
   it('is a native instance with a TTL check, when nothing else is said', () => {
-    assert.deepEqual(serviceDefinition('web', { port: 8080 }), {
+    assert.deepEqual(serviceDefinition('web', { port: 8080, address: 'fe80::1%eth0' }, 'owner'), {
       definition: {
-        ID: 'web-8080',
+        ID: 'web-fe80--1-eth0-8080',
         Name: 'web',
         Port: 8080,
+        Address: 'fe80::1%eth0',
         Connect: { Native: true },
-        Check: { CheckID: 'service:web-8080', Name: 'process is alive', TTL: '15000ms' },
+        Meta: { 'consul-connect-owner': 'owner' },
+        Check: {
+          CheckID: 'service:web-fe80--1-eth0-8080:owner',
+          Name: 'process is alive',
+          TTL: '15000ms',
+          Status: 'passing',
+          DeregisterCriticalServiceAfter: '600000ms',
+        },
       },
       heartbeatMs: 5000,
       signal: undefined,
@@ -314,14 +326,19 @@ describe('serviceDefinition', () => {
 
   it('is a proxy that stands for an instance, when that is said', () => {
     const { definition } = serviceDefinition('web', { port: 8443, kind: 'proxy', destinationId: 'web-1' })
-    assert.deepEqual(definition, {
-      ID: 'web-proxy-8443',
-      Name: 'web-proxy',
-      Port: 8443,
-      Kind: 'connect-proxy',
-      Proxy: { DestinationServiceName: 'web', DestinationServiceID: 'web-1' },
-      Check: { CheckID: 'service:web-proxy-8443', Name: 'process is alive', TTL: '15000ms' },
-    })
+    const { ID, Name, Kind, Proxy: proxy, Checks, Connect } = definition
+    const id = `web-proxy-${hostname()}-8443`
+    assert.deepEqual(
+      { ID, Name, Kind, proxy, Checks, Connect },
+      {
+        ID: id,
+        Name: 'web-proxy',
+        Kind: 'connect-proxy',
+        proxy: { DestinationServiceName: 'web', DestinationServiceID: 'web-1' },
+        Checks: [{ CheckID: `service:${id}:alias`, Name: 'alias of web-1', AliasService: 'web-1' }],
+        Connect: undefined,
+      },
+    )
     const { Proxy } = serviceDefinition('web', { port: 8443, kind: 'proxy' }).definition
     assert.deepEqual(Proxy, { DestinationServiceName: 'web' })
   })
@@ -335,27 +352,28 @@ describe('serviceDefinition', () => {
       meta: { version: '1', empty: '' },
       weights: { passing: 10, warning: 0 },
       check: { ttlMs: 3000 },
-      deregisterAfterMs: 60_000,
+      deregisterAfterMs: 0,
       signal,
+      timeoutMs: Infinity,
     }
-    const { definition, heartbeatMs, signal: given2 } = serviceDefinition('web', given)
+    const { definition, heartbeatMs, ...bounds } = serviceDefinition('web', given, 'owner')
     assert.deepEqual(definition, {
       ID: 'one',
       Name: 'web',
       Port: 1,
       Address: '10.0.0.1',
       Tags: ['a', 'b'],
-      Meta: { version: '1', empty: '' },
+      Meta: { version: '1', empty: '', 'consul-connect-owner': 'owner' },
       Weights: { Passing: 10, Warning: 0 },
       Connect: { Native: true },
       Check: {
-        CheckID: 'service:one',
+        CheckID: 'service:one:owner',
         Name: 'process is alive',
         TTL: '3000ms',
-        DeregisterCriticalServiceAfter: '60000ms',
+        Status: 'passing',
       },
     })
-    assert.deepEqual([heartbeatMs, given2], [1000, signal])
+    assert.deepEqual({ heartbeatMs, ...bounds }, { heartbeatMs: 1000, signal, timeoutMs: Infinity })
   })
 
   it('a TCP check has an interval and a bound, which have defaults', () => {
@@ -378,6 +396,24 @@ describe('serviceDefinition', () => {
       TTL: undefined,
       heartbeatMs: 500,
     })
+  })
+
+  it('an HTTP check is the agent’s, and says nothing of the status before the first look', () => {
+    const { definition, heartbeatMs } = serviceDefinition('web', {
+      port: 1,
+      check: { http: 'http://127.0.0.1:8080/health' },
+    })
+    const { HTTP, Interval, Timeout, Status } = definition.Check
+    assert.deepEqual(
+      { HTTP, Interval, Timeout, Status, heartbeatMs },
+      {
+        HTTP: 'http://127.0.0.1:8080/health',
+        Interval: '10000ms',
+        Timeout: '5000ms',
+        Status: undefined,
+        heartbeatMs: 10_000,
+      },
+    )
   })
 
   it('refuses the wrong, the misspelt and the contradictory', () => {
@@ -412,8 +448,12 @@ describe('serviceDefinition', () => {
         [{ port: 1, check: { tcp: '' } }, 'check.tcp'],
         [{ port: 1, check: { tcp: 'a:1', intervalMs: 0 } }, 'check.intervalMs'],
         [{ port: 1, check: { tcp: 'a:1', timeoutMs: -1 } }, 'check.timeoutMs'],
-        [{ port: 1, check: { http: 'http://a' } }, 'check.http'],
-        [{ port: 1, deregisterAfterMs: 0 }, 'deregisterAfterMs'],
+        [{ port: 1, check: { http: 'a:1' } }, 'check.http'],
+        [{ port: 1, check: { http: 'ftp://a' } }, 'check.http'],
+        [{ port: 1, check: { http: 'http://a', tcp: 'a:1' } }, 'check.http'],
+        [{ port: 1, check: { http: `http://a/${'x'.repeat(2048)}` } }, 'check.http'],
+        [{ port: 1, deregisterAfterMs: -1 }, 'deregisterAfterMs'],
+        [{ port: 1, timeoutMs: 0 }, 'timeoutMs'],
         [{ port: 1, signal: {} }, 'signal'],
         [{ port: 1, name: 'web' }, 'options.name'],
       ],
