@@ -1,5 +1,5 @@
 import { TLSSocket } from 'node:tls'
-import { inspect } from 'node:util'
+import { type InspectOptions, inspect } from 'node:util'
 import { EventEmitter } from 'eventemitter3'
 import type { Dispatcher } from 'undici'
 import type { DispatcherOptions } from './adapters/dispatcher.js'
@@ -97,8 +97,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
 
   static {
     Object.defineProperty(this.prototype, inspect.custom, {
-      value(this: Service) {
-        return this.#summary()
+      value(this: Service, _depth: number, options: InspectOptions) {
+        return `Service ${inspect(this.#summary(), options)}`
       },
     })
   }
@@ -529,7 +529,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   #summary(): object {
     const { name, leaf } = this
     const state = this.#ending.signal.aborted ? 'closed' : this.#draining.signal.aborted ? 'closing' : 'open'
-    const summary = {
+    return {
       name,
       state,
       identity: leaf?.uri,
@@ -538,7 +538,6 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       inboundConnections: this.figures().connections,
       outboundConnections: this.#dialled.size,
     }
-    return Object.assign(Object.create({ constructor: Service }) as object, summary)
   }
 
   #cut(error?: Error): void {

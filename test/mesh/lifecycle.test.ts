@@ -4,8 +4,9 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { Socket } from 'node:net'
 import { describe, it } from 'node:test'
+import { inspect } from 'node:util'
 import { peer, service } from '../../src/index.js'
-import { greet, offer, portOf, readAll, rejection, startMesh } from '../fixtures/mesh.js'
+import { greet, offer, portOf, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
 
 describe('close', () => {
   it('waits for open connections of both directions, and is idempotent', async (t) => {
@@ -54,6 +55,63 @@ describe('close', () => {
     socket.removeAllListeners()
     socket.destroy()
     await Promise.all([web.close({ drainTimeoutMs: 100 }), api.close({ drainTimeoutMs: 100 })])
+  })
+
+  it('lets a request that is being answered dial its own upstreams', async (t) => {
+    const { join } = await startMesh(t)
+    const [front, api, web] = [join('front'), join('api'), join('web')]
+    await offer(api, greet)
+    let answer = (): void => undefined
+    await offer(front, async (socket) => {
+      await new Promise<void>((resolve) => {
+        answer = resolve
+      })
+      socket.end(await readAll(await front.dial('api')))
+    })
+    const socket = await web.dial('front')
+    const heard = readAll(socket)
+    await until('front is asked', () => front.figures().connections === 1)
+    const closing = front.close()
+    answer()
+    assert.equal(await heard, 'hello front')
+    await closing
+    assert.equal((await rejection(front.dial('api'))).code, 'ERR_CONNECT_CLOSED')
+  })
+
+  it('ends idle streams, and waits for the answer of a stream that is not', async (t) => {
+    const { join } = await startMesh(t)
+    const [api, web] = [join('api'), join('web')]
+    let answer = (): void => undefined
+    await offer(api, (socket) => {
+      socket.once('data', () => socket.write('idle'))
+      socket.on('data', (chunk: Buffer) => {
+        if (String(chunk) === 'slow') answer = () => socket.write('answer')
+      })
+    })
+    const [idle, slow] = [web.stream('api'), web.stream('api')]
+    for (const stream of [idle, slow]) {
+      stream.write('x')
+      await once(stream, 'data')
+    }
+    slow.write('slow')
+    const closing = web.close({ drainTimeoutMs: 30_000 })
+    await once(idle, 'close')
+    assert.equal(slow.destroyed, false)
+    await until('the question has arrived', () => api.figures().connections === 1)
+    answer()
+    assert.equal(String((await once(slow, 'data'))[0]), 'answer')
+    await closing
+  })
+
+  it('cuts at once with a drain time of 0, also when it was called with a longer one before', async (t) => {
+    const { join } = await startMesh(t)
+    const [api, web] = [join('api'), join('web')]
+    await offer(api, (socket) => socket.write('x'))
+    const sockets = await Promise.all([web.dial('api'), web.dial('api')])
+    await Promise.all(sockets.map((socket) => once(socket, 'data')))
+    const gone = sockets.map((socket) => rejection(once(socket, 'close')))
+    await api.close({ drainTimeoutMs: 0 })
+    for (const error of await Promise.all(gone)) assert.equal(error.code, 'ECONNRESET')
   })
 
   it('ends a wait for readiness', async (t) => {
@@ -171,6 +229,76 @@ async function runProgram(body: string): Promise<string> {
   assert.equal(code, 0)
   return said
 }
+
+describe('closeOnSignals', () => {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    it(`closes in order and ends by ${signal}`, async (t) => {
+      const { agent } = await startMesh(t)
+      const program = `
+        import { closeOnSignals, service } from './src/index.js'
+        const api = service('api', { agent: { address: '${agent.address}', env: {} } })
+        closeOnSignals(api)
+        api.on('closed', () => console.log('closed'))
+        await api.register({ port: 1 })
+        console.log('registered')`
+      const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', program], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      })
+      let output = ''
+      child.stdout.on('data', (chunk) => (output += String(chunk)))
+      await once(child.stdout, 'data')
+      child.kill(signal)
+      assert.deepEqual(await once(child, 'close'), [null, signal])
+      assert.equal(output, 'registered\nclosed\n')
+      assert.equal(agent.requestCount('/v1/agent/service/deregister'), 1)
+    })
+  }
+})
+
+describe('what a program sees of a service', () => {
+  it('is its name, identity, and connections when it is printed', async (t) => {
+    const { join } = await startMesh(t)
+    const api = join('api')
+    const listener = await offer(api, greet)
+    const shown = inspect(api)
+    assert.match(shown, /^Service \{\n {2}name: 'api',\n {2}state: 'open',\n {2}identity: 'spiffe:/)
+    assert.match(shown, new RegExp(`port: ${portOf(listener)}`))
+    assert.match(shown, /inboundConnections: 0,\n {2}outboundConnections: 0/)
+  })
+
+  it('is the line that made a call, in the stack of its error', async (t) => {
+    const { join } = await startMesh(t)
+    const web = join('web')
+    const callers = {
+      dialingProgram: () => web.dial('none'),
+      resolvingProgram: () => web.resolve('none'),
+      listeningProgram: () => web.listen({ port: 0, host: '192.0.2.1' }, greet),
+    }
+    for (const [name, call] of Object.entries(callers)) {
+      const { stack } = await rejection(call())
+      assert.equal(stack?.split(`${name} (`).length, 2, stack)
+    }
+  })
+
+  it('is a process warning, once, when no listener takes the warnings', async (t) => {
+    const { join } = await startMesh(t)
+    const [api, web] = [join('api'), join('web')]
+    await offer(api, () => {
+      throw new Error('boom')
+    })
+    const warnings: (Error & { code?: string })[] = []
+    const onWarning = (warning: Error): void => void warnings.push(warning)
+    process.on('warning', onWarning)
+    t.after(() => process.off('warning', onWarning))
+    for (let i = 0; i < 2; i += 1) await rejection(once(await web.dial('api'), 'close'))
+    await until('the process is warned', () => warnings.length > 0)
+    const ours = warnings.filter(({ name }) => name === 'ConsulConnectWarning')
+    assert.deepEqual(
+      ours.map(({ code, message }) => [code, message]),
+      [['ERR_CONNECT_HANDLER', 'api: the connection handler of api threw: boom']],
+    )
+  })
+})
 
 describe('TLS of somebody’s own', () => {
   it('can be built from the options, on both sides, and be asked who is there', async (t) => {

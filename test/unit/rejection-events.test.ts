@@ -1,0 +1,52 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import { RejectionEvents } from '../../src/rejection-events.js'
+import { FakeClock } from '../fixtures/fake-clock.js'
+
+function open() {
+  const clock = new FakeClock()
+  const events: [string, number][] = []
+  const rejections = new RejectionEvents(clock, (error, _address, count) =>
+    events.push([error.message, count]),
+  )
+  const report = (from: number, to: number): void => {
+    for (let i = from; i <= to; i += 1) rejections.report(new Error(String(i)), undefined)
+  }
+  const counted = (): number => events.reduce((sum, [, count]) => sum + count, 0)
+  return { clock, events, rejections, report, counted }
+}
+
+describe('RejectionEvents', () => {
+  it('emits ten events in a second, and one more that counts the rest', async () => {
+    const { clock, events, report, counted } = open()
+    report(1, 3_000)
+    assert.deepEqual(
+      events,
+      Array.from({ length: 10 }, (_, i) => [String(i + 1), 1]),
+    )
+    await clock.advance(1_000)
+    assert.deepEqual(events.slice(10), [['3000', 2_990]])
+    report(3_001, 3_002)
+    assert.equal(counted(), 3_002)
+    assert.equal(clock.pending, 0)
+  })
+
+  it('emits what is left when it is flushed', () => {
+    const { clock, rejections, report, counted } = open()
+    report(1, 15)
+    rejections.flush()
+    assert.equal(counted(), 15)
+    assert.equal(clock.pending, 0)
+  })
+
+  it('goes on when the clock is set back', async () => {
+    const { clock, report, counted } = open()
+    report(1, 12)
+    clock.set(clock.now() - 86_400_000)
+    report(13, 14)
+    await clock.advance(1_000)
+    report(15, 15)
+    await clock.advance(86_400_000)
+    assert.equal(counted(), 15)
+  })
+})
