@@ -10,6 +10,9 @@ export interface AgentAddress {
   readonly socketPath: string | undefined
 }
 
+/** Longer than any URL that a Consul client accepts. */
+const MAX_LENGTH = 2_048
+
 const FORMS = 'host, host:port, http(s)://host[:port][/prefix] or unix:///path'
 
 /**
@@ -18,6 +21,9 @@ const FORMS = 'host, host:port, http(s)://host[:port][/prefix] or unix:///path'
  * @throws OptionError
  */
 export function parseAddress(option: string, text: string, defaultScheme: 'http' | 'https'): AgentAddress {
+  if (text.length > MAX_LENGTH) {
+    throw new OptionError(option, `${FORMS} of at most ${MAX_LENGTH} characters`, `${text.length}`)
+  }
   if (text.startsWith('unix://')) {
     const socketPath = text.slice('unix://'.length)
     if (socketPath === '') throw new OptionError(option, FORMS, 'unix:// without a path')
@@ -45,9 +51,16 @@ export function parseAddress(option: string, text: string, defaultScheme: 'http'
   return {
     scheme,
     host: `${url.hostname}:${port}`,
-    prefix: url.pathname.replace(/\/+$/, ''),
+    prefix: withoutSlashes(url.pathname),
     socketPath: undefined,
   }
+}
+
+/** The path without the slashes at its end. */
+function withoutSlashes(path: string): string {
+  let end = path.length
+  while (path[end - 1] === '/') end -= 1
+  return path.slice(0, end)
 }
 
 function parseUrl(option: string, text: string): URL {

@@ -72,9 +72,12 @@ export function parseIsSorted(body: unknown): boolean {
 }
 
 const UNITS = { ns: 1e-6, us: 1e-3, µs: 1e-3, ms: 1, s: 1_000, m: 60_000, h: 3_600_000 } as const
+/** Longer than any duration that Go writes. */
+const MAX_DURATION_LENGTH = 64
 
-/** A duration as Go writes it, such as `1m30s`, in milliseconds; undefined when it is none. */
+/** Parses a duration as Go writes it, such as `1m30s`, to milliseconds; undefined when the text is none. */
 export function parseDuration(text: string): number | undefined {
+  if (text.length > MAX_DURATION_LENGTH) return undefined
   if (!/^(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+$/.test(text)) return undefined
   let total = 0
   for (const [, amount, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)/g)) {

@@ -643,12 +643,6 @@ describe('parseDuration: as Go writes it', () => {
       else assert.ok(found !== undefined && Math.abs(found - ms) <= ms * 1e-12, String(found))
     })
   }
-
-  it('a long text costs no more than its length', () => {
-    assert.equal(parseDuration(`${'9'.repeat(100_000)}x`), undefined)
-    assert.equal(parseDuration(`${'1s'.repeat(50_000)}x`), undefined)
-    assert.equal(parseDuration('1s'.repeat(50_000)), 50_000_000)
-  })
 })
 
 describe('parsers: a value or a ShapeError, whatever the JSON', () => {
