@@ -1,5 +1,6 @@
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http'
 import { text } from 'node:stream/consumers'
+import { isApiPath } from '../agent/api-path.js'
 import { AgentClient, type AgentExchange, type AgentRequest } from '../agent/client.js'
 import type { AgentOptions } from '../agent/options.js'
 import { agentSettings } from '../agent/settings.js'
@@ -16,15 +17,17 @@ export interface RelayOptions {
   readonly agent?: AgentOptions | undefined
 }
 
-/** What a member of the mesh reads. Nothing that changes the agent is among it. */
+/** The endpoints that a member of the mesh reads, by the segments after `/v1`; `*` is any segment. None changes the agent. */
 const READS = [
-  '/v1/agent/connect/ca/roots',
-  '/v1/agent/connect/ca/leaf/',
-  '/v1/connect/intentions',
-  '/v1/health/connect/',
-  '/v1/health/service/',
-  '/v1/query/',
-]
+  'agent/connect/ca/roots',
+  'agent/connect/ca/leaf/*',
+  'connect/intentions',
+  'connect/intentions/match',
+  'health/connect/*',
+  'health/service/*',
+  'query/*/execute',
+  'query/*/explain',
+].map((endpoint) => endpoint.split('/'))
 const AUTHORIZE = '/v1/agent/connect/authorize'
 const MAX_BODY_BYTES = 64 * 1024
 const HEADERS = /^(?:x-consul-|age$|x-cache$|content-type$)/
@@ -81,15 +84,17 @@ export class AgentRelay implements AsyncDisposable {
   }
 
   async #answer(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { pathname, searchParams } = new URL(incoming.url ?? '/', 'http://relay')
-    const isRead = incoming.method === 'GET' && READS.some((prefix) => pathname.startsWith(prefix))
-    const isQuestion = incoming.method === 'POST' && pathname === AUTHORIZE
+    // The URL class would resolve dot segments: the path is passed on as it came, or not at all.
+    const [path = '', search = ''] = (incoming.url ?? '').split('?', 2)
+    const searchParams = new URLSearchParams(search)
+    const isRead = incoming.method === 'GET' && isReadable(path)
+    const isQuestion = incoming.method === 'POST' && path === AUTHORIZE
     if (!isRead && !isQuestion) {
       refuse(response, 403, 'a relay passes on what a member of the mesh reads, and nothing else')
       return
     }
     try {
-      const request = { path: pathname, query: queryOf(searchParams), timeoutMs: timeoutOf(searchParams) }
+      const request = { path, query: queryOf(searchParams), timeoutMs: timeoutOf(searchParams) }
       const { status, headers, text } = isRead
         ? await this.#read(request, incoming)
         : await this.#agent.exchange({ ...request, method: 'POST', body: await bodyOf(incoming) })
@@ -134,6 +139,22 @@ export class AgentRelay implements AsyncDisposable {
     this.#reads.set(key, shared)
     return shared
   }
+}
+
+/** Whether a path names one of the endpoints that may be read, also after an agent has decoded it. */
+function isReadable(path: string): boolean {
+  if (!isApiPath(path)) return false
+  const segments = path.split('/').slice(2)
+  return READS.some(
+    (endpoint) =>
+      endpoint.length === segments.length &&
+      endpoint.every((name, i) => name === segments[i] || (name === '*' && isOneSegment(segments[i]))),
+  )
+}
+
+/** Agents route by the decoded path, where an encoded slash begins another segment. */
+function isOneSegment(segment = ''): boolean {
+  return segment !== '' && !/[/\\]/.test(decodeURIComponent(segment))
 }
 
 function queryOf(parameters: URLSearchParams): Record<string, string | readonly string[]> {
