@@ -533,7 +533,13 @@ describe('parseQueryAnswer', () => {
 
   it('the service, where it was found, its instances, and for how long', () => {
     const { instances, ...rest } = parseQueryAnswer(answer)
-    assert.deepEqual(rest, { service: 'web', namespace: undefined, datacenter: 'dc1', ttlMs: 10_000 })
+    assert.deepEqual(rest, {
+      service: 'web',
+      namespace: undefined,
+      datacenter: 'dc1',
+      nodes: ['n'],
+      ttlMs: 10_000,
+    })
     assert.deepEqual(
       instances.map(({ id, address, service }) => [id, address, service]),
       [['web-1', '10.0.0.1', 'web']],
@@ -793,7 +799,7 @@ describe('requests', () => {
     const agent = new FakeAgent({ datacenter: 'own' })
     const { signal } = new AbortController()
     const target = { query: 'a b', near: '_agent', namespace: 'n' }
-    void executeQuery(agent, target, signal)
+    void executeQuery(agent, target, { signal })
     const sorted = isSortedQuery(agent, target, { signal, timeoutMs: 500 })
     const where = { dc: 'own', ns: 'n', partition: undefined }
     assert.deepEqual(
