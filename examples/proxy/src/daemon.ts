@@ -1,6 +1,14 @@
-import { type ProxyConfig, type ProxyListener, type Service, proxyConfig } from 'consul-connect'
+import {
+  type ProxyConfig,
+  type ProxyConfigSource,
+  type ProxyListener,
+  type ProxyProblem,
+  type Service,
+  proxyConfig,
+} from 'consul-connect'
 import { Admin, METRICS_TYPE } from './admin.js'
-import type { Log, LogLevel } from './log.js'
+import { AgentLogLevel } from './agent-log-level.js'
+import { DEFAULT_LEVEL, type Log, type LogLevel } from './log.js'
 import type { ProxyStatus } from './proxy.js'
 import { SelfRegistration } from './registration.js'
 import type { Settings, Source } from './settings.js'
@@ -26,10 +34,10 @@ export class Daemon {
   readonly #settings: Settings
   readonly #admin: Admin
   #config: ProxyConfig | undefined
-  #stopFollowing: () => Promise<void> = () => Promise.resolve()
-  #refresh: () => void = () => undefined
+  #live: ProxyConfigSource | undefined
+  #agentLevel: AgentLogLevel | undefined
   readonly #registration: SelfRegistration | undefined
-  #warned: readonly string[] = []
+  #reported: readonly string[] = []
   #closing: Promise<void> | undefined
 
   constructor(settings: Settings, log: Log, start: (onListening: OnListening) => Engine) {
@@ -43,7 +51,7 @@ export class Daemon {
       '/health': () => ({ body: 'alive\n' }),
       '/ready': () => {
         const status = this.#engine.status()
-        return { status: status.ready ? 200 : 503, body: status }
+        return { status: status.ready ? 200 : 503, body: { ...status, problems: this.#problems() } }
       },
       '/config': () => ({ status: this.#config === undefined ? 503 : 200, body: this.#config ?? {} }),
     })
@@ -60,14 +68,14 @@ export class Daemon {
       this.#log.info('admin address is open', { address: `${address}:${port}` })
     }
     await this.#engine.start?.()
+    this.#setLevel(this.#settings.log.level)
     this.#follow(source)
   }
 
-  /** Takes what a user says now; what cannot change while it runs is left as it is, and said. */
+  /** Applies other settings. A setting that cannot change while the proxy runs stays, with a warning. */
   reload(settings: Settings): void {
     const { source, log, admin, workers, ecdhCurve } = this.#settings
-    this.#log.setLevel(settings.log.level)
-    this.#engine.setLevel?.(settings.log.level)
+    this.#setLevel(settings.log.level)
     if (settings.source.kind !== source.kind || JSON.stringify(admin) !== JSON.stringify(settings.admin)) {
       this.#log.warn('where the configuration comes from, and the admin address, change with a restart alone')
     }
@@ -77,7 +85,7 @@ export class Daemon {
       )
     }
     if (settings.source.kind === 'static' && source.kind === 'static') this.#apply(settings.source.config)
-    else this.#refresh()
+    else this.#live?.refresh()
   }
 
   /** Takes the proxy out of the mesh in order. Idempotent. */
@@ -87,7 +95,7 @@ export class Daemon {
   }
 
   async #close(): Promise<void> {
-    await this.#stopFollowing()
+    await Promise.all([this.#live?.close(), this.#agentLevel?.close()])
     // Nobody is to be sent here while the rest ends.
     await this.#registration?.close()
     await this.#engine.close()
@@ -106,16 +114,41 @@ export class Daemon {
     live.on('warning', (error) => {
       this.#log.warn(`configuration: ${error.message}`)
     })
-    this.#refresh = () => {
-      live.refresh()
-    }
-    this.#stopFollowing = () => live.close()
+    this.#live = live
+  }
+
+  /** Sets the level, or lets it follow the agent's where none is set. */
+  #setLevel(level: LogLevel | undefined): void {
+    // The present answer of the agent is asked for on each reload.
+    void this.#agentLevel?.close()
+    this.#agentLevel = undefined
+    this.#applyLevel(level ?? DEFAULT_LEVEL)
+    if (level !== undefined) return
+    const following = new AgentLogLevel(this.#settings.agent, (next) => {
+      if (this.#agentLevel !== following) return
+      this.#applyLevel(next)
+      this.#log.info('log level is that of the agent', { level: next })
+    })
+    this.#agentLevel = following
+  }
+
+  #applyLevel(level: LogLevel): void {
+    this.#log.setLevel(level)
+    this.#engine.setLevel?.(level)
+  }
+
+  /** Wrong values of the configuration, and why it cannot be read; the proxy serves what is right. */
+  #problems(): readonly string[] {
+    const problems = (this.#config?.problems ?? []).map(formatProblem)
+    const error = this.#live?.lastError
+    return error === undefined ? problems : [...problems, `configuration: ${error.message}`]
   }
 
   #apply(config: ProxyConfig): void {
     if (this.#closing !== undefined) return
-    for (const warning of config.warnings) if (!this.#warned.includes(warning)) this.#log.warn(warning)
-    this.#warned = config.warnings
+    const reports = [...config.problems.map(formatProblem), ...config.warnings]
+    for (const report of reports) if (!this.#reported.includes(report)) this.#log.warn(report)
+    this.#reported = reports
     this.#config = config
     this.#log.info('configuration is applied', {
       service: config.service,
@@ -124,4 +157,8 @@ export class Daemon {
     })
     this.#engine.apply(config)
   }
+}
+
+function formatProblem({ place, message, effect }: ProxyProblem): string {
+  return `${place}: ${message}; ${effect}`
 }

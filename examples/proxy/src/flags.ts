@@ -1,3 +1,4 @@
+import { createRequire } from 'node:module'
 import {
   AGENT_FLAGS,
   type FlagValues as Values,
@@ -30,8 +31,8 @@ export const FLAGS = {
   upstream: {
     type: 'string',
     multiple: true,
-    value: 'NAME[.service|.query]:[HOST:]PORT',
-    help: 'a local port that leads to a service or a prepared query; may be repeated',
+    value: 'NAME[.service|.query]:[HOST:]PORT[?tag=TAG&near=NODE&filter=EXPRESSION]',
+    help: 'a local port that leads to a service or a prepared query, or to some of its instances; may be repeated',
   },
   register: { type: 'boolean', help: 'register the proxy with the agent while it runs; needs -listen' },
   'register-id': { type: 'string', value: 'SUFFIX', help: 'what tells it from others of the same service' },
@@ -47,12 +48,22 @@ export const FLAGS = {
     help: 'the groups for the key exchange, such as X25519:P-256 (default those of Node.js)',
   },
   ...LOG_FLAGS,
+  'log-level': {
+    ...LOG_FLAGS['log-level'],
+    help: 'trace, debug, info, warn or error (default: as the agent, or info where it may not be read)',
+  },
   ...AGENT_FLAGS,
   stale: {
     type: 'boolean',
     help: 'has no effect: what is watched comes from the agent’s own copy where that is safe',
   },
-  help: { type: 'boolean', help: 'this text' },
+  'pprof-addr': {
+    type: 'string',
+    value: '[HOST]:PORT',
+    help: 'has no effect: NODE_OPTIONS=--inspect profiles a program of Node.js',
+  },
+  version: { type: 'boolean', help: 'print the version' },
+  help: { type: 'boolean', help: 'print this text; -h does the same' },
 } as const satisfies Flags
 
 export type FlagName = keyof typeof FLAGS
@@ -63,6 +74,11 @@ export type FlagValues = Values<typeof FLAGS>
 /** @throws UsageError */
 export function parseFlags(args: readonly string[]): FlagValues {
   return parse(FLAGS, args)
+}
+
+export function versionText(): string {
+  const { version } = createRequire(import.meta.url)('../package.json') as { readonly version: string }
+  return `connect-proxy v${version}\n`
 }
 
 export function helpText(): string {

@@ -3,13 +3,26 @@ import { build } from 'pino-pretty'
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const
 export type LogLevel = (typeof LOG_LEVELS)[number]
+export const DEFAULT_LEVEL: LogLevel = 'info'
+
+/** The level that a text names, in any case and in Consul's spelling too; undefined when it names none. */
+export function toLevel(text: unknown): LogLevel | undefined {
+  if (typeof text !== 'string' || text.length > MAX_LEVEL_LENGTH) return undefined
+  const name = text.toLowerCase()
+  // Consul writes ERR.
+  return name === 'err' ? 'error' : LOG_LEVELS.find((level) => level === name)
+}
+
+const MAX_LEVEL_LENGTH = 16
 
 /** Fields of a line. Nothing secret is ever passed to a log. */
 type Fields = Readonly<Record<string, unknown>>
 
 export interface Log {
   readonly isDebug: boolean
+  readonly level: LogLevel
   setLevel(level: LogLevel): void
+  trace(message: string, fields?: Fields): void
   debug(message: string, fields?: Fields): void
   info(message: string, fields?: Fields): void
   /** The same words within a minute are one line, which says how often they were said. */
@@ -47,8 +60,14 @@ export function openLog({ level, json, worker }: LogOptions): Log {
     get isDebug() {
       return logger.isLevelEnabled('debug')
     },
+    get level() {
+      return logger.level as LogLevel
+    },
     setLevel: (next) => {
       logger.level = next
+    },
+    trace: (message, fields = {}) => {
+      logger.trace(fields, message)
     },
     debug: (message, fields = {}) => {
       logger.debug(fields, message)

@@ -15,6 +15,7 @@ import type { Engine, OnListening } from './daemon.js'
 import type { Log, LogLevel } from './log.js'
 import type { FromWorker, ToWorker } from './messages.js'
 import type { ProxyStatus } from './proxy.js'
+import { after } from './timer.js'
 
 export interface WorkersOptions {
   readonly count: number
@@ -43,7 +44,7 @@ const LONGEST_PAUSE_MS = 10_000
 const LIVED_MS = 10_000
 /** How long a worker may take to say its metrics. */
 const METRICS_MS = 2_000
-/** What a worker's end takes beyond its drain. */
+/** How long a worker may take to end after its drain. */
 const END_GRACE_MS = 5_000
 
 /** These are for this process alone: the workers ask it, and not the agent. */
@@ -191,9 +192,9 @@ export class Workers implements Engine {
   async #ended(worker: Worker | undefined): Promise<void> {
     if (worker === undefined || worker.isDead()) return
     const drainMs = this.#config?.drainTimeoutMs ?? 0
-    const timer = setTimeout(() => worker.process.kill('SIGKILL'), drainMs + END_GRACE_MS)
+    const cancelKill = after(drainMs + END_GRACE_MS, () => worker.process.kill('SIGKILL'))
     await new Promise<void>((resolve) => worker.once('exit', resolve))
-    clearTimeout(timer)
+    cancelKill()
   }
 
   #tellAll(message: ToWorker): void {
