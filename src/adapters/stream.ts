@@ -1,4 +1,5 @@
 import { Duplex } from 'node:stream'
+import { systemClock } from '../clock.js'
 import { toError } from '../errors.js'
 import type { Peer } from '../identity/peer.js'
 import { attachPeer } from '../transport/peer.js'
@@ -23,7 +24,7 @@ export class MeshStream extends Duplex {
   /** The last word on each, for when there is a socket. */
   readonly #settings = new Map<string, Setting>()
   #timeoutMs = 0
-  #timer: NodeJS.Timeout | undefined
+  #cancelTimer: () => void = () => undefined
   #socket: MeshSocket | undefined
   #isStarted = false
   /** What the stream's writable side waits for; it asks for one thing at a time. */
@@ -154,7 +155,7 @@ export class MeshStream extends Duplex {
 
   /** @internal */
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
-    clearTimeout(this.#timer)
+    this.#cancelTimer()
     this.#gone.abort(error ?? new Error('the stream was destroyed'))
     this.#onOpen = undefined
     this.#socket?.destroy()
@@ -176,9 +177,9 @@ export class MeshStream extends Duplex {
 
   /** For the time of the dial; afterwards the socket has its own. */
   #armTimer(): void {
-    clearTimeout(this.#timer)
+    this.#cancelTimer()
     if (!this.connecting || this.#timeoutMs === 0) return
-    this.#timer = setTimeout(() => this.emit('timeout'), this.#timeoutMs)
+    this.#cancelTimer = systemClock.after(this.#timeoutMs, () => this.emit('timeout'))
   }
 
   #open(socket: MeshSocket): void {
@@ -186,7 +187,7 @@ export class MeshStream extends Duplex {
       socket.destroy()
       return
     }
-    clearTimeout(this.#timer)
+    this.#cancelTimer()
     this.#socket = socket
     attachPeer(this, socket.peer)
     if (this.#timeoutMs > 0) socket.setTimeout(this.#timeoutMs)

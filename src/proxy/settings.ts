@@ -260,8 +260,11 @@ function parseUpstreams(value: unknown, onProblem: OnProblem, warnings: string[]
   return list('upstreams', value).flatMap((given, i) => {
     const place = `upstreams[${i}]`
     const upstream = attempt(onProblem, 'this upstream is not served', () => {
-      const parsed = parseUpstream(place, given, onProblem, warnings)
+      const own: string[] = []
+      const parsed = parseUpstream(place, given, onProblem, own)
       expectFree(place, parsed.bind, taken)
+      // Warnings are of no use beside the problem of an upstream that is not served.
+      warnings.push(...own)
       return parsed
     })
     return upstream ?? []

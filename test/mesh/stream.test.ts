@@ -193,6 +193,18 @@ describe('stream', () => {
     stream.destroy()
   })
 
+  it('does not end a silence of more than 2^31 ms at once, before the dial is over', async (t) => {
+    const { agent, web } = await echoing(t)
+    agent.pause()
+    const [patient, hasty] = [web.stream('other'), web.stream('other')]
+    patient.setTimeout(2 ** 31, () => assert.fail('it has timed out'))
+    patient.connect()
+    hasty.setTimeout(50)
+    hasty.connect()
+    await once(hasty, 'timeout')
+    for (const stream of [patient, hasty]) stream.on('error', () => undefined).destroy()
+  })
+
   it('fails with the dial', async (t) => {
     const { web } = await echoing(t)
     const stream = web.stream('nobody').connect()

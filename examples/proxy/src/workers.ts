@@ -15,7 +15,7 @@ import type { Engine, OnListening } from './daemon.js'
 import type { Log, LogLevel } from './log.js'
 import type { FromWorker, ToWorker } from './messages.js'
 import type { ProxyStatus } from './proxy.js'
-import { after } from './timer.js'
+import { elapsed } from './time.js'
 
 export interface WorkersOptions {
   readonly count: number
@@ -44,7 +44,7 @@ const LONGEST_PAUSE_MS = 10_000
 const LIVED_MS = 10_000
 /** How long a worker may take to say its metrics. */
 const METRICS_MS = 2_000
-/** How long a worker may take to end after its drain. */
+/** What a worker's end takes beyond its drain. */
 const END_GRACE_MS = 5_000
 
 /** These are for this process alone: the workers ask it, and not the agent. */
@@ -192,9 +192,13 @@ export class Workers implements Engine {
   async #ended(worker: Worker | undefined): Promise<void> {
     if (worker === undefined || worker.isDead()) return
     const drainMs = this.#config?.drainTimeoutMs ?? 0
-    const cancelKill = after(drainMs + END_GRACE_MS, () => worker.process.kill('SIGKILL'))
-    await new Promise<void>((resolve) => worker.once('exit', resolve))
-    cancelKill()
+    const exited = new AbortController()
+    const exit = new Promise<void>((resolve) => worker.once('exit', resolve))
+    void exit.then(() => {
+      exited.abort()
+    })
+    if (await elapsed(drainMs + END_GRACE_MS, exited.signal)) worker.process.kill('SIGKILL')
+    await exit
   }
 
   #tellAll(message: ToWorker): void {
