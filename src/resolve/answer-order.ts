@@ -1,7 +1,7 @@
 /** How likely the nearest node stays the first one: coordinates and health change now and then. */
 const STABILITY = 0.95
-/** The odds at which the test decides, as a logarithm: 99 to 1. */
-const DECISIVE = Math.log(99)
+/** The odds at which the test decides, as a logarithm: 999 to 1. */
+const DECISIVE = Math.log(999)
 
 /**
  * Decides from successive answers of a prepared query whether the query sorts by distance: then the same node comes first

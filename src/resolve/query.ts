@@ -20,7 +20,7 @@ const SORTING_TTL_MS = 60_000
 const UNDECIDED_TTL_MS = 10_000
 /** How long a dial that has its instances waits for the sorting of the query. */
 const LONGEST_EXPLAIN_MS = 500
-/** How many answers are compared at once when the definition cannot be read. Two equal nodes take 9. */
+/** How many answers are compared at once when the definition cannot be read. Two nodes with an instance each take 12. */
 const MOST_COMPARED = 16
 
 /** Resolves a prepared query, which may fail over to other datacenters. The query is executed again after its TTL. */

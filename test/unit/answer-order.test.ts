@@ -12,7 +12,7 @@ function shuffled(nodes: readonly string[], random: () => number): string[] {
 }
 
 describe('AnswerOrder', () => {
-  it('takes at most two shuffled queries of a hundred for sorted ones, and notices later', () => {
+  it('rarely takes a shuffled query for a sorted one, and notices it later', () => {
     const random = seeded(7)
     for (const nodes of [
       ['a', 'b'],
@@ -29,7 +29,7 @@ describe('AnswerOrder', () => {
         for (let i = 0; i < 200 && order.isSorted; i += 1) order.add(shuffled(nodes, random))
         if (order.isSorted) late += 1
       }
-      assert.ok(mistakes <= 10, `${mistakes} of 500 with ${nodes.length} instances`)
+      assert.ok(mistakes <= 3, `${mistakes} of 500 with ${nodes.length} instances`)
       assert.equal(late, 0)
     }
   })
@@ -46,7 +46,7 @@ describe('AnswerOrder', () => {
   it('notices that a query sorts no more', () => {
     const order = new AnswerOrder()
     for (let i = 0; i < 50; i += 1) order.add(['a', 'b', 'c'])
-    for (const first of ['b', 'c', 'a', 'b', 'c'])
+    for (const first of ['b', 'c', 'a', 'b', 'c', 'a', 'b'])
       order.add([first, ...['a', 'b', 'c'].filter((n) => n !== first)])
     assert.equal(order.isSorted, false)
   })

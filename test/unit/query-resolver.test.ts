@@ -399,9 +399,9 @@ describe('QueryResolver: how it is sorted', () => {
 
   it('by the order of its answers, when the same node comes first each time and the query may not be read', async () => {
     for (const [nodes, executions] of [
-      [['near', 'far'], 9],
-      [['near', 'far', 'further'], 6],
-      [['near', 'b', 'c', 'd', 'e', 'f'], 4],
+      [['near', 'far'], 12],
+      [['near', 'far', 'further'], 8],
+      [['near', 'b', 'c', 'd', 'e', 'f'], 5],
     ] as const) {
       const started = start()
       const list = await resolveRefused(started, () => foundOn(...nodes))
