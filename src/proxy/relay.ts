@@ -39,17 +39,17 @@ interface Shared {
 }
 
 /**
- * A door to the agent for other processes of the same program: they take its address in the place of the agent's. They
- * need no token, since the requests are made with this process's; what several of them watch is one query at the agent;
- * and they can read what a member of the mesh needs, and nothing else.
+ * Gives other processes of the same program access to the agent, under an address that they use as the agent's. Requests
+ * carry the token of this process, so that the others need none. Equal reads of several processes are one request at
+ * the agent. Only endpoints that a member of the mesh reads are passed on.
  */
 export class AgentRelay implements AsyncDisposable {
-  /** What goes into the agent options of the others: `unix://` and the path. */
+  /** The address for the agent options of the other processes: `unix://` and the path. */
   readonly address: string
   readonly #agent: AgentClient
   readonly #server: Server
   readonly #closed: Promise<void>
-  // Reads under way, by what they ask: whoever asks the same joins them.
+  // Pending reads by path and query; an equal request joins them.
   readonly #reads = new Map<string, Shared>()
 
   constructor(options: RelayOptions) {
@@ -67,7 +67,7 @@ export class AgentRelay implements AsyncDisposable {
   /** @throws ConnectError with ERR_CONNECT_LISTEN */
   async open(): Promise<void> {
     await openPrivately(this.#server, this.address.slice('unix://'.length), this.#closed)
-    // An accept error never ends it.
+    // An accept error must not end the server.
     this.#server.on('error', () => undefined)
   }
 
@@ -103,19 +103,19 @@ export class AgentRelay implements AsyncDisposable {
       }
       response.writeHead(status).end(text)
     } catch (error) {
-      // As an agent says it that cannot ask its servers: it may go well a moment later.
+      // 502 is a transient error for the reader, which tries again.
       if (!response.destroyed) refuse(response, 502, error instanceof AgentError ? error.message : 'failed')
     }
   }
 
-  /** One request for all who ask the same at the same time; it ends when none of them is left. */
+  /** Sends one request for all equal reads at a time, and aborts it when no reader is left. */
   async #read(request: AgentRequest, incoming: IncomingMessage): Promise<AgentExchange> {
     const key = JSON.stringify([request.path, request.query])
     const shared = this.#reads.get(key) ?? this.#begin(key, request)
     shared.users += 1
     const leave = (): void => {
       shared.users -= 1
-      if (shared.users === 0) shared.abort.abort(new Error('nobody waits for it any more'))
+      if (shared.users === 0) shared.abort.abort(new Error('no reader is left'))
     }
     incoming.socket.once('close', leave)
     try {
@@ -131,7 +131,7 @@ export class AgentRelay implements AsyncDisposable {
       if (this.#reads.get(key) === shared) this.#reads.delete(key)
     })
     const shared: Shared = { exchange, abort, users: 0 }
-    // Who joined has heard of it; who has left does not care.
+    // Every reader handles the rejection of its own promise.
     exchange.catch(() => undefined)
     abort.signal.addEventListener('abort', () => {
       if (this.#reads.get(key) === shared) this.#reads.delete(key)
@@ -161,7 +161,7 @@ function queryOf(parameters: URLSearchParams): Record<string, string | readonly 
   return Object.fromEntries([...new Set(parameters.keys())].map((name) => [name, parameters.getAll(name)]))
 }
 
-/** Longer than the agent may hold a query; without one, the client's own bound. */
+/** A bound above the time that the agent may hold a blocking query; undefined for the default of the client. */
 function timeoutOf(parameters: URLSearchParams): number | undefined {
   const waitMs = Number(/^(\d{1,9})ms$/.exec(parameters.get('wait') ?? '')?.[1] ?? NaN)
   return Number.isNaN(waitMs) ? undefined : (waitMs * 17) / 16 + WAIT_MARGIN_MS

@@ -349,7 +349,7 @@ function parseTarget(
   }
   if (tags === undefined && filter === undefined) return { query: name, ...scope, ...sorted }
   const key = tags === undefined ? 'filter' : 'tags'
-  throw new OptionError(`${place}.${key}`, 'no such key: a prepared query has its own', 'one')
+  throw new OptionError(`${place}.${key}`, 'destination_type service', 'prepared_query')
 }
 
 function parseBind(place: string, take: Take): LocalAddress {

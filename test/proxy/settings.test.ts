@@ -282,7 +282,7 @@ describe('settings: what is wrong', () => {
     [() => ['-service', 'web', '-upstream', 'db:1?tag='], /^-upstream: expected a value of tag$/],
     [
       () => ['-service', 'web', '-upstream', 'db.query:1?tag=a'],
-      /^upstreams\[0\]\.tags: expected no such key: a prepared query has its own, got one$/,
+      /^upstreams\[0\]\.tags: expected destination_type service, got prepared_query$/,
     ],
     [
       () => [

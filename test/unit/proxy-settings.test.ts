@@ -372,7 +372,7 @@ describe('parseProxyConfig', () => {
     ],
     [
       withUpstream({ ...DB, destination_type: 'prepared_query', filter: 'a' }),
-      'upstreams[0].filter: expected no such key: a prepared query has its own, got one',
+      'upstreams[0].filter: expected destination_type service, got prepared_query',
     ],
     [
       withUpstream({ ...DB, local_bind_socket_path: '/run/db.sock' }),

@@ -3,6 +3,8 @@ import { DEFAULT_LEVEL, type LogLevel, toLevel } from './log.js'
 
 /** An agent has no blocking query for its own configuration. */
 const POLL_MS = 30_000
+/** An agent logs each request that it refuses: after a refusal the pause is this many times longer. */
+const REFUSED_PAUSES = 20
 
 /**
  * Follows the log level of the Consul agent, as Consul's own proxy inherits it. Needs `agent:read`; without this right the
@@ -31,22 +33,24 @@ export class AgentLogLevel {
   }
 
   async #poll(): Promise<void> {
-    const level = await this.#read()
+    const { level, isRefused = false } = await this.#read()
     if (this.#closed.signal.aborted) return
     if (level !== undefined && level !== this.#level) {
       this.#level = level
       this.#onLevel(level)
     }
-    this.#timer = setTimeout(() => void this.#poll(), this.#pollMs)
+    const pauseMs = isRefused ? this.#pollMs * REFUSED_PAUSES : this.#pollMs
+    this.#timer = setTimeout(() => void this.#poll(), pauseMs)
   }
 
-  /** The level; undefined while it cannot be read, and the last one stays. */
-  async #read(): Promise<LogLevel | undefined> {
+  /** Reads the level; without one in the answer, the last level stays. */
+  async #read(): Promise<{ readonly level?: LogLevel; readonly isRefused?: boolean }> {
     try {
-      return levelIn(await this.#agent.request({ path: '/v1/agent/self', signal: this.#closed.signal }))
+      const { signal } = this.#closed
+      return { level: levelIn(await this.#agent.request({ path: '/v1/agent/self', signal })) }
     } catch (error) {
       const isRefused = error instanceof ConnectError && error.code === 'ERR_CONNECT_AGENT_FORBIDDEN'
-      return isRefused ? DEFAULT_LEVEL : undefined
+      return isRefused ? { level: DEFAULT_LEVEL, isRefused } : {}
     }
   }
 }

@@ -10,14 +10,14 @@ export class UsageError extends Error {
 export interface Flag {
   readonly type: 'string' | 'boolean'
   readonly multiple?: true
-  /** What stands after it in the help. */
+  /** The name of its value in the help. */
   readonly value?: string
   readonly help: string
 }
 
 export type Flags = Readonly<Record<string, Flag>>
 
-/** What was given on the command line. */
+/** The values of the flags. */
 export type FlagValues<F extends Flags> = { readonly [K in keyof F]?: Value<F[K]> }
 type Value<F extends Flag> = F extends { type: 'boolean' }
   ? boolean
@@ -25,13 +25,13 @@ type Value<F extends Flag> = F extends { type: 'boolean' }
     ? string[]
     : string
 
-/** How to log. */
+/** Flags of the log. */
 export const LOG_FLAGS = {
   'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn or error (default info)' },
   'log-json': { type: 'boolean', help: 'log lines of JSON' },
 } as const satisfies Flags
 
-/** How to reach the agent: the HTTP flags of Consul's own commands. */
+/** Flags for the connection to the agent: the HTTP flags of Consul's own commands. */
 export const AGENT_FLAGS = {
   'http-addr': {
     type: 'string',
@@ -41,7 +41,7 @@ export const AGENT_FLAGS = {
   token: {
     type: 'string',
     value: 'TOKEN',
-    help: 'an ACL token; everybody can see it in the list of processes',
+    help: 'an ACL token; visible in the list of processes',
   },
   'token-file': {
     type: 'string',
@@ -49,7 +49,7 @@ export const AGENT_FLAGS = {
     help: 'a file with an ACL token, read again for each request',
   },
   'ca-file': { type: 'string', value: 'FILE', help: 'the CA of the agent’s HTTPS' },
-  'ca-path': { type: 'string', value: 'DIR', help: 'a folder of such' },
+  'ca-path': { type: 'string', value: 'DIR', help: 'a folder of CA files' },
   'client-cert': { type: 'string', value: 'FILE', help: 'a client certificate for the agent’s HTTPS' },
   'client-key': { type: 'string', value: 'FILE', help: 'its key' },
   'tls-server-name': {
@@ -62,7 +62,7 @@ export const AGENT_FLAGS = {
   partition: { type: 'string', value: 'NAME', help: 'its partition (Consul Enterprise)' },
 } as const satisfies Flags
 
-/** Those that are Consul's own variables by another name. */
+/** The flags that stand for a variable of Consul. */
 const VARIABLES = {
   'http-addr': 'CONSUL_HTTP_ADDR',
   'ca-file': 'CONSUL_CACERT',
@@ -76,12 +76,12 @@ const VARIABLES = {
 } as const satisfies Partial<Record<keyof typeof AGENT_FLAGS, string>>
 
 /**
- * Reads flags as Go's programs do: with one dash or two, with a value after `=` or in the next argument, and with
- * `=true` or `=false` for those that are on or off.
+ * Parses flags as Go's programs do: with one dash or two, with a value after `=` or in the next argument, and with
+ * `=true` or `=false` for a flag that is on or off.
  * @throws UsageError
  */
 export function parseFlags<F extends Flags>(flags: F, args: readonly string[]): FlagValues<F>
-/** Takes arguments besides flags as well. */
+/** Accepts arguments beside flags. */
 export function parseFlags<F extends Flags>(
   flags: F,
   args: readonly string[],
@@ -154,7 +154,7 @@ export function flagLines(flags: Flags): string {
 }
 
 /**
- * Consul's variables, with what the flags say in their place.
+ * Consul's variables, with the values of flags in their place.
  * @throws UsageError
  */
 export function agentEnvironment(flags: FlagValues<typeof AGENT_FLAGS>, env: Environment): Environment {
@@ -218,7 +218,7 @@ function onOrOff(name: string, text: string): boolean {
 
 const MAX_MESSAGE = 200
 
-/** Node's parser adds advice about its own options. */
+/** Removes the advice about Node's own options from a message of its parser. */
 function firstSentence(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error)
   return (message.split('. ', 1)[0] ?? message).slice(0, MAX_MESSAGE)

@@ -13,9 +13,9 @@ import type { ProxyStatus } from './proxy.js'
 import { SelfRegistration } from './registration.js'
 import type { Settings, Source } from './settings.js'
 
-/** What does the work: the proxy in this process, or several processes with one each. */
+/** Carries the connections: the proxy in this process, or several processes with one proxy each. */
 export interface Engine {
-  /** For one that has something to start before its first configuration. */
+  /** Starts what must run before the first configuration. */
   start?(): Promise<void>
   setLevel?(level: LogLevel): void
   apply(config: ProxyConfig): void
@@ -24,10 +24,10 @@ export interface Engine {
   close(): Promise<void>
 }
 
-/** Called when the public listener is open, each time. */
+/** Called each time the public listener opens. */
 export type OnListening = (service: Service, listener: ProxyListener) => void
 
-/** Leads an engine: where its configuration comes from, its registration, and what operators look at. */
+/** Runs an engine: gives it its configuration, registers it, and serves the admin address. */
 export class Daemon {
   readonly #engine: Engine
   readonly #log: Log
@@ -88,7 +88,7 @@ export class Daemon {
     else this.#live?.refresh()
   }
 
-  /** Takes the proxy out of the mesh in order. Idempotent. */
+  /** Deregisters, then drains and closes the proxy. Idempotent. */
   close(): Promise<void> {
     this.#closing ??= this.#close()
     return this.#closing
@@ -96,7 +96,7 @@ export class Daemon {
 
   async #close(): Promise<void> {
     await Promise.all([this.#live?.close(), this.#agentLevel?.close()])
-    // Nobody is to be sent here while the rest ends.
+    // Other members must not dial this proxy while it drains.
     await this.#registration?.close()
     await this.#engine.close()
     this.#admin.close()
@@ -119,7 +119,7 @@ export class Daemon {
 
   /** Sets the level, or lets it follow the agent's where none is set. */
   #setLevel(level: LogLevel | undefined): void {
-    // The present answer of the agent is asked for on each reload.
+    // A new follower reads the level at once.
     void this.#agentLevel?.close()
     this.#agentLevel = undefined
     this.#applyLevel(level ?? DEFAULT_LEVEL)

@@ -16,11 +16,11 @@ import type { LogLevel } from './log.js'
 export interface Settings {
   readonly agent: AgentOptions
   readonly source: Source
-  /** Undefined where the proxy is registered by somebody else. */
+  /** Undefined unless the proxy registers itself. */
   readonly registration: { readonly idSuffix: string | undefined } | undefined
   /** Without a level, it follows the agent's. */
   readonly log: { readonly level: LogLevel | undefined; readonly json: boolean }
-  /** Undefined for none. */
+  /** Undefined without an admin address. */
   readonly admin: { readonly host: string; readonly port: number } | undefined
   readonly workers: number
   /** Undefined for the default of Node.js. */
@@ -28,12 +28,12 @@ export interface Settings {
   readonly warnings: readonly string[]
 }
 
-/** Where the proxy's configuration is. */
+/** Where the configuration of the proxy comes from. */
 export type Source =
   | { readonly kind: 'agent'; readonly selector: ProxySelector }
   | { readonly kind: 'static'; readonly config: ProxyConfig }
 
-/** What of the command line a file may say as well, with underscores for dashes. */
+/** Flags that a file may have too, with underscores for dashes. */
 const FILE_FLAGS = [
   'proxy-id',
   'sidecar-for',
@@ -92,7 +92,7 @@ function combine(flags: FlagValues, file: Json, env: Environment): Settings {
   }
 }
 
-/** A file holds what the command line may say, and the configuration of a proxy. */
+/** Separates the flags in a file from the configuration of the proxy. */
 function split(file: Json): { process: FlagValues; config: Json } {
   if (file['token'] !== undefined) {
     throw new UsageError('token: a configuration file holds no token; name one that does in token_file')
@@ -145,7 +145,7 @@ function hasApplication(config: Json): boolean {
   )
 }
 
-/** The environment speaks only where nobody else does. */
+/** Reads which proxy to follow: the environment counts only where flags and file name none. */
 function selectorOf(flags: FlagValues, config: Json, env: Environment): ProxySelector | undefined {
   const given = { proxyId: flags['proxy-id'], sidecarFor: flags['sidecar-for'] }
   const own = Object.values(given).some((value) => value !== undefined)
@@ -164,7 +164,7 @@ function selectorOf(flags: FlagValues, config: Json, env: Environment): ProxySel
   return sidecarFor === undefined ? undefined : { sidecarFor }
 }
 
-/** What the flags say, in the keys of a configuration. */
+/** Translates flags to the keys of a configuration. */
 function configOf(flags: FlagValues): Json {
   const { service, listen, upstream } = flags
   return {
@@ -268,7 +268,7 @@ function registrationOf(flags: FlagValues, source: Source): Settings['registrati
   }
   if (source.config.listener === undefined) {
     throw new UsageError(
-      '-register: expected -listen beside it; a proxy that lets nobody in is not registered',
+      '-register: expected -listen beside it; a proxy without a public listener is not registered',
     )
   }
   return { idSuffix: flags['register-id'] }
@@ -293,7 +293,7 @@ function curvesOf(ecdhCurve: string): string {
   }
 }
 
-/** The token that a supervisor gives to a proxy is the proxy's own. */
+/** The environment for the agent, with the token that a supervisor gave to this proxy. */
 function proxyEnvironment(flags: FlagValues, env: Environment): Environment {
   const own = env['CONNECT_PROXY_TOKEN']
   if (own === undefined || own === '' || flags.token !== undefined || flags['token-file'] !== undefined) {
