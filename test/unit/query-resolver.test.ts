@@ -383,11 +383,15 @@ describe('QueryResolver: how it is sorted', () => {
     answers: () => object,
     refusal = FORBIDDEN,
   ): Promise<readonly Endpoint[]> {
-    let isOver = false
-    const resolving = resolve().finally(() => {
-      isOver = true
-    })
-    for (let answered = 0; !isOver; await settle()) {
+    const resolving = resolve()
+    const over = new AbortController()
+    const end = (): void => {
+      over.abort()
+    }
+    resolving.then(end, end)
+    let answered = 0
+    while (!over.signal.aborted) {
+      await settle()
       const pending = agent.requests[answered]
       if (pending === undefined) continue
       answered += 1
