@@ -1,6 +1,7 @@
 import type { AgentRequestMessage } from './agent/channel.js'
 import type { DecisionMessage, RevocationMessage } from './authorize/channel.js'
 import type { RotationMessage } from './identity/channel.js'
+import type { ResolutionMessage } from './resolve/channel.js'
 import type { DialMessage, HandshakeMessage } from './transport/channel.js'
 
 /**
@@ -9,6 +10,7 @@ import type { DialMessage, HandshakeMessage } from './transport/channel.js'
  */
 export interface ChannelMessages {
   'consul-connect:dial': DialMessage
+  'consul-connect:resolution': ResolutionMessage
   'consul-connect:handshake': HandshakeMessage
   'consul-connect:decision': DecisionMessage
   'consul-connect:revocation': RevocationMessage

@@ -158,18 +158,23 @@ export function expectName(option: string, value: unknown): string {
   return name
 }
 
-/** An address or a host name, with nothing in it that neither has. */
+const MAX_HOST_LENGTH = 255
+
+/** Whether a value consists of the characters of an IP address or a host name. */
 export function isHost(value: unknown): boolean {
-  return typeof value === 'string' && /^[A-Za-z0-9_.:%-]{1,255}$/.test(value)
+  return typeof value === 'string' && value.length <= MAX_HOST_LENGTH && /^[A-Za-z0-9_.:%-]+$/.test(value)
 }
 
-/** `host:port`, with an IPv6 address in brackets. */
+/** Parses `host:port`, with an IPv6 address in brackets. */
 export function expectAddress(
   option: string,
   value: unknown,
 ): { readonly host: string; readonly port: number } {
   const text = expectString(option, value)
-  const match = /^(?:\[([0-9a-fA-F:.]+(?:%[A-Za-z0-9._-]+)?)\]|([A-Za-z0-9._-]{1,255})):(\d{1,5})$/.exec(text)
+  const match =
+    text.length > MAX_HOST_LENGTH + '[]:65535'.length
+      ? undefined
+      : /^(?:\[([0-9a-fA-F:.]+(?:%[A-Za-z0-9._-]+)?)\]|([A-Za-z0-9._-]+)):(\d{1,5})$/.exec(text)
   const host = match?.[1] ?? match?.[2]
   const port = Number(match?.[3])
   if (host === undefined || !(port >= 1 && port <= 65535)) {

@@ -3,12 +3,15 @@ import { OptionError } from '../errors.js'
 /** Where an agent's HTTP API is. */
 export interface AgentAddress {
   readonly scheme: 'http' | 'https'
-  /** `host:port` as it stands in a URL; `localhost` for a unix socket. */
+  /** `host:port` as in a URL; `localhost` for a Unix socket. */
   readonly host: string
   /** What goes before every path: empty, or `/prefix` without a slash at its end. */
   readonly prefix: string
   readonly socketPath: string | undefined
 }
+
+/** Longer than any URL that a Consul client accepts. */
+const MAX_LENGTH = 2_048
 
 const FORMS = 'host, host:port, http(s)://host[:port][/prefix] or unix:///path'
 
@@ -18,6 +21,9 @@ const FORMS = 'host, host:port, http(s)://host[:port][/prefix] or unix:///path'
  * @throws OptionError
  */
 export function parseAddress(option: string, text: string, defaultScheme: 'http' | 'https'): AgentAddress {
+  if (text.length > MAX_LENGTH) {
+    throw new OptionError(option, `${FORMS} of at most ${MAX_LENGTH} characters`, `${text.length}`)
+  }
   if (text.startsWith('unix://')) {
     const socketPath = text.slice('unix://'.length)
     if (socketPath === '') throw new OptionError(option, FORMS, 'unix:// without a path')
@@ -38,23 +44,30 @@ export function parseAddress(option: string, text: string, defaultScheme: 'http'
   if (url.search !== '' || url.hash !== '')
     throw new OptionError(option, FORMS, 'an address with a query or a fragment')
   const scheme = url.protocol === 'https:' ? 'https' : 'http'
-  // Consul's port, unless one is named; a full URL without a port means the scheme's own, as in Go's client. URL
-  // forgets a port that is the scheme's own, so it is looked for in the text.
+  // The default is Consul's port, but the scheme's in a full URL, as in Go's client. The URL class drops a port that is
+  // the scheme's default, so that the text decides whether there is a port.
   const isNamed = /^(?:[a-z]+:\/\/)?(?:\[[^\]]*\]|[^/:]*):\d/i.test(text)
   const port = url.port || (hasScheme || isNamed ? (scheme === 'https' ? '443' : '80') : '8500')
   return {
     scheme,
     host: `${url.hostname}:${port}`,
-    prefix: url.pathname.replace(/\/+$/, ''),
+    prefix: withoutSlashes(url.pathname),
     socketPath: undefined,
   }
+}
+
+/** The path without the slashes at its end. */
+function withoutSlashes(path: string): string {
+  let end = path.length
+  while (path[end - 1] === '/') end -= 1
+  return path.slice(0, end)
 }
 
 function parseUrl(option: string, text: string): URL {
   try {
     return new URL(text)
   } catch {
-    // Neither the text nor the cause, which quotes it: somebody may have put a password into it.
+    // The text may hold a password, and the cause quotes the text.
     throw new OptionError(option, FORMS, 'something that is not an address')
   }
 }

@@ -1,5 +1,5 @@
-import { OptionError } from '../errors.js'
-import { describe, expectKeys, expectObject, expectSecret, optional } from '../options.js'
+import { expectKeys, expectObject, expectSecret, optional } from '../options.js'
+import { expectApiPath } from './api-path.js'
 import { AgentClient, type AgentExchange, type AgentRequest } from './client.js'
 import type { AgentOptions } from './options.js'
 import { agentSettings } from './settings.js'
@@ -65,15 +65,10 @@ export class AgentApi implements AsyncDisposable {
   }
 }
 
-/** What would leave the API of the agent, or its one line of a request, is not sent. */
+/** Rejects a request that could reach another resource than its path names. */
 function checked(request: AgentRequest): AgentRequest {
   expectKeys('request', expectObject('request', request), KEYS)
-  const path: unknown = request.path
-  const isPath = typeof path === 'string' && /^\/v1\/[\x21-\x7e]+$/.test(path) && !/[?#]/.test(path)
-  const segments = isPath ? path.split('/').map((segment) => segment.replaceAll(/%2e/gi, '.')) : ['..']
-  if (segments.some((segment) => segment === '.' || segment === '..')) {
-    throw new OptionError('request.path', 'a path of the API with every segment encoded', describe(path))
-  }
+  expectApiPath('request.path', request.path)
   optional(expectSecret)('request.token', request.token)
   return request
 }

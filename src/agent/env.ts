@@ -1,7 +1,10 @@
 import { readFileSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { OptionError } from '../errors.js'
+import { describe } from '../options.js'
 import type { AgentOptions, AgentTlsOptions, Environment } from './options.js'
+
+const MAX_SHOWN_PATH = 256
 
 /**
  * The agent options that Consul's client environment gives. An empty variable counts as absent.
@@ -68,14 +71,19 @@ function boolean(name: string, text: string | undefined): boolean | undefined {
   if (text === undefined) return undefined
   if (['1', 't', 'T', 'true', 'TRUE', 'True'].includes(text)) return true
   if (['0', 'f', 'F', 'false', 'FALSE', 'False'].includes(text)) return false
-  throw new OptionError(name, 'true or false', JSON.stringify(text))
+  throw new OptionError(name, 'true or false', describe(text))
+}
+
+/** A path in full, as far as the system takes it for one. */
+function quote(path: string): string {
+  return JSON.stringify(path.slice(0, MAX_SHOWN_PATH))
 }
 
 function read(name: string, path: string): string {
   try {
     return readFileSync(path, 'utf8')
   } catch (cause) {
-    throw new OptionError(name, 'the path of a readable PEM file', JSON.stringify(path), { cause })
+    throw new OptionError(name, 'the path of a readable PEM file', quote(path), { cause })
   }
 }
 
@@ -87,7 +95,7 @@ function readFolder(name: string, path: string): string[] {
       .filter((file) => statSync(file).isFile())
     if (files.length > 0) return files.map((file) => readFileSync(file, 'utf8'))
   } catch (cause) {
-    throw new OptionError(name, 'the path of a folder of PEM files', JSON.stringify(path), { cause })
+    throw new OptionError(name, 'the path of a folder of PEM files', quote(path), { cause })
   }
   // Without a certificate of its own the connection would fall back to the system's roots.
   throw new OptionError(name, 'a folder with at least one PEM file', 'an empty one')

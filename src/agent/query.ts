@@ -1,6 +1,6 @@
 import { type AgentClient, path } from './client.js'
 import { type ConnectInstance, type Scope, parseConnectInstances, scoped } from './health.js'
-import { maybe, nonEmpty, object, string } from './shape.js'
+import { array, maybe, nonEmpty, object, string } from './shape.js'
 
 /** What a prepared query found. */
 export interface QueryAnswer {
@@ -10,6 +10,8 @@ export interface QueryAnswer {
   /** Where it was found: another datacenter than ours after a failover. */
   readonly datacenter: string | undefined
   readonly instances: readonly ConnectInstance[]
+  /** The node of each instance, in the order of the answer. */
+  readonly nodes: readonly string[]
   /** How long the query says that its answer holds, in milliseconds; undefined where it says nothing. */
   readonly ttlMs: number | undefined
 }
@@ -27,13 +29,13 @@ export interface QueryRequest extends Scope {
 export async function executeQuery(
   agent: AgentClient,
   { query, near, ...scope }: QueryRequest,
-  signal: AbortSignal,
+  bounds: { readonly signal: AbortSignal; readonly timeoutMs?: number },
 ): Promise<QueryAnswer> {
   const request = {
     path: path`/v1/query/${query}/execute`,
     // Any server may answer, so that a cluster which is about to elect its leader answers too.
     query: { connect: true, stale: true, near, ...scoped(agent, scope) },
-    signal,
+    ...bounds,
   }
   return (await agent.request(request, parseQueryAnswer)).value
 }
@@ -61,8 +63,16 @@ export function parseQueryAnswer(body: unknown): QueryAnswer {
     namespace: maybe(nonEmpty)(answer['Namespace'], 'Namespace'),
     datacenter: maybe(nonEmpty)(answer['Datacenter'], 'Datacenter'),
     instances: parseConnectInstances(answer['Nodes'] ?? null),
+    nodes: array(answer['Nodes'] ?? null, 'Nodes').map(parseNode),
     ttlMs: ttl === undefined ? undefined : parseDuration(ttl),
   }
+}
+
+/** The name of the node of an entry, or its address where an agent leaves out the name. */
+function parseNode(item: unknown, i: number): string {
+  const place = `Nodes[${i}].Node`
+  const node = object(object(item, `Nodes[${i}]`)['Node'], place)
+  return maybe(string)(node['Node'], `${place}.Node`) ?? nonEmpty(node['Address'], `${place}.Address`)
 }
 
 export function parseIsSorted(body: unknown): boolean {
@@ -72,9 +82,12 @@ export function parseIsSorted(body: unknown): boolean {
 }
 
 const UNITS = { ns: 1e-6, us: 1e-3, µs: 1e-3, ms: 1, s: 1_000, m: 60_000, h: 3_600_000 } as const
+/** Longer than any duration that Go writes. */
+const MAX_DURATION_LENGTH = 64
 
-/** A duration as Go writes it, such as `1m30s`, in milliseconds; undefined when it is none. */
+/** Parses a duration as Go writes it, such as `1m30s`, to milliseconds; undefined when the text is none. */
 export function parseDuration(text: string): number | undefined {
+  if (text.length > MAX_DURATION_LENGTH) return undefined
   if (!/^(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+$/.test(text)) return undefined
   let total = 0
   for (const [, amount, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)/g)) {

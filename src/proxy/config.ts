@@ -12,7 +12,7 @@ import { emitSafely } from '../events.js'
 import { expectKeys, expectName, expectObject } from '../options.js'
 import { type ReadyOptions, readyBounds } from '../ready-options.js'
 import { normalize } from './keys.js'
-import { type ProxyConfig, parseProxyConfig } from './settings.js'
+import { type ProxyConfig, readProxyConfig } from './settings.js'
 
 /** Which proxy: by its own id on the agent, or the only one that stands for a service instance of the agent. */
 export type ProxySelector = { readonly proxyId: string } | { readonly sidecarFor: string }
@@ -23,19 +23,19 @@ export interface ProxyConfigOptions {
   readonly agent?: AgentOptions | undefined
 }
 
-/** What a ProxyConfigSource tells, and with what. */
+/** Events of a ProxyConfigSource, with their arguments. */
 export interface ProxyConfigEvents {
-  /** The first configuration, and each that differs from the last. */
+  /** The first configuration, and each one that differs from the last. */
   changed: [config: ProxyConfig]
-  /** The configuration could not be read, or is wrong: the last good one stays. It is read again. */
+  /** The configuration cannot be read, or no proxy can be run by it: the last good one stays. It is read again. */
   warning: [error: Error]
 }
 
 /**
- * The live configuration of one proxy: what is registered for it with the agent, watched. A registration that is wrong
- * changes nothing but the warnings.
+ * The live configuration of one proxy: a watch of its registration with the agent. A wrong value costs the upstream or the
+ * bound that it belongs to, and is listed in `problems` of the configuration; the rest applies.
  *
- * It keeps the process alive until it is closed.
+ * An open source keeps the process alive.
  */
 export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implements AsyncDisposable {
   readonly #selector: ProxySelector
@@ -43,6 +43,7 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
   readonly #watched: Watched<ProxyConfig>
   readonly #closed = new AbortController()
   #proxyId: string | undefined
+  #lastError: Error | undefined
 
   constructor(selector: ProxySelector, options: ProxyConfigOptions = {}, time: Time = systemTime) {
     super()
@@ -55,10 +56,15 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
       waitMs: this.#agent.settings.waitMs,
       ...time,
     })
+    this.#watched.on('read', () => {
+      this.#lastError = undefined
+    })
     this.#watched.on('value', () => {
+      this.#lastError = undefined
       if (this.current !== undefined) emitSafely(this, 'changed', this.current)
     })
     this.#watched.on('failed', (error) => {
+      this.#lastError = error
       emitSafely(this, 'warning', error)
     })
   }
@@ -68,6 +74,14 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
     return this.#watched.value
   }
 
+  /**
+   * Why the registration cannot be used or read at the moment, while `current` is the last good configuration; undefined
+   * while `current` is up to date.
+   */
+  get lastError(): Error | undefined {
+    return this.#lastError
+  }
+
   /** The proxy's id on the agent; undefined until it is known. */
   get proxyId(): string | undefined {
     return this.#proxyId
@@ -75,7 +89,7 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
 
   /**
    * Resolves with the configuration as soon as there is one.
-   * @throws AgentError, OptionError (a value in it is wrong), ConnectError (ERR_CONNECT_PROXY), TimeoutError, AbortError,
+   * @throws AgentError, OptionError (no proxy can be run by it), ConnectError (ERR_CONNECT_PROXY), TimeoutError, AbortError,
    * ClosedError
    */
   async ready(options?: ReadyOptions): Promise<ProxyConfig> {
@@ -88,7 +102,7 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
     }
   }
 
-  /** Reads it anew, now. */
+  /** Reads the registration again, now. */
   refresh(): void {
     this.#watched.refresh()
   }
@@ -109,9 +123,9 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
     this.#proxyId ??= await this.#findId(query)
     try {
       const response = await this.#fetchAny(this.#proxyId, query)
-      return { ...response, value: toConfig(response.value) }
+      return { ...response, value: toConfig(response.value, this.current) }
     } catch (error) {
-      // It may be registered again under another id.
+      // The proxy may be registered again under another id.
       if (isNotFound(error)) this.#proxyId = undefined
       throw error
     }
@@ -161,10 +175,10 @@ function proxySelector(given: unknown): ProxySelector {
 }
 
 /**
- * What is registered, as the configuration that it means. What stands in the proxy's own `config` was written for it,
- * and comes before the fields that an agent fills in.
+ * The configuration that a registration means. The keys of its `config` were written for the proxy, and come before the
+ * fields that an agent fills in.
  */
-function toConfig(proxy: RegisteredProxy): ProxyConfig {
+function toConfig(proxy: RegisteredProxy, previous: ProxyConfig | undefined): ProxyConfig {
   const { id, kind, service, config, upstreams } = proxy
   if (kind !== 'connect-proxy' || service === undefined) {
     const found = kind === '' ? 'an ordinary service' : `of kind ${kind}`
@@ -174,7 +188,7 @@ function toConfig(proxy: RegisteredProxy): ProxyConfig {
     )
   }
   const own = normalize('config', config)
-  const parsed = parseProxyConfig({
+  const registered = {
     bind_address: proxy.address,
     bind_port: proxy.port,
     local_service_address: proxy.localSocketPath === undefined ? proxy.localAddress : undefined,
@@ -186,7 +200,8 @@ function toConfig(proxy: RegisteredProxy): ProxyConfig {
     service,
     namespace: proxy.namespace,
     partition: proxy.partition,
-  })
+  }
+  const parsed = readProxyConfig(registered, previous)
   if (proxy.mode === undefined || proxy.mode === 'direct') return parsed
   const warning = `Proxy.Mode: ${proxy.mode} is not supported; the listeners are those that are configured`
   return { ...parsed, warnings: [...parsed.warnings, warning] }

@@ -1,26 +1,45 @@
 import { OptionError } from '../errors.js'
-import { describe, expectAddress, expectObject, expectPort, expectString, isHost } from '../options.js'
+import {
+  DEFAULTS,
+  describe,
+  expectAddress,
+  expectObject,
+  expectPort,
+  expectString,
+  isHost,
+} from '../options.js'
 
 export type Settings = Readonly<Record<string, unknown>>
 
-/** An object with its keys in snake_case, those without a value left out, and warnings for those that nobody knows. */
+/** Checks the value of an option, and returns it in its type. @throws OptionError */
+type Expect<T> = (option: string, value: unknown) => T
+
+const MAX_SHOWN_KEY = 64
+
+/**
+ * Reads an object: its keys in snake_case, without the keys that have no value. A key that is not known is a warning.
+ * @throws OptionError
+ */
 export function read(place: string, given: unknown, known: readonly string[], warnings: string[]): Settings {
   const settings = normalize(place, given)
   for (const key of Object.keys(settings)) {
     if (known.includes(key)) continue
-    warnings.push(`${at(place, key)}: no such key; it has no effect`)
+    const similar = known.find((name) => isOneEditApart(key, name))
+    const advice = similar === undefined ? '' : `; did you mean ${similar}?`
+    warnings.push(`${at(place, key)}: no such key; it has no effect${advice}`)
   }
   return settings
 }
 
+/** @throws OptionError */
 export function normalize(place: string, given: unknown): Settings {
   const settings: Record<string, unknown> = {}
   for (const [key, value] of Object.entries(expectObject(place || 'the configuration', given))) {
+    // Agents, templates, and HCL write a value that was left out as null or as an empty string.
+    if (value === undefined || value === null || value === '') continue
     const name = snakeCase(key)
-    // Agents write what was left out as null or, in their own spelling, as an empty string.
-    if (value === undefined || value === null || (value === '' && name !== key)) continue
     if (Object.hasOwn(settings, name)) throw new OptionError(at(place, key), 'one spelling of a key', 'two')
-    // A plain assignment to `__proto__` would be none.
+    // An assignment would set the prototype when the key is `__proto__`.
     Object.defineProperty(settings, name, { value, enumerable: true })
   }
   return settings
@@ -30,15 +49,16 @@ function snakeCase(key: string): string {
   return key.replace(/[A-Z]+/g, (capitals, i: number) => `${i === 0 ? '' : '_'}${capitals.toLowerCase()}`)
 }
 
+/** @throws OptionError */
 export function list(option: string, value: unknown): readonly unknown[] {
   if (value === undefined) return []
   if (!Array.isArray(value)) throw new OptionError(option, 'a list', describe(value))
   return value
 }
 
-export type Take = <T>(key: string, expect: (option: string, value: unknown) => T) => T | undefined
+/** Reads the value of a key; undefined where the key is absent. */
+export type Take = <T>(key: string, expect: Expect<T>) => T | undefined
 
-/** Reads values by their key; one that is absent is undefined. */
 export function taker(place: string, settings: Settings): Take {
   return (key, expect) => {
     const value = settings[key]
@@ -47,7 +67,26 @@ export function taker(place: string, settings: Settings): Take {
 }
 
 function at(place: string, key: string): string {
-  return place === '' ? key : `${place}.${key}`
+  const shown = key.length > MAX_SHOWN_KEY ? `${key.slice(0, MAX_SHOWN_KEY)}…` : key
+  return place === '' ? shown : `${place}.${shown}`
+}
+
+/** Accepts digits in a string as a number: HCL and tools that write registrations quote numbers, and Consul's own proxy accepts them. */
+export function numeric<T>(expect: Expect<T>): Expect<T> {
+  return (option, value) =>
+    expect(option, typeof value === 'string' && /^\d{1,15}$/.test(value) ? Number(value) : value)
+}
+
+/** Whether a text becomes the other by one character that is added, removed, or replaced, or by two that change places. */
+export function isOneEditApart(text: string, other: string): boolean {
+  const shorter = Math.min(text.length, other.length)
+  let start = 0
+  while (start < shorter && text[start] === other[start]) start += 1
+  let end = 0
+  while (end < shorter - start && text.at(-1 - end) === other.at(-1 - end)) end += 1
+  const [left, right] = [text.slice(start, text.length - end), other.slice(start, other.length - end)]
+  if (Math.max(left.length, right.length) <= 1) return true
+  return left.length === 2 && right.length === 2 && left[0] === right[1] && left[1] === right[0]
 }
 
 export function expectHost(option: string, value: unknown): string {
@@ -55,16 +94,30 @@ export function expectHost(option: string, value: unknown): string {
   return value as string
 }
 
-/** The built-in proxy has both in one key; the agent's registration has a key for each. */
+/** Longer than any host name with a port. */
+const MAX_ADDRESS_LENGTH = 300
+
+/**
+ * Parses an address with or without a port: the built-in proxy has both in one key, an agent's registration has a key for
+ * each. `:port` is a port of the loopback.
+ */
 export function expectHostAndPort(
   option: string,
   value: unknown,
 ): { readonly host: string; readonly port?: number } {
   const text = expectString(option, value)
-  const bracketed = /^\[([^\]]*)\]$/.exec(text)?.[1]
-  const isHostAlone = /^(?:[^:]*|[^[]*:[^[]*:[^[]*)$/.test(text)
-  if (bracketed === undefined && !isHostAlone) return expectAddress(option, text)
-  return { host: expectHost(option, bracketed ?? text) }
+  if (text.length > MAX_ADDRESS_LENGTH) {
+    throw new OptionError(option, 'an address or a host name', `${text.length} characters`)
+  }
+  if (text.startsWith('[')) {
+    return text.endsWith(']') ? { host: expectHost(option, text.slice(1, -1)) } : expectAddress(option, text)
+  }
+  const colons = text.split(':').length - 1
+  // More than one colon is an IPv6 address, which has a port only in brackets.
+  if (colons !== 1) return { host: expectHost(option, text) }
+  if (!text.startsWith(':')) return expectAddress(option, text)
+  const port = numeric(expectRealPort)(option, text.slice(1))
+  return { host: DEFAULTS.loopback, port }
 }
 
 export function expectRealPort(option: string, value: unknown): number {
@@ -72,7 +125,7 @@ export function expectRealPort(option: string, value: unknown): number {
   return expectPort(option, value)
 }
 
-/** What fits into a unix address of Linux; longer ones are cut off silently. */
+/** The longest path of a Unix socket on Linux, which cuts a longer one without an error. */
 const LONGEST_PATH = 107
 
 export function expectPath(option: string, value: unknown): string {

@@ -1,5 +1,6 @@
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http'
 import { text } from 'node:stream/consumers'
+import { isApiPath } from '../agent/api-path.js'
 import { AgentClient, type AgentExchange, type AgentRequest } from '../agent/client.js'
 import type { AgentOptions } from '../agent/options.js'
 import { agentSettings } from '../agent/settings.js'
@@ -16,15 +17,17 @@ export interface RelayOptions {
   readonly agent?: AgentOptions | undefined
 }
 
-/** What a member of the mesh reads. Nothing that changes the agent is among it. */
+/** The endpoints that a member of the mesh reads, by the segments after `/v1`; `*` is any segment. None changes the agent. */
 const READS = [
-  '/v1/agent/connect/ca/roots',
-  '/v1/agent/connect/ca/leaf/',
-  '/v1/connect/intentions',
-  '/v1/health/connect/',
-  '/v1/health/service/',
-  '/v1/query/',
-]
+  'agent/connect/ca/roots',
+  'agent/connect/ca/leaf/*',
+  'connect/intentions',
+  'connect/intentions/match',
+  'health/connect/*',
+  'health/service/*',
+  'query/*/execute',
+  'query/*/explain',
+].map((endpoint) => endpoint.split('/'))
 const AUTHORIZE = '/v1/agent/connect/authorize'
 const MAX_BODY_BYTES = 64 * 1024
 const HEADERS = /^(?:x-consul-|age$|x-cache$|content-type$)/
@@ -36,17 +39,17 @@ interface Shared {
 }
 
 /**
- * A door to the agent for other processes of the same program: they take its address in the place of the agent's. They
- * need no token, since the requests are made with this process's; what several of them watch is one query at the agent;
- * and they can read what a member of the mesh needs, and nothing else.
+ * Gives other processes of the same program access to the agent, under an address that they use as the agent's. Requests
+ * carry the token of this process, so that the others need none. Equal reads of several processes are one request at
+ * the agent. Only endpoints that a member of the mesh reads are passed on.
  */
 export class AgentRelay implements AsyncDisposable {
-  /** What goes into the agent options of the others: `unix://` and the path. */
+  /** The address for the agent options of the other processes: `unix://` and the path. */
   readonly address: string
   readonly #agent: AgentClient
   readonly #server: Server
   readonly #closed: Promise<void>
-  // Reads under way, by what they ask: whoever asks the same joins them.
+  // Pending reads by path and query; an equal request joins them.
   readonly #reads = new Map<string, Shared>()
 
   constructor(options: RelayOptions) {
@@ -64,7 +67,7 @@ export class AgentRelay implements AsyncDisposable {
   /** @throws ConnectError with ERR_CONNECT_LISTEN */
   async open(): Promise<void> {
     await openPrivately(this.#server, this.address.slice('unix://'.length), this.#closed)
-    // An accept error never ends it.
+    // An accept error must not end the server.
     this.#server.on('error', () => undefined)
   }
 
@@ -81,15 +84,17 @@ export class AgentRelay implements AsyncDisposable {
   }
 
   async #answer(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { pathname, searchParams } = new URL(incoming.url ?? '/', 'http://relay')
-    const isRead = incoming.method === 'GET' && READS.some((prefix) => pathname.startsWith(prefix))
-    const isQuestion = incoming.method === 'POST' && pathname === AUTHORIZE
+    // The URL class would resolve dot segments: the path is passed on as it came, or not at all.
+    const [path = '', search = ''] = (incoming.url ?? '').split('?', 2)
+    const searchParams = new URLSearchParams(search)
+    const isRead = incoming.method === 'GET' && isReadable(path)
+    const isQuestion = incoming.method === 'POST' && path === AUTHORIZE
     if (!isRead && !isQuestion) {
       refuse(response, 403, 'a relay passes on what a member of the mesh reads, and nothing else')
       return
     }
     try {
-      const request = { path: pathname, query: queryOf(searchParams), timeoutMs: timeoutOf(searchParams) }
+      const request = { path, query: queryOf(searchParams), timeoutMs: timeoutOf(searchParams) }
       const { status, headers, text } = isRead
         ? await this.#read(request, incoming)
         : await this.#agent.exchange({ ...request, method: 'POST', body: await bodyOf(incoming) })
@@ -98,19 +103,19 @@ export class AgentRelay implements AsyncDisposable {
       }
       response.writeHead(status).end(text)
     } catch (error) {
-      // As an agent says it that cannot ask its servers: it may go well a moment later.
+      // 502 is a transient error for the reader, which tries again.
       if (!response.destroyed) refuse(response, 502, error instanceof AgentError ? error.message : 'failed')
     }
   }
 
-  /** One request for all who ask the same at the same time; it ends when none of them is left. */
+  /** Sends one request for all equal reads at a time, and aborts it when no reader is left. */
   async #read(request: AgentRequest, incoming: IncomingMessage): Promise<AgentExchange> {
     const key = JSON.stringify([request.path, request.query])
     const shared = this.#reads.get(key) ?? this.#begin(key, request)
     shared.users += 1
     const leave = (): void => {
       shared.users -= 1
-      if (shared.users === 0) shared.abort.abort(new Error('nobody waits for it any more'))
+      if (shared.users === 0) shared.abort.abort(new Error('no reader is left'))
     }
     incoming.socket.once('close', leave)
     try {
@@ -126,7 +131,7 @@ export class AgentRelay implements AsyncDisposable {
       if (this.#reads.get(key) === shared) this.#reads.delete(key)
     })
     const shared: Shared = { exchange, abort, users: 0 }
-    // Who joined has heard of it; who has left does not care.
+    // Every reader handles the rejection of its own promise.
     exchange.catch(() => undefined)
     abort.signal.addEventListener('abort', () => {
       if (this.#reads.get(key) === shared) this.#reads.delete(key)
@@ -136,11 +141,27 @@ export class AgentRelay implements AsyncDisposable {
   }
 }
 
+/** Whether a path names one of the endpoints that may be read, also after an agent has decoded it. */
+function isReadable(path: string): boolean {
+  if (!isApiPath(path)) return false
+  const segments = path.split('/').slice(2)
+  return READS.some(
+    (endpoint) =>
+      endpoint.length === segments.length &&
+      endpoint.every((name, i) => name === segments[i] || (name === '*' && isOneSegment(segments[i]))),
+  )
+}
+
+/** Agents route by the decoded path, where an encoded slash begins another segment. */
+function isOneSegment(segment = ''): boolean {
+  return segment !== '' && !/[/\\]/.test(decodeURIComponent(segment))
+}
+
 function queryOf(parameters: URLSearchParams): Record<string, string | readonly string[]> {
   return Object.fromEntries([...new Set(parameters.keys())].map((name) => [name, parameters.getAll(name)]))
 }
 
-/** Longer than the agent may hold a query; without one, the client's own bound. */
+/** A bound above the time that the agent may hold a blocking query; undefined for the default of the client. */
 function timeoutOf(parameters: URLSearchParams): number | undefined {
   const waitMs = Number(/^(\d{1,9})ms$/.exec(parameters.get('wait') ?? '')?.[1] ?? NaN)
   return Number.isNaN(waitMs) ? undefined : (waitMs * 17) / 16 + WAIT_MARGIN_MS

@@ -8,7 +8,7 @@ import {
   expectPort,
   expectString,
 } from '../options.js'
-import type { QueryTarget, ServiceTarget } from '../resolve/upstream.js'
+import { type QueryTarget, type ServiceTarget, expectFilter, expectTags } from '../resolve/upstream.js'
 import type { LocalAddress } from '../transport/local.js'
 import {
   type Settings,
@@ -17,26 +17,43 @@ import {
   expectHostAndPort,
   expectPath,
   expectRealPort,
+  isOneEditApart,
   list,
   normalize,
+  numeric,
   read,
   taker,
 } from './keys.js'
 
-/** What a proxy is to do, checked and with nothing left to default. */
+/** The checked configuration of a proxy, with every default filled in. */
 export interface ProxyConfig {
-  /** The service that it stands for, whose certificate it carries. */
+  /** The service that the proxy represents, whose certificate it uses. */
   readonly service: string
   readonly namespace: string | undefined
   readonly partition: string | undefined
-  /** How the mesh reaches the application; undefined for a proxy that lets nobody in. */
+  /** How the mesh reaches the application; undefined for a proxy without a public listener. */
   readonly listener: ProxyListener | undefined
-  /** What the application reaches through it, in the order in which it was written. */
+  /** The upstreams of the application, in the order of the configuration. */
   readonly upstreams: readonly ProxyUpstream[]
-  /** How long it waits for open connections when it ends, in milliseconds. */
+  /** How long the proxy waits for open connections when it ends, in milliseconds. */
   readonly drainTimeoutMs: number
-  /** What was written and has no effect, in words for an operator. */
+  /** Keys that have no effect, in words for an operator. */
   readonly warnings: readonly string[]
+  /**
+   * Values that are wrong, and what the proxy does instead. Only a `ProxyConfigSource` reports them; `parseProxyConfig`
+   * throws the first one.
+   */
+  readonly problems: readonly ProxyProblem[]
+}
+
+/** A wrong value in the configuration of a proxy. */
+export interface ProxyProblem {
+  /** The key, such as `upstreams[0].local_bind_port`. */
+  readonly place: string
+  /** What is expected and what was found. */
+  readonly message: string
+  /** What the proxy does instead. */
+  readonly effect: string
 }
 
 export interface ProxyListener {
@@ -44,20 +61,20 @@ export interface ProxyListener {
   readonly port: number
   /** Where the application listens. */
   readonly application: LocalAddress
-  /** Bound on connecting to it, in milliseconds. */
+  /** Bound on connecting to the application, in milliseconds. */
   readonly connectTimeoutMs: number
   readonly handshakeTimeoutMs: number
   /** How many connections may be open; undefined for any number. */
   readonly maxConnections: number | undefined
-  /** How many may be in their handshake. */
+  /** How many connections may be in their handshake. */
   readonly maxHandshakes: number
-  /** Ends a connection on which no byte has moved for so long, in milliseconds; undefined for never. */
+  /** Ends a connection on which no byte has moved for this time, in milliseconds; undefined for never. */
   readonly idleTimeoutMs: number | undefined
 }
 
 export interface ProxyUpstream {
   readonly target: ServiceTarget | QueryTarget
-  /** Where the application finds it. */
+  /** Where the application reaches the upstream. */
   readonly bind: LocalAddress
   /** Bound on each dial, in milliseconds. */
   readonly connectTimeoutMs: number
@@ -76,7 +93,7 @@ const LISTENER_KEYS = [
   'max_inbound_handshakes',
   'idle_timeout_ms',
 ]
-/** The keys that `parseProxyConfig` knows, in snake_case; those of an upstream are its own. */
+/** The keys that `parseProxyConfig` reads, in snake_case, without the keys of an upstream. */
 export const PROXY_CONFIG_KEYS: readonly string[] = [
   'service',
   'namespace',
@@ -85,8 +102,10 @@ export const PROXY_CONFIG_KEYS: readonly string[] = [
   'drain_timeout_ms',
   ...LISTENER_KEYS,
 ]
-/** Those of the `config` inside an upstream. */
-const TUNING_KEYS = ['connect_timeout_ms', 'idle_timeout_ms']
+/** Keys that choose among the instances of an upstream. */
+const SELECTION_KEYS = ['tags', 'filter', 'near']
+/** Keys of the `config` inside an upstream: an agent accepts no other place for keys that it does not know. */
+const UPSTREAM_CONFIG_KEYS = ['connect_timeout_ms', 'idle_timeout_ms', ...SELECTION_KEYS]
 const UPSTREAM_KEYS = [
   'destination_type',
   'destination_name',
@@ -100,13 +119,21 @@ const UPSTREAM_KEYS = [
   'local_bind_socket_path',
   'mesh_gateway',
   'config',
-  ...TUNING_KEYS,
+  ...UPSTREAM_CONFIG_KEYS,
 ]
 
+const duration = numeric(expectDuration)
+const count = numeric(expectCount)
+const realPort = numeric(expectRealPort)
+
+/** Called with each wrong value, and with what the proxy does instead. */
+type OnProblem = (error: OptionError, effect: string) => void
+
 /**
- * Reads a proxy's configuration. Its keys are those of Consul's built-in proxy, of the registration of a proxy and of
+ * Reads the configuration of a proxy. Its keys are those of Consul's built-in proxy, of the registration of a proxy, and of
  * its upstreams, in snake_case or in the agent's CamelCase. A key that is not known becomes a warning; a value that is
- * wrong is an error, which names the key, the value and what is allowed.
+ * wrong is an error, which names the key, the value, and what is allowed. Digits in a string are a number, an empty
+ * string counts as absent.
  * @throws OptionError
  * @example
  * ```ts
@@ -119,107 +146,215 @@ const UPSTREAM_KEYS = [
  * ```
  */
 export function parseProxyConfig(given: unknown): ProxyConfig {
+  return parse(given, (error) => {
+    throw error
+  })
+}
+
+/**
+ * Reads the configuration of a proxy that runs, where a wrong value must not end what is right: a wrong upstream is left
+ * out, a wrong public listener stays as it was, a wrong bound is the default. Each is reported in `problems`.
+ * @param previous - the last good configuration
+ * @throws OptionError when no proxy can be run: the service, its namespace or partition, or the whole form is wrong
+ */
+export function readProxyConfig(given: unknown, previous: ProxyConfig | undefined): ProxyConfig {
+  const problems: ProxyProblem[] = []
+  const config = parse(
+    given,
+    ({ option, expected, actual }, effect) => {
+      problems.push({ place: option, message: `expected ${expected}, got ${actual}`, effect })
+    },
+    previous,
+  )
+  return { ...config, problems }
+}
+
+function parse(given: unknown, onProblem: OnProblem, previous?: ProxyConfig): ProxyConfig {
   const warnings: string[] = []
   const settings = read('', given, PROXY_CONFIG_KEYS, warnings)
-  const upstreams = list('upstreams', settings['upstreams']).map((upstream, i) =>
-    parseUpstream(`upstreams[${i}]`, upstream, warnings),
-  )
-  expectDistinct(upstreams)
   const take = taker('', settings)
+  const service = expectName('service', settings['service'])
+  const last = previous?.service === service ? previous.listener : undefined
   return {
-    service: expectName('service', settings['service']),
+    service,
     namespace: take('namespace', expectName),
     partition: take('partition', expectName),
-    listener: parseListener(settings),
-    upstreams,
-    drainTimeoutMs: take('drain_timeout_ms', expectDuration) ?? DEFAULTS.drainTimeoutMs,
+    listener: parseListener(take, onProblem, last),
+    upstreams: parseUpstreams(settings['upstreams'], onProblem, warnings),
+    drainTimeoutMs: tuner(take, onProblem)('drain_timeout_ms', duration, DEFAULTS.drainTimeoutMs),
     warnings,
+    problems: [],
   }
 }
 
-/** Without a port, or with port 0, nobody is let in. */
-function parseListener(settings: Settings): ProxyListener | undefined {
-  const take = taker('', settings)
-  const port = take('bind_port', expectPort) ?? 0
-  const listener = {
-    host: take('bind_address', expectHost) ?? DEFAULTS.proxyHost,
-    port,
-    connectTimeoutMs: take('local_connect_timeout_ms', expectDuration) ?? DEFAULTS.localConnectTimeoutMs,
-    handshakeTimeoutMs: take('handshake_timeout_ms', expectDuration) ?? DEFAULTS.handshakeTimeoutMs,
-    maxConnections: take('max_inbound_connections', expectCount),
-    maxHandshakes: take('max_inbound_handshakes', expectCount) ?? DEFAULTS.maxHandshakes,
-    idleTimeoutMs: take('idle_timeout_ms', expectDuration),
+/** Runs a part of the parser whose failure ends that part only. */
+function attempt<T>(onProblem: OnProblem, effect: string, parsePart: () => T): T | undefined {
+  try {
+    return parsePart()
+  } catch (error) {
+    if (!(error instanceof OptionError)) throw error
+    onProblem(error, effect)
+    return undefined
   }
-  const application = parseApplication(take)
-  if (port === 0) return undefined
-  if (application === undefined) {
+}
+
+/** Reads bounds: a wrong one is replaced by its default. */
+function tuner(take: Take, onProblem: OnProblem) {
+  return <T, D extends T | undefined>(
+    key: string,
+    expect: (option: string, value: unknown) => T,
+    otherwise: D,
+  ): T | D =>
+    attempt(onProblem, `the default applies: ${String(otherwise ?? 'none')}`, () => take(key, expect)) ??
+    otherwise
+}
+
+/** Without a port, or with port 0, there is no public listener. */
+function parseListener(
+  take: Take,
+  onProblem: OnProblem,
+  last: ProxyListener | undefined,
+): ProxyListener | undefined {
+  const tune = tuner(take, onProblem)
+  const bounds = {
+    connectTimeoutMs: tune('local_connect_timeout_ms', duration, DEFAULTS.localConnectTimeoutMs),
+    handshakeTimeoutMs: tune('handshake_timeout_ms', duration, DEFAULTS.handshakeTimeoutMs),
+    maxConnections: tune('max_inbound_connections', count, undefined),
+    maxHandshakes: tune('max_inbound_handshakes', count, DEFAULTS.maxHandshakes),
+    idleTimeoutMs: tune('idle_timeout_ms', duration, undefined),
+  }
+  const effect =
+    last === undefined ? 'there is no public listener' : 'the public listener keeps its last configuration'
+  const addresses = attempt(onProblem, effect, () => {
+    const port = take('bind_port', numeric(expectPort)) ?? 0
+    const host = take('bind_address', expectHost) ?? DEFAULTS.proxyHost
+    const application = parseApplication(take)
+    if (port === 0) return { listener: undefined }
+    if (application !== undefined) return { listener: { host, port, application, ...bounds } }
     throw new OptionError(
       'local_service_port',
       'the port of the application, or local_service_socket_path',
       'neither',
     )
-  }
-  return { ...listener, application }
+  })
+  return addresses === undefined ? last : addresses.listener
 }
 
 function parseApplication(take: Take): LocalAddress | undefined {
   const path = take('local_service_socket_path', expectPath)
   const local = take('local_service_address', expectHostAndPort)
-  const port = take('local_service_port', expectRealPort)
+  const port = take('local_service_port', realPort)
   if (path !== undefined) {
     // An agent fills in an address for every proxy.
     if (port === undefined) return { path }
     throw new OptionError('local_service_socket_path', 'a path or a port', 'both')
   }
-  // A port in the address was written by somebody; one beside it may be what an agent filled in.
+  // An operator wrote the port in the address; an agent may have filled in the other one.
   const chosen = local?.port ?? port
   return chosen === undefined ? undefined : { host: local?.host ?? DEFAULTS.loopback, port: chosen }
 }
 
-function parseUpstream(place: string, given: unknown, warnings: string[]): ProxyUpstream {
+function parseUpstreams(value: unknown, onProblem: OnProblem, warnings: string[]): ProxyUpstream[] {
+  /** The places of the upstreams by their addresses. */
+  const taken = new Map<string, string>()
+  return list('upstreams', value).flatMap((given, i) => {
+    const place = `upstreams[${i}]`
+    const upstream = attempt(onProblem, 'this upstream is not served', () => {
+      const own: string[] = []
+      const parsed = parseUpstream(place, given, onProblem, own)
+      expectFree(place, parsed.bind, taken)
+      // Warnings are of no use beside the problem of an upstream that is not served.
+      warnings.push(...own)
+      return parsed
+    })
+    return upstream ?? []
+  })
+}
+
+function parseUpstream(
+  place: string,
+  given: unknown,
+  onProblem: OnProblem,
+  warnings: string[],
+): ProxyUpstream {
   const settings = read(place, given, UPSTREAM_KEYS, warnings)
-  const config =
-    settings['config'] === undefined ? {} : read(`${place}.config`, settings['config'], TUNING_KEYS, warnings)
+  const configPlace = `${place}.config`
+  const config = read(configPlace, settings['config'] ?? {}, UPSTREAM_CONFIG_KEYS, warnings)
+  expectSelectionKeys(place, settings)
+  expectSelectionKeys(configPlace, config)
   const take = taker(place, settings)
-  const tuning = taker(`${place}.config`, config)
+  const takeConfig = taker(configPlace, config)
+  // The same keys may be beside `config` and in it, where they come first.
+  const either: Take = (key, expect) => takeConfig(key, expect) ?? take(key, expect)
+  const tune = tuner(either, onProblem)
   warnAboutGateway(place, settings, warnings)
   if (take('destination_peer', expectString) !== undefined) {
     throw new OptionError(`${place}.destination_peer`, 'no peer: peering is not supported', 'one')
   }
   return {
-    target: parseTarget(place, take, warnings),
+    target: parseTarget(place, take, either, warnings),
     bind: parseBind(place, take),
-    connectTimeoutMs:
-      tuning('connect_timeout_ms', expectDuration) ??
-      take('connect_timeout_ms', expectDuration) ??
-      DEFAULTS.dialTimeoutMs,
-    idleTimeoutMs: tuning('idle_timeout_ms', expectDuration) ?? take('idle_timeout_ms', expectDuration),
+    connectTimeoutMs: tune('connect_timeout_ms', duration, DEFAULTS.dialTimeoutMs),
+    idleTimeoutMs: tune('idle_timeout_ms', duration, undefined),
   }
 }
 
-function parseTarget(place: string, take: Take, warnings: readonly string[]): ServiceTarget | QueryTarget {
+/**
+ * Rejects a misspelled selection key, such as `tag`: with a warning alone, the proxy would dial the instances that the
+ * operator wants to leave out.
+ */
+function expectSelectionKeys(place: string, settings: Settings): void {
+  for (const key of Object.keys(settings)) {
+    if (UPSTREAM_KEYS.includes(key)) continue
+    if (SELECTION_KEYS.some((known) => isOneEditApart(key, known))) {
+      throw new OptionError(`${place}.${key}`, `one of ${SELECTION_KEYS.join(', ')}`, 'an unknown key')
+    }
+  }
+}
+
+function parseTarget(
+  place: string,
+  take: Take,
+  either: Take,
+  warnings: readonly string[],
+): ServiceTarget | QueryTarget {
   const type = take('destination_type', expectString) ?? 'service'
   const name = take('destination_name', expectName)
   if (name === undefined) {
-    // It may be there by another name, and with the error nobody sees the warnings.
-    const misspelt = warnings.filter((warning) => warning.startsWith(`${place}.`))
-    const found = ['none', ...misspelt].join('; ')
+    // The key may be misspelled, and the warnings do not come with an error.
+    const unknown = warnings.filter((warning) => warning.startsWith(`${place}.`))
+    const found = ['none', ...unknown].join('; ')
     throw new OptionError(`${place}.destination_name`, 'the name of a service or a prepared query', found)
   }
   const scope = {
-    // Consul 1.2 had another word for it.
+    // Consul 1.2 has another name for this key.
     datacenter: take('datacenter', expectName) ?? take('destination_datacenter', expectName),
     namespace: take('destination_namespace', expectName),
     partition: take('destination_partition', expectName),
   }
-  if (type === 'service') return { service: name, ...scope }
-  if (type === 'prepared_query') return { query: name, ...scope }
-  throw new OptionError(`${place}.destination_type`, 'service or prepared_query', describe(type))
+  const near = either('near', expectName)
+  const [tags, filter] = [either('tags', expectTags), either('filter', expectFilter)]
+  const sorted = near === undefined ? {} : { near }
+  if (type === 'service') {
+    return {
+      service: name,
+      ...scope,
+      ...sorted,
+      ...(tags !== undefined && { tags }),
+      ...(filter !== undefined && { filter }),
+    }
+  }
+  if (type !== 'prepared_query') {
+    throw new OptionError(`${place}.destination_type`, 'service or prepared_query', describe(type))
+  }
+  if (tags === undefined && filter === undefined) return { query: name, ...scope, ...sorted }
+  const key = tags === undefined ? 'filter' : 'tags'
+  throw new OptionError(`${place}.${key}`, 'destination_type service', 'prepared_query')
 }
 
 function parseBind(place: string, take: Take): LocalAddress {
   const path = take('local_bind_socket_path', expectPath)
-  const port = take('local_bind_port', expectPort) ?? 0
+  const port = take('local_bind_port', numeric(expectPort)) ?? 0
   const host = take('local_bind_address', expectHost) ?? DEFAULTS.forwardHost
   if (path === undefined) return { host, port: expectRealPort(`${place}.local_bind_port`, port) }
   if (port === 0) return { path }
@@ -230,28 +365,22 @@ function warnAboutGateway(place: string, settings: Settings, warnings: string[])
   const gateway = settings['mesh_gateway']
   if (gateway === undefined) return
   const { mode } = normalize(`${place}.mesh_gateway`, gateway)
-  if (mode === undefined || mode === '' || mode === 'none') return
-  warnings.push(`${place}.mesh_gateway: gateways are not supported, instances are dialled directly`)
+  if (mode === undefined || mode === 'none') return
+  warnings.push(`${place}.mesh_gateway: gateways are not supported; instances are dialed directly`)
 }
 
-function expectDistinct(upstreams: readonly ProxyUpstream[]): void {
-  const seen = new Map<string, number>()
-  upstreams.forEach(({ bind }, i) => {
-    const where = formatLocal(bind)
-    const other = seen.get(where)
-    if (other !== undefined) {
-      const place = 'path' in bind ? 'local_bind_socket_path' : 'local_bind_port'
-      throw new OptionError(
-        `upstreams[${i}].${place}`,
-        'an address of its own',
-        `that of upstreams[${other}], ${where}`,
-      )
-    }
-    seen.set(where, i)
-  })
+/** Rejects an address that another upstream has. */
+function expectFree(place: string, bind: LocalAddress, taken: Map<string, string>): void {
+  const address = formatLocal(bind)
+  const other = taken.get(address)
+  if (other !== undefined) {
+    const key = 'path' in bind ? 'local_bind_socket_path' : 'local_bind_port'
+    throw new OptionError(`${place}.${key}`, 'an address of its own', `that of ${other}, ${address}`)
+  }
+  taken.set(address, place)
 }
 
-/** `host:port`, `[ipv6]:port` or a path. */
+/** `host:port`, `[ipv6]:port`, or a path. */
 function formatLocal(address: LocalAddress): string {
   if ('path' in address) return address.path
   return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`

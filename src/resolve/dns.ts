@@ -13,6 +13,7 @@ import { isAborted } from '../bounded.js'
 import type { Clock } from '../clock.js'
 import { DialError, DnsError, toError } from '../errors.js'
 import { log } from '../log.js'
+import { publishResolution, publishResolutionFailure } from './channel.js'
 import { Lookup, type Timed } from './lookup.js'
 import { type Endpoint, type ResolveRequest, type Resolver, endpointList } from './resolver.js'
 import type { DnsTarget } from './upstream.js'
@@ -36,7 +37,7 @@ export class DnsResolver implements Resolver {
     this.name = `${target.service} by DNS ${target.dns}`
     this.#client = client
     this.#target = target
-    this.#lookup = new Lookup(this.name, clock, (signal) => this.#ask(signal))
+    this.#lookup = new Lookup(this.name, clock, (signal) => this.#resolve(signal))
   }
 
   get isEmpty(): boolean {
@@ -57,6 +58,17 @@ export class DnsResolver implements Resolver {
 
   close(): void {
     this.#lookup.close()
+  }
+
+  async #resolve(signal: AbortSignal): Promise<Timed<readonly Endpoint[]>> {
+    try {
+      const timed = await this.#ask(signal)
+      publishResolution(this.name, timed.value, false)
+      return timed
+    } catch (error) {
+      publishResolutionFailure(this.name, toError(error))
+      throw error
+    }
   }
 
   async #ask(signal: AbortSignal): Promise<Timed<readonly Endpoint[]>> {

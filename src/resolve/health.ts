@@ -4,6 +4,7 @@ import { Watched } from '../agent/watched.js'
 import { ClosedError, DialError } from '../errors.js'
 import { log } from '../log.js'
 import type { Time } from '../clock.js'
+import { publishResolution, publishResolutionFailure } from './channel.js'
 import { type Emptiness, noneAlive, toEndpoints, unexplained, whyUnknown } from './instances.js'
 import { Lookup } from './lookup.js'
 import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
@@ -95,10 +96,15 @@ export class HealthResolver implements Resolver {
       ...this.#time,
     })
     watched.on('failed', (error) => {
+      publishResolutionFailure(this.name, error)
       if (!this.isEmpty && !isNoAnswer(error)) this.#onFailed(error)
     })
     watched.on('value', () => {
       log.resolve('%s: %d instances known', this.name, watched.value?.length)
+      // Reports the change also when no dial follows.
+      if (watched.value !== undefined && this.#last !== undefined) {
+        this.#endpoints(watched.value, this.#last.own)
+      }
     })
     return watched
   }
@@ -109,6 +115,7 @@ export class HealthResolver implements Resolver {
     const { onlyPassing = true, ...target } = this.#target
     const endpoints = toEndpoints(instances, { ...target, own, onlyPassing })
     this.#last = { instances, own, endpoints }
+    publishResolution(this.name, endpoints, this.isSorted)
     return endpoints
   }
 }

@@ -1,4 +1,4 @@
-import { isNoAnswer, isTransient } from '../agent/client.js'
+import { isNoAnswer } from '../agent/client.js'
 import { type Clock, sleep } from '../clock.js'
 import { ClosedError, DnsError, toError } from '../errors.js'
 import { isAborted } from '../bounded.js'
@@ -63,7 +63,7 @@ export class Lookup<T> {
       // A clock that was set back must not hold anybody up.
       if (pauseMs > 0 && pauseMs <= LONGEST_RETRY_MS && isUnanswered(this.#lastError)) {
         if (stale !== undefined) return stale.value
-        if (isTransient(this.#lastError)) {
+        if (isNoAnswer(this.#lastError)) {
           await sleep(this.#clock, pauseMs, signal)
           continue
         }
@@ -75,7 +75,7 @@ export class Lookup<T> {
       } catch (error) {
         if (isAborted(signal) || isAborted(this.#closed.signal) || !isUnanswered(error)) throw error
         if (stale !== undefined) return stale.value
-        if (!isTransient(error)) throw error
+        if (!isNoAnswer(error)) throw error
       }
     }
   }

@@ -158,17 +158,17 @@ function addressTarget(given: Given): Target {
   }
 }
 
-/** Long enough for any that somebody writes, and short enough for a URL. */
+/** Longer than filters are in practice, and short enough for a URL. */
 const LONGEST_FILTER = 2_048
 const MOST_TAGS = 32
 
-function expectFilter(option: string, value: unknown): string {
+export function expectFilter(option: string, value: unknown): string {
   const filter = expectString(option, value)
   if (filter.length <= LONGEST_FILTER) return filter
   throw new OptionError(option, `at most ${LONGEST_FILTER} characters`, `${filter.length}`)
 }
 
-function expectTags(option: string, value: unknown): readonly string[] {
+export function expectTags(option: string, value: unknown): readonly string[] {
   const tags = expectStrings(option, value)
   if (tags.length > MOST_TAGS) throw new OptionError(option, `at most ${MOST_TAGS} tags`, `${tags.length}`)
   return tags

@@ -125,6 +125,39 @@ test('an agent with ACLs that deny by default', { skip }, async (t) => {
     assert.match(promoted.leaf?.uri ?? '', /\/svc\/promoted$/)
   })
 
+  await t.test(
+    'dials the nearest instance of a query that the token may not read, and all of another',
+    async () => {
+      const geo = joinWith('geo', { token: await createToken('geo') })
+      const near = joinWith('near', { token: await createToken('near') })
+      await consul.consul(['intention', 'create', '-token', managementToken, '-allow', 'near', 'geo'])
+      for (const [i, node] of ['n1', 'n2', 'n3'].entries()) {
+        const host = `127.0.3.${i + 1}`
+        const listener = await geo.listen({ host, port: 0 }, (socket) => socket.end(node))
+        const definition = { ID: node, Service: 'geo', Port: portOf(listener), Connect: { Native: true } }
+        const body = { Node: node, Address: host, Service: definition }
+        await asManager('/v1/catalog/register', 'PUT', body)
+        const Coord = { Vec: [(3 - i) / 100, 0, 0, 0, 0, 0, 0, 0], Error: 0.1, Adjustment: 0, Height: 1e-5 }
+        await asManager('/v1/coordinate/update', 'PUT', { Node: node, Segment: '', Coord })
+      }
+      await until('the coordinates are known', async () => {
+        const known = await asManager<{ Node: string }[]>('/v1/coordinate/nodes', 'GET')
+        return known.filter(({ Node }) => /^n\d$/.test(Node)).length === 3
+      })
+      const queries = { nearest: { Service: 'geo', Near: 'n3' }, any: { Service: 'geo' } }
+      for (const [Name, definition] of Object.entries(queries)) {
+        await asManager('/v1/query', 'POST', { Name, Service: definition })
+      }
+      await until('near is let in', () => hear(near, { query: 'any' }).catch(() => false as const))
+      const heard = async (query: string): Promise<string[]> => {
+        const all = await Promise.all(Array.from({ length: 40 }, () => hear(near, { query })))
+        return [...new Set(all)].sort()
+      }
+      assert.deepEqual(await heard('nearest'), ['n3'])
+      assert.deepEqual(await heard('any'), ['n1', 'n2', 'n3'])
+    },
+  )
+
   interface Token {
     readonly AccessorID: string
     readonly SecretID: string

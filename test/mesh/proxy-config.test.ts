@@ -113,21 +113,40 @@ describe('proxyConfig', () => {
     )
   })
 
-  it('keeps the last good configuration when a change is wrong, and says which value', async (t) => {
+  it('keeps the last good configuration while no proxy can be run by the registration', async (t) => {
     const { agent, open } = await start(t, { proxyId: ID })
     await register(agent)
     const source = open()
     await source.ready()
     const warning = next(source, 'warning')
-    await register(agent, { config: { bind_port: 'many' } })
-    assert.match(
-      (await warning).message,
-      /^bind_port: expected a port from 0 to 65535, got the string "many"$/,
-    )
+    await register(agent, { config: { upstreams: 'db' } })
+    const { message } = await warning
+    assert.match(message, /^upstreams: expected a list, got the string "db"$/)
+    assert.equal(source.lastError?.message, message)
     assert.equal(source.current?.listener?.port, 8443)
     const changed = next(source, 'changed')
     await register(agent, { port: 9443 })
     assert.equal((await changed).listener?.port, 9443)
+    assert.equal(source.lastError, undefined)
+  })
+
+  it('applies what is right of a change, and reports what is wrong', async (t) => {
+    const { agent, open } = await start(t, { proxyId: ID })
+    await register(agent)
+    const source = open()
+    await source.ready()
+    const changed = next(source, 'changed')
+    await register(agent, { config: { bind_port: 'many', drain_timeout_ms: '5000' } })
+    const { listener, drainTimeoutMs, problems } = await changed
+    assert.deepEqual([listener?.port, drainTimeoutMs], [8443, 5_000])
+    assert.deepEqual(problems, [
+      {
+        place: 'bind_port',
+        message: 'expected a port from 0 to 65535, got the string "many"',
+        effect: 'the public listener keeps its last configuration',
+      },
+    ])
+    assert.equal(source.lastError, undefined)
   })
 
   it('finds the only proxy of an instance', async (t) => {

@@ -78,6 +78,19 @@ describe('a relay', () => {
     ['GET', '/v1/acl/tokens'],
     ['GET', '/v1/query/../kv/secret'],
     ['GET', '/v1/query/%2e%2e/kv/secret'],
+    // An agent decodes a path once, and then cleans it.
+    ['GET', '/v1/query/..%2fkv/execute'],
+    ['GET', '/v1/health/connect/..%2F..%2Fkv%2Fsecret'],
+    ['GET', '/v1/health/connect/a%2f..%2f..%2fservice'],
+    ['GET', '/v1/health/connect/..%5ckv'],
+    ['GET', '/v1/health/connect/a%2fb'],
+    ['GET', '/v1/health/connect/'],
+    ['GET', '/v1/health/connect/%'],
+    ['GET', '//v1/health/connect/a'],
+    ['GET', 'http://agent/v1/health/connect/a'],
+    // The list of queries holds the tokens of those that have one.
+    ['GET', '/v1/query/'],
+    ['GET', '/v1/query/8f246b77-f3e1-ff88-5b48-8ec93abf3e05'],
     ['POST', '/v1/query'],
     ['GET', '/'],
   ]

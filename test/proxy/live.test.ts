@@ -189,17 +189,43 @@ describe('a configuration that changes under load', () => {
     assert.equal(proxy.lines.filter(({ msg }) => msg === 'public listener is open').length, 1)
   })
 
-  it('a wrong one changes nothing, and says which value', async (t) => {
+  it('a wrong value costs what it belongs to, and is reported once', async (t) => {
     const { agent, proxy, registered, upstream } = await start(t)
     const before = proxy.lines.length
-    await register(agent, { ...registered, config: { handshake_timeout_ms: 'soon', colour: 'red' } })
-    await proxy.logged(
-      'configuration: handshake_timeout_ms: expected a positive number of milliseconds, got the string "soon"',
-      before,
-    )
-    await isEcho(t, upstream)
-    await applied(proxy, () => register(agent, { ...registered, config: { colour: 'red' } }))
+    const wrong = { DestinationName: 'db', LocalBindPort: 1, Config: { tag: ['primary'] } }
+    const upstreams = [...registered.upstreams, wrong]
+    const config = { handshake_timeout_ms: 'soon', drain_timeout_ms: '5000', colour: 'red' }
+    await applied(proxy, () => register(agent, { ...registered, upstreams, config }))
+    const problems = [
+      'handshake_timeout_ms: expected a positive number of milliseconds, got the string "soon"; the default applies: 10000',
+      'upstreams[1].config.tag: expected one of tags, filter, near, got an unknown key; this upstream is not served',
+    ]
+    for (const problem of problems) await proxy.logged(problem, before)
     await proxy.logged('colour: no such key; it has no effect', before)
+    await isEcho(t, upstream)
+    const { status, text } = await proxy.admin('/ready')
+    assert.equal(status, 200)
+    assert.deepEqual((JSON.parse(text) as { problems: string[] }).problems, problems)
+    const { drainTimeoutMs } = JSON.parse((await proxy.admin('/config')).text) as { drainTimeoutMs: number }
+    assert.equal(drainTimeoutMs, 5_000)
+    await applied(proxy, () =>
+      register(agent, { ...registered, upstreams, config: { ...config, drain_timeout_ms: '6000' } }),
+    )
+    assert.equal(proxy.lines.slice(before).filter(({ msg }) => msg === problems[1]).length, 1)
+  })
+
+  it('an unusable registration changes nothing, and is shown until it is mended', async (t) => {
+    const { agent, proxy, registered, upstream } = await start(t)
+    await register(agent, { ...registered, config: { namespace: 'a/b', BindPort: 1, bind_port: 2 } })
+    await proxy.logged('configuration: config.bind_port: expected one spelling of a key, got two')
+    const shown = async (): Promise<string[]> =>
+      (JSON.parse((await proxy.admin('/ready')).text) as { problems: string[] }).problems
+    assert.deepEqual(await shown(), [
+      'configuration: config.bind_port: expected one spelling of a key, got two',
+    ])
+    await isEcho(t, upstream)
+    await register(agent, registered)
+    await until('nothing is wrong', async () => (await shown()).length === 0)
   })
 
   it('another service: the proxy stands for that one from then on', async (t) => {

@@ -45,7 +45,7 @@ describe('settings: flags', () => {
     )
     assert.deepEqual(upstreams[0]?.bind, { host: '127.0.0.1', port: 5432 })
     assert.deepEqual(settings.registration, { idSuffix: 'a' })
-    assert.deepEqual(settings.log, { level: 'info', json: false })
+    assert.deepEqual(settings.log, { level: undefined, json: false })
     assert.deepEqual([settings.admin, settings.workers, settings.warnings], [undefined, 1, []])
   })
 
@@ -69,6 +69,18 @@ describe('settings: flags', () => {
     ['db:[::1]:5432', { service: 'db' }, { host: '::1', port: 5432 }],
     ['db:/run/db.sock', { service: 'db' }, { path: '/run/db.sock' }],
     ['db:unix:///run/db.sock', { service: 'db' }, { path: '/run/db.sock' }],
+    ['.query:5432', { service: '.query' }, { host: '127.0.0.1', port: 5432 }],
+    [
+      'db:5432?tag=primary&tag=v2&near=_agent&filter=Service.Meta.v+%3D%3D+2',
+      { service: 'db', tags: ['primary', 'v2'], near: '_agent', filter: 'Service.Meta.v == 2' },
+      { host: '127.0.0.1', port: 5432 },
+    ],
+    [
+      'db:/run/db.sock?filter=Node.Meta.rack == "7"',
+      { service: 'db', filter: 'Node.Meta.rack == "7"' },
+      { path: '/run/db.sock' },
+    ],
+    ['db.query:5432?near=node-1', { query: 'db', near: 'node-1' }, { host: '127.0.0.1', port: 5432 }],
   ]
   for (const [text, target, bind] of upstreams) {
     it(`-upstream ${text}`, () => {
@@ -92,6 +104,14 @@ describe('settings: flags', () => {
       assert.deepEqual(configOf(settings).listener?.application, application)
     })
   }
+
+  it('without an effect are accepted with a warning', () => {
+    const { warnings } = readSettings(['-service', 'web', '-pprof-addr', ':6060', '-stale'], {})
+    assert.deepEqual(warnings, [
+      '-stale: has no effect',
+      '-pprof-addr: has no effect; set NODE_OPTIONS=--inspect to profile the proxy',
+    ])
+  })
 
   it('name the proxy whose configuration the agent has', () => {
     assert.deepEqual(selectorOf(readSettings(['-proxy-id', 'a'], {})), { proxyId: 'a' })
@@ -231,7 +251,7 @@ describe('settings: a file', () => {
 describe('settings: what is wrong', () => {
   const wrong: [args: () => string[], message: RegExp][] = [
     [() => [], /^expected -sidecar-for, -proxy-id, -service or -config-file: see -help$/],
-    [() => ['-servcie', 'web'], /expected a flag that there is, got -servcie/],
+    [() => ['-servcie', 'web'], /^unknown flag: -servcie \(see -help\)$/],
     [() => ['web'], /^Unexpected argument 'web'/],
     [() => ['-service'], /argument missing/],
     [() => ['-service', 'web', '-log-json=maybe'], /^-log-json: expected true or false, got "maybe"$/],
@@ -251,9 +271,26 @@ describe('settings: what is wrong', () => {
     [() => ['-service', 'web', '-service-addr', 'h:'], /^-service-addr: expected .*, got "h:"$/],
     [
       () => ['-service', 'web', '-upstream', 'db'],
-      /^-upstream: expected NAME\[\.service\|\.query\]:\[HOST:\]PORT, got "db"$/,
+      /^-upstream: expected NAME\[\.service\|\.query\]:\[HOST:\]PORT\[\?.*\], got "db"$/,
     ],
     [() => ['-service', 'web', '-upstream', 'db:70000'], /^-upstream: expected .*, got "70000"$/],
+    [
+      () => ['-service', 'web', '-upstream', 'db:1?tags=a'],
+      /^-upstream: unknown parameter "tags"; expected one of tag, near, filter$/,
+    ],
+    [() => ['-service', 'web', '-upstream', 'db:1?near=a&near=b'], /^-upstream: expected near once$/],
+    [() => ['-service', 'web', '-upstream', 'db:1?tag='], /^-upstream: expected a value of tag$/],
+    [
+      () => ['-service', 'web', '-upstream', 'db.query:1?tag=a'],
+      /^upstreams\[0\]\.tags: expected destination_type service, got prepared_query$/,
+    ],
+    [
+      () => [
+        '-config-file',
+        file({ service: 'web', upstreams: [{ destination_name: 'db', local_bind_port: 1, tag: ['a'] }] }),
+      ],
+      /^upstreams\[0\]\.tag: expected one of tags, filter, near, got an unknown key$/,
+    ],
     [() => ['-service', 'a/b'], /^service: expected a Consul name .*, got the string "a\/b"$/],
     [() => ['-service', 'web', '-register'], /^-register: expected -listen beside it/],
     [() => ['-proxy-id', 'a', '-register'], /^-register: the agent has the registration already/],

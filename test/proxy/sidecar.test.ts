@@ -373,7 +373,7 @@ describe('the life of a sidecar', () => {
     assert.equal(await proxy.ended(), 1)
     assert.equal(
       proxy.text,
-      'connect-proxy: -upstream: expected NAME[.service|.query]:[HOST:]PORT, got "db"\n',
+      'connect-proxy: -upstream: expected NAME[.service|.query]:[HOST:]PORT[?tag=TAG&near=NODE&filter=EXPRESSION], got "db"\n',
     )
     const help = spawnProxy(t, ['-help'])
     assert.equal(await help.ended(), 0)

@@ -5,7 +5,9 @@ import { freePort } from '../fixtures/free-ports.js'
 import { readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
 import {
   type RunningProxy,
+  configFile,
   echo,
+  isRefused,
   localConnect,
   nextData,
   startApplication,
@@ -156,5 +158,31 @@ describe('a proxy with workers', () => {
     agent.setIntention('web', 'api', 'deny')
     for (const { message } of await gone) assert.match(message, /ECONNRESET/)
     assert.equal(await inbound.metric('revocations_total'), 4)
+  })
+
+  it('drains for more than 2^31 ms', async (t) => {
+    const { agent } = await startMesh(t)
+    const application = await startApplication(t, echo)
+    const port = await freePort()
+    await startPair(t, agent.address, application.port)
+    const path = configFile(t, {
+      service: 'web',
+      drain_timeout_ms: 2 ** 31,
+      workers: 2,
+      upstreams: [{ destination_name: 'api', local_bind_port: port }],
+    })
+    const proxy = await startProxy(t, agent.address, ['-config-file', path], { ready: ['upstream is open'] })
+    const socket = localConnect(t, port)
+    socket.write('hello')
+    assert.equal(await nextData(socket), 'hello')
+    proxy.signal('SIGTERM')
+    await until('the port is closed', () => isRefused(port))
+    // Several round trips: a worker that is killed would have ended the connection.
+    for (let i = 0; i < 100; i += 1) {
+      socket.write('still here')
+      assert.equal(await nextData(socket), 'still here')
+    }
+    socket.end()
+    assert.equal(await proxy.ended(), 0)
   })
 })

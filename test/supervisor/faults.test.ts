@@ -358,7 +358,7 @@ test('wrong flags and commands are refused in one line', async (t) => {
       /data_dir: expected an absolute path, got "relative"/,
     ],
     [['-config-dir', '/not/there', '-dev'], /\/not\/there: cannot be read \(ENOENT\)/],
-    [['-bogus'], /expected a flag that there is, got -bogus/],
+    [['-bogus'], /unknown flag: -bogus \(see -help\)/],
     [['bogus'], /expected run, check, status, stop, start or logs, got "bogus"/],
     [['status'], /expected -data-dir, or a configuration with data_dir/],
     [['logs', 'x', '-data-dir', host.dataDir], /there are no logs of "x"/],

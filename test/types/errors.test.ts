@@ -15,6 +15,7 @@ import {
   type DialAttempt,
   DialError,
   type DialMessage,
+  type ResolutionMessage,
   DnsError,
   ERROR_CODES,
   type ErrorCode,
@@ -148,6 +149,7 @@ describe('ChannelMessages', () => {
   it('has the name of every channel, and what it carries', () => {
     expectTypeOf<ChannelMessages>().toEqualTypeOf<{
       'consul-connect:dial': DialMessage
+      'consul-connect:resolution': ResolutionMessage
       'consul-connect:handshake': HandshakeMessage
       'consul-connect:decision': DecisionMessage
       'consul-connect:revocation': RevocationMessage

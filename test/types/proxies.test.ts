@@ -17,6 +17,7 @@ import {
   type ProxyConfigOptions,
   ProxyConfigSource,
   type ProxyListener,
+  type ProxyProblem,
   type ProxySelector,
   type ProxyUpstream,
   type PumpResult,
@@ -57,6 +58,7 @@ describe('proxyConfig()', () => {
     expectTypeOf<ProxyConfigSource['current']>().toEqualTypeOf<ProxyConfig | undefined>()
     expectTypeOf<ProxyConfigSource['proxyId']>().toEqualTypeOf<string | undefined>()
     expectTypeOf<ProxyConfigSource['ready']>().toEqualTypeOf<(o?: ReadyOptions) => Promise<ProxyConfig>>()
+    expectTypeOf<ProxyConfigSource['lastError']>().toEqualTypeOf<Error | undefined>()
     expectTypeOf<ProxyConfigSource['refresh']>().toEqualTypeOf<() => void>()
     expectTypeOf<ProxyConfigSource['close']>().toEqualTypeOf<() => Promise<void>>()
     expectTypeOf<ProxyConfigSource>().toExtend<AsyncDisposable>()
@@ -83,6 +85,12 @@ describe('a proxy configuration', () => {
       readonly upstreams: readonly ProxyUpstream[]
       readonly drainTimeoutMs: number
       readonly warnings: readonly string[]
+      readonly problems: readonly ProxyProblem[]
+    }>()
+    expectTypeOf<ProxyProblem>().toEqualTypeOf<{
+      readonly place: string
+      readonly message: string
+      readonly effect: string
     }>()
     expectTypeOf<ProxyUpstream>().toEqualTypeOf<{
       readonly target: ServiceTarget | QueryTarget

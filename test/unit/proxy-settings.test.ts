@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
 import { OptionError, type ProxyConfig, parseProxyConfig } from '../../src/index.js'
+import { readProxyConfig } from '../../src/proxy/settings.js'
 
 const WEB = { service: 'web' }
 const LISTENING = { ...WEB, bind_port: 8443, local_service_port: 8080 }
@@ -22,6 +23,7 @@ describe('parseProxyConfig', () => {
       upstreams: [],
       drainTimeoutMs: 10_000,
       warnings: [],
+      problems: [],
     }
     assert.deepEqual(parseProxyConfig(WEB), expected)
   })
@@ -70,6 +72,7 @@ describe('parseProxyConfig', () => {
       { local_service_address: 'app.local', local_service_port: 80 },
       { host: 'app.local', port: 80 },
     ],
+    [{ local_service_address: ':9000' }, { host: '127.0.0.1', port: 9000 }],
     [{ local_service_address: '127.0.0.1:9000' }, { host: '127.0.0.1', port: 9000 }],
     [{ local_service_address: '[::1]:9000' }, { host: '::1', port: 9000 }],
     [
@@ -168,6 +171,45 @@ describe('parseProxyConfig', () => {
       },
     ],
     [
+      'some of the instances',
+      { ...DB, tags: ['primary', 'v2'], filter: 'Node.Meta.rack == "7"', near: '_agent' },
+      {
+        target: {
+          service: 'db',
+          datacenter: undefined,
+          namespace: undefined,
+          partition: undefined,
+          near: '_agent',
+          tags: ['primary', 'v2'],
+          filter: 'Node.Meta.rack == "7"',
+        },
+        bind: { host: '127.0.0.1', port: 5432 },
+        connectTimeoutMs: 10_000,
+        idleTimeoutMs: undefined,
+      },
+    ],
+    [
+      'the nearest result of a prepared query, in the only place that an agent accepts',
+      {
+        DestinationType: 'prepared_query',
+        DestinationName: 'db',
+        LocalBindPort: 5432,
+        Config: { near: 'node-1' },
+      },
+      {
+        target: {
+          query: 'db',
+          datacenter: undefined,
+          namespace: undefined,
+          partition: undefined,
+          near: 'node-1',
+        },
+        bind: { host: '127.0.0.1', port: 5432 },
+        connectTimeoutMs: 10_000,
+        idleTimeoutMs: undefined,
+      },
+    ],
+    [
       'a unix socket',
       { destination_name: 'db', local_bind_socket_path: '/run/db.sock', connect_timeout_ms: 100 },
       {
@@ -188,6 +230,7 @@ describe('parseProxyConfig', () => {
 
   const warned: [config: object, warning: RegExp][] = [
     [{ ...WEB, protocol: 'http' }, /^protocol: no such key; it has no effect$/],
+    [{ ...WEB, bind_prot: 1 }, /^bind_prot: no such key; it has no effect; did you mean bind_port\?$/],
     [{ ...WEB, constructor: 1 }, /^constructor: no such key/],
     [JSON.parse('{"service":"web","__proto__":{"bind_port":1}}') as object, /^__proto__: no such key/],
     [withUpstream({ ...DB, colour: 'red' }), /^upstreams\[0\]\.colour: no such key/],
@@ -220,10 +263,11 @@ describe('parseProxyConfig', () => {
     [{}, 'service: expected a non-empty string, got undefined'],
     [{ service: 7 }, 'service: expected a non-empty string, got the number 7'],
     [{ service: 'a/b' }, `service: expected ${name}, got the string "a/b"`],
-    [{ ...WEB, bind_port: '8443' }, `bind_port: expected ${port}, got the string "8443"`],
+    [{ ...WEB, bind_port: '8443x' }, `bind_port: expected ${port}, got the string "8443x"`],
+    [{ ...WEB, bind_port: '65536' }, `bind_port: expected ${port}, got the number 65536`],
+    [{ ...WEB, bind_port: ' 1' }, `bind_port: expected ${port}, got the string " 1"`],
     [{ ...WEB, bind_port: 65_536 }, `bind_port: expected ${port}, got the number 65536`],
     [{ ...WEB, bind_port: 8443.5 }, `bind_port: expected ${port}, got the number 8443.5`],
-    [{ ...WEB, bind_port: '' }, `bind_port: expected ${port}, got an empty string`],
     [
       { ...WEB, bind_address: 'a b' },
       'bind_address: expected an address or a host name, got the string "a b"',
@@ -288,11 +332,11 @@ describe('parseProxyConfig', () => {
     [
       withUpstream({ destination_nam: 'db', local_bind_port: 1 }),
       'upstreams[0].destination_name: expected the name of a service or a prepared query, got none; ' +
-        'upstreams[0].destination_nam: no such key; it has no effect',
+        'upstreams[0].destination_nam: no such key; it has no effect; did you mean destination_name?',
     ],
     [
       withUpstream({ destination_name: '', local_bind_port: 1 }),
-      'upstreams[0].destination_name: expected a non-empty string, got an empty string',
+      'upstreams[0].destination_name: expected the name of a service or a prepared query, got none',
     ],
     [
       withUpstream({ destination_name: 'db' }),
@@ -315,6 +359,22 @@ describe('parseProxyConfig', () => {
       'upstreams[0].destination_peer: expected no peer: peering is not supported, got one',
     ],
     [
+      withUpstream({ ...DB, tags: 'primary' }),
+      'upstreams[0].tags: expected a list of strings, got the string "primary"',
+    ],
+    [
+      withUpstream({ ...DB, tag: ['primary'] }),
+      'upstreams[0].tag: expected one of tags, filter, near, got an unknown key',
+    ],
+    [
+      withUpstream({ ...DB, config: { fitler: 'a' } }),
+      'upstreams[0].config.fitler: expected one of tags, filter, near, got an unknown key',
+    ],
+    [
+      withUpstream({ ...DB, destination_type: 'prepared_query', filter: 'a' }),
+      'upstreams[0].filter: expected destination_type service, got prepared_query',
+    ],
+    [
       withUpstream({ ...DB, local_bind_socket_path: '/run/db.sock' }),
       'upstreams[0].local_bind_socket_path: expected a path or a port, got both',
     ],
@@ -334,6 +394,37 @@ describe('parseProxyConfig', () => {
     })
   }
 
+  it('reads digits in a string as a number, and an empty string as absent', () => {
+    const quoted = {
+      service: 'web',
+      namespace: '',
+      bind_address: '',
+      bind_port: '8443',
+      local_service_port: '8080',
+      local_connect_timeout_ms: '2000',
+      max_inbound_connections: '100',
+      drain_timeout_ms: '5000',
+      upstreams: [
+        {
+          destination_name: 'db',
+          local_bind_address: '',
+          local_bind_port: '5432',
+          connect_timeout_ms: '100',
+        },
+      ],
+    }
+    const numbers = {
+      service: 'web',
+      bind_port: 8443,
+      local_service_port: 8080,
+      local_connect_timeout_ms: 2_000,
+      max_inbound_connections: 100,
+      drain_timeout_ms: 5_000,
+      upstreams: [{ destination_name: 'db', local_bind_port: 5432, connect_timeout_ms: 100 }],
+    }
+    assert.deepEqual(parseProxyConfig(quoted), parseProxyConfig(numbers))
+  })
+
   it('throws nothing but OptionErrors, whatever it is given', () => {
     fc.assert(
       fc.property(fc.jsonValue(), (value) => {
@@ -346,6 +437,107 @@ describe('parseProxyConfig', () => {
       }),
     )
   })
+})
+
+describe('readProxyConfig: a wrong value costs what it belongs to', () => {
+  const CACHE = { destination_name: 'cache', local_bind_port: 6379 }
+  const whole = { ...LISTENING, upstreams: [DB, CACHE] }
+  const good = parseProxyConfig(whole)
+  const [db, cache] = good.upstreams
+  const notServed = 'this upstream is not served'
+
+  const costs: [config: object, place: string, effect: string, expected: Partial<ProxyConfig>][] = [
+    [
+      { ...whole, upstreams: [{ ...DB, local_bind_port: 'x' }, CACHE] },
+      'upstreams[0].local_bind_port',
+      notServed,
+      { upstreams: [cache!] },
+    ],
+    [{ ...whole, upstreams: ['db', CACHE] }, 'upstreams[0]', notServed, { upstreams: [cache!] }],
+    [
+      { ...whole, upstreams: [DB, CACHE, { ...DB, destination_name: 'other' }] },
+      'upstreams[2].local_bind_port',
+      notServed,
+      {},
+    ],
+    [
+      { ...whole, upstreams: [DB, CACHE, { ...DB, DestinationName: 'other' }] },
+      'upstreams[2].DestinationName',
+      notServed,
+      {},
+    ],
+    [
+      { ...whole, upstreams: [DB, CACHE, { ...DB, destination_peer: 'b' }] },
+      'upstreams[2].destination_peer',
+      notServed,
+      {},
+    ],
+    [
+      { ...whole, upstreams: [{ ...DB, tag: ['a'] }, CACHE] },
+      'upstreams[0].tag',
+      notServed,
+      { upstreams: [cache!] },
+    ],
+    [
+      { ...whole, upstreams: [{ ...DB, config: { connect_timeout_ms: 'soon' } }, CACHE] },
+      'upstreams[0].config.connect_timeout_ms',
+      'the default applies: 10000',
+      {},
+    ],
+    [{ ...whole, handshake_timeout_ms: 'soon' }, 'handshake_timeout_ms', 'the default applies: 10000', {}],
+    [{ ...whole, max_inbound_connections: -1 }, 'max_inbound_connections', 'the default applies: none', {}],
+    [{ ...whole, drain_timeout_ms: true }, 'drain_timeout_ms', 'the default applies: 10000', {}],
+    [
+      { ...whole, bind_address: 'a b' },
+      'bind_address',
+      'there is no public listener',
+      { listener: undefined },
+    ],
+    [{ ...whole, bind_port: 99_999 }, 'bind_port', 'there is no public listener', { listener: undefined }],
+    [
+      { ...whole, local_service_port: undefined },
+      'local_service_port',
+      'there is no public listener',
+      { listener: undefined },
+    ],
+  ]
+  for (const [config, place, effect, expected] of costs) {
+    it(`${place}: ${effect}`, () => {
+      const { problems, warnings: _warnings, ...read } = readProxyConfig(config, undefined)
+      const { problems: _none, warnings: _noWarnings, ...rest } = good
+      assert.deepEqual(read, { ...rest, ...expected })
+      assert.deepEqual(
+        problems.map((problem) => [problem.place, problem.effect]),
+        [[place, effect]],
+      )
+      assert.match(problems[0]?.message ?? '', /^expected .*, got /)
+    })
+  }
+
+  it('keeps the last good public listener of the same service', () => {
+    const wrong = { ...whole, bind_address: 'a b' }
+    assert.deepEqual(readProxyConfig(wrong, good).listener, good.listener)
+    assert.equal(readProxyConfig({ ...wrong, service: 'shop' }, good).listener, undefined)
+    // A listener that is taken away is no mistake.
+    assert.equal(readProxyConfig({ ...whole, bind_port: 0 }, good).listener, undefined)
+    assert.deepEqual(db?.bind, { host: '127.0.0.1', port: 5432 })
+  })
+
+  const unusable: [config: unknown, option: string][] = [
+    [[], 'the configuration'],
+    [{}, 'service'],
+    [{ ...whole, namespace: 'a/b' }, 'namespace'],
+    [{ ...whole, upstreams: 'db' }, 'upstreams'],
+    [{ ...whole, BindPort: 1 }, 'BindPort'],
+  ]
+  for (const [config, option] of unusable) {
+    it(`throws where no proxy can be run: ${option}`, () => {
+      assert.throws(
+        () => readProxyConfig(config, good),
+        (error) => error instanceof OptionError && error.option === option,
+      )
+    })
+  }
 })
 
 function isObject(value: unknown): value is Readonly<Record<string, unknown>> {

@@ -35,6 +35,16 @@ function found(nodes: object[] = [entry()], more: object = {}): object {
   return { Service: 'web', Nodes: nodes, DNS: { TTL: '' }, Datacenter: 'dc1', Failovers: 0, ...more }
 }
 
+/** An answer with an instance on each of these nodes, in this order. */
+function foundOn(...nodes: string[]): object {
+  return found(
+    nodes.map((node, i) => ({
+      ...entry({ ID: `web-${node}-${i}`, Address: `${node}.local` }),
+      Node: { Node: node, Address: '10.0.0.1' },
+    })),
+  )
+}
+
 function explained(near = ''): object {
   return { Query: { Name: 'nearest', Service: { Service: 'web', Near: near } } }
 }
@@ -220,6 +230,15 @@ describe('QueryResolver: how long an answer holds', () => {
     })
   }
 
+  it('is a second for an answer without instances, whatever the query says', async () => {
+    const started = start({ near: '_agent' })
+    await refusal(resolveWith(started, found([], { DNS: { TTL: '10m' } })))
+    started.clock.set(started.clock.now() + 1_000)
+    const again = started.resolve()
+    await started.execute()
+    assert.deepEqual(await again, [endpoint])
+  })
+
   it('all who resolve at once share one execution', async () => {
     const { resolve, execute, explain, counts } = start()
     const waiting = [resolve(), resolve(), resolve()]
@@ -358,6 +377,91 @@ describe('QueryResolver: how it is sorted', () => {
     assert.deepEqual(counts(), [1, 3])
   })
 
+  /** Answers everything that is asked until the dial is over: the query by `answers`, its definition by a refusal. */
+  async function resolveRefused(
+    { agent, resolve }: ReturnType<typeof start>,
+    answers: () => object,
+    refusal = FORBIDDEN,
+  ): Promise<readonly Endpoint[]> {
+    const resolving = resolve()
+    const over = new AbortController()
+    const end = (): void => {
+      over.abort()
+    }
+    resolving.then(end, end)
+    let answered = 0
+    while (!over.signal.aborted) {
+      await settle()
+      const pending = agent.requests[answered]
+      if (pending === undefined) continue
+      answered += 1
+      if (pending.request.path === EXECUTE) pending.answer({ body: answers() })
+      else pending.fail(refusal)
+    }
+    return resolving
+  }
+
+  it('by the order of its answers, when the same node comes first each time and the query may not be read', async () => {
+    for (const [nodes, executions] of [
+      [['near', 'far'], 12],
+      [['near', 'far', 'further'], 8],
+      [['near', 'b', 'c', 'd', 'e', 'f'], 5],
+    ] as const) {
+      const started = start()
+      const list = await resolveRefused(started, () => foundOn(...nodes))
+      assert.equal(started.resolver.isSorted, true, String(nodes))
+      assert.equal(list[0]?.host, 'near.local')
+      assert.deepEqual(started.counts(), [executions, 1])
+      // Further dials use what is known.
+      await started.resolve()
+      assert.deepEqual(started.counts(), [executions, 1])
+    }
+  })
+
+  it('not by the order of answers that are shuffled', async () => {
+    for (const rotation of [2, 3]) {
+      const started = start()
+      const nodes = ['a', 'b', 'c'].slice(0, rotation)
+      await resolveRefused(started, () => {
+        nodes.push(nodes.shift()!)
+        return foundOn(...nodes)
+      })
+      assert.equal(started.resolver.isSorted, false)
+      assert.ok(started.counts()[0]! <= 5)
+    }
+  })
+
+  it('not by an order of instances of one node, and without further executions', async () => {
+    const started = start()
+    await resolveRefused(started, () => foundOn('a', 'a', 'a'))
+    assert.equal(started.resolver.isSorted, false)
+    assert.deepEqual(started.counts(), [1, 1])
+  })
+
+  it('by its definition as soon as this may be read', async () => {
+    const started = start()
+    await resolveRefused(started, () => foundOn('near', 'far'))
+    started.clock.set(started.clock.now() + 60_000)
+    const resolving = started.resolve()
+    await started.execute(foundOn('near', 'far'))
+    await started.explain(explained(''))
+    await resolving
+    assert.equal(started.resolver.isSorted, false)
+  })
+
+  it('keeps its definition while the servers do not know the token for a moment', async () => {
+    const { resolver, resolve, execute, explain, clock } = start()
+    const first = resolve()
+    await execute(found([entry()], { DNS: { TTL: '10m' } }))
+    await explain(explained('_agent'))
+    await first
+    clock.set(clock.now() + 60_000)
+    const second = resolve()
+    await explain(agentError('ERR_CONNECT_AGENT_TOKEN_UNKNOWN', 403))
+    await second
+    assert.equal(resolver.isSorted, true)
+  })
+
   it('an agent that hangs when it is asked keeps nobody for long from an answer that is there', async () => {
     const { agent, resolve, execute, explain } = start()
     const resolving = resolve()
@@ -400,6 +504,16 @@ describe('QueryResolver: failure', () => {
     assert.deepEqual(await resolving, [endpoint])
     assert.equal(resolver.lastError, undefined)
     assert.deepEqual(counts(), [2, 1])
+  })
+
+  it('is asked again while the servers do not know the token for a moment', async () => {
+    const { resolve, execute, explain, clock } = start()
+    const resolving = resolve()
+    await execute(agentError('ERR_CONNECT_AGENT_TOKEN_UNKNOWN', 403))
+    await clock.advance(100)
+    await execute()
+    await explain()
+    assert.deepEqual(await resolving, [endpoint])
   })
 
   it('the last good answer serves while the agent is away', async () => {

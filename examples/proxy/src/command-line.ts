@@ -1,8 +1,8 @@
 import { parseArgs } from 'node:util'
 import type { Environment } from 'consul-connect'
-import { LOG_LEVELS, type LogLevel } from './log.js'
+import { LOG_LEVELS, type LogLevel, toLevel } from './log.js'
 
-/** A mistake in what the user wrote, told without a stack. */
+/** A mistake of the user, shown without a stack. */
 export class UsageError extends Error {
   override readonly name = 'UsageError'
 }
@@ -10,14 +10,14 @@ export class UsageError extends Error {
 export interface Flag {
   readonly type: 'string' | 'boolean'
   readonly multiple?: true
-  /** What stands after it in the help. */
+  /** The name of its value in the help. */
   readonly value?: string
   readonly help: string
 }
 
 export type Flags = Readonly<Record<string, Flag>>
 
-/** What was given on the command line. */
+/** The values of the flags. */
 export type FlagValues<F extends Flags> = { readonly [K in keyof F]?: Value<F[K]> }
 type Value<F extends Flag> = F extends { type: 'boolean' }
   ? boolean
@@ -25,13 +25,13 @@ type Value<F extends Flag> = F extends { type: 'boolean' }
     ? string[]
     : string
 
-/** How to log. */
+/** Flags of the log. */
 export const LOG_FLAGS = {
   'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn or error (default info)' },
   'log-json': { type: 'boolean', help: 'log lines of JSON' },
 } as const satisfies Flags
 
-/** How to reach the agent: the HTTP flags of Consul's own commands. */
+/** Flags for the connection to the agent: the HTTP flags of Consul's own commands. */
 export const AGENT_FLAGS = {
   'http-addr': {
     type: 'string',
@@ -41,7 +41,7 @@ export const AGENT_FLAGS = {
   token: {
     type: 'string',
     value: 'TOKEN',
-    help: 'an ACL token; everybody can see it in the list of processes',
+    help: 'an ACL token; visible in the list of processes',
   },
   'token-file': {
     type: 'string',
@@ -49,7 +49,7 @@ export const AGENT_FLAGS = {
     help: 'a file with an ACL token, read again for each request',
   },
   'ca-file': { type: 'string', value: 'FILE', help: 'the CA of the agent’s HTTPS' },
-  'ca-path': { type: 'string', value: 'DIR', help: 'a folder of such' },
+  'ca-path': { type: 'string', value: 'DIR', help: 'a folder of CA files' },
   'client-cert': { type: 'string', value: 'FILE', help: 'a client certificate for the agent’s HTTPS' },
   'client-key': { type: 'string', value: 'FILE', help: 'its key' },
   'tls-server-name': {
@@ -62,7 +62,7 @@ export const AGENT_FLAGS = {
   partition: { type: 'string', value: 'NAME', help: 'its partition (Consul Enterprise)' },
 } as const satisfies Flags
 
-/** Those that are Consul's own variables by another name. */
+/** The flags that stand for a variable of Consul. */
 const VARIABLES = {
   'http-addr': 'CONSUL_HTTP_ADDR',
   'ca-file': 'CONSUL_CACERT',
@@ -76,12 +76,12 @@ const VARIABLES = {
 } as const satisfies Partial<Record<keyof typeof AGENT_FLAGS, string>>
 
 /**
- * Reads flags as Go's programs do: with one dash or two, with a value after `=` or in the next argument, and with
- * `=true` or `=false` for those that are on or off.
+ * Parses flags as Go's programs do: with one dash or two, with a value after `=` or in the next argument, and with
+ * `=true` or `=false` for a flag that is on or off.
  * @throws UsageError
  */
 export function parseFlags<F extends Flags>(flags: F, args: readonly string[]): FlagValues<F>
-/** Takes arguments besides flags as well. */
+/** Accepts arguments beside flags. */
 export function parseFlags<F extends Flags>(
   flags: F,
   args: readonly string[],
@@ -96,14 +96,13 @@ export function parseFlags<F extends Flags>(
   const values: Record<string, unknown> = {}
   const rest: string[] = []
   for (const arg of args) {
-    const [, name, , text] = /^--?([a-z-]+)(=(.*))?$/s.exec(arg) ?? []
+    const { name, text } = splitFlag(arg)
     const flag = name === undefined ? undefined : known.get(name)
     if (name === undefined) rest.push(arg)
-    // Go takes a dash for a flag even where a value is missing.
-    else if (flag === undefined)
-      throw new UsageError(`expected a flag that there is, got -${name}: see -help`)
+    // Go's programs take a dash for a flag even where a value is missing.
+    else if (flag === undefined) throw new UsageError(`unknown flag: -${shorten(name)} (see -help)`)
     else if (flag.type === 'boolean' && text !== undefined) values[name] = onOrOff(name, text)
-    else rest.push(`--${arg.replace(/^--?/, '')}`)
+    else rest.push(text === undefined ? `--${name}` : `--${name}=${text}`)
   }
   const options = Object.fromEntries(
     [...known].map(([name, { type, multiple = false }]) => [name, { type, multiple }]),
@@ -121,6 +120,29 @@ export function parseFlags<F extends Flags>(
   }
 }
 
+const MAX_SHOWN = 64
+
+/** The beginning of a text, for a message. */
+export function shorten(text: string): string {
+  return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text
+}
+
+/** A text of the user in quotes, for a message. */
+export function quote(text: string): string {
+  return JSON.stringify(shorten(text))
+}
+
+/** Splits `-name`, `--name`, or either with `=text`; any other argument has no name. */
+function splitFlag(arg: string): { readonly name?: string; readonly text?: string } {
+  const dashes = arg.startsWith('--') ? 2 : arg.startsWith('-') ? 1 : 0
+  const equals = arg.indexOf('=')
+  const name = equals === -1 ? arg.slice(dashes) : arg.slice(dashes, equals)
+  // A dash alone is a value, two end the flags.
+  if (dashes === 0 || arg.length === dashes) return {}
+  const known = name === 'h' ? 'help' : name
+  return equals === -1 ? { name: known } : { name: known, text: arg.slice(equals + 1) }
+}
+
 /** A line of help for each flag. */
 export function flagLines(flags: Flags): string {
   const width = 36
@@ -132,7 +154,7 @@ export function flagLines(flags: Flags): string {
 }
 
 /**
- * Consul's variables, with what the flags say in their place.
+ * Consul's variables, with the values of flags in their place.
  * @throws UsageError
  */
 export function agentEnvironment(flags: FlagValues<typeof AGENT_FLAGS>, env: Environment): Environment {
@@ -153,20 +175,24 @@ export function agentEnvironment(flags: FlagValues<typeof AGENT_FLAGS>, env: Env
 }
 
 /**
- * `host:port`, `:port` or a port alone.
+ * Parses `host:port`, `:port`, or a port alone.
  * @throws UsageError
  */
 export function hostAndPort(flag: string, text: string): { host: string | undefined; port: number } {
-  const [, bracketed, plain, digits] = /^(?:(?:\[([^\]]*)\]|([^:]*)):)?(\d{1,5})$/.exec(text) ?? []
-  const port = Number(digits)
-  if (digits === undefined || port < 1 || port > 65_535) {
-    throw new UsageError(
-      `${flag}: expected [HOST]:PORT with a port from 1 to 65535, got ${JSON.stringify(text)}`,
-    )
+  const colon = text.lastIndexOf(':')
+  const host = text.slice(0, Math.max(colon, 0)).replace(/^\[([^\]]*)\]$/, '$1')
+  const digits = text.slice(colon + 1)
+  const port = /^\d{1,5}$/.test(digits) ? Number(digits) : NaN
+  // A colon in a host is part of an IPv6 address, which stands in brackets.
+  const isHost = !host.includes(':') || text.startsWith('[')
+  if (text.length > MAX_ADDRESS_LENGTH || !isHost || !(port >= 1 && port <= 65_535)) {
+    throw new UsageError(`${flag}: expected [HOST]:PORT with a port from 1 to 65535, got ${quote(text)}`)
   }
-  const host = bracketed ?? plain
   return { host: host === '' ? undefined : host, port }
 }
+
+/** Longer than any host name with a port. */
+const MAX_ADDRESS_LENGTH = 300
 
 /**
  * The address of an HTTP server for operators: on the loopback unless a host is given.
@@ -179,21 +205,21 @@ export function adminAddress(flag: string, text: string): { host: string; port: 
 
 /** @throws UsageError */
 export function levelOf(key: string, text = 'info'): LogLevel {
-  // Consul's own word for it.
-  const level = text.toLowerCase() === 'err' ? 'error' : text.toLowerCase()
-  const found = LOG_LEVELS.find((one) => one === level)
-  if (found !== undefined) return found
-  throw new UsageError(`${key}: expected one of ${LOG_LEVELS.join(', ')}, got ${JSON.stringify(text)}`)
+  const level = toLevel(text)
+  if (level !== undefined) return level
+  throw new UsageError(`${key}: expected one of ${LOG_LEVELS.join(', ')}, got ${quote(text)}`)
 }
 
 function onOrOff(name: string, text: string): boolean {
   if (text === 'true' || text === '1') return true
   if (text === 'false' || text === '0') return false
-  throw new UsageError(`-${name}: expected true or false, got ${JSON.stringify(text)}`)
+  throw new UsageError(`-${name}: expected true or false, got ${quote(text)}`)
 }
 
-/** Node's parser adds advice about its own options. */
+const MAX_MESSAGE = 200
+
+/** Removes the advice about Node's own options from a message of its parser. */
 function firstSentence(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error)
-  return message.split('. ', 1)[0] ?? message
+  return (message.split('. ', 1)[0] ?? message).slice(0, MAX_MESSAGE)
 }

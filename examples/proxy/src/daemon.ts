@@ -1,13 +1,21 @@
-import { type ProxyConfig, type ProxyListener, type Service, proxyConfig } from 'consul-connect'
+import {
+  type ProxyConfig,
+  type ProxyConfigSource,
+  type ProxyListener,
+  type ProxyProblem,
+  type Service,
+  proxyConfig,
+} from 'consul-connect'
 import { Admin, METRICS_TYPE } from './admin.js'
-import type { Log, LogLevel } from './log.js'
+import { AgentLogLevel } from './agent-log-level.js'
+import { DEFAULT_LEVEL, type Log, type LogLevel } from './log.js'
 import type { ProxyStatus } from './proxy.js'
 import { SelfRegistration } from './registration.js'
 import type { Settings, Source } from './settings.js'
 
-/** What does the work: the proxy in this process, or several processes with one each. */
+/** Carries the connections: the proxy in this process, or several processes with one proxy each. */
 export interface Engine {
-  /** For one that has something to start before its first configuration. */
+  /** Starts what must run before the first configuration. */
   start?(): Promise<void>
   setLevel?(level: LogLevel): void
   apply(config: ProxyConfig): void
@@ -16,20 +24,20 @@ export interface Engine {
   close(): Promise<void>
 }
 
-/** Called when the public listener is open, each time. */
+/** Called each time the public listener opens. */
 export type OnListening = (service: Service, listener: ProxyListener) => void
 
-/** Leads an engine: where its configuration comes from, its registration, and what operators look at. */
+/** Runs an engine: gives it its configuration, registers it, and serves the admin address. */
 export class Daemon {
   readonly #engine: Engine
   readonly #log: Log
   readonly #settings: Settings
   readonly #admin: Admin
   #config: ProxyConfig | undefined
-  #stopFollowing: () => Promise<void> = () => Promise.resolve()
-  #refresh: () => void = () => undefined
+  #live: ProxyConfigSource | undefined
+  #agentLevel: AgentLogLevel | undefined
   readonly #registration: SelfRegistration | undefined
-  #warned: readonly string[] = []
+  #reported: readonly string[] = []
   #closing: Promise<void> | undefined
 
   constructor(settings: Settings, log: Log, start: (onListening: OnListening) => Engine) {
@@ -43,7 +51,7 @@ export class Daemon {
       '/health': () => ({ body: 'alive\n' }),
       '/ready': () => {
         const status = this.#engine.status()
-        return { status: status.ready ? 200 : 503, body: status }
+        return { status: status.ready ? 200 : 503, body: { ...status, problems: this.#problems() } }
       },
       '/config': () => ({ status: this.#config === undefined ? 503 : 200, body: this.#config ?? {} }),
     })
@@ -60,14 +68,14 @@ export class Daemon {
       this.#log.info('admin address is open', { address: `${address}:${port}` })
     }
     await this.#engine.start?.()
+    this.#setLevel(this.#settings.log.level)
     this.#follow(source)
   }
 
-  /** Takes what a user says now; what cannot change while it runs is left as it is, and said. */
+  /** Applies other settings. A setting that cannot change while the proxy runs stays, with a warning. */
   reload(settings: Settings): void {
     const { source, log, admin, workers, ecdhCurve } = this.#settings
-    this.#log.setLevel(settings.log.level)
-    this.#engine.setLevel?.(settings.log.level)
+    this.#setLevel(settings.log.level)
     if (settings.source.kind !== source.kind || JSON.stringify(admin) !== JSON.stringify(settings.admin)) {
       this.#log.warn('where the configuration comes from, and the admin address, change with a restart alone')
     }
@@ -77,18 +85,18 @@ export class Daemon {
       )
     }
     if (settings.source.kind === 'static' && source.kind === 'static') this.#apply(settings.source.config)
-    else this.#refresh()
+    else this.#live?.refresh()
   }
 
-  /** Takes the proxy out of the mesh in order. Idempotent. */
+  /** Deregisters, then drains and closes the proxy. Idempotent. */
   close(): Promise<void> {
     this.#closing ??= this.#close()
     return this.#closing
   }
 
   async #close(): Promise<void> {
-    await this.#stopFollowing()
-    // Nobody is to be sent here while the rest ends.
+    await Promise.all([this.#live?.close(), this.#agentLevel?.close()])
+    // Other members must not dial this proxy while it drains.
     await this.#registration?.close()
     await this.#engine.close()
     this.#admin.close()
@@ -106,16 +114,41 @@ export class Daemon {
     live.on('warning', (error) => {
       this.#log.warn(`configuration: ${error.message}`)
     })
-    this.#refresh = () => {
-      live.refresh()
-    }
-    this.#stopFollowing = () => live.close()
+    this.#live = live
+  }
+
+  /** Sets the level, or lets it follow the agent's where none is set. */
+  #setLevel(level: LogLevel | undefined): void {
+    // A new follower reads the level at once.
+    void this.#agentLevel?.close()
+    this.#agentLevel = undefined
+    this.#applyLevel(level ?? DEFAULT_LEVEL)
+    if (level !== undefined) return
+    const following = new AgentLogLevel(this.#settings.agent, (next) => {
+      if (this.#agentLevel !== following) return
+      this.#applyLevel(next)
+      this.#log.info('log level is that of the agent', { level: next })
+    })
+    this.#agentLevel = following
+  }
+
+  #applyLevel(level: LogLevel): void {
+    this.#log.setLevel(level)
+    this.#engine.setLevel?.(level)
+  }
+
+  /** Wrong values of the configuration, and why it cannot be read; the proxy serves what is right. */
+  #problems(): readonly string[] {
+    const problems = (this.#config?.problems ?? []).map(formatProblem)
+    const error = this.#live?.lastError
+    return error === undefined ? problems : [...problems, `configuration: ${error.message}`]
   }
 
   #apply(config: ProxyConfig): void {
     if (this.#closing !== undefined) return
-    for (const warning of config.warnings) if (!this.#warned.includes(warning)) this.#log.warn(warning)
-    this.#warned = config.warnings
+    const reports = [...config.problems.map(formatProblem), ...config.warnings]
+    for (const report of reports) if (!this.#reported.includes(report)) this.#log.warn(report)
+    this.#reported = reports
     this.#config = config
     this.#log.info('configuration is applied', {
       service: config.service,
@@ -124,4 +157,8 @@ export class Daemon {
     })
     this.#engine.apply(config)
   }
+}
+
+function formatProblem({ place, message, effect }: ProxyProblem): string {
+  return `${place}: ${message}; ${effect}`
 }

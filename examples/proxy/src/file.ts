@@ -6,7 +6,7 @@ export type Json = Readonly<Record<string, unknown>>
 
 /**
  * Reads a JSON object.
- * @throws UsageError, with the place and without what the file holds
+ * @throws UsageError, with the place and without the content of the file
  */
 export function readFile(path: string): Json {
   let text: string
@@ -35,7 +35,7 @@ function parseJson(path: string, text: string): unknown {
   }
 }
 
-/** `:line:column`, where Node tells. */
+/** `:line:column` of a syntax error, where Node reports it. */
 function placeOf(error: unknown, text: string): string {
   const position = /at position (\d+)/.exec(String(error))?.[1]
   if (position === undefined) return ''

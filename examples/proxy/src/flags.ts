@@ -1,3 +1,4 @@
+import { createRequire } from 'node:module'
 import {
   AGENT_FLAGS,
   type FlagValues as Values,
@@ -7,7 +8,7 @@ import {
   parseFlags as parse,
 } from './command-line.js'
 
-/** Every flag. Those of `consul connect proxy` mean what they mean there. */
+/** All flags. Those of `consul connect proxy` mean the same here. */
 export const FLAGS = {
   'proxy-id': {
     type: 'string',
@@ -24,17 +25,25 @@ export const FLAGS = {
     value: 'FILE',
     help: 'take the configuration from a JSON file; SIGHUP reads it again',
   },
-  service: { type: 'string', value: 'NAME', help: 'the service to stand for, configured by the flags below' },
+  service: {
+    type: 'string',
+    value: 'NAME',
+    help: 'the service that the proxy represents, configured by the flags below',
+  },
   'service-addr': { type: 'string', value: '[HOST:]PORT', help: 'where its application listens' },
-  listen: { type: 'string', value: '[HOST]:PORT', help: 'where the mesh comes in; needs -service-addr' },
+  listen: { type: 'string', value: '[HOST]:PORT', help: 'the public listener; needs -service-addr' },
   upstream: {
     type: 'string',
     multiple: true,
-    value: 'NAME[.service|.query]:[HOST:]PORT',
-    help: 'a local port that leads to a service or a prepared query; may be repeated',
+    value: 'NAME[.service|.query]:[HOST:]PORT[?tag=TAG&near=NODE&filter=EXPRESSION]',
+    help: 'a local port that leads to a service or a prepared query, or to some of its instances; may be repeated',
   },
   register: { type: 'boolean', help: 'register the proxy with the agent while it runs; needs -listen' },
-  'register-id': { type: 'string', value: 'SUFFIX', help: 'what tells it from others of the same service' },
+  'register-id': {
+    type: 'string',
+    value: 'SUFFIX',
+    help: 'distinguishes it from other proxies of the service',
+  },
   workers: { type: 'string', value: 'N|auto', help: 'how many processes share the work (default 1)' },
   'admin-addr': {
     type: 'string',
@@ -47,22 +56,37 @@ export const FLAGS = {
     help: 'the groups for the key exchange, such as X25519:P-256 (default those of Node.js)',
   },
   ...LOG_FLAGS,
+  'log-level': {
+    ...LOG_FLAGS['log-level'],
+    help: 'trace, debug, info, warn or error (default: as the agent, or info where it may not be read)',
+  },
   ...AGENT_FLAGS,
   stale: {
     type: 'boolean',
-    help: 'has no effect: what is watched comes from the agent’s own copy where that is safe',
+    help: 'has no effect: reads are stale where that is safe',
   },
-  help: { type: 'boolean', help: 'this text' },
+  'pprof-addr': {
+    type: 'string',
+    value: '[HOST]:PORT',
+    help: 'has no effect: NODE_OPTIONS=--inspect profiles a program of Node.js',
+  },
+  version: { type: 'boolean', help: 'print the version' },
+  help: { type: 'boolean', help: 'print this text; -h does the same' },
 } as const satisfies Flags
 
 export type FlagName = keyof typeof FLAGS
 
-/** What was given on the command line. */
+/** The values on the command line. */
 export type FlagValues = Values<typeof FLAGS>
 
 /** @throws UsageError */
 export function parseFlags(args: readonly string[]): FlagValues {
   return parse(FLAGS, args)
+}
+
+export function versionText(): string {
+  const { version } = createRequire(import.meta.url)('../package.json') as { readonly version: string }
+  return `connect-proxy v${version}\n`
 }
 
 export function helpText(): string {
@@ -72,7 +96,7 @@ export function helpText(): string {
 const USAGE = `Usage: connect-proxy [flags]
 
 A sidecar proxy for Consul Connect: mutual TLS between processes, plain TCP on the
-loopback to a program that knows nothing of it.
+loopback to a program without Connect.
 
   connect-proxy -sidecar-for web
   connect-proxy -service web -upstream db:5432

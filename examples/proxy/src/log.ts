@@ -3,16 +3,29 @@ import { build } from 'pino-pretty'
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const
 export type LogLevel = (typeof LOG_LEVELS)[number]
+export const DEFAULT_LEVEL: LogLevel = 'info'
 
-/** Fields of a line. Nothing secret is ever passed to a log. */
+/** The level that a text names, in any case and in Consul's spelling too; undefined when it names none. */
+export function toLevel(text: unknown): LogLevel | undefined {
+  if (typeof text !== 'string' || text.length > MAX_LEVEL_LENGTH) return undefined
+  const name = text.toLowerCase()
+  // Consul writes ERR.
+  return name === 'err' ? 'error' : LOG_LEVELS.find((level) => level === name)
+}
+
+const MAX_LEVEL_LENGTH = 16
+
+/** Fields of a line. They never hold a secret. */
 type Fields = Readonly<Record<string, unknown>>
 
 export interface Log {
   readonly isDebug: boolean
+  readonly level: LogLevel
   setLevel(level: LogLevel): void
+  trace(message: string, fields?: Fields): void
   debug(message: string, fields?: Fields): void
   info(message: string, fields?: Fields): void
-  /** The same words within a minute are one line, which says how often they were said. */
+  /** Writes the same message once a minute at most, with the number of repetitions. */
   warn(message: string, fields?: Fields): void
   error(message: string, fields?: Fields): void
 }
@@ -20,11 +33,11 @@ export interface Log {
 export interface LogOptions {
   readonly level: LogLevel
   readonly json: boolean
-  /** A field of each line, for a process that is one of several. */
+  /** The number of this worker, a field of each line. */
   readonly worker?: number
 }
 
-/** How long the same warning is not repeated: what is retried for hours must not fill a disk. */
+/** The same warning is not repeated for this time: retries for hours must not fill a disk. */
 const REPEAT_MS = 60_000
 const MOST_REMEMBERED = 1_000
 
@@ -42,13 +55,19 @@ export function openLog({ level, json, worker }: LogOptions): Log {
       })
   const base = worker === undefined ? null : { worker }
   const logger = pino({ level, base, timestamp: pino.stdTimeFunctions.epochTime }, stream)
-  const said = new Map<string, { since: number; times: number }>()
+  const repetitions = new Map<string, { since: number; times: number }>()
   return {
     get isDebug() {
       return logger.isLevelEnabled('debug')
     },
+    get level() {
+      return logger.level as LogLevel
+    },
     setLevel: (next) => {
       logger.level = next
+    },
+    trace: (message, fields = {}) => {
+      logger.trace(fields, message)
     },
     debug: (message, fields = {}) => {
       logger.debug(fields, message)
@@ -57,7 +76,7 @@ export function openLog({ level, json, worker }: LogOptions): Log {
       logger.info(fields, message)
     },
     warn: (message, fields = {}) => {
-      const repeated = repeats(said, message, performance.now())
+      const repeated = repeats(repetitions, message, performance.now())
       if (repeated === undefined) return
       logger.warn(repeated === 0 ? fields : { ...fields, repeated }, message)
     },
@@ -67,20 +86,20 @@ export function openLog({ level, json, worker }: LogOptions): Log {
   }
 }
 
-/** How often the words were said since they were last logged; undefined when they are not to be logged again yet. */
+/** How often a message was repeated since it was last logged; undefined while it must not be logged again. */
 function repeats(
-  said: Map<string, { since: number; times: number }>,
+  repetitions: Map<string, { since: number; times: number }>,
   words: string,
   now: number,
 ): number | undefined {
-  const before = said.get(words)
+  const before = repetitions.get(words)
   if (before !== undefined && now - before.since < REPEAT_MS) {
     before.times += 1
     return undefined
   }
-  said.delete(words)
-  const oldest = said.size >= MOST_REMEMBERED ? said.keys().next() : undefined
-  if (oldest?.done === false) said.delete(oldest.value)
-  said.set(words, { since: now, times: 0 })
+  repetitions.delete(words)
+  const oldest = repetitions.size >= MOST_REMEMBERED ? repetitions.keys().next() : undefined
+  if (oldest?.done === false) repetitions.delete(oldest.value)
+  repetitions.set(words, { since: now, times: 0 })
   return before?.times ?? 0
 }

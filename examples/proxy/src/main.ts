@@ -2,8 +2,8 @@ import './heap.js'
 import { OptionError } from 'consul-connect'
 import { Daemon } from './daemon.js'
 import { UsageError } from './command-line.js'
-import { helpText, parseFlags } from './flags.js'
-import { openLog } from './log.js'
+import { helpText, parseFlags, versionText } from './flags.js'
+import { DEFAULT_LEVEL, openLog } from './log.js'
 import { Proxy } from './proxy.js'
 import { type Settings, readSettings } from './settings.js'
 import { Workers } from './workers.js'
@@ -13,7 +13,12 @@ const args = process.argv.slice(2)
 /** Ends with a message and no stack, when a user has to mend something. */
 function read(): Settings {
   try {
-    if (parseFlags(args).help === true) {
+    const flags = parseFlags(args)
+    if (flags.version === true) {
+      process.stdout.write(versionText())
+      process.exit(0)
+    }
+    if (flags.help === true) {
       process.stdout.write(helpText())
       process.exit(0)
     }
@@ -26,12 +31,14 @@ function read(): Settings {
 }
 
 const settings = read()
-const log = openLog(settings.log)
+const log = openLog({ ...settings.log, level: settings.log.level ?? DEFAULT_LEVEL })
 const daemon = new Daemon(settings, log, (onListening) => {
   const { agent, ecdhCurve, workers, registration } = settings
   if (workers === 1) return new Proxy({ agent, ecdhCurve, log, onListening })
   const registers = registration !== undefined
-  return new Workers({ ...settings.log, count: workers, agent, ecdhCurve, log, onListening, registers })
+  const { json } = settings.log
+  const { level } = log
+  return new Workers({ json, level, count: workers, agent, ecdhCurve, log, onListening, registers })
 })
 
 let isEnding = false

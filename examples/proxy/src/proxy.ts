@@ -7,6 +7,7 @@ import {
   service,
 } from 'consul-connect'
 import { addressOf } from './address.js'
+import { EventLog } from './event-log.js'
 import { Inbound } from './inbound.js'
 import type { Log } from './log.js'
 import { Metrics } from './metrics.js'
@@ -33,6 +34,7 @@ export class Proxy {
   readonly #options: ProxyOptions
   readonly #traffic: Traffic
   readonly #metrics: Metrics
+  readonly #events: EventLog
   readonly #closing = new Set<Promise<void>>()
   #member: Member | undefined
   #isEnding = false
@@ -41,6 +43,7 @@ export class Proxy {
     this.#options = options
     this.#traffic = new Traffic(options.log)
     this.#metrics = new Metrics(this.#traffic)
+    this.#events = new EventLog(options.log)
   }
 
   /** Takes another configuration: what is the same goes on, with its connections. */
@@ -82,6 +85,7 @@ export class Proxy {
     await Promise.all(this.#closing)
     await this.#traffic.settled()
     this.#metrics.close()
+    this.#events.close()
   }
 
   #end(member: Member, drainTimeoutMs: number): void {

@@ -8,18 +8,19 @@ import {
   parseProxyConfig,
 } from 'consul-connect'
 import { type Json, readFile } from './file.js'
-import { UsageError, adminAddress, agentEnvironment, hostAndPort, levelOf } from './command-line.js'
+import { UsageError, adminAddress, agentEnvironment, hostAndPort, levelOf, quote } from './command-line.js'
 import { FLAGS, type FlagName, type FlagValues, parseFlags } from './flags.js'
 import type { LogLevel } from './log.js'
 
-/** Everything that a user says, in one form. */
+/** All settings of the command line, the file, and the environment. */
 export interface Settings {
   readonly agent: AgentOptions
   readonly source: Source
-  /** Undefined where the proxy is registered by somebody else. */
+  /** Undefined unless the proxy registers itself. */
   readonly registration: { readonly idSuffix: string | undefined } | undefined
-  readonly log: { readonly level: LogLevel; readonly json: boolean }
-  /** Undefined for none. */
+  /** Without a level, it follows the agent's. */
+  readonly log: { readonly level: LogLevel | undefined; readonly json: boolean }
+  /** Undefined without an admin address. */
   readonly admin: { readonly host: string; readonly port: number } | undefined
   readonly workers: number
   /** Undefined for the default of Node.js. */
@@ -27,12 +28,12 @@ export interface Settings {
   readonly warnings: readonly string[]
 }
 
-/** Where the proxy's configuration is. */
+/** Where the configuration of the proxy comes from. */
 export type Source =
   | { readonly kind: 'agent'; readonly selector: ProxySelector }
   | { readonly kind: 'static'; readonly config: ProxyConfig }
 
-/** What of the command line a file may say as well, with underscores for dashes. */
+/** Flags that a file may have too, with underscores for dashes. */
 const FILE_FLAGS = [
   'proxy-id',
   'sidecar-for',
@@ -72,12 +73,18 @@ function combine(flags: FlagValues, file: Json, env: Environment): Settings {
     warnings.push('-token: everybody on this machine can see it; use -token-file or CONSUL_HTTP_TOKEN')
   }
   if (all.stale === true) warnings.push('-stale: has no effect')
+  if (all['pprof-addr'] !== undefined) {
+    warnings.push('-pprof-addr: has no effect; set NODE_OPTIONS=--inspect to profile the proxy')
+  }
   const source = sourceOf(all, config, env)
   return {
     agent: { env: proxyEnvironment(all, env) },
     source,
     registration: registrationOf(all, source),
-    log: { level: levelOf('-log-level', all['log-level']), json: all['log-json'] ?? false },
+    log: {
+      level: all['log-level'] === undefined ? undefined : levelOf('-log-level', all['log-level']),
+      json: all['log-json'] ?? false,
+    },
     admin: all['admin-addr'] === undefined ? undefined : adminAddress('-admin-addr', all['admin-addr']),
     workers: workersOf(all.workers),
     ecdhCurve: all['ecdh-curve'] === undefined ? undefined : curvesOf(all['ecdh-curve']),
@@ -85,7 +92,7 @@ function combine(flags: FlagValues, file: Json, env: Environment): Settings {
   }
 }
 
-/** A file holds what the command line may say, and the configuration of a proxy. */
+/** Separates the flags in a file from the configuration of the proxy. */
 function split(file: Json): { process: FlagValues; config: Json } {
   if (file['token'] !== undefined) {
     throw new UsageError('token: a configuration file holds no token; name one that does in token_file')
@@ -138,7 +145,7 @@ function hasApplication(config: Json): boolean {
   )
 }
 
-/** The environment speaks only where nobody else does. */
+/** Reads which proxy to follow: the environment counts only where flags and file name none. */
 function selectorOf(flags: FlagValues, config: Json, env: Environment): ProxySelector | undefined {
   const given = { proxyId: flags['proxy-id'], sidecarFor: flags['sidecar-for'] }
   const own = Object.values(given).some((value) => value !== undefined)
@@ -157,7 +164,7 @@ function selectorOf(flags: FlagValues, config: Json, env: Environment): ProxySel
   return sidecarFor === undefined ? undefined : { sidecarFor }
 }
 
-/** What the flags say, in the keys of a configuration. */
+/** Translates flags to the keys of a configuration. */
 function configOf(flags: FlagValues): Json {
   const { service, listen, upstream } = flags
   return {
@@ -180,20 +187,68 @@ function applicationKeys(text: string): Json {
   return { local_service_port: port, ...(host !== undefined && { local_service_address: host }) }
 }
 
-/** `name[.service|.query]:[host:]port`, as the built-in proxy takes it, or a unix path in place of host and port. */
+const UPSTREAM_FORM = 'NAME[.service|.query]:[HOST:]PORT[?tag=TAG&near=NODE&filter=EXPRESSION]'
+/** Room for the longest filter with every character encoded. */
+const MAX_UPSTREAM_LENGTH = 8_192
+
+/**
+ * Parses `name[.service|.query]:[host:]port`, as the built-in proxy has it, or with a Unix path in the place of host and
+ * port; after a question mark, which instances are wanted.
+ * @throws UsageError
+ */
 function upstreamKeys(text: string): Json {
-  const [, name, type, where] = /^(.+?)(?:\.(service|query))?:(.*)$/s.exec(text) ?? []
-  if (name === undefined || where === undefined) {
-    throw new UsageError(`-upstream: expected NAME[.service|.query]:[HOST:]PORT, got ${JSON.stringify(text)}`)
+  const colon = text.indexOf(':')
+  const isTooLong = text.length > MAX_UPSTREAM_LENGTH
+  if (colon < 1 || isTooLong) {
+    const found = isTooLong ? `${text.length} characters` : quote(text)
+    throw new UsageError(`-upstream: expected ${UPSTREAM_FORM}, got ${found}`)
   }
+  const { name, isQuery } = destinationOf(text.slice(0, colon))
+  const [where = '', ...search] = text.slice(colon + 1).split('?')
   const destination = {
     destination_name: name,
-    destination_type: type === 'query' ? 'prepared_query' : 'service',
+    destination_type: isQuery ? 'prepared_query' : 'service',
+    ...selectionKeys(search.join('?')),
   }
   const path = unixPath(where)
   if (path !== undefined) return { ...destination, local_bind_socket_path: path }
   const { host, port } = hostAndPort('-upstream', where)
   return { ...destination, local_bind_port: port, ...(host !== undefined && { local_bind_address: host }) }
+}
+
+function destinationOf(text: string): { readonly name: string; readonly isQuery: boolean } {
+  for (const type of ['.service', '.query']) {
+    // A name consists of more than the type.
+    if (text.length > type.length && text.endsWith(type)) {
+      return { name: text.slice(0, -type.length), isQuery: type === '.query' }
+    }
+  }
+  return { name: text, isQuery: false }
+}
+
+const SELECTION_PARAMETERS = ['tag', 'near', 'filter']
+
+/** Parses `tag=a&tag=b&near=_agent&filter=...`, encoded as in a URL. @throws UsageError */
+function selectionKeys(search: string): Json {
+  const parameters = new URLSearchParams(search)
+  for (const name of parameters.keys()) {
+    if (SELECTION_PARAMETERS.includes(name)) continue
+    const known = SELECTION_PARAMETERS.join(', ')
+    throw new UsageError(`-upstream: unknown parameter ${quote(name)}; expected one of ${known}`)
+  }
+  for (const name of ['near', 'filter']) {
+    if (parameters.getAll(name).length > 1) throw new UsageError(`-upstream: expected ${name} once`)
+  }
+  for (const [name, value] of parameters) {
+    if (value === '') throw new UsageError(`-upstream: expected a value of ${name}`)
+  }
+  const tags = parameters.getAll('tag')
+  const [near, filter] = [parameters.get('near'), parameters.get('filter')]
+  return {
+    ...(tags.length > 0 && { tags }),
+    ...(near !== null && { near }),
+    ...(filter !== null && { filter }),
+  }
 }
 
 function unixPath(text: string): string | undefined {
@@ -213,7 +268,7 @@ function registrationOf(flags: FlagValues, source: Source): Settings['registrati
   }
   if (source.config.listener === undefined) {
     throw new UsageError(
-      '-register: expected -listen beside it; a proxy that lets nobody in is not registered',
+      '-register: expected -listen beside it; a proxy without a public listener is not registered',
     )
   }
   return { idSuffix: flags['register-id'] }
@@ -225,9 +280,7 @@ function workersOf(text = '1'): number {
   if (text === 'auto') return Math.min(MOST_WORKERS, availableParallelism())
   const count = Number(text)
   if (/^\d+$/.test(text) && count >= 1 && count <= MOST_WORKERS) return count
-  throw new UsageError(
-    `-workers: expected auto, or a number from 1 to ${MOST_WORKERS}, got ${JSON.stringify(text)}`,
-  )
+  throw new UsageError(`-workers: expected auto, or a number from 1 to ${MOST_WORKERS}, got ${quote(text)}`)
 }
 
 function curvesOf(ecdhCurve: string): string {
@@ -236,11 +289,11 @@ function curvesOf(ecdhCurve: string): string {
     return ecdhCurve
   } catch (cause) {
     const expected = 'expected groups that this OpenSSL knows, such as X25519:P-256'
-    throw new UsageError(`-ecdh-curve: ${expected}, got ${JSON.stringify(ecdhCurve)}`, { cause })
+    throw new UsageError(`-ecdh-curve: ${expected}, got ${quote(ecdhCurve)}`, { cause })
   }
 }
 
-/** The token that a supervisor gives to a proxy is the proxy's own. */
+/** The environment for the agent, with the token that a supervisor gave to this proxy. */
 function proxyEnvironment(flags: FlagValues, env: Environment): Environment {
   const own = env['CONNECT_PROXY_TOKEN']
   if (own === undefined || own === '' || flags.token !== undefined || flags['token-file'] !== undefined) {

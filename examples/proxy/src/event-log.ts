@@ -1,0 +1,99 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import type { ChannelMessages } from 'consul-connect'
+import type { Log } from './log.js'
+
+type Channel = keyof ChannelMessages
+type Fields = Readonly<Record<string, unknown>>
+type Level = 'debug' | 'trace'
+
+/** How each event of the library is logged: level, message, and fields. Nothing secret is among the fields. */
+const LINES: { readonly [C in Channel]?: (message: ChannelMessages[C]) => [Level, string, Fields] } = {
+  'consul-connect:resolution': ({ upstream, datacenter, addresses, isSorted, error }) => [
+    'debug',
+    'service discovery',
+    {
+      upstream,
+      datacenter,
+      instances: addresses.length,
+      addresses: addresses.slice(0, MOST_ADDRESSES),
+      nearest_first: isSorted,
+      error: error?.message,
+    },
+  ],
+  'consul-connect:decision': ({ service, peer, authorized, basis, reason, durationMs }) => [
+    'debug',
+    'authorization',
+    { service, peer: peer.spiffeId, authorized, basis, reason, duration_ms: rounded(durationMs) },
+  ],
+  'consul-connect:rotation': ({ service, what, leaf, roots }) => [
+    'debug',
+    'certificate',
+    what === 'leaf'
+      ? {
+          service,
+          uri: leaf.uri,
+          serial: leaf.serialNumber,
+          valid_from: leaf.notBefore.toISOString(),
+          valid_to: leaf.notAfter.toISOString(),
+        }
+      : { service, trust_domain: roots.trustDomain, roots: roots.pems.length },
+  ],
+  'consul-connect:handshake': ({ service, peer, durationMs, error }) => [
+    'trace',
+    'inbound handshake',
+    { service, peer: peer?.spiffeId, duration_ms: rounded(durationMs), error: error?.message },
+  ],
+  'consul-connect:dial': ({ upstream, address, peer, attempts, durationMs, error }) => [
+    'trace',
+    'dial',
+    {
+      upstream,
+      address,
+      peer: peer?.spiffeId,
+      failed_attempts: attempts.length,
+      duration_ms: rounded(durationMs),
+      error: error?.message,
+    },
+  ],
+  'consul-connect:agent-request': ({ method, path, isBlocking, status, durationMs, error }) => [
+    'trace',
+    'agent request',
+    {
+      method,
+      path,
+      blocking: isBlocking,
+      status,
+      duration_ms: rounded(durationMs),
+      error: error?.message,
+    },
+  ],
+}
+const MOST_ADDRESSES = 20
+
+/** Logs the library's events: at debug what was decided, at trace every step. */
+export class EventLog {
+  readonly #subscriptions: [Channel, (message: unknown) => void][]
+
+  constructor(log: Log) {
+    this.#subscriptions = (Object.keys(LINES) as Channel[]).map((channel) => [
+      channel,
+      (message) => {
+        // Without debug, no line of any event is written.
+        if (!log.isDebug) return
+        const toLine = LINES[channel] as ((message: unknown) => [Level, string, Fields]) | undefined
+        if (toLine === undefined) return
+        const [level, text, fields] = toLine(message)
+        log[level](text, fields)
+      },
+    ])
+    for (const [channel, onMessage] of this.#subscriptions) subscribe(channel, onMessage)
+  }
+
+  close(): void {
+    for (const [channel, onMessage] of this.#subscriptions) unsubscribe(channel, onMessage)
+  }
+}
+
+function rounded(ms: number | undefined): number | undefined {
+  return ms === undefined ? undefined : Math.round(ms * 10) / 10
+}

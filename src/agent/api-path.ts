@@ -1,0 +1,36 @@
+import { OptionError } from '../errors.js'
+import { describe } from '../options.js'
+
+/** Enough for three names of 255 characters with each character encoded, and for most keys of the KV store. */
+const MAX_LENGTH = 4_096
+/** Printable ASCII without what ends a path or what a server may take for a slash. */
+const API_PATH = /^\/v1\/[\x21-\x22\x24-\x3e\x40-\x5b\x5d-\x7e]+$/
+
+/**
+ * Whether an agent reads this path as it is written. Agents decode a path once and then clean it, so that `..%2f` leaves
+ * its place just as `../` does.
+ */
+export function isApiPath(path: unknown): path is string {
+  if (typeof path !== 'string' || path.length > MAX_LENGTH || !API_PATH.test(path)) return false
+  let decoded: string
+  try {
+    decoded = decodeURIComponent(path)
+  } catch {
+    return false
+  }
+  const segments = decoded.split(/[/\\]/)
+  // A key of the KV store may end with a slash.
+  return segments.every((segment, i) =>
+    segment === '' ? i === 0 || i === segments.length - 1 : segment !== '.' && segment !== '..',
+  )
+}
+
+/** @throws OptionError */
+export function expectApiPath(option: string, value: unknown): string {
+  if (isApiPath(value)) return value
+  throw new OptionError(
+    option,
+    `a path of the API (/v1/...) of at most ${MAX_LENGTH} characters, with every segment encoded and none empty`,
+    describe(value),
+  )
+}
