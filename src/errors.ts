@@ -87,7 +87,7 @@ export class ConnectError extends Error {
   readonly code: ErrorCode
 
   constructor(code: ErrorCode, message: string, options?: { cause?: unknown }) {
-    super(message, options?.cause === undefined ? undefined : { cause: options.cause })
+    super(visible(message), options?.cause === undefined ? undefined : { cause: options.cause })
     this.code = code
     this.name = new.target.brand
     Object.defineProperty(this, BRAND, { value: lineage(new.target) })
@@ -100,6 +100,16 @@ export class ConnectError extends Error {
     const brands = (value as { [BRAND]?: unknown })[BRAND]
     return Array.isArray(brands) && brands.includes(this.brand)
   }
+}
+
+/**
+ * Escapes the characters that are not seen, or that change how their surroundings are seen: controls, marks of the writing
+ * direction, zero-width characters, and separators of lines. Names in certificates and answers are foreign text.
+ */
+export function visible(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (found) =>
+    found === '\n' ? ' ' : `\\u{${(found.codePointAt(0) ?? 0).toString(16)}}`,
+  )
 }
 
 function lineage(leaf: typeof ConnectError): string[] {

@@ -1,4 +1,5 @@
-import { type ErrorCode, SpiffeIdError } from '../errors.js'
+import { type ErrorCode, OptionError, SpiffeIdError } from '../errors.js'
+import { describe } from '../options.js'
 
 /** What a Connect certificate names, by kind. Only services take part in intentions. */
 export type SpiffeIdParts =
@@ -46,7 +47,7 @@ export class SpiffeId {
   /**
    * Parses a URI strictly: no case is folded and nothing is normalised. A segment may be percent-encoded, as
    * Consul does with unusual service names; it is decoded once, after the path was matched.
-   * @throws SpiffeIdError with a code for each rule
+   * @throws SpiffeIdError with a code for each rule; OptionError for a value that is not a string
    * @example
    * ```ts
    * const { parts } = connect.SpiffeId.parse('spiffe://1f0a.consul/ns/default/dc/dc1/svc/web')
@@ -55,6 +56,8 @@ export class SpiffeId {
    */
   static parse(uri: string): SpiffeId {
     const fail = (code: ErrorCode, expected: string): SpiffeIdError => new SpiffeIdError(code, uri, expected)
+    // Validate at run time: callers may not use TypeScript.
+    if (typeof (uri as unknown) !== 'string') throw new OptionError('uri', 'a string', describe(uri))
     if (uri === '' || Buffer.byteLength(uri) > MAX_BYTES) {
       throw fail('ERR_CONNECT_SPIFFE_LENGTH', `1 to ${MAX_BYTES} bytes`)
     }

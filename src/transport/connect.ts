@@ -6,6 +6,7 @@ import type { Endpoint } from '../resolve/resolver.js'
 import { bufferedReads } from './buffered-reads.js'
 import { secureContext } from './context.js'
 import { openConnection } from './connection.js'
+import { withShortMessage } from './openssl-error.js'
 import { type PresentedCertificate, expectVerified, identifyAs, pathError } from './peer.js'
 import { reportRejection } from './rejection.js'
 import type { MeshSocket } from './socket.js'
@@ -97,7 +98,7 @@ export function connect(
     }
     const onError = (error: Error): void => {
       // Our own verdict of the identity comes this way too.
-      fail(error instanceof ConnectError ? error : (pathError(socket) ?? error))
+      fail(error instanceof ConnectError ? error : (pathError(socket) ?? withShortMessage(error)))
     }
     const onClose = (): void => {
       fail(new Error('the peer closed the connection during the handshake'))

@@ -14,6 +14,7 @@ import { type Connection, isPeerTrusted, openConnection } from './connection.js'
 import { type FinishedHandshake, Handshakes } from './handshakes.js'
 import { type ListenAddress, openServer } from './open-server.js'
 import { OpenSockets, drained } from './open-sockets.js'
+import { withShortMessage } from './openssl-error.js'
 import { pathError, verifySocket, withdrawnRoot } from './peer.js'
 import type { MeshSocket } from './socket.js'
 import { TCP } from './tcp.js'
@@ -350,5 +351,5 @@ function explain(error: Error, socket: TLSSocket): Error {
     })
   }
   // Node ends an unauthorized connection with a reset.
-  return pathError(socket) ?? error
+  return pathError(socket) ?? withShortMessage(error)
 }

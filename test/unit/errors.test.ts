@@ -323,3 +323,11 @@ describe('because and toError: whatever was thrown', () => {
     }
   })
 })
+
+describe('messages', () => {
+  it('escape characters that are not seen or that change the direction of the text', () => {
+    const name = 'pay\u202etnem\u200b\u2028x\u0007'
+    const { message } = new ConnectError('ERR_CONNECT_OPTION', `dial ${name}: first\nsecond`)
+    assert.equal(message, 'dial pay\\u{202e}tnem\\u{200b}\\u{2028}x\\u{7}: first second')
+  })
+})

@@ -462,4 +462,10 @@ describe('SpiffeId: properties', () => {
       { ...runs, numRuns: 5000 },
     )
   })
+
+  it('rejects what is not a string by an error of its own', () => {
+    for (const value of [null, undefined, 5, {}]) {
+      assert.throws(() => SpiffeId.parse(value as unknown as string), { code: 'ERR_CONNECT_OPTION' })
+    }
+  })
 })
