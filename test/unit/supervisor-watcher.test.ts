@@ -34,7 +34,7 @@ interface Watched {
   readonly folder: string
   readonly changes: Changes
   /** Resolves after the watcher has acted on everything that was written before. */
-  settled(): Promise<void>
+  readonly settled: () => Promise<void>
 }
 
 function watched(t: TestContext, pathOf: (root: string) => string = (root) => join(root, 'conf')): Watched {

@@ -15,6 +15,7 @@ import type { Engine, OnListening } from './daemon.js'
 import type { Log, LogLevel } from './log.js'
 import type { FromWorker, ToWorker } from './messages.js'
 import type { ProxyStatus } from './proxy.js'
+import { elapsed } from './time.js'
 
 export interface WorkersOptions {
   readonly count: number
@@ -191,9 +192,13 @@ export class Workers implements Engine {
   async #ended(worker: Worker | undefined): Promise<void> {
     if (worker === undefined || worker.isDead()) return
     const drainMs = this.#config?.drainTimeoutMs ?? 0
-    const timer = setTimeout(() => worker.process.kill('SIGKILL'), drainMs + END_GRACE_MS)
-    await new Promise<void>((resolve) => worker.once('exit', resolve))
-    clearTimeout(timer)
+    const exited = new AbortController()
+    const exit = new Promise<void>((resolve) => worker.once('exit', resolve))
+    void exit.then(() => {
+      exited.abort()
+    })
+    if (await elapsed(drainMs + END_GRACE_MS, exited.signal)) worker.process.kill('SIGKILL')
+    await exit
   }
 
   #tellAll(message: ToWorker): void {

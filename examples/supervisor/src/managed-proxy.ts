@@ -47,6 +47,9 @@ export interface Surroundings {
   wake(): void
 }
 
+/** The default of our own proxy. */
+const DEFAULT_DRAIN_TIMEOUT_MS = 10_000
+
 /** How long a port may be held by what is left of the process before. */
 const PORT_PATIENCE_MS = 1_000
 const PORT_POLL_MS = 100
@@ -64,6 +67,8 @@ export class ManagedProxy {
   #isStopped: boolean
   #process: SavedProcess | undefined
   #sender: Sender
+  /** How long the proxy drains its connections before it ends. */
+  #drainTimeoutMs: number
   /** The registration that was sent to the agent last. */
   #sent: string | undefined
   /** Where it listens. */
@@ -95,6 +100,7 @@ export class ManagedProxy {
       },
     })
     this.#sender = saved?.sender ?? { token: undefined, isForeign: false }
+    this.#drainTimeoutMs = saved?.drainTimeoutMs ?? DEFAULT_DRAIN_TIMEOUT_MS
     this.#sent = saved?.sent
     this.#address = surroundings.bindAddress
     this.#isRegistered = saved?.isRegistered ?? false
@@ -108,6 +114,7 @@ export class ManagedProxy {
       failed: (error) => {
         this.#surroundings.log.warn(`${this.id}: ${error.message}`)
       },
+      drainMs: () => this.#drainTimeoutMs,
     })
     if (saved?.process !== undefined) this.#adopt(saved.process)
   }
@@ -128,6 +135,7 @@ export class ManagedProxy {
       port: this.#port,
       token: this.#token.saved,
       sender: this.#sender,
+      drainTimeoutMs: this.#drainTimeoutMs,
       sent: this.#sent,
       isRegistered: this.#isRegistered,
       isStopped: this.#isStopped,
@@ -149,6 +157,7 @@ export class ManagedProxy {
     // A token of another service is no token for this command.
     if (this.#token.isOfOther(name)) return
     this.#address = bindAddressOf(managed, this.#surroundings.bindAddress)
+    this.#drainTimeoutMs = drainTimeoutOf(managed)
     this.keeper.run(this.#launch(managed))
   }
 
@@ -168,6 +177,7 @@ export class ManagedProxy {
       this.#serviceName = definition.name
       this.#sender = definition.sender
       this.#address = bindAddressOf(managed, bindAddress)
+      this.#drainTimeoutMs = drainTimeoutOf(managed)
       await this.#choosePort(managed)
       await this.#token.ensure(this.#surroundings.tokens, definition.name)
       const body = proxyRegistration(definition, managed, this.#port, bindAddress)
@@ -361,4 +371,9 @@ export class ManagedProxy {
   #pidFile(folder: StateFolder): string {
     return join(folder.pids, `${fileName(this.id)}.pid`)
   }
+}
+
+function drainTimeoutOf({ config }: ManagedBlock): number {
+  const value = config['drain_timeout_ms']
+  return typeof value === 'number' && value > 0 ? value : DEFAULT_DRAIN_TIMEOUT_MS
 }

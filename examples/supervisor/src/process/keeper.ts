@@ -17,6 +17,8 @@ export interface KeeperHooks {
   ended(exit: Exit, aliveMs: number): void
   /** It could not be started, or ended. */
   failed(error: Error): void
+  /** How long the process may take to drain its connections after SIGINT, in milliseconds. */
+  drainMs(): number
 }
 
 export interface Prepared {
@@ -26,11 +28,12 @@ export interface Prepared {
   release(): void
 }
 
-/** How long a process may take to end after SIGINT, and after SIGKILL. */
-const STOP_MS = 5_000
+/** What an orderly end takes beyond the drain. */
+const DRAIN_GRACE_MS = 1_000
+/** How long a process may take to end after SIGKILL, and what a crashed process left in its session after SIGINT. */
+const KILL_MS = 5_000
+const RETRY_MS = 5_000
 const SWEEP_POLL_MS = 50
-/** SIGINT to it, SIGKILL, and both to what it left behind. */
-const STOPPED_MS = 4 * STOP_MS
 
 /** Keeps one process running: starts it, starts it again when it ends or is to be another, and stops it. */
 export class Keeper {
@@ -71,6 +74,16 @@ export class Keeper {
     return this.#exit
   }
 
+  /** The longest that `stop` takes, in milliseconds. */
+  get stopMs(): number {
+    // The drain, SIGKILL, and SIGKILL to the rest of the session.
+    return this.#drainMs + 3 * KILL_MS
+  }
+
+  get #drainMs(): number {
+    return this.#hooks.drainMs() + DRAIN_GRACE_MS
+  }
+
   /** Why it could not be started or ended, the last time. */
   get problem(): Error | undefined {
     return this.#problem
@@ -100,7 +113,7 @@ export class Keeper {
     this.#launch = undefined
     this.#change()
     const done = new AbortController()
-    const isLate = await Promise.race([this.#loop, elapsed(STOPPED_MS, done.signal)])
+    const isLate = await Promise.race([this.#loop, elapsed(this.stopMs, done.signal)])
     done.abort()
     if (isLate === true) throw this.#problem ?? new Error('its process does not end')
   }
@@ -144,7 +157,7 @@ export class Keeper {
         this.#problem = error as Error
         this.#hooks.failed(error as Error)
         // A start waits by its own schedule; what cannot be ended is tried again like this.
-        if (this.#running !== undefined) await elapsed(STOP_MS, signal)
+        if (this.#running !== undefined) await elapsed(RETRY_MS, signal)
       }
     }
   }
@@ -184,21 +197,23 @@ export class Keeper {
     this.#restarts.ended(aliveMs)
     this.#hooks.ended(exit, aliveMs)
     // What it has left behind may hold its port.
-    await sweep(running.id)
+    await sweep(running.id, performance.now() + KILL_MS)
   }
 
   async #end(running: RunningProcess): Promise<void> {
     this.#state = 'stopping'
+    const deadline = performance.now() + this.#drainMs
     signalProcess(running.id, 'SIGINT')
-    let exit = await within(STOP_MS, running.ended)
+    let exit = await within(this.#drainMs, running.ended)
     if (exit === undefined) {
       killSession(running.id)
-      exit = await within(STOP_MS, running.ended)
+      exit = await within(KILL_MS, running.ended)
     }
     if (exit === undefined) throw new Error(`process ${running.id.pid} does not end, even by SIGKILL`)
     this.#gone(exit)
     this.#restarts.reset()
-    await sweep(running.id)
+    // A wrapper may end before the proxy that it started: that has the same time to drain.
+    await sweep(running.id, deadline)
   }
 
   #gone(exit: Exit): void {
@@ -208,9 +223,8 @@ export class Keeper {
   }
 }
 
-/** Ends what a process has left behind in its session. */
-async function sweep(leader: ProcessId): Promise<void> {
-  const deadline = performance.now() + STOP_MS
+/** Ends what a process has left behind in its session, with SIGKILL after the deadline. */
+async function sweep(leader: ProcessId, deadline: number): Promise<void> {
   for (const member of sessionOf(leader)) signalProcess(member, 'SIGINT')
   while (sessionOf(leader).length > 0) {
     if (performance.now() > deadline) {
