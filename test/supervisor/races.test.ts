@@ -169,5 +169,5 @@ test('a data dir that somebody else could change is none', async (t) => {
   renameSync(join(host.dataDir, 'proxy'), join(host.dataDir, 'was'))
   const foreign = host.spawn()
   assert.equal(await foreign.ended(), 1)
-  assert.match(foreign.text, /can be changed by others than root/)
+  assert.match(foreign.text, /can be changed by users other than root/)
 })

@@ -831,6 +831,28 @@ describe('supervisor: the logs of a proxy', () => {
     }
   })
 
+  it('are not put aside through a link', () => {
+    const folder = newFolder()
+    const path = join(folder, 'x.log')
+    const victim = join(newFolder(), 'victim')
+    writeFileSync(victim, 'precious')
+    for (const name of ['x.log.copy', 'x.log.1', 'x.log.2']) symlinkSync(victim, join(folder, name))
+    writeFileSync(path, 'text')
+    assert.equal(rotate(path, { maxBytes: 1, kept: 2 }), true)
+    assert.equal(readFileSync(victim, 'utf8'), 'precious')
+    assert.equal(readFileSync(`${path}.1`, 'utf8'), 'text')
+    assert.ok(lstatSync(`${path}.1`).isFile())
+    assert.deepEqual(readdirSync(folder).sort(), ['x.log', 'x.log.1', 'x.log.2'])
+  })
+
+  it('are put aside whole when they are larger than the buffer of the copy', () => {
+    const path = join(newFolder(), 'x.log')
+    const text = Buffer.alloc(2.5 * 1024 * 1024, 'line\n')
+    writeFileSync(path, text)
+    rotate(path, { maxBytes: 1, kept: 1 })
+    assert.ok(readFileSync(`${path}.1`).equals(text))
+  })
+
   it('are put aside when they are too large, and not before', () => {
     const folder = newFolder()
     const path = join(folder, 'x.log')

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { closeSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Environment } from 'consul-connect'
@@ -18,6 +18,7 @@ import { openLogs } from './process/logs.js'
 import { findPort, isFree } from './process/ports.js'
 import { type Exit, type RunningProcess, adoptProcess, describeExit } from './process/running.js'
 import { type StateFolder, fileName } from './state/folder.js'
+import { removePidFile, writePidFile } from './state/pid-file.js'
 import type { SavedProcess, SavedProxy } from './state/snapshot.js'
 
 /** What all proxies have in common. */
@@ -339,7 +340,7 @@ export class ManagedProxy {
     log.info(`${this.id}: started`, { process: running.id.pid, port: this.#port, command: path })
     this.#remember(running.id)
     try {
-      if (folder !== undefined) writeFileSync(this.#pidFile(folder), `${running.id.pid}\n`, { mode: 0o600 })
+      if (folder !== undefined) writePidFile(this.#pidFile(folder), running.id.pid)
       await this.#surroundings.save()
     } catch (error) {
       // It would be found by its launch, which is written down; and it is written with the next change.
@@ -362,7 +363,7 @@ export class ManagedProxy {
     this.#process = undefined
     if (folder === undefined) return
     try {
-      rmSync(this.#pidFile(folder), { force: true })
+      removePidFile(this.#pidFile(folder))
     } catch (error) {
       log.warn(`${this.id}: its pid file cannot be removed: ${(error as Error).message}`)
     }
