@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { TestAgent } from '../../src/testing/index.js'
@@ -160,6 +160,32 @@ test('a start that was not written down to its end is found by its launch', asyn
   await host.start()
   assert.equal((await host.running('a')).pid, pid)
   assert.equal(host.processes().length, 1)
+})
+
+test('a proxy whose state is lost is ended, and started again on its port', async (t) => {
+  const { host } = await startHost(t, { 'a.json': managed('a', IDLE), 'b.json': managed('b', IDLE) })
+  const first = await host.start()
+  const orphan = await host.running('a')
+  await host.running('b')
+  await first.stop('SIGKILL')
+  // Another supervisor, with an agent of its own, has a proxy with the same id.
+  const other = await startHost(t, { 'a.json': managed('a', IDLE) })
+  await other.host.start()
+  const neighbor = await other.host.running('a')
+  t.after(() => {
+    kill(orphan.pid)
+  })
+  rmSync(host.dataDir, { recursive: true })
+  const second = await host.start()
+  const { msg } = await second.logged('ends a process of an earlier supervisor')
+  assert.match(msg, /^[ab]-proxy: .* that is not in the state: \d+$/)
+  const { port, pid } = await host.running('a')
+  assert.notEqual(pid, orphan.pid)
+  assert.equal(port, orphan.port)
+  assert.equal(isAlive(orphan.pid), false)
+  await host.running('b')
+  await until('every proxy has one process', () => host.processes().length === 2)
+  assert.ok(isAlive(neighbor.pid))
 })
 
 test('a change of the configuration reaches a proxy through the agent, and one of its command restarts it', async (t) => {

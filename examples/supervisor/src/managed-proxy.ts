@@ -13,6 +13,7 @@ import type { Sender, ServiceDefinition } from './configuration/definition.js'
 import type { ManagedBlock } from './configuration/managed.js'
 import { type ProcessId, findByEnvironment, isRunning } from './process/identity.js'
 import { Keeper, type Prepared } from './process/keeper.js'
+import { endOrphans, findOrphans } from './process/orphans.js'
 import { LAUNCH_VARIABLE, type Launch, findProgram, fingerprint, proxyEnvironment } from './process/launch.js'
 import { openLogs } from './process/logs.js'
 import { findPort, isFree } from './process/ports.js'
@@ -51,6 +52,9 @@ export interface Surroundings {
 /** The default of our own proxy. */
 const DEFAULT_DRAIN_TIMEOUT_MS = 10_000
 
+/** What the end of an orphan may take beyond its drain. */
+const ORPHAN_GRACE_MS = 1_000
+
 /** How long a port may be held by what is left of the process before. */
 const PORT_PATIENCE_MS = 1_000
 const PORT_POLL_MS = 100
@@ -75,6 +79,7 @@ export class ManagedProxy {
   /** Where it listens. */
   #address: string
   #mustMove = false
+  #hasNoOrphan = false
   #isRetired = false
   /** It is being stopped: nothing is to start it, and nothing waits for that. */
   #isEnding = false
@@ -107,7 +112,7 @@ export class ManagedProxy {
     this.#isRegistered = saved?.isRegistered ?? false
     this.#isStopped = saved?.isStopped ?? false
     this.keeper = new Keeper({
-      prepare: (launch) => this.#prepare(launch),
+      prepare: (launch, signal) => this.#prepare(launch, signal),
       started: (running, launch) => this.#started(running, launch),
       ended: (exit, aliveMs) => {
         this.#ended(exit, aliveMs)
@@ -179,7 +184,7 @@ export class ManagedProxy {
       this.#sender = definition.sender
       this.#address = bindAddressOf(managed, bindAddress)
       this.#drainTimeoutMs = drainTimeoutOf(managed)
-      await this.#choosePort(managed)
+      await this.#choosePort(managed, known.get(this.id)?.port)
       await this.#token.ensure(this.#surroundings.tokens, definition.name)
       const body = proxyRegistration(definition, managed, this.#port, bindAddress)
       const print = registrationPrint(body, definition.sender)
@@ -261,7 +266,8 @@ export class ManagedProxy {
     return turn
   }
 
-  async #choosePort(managed: ManagedBlock): Promise<void> {
+  /** @param registered - the port of an earlier registration, which is kept when the state is lost */
+  async #choosePort(managed: ManagedBlock, registered = 0): Promise<void> {
     if (managed.bindPort !== undefined) {
       this.#port = managed.bindPort
       return
@@ -271,6 +277,11 @@ export class ManagedProxy {
       // One that runs listens there, whoever wants the port besides.
       const isHeld = this.keeper.running !== undefined || (!this.#mustMove && !taken.has(this.#port))
       if (this.#port !== 0 && isHeld) return
+      const isUsable = registered >= ports.min && registered <= ports.max && !taken.has(registered)
+      if (this.#port === 0 && isUsable) {
+        this.#port = registered
+        return
+      }
       const before = this.#port
       const others = before === 0 ? taken : new Set([...taken, before])
       this.#port = await findPort({ range: ports, taken: others, address: this.#address })
@@ -305,7 +316,8 @@ export class ManagedProxy {
     }
   }
 
-  async #prepare(launch: Launch): Promise<Prepared> {
+  async #prepare(launch: Launch, signal: AbortSignal): Promise<Prepared> {
+    await this.#expectNoOrphan(launch, signal)
     await this.#expectPort()
     const launchId = randomUUID()
     const { path, args, directory } = launch
@@ -320,6 +332,22 @@ export class ManagedProxy {
         for (const file of outputs ?? []) closeSync(file)
       },
     }
+  }
+
+  /** Once is enough: what this supervisor starts is in its state. */
+  async #expectNoOrphan({ env }: Launch, signal: AbortSignal): Promise<void> {
+    if (this.#hasNoOrphan) return
+    const orphans = findOrphans(this.id, env, undefined)
+    if (orphans.length > 0) {
+      const pids = orphans.map(({ pid }) => pid).join(', ')
+      this.#surroundings.log.warn(
+        `${this.id}: ends a process of an earlier supervisor that is not in the state: ${pids}`,
+      )
+    }
+    if (!(await endOrphans(orphans, this.#drainTimeoutMs + ORPHAN_GRACE_MS, signal))) {
+      throw new Error('its start was interrupted, or an orphan does not end')
+    }
+    this.#hasNoOrphan = true
   }
 
   /** Another program may have taken the port while ours did not run. */

@@ -9,8 +9,11 @@ export type KeeperState = 'stopped' | 'waiting' | 'running' | 'stopping'
 
 /** What a keeper needs from the world, and what it tells. */
 export interface KeeperHooks {
-  /** Before a start: writes down that it will be tried, and opens what the process writes to. */
-  prepare(launch: Launch): Promise<Prepared>
+  /**
+   * Before a start: writes down that it will be tried, and opens what the process writes to.
+   * @param signal - aborted when the process is to be another, or none
+   */
+  prepare(launch: Launch, signal: AbortSignal): Promise<Prepared>
   /** The process is running: writes it down. */
   started(running: RunningProcess, launch: Launch): Promise<void>
   /** It has ended by itself. */
@@ -80,6 +83,7 @@ export class Keeper {
     return this.#drainMs + 3 * KILL_MS
   }
 
+  /** How long a process may take to end after SIGINT, in milliseconds. */
   get #drainMs(): number {
     return this.#hooks.drainMs() + DRAIN_GRACE_MS
   }
@@ -171,7 +175,7 @@ export class Keeper {
       return
     }
     this.#restarts.started()
-    const prepared = await this.#hooks.prepare(launch)
+    const prepared = await this.#hooks.prepare(launch, signal)
     try {
       const running = await startProcess(launch, prepared.launchId, prepared.outputs)
       this.#running = running

@@ -18,6 +18,9 @@ export interface Launch {
 /** By which a process is found that was started, and not yet written down. */
 export const LAUNCH_VARIABLE = 'CONNECT_SUPERVISOR_LAUNCH'
 
+/** By which a proxy, and an orphan, is known. */
+export const PROXY_ID_VARIABLE = 'CONNECT_PROXY_ID'
+
 /**
  * What is of one start of the supervisor, and would make a change where there is none; and its tokens, which are wider
  * than any proxy's may be.
@@ -25,7 +28,7 @@ export const LAUNCH_VARIABLE = 'CONNECT_SUPERVISOR_LAUNCH'
 const NOT_PASSED_ON = new Set([
   'CONSUL_HTTP_TOKEN',
   'CONSUL_HTTP_TOKEN_FILE',
-  'CONNECT_PROXY_ID',
+  PROXY_ID_VARIABLE,
   'CONNECT_PROXY_TOKEN',
   'CONNECT_SIDECAR_FOR',
   LAUNCH_VARIABLE,
@@ -63,7 +66,7 @@ export function proxyEnvironment(base: Environment, proxyId: string, token: stri
   )
   return {
     ...Object.fromEntries(passed.sort(([a], [b]) => (a < b ? -1 : 1))),
-    CONNECT_PROXY_ID: proxyId,
+    [PROXY_ID_VARIABLE]: proxyId,
     ...(token !== undefined && { CONNECT_PROXY_TOKEN: token }),
   }
 }
