@@ -37,6 +37,7 @@ import {
 import {
   LAUNCH_VARIABLE,
   type Launch,
+  STANDBY_VARIABLE,
   findProgram,
   fingerprint,
   proxyEnvironment,
@@ -153,6 +154,7 @@ describe('supervisor: the environment of a proxy', () => {
       'CONNECT_PROXY_ID',
       'CONNECT_SIDECAR_FOR',
       LAUNCH_VARIABLE,
+      STANDBY_VARIABLE,
       'INVOCATION_ID',
       'JOURNAL_STREAM',
       'LISTEN_FDS',
@@ -198,6 +200,7 @@ describe('supervisor: the fingerprint of a launch', () => {
     logArgs: ['-log-level', 'info'],
     directory: '/var/lib/connect',
     env: { A: '1', B: '2' },
+    canStandBy: true,
   }
   const changes: [what: string, change: Partial<Launch>][] = [
     ['another id', { proxyId: 'web2-proxy' }],
@@ -227,8 +230,11 @@ describe('supervisor: the fingerprint of a launch', () => {
 
   it('is the same for the same', () => {
     assert.equal(fingerprint(structuredClone(LAUNCH)), fingerprint(LAUNCH))
-    const { env, directory, logArgs, args, path, proxyId } = LAUNCH
-    assert.equal(fingerprint({ env, directory, logArgs, args, path, proxyId }), fingerprint(LAUNCH))
+    const { canStandBy, env, directory, logArgs, args, path, proxyId } = LAUNCH
+    assert.equal(
+      fingerprint({ canStandBy, env, directory, logArgs, args, path, proxyId }),
+      fingerprint(LAUNCH),
+    )
   })
 
   it('does not depend on how much is logged: that is no reason to end connections', () => {

@@ -820,9 +820,11 @@ describe('supervisor: its folder', () => {
       const before = statSync(root).mode & 0o777
       chmodSync(root, 0o755)
       process.seteuid?.(NOBODY)
-      t.mock.method(process, 'getuid', () => NOBODY)
+      const { getuid } = process
+      process.getuid = () => NOBODY
       t.after(() => {
         process.seteuid?.(0)
+        process.getuid = getuid!
         chmodSync(root, before)
       })
     }

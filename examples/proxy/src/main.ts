@@ -6,6 +6,7 @@ import { helpText, parseFlags } from './flags.js'
 import { openLog } from './log.js'
 import { Proxy } from './proxy.js'
 import { type Settings, readSettings } from './settings.js'
+import { openStandby } from './standby.js'
 import { Workers } from './workers.js'
 
 const args = process.argv.slice(2)
@@ -29,7 +30,8 @@ const settings = read()
 const log = openLog(settings.log)
 const daemon = new Daemon(settings, log, (onListening) => {
   const { agent, ecdhCurve, workers, registration } = settings
-  if (workers === 1) return new Proxy({ agent, ecdhCurve, log, onListening })
+  const standby = openStandby(process.env)
+  if (workers === 1) return new Proxy({ agent, ecdhCurve, log, onListening, standby })
   const registers = registration !== undefined
   return new Workers({ ...settings.log, count: workers, agent, ecdhCurve, log, onListening, registers })
 })

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Standby } from './standby.js'
 
 /** Something that listens and can be closed. */
 export interface Closable {
@@ -25,8 +26,10 @@ export class Opening<T extends Closable> {
     open: (signal: AbortSignal) => Promise<T>,
     onFailed: (error: Error, retryInMs: number) => void,
     onOpen: (opened: T) => void,
+    standby?: Standby,
   ) {
-    this.#done = this.#run(open, onFailed, onOpen)
+    standby?.begin(this)
+    this.#done = this.#run(open, onFailed, onOpen, standby).finally(() => standby?.end(this))
   }
 
   /** What was opened; undefined until it is. */
@@ -52,9 +55,11 @@ export class Opening<T extends Closable> {
     open: (signal: AbortSignal) => Promise<T>,
     onFailed: (error: Error, retryInMs: number) => void,
     onOpen: (opened: T) => void,
+    standby: Standby | undefined,
   ): Promise<void> {
     const { signal } = this.#ended
-    for (let pauseMs = FIRST_PAUSE_MS; !signal.aborted; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
+    let pauseMs = FIRST_PAUSE_MS
+    while (!signal.aborted) {
       try {
         const opened = await open(signal)
         // It was closed meanwhile, and has no connection yet.
@@ -68,8 +73,10 @@ export class Opening<T extends Closable> {
       } catch (error) {
         if (isAborted(signal)) return
         this.#error = error instanceof Error ? error : new Error(String(error))
-        onFailed(this.#error, pauseMs)
-        await sleep(pauseMs, undefined, { signal }).catch(() => undefined)
+        const retryMs = standby?.retryMs(this, this.#error)
+        if (retryMs === undefined) onFailed(this.#error, pauseMs)
+        await sleep(retryMs ?? pauseMs, undefined, { signal }).catch(() => undefined)
+        if (retryMs === undefined) pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)
       }
     }
   }

@@ -113,7 +113,8 @@ export class ManagedProxy {
     this.#isStopped = saved?.isStopped ?? false
     this.keeper = new Keeper({
       prepare: (launch, signal) => this.#prepare(launch, signal),
-      started: (running, launch) => this.#started(running, launch),
+      prepareStandby: () => this.#openOutputs(),
+      started: (running, launch, launchId) => this.#started(running, launch, launchId),
       ended: (exit, aliveMs) => {
         this.#ended(exit, aliveMs)
       },
@@ -212,6 +213,12 @@ export class ManagedProxy {
     this.#isStopped = false
   }
 
+  /** Replaces the process by a new one, and keeps the registration. A proxy that was stopped is started. */
+  restart(): void {
+    this.#isStopped = false
+    this.keeper.restart()
+  }
+
   /**
    * Ends the process, and takes away what was made for it. It is of no use afterwards.
    * @throws Error when its process does not end: it is to be called again
@@ -301,6 +308,7 @@ export class ManagedProxy {
       logArgs: managed.command === undefined ? defaultCommand.logArgs : [],
       directory,
       env: proxyEnvironment(environment, this.id, this.#token.secret),
+      canStandBy: managed.command === undefined,
     }
   }
 
@@ -311,6 +319,7 @@ export class ManagedProxy {
       log.info(`${this.id}: found again`, { process: id.pid })
       this.#process = { ...process, id }
       this.keeper.adopt(adoptProcess(id), process.fingerprint)
+      this.#endOthers(id)
     } else if (process.id !== undefined) {
       log.warn(`${this.id}: process ${process.id.pid} has ended meanwhile`)
     }
@@ -319,11 +328,20 @@ export class ManagedProxy {
   async #prepare(launch: Launch, signal: AbortSignal): Promise<Prepared> {
     await this.#expectNoOrphan(launch, signal)
     await this.#expectPort()
-    const launchId = randomUUID()
-    const { path, args, directory } = launch
-    this.#process = { launchId, fingerprint: fingerprint(launch), id: undefined, path, args, directory }
-    await this.#surroundings.save()
+    const prepared = this.#openOutputs()
+    try {
+      this.#process = savedProcess(launch, prepared.launchId, undefined)
+      await this.#surroundings.save()
+      return prepared
+    } catch (error) {
+      prepared.release()
+      throw error
+    }
+  }
+
+  #openOutputs(): Prepared {
     const { folder } = this.#surroundings
+    const launchId = randomUUID()
     const outputs = folder === undefined ? undefined : openLogs(folder.logs, fileName(this.id))
     return {
       launchId,
@@ -363,10 +381,20 @@ export class ManagedProxy {
     }
   }
 
-  async #started(running: RunningProcess, { path }: Launch): Promise<void> {
+  /** A supervisor that was killed during a restart leaves two processes: one is in the state, and stays. */
+  #endOthers(own: ProcessId): void {
+    const { environment, log } = this.#surroundings
+    const others = findOrphans(this.id, environment, own)
+    if (others.length === 0) return
+    log.warn(`${this.id}: ends a second process: ${others.map(({ pid }) => pid).join(', ')}`)
+    const { signal } = new AbortController()
+    void endOrphans(others, this.#drainTimeoutMs + ORPHAN_GRACE_MS, signal)
+  }
+
+  async #started(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
     const { log, folder } = this.#surroundings
-    log.info(`${this.id}: started`, { process: running.id.pid, port: this.#port, command: path })
-    this.#remember(running.id)
+    log.info(`${this.id}: started`, { process: running.id.pid, port: this.#port, command: launch.path })
+    this.#process = savedProcess(launch, launchId, running.id)
     try {
       if (folder !== undefined) writePidFile(this.#pidFile(folder), running.id.pid)
       await this.#surroundings.save()
@@ -374,10 +402,6 @@ export class ManagedProxy {
       // It would be found by its launch, which is written down; and it is written with the next change.
       log.warn(`${this.id}: its process could not be written down: ${(error as Error).message}`)
     }
-  }
-
-  #remember(id: ProcessId): void {
-    if (this.#process !== undefined) this.#process = { ...this.#process, id }
   }
 
   #ended(exit: Exit, aliveMs: number): void {
@@ -405,4 +429,9 @@ export class ManagedProxy {
 function drainTimeoutOf({ config }: ManagedBlock): number {
   const value = config['drain_timeout_ms']
   return typeof value === 'number' && value > 0 ? value : DEFAULT_DRAIN_TIMEOUT_MS
+}
+
+function savedProcess(launch: Launch, launchId: string, id: ProcessId | undefined): SavedProcess {
+  const { path, args, directory } = launch
+  return { launchId, fingerprint: fingerprint(launch), id, path, args, directory }
 }

@@ -190,9 +190,25 @@ export class Supervisor {
 
   /** @returns whether there is such a proxy */
   startProxy(id: string): boolean {
+    return this.#startAgain(id, (proxy) => {
+      proxy.start()
+    })
+  }
+
+  /**
+   * Replaces the process of a proxy, which stays registered.
+   * @returns whether there is such a proxy
+   */
+  restartProxy(id: string): boolean {
+    return this.#startAgain(id, (proxy) => {
+      proxy.restart()
+    })
+  }
+
+  #startAgain(id: string, act: (proxy: ManagedProxy) => void): boolean {
     const proxy = this.#find(id)
     if (proxy === undefined) return false
-    proxy.start()
+    act(proxy)
     this.#services.get(proxy.serviceId)?.forgive()
     this.#retries.succeeded(proxy.serviceId)
     this.#wakeUp()

@@ -3,22 +3,24 @@ import { elapsed, within } from '../time.js'
 import { type ProcessId, killSession, sessionOf, signalProcess } from './identity.js'
 import { type Launch, fingerprint } from './launch.js'
 import { Restarts } from './restarts.js'
-import { type Exit, type RunningProcess, startProcess } from './running.js'
+import { type Exit, type RunningProcess, type StandbyProcess, startProcess, startStandby } from './running.js'
 
 export type KeeperState = 'stopped' | 'waiting' | 'running' | 'stopping'
 
-/** What a keeper needs from the world, and what it tells. */
+/** What a keeper calls. */
 export interface KeeperHooks {
   /**
-   * Before a start: writes down that it will be tried, and opens what the process writes to.
+   * Before a start: records in the state that it will be tried, and opens the files for the output.
    * @param signal - aborted when the process is to be another, or none
    */
   prepare(launch: Launch, signal: AbortSignal): Promise<Prepared>
-  /** The process is running: writes it down. */
-  started(running: RunningProcess, launch: Launch): Promise<void>
-  /** It has ended by itself. */
+  /** Before the start of a process that is to replace a running one: opens the files for the output. */
+  prepareStandby(): Prepared
+  /** The process is running: records it in the state. */
+  started(running: RunningProcess, launch: Launch, launchId: string): Promise<void>
+  /** The process has ended without being asked to. */
   ended(exit: Exit, aliveMs: number): void
-  /** It could not be started, or ended. */
+  /** The process could not be started, or ended. */
   failed(error: Error): void
   /** How long the process may take to drain its connections after SIGINT, in milliseconds. */
   drainMs(): number
@@ -35,6 +37,8 @@ export interface Prepared {
 const DRAIN_GRACE_MS = 1_000
 /** How long a process may take to end after SIGKILL, and what a crashed process left in its session after SIGINT. */
 const KILL_MS = 5_000
+/** How long the successor of a running process may take to get ready. */
+const STANDBY_MS = 20_000
 const RETRY_MS = 5_000
 const SWEEP_POLL_MS = 50
 
@@ -42,6 +46,8 @@ const SWEEP_POLL_MS = 50
 export class Keeper {
   readonly #hooks: KeeperHooks
   readonly #restarts = new Restarts()
+  /** Processes that were replaced, and drain their connections. */
+  readonly #draining = new Map<RunningProcess, Promise<void>>()
   #launch: Launch | undefined
   #running: RunningProcess | undefined
   /** Of the process that is running. */
@@ -51,6 +57,7 @@ export class Keeper {
   /** False from the very moment in which the loop has seen that there is nothing to keep. */
   #isKeeping = false
   #state: KeeperState = 'stopped'
+  #mustRestart = false
   #hasLeft = false
   #starts = 0
   #exit: Exit | undefined
@@ -68,7 +75,7 @@ export class Keeper {
     return this.#running
   }
 
-  /** How often it was started again. */
+  /** How often the process was started again. */
   get restarts(): number {
     return Math.max(0, this.#starts - 1)
   }
@@ -88,12 +95,12 @@ export class Keeper {
     return this.#hooks.drainMs() + DRAIN_GRACE_MS
   }
 
-  /** Why it could not be started or ended, the last time. */
+  /** Why the process could not be started or ended, the last time. */
   get problem(): Error | undefined {
     return this.#problem
   }
 
-  /** Takes on a process that runs already, with the fingerprint of how it was started. */
+  /** Takes on a process that runs already, with the fingerprint of its launch. */
   adopt(running: RunningProcess, print: string): void {
     this.#running = running
     this.#print = print
@@ -102,32 +109,40 @@ export class Keeper {
     this.#restarts.started()
   }
 
-  /** Keeps it running in this way; another way than the present one is a restart. */
+  /** Keeps the process running in this way; another way than the present one is a restart. */
   run(launch: Launch): void {
     if (this.#launch !== undefined && fingerprint(this.#launch) === fingerprint(launch)) return
     this.#launch = launch
     this.#change()
   }
 
+  /** Replaces the running process by a new one. Without one, the next start does not wait. */
+  restart(): void {
+    this.#mustRestart = this.#running !== undefined
+    if (this.#launch !== undefined) this.#change()
+  }
+
   /**
-   * Resolves when nothing of it runs any more. `run` is not to be called meanwhile.
-   * @throws Error when it does not end; it is still being tried
+   * Resolves when nothing of the process runs any more. `run` is not to be called meanwhile.
+   * @throws Error when the process does not end; the keeper goes on trying
    */
   async stop(): Promise<void> {
     this.#launch = undefined
     this.#change()
     const done = new AbortController()
-    const isLate = await Promise.race([this.#loop, elapsed(this.stopMs, done.signal)])
+    const ended = Promise.all([this.#loop, ...this.#draining.values()]).then(() => false)
+    const isLate = await Promise.race([ended, elapsed(this.stopMs, done.signal)])
     done.abort()
-    if (isLate === true) throw this.#problem ?? new Error('its process does not end')
+    if (isLate) throw this.#problem ?? new Error('its process does not end')
   }
 
-  /** Ends it at once, when nothing can be waited for. */
+  /** Ends the process at once, when nothing can be waited for. */
   kill(): void {
+    for (const { id } of this.#draining.keys()) killSession(id)
     if (this.#running !== undefined) killSession(this.#running.id)
   }
 
-  /** Looks after it no longer, and leaves it running. */
+  /** Stops keeping the process, and leaves it running. */
   leave(): void {
     this.#hasLeft = true
     this.#change()
@@ -145,17 +160,20 @@ export class Keeper {
     while (!this.#hasLeft) {
       const { signal } = this.#changed
       const launch = this.#launch
+      const running = this.#running
       try {
-        if (this.#running !== undefined && (launch === undefined || fingerprint(launch) !== this.#print)) {
-          await this.#end(this.#running)
+        if (running !== undefined && launch === undefined) {
+          await this.#end(running)
         } else if (launch === undefined) {
           this.#state = 'stopped'
           this.#isKeeping = false
           return
-        } else if (this.#running === undefined) {
+        } else if (running === undefined) {
           await this.#start(launch, signal)
+        } else if (this.#mustRestart || fingerprint(launch) !== this.#print) {
+          await this.#replace(running, launch, signal)
         } else {
-          await this.#attend(this.#running, signal)
+          await this.#attend(running, signal)
         }
       } catch (error) {
         this.#problem = error as Error
@@ -178,18 +196,23 @@ export class Keeper {
     const prepared = await this.#hooks.prepare(launch, signal)
     try {
       const running = await startProcess(launch, prepared.launchId, prepared.outputs)
-      this.#running = running
-      this.#print = fingerprint(launch)
-      this.#starts += 1
-      this.#state = 'running'
-      this.#problem = undefined
-      await this.#hooks.started(running, launch)
+      await this.#started(running, launch, prepared.launchId)
     } finally {
       prepared.release()
     }
   }
 
-  /** Until it ends, or something is changed. */
+  async #started(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
+    this.#running = running
+    this.#print = fingerprint(launch)
+    this.#mustRestart = false
+    this.#starts += 1
+    this.#state = 'running'
+    this.#problem = undefined
+    await this.#hooks.started(running, launch, launchId)
+  }
+
+  /** Until the process ends, or something is changed. */
   async #attend(running: RunningProcess, signal: AbortSignal): Promise<void> {
     const done = new AbortController()
     const exit = await Promise.race([running.ended, aborted(signal, done.signal)])
@@ -204,8 +227,56 @@ export class Keeper {
     await sweep(running.id, performance.now() + KILL_MS)
   }
 
+  /**
+   * Puts a new process in the place of a running one. The new one gets ready first, where its program can, so that
+   * connections are refused only for the moment between the two listeners.
+   */
+  async #replace(running: RunningProcess, launch: Launch, signal: AbortSignal): Promise<void> {
+    if (launch.canStandBy) {
+      const prepared = this.#hooks.prepareStandby()
+      try {
+        const next = await startStandby(launch, prepared.launchId, prepared.outputs)
+        if (await isReady(next, signal)) {
+          this.#restarts.reset()
+          this.#restarts.started()
+          // In the state before the other one ends: a supervisor that is killed here finds the process that stays.
+          await this.#started(next, launch, prepared.launchId)
+          this.#drain(running)
+          return
+        }
+        killSession(next.id)
+        await within(KILL_MS, next.ended)
+      } finally {
+        prepared.release()
+      }
+      if (signal.aborted) return
+    }
+    await this.#end(running)
+  }
+
+  #drain(running: RunningProcess): void {
+    const ending = this.#finish(running)
+      .then(
+        (exit) => {
+          this.#exit = exit
+        },
+        (error: unknown) => {
+          this.#hooks.failed(error as Error)
+        },
+      )
+      .finally(() => this.#draining.delete(running))
+    this.#draining.set(running, ending)
+  }
+
   async #end(running: RunningProcess): Promise<void> {
     this.#state = 'stopping'
+    this.#gone(await this.#finish(running))
+    this.#mustRestart = false
+    this.#restarts.reset()
+  }
+
+  /** @throws Error when the process does not end */
+  async #finish(running: RunningProcess): Promise<Exit> {
     const deadline = performance.now() + this.#drainMs
     signalProcess(running.id, 'SIGINT')
     let exit = await within(this.#drainMs, running.ended)
@@ -214,10 +285,9 @@ export class Keeper {
       exit = await within(KILL_MS, running.ended)
     }
     if (exit === undefined) throw new Error(`process ${running.id.pid} does not end, even by SIGKILL`)
-    this.#gone(exit)
-    this.#restarts.reset()
     // A wrapper may end before the proxy that it started: that has the same time to drain.
     await sweep(running.id, deadline)
+    return exit
   }
 
   #gone(exit: Exit): void {
@@ -225,6 +295,14 @@ export class Keeper {
     this.#running = undefined
     this.#print = undefined
   }
+}
+
+/** Whether a process gets ready to take over in time. */
+async function isReady({ ready }: StandbyProcess, signal: AbortSignal): Promise<boolean> {
+  const done = new AbortController()
+  const first = await Promise.race([within(STANDBY_MS, ready), aborted(signal, done.signal)])
+  done.abort()
+  return first === true && !signal.aborted
 }
 
 /** Ends what a process has left behind in its session, with SIGKILL after the deadline. */

@@ -13,7 +13,12 @@ export interface Launch {
   readonly logArgs: readonly string[]
   readonly directory: string
   readonly env: Environment
+  /** Whether the program can start while its predecessor still has the addresses. Our own proxy can. */
+  readonly canStandBy: boolean
 }
+
+/** Tells our own proxy on which descriptor to report that it is ready to take over. */
+export const STANDBY_VARIABLE = 'CONNECT_PROXY_STANDBY_FD'
 
 /** By which a process is found that was started, and not yet written down. */
 export const LAUNCH_VARIABLE = 'CONNECT_SUPERVISOR_LAUNCH'
@@ -32,6 +37,7 @@ const NOT_PASSED_ON = new Set([
   'CONNECT_PROXY_TOKEN',
   'CONNECT_SIDECAR_FOR',
   LAUNCH_VARIABLE,
+  STANDBY_VARIABLE,
   'INVOCATION_ID',
   'JOURNAL_STREAM',
   'LISTEN_FDNAMES',
