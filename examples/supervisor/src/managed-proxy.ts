@@ -4,7 +4,13 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
-import { bindAddressOf, proxyIdOf, proxyRegistration } from './agent/proxy-registration.js'
+import {
+  type PortCheck,
+  bindAddressOf,
+  portCheck,
+  proxyIdOf,
+  proxyRegistration,
+} from './agent/proxy-registration.js'
 import { type Registered, type Registry, registrationPrint } from './agent/registry.js'
 import { OwnToken } from './agent/own-token.js'
 import type { Tokens } from './agent/tokens.js'
@@ -16,11 +22,12 @@ import { Keeper, type Prepared } from './process/keeper.js'
 import { endOrphans, findOrphans } from './process/orphans.js'
 import { LAUNCH_VARIABLE, type Launch, findProgram, fingerprint, proxyEnvironment } from './process/launch.js'
 import { openLogs } from './process/logs.js'
-import { findPort, isFree } from './process/ports.js'
+import { accepts, findPort, isFree } from './process/ports.js'
 import { type Exit, type RunningProcess, adoptProcess, describeExit } from './process/running.js'
 import { type StateFolder, fileName } from './state/folder.js'
 import { removePidFile, writePidFile } from './state/pid-file.js'
 import type { SavedProcess, SavedProxy } from './state/snapshot.js'
+import { elapsed } from './time.js'
 
 /** What all proxies have in common. */
 export interface Surroundings {
@@ -55,6 +62,9 @@ const DEFAULT_DRAIN_TIMEOUT_MS = 10_000
 /** What the end of an orphan may take beyond its drain. */
 const ORPHAN_GRACE_MS = 1_000
 
+/** How long a process may take until it listens. Later the agent's check notices it. */
+const LISTENING_MS = 60_000
+
 /** How long a port may be held by what is left of the process before. */
 const PORT_PATIENCE_MS = 1_000
 const PORT_POLL_MS = 100
@@ -80,6 +90,7 @@ export class ManagedProxy {
   #address: string
   #mustMove = false
   #hasNoOrphan = false
+  #check: PortCheck | undefined
   #isRetired = false
   /** It is being stopped: nothing is to start it, and nothing waits for that. */
   #isEnding = false
@@ -196,6 +207,7 @@ export class ManagedProxy {
         this.#sent = print
       }
       this.#isRegistered = true
+      this.#check = portCheck(definition, managed, this.#port, bindAddress)
       this.keeper.run(this.#launch(managed))
     })
   }
@@ -401,6 +413,30 @@ export class ManagedProxy {
     } catch (error) {
       // It would be found by its launch, which is written down; and it is written with the next change.
       log.warn(`${this.id}: its process could not be written down: ${(error as Error).message}`)
+    }
+    void this.#markPassing(running)
+  }
+
+  /**
+   * Reports a process that listens to the agent. The agent's check runs every 10 s, and calls the proxy critical until
+   * then: callers would be refused although the proxy is there.
+   */
+  async #markPassing(running: RunningProcess): Promise<void> {
+    const check = this.#check
+    if (check === undefined) return
+    const { registry, log } = this.#surroundings
+    const done = new AbortController()
+    void Promise.race([running.ended, elapsed(LISTENING_MS, done.signal)]).then(() => {
+      done.abort()
+    })
+    try {
+      const isListening = await accepts(check.port, check.host, done.signal)
+      const isCurrent = this.keeper.running === running && this.#check === check && this.#isRegistered
+      if (isListening && isCurrent) await registry.markPassing(this.id, check.body, this.#sender)
+    } catch (error) {
+      log.debug(`${this.id}: the agent's check decides alone: ${(error as Error).message}`)
+    } finally {
+      done.abort()
     }
   }
 
