@@ -78,7 +78,7 @@ export class Inbound {
         log.info('public listener is open', { address: `${host}:${port}` })
         onOpen(config)
       },
-      standby,
+      standby && { of: standby, isOptional: false },
     )
   }
 

@@ -9,6 +9,13 @@ export interface Closable {
 /** For open connections that outlive their listener: they end when their ends want to, or with the proxy. */
 export const FOREVER_MS: number = 2 ** 40
 
+/** The part of one listener in the start of a proxy that replaces a running one. */
+export interface OpeningStandby {
+  readonly of: Standby
+  /** Whether the proxy can take over without this listener. */
+  readonly isOptional: boolean
+}
+
 const FIRST_PAUSE_MS = 500
 const LONGEST_PAUSE_MS = 30_000
 
@@ -26,10 +33,10 @@ export class Opening<T extends Closable> {
     open: (signal: AbortSignal) => Promise<T>,
     onFailed: (error: Error, retryInMs: number) => void,
     onOpen: (opened: T) => void,
-    standby?: Standby,
+    standby?: OpeningStandby,
   ) {
-    standby?.begin(this)
-    this.#done = this.#run(open, onFailed, onOpen, standby).finally(() => standby?.end(this))
+    standby?.of.begin(this)
+    this.#done = this.#run(open, onFailed, onOpen, standby).finally(() => standby?.of.end(this))
   }
 
   /** What was opened; undefined until it is. */
@@ -55,7 +62,7 @@ export class Opening<T extends Closable> {
     open: (signal: AbortSignal) => Promise<T>,
     onFailed: (error: Error, retryInMs: number) => void,
     onOpen: (opened: T) => void,
-    standby: Standby | undefined,
+    standby: OpeningStandby | undefined,
   ): Promise<void> {
     const { signal } = this.#ended
     let pauseMs = FIRST_PAUSE_MS
@@ -73,7 +80,7 @@ export class Opening<T extends Closable> {
       } catch (error) {
         if (isAborted(signal)) return
         this.#error = error instanceof Error ? error : new Error(String(error))
-        const retryMs = standby?.retryMs(this, this.#error)
+        const retryMs = standby?.of.retryMs(this, this.#error, standby.isOptional)
         if (retryMs === undefined) onFailed(this.#error, pauseMs)
         await sleep(retryMs ?? pauseMs, undefined, { signal }).catch(() => undefined)
         if (retryMs === undefined) pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)

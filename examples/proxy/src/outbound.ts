@@ -45,7 +45,7 @@ export class Outbound {
       () => {
         log.info('upstream is open', { upstream: this.name, address })
       },
-      standby,
+      standby && { of: standby, isOptional: true },
     )
   }
 

@@ -43,10 +43,14 @@ export class Standby {
     this.#report()
   }
 
-  /** When to try again to listen, in milliseconds; undefined when the error is not that of an address in use. */
-  retryMs(opening: object, error: Error): number | undefined {
-    if (errorCode(error) !== 'EADDRINUSE') return undefined
-    this.end(opening)
+  /**
+   * When to try again to listen, in milliseconds; undefined when the error is not that of an address in use.
+   * @param isOptional - whether the proxy is ready without what failed
+   */
+  retryMs(opening: object, error: Error, isOptional: boolean): number | undefined {
+    const isInUse = errorCode(error) === 'EADDRINUSE'
+    if (isInUse || isOptional) this.end(opening)
+    if (!isInUse) return undefined
     if (this.#readyAt === undefined) return POLL_MS
     return performance.now() - this.#readyAt < TAKEOVER_MS ? TAKEOVER_POLL_MS : undefined
   }

@@ -125,7 +125,11 @@ export class ManagedProxy {
     this.keeper = new Keeper({
       prepare: (launch, signal) => this.#prepare(launch, signal),
       prepareStandby: () => this.#openOutputs(),
-      started: (running, launch, launchId) => this.#started(running, launch, launchId),
+      started: async (running, launch, launchId, isReplacement) => {
+        await this.#started(running, launch, launchId)
+        // The agent has been told of the port already, and a look at it now could fall between the two listeners.
+        if (!isReplacement) void this.#markPassing(running)
+      },
       ended: (exit, aliveMs) => {
         this.#ended(exit, aliveMs)
       },
@@ -414,7 +418,6 @@ export class ManagedProxy {
       // It would be found by its launch, which is written down; and it is written with the next change.
       log.warn(`${this.id}: its process could not be written down: ${(error as Error).message}`)
     }
-    void this.#markPassing(running)
   }
 
   /**
@@ -431,7 +434,8 @@ export class ManagedProxy {
     })
     try {
       const isListening = await accepts(check.port, check.host, done.signal)
-      const isCurrent = this.keeper.running === running && this.#check === check && this.#isRegistered
+      const isSame = this.#check?.port === check.port && this.#check.host === check.host
+      const isCurrent = this.keeper.running === running && isSame && this.#isRegistered
       if (isListening && isCurrent) await registry.markPassing(this.id, check.body, this.#sender)
     } catch (error) {
       log.debug(`${this.id}: the agent's check decides alone: ${(error as Error).message}`)

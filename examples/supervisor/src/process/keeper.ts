@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { elapsed, within } from '../time.js'
-import { type ProcessId, killSession, sessionOf, signalProcess } from './identity.js'
+import { type ProcessId, isRunning, killSession, sessionOf, signalProcess } from './identity.js'
 import { type Launch, fingerprint } from './launch.js'
 import { Restarts } from './restarts.js'
 import { type Exit, type RunningProcess, type StandbyProcess, startProcess, startStandby } from './running.js'
@@ -16,8 +16,11 @@ export interface KeeperHooks {
   prepare(launch: Launch, signal: AbortSignal): Promise<Prepared>
   /** Before the start of a process that is to replace a running one: opens the files for the output. */
   prepareStandby(): Prepared
-  /** The process is running: records it in the state. */
-  started(running: RunningProcess, launch: Launch, launchId: string): Promise<void>
+  /**
+   * The process is running: records it in the state.
+   * @param isReplacement - whether its predecessor still listens
+   */
+  started(running: RunningProcess, launch: Launch, launchId: string, isReplacement: boolean): Promise<void>
   /** The process has ended without being asked to. */
   ended(exit: Exit, aliveMs: number): void
   /** The process could not be started, or ended. */
@@ -170,7 +173,7 @@ export class Keeper {
           return
         } else if (running === undefined) {
           await this.#start(launch, signal)
-        } else if (this.#mustRestart || fingerprint(launch) !== this.#print) {
+        } else if (isRunning(running.id) && (this.#mustRestart || fingerprint(launch) !== this.#print)) {
           await this.#replace(running, launch, signal)
         } else {
           await this.#attend(running, signal)
@@ -203,13 +206,14 @@ export class Keeper {
   }
 
   async #started(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
+    const isReplacement = this.#running !== undefined
     this.#running = running
     this.#print = fingerprint(launch)
     this.#mustRestart = false
     this.#starts += 1
     this.#state = 'running'
     this.#problem = undefined
-    await this.#hooks.started(running, launch, launchId)
+    await this.#hooks.started(running, launch, launchId, isReplacement)
   }
 
   /** Until the process ends, or something is changed. */
@@ -228,30 +232,35 @@ export class Keeper {
   }
 
   /**
-   * Puts a new process in the place of a running one. The new one gets ready first, where its program can, so that
+   * Puts a new process in the place of a running one. Where its program can, the new one gets ready first, so that
    * connections are refused only for the moment between the two listeners.
+   * @throws Error when the new process does not get ready; the running one stays
    */
   async #replace(running: RunningProcess, launch: Launch, signal: AbortSignal): Promise<void> {
-    if (launch.canStandBy) {
-      const prepared = this.#hooks.prepareStandby()
-      try {
-        const next = await startStandby(launch, prepared.launchId, prepared.outputs)
-        if (await isReady(next, signal)) {
-          this.#restarts.reset()
-          this.#restarts.started()
-          // In the state before the other one ends: a supervisor that is killed here finds the process that stays.
-          await this.#started(next, launch, prepared.launchId)
-          this.#drain(running)
-          return
-        }
-        killSession(next.id)
-        await within(KILL_MS, next.ended)
-      } finally {
-        prepared.release()
-      }
-      if (signal.aborted) return
+    if (!launch.canStandBy) {
+      await this.#end(running)
+      return
     }
-    await this.#end(running)
+    const prepared = this.#hooks.prepareStandby()
+    try {
+      const next = await startStandby(launch, prepared.launchId, prepared.outputs)
+      const outcome = await readiness(next, running, signal)
+      if (outcome === 'ready') {
+        this.#restarts.reset()
+        this.#restarts.started()
+        // Recorded before the other one ends: a supervisor that is killed now finds the process that stays.
+        await this.#started(next, launch, prepared.launchId)
+        this.#drain(running)
+        return
+      }
+      killSession(next.id)
+      await within(KILL_MS, next.ended)
+      // The next turn of the loop looks at the running process, or at the change.
+      if (outcome === 'crashed') this.#mustRestart = false
+      if (outcome === 'late') throw new Error('its successor does not get ready; the running process stays')
+    } finally {
+      prepared.release()
+    }
   }
 
   #drain(running: RunningProcess): void {
@@ -297,12 +306,22 @@ export class Keeper {
   }
 }
 
-/** Whether a process gets ready to take over in time. */
-async function isReady({ ready }: StandbyProcess, signal: AbortSignal): Promise<boolean> {
+type Readiness = 'ready' | 'late' | 'crashed' | 'changed'
+
+/** Waits until a process is ready to take over, or the running one ends, or something is changed. */
+async function readiness(
+  next: StandbyProcess,
+  running: RunningProcess,
+  signal: AbortSignal,
+): Promise<Readiness> {
   const done = new AbortController()
-  const first = await Promise.race([within(STANDBY_MS, ready), aborted(signal, done.signal)])
+  const first = await Promise.race([
+    within(STANDBY_MS, next.ready).then((isReady): Readiness => (isReady === true ? 'ready' : 'late')),
+    running.ended.then((): Readiness => 'crashed'),
+    aborted(signal, done.signal).then((): Readiness => 'changed'),
+  ])
   done.abort()
-  return first === true && !signal.aborted
+  return first
 }
 
 /** Ends what a process has left behind in its session, with SIGKILL after the deadline. */
