@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { TestAgent } from '../../src/testing/index.js'
@@ -162,6 +162,32 @@ test('a start that was not written down to its end is found by its launch', asyn
   assert.equal(host.processes().length, 1)
 })
 
+test('a proxy whose state is lost is ended, and started again on its port', async (t) => {
+  const { host } = await startHost(t, { 'a.json': managed('a', IDLE), 'b.json': managed('b', IDLE) })
+  const first = await host.start()
+  const orphan = await host.running('a')
+  await host.running('b')
+  await first.stop('SIGKILL')
+  // Another supervisor, with an agent of its own, has a proxy with the same id.
+  const other = await startHost(t, { 'a.json': managed('a', IDLE) })
+  await other.host.start()
+  const neighbor = await other.host.running('a')
+  t.after(() => {
+    kill(orphan.pid)
+  })
+  rmSync(host.dataDir, { recursive: true })
+  const second = await host.start()
+  const { msg } = await second.logged('ends a process of an earlier supervisor')
+  assert.match(msg, /^[ab]-proxy: .* that is not in the state: \d+$/)
+  const { port, pid } = await host.running('a')
+  assert.notEqual(pid, orphan.pid)
+  assert.equal(port, orphan.port)
+  assert.equal(isAlive(orphan.pid), false)
+  await host.running('b')
+  await until('every proxy has one process', () => host.processes().length === 2)
+  assert.ok(isAlive(neighbor.pid))
+})
+
 test('a change of the configuration reaches a proxy through the agent, and one of its command restarts it', async (t) => {
   const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
   const supervisor = await host.start()
@@ -257,16 +283,43 @@ test('an operator stops a proxy, over a restart of the supervisor, and starts it
   assert.match((await host.run('stop', 'nope')).error, /there is no managed proxy "nope"/)
 })
 
-test('SIGINT, then SIGKILL after five seconds, to all of its session', async (t) => {
-  const stubborn = ['sh', '-c', 'trap "" INT; sleep 1000 & wait; sleep 1000']
-  const { host } = await startHost(t, { 'a.json': managed('a', { command: stubborn }) })
+test('a proxy may drain for its drain_timeout_ms before it is killed', async (t) => {
+  const drains = ['sh', '-c', 'trap "sleep 5.5; exit 3" INT; while :; do sleep 0.1; done']
+  const proxy = { command: drains, config: { drain_timeout_ms: 6_000 } }
+  const { host } = await startHost(t, { 'a.json': managed('a', proxy) })
+  await host.start()
+  await host.running('a')
+  await host.command('stop', 'a')
+  await host.row('a', ({ state, lastExit }) => state === 'stopped' && lastExit === 'exit code 3')
+})
+
+test('the drain of a proxy is known after a restart of the supervisor, without its definition', async (t) => {
+  const command = ['sh', '-c', 'trap "" INT; while :; do sleep 1000; done']
+  const { host } = await startHost(t, {
+    'a.json': managed('a', { command, config: { drain_timeout_ms: 100 } }),
+  })
+  const first = await host.start()
+  const { pid } = await host.running('a')
+  await first.stop('SIGKILL')
+  host.write('a.json', {})
+  const before = performance.now()
+  await host.start()
+  await until('it is gone', () => !isAlive(pid))
+  const tookMs = performance.now() - before
+  assert.ok(tookMs < 9_000, `${tookMs} ms; the default is 11 s`)
+})
+
+test('a proxy that ignores SIGINT is killed a second after its drain, with all of its session', async (t) => {
+  const command = ['sh', '-c', 'trap "" INT; sleep 1000 & wait; sleep 1000']
+  const proxy = { command, config: { drain_timeout_ms: 500 } }
+  const { host } = await startHost(t, { 'a.json': managed('a', proxy) })
   await host.start()
   const { pid } = await host.running('a')
   await until('it has started its child', () => host.processes().length === 2)
   const before = performance.now()
   await host.command('stop', 'a')
   const tookMs = performance.now() - before
-  assert.ok(tookMs > 4_900 && tookMs < 8_000, `${tookMs} ms`)
+  assert.ok(tookMs > 1_400 && tookMs < 5_000, `${tookMs} ms`)
   assert.equal(isAlive(pid), false)
   await until('its child is gone', () => host.processes().length === 0)
 })

@@ -9,7 +9,10 @@ import { until } from '../fixtures/mesh.js'
 import { Host, IDLE, kill, managed, servicesOf, startHost } from './connect-supervisor.js'
 import { environmentOf, isAlive } from './processes.js'
 
-const STUBBORN = { command: ['sh', '-c', 'trap "" INT; while :; do sleep 1000; done'] }
+const STUBBORN = {
+  command: ['sh', '-c', 'trap "" INT; while :; do sleep 1000; done'],
+  config: { drain_timeout_ms: 4_000 },
+}
 
 test('a proxy that is started while it is being stopped: others are looked after meanwhile, and it runs', async (t) => {
   const { host } = await startHost(t, { 'a.json': managed('a', STUBBORN) })
@@ -166,5 +169,5 @@ test('a data dir that somebody else could change is none', async (t) => {
   renameSync(join(host.dataDir, 'proxy'), join(host.dataDir, 'was'))
   const foreign = host.spawn()
   assert.equal(await foreign.ended(), 1)
-  assert.match(foreign.text, /can be changed by others than root/)
+  assert.match(foreign.text, /can be changed by users other than root/)
 })

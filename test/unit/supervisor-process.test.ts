@@ -37,6 +37,7 @@ import {
 import {
   LAUNCH_VARIABLE,
   type Launch,
+  STANDBY_VARIABLE,
   findProgram,
   fingerprint,
   proxyEnvironment,
@@ -153,6 +154,7 @@ describe('supervisor: the environment of a proxy', () => {
       'CONNECT_PROXY_ID',
       'CONNECT_SIDECAR_FOR',
       LAUNCH_VARIABLE,
+      STANDBY_VARIABLE,
       'INVOCATION_ID',
       'JOURNAL_STREAM',
       'LISTEN_FDS',
@@ -198,6 +200,7 @@ describe('supervisor: the fingerprint of a launch', () => {
     logArgs: ['-log-level', 'info'],
     directory: '/var/lib/connect',
     env: { A: '1', B: '2' },
+    canStandBy: true,
   }
   const changes: [what: string, change: Partial<Launch>][] = [
     ['another id', { proxyId: 'web2-proxy' }],
@@ -227,8 +230,11 @@ describe('supervisor: the fingerprint of a launch', () => {
 
   it('is the same for the same', () => {
     assert.equal(fingerprint(structuredClone(LAUNCH)), fingerprint(LAUNCH))
-    const { env, directory, logArgs, args, path, proxyId } = LAUNCH
-    assert.equal(fingerprint({ env, directory, logArgs, args, path, proxyId }), fingerprint(LAUNCH))
+    const { canStandBy, env, directory, logArgs, args, path, proxyId } = LAUNCH
+    assert.equal(
+      fingerprint({ canStandBy, env, directory, logArgs, args, path, proxyId }),
+      fingerprint(LAUNCH),
+    )
   })
 
   it('does not depend on how much is logged: that is no reason to end connections', () => {
@@ -829,6 +835,28 @@ describe('supervisor: the logs of a proxy', () => {
       // Nothing stays open.
       assert.equal(readdirSync('/proc/self/fd').length, before)
     }
+  })
+
+  it('are not put aside through a link', () => {
+    const folder = newFolder()
+    const path = join(folder, 'x.log')
+    const victim = join(newFolder(), 'victim')
+    writeFileSync(victim, 'precious')
+    for (const name of ['x.log.copy', 'x.log.1', 'x.log.2']) symlinkSync(victim, join(folder, name))
+    writeFileSync(path, 'text')
+    assert.equal(rotate(path, { maxBytes: 1, kept: 2 }), true)
+    assert.equal(readFileSync(victim, 'utf8'), 'precious')
+    assert.equal(readFileSync(`${path}.1`, 'utf8'), 'text')
+    assert.ok(lstatSync(`${path}.1`).isFile())
+    assert.deepEqual(readdirSync(folder).sort(), ['x.log', 'x.log.1', 'x.log.2'])
+  })
+
+  it('are put aside whole when they are larger than the buffer of the copy', () => {
+    const path = join(newFolder(), 'x.log')
+    const text = Buffer.alloc(2.5 * 1024 * 1024, 'line\n')
+    writeFileSync(path, text)
+    rotate(path, { maxBytes: 1, kept: 1 })
+    assert.ok(readFileSync(`${path}.1`).equals(text))
   })
 
   it('are put aside when they are too large, and not before', () => {

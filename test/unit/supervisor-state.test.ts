@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import {
   chmodSync,
   chownSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -21,6 +22,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import { createFolder, fileName, stateFolder } from '../../examples/supervisor/src/state/folder.js'
+import { removePidFile, writePidFile } from '../../examples/supervisor/src/state/pid-file.js'
 import { takeLock } from '../../examples/supervisor/src/state/lock.js'
 import {
   EMPTY_STATE,
@@ -59,6 +61,7 @@ const WEB: SavedProxy = {
   port: 20_001,
   token: { accessor: 'accessor-of-web', secret: SECRET, service: 'web', isMade: true },
   sender: { token: 'token-of-sender', isForeign: true },
+  drainTimeoutMs: 60_000.5,
   sent: 'print-of-registration',
   isRegistered: true,
   isStopped: false,
@@ -79,6 +82,7 @@ const REDIS: SavedProxy = {
   port: 20_002,
   token: undefined,
   sender: { token: undefined, isForeign: false },
+  drainTimeoutMs: undefined,
   sent: undefined,
   isRegistered: false,
   isStopped: true,
@@ -123,6 +127,7 @@ describe('supervisor: the snapshot', () => {
       nil: undefined,
     }),
     sender,
+    drainTimeoutMs: fc.option(fc.double({ min: 0.5, max: 2 ** 50, noNaN: true }), { nil: undefined }),
     sent: fc.option(filled, { nil: undefined }),
     isRegistered: fc.boolean(),
     isStopped: fc.boolean(),
@@ -197,6 +202,7 @@ describe('supervisor: the snapshot', () => {
           port: 0,
           token: undefined,
           sender: { token: undefined, isForeign: false },
+          drainTimeoutMs: undefined,
           sent: undefined,
           isRegistered: false,
           isStopped: false,
@@ -286,6 +292,10 @@ describe('supervisor: the snapshot', () => {
     ['web-proxy: TokenIsMade: expected true or false', changed((_, proxy) => (proxy['TokenIsMade'] = 1))],
     ['web-proxy: Token: expected a string', changed((_, proxy) => (proxy['Token'] = { x: SECRET }))],
     ['web-proxy: IsForeign: expected true or false', changed((_, proxy) => (proxy['IsForeign'] = 'no'))],
+    [
+      'web-proxy: DrainTimeoutMs: expected a number of milliseconds',
+      changed((_, proxy) => (proxy['DrainTimeoutMs'] = '5')),
+    ],
     ['web-proxy: Sent: expected a string', changed((_, proxy) => (proxy['Sent'] = 5))],
     ['web-proxy: TokenAccessor: expected a string', changed((_, proxy) => (proxy['TokenAccessor'] = 5))],
     [
@@ -559,6 +569,14 @@ describe('supervisor: the state on the disk', () => {
     assert.equal(readFileSync(victim, 'utf8'), 'precious')
   })
 
+  it('is not read through a link', async () => {
+    const path = newPath()
+    const elsewhere = newPath()
+    await new StateFile(elsewhere).save(A)
+    symlinkSync(elsewhere, path)
+    await assert.rejects(new StateFile(path).load(), { message: `${path} cannot be read (ELOOP)` })
+  })
+
   it('takes the place of what a kill has left', async () => {
     const path = newPath()
     writeFileSync(`${path}.new`, `${formatSnapshot(A)}${'x'.repeat(10_000)}`, { mode: 0o600 })
@@ -765,7 +783,7 @@ describe('supervisor: its folder', () => {
       mkdirSync(dataDir, { mode: 0o700 })
       const folder = stateFolder(dataDir)
       for (const path of [above, dataDir]) {
-        const refused = new RegExp(`cannot be used \\(${path} can be changed by others than root\\)`)
+        const refused = new RegExp(`cannot be used \\(${path} can be changed by users other than root\\)`)
         chmodSync(path, 0o777)
         assert.throws(
           () => {
@@ -789,6 +807,76 @@ describe('supervisor: its folder', () => {
       createFolder(folder)
     },
   )
+
+  it('is refused when another user can replace a folder above it, as root and as any other user', (t) => {
+    const above = newFolder()
+    const dataDir = join(above, 'data')
+    mkdirSync(dataDir, { mode: 0o700 })
+    const isRoot = process.getuid?.() === 0
+    if (isRoot) {
+      // The folder of all tests belongs to root, which is as good; the rest to the user.
+      const NOBODY = 65_534
+      for (const path of [above, dataDir]) chownSync(path, NOBODY, NOBODY)
+      const before = statSync(root).mode & 0o777
+      chmodSync(root, 0o755)
+      process.seteuid?.(NOBODY)
+      const { getuid } = process
+      process.getuid = () => NOBODY
+      t.after(() => {
+        process.seteuid?.(0)
+        process.getuid = getuid!
+        chmodSync(root, before)
+      })
+    }
+    const folder = stateFolder(dataDir)
+    createFolder(folder)
+    for (const path of [above, dataDir]) {
+      for (const mode of [0o777, 0o770]) {
+        chmodSync(path, mode)
+        assert.throws(
+          () => {
+            createFolder(folder)
+          },
+          { message: new RegExp(`cannot be used \\(${path} can be changed by users other than root`) },
+        )
+      }
+      chmodSync(path, 0o700)
+    }
+    chmodSync(above, 0o1777)
+    createFolder(folder)
+  })
+
+  it('is refused when another user can replace a folder to which a link above it leads', () => {
+    const shared = newFolder()
+    chmodSync(shared, 0o777)
+    mkdirSync(join(shared, 'data'), { mode: 0o700 })
+    const link = join(newFolder(), 'link')
+    symlinkSync(join(shared, 'data'), link)
+    assert.throws(
+      () => {
+        createFolder(stateFolder(link))
+      },
+      { message: new RegExp(`cannot be used \\(${shared} can be changed by users other than root`) },
+    )
+    chmodSync(shared, 0o755)
+    createFolder(stateFolder(link))
+  })
+
+  it('has a pid file in which nothing is written through a link', () => {
+    const path = join(newFolder(), 'web-proxy.pid')
+    const victim = join(newFolder(), 'victim')
+    writeFileSync(victim, 'precious')
+    symlinkSync(victim, path)
+    writePidFile(path, 4_711)
+    assert.equal(readFileSync(victim, 'utf8'), 'precious')
+    assert.equal(readFileSync(path, 'utf8'), '4711\n')
+    assert.equal(modeOf(path), '600')
+    writePidFile(path, 1)
+    assert.equal(readFileSync(path, 'utf8'), '1\n')
+    removePidFile(path)
+    removePidFile(path)
+    assert.equal(existsSync(path), false)
+  })
 
   const names: [proxyId: string, name: string][] = [
     ['web-proxy', 'web-proxy'],

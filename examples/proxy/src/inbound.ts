@@ -10,6 +10,7 @@ import {
 } from 'consul-connect'
 import type { Log } from './log.js'
 import { FOREVER_MS, Opening } from './opening.js'
+import type { Standby } from './standby.js'
 import type { CloseReason, Connection, Door, Traffic } from './traffic.js'
 
 export interface InboundOptions {
@@ -17,6 +18,7 @@ export interface InboundOptions {
   readonly traffic: Traffic
   readonly log: Log
   readonly isEnding: () => boolean
+  readonly standby: Standby | undefined
   /** Called each time it listens. */
   readonly onOpen: (config: ProxyListener) => void
 }
@@ -57,7 +59,7 @@ export class Inbound {
   }
 
   #open(config: ProxyListener): Opening<Listener> {
-    const { service, log, onOpen } = this.#options
+    const { service, log, onOpen, standby } = this.#options
     const { host, port, handshakeTimeoutMs, maxConnections, maxHandshakes } = config
     const bounds = {
       handshakeTimeoutMs,
@@ -76,6 +78,7 @@ export class Inbound {
         log.info('public listener is open', { address: `${host}:${port}` })
         onOpen(config)
       },
+      standby && { of: standby, isOptional: false },
     )
   }
 

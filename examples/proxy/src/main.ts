@@ -6,6 +6,7 @@ import { helpText, parseFlags, versionText } from './flags.js'
 import { DEFAULT_LEVEL, openLog } from './log.js'
 import { Proxy } from './proxy.js'
 import { type Settings, readSettings } from './settings.js'
+import { openStandby } from './standby.js'
 import { Workers } from './workers.js'
 
 const args = process.argv.slice(2)
@@ -34,7 +35,8 @@ const settings = read()
 const log = openLog({ ...settings.log, level: settings.log.level ?? DEFAULT_LEVEL })
 const daemon = new Daemon(settings, log, (onListening) => {
   const { agent, ecdhCurve, workers, registration } = settings
-  if (workers === 1) return new Proxy({ agent, ecdhCurve, log, onListening })
+  const standby = openStandby(process.env)
+  if (workers === 1) return new Proxy({ agent, ecdhCurve, log, onListening, standby })
   const registers = registration !== undefined
   const { json } = settings.log
   const { level } = log

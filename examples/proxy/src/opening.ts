@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Standby } from './standby.js'
 
 /** Something that listens and can be closed. */
 export interface Closable {
@@ -7,6 +8,13 @@ export interface Closable {
 
 /** For open connections that outlive their listener: they end when their ends want to, or with the proxy. */
 export const FOREVER_MS: number = 2 ** 40
+
+/** The part of one listener in the start of a proxy that replaces a running one. */
+export interface OpeningStandby {
+  readonly of: Standby
+  /** Whether the proxy can take over without this listener. */
+  readonly isOptional: boolean
+}
 
 const FIRST_PAUSE_MS = 500
 const LONGEST_PAUSE_MS = 30_000
@@ -25,8 +33,10 @@ export class Opening<T extends Closable> {
     open: (signal: AbortSignal) => Promise<T>,
     onFailed: (error: Error, retryInMs: number) => void,
     onOpen: (opened: T) => void,
+    standby?: OpeningStandby,
   ) {
-    this.#done = this.#run(open, onFailed, onOpen)
+    standby?.of.begin(this)
+    this.#done = this.#run(open, onFailed, onOpen, standby).finally(() => standby?.of.end(this))
   }
 
   /** What was opened; undefined until it is. */
@@ -52,9 +62,11 @@ export class Opening<T extends Closable> {
     open: (signal: AbortSignal) => Promise<T>,
     onFailed: (error: Error, retryInMs: number) => void,
     onOpen: (opened: T) => void,
+    standby: OpeningStandby | undefined,
   ): Promise<void> {
     const { signal } = this.#ended
-    for (let pauseMs = FIRST_PAUSE_MS; !signal.aborted; pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)) {
+    let pauseMs = FIRST_PAUSE_MS
+    while (!signal.aborted) {
       try {
         const opened = await open(signal)
         // It was closed meanwhile, and has no connection yet.
@@ -68,8 +80,10 @@ export class Opening<T extends Closable> {
       } catch (error) {
         if (isAborted(signal)) return
         this.#error = error instanceof Error ? error : new Error(String(error))
-        onFailed(this.#error, pauseMs)
-        await sleep(pauseMs, undefined, { signal }).catch(() => undefined)
+        const retryMs = standby?.of.retryMs(this, this.#error, standby.isOptional)
+        if (retryMs === undefined) onFailed(this.#error, pauseMs)
+        await sleep(retryMs ?? pauseMs, undefined, { signal }).catch(() => undefined)
+        if (retryMs === undefined) pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)
       }
     }
   }

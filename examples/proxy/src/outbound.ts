@@ -4,6 +4,7 @@ import { reasonOf } from './inbound.js'
 import type { Log } from './log.js'
 import type { Metrics } from './metrics.js'
 import { Opening } from './opening.js'
+import type { Standby } from './standby.js'
 import type { Door, Traffic } from './traffic.js'
 
 export interface OutboundOptions {
@@ -12,6 +13,7 @@ export interface OutboundOptions {
   readonly metrics: Metrics
   readonly log: Log
   readonly isEnding: () => boolean
+  readonly standby: Standby | undefined
 }
 
 /** One upstream: a local port or unix socket that leads to a service or a prepared query. */
@@ -22,7 +24,7 @@ export class Outbound {
   #isClosed = false
 
   constructor(upstream: ProxyUpstream, options: OutboundOptions) {
-    const { service, log } = options
+    const { service, log, standby } = options
     this.upstream = upstream
     this.name = nameOf(upstream)
     const address = addressOf(upstream.bind)
@@ -43,6 +45,7 @@ export class Outbound {
       () => {
         log.info('upstream is open', { upstream: this.name, address })
       },
+      standby && { of: standby, isOptional: true },
     )
   }
 

@@ -13,6 +13,7 @@ import type { Log } from './log.js'
 import { Metrics } from './metrics.js'
 import { FOREVER_MS } from './opening.js'
 import { Outbound } from './outbound.js'
+import type { Standby } from './standby.js'
 import { Traffic } from './traffic.js'
 
 /** How things stand, for whoever operates it. */
@@ -27,6 +28,8 @@ export interface ProxyOptions {
   readonly ecdhCurve: string | undefined
   readonly log: Log
   readonly onListening: (service: Service, listener: ProxyListener) => void
+  /** For a proxy that replaces a running one. */
+  readonly standby?: Standby | undefined
 }
 
 /** The proxy in one process: a service of the mesh, its public listener and its upstreams, changed by difference. */
@@ -58,6 +61,7 @@ export class Proxy {
       this.#metrics.follow(this.#member.service)
     }
     this.#member?.apply(config)
+    this.#options.standby?.configured()
   }
 
   status(): ProxyStatus {
@@ -124,7 +128,8 @@ class Member {
     const onOpen = (listener: ProxyListener): void => {
       options.onListening(this.service, listener)
     }
-    this.#inbound = new Inbound({ ...options, onOpen, service: this.service })
+    const { standby } = options
+    this.#inbound = new Inbound({ ...options, standby, onOpen, service: this.service })
   }
 
   get drainTimeoutMs(): number {
@@ -152,7 +157,11 @@ class Member {
     }
     for (const [address, upstream] of wanted) {
       if (this.#outbounds.has(address)) continue
-      this.#outbounds.set(address, new Outbound(upstream, { ...this.#options, service: this.service }))
+      const { standby } = this.#options
+      this.#outbounds.set(
+        address,
+        new Outbound(upstream, { ...this.#options, standby, service: this.service }),
+      )
     }
   }
 

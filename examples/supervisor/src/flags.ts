@@ -72,6 +72,7 @@ registers and looks after a proxy for each whose definition has connect { proxy 
   connect-supervisor status                    a table of all proxies
   connect-supervisor stop ID                   stops a proxy, until it is started again
   connect-supervisor start ID
+  connect-supervisor restart ID                replaces the process of a proxy, which stays registered
   connect-supervisor logs ID [-f]              what a proxy has written
 
 The commands find the supervisor by -data-dir, or by the configuration. Consul's client environment

@@ -23,7 +23,7 @@ async function main(args: readonly string[]): Promise<void> {
     await run(flags)
   } else if (command === 'status') {
     await status(await dataDirOf(flags))
-  } else if (command === 'stop' || command === 'start') {
+  } else if (command === 'stop' || command === 'start' || command === 'restart') {
     await stopOrStart(command, await dataDirOf(flags), rest)
   } else if (command === 'logs') {
     const interrupted = new AbortController()
@@ -33,7 +33,9 @@ async function main(args: readonly string[]): Promise<void> {
     const follow = flags.follow === true || flags.f === true
     await logs(await dataDirOf(flags), rest, { follow, signal: interrupted.signal })
   } else {
-    throw new UsageError(`expected run, check, status, stop, start or logs, got ${JSON.stringify(command)}`)
+    throw new UsageError(
+      `expected run, check, status, stop, start, restart or logs, got ${JSON.stringify(command)}`,
+    )
   }
 }
 

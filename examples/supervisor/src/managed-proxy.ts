@@ -1,10 +1,16 @@
 import { randomUUID } from 'node:crypto'
-import { closeSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
-import { bindAddressOf, proxyIdOf, proxyRegistration } from './agent/proxy-registration.js'
+import {
+  type PortCheck,
+  bindAddressOf,
+  portCheck,
+  proxyIdOf,
+  proxyRegistration,
+} from './agent/proxy-registration.js'
 import { type Registered, type Registry, registrationPrint } from './agent/registry.js'
 import { OwnToken } from './agent/own-token.js'
 import type { Tokens } from './agent/tokens.js'
@@ -13,12 +19,15 @@ import type { Sender, ServiceDefinition } from './configuration/definition.js'
 import type { ManagedBlock } from './configuration/managed.js'
 import { type ProcessId, findByEnvironment, isRunning } from './process/identity.js'
 import { Keeper, type Prepared } from './process/keeper.js'
+import { endOrphans, findOrphans } from './process/orphans.js'
 import { LAUNCH_VARIABLE, type Launch, findProgram, fingerprint, proxyEnvironment } from './process/launch.js'
 import { openLogs } from './process/logs.js'
-import { findPort, isFree } from './process/ports.js'
+import { accepts, findPort, isFree } from './process/ports.js'
 import { type Exit, type RunningProcess, adoptProcess, describeExit } from './process/running.js'
 import { type StateFolder, fileName } from './state/folder.js'
+import { removePidFile, writePidFile } from './state/pid-file.js'
 import type { SavedProcess, SavedProxy } from './state/snapshot.js'
+import { elapsed } from './time.js'
 
 /** What all proxies have in common. */
 export interface Surroundings {
@@ -47,6 +56,15 @@ export interface Surroundings {
   wake(): void
 }
 
+/** The default of our own proxy. */
+const DEFAULT_DRAIN_TIMEOUT_MS = 10_000
+
+/** What the end of an orphan may take beyond its drain. */
+const ORPHAN_GRACE_MS = 1_000
+
+/** How long a process may take until it listens. Later the agent's check notices it. */
+const LISTENING_MS = 60_000
+
 /** How long a port may be held by what is left of the process before. */
 const PORT_PATIENCE_MS = 1_000
 const PORT_POLL_MS = 100
@@ -64,11 +82,15 @@ export class ManagedProxy {
   #isStopped: boolean
   #process: SavedProcess | undefined
   #sender: Sender
+  /** How long the proxy drains its connections before it ends. */
+  #drainTimeoutMs: number
   /** The registration that was sent to the agent last. */
   #sent: string | undefined
   /** Where it listens. */
   #address: string
   #mustMove = false
+  #hasNoOrphan = false
+  #check: PortCheck | undefined
   #isRetired = false
   /** It is being stopped: nothing is to start it, and nothing waits for that. */
   #isEnding = false
@@ -95,19 +117,26 @@ export class ManagedProxy {
       },
     })
     this.#sender = saved?.sender ?? { token: undefined, isForeign: false }
+    this.#drainTimeoutMs = saved?.drainTimeoutMs ?? DEFAULT_DRAIN_TIMEOUT_MS
     this.#sent = saved?.sent
     this.#address = surroundings.bindAddress
     this.#isRegistered = saved?.isRegistered ?? false
     this.#isStopped = saved?.isStopped ?? false
     this.keeper = new Keeper({
-      prepare: (launch) => this.#prepare(launch),
-      started: (running, launch) => this.#started(running, launch),
+      prepare: (launch, signal) => this.#prepare(launch, signal),
+      prepareStandby: () => this.#openOutputs(),
+      started: async (running, launch, launchId, isReplacement) => {
+        await this.#started(running, launch, launchId)
+        // The agent has been told of the port already, and a look at it now could fall between the two listeners.
+        if (!isReplacement) void this.#markPassing(running)
+      },
       ended: (exit, aliveMs) => {
         this.#ended(exit, aliveMs)
       },
       failed: (error) => {
         this.#surroundings.log.warn(`${this.id}: ${error.message}`)
       },
+      drainMs: () => this.#drainTimeoutMs,
     })
     if (saved?.process !== undefined) this.#adopt(saved.process)
   }
@@ -128,6 +157,7 @@ export class ManagedProxy {
       port: this.#port,
       token: this.#token.saved,
       sender: this.#sender,
+      drainTimeoutMs: this.#drainTimeoutMs,
       sent: this.#sent,
       isRegistered: this.#isRegistered,
       isStopped: this.#isStopped,
@@ -149,6 +179,7 @@ export class ManagedProxy {
     // A token of another service is no token for this command.
     if (this.#token.isOfOther(name)) return
     this.#address = bindAddressOf(managed, this.#surroundings.bindAddress)
+    this.#drainTimeoutMs = drainTimeoutOf(managed)
     this.keeper.run(this.#launch(managed))
   }
 
@@ -168,7 +199,8 @@ export class ManagedProxy {
       this.#serviceName = definition.name
       this.#sender = definition.sender
       this.#address = bindAddressOf(managed, bindAddress)
-      await this.#choosePort(managed)
+      this.#drainTimeoutMs = drainTimeoutOf(managed)
+      await this.#choosePort(managed, known.get(this.id)?.port)
       await this.#token.ensure(this.#surroundings.tokens, definition.name)
       const body = proxyRegistration(definition, managed, this.#port, bindAddress)
       const print = registrationPrint(body, definition.sender)
@@ -179,6 +211,7 @@ export class ManagedProxy {
         this.#sent = print
       }
       this.#isRegistered = true
+      this.#check = portCheck(definition, managed, this.#port, bindAddress)
       this.keeper.run(this.#launch(managed))
     })
   }
@@ -194,6 +227,12 @@ export class ManagedProxy {
 
   start(): void {
     this.#isStopped = false
+  }
+
+  /** Replaces the process by a new one, and keeps the registration. A proxy that was stopped is started. */
+  restart(): void {
+    this.#isStopped = false
+    this.keeper.restart()
   }
 
   /**
@@ -250,7 +289,8 @@ export class ManagedProxy {
     return turn
   }
 
-  async #choosePort(managed: ManagedBlock): Promise<void> {
+  /** @param registered - the port of an earlier registration, which is kept when the state is lost */
+  async #choosePort(managed: ManagedBlock, registered = 0): Promise<void> {
     if (managed.bindPort !== undefined) {
       this.#port = managed.bindPort
       return
@@ -260,6 +300,11 @@ export class ManagedProxy {
       // One that runs listens there, whoever wants the port besides.
       const isHeld = this.keeper.running !== undefined || (!this.#mustMove && !taken.has(this.#port))
       if (this.#port !== 0 && isHeld) return
+      const isUsable = registered >= ports.min && registered <= ports.max && !taken.has(registered)
+      if (this.#port === 0 && isUsable) {
+        this.#port = registered
+        return
+      }
       const before = this.#port
       const others = before === 0 ? taken : new Set([...taken, before])
       this.#port = await findPort({ range: ports, taken: others, address: this.#address })
@@ -279,6 +324,7 @@ export class ManagedProxy {
       logArgs: managed.command === undefined ? defaultCommand.logArgs : [],
       directory,
       env: proxyEnvironment(environment, this.id, this.#token.secret),
+      canStandBy: managed.command === undefined,
     }
   }
 
@@ -289,18 +335,29 @@ export class ManagedProxy {
       log.info(`${this.id}: found again`, { process: id.pid })
       this.#process = { ...process, id }
       this.keeper.adopt(adoptProcess(id), process.fingerprint)
+      this.#endOthers(id)
     } else if (process.id !== undefined) {
       log.warn(`${this.id}: process ${process.id.pid} has ended meanwhile`)
     }
   }
 
-  async #prepare(launch: Launch): Promise<Prepared> {
+  async #prepare(launch: Launch, signal: AbortSignal): Promise<Prepared> {
+    await this.#expectNoOrphan(launch, signal)
     await this.#expectPort()
-    const launchId = randomUUID()
-    const { path, args, directory } = launch
-    this.#process = { launchId, fingerprint: fingerprint(launch), id: undefined, path, args, directory }
-    await this.#surroundings.save()
+    const prepared = this.#openOutputs()
+    try {
+      this.#process = savedProcess(launch, prepared.launchId, undefined)
+      await this.#surroundings.save()
+      return prepared
+    } catch (error) {
+      prepared.release()
+      throw error
+    }
+  }
+
+  #openOutputs(): Prepared {
     const { folder } = this.#surroundings
+    const launchId = randomUUID()
     const outputs = folder === undefined ? undefined : openLogs(folder.logs, fileName(this.id))
     return {
       launchId,
@@ -309,6 +366,22 @@ export class ManagedProxy {
         for (const file of outputs ?? []) closeSync(file)
       },
     }
+  }
+
+  /** Once is enough: what this supervisor starts is in its state. */
+  async #expectNoOrphan({ env }: Launch, signal: AbortSignal): Promise<void> {
+    if (this.#hasNoOrphan) return
+    const orphans = findOrphans(this.id, env, undefined)
+    if (orphans.length > 0) {
+      const pids = orphans.map(({ pid }) => pid).join(', ')
+      this.#surroundings.log.warn(
+        `${this.id}: ends a process of an earlier supervisor that is not in the state: ${pids}`,
+      )
+    }
+    if (!(await endOrphans(orphans, this.#drainTimeoutMs + ORPHAN_GRACE_MS, signal))) {
+      throw new Error('its start was interrupted, or an orphan does not end')
+    }
+    this.#hasNoOrphan = true
   }
 
   /** Another program may have taken the port while ours did not run. */
@@ -324,12 +397,22 @@ export class ManagedProxy {
     }
   }
 
-  async #started(running: RunningProcess, { path }: Launch): Promise<void> {
+  /** A supervisor that was killed during a restart leaves two processes: one is in the state, and stays. */
+  #endOthers(own: ProcessId): void {
+    const { environment, log } = this.#surroundings
+    const others = findOrphans(this.id, environment, own)
+    if (others.length === 0) return
+    log.warn(`${this.id}: ends a second process: ${others.map(({ pid }) => pid).join(', ')}`)
+    const { signal } = new AbortController()
+    void endOrphans(others, this.#drainTimeoutMs + ORPHAN_GRACE_MS, signal)
+  }
+
+  async #started(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
     const { log, folder } = this.#surroundings
-    log.info(`${this.id}: started`, { process: running.id.pid, port: this.#port, command: path })
-    this.#remember(running.id)
+    log.info(`${this.id}: started`, { process: running.id.pid, port: this.#port, command: launch.path })
+    this.#process = savedProcess(launch, launchId, running.id)
     try {
-      if (folder !== undefined) writeFileSync(this.#pidFile(folder), `${running.id.pid}\n`, { mode: 0o600 })
+      if (folder !== undefined) writePidFile(this.#pidFile(folder), running.id.pid)
       await this.#surroundings.save()
     } catch (error) {
       // It would be found by its launch, which is written down; and it is written with the next change.
@@ -337,8 +420,28 @@ export class ManagedProxy {
     }
   }
 
-  #remember(id: ProcessId): void {
-    if (this.#process !== undefined) this.#process = { ...this.#process, id }
+  /**
+   * Reports a process that listens to the agent. The agent's check runs every 10 s, and calls the proxy critical until
+   * then: callers would be refused although the proxy is there.
+   */
+  async #markPassing(running: RunningProcess): Promise<void> {
+    const check = this.#check
+    if (check === undefined) return
+    const { registry, log } = this.#surroundings
+    const done = new AbortController()
+    void Promise.race([running.ended, elapsed(LISTENING_MS, done.signal)]).then(() => {
+      done.abort()
+    })
+    try {
+      const isListening = await accepts(check.port, check.host, done.signal)
+      const isSame = this.#check?.port === check.port && this.#check.host === check.host
+      const isCurrent = this.keeper.running === running && isSame && this.#isRegistered
+      if (isListening && isCurrent) await registry.markPassing(this.id, check.body, this.#sender)
+    } catch (error) {
+      log.debug(`${this.id}: the agent's check decides alone: ${(error as Error).message}`)
+    } finally {
+      done.abort()
+    }
   }
 
   #ended(exit: Exit, aliveMs: number): void {
@@ -352,7 +455,7 @@ export class ManagedProxy {
     this.#process = undefined
     if (folder === undefined) return
     try {
-      rmSync(this.#pidFile(folder), { force: true })
+      removePidFile(this.#pidFile(folder))
     } catch (error) {
       log.warn(`${this.id}: its pid file cannot be removed: ${(error as Error).message}`)
     }
@@ -361,4 +464,14 @@ export class ManagedProxy {
   #pidFile(folder: StateFolder): string {
     return join(folder.pids, `${fileName(this.id)}.pid`)
   }
+}
+
+function drainTimeoutOf({ config }: ManagedBlock): number {
+  const value = config['drain_timeout_ms']
+  return typeof value === 'number' && value > 0 ? value : DEFAULT_DRAIN_TIMEOUT_MS
+}
+
+function savedProcess(launch: Launch, launchId: string, id: ProcessId | undefined): SavedProcess {
+  const { path, args, directory } = launch
+  return { launchId, fingerprint: fingerprint(launch), id, path, args, directory }
 }

@@ -39,9 +39,12 @@ const POLL_MS = 2_000
 const LOG_CHECK_MS = 10_000
 /** How many things are asked of the agent at a time. */
 const CONCURRENCY = 8
-/** How long what is under way may go on when the supervisor ends, and the ending of proxies that end with it. */
+/** How long work in progress may take when the supervisor ends. */
 const CLOSE_MS = 5_000
-const CLOSE_ALL_MS = 25_000
+/** How long the agent may take to accept the deregistrations of proxies that end with the supervisor. */
+const DEREGISTER_MS = 10_000
+/** How long an operator waits for a proxy to stop; below the time-out of the command. */
+const STOP_ANSWER_MS = 25_000
 /** A pass that takes longer is one that hangs. */
 const STALLED_MS = 60_000
 
@@ -126,7 +129,9 @@ export class Supervisor {
     await within(CLOSE_MS, this.#working)
     const proxies = [...this.#proxies.values(), ...this.#retirement.proxies]
     if (stopsProxies) {
-      await within(CLOSE_ALL_MS, this.#takeAllAway(proxies))
+      const stopMs = Math.max(0, ...proxies.map(({ keeper }) => keeper.stopMs))
+      await within(stopMs + DEREGISTER_MS, this.#takeAllAway(proxies))
+      this.kill()
     } else {
       for (const proxy of proxies) proxy.keeper.leave()
       await within(
@@ -164,24 +169,46 @@ export class Supervisor {
 
   /**
    * @returns whether there is such a proxy
-   * @throws Error when its process does not end, or the state cannot be written
+   * @throws Error when its process has not ended in time, or the state cannot be written
    */
   async stop(id: string): Promise<boolean> {
     const proxy = this.#find(id)
     if (proxy === undefined) return false
-    try {
-      await proxy.stop()
-    } finally {
-      await this.#save()
-    }
-    return true
+    const stopping = proxy.stop().finally(() => this.#save())
+    // When nobody waits for it any more.
+    stopping.catch((error: unknown) => {
+      this.#complain(`${proxy.id}: ${(error as Error).message}`)
+    })
+    const isStopped = await within(
+      STOP_ANSWER_MS,
+      stopping.then(() => true),
+    )
+    if (isStopped === true) return true
+    const atMostS = Math.ceil(proxy.keeper.stopMs / 1_000)
+    throw new Error(`${proxy.id}: still draining its connections; it ends after ${atMostS} s at the latest`)
   }
 
   /** @returns whether there is such a proxy */
   startProxy(id: string): boolean {
+    return this.#startAgain(id, (proxy) => {
+      proxy.start()
+    })
+  }
+
+  /**
+   * Replaces the process of a proxy, which stays registered.
+   * @returns whether there is such a proxy
+   */
+  restartProxy(id: string): boolean {
+    return this.#startAgain(id, (proxy) => {
+      proxy.restart()
+    })
+  }
+
+  #startAgain(id: string, act: (proxy: ManagedProxy) => void): boolean {
     const proxy = this.#find(id)
     if (proxy === undefined) return false
-    proxy.start()
+    act(proxy)
     this.#services.get(proxy.serviceId)?.forgive()
     this.#retries.succeeded(proxy.serviceId)
     this.#wakeUp()

@@ -1,14 +1,13 @@
-import { setTimeout as sleep } from 'node:timers/promises'
+import { elapsed } from 'consul-connect-proxy/time'
 
-/** Whether the time passed; false when it was broken off. */
-export async function elapsed(ms: number, signal: AbortSignal): Promise<boolean> {
-  return sleep(ms, true, { signal }).catch(() => false)
-}
+export { elapsed }
 
-/** The value, when it is there in time. */
+/** Resolves with the value, or with undefined after `ms`. */
 export async function within<T>(ms: number, value: Promise<T> | undefined): Promise<T | undefined> {
   const done = new AbortController()
-  const first = await Promise.race([value, elapsed(ms, done.signal).then(() => undefined)])
-  done.abort()
-  return first
+  try {
+    return await Promise.race([value, elapsed(ms, done.signal).then(() => undefined)])
+  } finally {
+    done.abort()
+  }
 }

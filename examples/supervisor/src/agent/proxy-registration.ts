@@ -48,23 +48,47 @@ export function proxyRegistration(
   }
 }
 
+/** The check of a proxy's port: its definition, and where it connects to. */
+export interface PortCheck {
+  readonly body: Json
+  readonly host: string
+  readonly port: number
+}
+
+/** The check of a registration; undefined when the configuration turns it off. */
+export function portCheck(
+  definition: ServiceDefinition,
+  managed: ManagedBlock,
+  port: number,
+  agentsOwn: string,
+): PortCheck | undefined {
+  if (managed.disableTcpCheck === true) return undefined
+  const bindAddress = bindAddressOf(managed, agentsOwn)
+  const body = listeningCheck(definition, managed, bindAddress, port)
+  return { body, host: checkedHost(managed, bindAddress), port }
+}
+
 export function proxyIdOf(serviceId: string): string {
   return `${serviceId}-proxy`
 }
 
 function listeningCheck(
   { id }: ServiceDefinition,
-  { tcpCheckAddress }: ManagedBlock,
+  managed: ManagedBlock,
   bindAddress: string,
   port: number,
 ): Json {
-  const host = tcpCheckAddress === undefined ? bindAddress : unbracketed(tcpCheckAddress)
   return {
     CheckID: `service:${proxyIdOf(id)}`,
     Name: 'Connect Proxy Listening',
-    TCP: hostPort(loopbackFor(host) ?? host, port),
+    TCP: hostPort(checkedHost(managed, bindAddress), port),
     Interval: '10s',
   }
+}
+
+function checkedHost({ tcpCheckAddress }: ManagedBlock, bindAddress: string): string {
+  const host = tcpCheckAddress === undefined ? bindAddress : unbracketed(tcpCheckAddress)
+  return loopbackFor(host) ?? host
 }
 
 /** Undefined for one that is no wildcard, in whatever spelling. */

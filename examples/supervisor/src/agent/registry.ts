@@ -57,6 +57,18 @@ export class Registry {
   }
 
   /**
+   * Sets a check of a service to passing until the agent runs it the next time. Needs `service:write`.
+   * @param check - as in the registration of the service
+   * @throws AgentError
+   */
+  async markPassing(serviceId: string, check: Json, sender: Sender): Promise<void> {
+    const { CheckID: id, ...rest } = check
+    const body = { ...rest, ID: id, ServiceID: serviceId, Status: 'passing' }
+    const path = '/v1/agent/check/register'
+    await this.#as(sender).request({ method: 'PUT', path, body, token: sender.token })
+  }
+
+  /**
    * One that is not there is as good as taken away.
    * @throws AgentError
    */

@@ -26,14 +26,14 @@ export async function status(dataDir: string): Promise<void> {
 
 /** @throws Error */
 export async function stopOrStart(
-  verb: 'stop' | 'start',
+  verb: 'stop' | 'start' | 'restart',
   dataDir: string,
   ids: readonly string[],
 ): Promise<void> {
   const [id, ...others] = ids
   if (id === undefined || others.length > 0) throw new UsageError(`${verb}: expected the id of one proxy`)
   await control(stateFolder(dataDir).controlSocket, 'POST', `/${verb}/${encodeURIComponent(id)}`)
-  process.stdout.write(verb === 'stop' ? `${id} is stopped\n` : `${id} is being started\n`)
+  process.stdout.write(verb === 'stop' ? `${id} is stopped\n` : `${id} is being ${verb}ed\n`)
 }
 
 function leftStatus({ proxyId, serviceId, port, process, isStopped }: SavedProxy): ProxyStatus {

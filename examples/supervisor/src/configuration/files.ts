@@ -14,8 +14,8 @@ const FORMATS: Readonly<Record<string, (path: string, text: string) => Json | Pr
   '.hcl': parseHcl,
 }
 
-/** Far above what anybody writes by hand. */
-const MAX_BYTES = 16 * 1024 * 1024
+/** Upper bound on the size of one file. */
+export const MAX_BYTES = 16 * 1024 * 1024
 
 /**
  * Reads files and folders in the order in which they are given; of a folder, as Consul does, the `.json` and `.hcl`
@@ -24,19 +24,28 @@ const MAX_BYTES = 16 * 1024 * 1024
  */
 export async function readFiles(paths: readonly string[]): Promise<readonly ConfigurationFile[]> {
   const files: ConfigurationFile[] = []
-  for (const path of paths.flatMap(list)) files.push({ path, content: await read(path) })
+  for (const path of paths.flatMap(configurationFiles)) files.push({ path, content: await read(path) })
   return files
 }
 
-function list(given: string): string[] {
+/** Whether a file of this name in a folder is part of the configuration. */
+export function isConfigurationName(name: string): boolean {
+  return Object.hasOwn(FORMATS, extname(name))
+}
+
+/**
+ * The files of one path, which is a file or a folder.
+ * @throws ConfigurationError
+ */
+export function configurationFiles(given: string): string[] {
   const path = resolve(given)
   if (!attempt(path, () => statSync(path).isDirectory())) {
-    if (Object.hasOwn(FORMATS, extname(path))) return [path]
+    if (isConfigurationName(path)) return [path]
     throw new ConfigurationError(`${path}: expected a file that ends in ${Object.keys(FORMATS).join(' or ')}`)
   }
   return attempt(path, () => readdirSync(path, { withFileTypes: true }))
     .map(({ name }) => join(path, name))
-    .filter((file) => Object.hasOwn(FORMATS, extname(file)))
+    .filter(isConfigurationName)
     .filter((file) => attempt(file, () => statSync(file).isFile()))
     .sort()
 }

@@ -1,24 +1,35 @@
-import { type FSWatcher, statSync, watch } from 'node:fs'
-import { dirname, resolve } from 'node:path'
+import { createHash } from 'node:crypto'
+import { type FSWatcher, readFileSync, statSync, watch } from 'node:fs'
+import { basename, dirname, resolve } from 'node:path'
+import { type PathStep, pathSteps } from '../path-steps.js'
+import { MAX_BYTES, configurationFiles, isConfigurationName } from './files.js'
 
-/** So long it must be quiet, and so long it may last, as Consul coalesced changes. */
+/** Consul coalesced changes in the same way: a reload follows 500 ms of silence, and waits for at most 5 s. */
 const QUIET_MS = 500
-const AT_MOST_MS = 5_000
+const MAX_WAIT_MS = 5_000
 
-/** Tells when something in files and folders may have changed. */
+/** Which names in a folder are watched. */
+type Names = (name: string) => boolean
+
+/**
+ * Calls back when the content of the configuration has changed. Other files in the same folders, such as a log, are
+ * ignored, and so is a file that is written again with the content that it had.
+ */
 export class ConfigurationWatcher {
-  readonly #folders: ReadonlySet<string>
+  readonly #paths: readonly string[]
   readonly #onChange: () => void
   #watchers: readonly FSWatcher[] = []
   #timer: NodeJS.Timeout | undefined
   #since: number | undefined
+  #content: string
 
-  /** @throws the system's error */
+  /** @throws the system's error when a path does not exist */
   constructor(paths: readonly string[], onChange: () => void) {
+    this.#paths = paths.map((path) => resolve(path))
     this.#onChange = onChange
-    // A file is replaced by another under its name, and so may a folder be: what they are in is watched as well.
-    this.#folders = new Set(paths.map(folderOf).flatMap((folder) => [folder, dirname(folder)]))
+    for (const path of this.#paths) statSync(path)
     this.#watch()
+    this.#content = contentOf(this.#paths)
   }
 
   close(): void {
@@ -28,37 +39,102 @@ export class ConfigurationWatcher {
 
   #watch(): void {
     for (const watcher of this.#watchers) watcher.close()
-    this.#watchers = [...this.#folders].flatMap((folder) => {
+    this.#watchers = [...watchedNames(this.#paths)].flatMap(([folder, names]) => {
       try {
-        const watcher = watch(folder, () => {
-          this.#changed()
+        const watcher = watch(folder, (_, name) => {
+          // The system does not always name the file.
+          if (name === null || names.some((accepts) => accepts(name))) this.#schedule()
         })
         watcher.on('error', () => {
-          this.#changed()
+          this.#schedule()
         })
         return watcher
       } catch {
-        // It is gone for now: whatever it is in tells when it comes.
+        // The folder does not exist for now. An event in its parent folder announces its return.
         return []
       }
     })
   }
 
-  #changed(): void {
+  #schedule(): void {
     const now = performance.now()
     this.#since ??= now
     clearTimeout(this.#timer)
-    const waitMs = Math.max(0, Math.min(QUIET_MS, this.#since + AT_MOST_MS - now))
+    const waitMs = Math.max(0, Math.min(QUIET_MS, this.#since + MAX_WAIT_MS - now))
     this.#timer = setTimeout(() => {
       this.#since = undefined
-      // The folder under this name may be another by now.
+      // A folder may have been replaced by another with the same name. Watch first: what changes during the read counts.
       this.#watch()
+      const content = contentOf(this.#paths)
+      if (content === this.#content) return
+      this.#content = content
       this.#onChange()
     }, waitMs)
   }
 }
 
-function folderOf(path: string): string {
-  const absolute = resolve(path)
-  return statSync(absolute).isDirectory() ? absolute : dirname(absolute)
+/**
+ * The names on which the configuration depends, by folder: its files, the folders that hold them, and every link on the
+ * way. Kubernetes, for one, changes the files of a ConfigMap by replacing a link.
+ */
+function watchedNames(paths: readonly string[]): ReadonlyMap<string, readonly Names[]> {
+  const watched = new Map<string, Names[]>()
+  const add = (folder: string, names: Names): void => {
+    watched.set(folder, [...(watched.get(folder) ?? []), names])
+  }
+  const addName = (path: string): void => {
+    add(dirname(path), (name) => name === basename(path))
+  }
+  for (const path of paths) {
+    addName(path)
+    // A folder is replaced in the folder above it.
+    if (isFolder(path)) add(path, isConfigurationName)
+    else addName(dirname(path))
+  }
+  for (const file of [...paths, ...filesOf(paths)]) {
+    const steps = stepsOf(file)
+    for (const { path, stats } of steps) if (stats.isSymbolicLink()) addName(path)
+    const last = steps.at(-1)
+    if (last?.stats.isFile() === true) addName(last.path)
+  }
+  return watched
+}
+
+/** Identifies the content of all files, or the problem that keeps them from being read. */
+function contentOf(paths: readonly string[]): string {
+  const hash = createHash('sha256')
+  for (const file of filesOf(paths)) {
+    hash.update(`\0${file}\0`)
+    try {
+      const stats = statSync(file)
+      // The reload refuses these without reading them.
+      if (!stats.isFile() || stats.size > MAX_BYTES) throw new Error('unreadable')
+      hash.update(readFileSync(file))
+    } catch (error) {
+      hash.update((error as NodeJS.ErrnoException).code ?? 'unreadable')
+    }
+  }
+  return hash.digest('base64url')
+}
+
+function filesOf(paths: readonly string[]): readonly string[] {
+  return paths.flatMap((path) => {
+    try {
+      return configurationFiles(path)
+    } catch {
+      return [path]
+    }
+  })
+}
+
+function stepsOf(path: string): readonly PathStep[] {
+  try {
+    return pathSteps(path)
+  } catch {
+    return []
+  }
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true
 }

@@ -1,4 +1,4 @@
-import { readFileSync, readdirSync } from 'node:fs'
+import { readFileSync, readdirSync, readlinkSync, statSync } from 'node:fs'
 
 /** A process that cannot be mistaken for another: a number is given out again, a moment of a run of the machine is not. */
 export interface ProcessId {
@@ -79,17 +79,49 @@ export function killSession(leader: ProcessId): void {
 
 /** The process that was started with this variable in its environment; undefined when there is none. */
 export function findByEnvironment(name: string, value: string): ProcessId | undefined {
-  const wanted = `${name}=${value}`
+  return findAllByEnvironment((variables) => variables.get(name) === value)[0]
+}
+
+/** The leaders of sessions whose environment is accepted. Processes of other users are left out. */
+export function findAllByEnvironment(
+  accept: (variables: ReadonlyMap<string, string>) => boolean,
+): readonly ProcessId[] {
+  const found: ProcessId[] = []
   for (const { pid, session } of allProcesses()) {
     // What a proxy starts has its environment too, but not a session of its own.
     if (session !== pid) continue
     try {
-      if (readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0').includes(wanted)) return identify(pid)
+      const id = identify(pid)
+      if (id !== undefined && accept(environmentOf(pid))) found.push(id)
     } catch {
-      // It has ended, or is another user's.
+      // The process has ended, or belongs to another user.
     }
   }
-  return undefined
+  return found
+}
+
+/** Whether a process runs as our user, and reaches the same addresses as we do. */
+export function isNeighbor({ pid }: ProcessId): boolean {
+  try {
+    // A container may have the same loopback addresses with other programs behind them.
+    const isSameNetwork = readlinkSync(`/proc/${pid}/ns/net`) === readlinkSync('/proc/self/ns/net')
+    return isSameNetwork && statSync(`/proc/${pid}`).uid === process.geteuid?.()
+  } catch {
+    return false
+  }
+}
+
+/** @throws the system's error */
+function environmentOf(pid: number): ReadonlyMap<string, string> {
+  const entries = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0')
+  return new Map(
+    entries
+      .filter((entry) => entry.includes('='))
+      .map((entry) => {
+        const end = entry.indexOf('=')
+        return [entry.slice(0, end), entry.slice(end + 1)]
+      }),
+  )
 }
 
 interface Stat {

@@ -13,10 +13,18 @@ export interface Launch {
   readonly logArgs: readonly string[]
   readonly directory: string
   readonly env: Environment
+  /** Whether the program can start while its predecessor still has the addresses. Our own proxy can. */
+  readonly canStandBy: boolean
 }
+
+/** Tells our own proxy on which descriptor to report that it is ready to take over. */
+export const STANDBY_VARIABLE = 'CONNECT_PROXY_STANDBY_FD'
 
 /** By which a process is found that was started, and not yet written down. */
 export const LAUNCH_VARIABLE = 'CONNECT_SUPERVISOR_LAUNCH'
+
+/** By which a proxy, and an orphan, is known. */
+export const PROXY_ID_VARIABLE = 'CONNECT_PROXY_ID'
 
 /**
  * What is of one start of the supervisor, and would make a change where there is none; and its tokens, which are wider
@@ -25,10 +33,11 @@ export const LAUNCH_VARIABLE = 'CONNECT_SUPERVISOR_LAUNCH'
 const NOT_PASSED_ON = new Set([
   'CONSUL_HTTP_TOKEN',
   'CONSUL_HTTP_TOKEN_FILE',
-  'CONNECT_PROXY_ID',
+  PROXY_ID_VARIABLE,
   'CONNECT_PROXY_TOKEN',
   'CONNECT_SIDECAR_FOR',
   LAUNCH_VARIABLE,
+  STANDBY_VARIABLE,
   'INVOCATION_ID',
   'JOURNAL_STREAM',
   'LISTEN_FDNAMES',
@@ -63,7 +72,7 @@ export function proxyEnvironment(base: Environment, proxyId: string, token: stri
   )
   return {
     ...Object.fromEntries(passed.sort(([a], [b]) => (a < b ? -1 : 1))),
-    CONNECT_PROXY_ID: proxyId,
+    [PROXY_ID_VARIABLE]: proxyId,
     ...(token !== undefined && { CONNECT_PROXY_TOKEN: token }),
   }
 }

@@ -1,12 +1,13 @@
 import {
   closeSync,
   constants,
-  copyFileSync,
   fstatSync,
   ftruncateSync,
   openSync,
+  readSync,
   renameSync,
   rmSync,
+  writeSync,
 } from 'node:fs'
 import { join } from 'node:path'
 
@@ -53,17 +54,17 @@ function open(path: string): number {
  * @throws the system's error
  */
 export function rotate(path: string, { maxBytes, kept }: LogBounds): boolean {
-  const { O_WRONLY, O_NOFOLLOW } = constants
+  const { O_RDWR, O_NOFOLLOW } = constants
   let file: number
   try {
-    file = openSync(path, O_WRONLY | O_NOFOLLOW)
+    file = openSync(path, O_RDWR | O_NOFOLLOW)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
     throw error
   }
   try {
     if (fstatSync(file).size <= maxBytes) return false
-    if (kept > 0) keep(path, kept)
+    if (kept > 0) keep(file, path, kept)
     ftruncateSync(file)
     return true
   } finally {
@@ -72,10 +73,10 @@ export function rotate(path: string, { maxBytes, kept }: LogBounds): boolean {
 }
 
 /** On a disk that is full it cannot be kept, and emptying it is what helps; older ones stay. */
-function keep(path: string, kept: number): void {
+function keep(file: number, path: string, kept: number): void {
   const copy = `${path}.copy`
   try {
-    copyFileSync(path, copy)
+    copyTo(file, copy)
   } catch (error) {
     rmSync(copy, { force: true })
     if ((error as NodeJS.ErrnoException).code === 'ENOSPC') return
@@ -83,6 +84,27 @@ function keep(path: string, kept: number): void {
   }
   for (let number = kept - 1; number >= 1; number--) moveIfThere(`${path}.${number}`, `${path}.${number + 1}`)
   renameSync(copy, `${path}.1`)
+}
+
+const COPY_BYTES = 1024 * 1024
+
+/** Copies an open file to a new one. Whatever has the name, a link or a copy that was cut short, is replaced. */
+function copyTo(file: number, path: string): void {
+  rmSync(path, { force: true })
+  const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
+  const copy = openSync(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
+  try {
+    const buffer = Buffer.allocUnsafe(COPY_BYTES)
+    // A proxy may write faster than this copies.
+    for (let position = 0, { size } = fstatSync(file); position < size;) {
+      const length = readSync(file, buffer, 0, Math.min(buffer.length, size - position), position)
+      if (length === 0) break
+      for (let written = 0; written < length;) written += writeSync(copy, buffer, written, length - written)
+      position += length
+    }
+  } finally {
+    closeSync(copy)
+  }
 }
 
 function moveIfThere(from: string, to: string): void {

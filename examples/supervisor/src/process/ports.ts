@@ -1,5 +1,6 @@
 import { once } from 'node:events'
-import { createServer } from 'node:net'
+import { connect, createServer } from 'node:net'
+import { elapsed } from 'consul-connect-proxy/time'
 import type { PortRange } from '../configuration/configuration.js'
 
 export interface PortSearch {
@@ -29,6 +30,29 @@ export async function findPort({ range, taken, address, random = Math.random }: 
   throw new Error(
     `no port is left for it: all of ${min} to ${max} are taken${others}; make the range larger (ports { proxy_min_port, proxy_max_port })`,
   )
+}
+
+const PROBE_POLL_MS = 50
+const PROBE_MS = 1_000
+
+/**
+ * Waits until something accepts connections at an address.
+ * @returns whether it does; false when `signal` was aborted before
+ */
+export async function accepts(port: number, host: string, signal: AbortSignal): Promise<boolean> {
+  do {
+    const probe = connect({ port, host })
+    try {
+      await once(probe, 'connect', { signal: AbortSignal.any([signal, AbortSignal.timeout(PROBE_MS)]) })
+      return true
+    } catch {
+      // Refused, or too slow.
+    } finally {
+      probe.on('error', () => undefined)
+      probe.destroy()
+    }
+  } while (await elapsed(PROBE_POLL_MS, signal))
+  return false
 }
 
 /**

@@ -1,6 +1,7 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { type Launch, LAUNCH_VARIABLE } from './launch.js'
+import type { Readable } from 'node:stream'
+import { type Launch, LAUNCH_VARIABLE, STANDBY_VARIABLE } from './launch.js'
 import { type ProcessId, ageMs, currentBoot, identify, isRunning } from './identity.js'
 
 /** How a process ended. */
@@ -24,6 +25,12 @@ export interface RunningProcess {
   readonly ended: Promise<Exit>
 }
 
+/** A process that waits for the addresses of its predecessor. */
+export interface StandbyProcess extends RunningProcess {
+  /** Whether the process has everything but the addresses; false when it ends before that. Never rejects. */
+  readonly ready: Promise<boolean>
+}
+
 /** Descriptors for the standard output and the standard error; undefined for none. */
 export type Outputs = readonly [number, number] | undefined
 
@@ -36,12 +43,54 @@ export async function startProcess(
   launchId: string,
   outputs: Outputs,
 ): Promise<RunningProcess> {
-  const child: ChildProcess = spawn(launch.path, [...launch.args, ...launch.logArgs], {
-    cwd: launch.directory,
-    env: { ...launch.env, [LAUNCH_VARIABLE]: launchId },
-    detached: true,
-    stdio: outputs === undefined ? 'ignore' : ['ignore', ...outputs],
+  return run(spawnDetached(launch, { [LAUNCH_VARIABLE]: launchId }, outputs, 'ignore'))
+}
+
+const STANDBY_DESCRIPTOR = 3
+
+/**
+ * The same, while the predecessor still runs.
+ * @throws the system's error
+ */
+export async function startStandby(
+  launch: Launch,
+  launchId: string,
+  outputs: Outputs,
+): Promise<StandbyProcess> {
+  const env = { [LAUNCH_VARIABLE]: launchId, [STANDBY_VARIABLE]: String(STANDBY_DESCRIPTOR) }
+  const child = spawnDetached(launch, env, outputs, 'pipe')
+  const channel = child.stdio[STANDBY_DESCRIPTOR] as Readable | undefined
+  const ready = new Promise<boolean>((resolve) => {
+    channel?.once('data', () => {
+      resolve(true)
+      channel.destroy()
+    })
+    channel?.once('error', () => {
+      resolve(false)
+    })
+    channel?.once('close', () => {
+      resolve(false)
+    })
   })
+  return { ...(await run(child)), ready }
+}
+
+function spawnDetached(
+  { path, args, logArgs, directory, env }: Launch,
+  ownEnv: Readonly<Record<string, string>>,
+  outputs: Outputs,
+  channel: 'pipe' | 'ignore',
+): ChildProcess {
+  const streams: StdioOptions = outputs === undefined ? ['ignore', 'ignore'] : [...outputs]
+  return spawn(path, [...args, ...logArgs], {
+    cwd: directory,
+    env: { ...env, ...ownEnv },
+    detached: true,
+    stdio: ['ignore', ...streams, channel],
+  })
+}
+
+async function run(child: ChildProcess): Promise<RunningProcess> {
   const ended = new Promise<Exit>((resolve) => {
     child.once('exit', (code, signal) => {
       resolve({ code, signal })

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
-import { accessSync, chmodSync, constants, existsSync, lstatSync, mkdirSync, statSync } from 'node:fs'
+import { accessSync, chmodSync, constants, existsSync, lstatSync, mkdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { pathSteps } from '../path-steps.js'
 
 /** Where everything of the supervisor is. All of it is for its user alone. */
 export interface StateFolder {
@@ -36,8 +37,7 @@ export function createFolder(folder: StateFolder): void {
       const found = lstatSync(path)
       if (found.isSymbolicLink()) throw new Error('it is a link')
       if (found.uid !== own) throw new Error('it belongs to another user')
-      // What another user can rename, he can put his own in its place.
-      if (own === 0) expectRoots(dirname(folder.path))
+      expectOwnPath(dirname(folder.path), own)
       chmodSync(path, 0o700)
     } catch (cause) {
       const { code, message } = cause as NodeJS.ErrnoException
@@ -66,12 +66,20 @@ function existing(path: string): string {
 const WRITABLE_BY_OTHERS = 0o022
 const STICKY = 0o1000
 
-/** Whoever may write to a folder above ours could put another in our place. */
-function expectRoots(path: string): void {
-  const { uid, mode } = statSync(path)
-  const isShared = (mode & WRITABLE_BY_OTHERS) !== 0 && (mode & STICKY) === 0
-  if (uid !== 0 || isShared) throw new Error(`${path} can be changed by others than root`)
-  if (dirname(path) !== path) expectRoots(dirname(path))
+/**
+ * Refuses a path on which another user can replace a folder or a link. OpenSSH has the same rule for its key files
+ * (StrictModes): every folder belongs to root or to this user, and only its owner may write to it. A folder with the
+ * sticky bit, such as /tmp, may be shared: only the owner of an entry may replace that.
+ */
+function expectOwnPath(path: string, own: number): void {
+  const root = { path: '/', stats: lstatSync('/') }
+  for (const { path: found, stats } of [root, ...pathSteps(path)]) {
+    const { uid, mode } = stats
+    const isShared = stats.isDirectory() && (mode & WRITABLE_BY_OTHERS) !== 0 && (mode & STICKY) === 0
+    if ((uid === 0 || uid === own) && !isShared) continue
+    const users = own === 0 ? 'root' : 'root and this user'
+    throw new Error(`${found} can be changed by users other than ${users}`)
+  }
 }
 
 const MAX_NAME_BYTES = 200

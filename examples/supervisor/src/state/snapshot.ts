@@ -12,6 +12,8 @@ export interface SavedProxy {
   readonly token: ProxyToken | undefined
   /** With whose rights it was registered. */
   readonly sender: Sender
+  /** How long it drains its connections before it ends; undefined in a file of an earlier version. */
+  readonly drainTimeoutMs: number | undefined
   /** By which its last registration is known again. */
   readonly sent: string | undefined
   /** Whether the agent has been told of it, so that it can be started without the agent. */
@@ -92,6 +94,7 @@ function formatProxy({ process, token, ...proxy }: SavedProxy): Json {
     TokenService: token?.service ?? '',
     TokenIsMade: token?.isMade ?? false,
     ...formatSender(proxy.sender),
+    DrainTimeoutMs: proxy.drainTimeoutMs ?? 0,
     Sent: proxy.sent ?? '',
     IsRegistered: proxy.isRegistered,
     IsStopped: proxy.isStopped,
@@ -157,6 +160,7 @@ function parseProxy(proxyId: string, value: unknown): SavedProxy {
         ? undefined
         : { accessor, secret, service: proxy.text('TokenService'), isMade: proxy.flag('TokenIsMade') },
     sender: senderOf(proxy),
+    drainTimeoutMs: proxy.duration('DrainTimeoutMs'),
     sent: proxy.text('Sent') || undefined,
     isRegistered: proxy.flag('IsRegistered'),
     isStopped: proxy.flag('IsStopped'),
@@ -180,6 +184,8 @@ interface Reader {
   text(key: string): string
   number(key: string): number
   flag(key: string): boolean
+  /** Milliseconds; undefined for none. */
+  duration(key: string): number | undefined
 }
 
 function reader(place: string, value: unknown): Reader {
@@ -195,6 +201,11 @@ function reader(place: string, value: unknown): Reader {
       const found = content[key] ?? 0
       if (typeof found === 'number' && Number.isSafeInteger(found) && found >= 0) return found
       throw new SnapshotError(`${place}: ${key}: expected a whole number`)
+    },
+    duration: (key) => {
+      const found = content[key] ?? 0
+      if (typeof found === 'number' && Number.isFinite(found) && found >= 0) return found || undefined
+      throw new SnapshotError(`${place}: ${key}: expected a number of milliseconds`)
     },
     flag: (key) => {
       const found = content[key] ?? false

@@ -1,5 +1,5 @@
 import { constants } from 'node:fs'
-import { type FileHandle, open, readFile, rename } from 'node:fs/promises'
+import { type FileHandle, open, rename } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { EMPTY_STATE, type SavedState, SnapshotError, formatSnapshot, parseSnapshot } from './snapshot.js'
 
@@ -50,7 +50,7 @@ export class StateFile {
   async load(): Promise<SavedState> {
     let text: string
     try {
-      text = await readFile(this.#path, 'utf8')
+      text = await read(this.#path)
     } catch (cause) {
       const { code } = cause as NodeJS.ErrnoException
       if (code === 'ENOENT') return EMPTY_STATE
@@ -104,5 +104,15 @@ export class StateFile {
     await this.#steps.rename(temporary, this.#path)
     await this.#steps.syncFolder(dirname(this.#path))
     this.#written = text
+  }
+}
+
+/** @throws the system's error; ELOOP for a link */
+async function read(path: string): Promise<string> {
+  const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW)
+  try {
+    return await file.readFile('utf8')
+  } finally {
+    await file.close()
   }
 }

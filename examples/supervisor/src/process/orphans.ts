@@ -1,0 +1,53 @@
+import type { Environment } from 'consul-connect'
+import { elapsed } from 'consul-connect-proxy/time'
+import {
+  type ProcessId,
+  findAllByEnvironment,
+  isNeighbor,
+  killSession,
+  sessionOf,
+  signalProcess,
+} from './identity.js'
+import { LAUNCH_VARIABLE, PROXY_ID_VARIABLE } from './launch.js'
+
+const AGENT_VARIABLE = 'CONSUL_HTTP_ADDR'
+const POLL_MS = 50
+/** How long a process may take to end after SIGKILL. */
+const KILL_MS = 5_000
+
+/**
+ * Finds processes that an earlier supervisor started for a proxy, and that are in no state file: the data dir was
+ * cleared, or a supervisor with -dev was killed. They follow the registration of the proxy, and take its port.
+ * @param env - the environment of the proxy; a process with another agent follows another registration
+ */
+export function findOrphans(
+  proxyId: string,
+  env: Environment,
+  own: ProcessId | undefined,
+): readonly ProcessId[] {
+  return findAllByEnvironment(
+    (variables) =>
+      variables.has(LAUNCH_VARIABLE) &&
+      variables.get(PROXY_ID_VARIABLE) === proxyId &&
+      (variables.get(AGENT_VARIABLE) ?? '') === (env[AGENT_VARIABLE] ?? ''),
+  ).filter((id) => id.pid !== own?.pid && isNeighbor(id))
+}
+
+/**
+ * Ends processes with SIGINT, and after `drainMs` with SIGKILL.
+ * @returns whether nothing of them is left; false when `signal` was aborted before, or SIGKILL does not end them
+ */
+export async function endOrphans(
+  orphans: readonly ProcessId[],
+  drainMs: number,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const deadline = performance.now() + drainMs
+  for (const orphan of orphans) signalProcess(orphan, 'SIGINT')
+  while (orphans.some((orphan) => sessionOf(orphan).length > 0)) {
+    if (performance.now() > deadline + KILL_MS) return false
+    if (performance.now() > deadline) for (const orphan of orphans) killSession(orphan)
+    if (!(await elapsed(POLL_MS, signal))) return false
+  }
+  return true
+}

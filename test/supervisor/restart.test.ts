@@ -1,0 +1,165 @@
+// A restart of one proxy while its connections go on.
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
+import { type TestContext, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { service } from '../../src/index.js'
+import type { TestAgent } from '../../src/testing/index.js'
+import { freePort } from '../fixtures/free-ports.js'
+import { until } from '../fixtures/mesh.js'
+import { type Host, IDLE, kill, managed, startHost } from './connect-supervisor.js'
+import { environmentOf, isAlive } from './processes.js'
+
+/** A bundled proxy of `web` in front of an echo server, with an upstream that leads to another. */
+async function startWeb(t: TestContext): Promise<{ agent: TestAgent; host: Host; upstream: number }> {
+  const echo = createServer((socket) => socket.on('error', () => undefined).pipe(socket))
+  await once(echo.listen(0, '127.0.0.1'), 'listening')
+  t.after(() => echo.close())
+  const upstream = await freePort()
+  const proxy = { upstreams: [{ destination_name: 'back', local_bind_port: upstream }] }
+  const { port } = echo.address() as AddressInfo
+  const { agent, host } = await startHost(t, { 'web.json': managed('web', proxy, { port }) })
+  const back = service('back', { agent: { address: agent.address, env: {} } })
+  t.after(() => back.close({ drainTimeoutMs: 1 }))
+  const listener = await back.listen({ port: 0, host: '127.0.0.1' }, (socket) => {
+    socket.on('error', () => undefined).pipe(socket)
+  })
+  await back.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
+  await host.start()
+  await host.running('web')
+  return { agent, host, upstream }
+}
+
+async function echoes(socket: Socket, line: string): Promise<void> {
+  socket.write(line)
+  const [chunk] = (await once(socket, 'data', { signal: AbortSignal.timeout(5_000) })) as [Buffer]
+  assert.equal(String(chunk), line)
+}
+
+async function dialOnce(port: number): Promise<Socket> {
+  const socket = connect(port, '127.0.0.1')
+  try {
+    await once(socket, 'connect')
+    await echoes(socket, 'hello')
+    return socket
+  } catch (error) {
+    socket.destroy()
+    throw error
+  }
+}
+
+/** Connects again and again, and measures the longest time without success. */
+async function watchOutage(act: () => Promise<Socket>, end: AbortSignal): Promise<number> {
+  let longestMs = 0
+  let succeededAt = performance.now()
+  while (!end.aborted) {
+    const socket = await act().catch(() => undefined)
+    if (socket !== undefined) {
+      socket.destroy()
+      longestMs = Math.max(longestMs, performance.now() - succeededAt)
+      succeededAt = performance.now()
+    }
+    await sleep(5)
+  }
+  return Math.max(longestMs, performance.now() - succeededAt)
+}
+
+async function criticalChecks(agent: TestAgent): Promise<readonly string[]> {
+  const checks = (await (await fetch(`${agent.url}/v1/agent/checks`)).json()) as Record<
+    string,
+    { Status: string }
+  >
+  return Object.entries(checks).flatMap(([id, { Status }]) => (Status === 'passing' ? [] : [id]))
+}
+
+test('a restart of a bundled proxy keeps its connections, its registration, and its ports', async (t) => {
+  const { agent, host, upstream } = await startWeb(t)
+  const caller = service('caller', { agent: { address: agent.address, env: {} } })
+  t.after(() => caller.close({ drainTimeoutMs: 1 }))
+  const dialIn = async (): Promise<Socket> => {
+    const socket = await caller.dial('web', { timeoutMs: 1_000 })
+    await echoes(socket as unknown as Socket, 'hello')
+    return socket as unknown as Socket
+  }
+  await until('the public listener answers', async () => (await dialIn()).destroy())
+  const open = await until('the upstream answers', () => dialOnce(upstream))
+  const before = await host.running('web')
+  const end = new AbortController()
+  const outages = Promise.all([
+    watchOutage(dialIn, end.signal),
+    watchOutage(() => dialOnce(upstream), end.signal),
+  ])
+  await host.command('restart', 'web')
+  const after = await host.row('web', ({ state, pid }) => state === 'running' && pid !== before.pid)
+  await echoes(open, 'the old process drains')
+  assert.ok(isAlive(before.pid))
+  open.end()
+  await until('the old process has ended', () => !isAlive(before.pid))
+  for (const wait of [dialIn, () => dialOnce(upstream)]) {
+    await until('the new process answers', async () => (await wait()).destroy())
+  }
+  end.abort()
+  const [inboundMs, outboundMs] = await outages
+  t.diagnostic(`longest time without a connection: inbound ${inboundMs} ms, outbound ${outboundMs} ms`)
+  // A start of the process alone takes longer.
+  assert.ok(inboundMs < 1_000 && outboundMs < 1_000, `${inboundMs} ms, ${outboundMs} ms`)
+  assert.equal(after.port, before.port)
+  assert.equal(after.restarts, before.restarts + 1)
+  assert.deepEqual(await criticalChecks(agent), [])
+  assert.equal(host.processes().length, 1)
+})
+
+test('a bundled proxy that cannot be replaced stays', async (t) => {
+  const { agent, host, upstream } = await startWeb(t)
+  await until('the upstream answers', async () => (await dialOnce(upstream)).destroy())
+  const { pid } = await host.running('web')
+  await agent.stop()
+  await host.command('restart', 'web')
+  await host.row('web', ({ problem = '' }) => problem.includes('does not get ready'), 40_000)
+  assert.ok(isAlive(pid))
+  await agent.restart()
+  await host.row('web', (row) => row.state === 'running' && row.pid !== pid, 40_000)
+  await until('the old process has ended', () => !isAlive(pid))
+})
+
+test('a proxy that is started is passing as soon as it listens', async (t) => {
+  const { agent, host } = await startWeb(t)
+  await until('it is passing', async () => (await criticalChecks(agent)).length === 0)
+  await host.command('stop', 'web')
+  await host.command('start', 'web')
+  const { pid } = await host.running('web')
+  const before = performance.now()
+  await until('it is passing', async () => (await criticalChecks(agent)).length === 0)
+  assert.ok(performance.now() - before < 8_000, 'before the next check of the agent')
+  assert.ok(isAlive(pid))
+})
+
+test('a restart of another program ends it before its successor starts', async (t) => {
+  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
+  await host.start()
+  const { pid } = await host.running('a')
+  assert.equal(await host.command('restart', 'a'), 'a is being restarted\n')
+  await host.row('a', (row) => row.state === 'running' && row.pid !== pid)
+  assert.equal(isAlive(pid), false)
+  await host.command('stop', 'a')
+  await host.command('restart', 'a')
+  await host.running('a')
+})
+
+test('a second process of a proxy, left by a supervisor that was killed, is ended', async (t) => {
+  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
+  const first = await host.start()
+  const { pid } = await host.running('a')
+  await first.stop('SIGKILL')
+  const second = spawn('sleep', ['1000'], { detached: true, stdio: 'ignore', env: environmentOf(pid) })
+  t.after(() => {
+    kill(second.pid!)
+  })
+  const ended = once(second, 'exit')
+  const next = await host.start()
+  await next.logged(`ends a second process: ${second.pid}`)
+  await ended
+  assert.equal((await host.running('a')).pid, pid)
+})
