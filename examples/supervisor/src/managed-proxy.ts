@@ -196,6 +196,11 @@ export class ManagedProxy {
     this.#isStopped = false
   }
 
+  /** Deregisters with the supervisor's own token from now on: that of the registrant was deleted. */
+  disown(): void {
+    this.#sender = { token: undefined, isForeign: false }
+  }
+
   /**
    * Ends the process, and takes away what was made for it. It is of no use afterwards.
    * @throws Error when its process does not end: it is to be called again

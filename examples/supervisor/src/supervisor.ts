@@ -1,5 +1,6 @@
 import type { AgentApi, Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
+import { TOKEN_CHECK_MS } from './agent/own-token.js'
 import { Presence } from './agent/presence.js'
 import { type Registered, Registry } from './agent/registry.js'
 import { Tokens, isAway } from './agent/tokens.js'
@@ -66,6 +67,7 @@ export class Supervisor {
   #passes = 0
   #passedAt = performance.now()
   #agentProblem: string | undefined
+  #registrantsCheckedAt = 0
 
   constructor(configuration: Configuration, saved: SavedState, options: SupervisorOptions) {
     this.#configuration = configuration
@@ -218,6 +220,11 @@ export class Supervisor {
     await this.#requestsChanged(id)
   }
 
+  /** The token with which a service was registered by HTTP; undefined for none, and for an unknown id. */
+  tokenOfRequest(id: string): string | undefined {
+    return this.#requests.tokenOf(id)
+  }
+
   async #requestsChanged(id: string): Promise<void> {
     this.#define()
     this.#retries.succeeded(id)
@@ -314,6 +321,7 @@ export class Supervisor {
       await this.#inParallel(this.#services.values(), (service) => this.#settle(service, known, run))
       await this.#inParallel(this.#cleanUp.steps(known), (step) => step())
     }
+    if (known !== undefined) await this.#checkRegistrants()
     await this.#save().catch((error: unknown) => {
       const where = this.#options.state?.folder.path ?? ''
       this.#complain(`the state cannot be written to ${where}: ${(error as Error).message}`)
@@ -370,6 +378,31 @@ export class Supervisor {
       this.#retries.failed(id, message, isAway(error))
       this.#complain(`${id}: ${message}`)
     }
+  }
+
+  /** Services that came by HTTP live no longer than the token that registered them. */
+  async #checkRegistrants(): Promise<void> {
+    const now = performance.now()
+    if (now - this.#registrantsCheckedAt < TOKEN_CHECK_MS) return
+    this.#registrantsCheckedAt = now
+    await this.#inParallel(this.#services.values(), async ({ definition: { id, sender } }) => {
+      if (!sender.isForeign || sender.token === undefined) return
+      try {
+        if ((await this.#tokens.state({ secret: sender.token })) === 'unknown') {
+          await this.#disown(id, sender.token)
+        }
+      } catch (error) {
+        this.#complain(`${id}: the token that registered it: ${(error as Error).message}`)
+      }
+    })
+  }
+
+  async #disown(id: string, token: string): Promise<void> {
+    // It may have been registered again meanwhile, with another token.
+    if (this.#services.get(id)?.definition.sender.token !== token) return
+    this.#options.log.warn(`${id}: the token that registered it was deleted; its proxy is stopped`)
+    this.#proxies.get(id)?.disown()
+    await this.forgetRequest(id)
   }
 
   /** What is broken off because we end is no news. */

@@ -10,8 +10,8 @@ export interface TokenHooks {
   deleted(): void
 }
 
-/** How often it is asked whether it is still known. */
-const CHECK_MS = 300_000
+/** How often the agent is asked whether it still knows the token. */
+export const TOKEN_CHECK_MS = 15_000
 
 /** The token of one proxy: made when there is none, made again when it is gone or for another service, and given up. */
 export class OwnToken {
@@ -49,7 +49,7 @@ export class OwnToken {
     const now = performance.now()
     if (this.isOfOther(service)) this.giveUp()
     if (this.#token?.isMade === true) {
-      const isDue = this.#checkedAt === undefined || now - this.#checkedAt >= CHECK_MS
+      const isDue = this.#checkedAt === undefined || now - this.#checkedAt >= TOKEN_CHECK_MS
       if (!isDue) return
       const state = await tokens.state(this.#token)
       this.#checkedAt = now

@@ -82,6 +82,10 @@ export function registrationPrint(body: Json, { token, isForeign }: Sender): str
 }
 
 function isUnknown({ code, message }: AgentError): boolean {
-  // 1.8.7: "Unknown service \"x\"", with status 404 or 500 by version.
-  return code === 'ERR_CONNECT_AGENT_NOT_FOUND' || /unknown service/i.test(message)
+  return code === 'ERR_CONNECT_AGENT_NOT_FOUND' || isUnknownService(0, message)
+}
+
+/** Whether an agent says that it has no such service. Status 404, or 500 with words up to 1.10 (seen in 1.8.7). */
+export function isUnknownService(status: number, text: string): boolean {
+  return status === 404 || /unknown service/i.test(text)
 }

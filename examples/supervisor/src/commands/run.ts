@@ -148,6 +148,7 @@ async function openApi(
     },
     keep: (definition, request) => supervisor.keepRequest(definition, request),
     forget: (id) => supervisor.forgetRequest(id),
+    tokenOf: (id) => supervisor.tokenOfRequest(id),
   })
   const { address, port } = await server.open(settings.api).catch((error: unknown) => {
     throw new Error(`api address: ${(error as Error).message}`, { cause: error })

@@ -7,6 +7,7 @@ import {
   expectObject,
   expectPort,
   expectString,
+  MAX_WARNINGS,
   keysOf,
   take,
   unbracketed,
@@ -30,6 +31,9 @@ export interface ManagedBlock {
 }
 
 type Warn = (message: string) => void
+
+/** A host name has at most 253 characters. */
+const MAX_VALUE_LENGTH = 256
 
 const SERVICE_KEYS = ['exec_mode', 'command', 'config', 'upstreams']
 const DEFAULTS_KEYS = ['exec_mode', 'daemon_command', 'script_command', 'config']
@@ -93,13 +97,25 @@ export function checkConfig(
   warn: Warn,
 ): void {
   const { config, upstreams } = managed
+  expectShortValues(place, config)
+  for (const [i, upstream] of upstreams.entries()) expectShortValues(`${place}: upstreams[${i}]`, upstream)
   const local = saysApplication(managed) ? {} : { local_service_port: service.port }
   try {
     const { warnings } = parseProxyConfig({ ...local, ...config, upstreams, service: service.name })
-    for (const warning of warnings) warn(`${place}: ${warning}`)
+    for (const warning of warnings.slice(0, MAX_WARNINGS)) warn(`${place}: ${warning}`)
   } catch (cause) {
     if (!(cause instanceof OptionError)) throw cause
     throw new ConfigurationError(`${place}: ${cause.message}`, { cause })
+  }
+}
+
+/** Bounds the texts that `parseProxyConfig` reads: names, addresses, and paths. */
+function expectShortValues(place: string, settings: Json): void {
+  for (const [key, value] of Object.entries(settings)) {
+    if (typeof value !== 'string' || value.length <= MAX_VALUE_LENGTH) continue
+    throw new ConfigurationError(
+      `${place}: ${key}: expected at most ${MAX_VALUE_LENGTH} characters, found ${value.length}`,
+    )
   }
 }
 
