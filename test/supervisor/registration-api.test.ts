@@ -141,7 +141,7 @@ test('retires a proxy when the token that registered it is deleted', async (t) =
   const acl = { enabled: true, defaultPolicy: 'deny', managementToken: MANAGEMENT_TOKEN } as const
   const { agent, host, url } = await start(t, true, { acl }, { CONSUL_HTTP_TOKEN: MANAGEMENT_TOKEN })
   const asManager = { 'X-Consul-Token': MANAGEMENT_TOKEN }
-  const token = (await agentToken(agent))
+  const token = await agentToken(agent)
   const registered = await put(url, REGISTER, MANAGED, { 'X-Consul-Token': token.SecretID })
   assert.deepEqual(registered, { status: 200, text: '' })
   const { pid } = await host.running('web-1')
@@ -183,7 +183,7 @@ test('lets the registrant remove a service that the agent no longer has', async 
 test('what is no request for us is refused', async (t) => {
   const { url } = await start(t, true)
   for (const [path, body, headers, status, expected] of [
-    [REGISTER, '{', {}, 400, /expected JSON/],
+    [REGISTER, '{', {}, 400, /expected a JSON object/],
     [REGISTER, '[]', {}, 400, /expected a JSON object/],
     [REGISTER, { Port: 1 }, {}, 400, /expected a name, found none/],
     [REGISTER, { Name: 'a', Port: 1 }, {}, 400, /the service a is in a file of the supervisor/],
@@ -247,4 +247,44 @@ test('registered again without a proxy, a service loses it and stays', async (t)
     return !host.processes().includes(pid) && !('web-1-proxy' in services) && services['web-1']?.Port === 8081
   })
   assert.ok(Connect)
+})
+
+test('answers the configuration endpoint of Consul 1.2, and waits for a change of it', async (t) => {
+  const { host, url } = await start(t, false)
+  const definition = (localPort: number): object =>
+    managed('b', {
+      ...IDLE,
+      config: { some_key: 1 },
+      upstreams: [{ destination_name: 'db', local_bind_port: localPort }],
+    })
+  host.write('b.json', definition(5432))
+  host.supervisors[0]!.signal('SIGHUP')
+  const { port } = await host.running('b')
+  const path = `${url}/v1/agent/connect/proxy/b-proxy`
+  const first = (await (await fetch(path)).json()) as Record<string, unknown>
+  const { ContentHash, Upstreams, ...rest } = first
+  const upstream = { destination_type: 'service', destination_name: 'db', local_bind_port: 5432 }
+  assert.deepEqual(rest, {
+    ProxyServiceID: 'b-proxy',
+    TargetServiceID: 'b',
+    TargetServiceName: 'b',
+    ExecMode: 'daemon',
+    Command: [],
+    Config: {
+      some_key: 1,
+      bind_address: '127.0.0.1',
+      bind_port: port,
+      local_service_address: '127.0.0.1:6379',
+      upstreams: [upstream],
+    },
+  })
+  assert.equal((Upstreams as unknown[]).length, 1)
+  const changed = fetch(`${path}?hash=${String(ContentHash)}&wait=60s`)
+  host.write('b.json', definition(5433))
+  host.supervisors[0]!.signal('SIGHUP')
+  const second = (await (await changed).json()) as { Config: { upstreams: object[] } }
+  assert.deepEqual(second.Config.upstreams, [{ ...upstream, local_bind_port: 5433 }])
+  assert.equal((await fetch(`${url}/v1/agent/connect/proxy/other`)).status, 404)
+  const same = await fetch(`${path}?hash=${(second as { ContentHash?: string }).ContentHash ?? ''}&wait=10ms`)
+  assert.equal(same.status, 200)
 })

@@ -508,6 +508,29 @@ describe('supervisor: a service', () => {
     assert.deepEqual(bodyOf({ name: 'web', connect: { native: true } })['Connect'], { Native: true })
   })
 
+  it('translates ProxyDestination of Consul 1.2, which later agents reject', () => {
+    const service = { name: 'redis-proxy', kind: 'connect-proxy', port: 8181, proxy_destination: 'redis' }
+    const body = {
+      Name: 'redis-proxy',
+      ID: 'redis-proxy',
+      Kind: 'connect-proxy',
+      Port: 8181,
+      Proxy: { DestinationServiceName: 'redis' },
+    }
+    assert.deepEqual(bodyOf(service), body)
+    const { proxy_destination: ProxyDestination, ...rest } = service
+    assert.deepEqual(bodyOf({ ...rest, ProxyDestination }), body)
+    const proxy = { config: { a: 1 } }
+    assert.deepEqual(bodyOf({ ...service, proxy })['Proxy'], {
+      Config: { a: 1 },
+      DestinationServiceName: 'redis',
+    })
+    assert.throws(() => bodyOf({ ...service, kind: '' }), { message: /proxy_destination: expected/ })
+    assert.throws(() => bodyOf({ ...service, proxy: { destination_service_name: 'other' } }), {
+      message: /expected the same service as in proxy.destination_service_name/,
+    })
+  })
+
   it('takes the id of no managed proxy when there is none', () => {
     assert.equal(combined({ services: [{ name: 'a' }, { name: 'a-proxy' }] }).services.length, 2)
   })
@@ -796,6 +819,14 @@ describe('supervisor: a managed proxy', () => {
       })
     })
 
+    it('takes command for daemon_command, and rejects both', () => {
+      assert.deepEqual(managedOf({}, defaults({ command: ['/usr/bin/my-proxy'] })).command, [
+        '/usr/bin/my-proxy',
+      ])
+      const both = defaults({ command: ['/a'], daemon_command: ['/b'] })
+      assert.throws(() => managedOf({}, both), { message: /expected either command or daemon_command/ })
+    })
+
     it('takes the command of the defaults against their folder', () => {
       const { services } = combine([
         { path: '/etc/defaults/a.json', content: defaults({ daemon_command: ['./proxy'] }) as Json },
@@ -911,10 +942,6 @@ describe('supervisor: warnings', () => {
     [
       web({ upstreams: [{ destination_name: 'db', local_bind_port: 1, colour: 'red' }] }),
       'service web: connect.proxy: upstreams[0].colour: no such key; it has no effect',
-    ],
-    [
-      { connect: { proxy_defaults: { command: ['/x'] } } },
-      'connect.proxy_defaults: command is not known and has no effect; known are exec_mode, daemon_command, script_command, config',
     ],
     [
       { connect: { proxy_defaults: { script_command: ['/x'] } } },

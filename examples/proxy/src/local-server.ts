@@ -8,6 +8,7 @@ export interface Reply {
   readonly status?: number
   /** @default `text/plain`, or `application/json` for an object */
   readonly type?: string
+  readonly headers?: Readonly<Record<string, string>>
   readonly body: string | object
 }
 
@@ -96,13 +97,15 @@ export class LocalServer {
   }
 }
 
-function send(response: ServerResponse, { status = 200, type, body }: Reply): void {
+function send(response: ServerResponse, { status = 200, type, headers, body }: Reply): void {
   const [text, defaultType] =
     typeof body === 'string'
       ? [body, 'text/plain; charset=utf-8']
       : [`${JSON.stringify(body, undefined, 2)}\n`, 'application/json']
-  const headers = { 'content-type': type ?? defaultType, 'content-length': Buffer.byteLength(text) }
-  response.writeHead(status, headers).end(text)
+  const length = Buffer.byteLength(text)
+  response
+    .writeHead(status, { ...headers, 'content-type': type ?? defaultType, 'content-length': length })
+    .end(text)
 }
 
 const FOREIGN_HOST: Reply = {

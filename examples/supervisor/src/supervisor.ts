@@ -225,6 +225,15 @@ export class Supervisor {
     return this.#requests.tokenOf(id)
   }
 
+  isManagedProxy(proxyId: string): boolean {
+    return [...this.#proxies.values()].some(({ id }) => id === proxyId)
+  }
+
+  /** Resolves at the next registration of a proxy, or when the signal is aborted. */
+  nextRegistration(proxyId: string, signal: AbortSignal): Promise<void> {
+    return this.#registry.nextRegistration(proxyId, signal)
+  }
+
   async #requestsChanged(id: string): Promise<void> {
     this.#define()
     this.#retries.succeeded(id)

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { EventEmitter, once } from 'node:events'
 import { type AgentApi, AgentError } from 'consul-connect'
 import type { Sender } from '../configuration/definition.js'
 import type { Json } from '../configuration/parse.js'
@@ -14,6 +15,7 @@ export interface Registered {
 export class Registry {
   readonly #api: AgentApi
   readonly #anonymous: AgentApi
+  readonly #registered = new EventEmitter().setMaxListeners(0)
 
   /** @param anonymous the same without a token, for what others have asked for */
   constructor(api: AgentApi, anonymous: AgentApi) {
@@ -54,6 +56,12 @@ export class Registry {
     const query = { 'replace-existing-checks': true }
     const path = '/v1/agent/service/register'
     await this.#as(sender).request({ method: 'PUT', path, query, body, token: sender.token })
+    this.#registered.emit(`id ${String(body['ID'])}`)
+  }
+
+  /** Resolves at the next registration under this id, or when the signal is aborted. */
+  async nextRegistration(id: string, signal: AbortSignal): Promise<void> {
+    await once(this.#registered, `id ${id}`, { signal }).catch(() => undefined)
   }
 
   /**

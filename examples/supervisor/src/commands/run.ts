@@ -149,6 +149,8 @@ async function openApi(
     keep: (definition, request) => supervisor.keepRequest(definition, request),
     forget: (id) => supervisor.forgetRequest(id),
     tokenOf: (id) => supervisor.tokenOfRequest(id),
+    isManagedProxy: (id) => supervisor.isManagedProxy(id),
+    nextRegistration: (id, signal) => supervisor.nextRegistration(id, signal),
   })
   const { address, port } = await server.open(settings.api).catch((error: unknown) => {
     throw new Error(`api address: ${(error as Error).message}`, { cause: error })

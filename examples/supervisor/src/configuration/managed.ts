@@ -36,7 +36,7 @@ type Warn = (message: string) => void
 const MAX_VALUE_LENGTH = 256
 
 const SERVICE_KEYS = ['exec_mode', 'command', 'config', 'upstreams']
-const DEFAULTS_KEYS = ['exec_mode', 'daemon_command', 'script_command', 'config']
+const DEFAULTS_KEYS = ['exec_mode', 'command', 'daemon_command', 'script_command', 'config']
 /** Those of `config` that mean something to our own proxy, or here. */
 const KNOWN_KEYS = [...PROXY_CONFIG_KEYS, 'tcp_check_address', 'disable_tcp_check']
 
@@ -70,7 +70,17 @@ export function readDefaults(
   if (block['script_command'] !== undefined) {
     warn(`${place}: script_command has no effect: Consul never ran scripts as proxies`)
   }
-  return { ...readConfig(place, block), command: take(place, block, 'daemon_command', expectCommand), folder }
+  return { ...readConfig(place, block), command: defaultCommand(place, block), folder }
+}
+
+/** Consul's documentation calls the key `command`, its code `daemon_command`. */
+function defaultCommand(place: string, block: Json): readonly string[] | undefined {
+  const command = take(place, block, 'command', expectCommand)
+  const daemonCommand = take(place, block, 'daemon_command', expectCommand)
+  if (command === undefined || daemonCommand === undefined) return command ?? daemonCommand
+  throw new ConfigurationError(
+    `${place}: expected either command or daemon_command, which mean the same, found both`,
+  )
 }
 
 /** A service's own words come before the defaults of all. */

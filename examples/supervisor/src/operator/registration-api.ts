@@ -24,10 +24,15 @@ export interface RegistrationActions {
   forget(id: string): Promise<void>
   /** The token with which a definition was registered; undefined for none, and for an unknown id. */
   tokenOf(id: string): string | undefined
+  isManagedProxy(id: string): boolean
+  /** Resolves at the next registration of a proxy, or when the signal is aborted. */
+  nextRegistration(id: string, signal: AbortSignal): Promise<void>
 }
 
 /** A definition takes a few KiB; 64 upstreams with all their keys take less than 32. */
 const MAX_BODY_BYTES = 128 * 1024
+/** Managed proxies wait here for changes, with a connection each. */
+const MAX_CONNECTIONS = 1_024
 const MAX_TOKEN_LENGTH = 4_096
 
 const REFUSAL =
@@ -49,6 +54,7 @@ export class RegistrationApi {
     this.#server = new LocalServer(
       (request) => this.#answer(request),
       (error) => ({ status: statusOf(error), body: `${printable(error.message)}\n` }),
+      { maxConnections: MAX_CONNECTIONS },
     )
   }
 
@@ -68,13 +74,17 @@ export class RegistrationApi {
     const { pathname, searchParams } = urlOf(received)
     const header = received.headers['x-consul-token']
     const token = (typeof header === 'string' ? header : undefined) ?? searchParams.get('token') ?? undefined
+    const [, proxy] = /^\/v1\/agent\/connect\/proxy\/([^/]+)$/.exec(pathname) ?? []
+    if (proxy !== undefined && received.method === 'GET') {
+      return this.#proxy(decoded(proxy), token, searchParams, received)
+    }
     const [, encoded] = /^\/v1\/agent\/service\/deregister\/([^/]+)$/.exec(pathname) ?? []
     if (received.method !== 'PUT') throw new RequestError(405, 'expected PUT')
     if (pathname === '/v1/agent/service/register') return this.#register(await bodyOf(received), token)
     if (encoded !== undefined) return this.#deregister(decoded(encoded), token)
     throw new RequestError(
       404,
-      `expected /v1/agent/service/register or /v1/agent/service/deregister/:id; all other endpoints are the agent's, at ${this.#agent.address}`,
+      `expected /v1/agent/service/register, /v1/agent/service/deregister/:id or /v1/agent/connect/proxy/:id; all other endpoints are the agent's, at ${this.#agent.address}`,
     )
   }
 
@@ -112,6 +122,47 @@ export class RegistrationApi {
   }
 
   /**
+   * `GET /v1/agent/connect/proxy/:id`, which agents answered before 1.6, from the registration that the agent has. With
+   * `hash`, waits for a change. The agent decides whether the token may read it.
+   */
+  async #proxy(
+    id: string,
+    token: string | undefined,
+    query: URLSearchParams,
+    { socket }: IncomingMessage,
+  ): Promise<Reply> {
+    if (!this.#actions.isManagedProxy(id)) throw new RequestError(404, `unknown proxy service ID: ${id}`)
+    const hash = query.get('hash')
+    if (hash === null || hash === '') return this.#readProxy(id, token)
+    const ended = new AbortController()
+    const end = (): void => {
+      ended.abort()
+    }
+    socket.once('close', end)
+    const timer = setTimeout(end, waitOf(query.get('wait') ?? ''))
+    try {
+      // Listening begins before the first read, so that no change falls between the two.
+      const changed = this.#actions.nextRegistration(id, ended.signal)
+      const reply = await this.#readProxy(id, token)
+      if (reply.headers?.[HASH_HEADER] !== hash) return reply
+      await changed
+      return await this.#readProxy(id, token)
+    } finally {
+      clearTimeout(timer)
+      socket.off('close', end)
+      end()
+    }
+  }
+
+  async #readProxy(id: string, token: string | undefined): Promise<Reply> {
+    const path = `/v1/agent/service/${encodeURIComponent(id)}`
+    const { status, text } = await this.#agent.exchange({ path, token })
+    if (status !== 200) return { status, body: text }
+    const body = managedProxyAnswer(objectOf(text, new RequestError(502, 'the agent answered no JSON')))
+    return { headers: { [HASH_HEADER]: body.ContentHash }, body }
+  }
+
+  /**
    * Whether the agent no longer has the service and the sender is the one who registered it here. The agent checks no
    * rights on an unknown service, so the token of the registration stands for them.
    */
@@ -129,6 +180,44 @@ export class RegistrationApi {
     }
     const { status, text } = await this.#agent.exchange({ path: '/v1/acl/token/self', token })
     if (status === 403) throw new RequestError(403, text.trim() || 'the agent does not know this token')
+  }
+}
+
+const HASH_HEADER = 'X-Consul-ContentHash'
+const DEFAULT_WAIT_MS = 300_000
+const MAX_WAIT_MS = 600_000
+const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000 }
+
+/** A wait as Consul's clients write it, such as `60s`, in milliseconds. */
+function waitOf(text: string): number {
+  const [, digits, unit] = /^(\d{1,9})(ms|s|m)$/.exec(text) ?? []
+  const waitMs = Number(digits) * (UNITS[unit ?? ''] ?? NaN)
+  return Number.isNaN(waitMs) ? DEFAULT_WAIT_MS : Math.min(MAX_WAIT_MS, waitMs)
+}
+
+/**
+ * Translates a registration into the answer that Consul 1.2 to 1.5 gave a managed proxy. `Command` is left empty: its
+ * arguments need more than the right to read the service.
+ */
+function managedProxyAnswer(service: Json): { readonly ContentHash: string } & Json {
+  const proxy = (service['Proxy'] ?? {}) as Json
+  const listed = Array.isArray(proxy['Upstreams']) ? (proxy['Upstreams'] as readonly Json[]) : []
+  // Those versions had no mesh gateways.
+  const upstreams = listed.map(({ MeshGateway: _, ...upstream }) => upstream)
+  const hash = service['ContentHash']
+  return {
+    ProxyServiceID: service['ID'],
+    TargetServiceID: proxy['DestinationServiceID'],
+    TargetServiceName: proxy['DestinationServiceName'],
+    ContentHash: typeof hash === 'string' ? hash : '',
+    ExecMode: 'daemon',
+    Command: [],
+    Config: {
+      ...(proxy['Config'] as Json | undefined),
+      // Consul 1.2 had them here, and 1.3 beside the configuration.
+      ...(upstreams.length > 0 && { upstreams: upstreams.map((upstream) => keysOf('upstream', upstream)) }),
+    },
+    Upstreams: upstreams,
   }
 }
 
@@ -179,16 +268,19 @@ function statusOf(error: unknown): number {
 }
 
 async function bodyOf(received: IncomingMessage): Promise<Json> {
-  const text = await textOf(received)
-  let body: unknown
+  return objectOf(await textOf(received), new RequestError(400, 'expected a JSON object'))
+}
+
+function objectOf(text: string, failure: RequestError): Json {
+  let value: unknown
   try {
-    body = JSON.parse(text)
+    value = JSON.parse(text)
   } catch {
     // The message of JSON.parse quotes the text, which may hold a token.
-    throw new RequestError(400, 'expected JSON')
+    throw failure
   }
-  if (typeof body === 'object' && body !== null && !Array.isArray(body)) return body as Json
-  throw new RequestError(400, 'expected a JSON object')
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Json
+  throw failure
 }
 
 function textOf(received: IncomingMessage): Promise<string> {

@@ -19,16 +19,20 @@ export interface Launch {
 export const LAUNCH_VARIABLE = 'CONNECT_SUPERVISOR_LAUNCH'
 
 /**
- * What is of one start of the supervisor, and would make a change where there is none; and its tokens, which are wider
- * than any proxy's may be.
+ * Variables that belong to one start of the supervisor, which would restart every proxy at the next one, and the
+ * supervisor's own credentials, which have wider rights than a proxy needs.
  */
 const NOT_PASSED_ON = new Set([
+  'CONSUL_HTTP_AUTH',
   'CONSUL_HTTP_TOKEN',
   'CONSUL_HTTP_TOKEN_FILE',
+  'CONSUL_PROXY_ID',
+  'CONSUL_PROXY_TOKEN',
   'CONNECT_PROXY_ID',
   'CONNECT_PROXY_TOKEN',
   'CONNECT_SIDECAR_FOR',
   LAUNCH_VARIABLE,
+  'CREDENTIALS_DIRECTORY',
   'INVOCATION_ID',
   'JOURNAL_STREAM',
   'LISTEN_FDNAMES',
@@ -63,8 +67,10 @@ export function proxyEnvironment(base: Environment, proxyId: string, token: stri
   )
   return {
     ...Object.fromEntries(passed.sort(([a], [b]) => (a < b ? -1 : 1))),
+    // Consul's code had the first pair of names, its documentation the second.
     CONNECT_PROXY_ID: proxyId,
-    ...(token !== undefined && { CONNECT_PROXY_TOKEN: token }),
+    CONSUL_PROXY_ID: proxyId,
+    ...(token !== undefined && { CONNECT_PROXY_TOKEN: token, CONSUL_PROXY_TOKEN: token }),
   }
 }
 
