@@ -29,7 +29,10 @@ export interface RegisterOptions {
    * @default native
    */
   readonly kind?: 'native' | 'proxy' | undefined
-  /** Of a proxy: the id of the instance that it stands for, where that is registered with the same agent. */
+  /**
+   * The id of the instance that a proxy represents, registered with the same agent. The proxy is then critical when that
+   * instance is, or is in maintenance.
+   */
   readonly destinationId?: string | undefined
   readonly tags?: readonly string[] | undefined
   readonly meta?: Readonly<Record<string, string>> | undefined
@@ -101,6 +104,7 @@ export function serviceDefinition(
     Port: port,
     ...role,
     Check: check,
+    ...aliasCheck(id, options),
     ...(address !== undefined && { Address: address }),
     ...(tags !== undefined && { Tags: tags }),
     ...(meta !== undefined && { Meta: meta }),
@@ -134,6 +138,13 @@ function roleOf(
       ...(instance !== undefined && { DestinationServiceID: instance }),
     },
   }
+}
+
+/** The check by which a `sidecar_service` follows the state of its service. */
+function aliasCheck(id: string, { destinationId }: RegisterOptions): Pick<ServiceDefinition, 'Checks'> {
+  if (destinationId === undefined) return {}
+  const Name = `follows ${destinationId}`
+  return { Checks: [{ CheckID: `service:${id}:alias`, Name, AliasService: destinationId }] }
 }
 
 function checkDefinition(

@@ -15,6 +15,15 @@ export interface ServiceDefinition {
   readonly Proxy?: { readonly DestinationServiceName: string; readonly DestinationServiceID?: string }
   readonly Weights?: { readonly Passing: number; readonly Warning: number }
   readonly Check: CheckDefinition
+  /** Checks beside `Check`. */
+  readonly Checks?: readonly AliasCheckDefinition[]
+}
+
+/** A check that has the state of another service of the same agent. */
+export interface AliasCheckDefinition {
+  readonly CheckID: string
+  readonly Name: string
+  readonly AliasService: string
 }
 
 export interface CheckDefinition {

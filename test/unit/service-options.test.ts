@@ -321,6 +321,7 @@ describe('serviceDefinition', () => {
       Kind: 'connect-proxy',
       Proxy: { DestinationServiceName: 'web', DestinationServiceID: 'web-1' },
       Check: { CheckID: 'service:web-proxy-8443', Name: 'process is alive', TTL: '15000ms' },
+      Checks: [{ CheckID: 'service:web-proxy-8443:alias', Name: 'follows web-1', AliasService: 'web-1' }],
     })
     const { Proxy } = serviceDefinition('web', { port: 8443, kind: 'proxy' }).definition
     assert.deepEqual(Proxy, { DestinationServiceName: 'web' })

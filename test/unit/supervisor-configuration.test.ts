@@ -770,6 +770,8 @@ describe('supervisor: a managed proxy', () => {
     assert.equal(bindPort, 7_000)
     assert.deepEqual(config, { bind_port: 7_000 })
     assert.equal(managedOf({ Config: { BindPort: 7_000 } }).bindPort, 7_000)
+    assert.equal(managedOf({ command: ['/x'], config: { bind_port: '7000' } }).bindPort, 7_000)
+    assert.equal(managedOf({ command: ['/x'], config: { bind_port: '' } }).bindPort, undefined)
   })
 
   describe('and defaults', () => {
@@ -1085,8 +1087,8 @@ describe('supervisor: mistakes', () => {
       `service web: connect.proxy: config: bind_port: ${PORT}, got the number 0`,
     ],
     [
-      web({ config: { bind_port: '7000' } }),
-      `service web: connect.proxy: config: bind_port: ${PORT}, got "7000"`,
+      web({ config: { bind_port: '70000' } }),
+      `service web: connect.proxy: config: bind_port: ${PORT}, got the number 70000`,
     ],
     [
       web({ config: { bind_address: 5 } }),

@@ -36,7 +36,7 @@ export class Daemon {
     const { registration } = settings
     this.#settings = settings
     this.#log = log
-    this.#registration = registration && new SelfRegistration(registration.idSuffix, log)
+    this.#registration = registration && new SelfRegistration(registration.idSuffix, settings.agent, log)
     this.#engine = start((service, listener) => this.#registration?.set(service, listener))
     this.#admin = new Admin({
       '/metrics': async () => ({ type: METRICS_TYPE, body: await this.#engine.metrics() }),

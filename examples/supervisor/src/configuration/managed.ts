@@ -154,10 +154,17 @@ function readConfig(place: string, block: Json): Omit<ManagedBlock, 'command' | 
   return {
     config: { ...config, ...bindAddress(given) },
     upstreams: upstreams.map((upstream, i) => expectObject(`${place}: upstreams[${i}]`, upstream)),
-    tcpCheckAddress: take(where, given, 'tcp_check_address', expectString),
+    tcpCheckAddress:
+      given['tcp_check_address'] === '' ? undefined : take(where, given, 'tcp_check_address', expectString),
     disableTcpCheck: take(where, given, 'disable_tcp_check', expectBoolean),
-    bindPort: take(where, given, 'bind_port', expectPort),
+    bindPort: given['bind_port'] === '' ? undefined : take(where, given, 'bind_port', expectPortOrDigits),
   }
+}
+
+/** HCL 1 and templates often quote numbers, and Consul converted them. */
+function expectPortOrDigits(place: string, value: unknown): number {
+  const isDigits = typeof value === 'string' && /^\d{1,5}$/.test(value)
+  return expectPort(place, isDigits ? Number(value) : value)
 }
 
 /** Keys that our own proxy knows, or we do, in one spelling; those of other proxies as they were written. */

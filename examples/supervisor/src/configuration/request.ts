@@ -113,8 +113,8 @@ function pascalCase(key: string): string {
   return key.replaceAll(/(?:^|_)([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())
 }
 
-/** What an agent keeps only in an upstream's `config`. */
-const TUNING = ['connect_timeout_ms', 'idle_timeout_ms']
+/** Keys of our proxy that an agent accepts only in an upstream's `config`. */
+const TUNING = ['connect_timeout_ms', 'idle_timeout_ms', 'tags', 'filter', 'near']
 
 /**
  * An upstream as the API takes it.
