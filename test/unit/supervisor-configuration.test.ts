@@ -15,7 +15,11 @@ import {
 } from '../../examples/supervisor/src/configuration/definition.js'
 import { ConfigurationError, describe as say } from '../../examples/supervisor/src/configuration/error.js'
 import { keysOf } from '../../examples/supervisor/src/configuration/keys.js'
-import type { ManagedBlock } from '../../examples/supervisor/src/configuration/managed.js'
+import {
+  type ManagedBlock,
+  adminArgs,
+  proxyConfigOf,
+} from '../../examples/supervisor/src/configuration/managed.js'
 import { type Json, parseJson } from '../../examples/supervisor/src/configuration/parse.js'
 import { toRequest, upstreamRequest } from '../../examples/supervisor/src/configuration/request.js'
 
@@ -765,6 +769,20 @@ describe('supervisor: a managed proxy', () => {
   })
 
   // The address of the application is what the service says, for a port of the range and for a given one.
+  it('may have an admin address, which is a flag of our own proxy and a key for any other', () => {
+    const config = { admin_addr: '127.0.0.1:9103' }
+    assert.deepEqual(one(web({ config })).warnings, [])
+    assert.deepEqual(adminArgs(managedOf({ config })), ['-admin-addr', '127.0.0.1:9103'])
+    assert.deepEqual(proxyConfigOf(managedOf({ config })), {})
+    assert.deepEqual(adminArgs(managedOf({ command: ['/x'], config })), [])
+    assert.deepEqual(proxyConfigOf(managedOf({ command: ['/x'], config })), config)
+    assert.throws(() => managedOf({ config: { admin_addr: '127.0.0.1' } }), {
+      message: /config: admin_addr: expected \[HOST\]:PORT/,
+    })
+    const services = ['a', 'b'].map((name) => ({ name, port: 80, connect: { proxy: { config } } }))
+    assert.throws(() => one({ services }), { message: /admin_addr: expected an address of its own/ })
+  })
+
   it('may have a port of its own, and no more', () => {
     const { bindPort, config } = managedOf({ config: { bind_port: 7_000 } })
     assert.equal(bindPort, 7_000)

@@ -25,7 +25,9 @@ export class Admin {
   }
 
   /** @throws the system's error */
-  open(address: { readonly host: string; readonly port: number }): Promise<AddressInfo> {
+  open(
+    address: { readonly host: string; readonly port: number } | { readonly path: string },
+  ): Promise<AddressInfo> {
     return this.#server.open(address)
   }
 

@@ -1,5 +1,6 @@
 import { type ProxyConfig, type ProxyListener, type Service, proxyConfig } from 'consul-connect'
-import { Admin, METRICS_TYPE } from './admin.js'
+import { Admin, METRICS_TYPE, type Pages } from './admin.js'
+import { AdminSocket } from './admin-socket.js'
 import type { Log, LogLevel } from './log.js'
 import type { ProxyStatus } from './proxy.js'
 import { SelfRegistration } from './registration.js'
@@ -25,6 +26,7 @@ export class Daemon {
   readonly #log: Log
   readonly #settings: Settings
   readonly #admin: Admin
+  readonly #adminSocket: AdminSocket
   #config: ProxyConfig | undefined
   #stopFollowing: () => Promise<void> = () => Promise.resolve()
   #refresh: () => void = () => undefined
@@ -38,7 +40,7 @@ export class Daemon {
     this.#log = log
     this.#registration = registration && new SelfRegistration(registration.idSuffix, settings.agent, log)
     this.#engine = start((service, listener) => this.#registration?.set(service, listener))
-    this.#admin = new Admin({
+    const pages: Pages = {
       '/metrics': async () => ({ type: METRICS_TYPE, body: await this.#engine.metrics() }),
       '/health': () => ({ body: 'alive\n' }),
       '/ready': () => {
@@ -46,7 +48,9 @@ export class Daemon {
         return { status: status.ready ? 200 : 503, body: status }
       },
       '/config': () => ({ status: this.#config === undefined ? 503 : 200, body: this.#config ?? {} }),
-    })
+    }
+    this.#admin = new Admin(pages)
+    this.#adminSocket = new AdminSocket(pages, log)
   }
 
   /** @throws Error when the admin address is taken, or the engine cannot start */
@@ -59,6 +63,7 @@ export class Daemon {
       })
       this.#log.info('admin address is open', { address: `${address}:${port}` })
     }
+    await this.#adminSocket.open()
     await this.#engine.start?.()
     this.#follow(source)
   }
@@ -92,6 +97,7 @@ export class Daemon {
     await this.#registration?.close()
     await this.#engine.close()
     this.#admin.close()
+    this.#adminSocket.close()
   }
 
   #follow(source: Source): void {

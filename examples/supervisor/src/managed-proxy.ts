@@ -10,10 +10,18 @@ import { OwnToken } from './agent/own-token.js'
 import type { Tokens } from './agent/tokens.js'
 import type { PortRange } from './configuration/configuration.js'
 import type { Sender, ServiceDefinition } from './configuration/definition.js'
-import type { ManagedBlock } from './configuration/managed.js'
+import { type ManagedBlock, adminArgs } from './configuration/managed.js'
 import { type ProcessId, findByEnvironment, isRunning } from './process/identity.js'
 import { Keeper, type Prepared } from './process/keeper.js'
-import { LAUNCH_VARIABLE, type Launch, findProgram, fingerprint, proxyEnvironment } from './process/launch.js'
+import { adminSocketPrefix, removeAdminSocket } from './process/admin-socket.js'
+import {
+  ADMIN_SOCKET_VARIABLE,
+  LAUNCH_VARIABLE,
+  type Launch,
+  findProgram,
+  fingerprint,
+  proxyEnvironment,
+} from './process/launch.js'
 import { openLogs } from './process/logs.js'
 import { findPort, isFree } from './process/ports.js'
 import { type Exit, type RunningProcess, adoptProcess, describeExit } from './process/running.js'
@@ -114,6 +122,17 @@ export class ManagedProxy {
 
   get port(): number {
     return this.#port
+  }
+
+  get tokenState(): OwnToken['state'] {
+    return this.#token.state
+  }
+
+  /** The socket with the admin pages of a running proxy of our own. */
+  get adminSocket(): string | undefined {
+    const prefix = this.#adminSocketPrefix
+    const pid = this.keeper.running?.id.pid
+    return prefix === undefined || pid === undefined ? undefined : `${prefix}.${pid}`
   }
 
   get isStopped(): boolean {
@@ -277,14 +296,25 @@ export class ManagedProxy {
   #launch(managed: ManagedBlock): Launch {
     const { defaultCommand, environment, directory } = this.#surroundings
     const [program = '', ...args] = managed.command ?? defaultCommand.command
+    const isDefault = managed.command === undefined
+    const socket = isDefault ? this.#adminSocketPrefix : undefined
     return {
       proxyId: this.id,
       path: findProgram(program, managed.folder, environment['PATH']),
-      args,
-      logArgs: managed.command === undefined ? defaultCommand.logArgs : [],
+      args: [...args, ...(isDefault ? adminArgs(managed) : [])],
+      logArgs: isDefault ? defaultCommand.logArgs : [],
       directory,
-      env: proxyEnvironment(environment, this.id, this.#token.secret),
+      env: {
+        ...proxyEnvironment(environment, this.id, this.#token.secret),
+        ...(socket !== undefined && { [ADMIN_SOCKET_VARIABLE]: socket }),
+      },
     }
+  }
+
+  /** Undefined where nothing is left behind, and where the path would be too long for a unix socket. */
+  get #adminSocketPrefix(): string | undefined {
+    const { folder } = this.#surroundings
+    return folder === undefined ? undefined : adminSocketPrefix(folder.pids, this.id)
   }
 
   #adopt(process: SavedProcess): void {
@@ -354,9 +384,11 @@ export class ManagedProxy {
 
   #forgetProcess(): void {
     const { folder, log } = this.#surroundings
+    const pid = this.#process?.id?.pid
     this.#process = undefined
     if (folder === undefined) return
     try {
+      removeAdminSocket(this.#adminSocketPrefix, pid)
       rmSync(this.#pidFile(folder), { force: true })
     } catch (error) {
       log.warn(`${this.id}: its pid file cannot be removed: ${(error as Error).message}`)

@@ -9,6 +9,7 @@ import type { Configuration } from './configuration/configuration.js'
 import type { ServiceDefinition } from './configuration/definition.js'
 import type { Json } from './configuration/parse.js'
 import { ManagedProxy, type Surroundings } from './managed-proxy.js'
+import type { MetricsSource } from './operator/proxy-metrics.js'
 import { type ProxyStatus, type SupervisorStatus, goneStatus, proxyStatus } from './operator/status.js'
 import type { LogBounds } from './process/logs.js'
 import { LogRotation } from './log-rotation.js'
@@ -223,6 +224,13 @@ export class Supervisor {
   /** The token with which a service was registered by HTTP; undefined for none, and for an unknown id. */
   tokenOfRequest(id: string): string | undefined {
     return this.#requests.tokenOf(id)
+  }
+
+  /** The running proxies that serve metrics to the supervisor. */
+  metricsSources(): readonly MetricsSource[] {
+    return [...this.#proxies.values()].flatMap(({ id, adminSocket }) =>
+      adminSocket === undefined ? [] : [{ proxyId: id, socketPath: adminSocket }],
+    )
   }
 
   isManagedProxy(proxyId: string): boolean {

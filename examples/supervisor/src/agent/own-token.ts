@@ -35,6 +35,12 @@ export class OwnToken {
     return this.#token?.isMade === true ? this.#token.secret : undefined
   }
 
+  /** `none` where ACLs are off; `missing` from the loss of a token until the agent has made the next one. */
+  get state(): 'none' | 'valid' | 'missing' {
+    if (this.#token === undefined) return 'none'
+    return this.#token.isMade ? 'valid' : 'missing'
+  }
+
   /** Whether it is of another service than this one. */
   isOfOther(service: string): boolean {
     return this.#token !== undefined && this.#token.service !== service

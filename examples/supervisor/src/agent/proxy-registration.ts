@@ -1,7 +1,7 @@
 import { isIPv6 } from 'node:net'
 import type { ServiceDefinition } from '../configuration/definition.js'
 import { foldKey, unbracketed } from '../configuration/keys.js'
-import { type ManagedBlock, saysApplication } from '../configuration/managed.js'
+import { type ManagedBlock, proxyConfigOf, saysApplication } from '../configuration/managed.js'
 import type { Json } from '../configuration/parse.js'
 import { upstreamRequest } from '../configuration/request.js'
 
@@ -45,7 +45,13 @@ export function proxyRegistration(
       DestinationServiceName: name,
       DestinationServiceID: id,
       ...fieldsOf(managed, local),
-      Config: { ...managed.config, ...local, ...inConfig, bind_address: bindAddress, bind_port: port },
+      Config: {
+        ...proxyConfigOf(managed),
+        ...local,
+        ...inConfig,
+        bind_address: bindAddress,
+        bind_port: port,
+      },
       Upstreams: listed,
     },
     Checks: [

@@ -47,6 +47,7 @@ function leftStatus({ proxyId, serviceId, port, process, isStopped }: SavedProxy
     restarts: 0,
     uptimeS: undefined,
     lastExit: undefined,
+    token: 'none',
     problem: isAlive ? 'it runs, and nobody looks after it' : undefined,
   }
 }

@@ -114,7 +114,10 @@ function defaultCommand({ log }: Settings): SupervisorOptions['defaultCommand'] 
 
 async function openAdmin({ admin }: Settings, supervisor: Supervisor, log: Log): Promise<() => void> {
   if (admin === undefined) return () => undefined
-  const metrics = new Metrics(() => supervisor.status())
+  const metrics = new Metrics(
+    () => supervisor.status(),
+    () => supervisor.metricsSources(),
+  )
   const server = new Admin({
     '/metrics': async () => ({ type: METRICS_TYPE, body: await metrics.text() }),
     '/health': () => ({ body: 'alive\n' }),

@@ -13,7 +13,7 @@ import {
   take,
   unbracketed,
 } from './keys.js'
-import { type ManagedBlock, readDefaults, withDefaults } from './managed.js'
+import { type ManagedBlock, adminAddressOf, readDefaults, withDefaults } from './managed.js'
 import type { Json } from './parse.js'
 import { unblock } from './shape.js'
 
@@ -185,6 +185,7 @@ function expectDistinct(services: readonly ServiceDefinition[]): void {
     }
     seen.set(service.id, service)
   }
+  expectDistinctAdminAddresses(services)
   const fixed = new Map<number, ServiceDefinition>()
   for (const service of services) {
     const port = service.managed?.bindPort
@@ -204,5 +205,20 @@ function expectDistinct(services: readonly ServiceDefinition[]): void {
         `${clash.origin}: service ${clash.name}: the id ${clash.id} is that of the managed proxy of ${id} in ${origin}`,
       )
     }
+  }
+}
+
+function expectDistinctAdminAddresses(services: readonly ServiceDefinition[]): void {
+  const seen = new Map<string, ServiceDefinition>()
+  for (const service of services) {
+    const address = service.managed && adminAddressOf(service.managed)
+    if (address === undefined) continue
+    const before = seen.get(address)
+    if (before !== undefined) {
+      throw new ConfigurationError(
+        `${service.origin}: service ${service.name}: connect.proxy: config: admin_addr: expected an address of its own, and ${address} is that of ${before.id} in ${before.origin}`,
+      )
+    }
+    seen.set(address, service)
   }
 }

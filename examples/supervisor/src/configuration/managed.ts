@@ -1,4 +1,5 @@
 import { OptionError, PROXY_CONFIG_KEYS, parseProxyConfig } from 'consul-connect'
+import { adminAddress } from 'consul-connect-proxy/command-line'
 import { ConfigurationError, describe } from './error.js'
 import {
   expectBoolean,
@@ -38,7 +39,7 @@ const MAX_VALUE_LENGTH = 256
 const SERVICE_KEYS = ['exec_mode', 'command', 'config', 'upstreams']
 const DEFAULTS_KEYS = ['exec_mode', 'command', 'daemon_command', 'script_command', 'config']
 /** Those of `config` that mean something to our own proxy, or here. */
-const KNOWN_KEYS = [...PROXY_CONFIG_KEYS, 'tcp_check_address', 'disable_tcp_check']
+const KNOWN_KEYS = [...PROXY_CONFIG_KEYS, 'tcp_check_address', 'disable_tcp_check', 'admin_addr']
 
 /**
  * Reads `connect { proxy { … } }` of a service definition.
@@ -106,7 +107,9 @@ export function checkConfig(
   managed: ManagedBlock,
   warn: Warn,
 ): void {
-  const { config, upstreams } = managed
+  const { upstreams } = managed
+  const config = proxyConfigOf(managed)
+  expectAdminAddress(place, managed)
   expectShortValues(place, config)
   for (const [i, upstream] of upstreams.entries()) expectShortValues(`${place}: upstreams[${i}]`, upstream)
   const local = saysApplication(managed) ? {} : { local_service_port: service.port }
@@ -116,6 +119,36 @@ export function checkConfig(
   } catch (cause) {
     if (!(cause instanceof OptionError)) throw cause
     throw new ConfigurationError(`${place}: ${cause.message}`, { cause })
+  }
+}
+
+/** The configuration for the proxy itself: our own takes its admin address as a flag. */
+export function proxyConfigOf({ command, config }: ManagedBlock): Json {
+  if (command !== undefined) return config
+  const { admin_addr: _, ...rest } = config
+  return rest
+}
+
+/** The admin address of our own proxy; a custom proxy does with the key what it wants. */
+export function adminAddressOf({ command, config }: ManagedBlock): string | undefined {
+  const address = config['admin_addr']
+  return command === undefined && typeof address === 'string' && address !== '' ? address : undefined
+}
+
+/** The flags by which our own proxy opens its admin address. */
+export function adminArgs(managed: ManagedBlock): readonly string[] {
+  const address = adminAddressOf(managed)
+  return address === undefined ? [] : ['-admin-addr', address]
+}
+
+function expectAdminAddress(place: string, managed: ManagedBlock): void {
+  const value = managed.config['admin_addr']
+  if (value === undefined || value === null || value === '') return
+  const text = expectString(`${place}: config: admin_addr`, value)
+  try {
+    adminAddress(`${place}: config: admin_addr`, text.slice(0, MAX_VALUE_LENGTH))
+  } catch (cause) {
+    throw new ConfigurationError((cause as Error).message, { cause })
   }
 }
 

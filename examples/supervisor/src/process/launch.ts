@@ -18,6 +18,9 @@ export interface Launch {
 /** By which a process is found that was started, and not yet written down. */
 export const LAUNCH_VARIABLE = 'CONNECT_SUPERVISOR_LAUNCH'
 
+/** Tells our own proxy where to serve its admin pages to the supervisor. */
+export const ADMIN_SOCKET_VARIABLE = 'CONNECT_PROXY_ADMIN_SOCKET'
+
 /**
  * Variables that belong to one start of the supervisor, which would restart every proxy at the next one, and the
  * supervisor's own credentials, which have wider rights than a proxy needs.
@@ -28,6 +31,7 @@ const NOT_PASSED_ON = new Set([
   'CONSUL_HTTP_TOKEN_FILE',
   'CONSUL_PROXY_ID',
   'CONSUL_PROXY_TOKEN',
+  ADMIN_SOCKET_VARIABLE,
   'CONNECT_PROXY_ID',
   'CONNECT_PROXY_TOKEN',
   'CONNECT_SIDECAR_FOR',
