@@ -968,6 +968,19 @@ describe('supervisor: warnings', () => {
       'connect.proxy_defaults: script_command has no effect: Consul never ran scripts as proxies',
     ],
     [
+      { service: { name: 'web', conect: { proxy: {} } } },
+      'service web: unknown key conect; did you mean connect?',
+    ],
+    [
+      { service: { name: 'web', connect: { porxy: {} } } },
+      'service web: connect: unknown key porxy; did you mean proxy?',
+    ],
+    [{ service: { name: 'web', colour: 1 } }, 'service web: unknown key colour; the agent may reject it'],
+    [{ conect: { proxy_defaults: {} } }, 'unknown key conect; did you mean connect?'],
+    [{ serivces: [{ name: 'web' }] }, 'unknown key serivces; did you mean services?'],
+    [{ connect: { proxy_default: {} } }, 'connect: unknown key proxy_default; did you mean proxy_defaults?'],
+    [{ ports: { proxy_min_prot: 1 } }, 'ports: unknown key proxy_min_prot; did you mean proxy_min_port?'],
+    [
       { connect: { proxy: { allow_root: true } } },
       'connect: proxy: allow_root is not known and has no effect; known are allow_managed_root, allow_managed_api_registration',
     ],

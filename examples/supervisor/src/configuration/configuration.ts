@@ -9,13 +9,15 @@ import {
   expectObject,
   expectPort,
   expectString,
+  foldKey,
   keysOf,
   take,
   unbracketed,
 } from './keys.js'
 import { type ManagedBlock, adminAddressOf, readDefaults, withDefaults } from './managed.js'
 import type { Json } from './parse.js'
-import { unblock } from './shape.js'
+import { TOP_LEVEL, unblock } from './shape.js'
+import { closestKey } from './typos.js'
 
 /** Everything that the files say, checked, with nothing left to default. */
 export interface Configuration {
@@ -53,6 +55,8 @@ const NO_BLOCK: ManagedBlock = {
 
 /** Of `connect { … }` of the agent; the rest of it is the agent's. */
 const PROXY_KEYS = ['allow_managed_root', 'allow_managed_api_registration']
+const CONNECT_KEYS = ['proxy', 'proxy_defaults', 'enabled']
+const PORT_KEYS = ['proxy_min_port', 'proxy_max_port']
 
 /**
  * Reads all files. Services add up; of everything else the later word counts.
@@ -107,11 +111,14 @@ interface Part {
 
 function readPart({ path, content }: ConfigurationFile, warn: (message: string) => void): Part {
   const file = keysOf(path, unblock(path, content))
+  warnTypos(path, content, TOP_LEVEL, warn)
   const context = { origin: path, folder: dirname(path), warn }
   const given = [...several(path, file, 'service'), ...several(path, file, 'services')]
   const connect = section(path, file, 'connect')
+  warnTypos(`${path}: connect`, connect, CONNECT_KEYS, warn)
   const proxy = section(`${path}: connect`, connect, 'proxy', PROXY_KEYS, warn)
   const ports = section(path, file, 'ports')
+  warnTypos(`${path}: ports`, ports, PORT_KEYS, warn)
   const defaults = connect['proxy_defaults']
   return {
     path,
@@ -133,6 +140,20 @@ function readPart({ path, content }: ConfigurationFile, warn: (message: string) 
     dataDir: take(path, file, 'data_dir', expectString),
     logLevel: take(path, file, 'log_level', expectString),
     logJson: take(path, file, 'log_json', expectBoolean),
+  }
+}
+
+/** Other keys belong to the agent; one that is a typo of ours belongs to neither. */
+function warnTypos(
+  place: string,
+  given: Json,
+  known: readonly string[],
+  warn: (message: string) => void,
+): void {
+  const folded = known.map(foldKey)
+  for (const key of Object.keys(given)) {
+    const meant = folded.includes(foldKey(key)) ? undefined : closestKey(key, known)
+    if (meant !== undefined) warn(`${place}: unknown key ${key}; did you mean ${meant}?`)
   }
 }
 

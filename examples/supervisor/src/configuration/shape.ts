@@ -21,8 +21,8 @@ const SINGLE: readonly RegExp[] = [
   /^services?\.proxy\.config$/,
 ]
 
-/** What a supervisor reads; the rest of a file is for the agent. */
-const TOP_LEVEL = [
+/** The keys that the supervisor reads; other keys belong to the agent. */
+export const TOP_LEVEL = [
   'service',
   'services',
   'connect',
