@@ -230,10 +230,10 @@ export class ManagedProxy {
   }
 
   /**
-   * Ends the process and nothing else.
+   * Ends the process. The registration, the port, and the token stay.
    * @throws Error when it does not end
    */
-  refuse(): Promise<void> {
+  endProcess(): Promise<void> {
     if (this.keeper.running === undefined || this.#isEnding) return Promise.resolve()
     return this.#ending(async () => {
       await this.keeper.stop()

@@ -192,6 +192,28 @@ export class Supervisor {
   }
 
   /**
+   * Restarts the process of a proxy, in the background: it may take its whole drain to end.
+   * @returns whether there is such a proxy
+   */
+  restartProxy(id: string): boolean {
+    const proxy = this.#find(id)
+    if (proxy === undefined) return false
+    if (proxy.isStopped) return this.startProxy(id)
+    this.#retries.succeeded(proxy.serviceId)
+    proxy.endProcess().then(
+      () => {
+        // Also while the agent is away.
+        this.#resume()
+        this.#wakeUp()
+      },
+      (error: unknown) => {
+        this.#complain(`${proxy.id}: ${(error as Error).message}`)
+      },
+    )
+    return true
+  }
+
+  /**
    * What a definition that came by HTTP means, before anybody is told of it.
    * @throws ConfigurationError
    */
@@ -364,7 +386,7 @@ export class Supervisor {
     if (refusal === undefined || this.#proxies.size === 0) return
     this.#complain(refusal)
     for (const proxy of this.#proxies.values()) {
-      proxy.refuse().catch((error: unknown) => {
+      proxy.endProcess().catch((error: unknown) => {
         this.#complain(`${proxy.id}: ${(error as Error).message}`)
       })
     }

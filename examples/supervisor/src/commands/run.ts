@@ -52,6 +52,7 @@ export async function run(flags: FlagValues): Promise<void> {
       status: () => supervisor.status(),
       stop: (id) => supervisor.stop(id),
       start: (id) => supervisor.startProxy(id),
+      restart: (id) => supervisor.restartProxy(id),
     })
     await server.open()
     closers.push(() => {

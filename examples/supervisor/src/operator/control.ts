@@ -10,6 +10,7 @@ export interface ControlActions {
   /** @returns whether there is such a proxy */
   stop(id: string): Promise<boolean>
   start(id: string): boolean
+  restart(id: string): boolean
 }
 
 /** `sun_path` of unix(7), without its end. */
@@ -51,10 +52,10 @@ export class ControlServer {
 
 async function answer({ method, url = '' }: IncomingMessage, actions: ControlActions): Promise<Reply> {
   if (method === 'GET' && url === '/status') return { status: 200, body: actions.status() }
-  const [, verb, encoded] = /^\/(stop|start)\/([^/?]+)$/.exec(url) ?? []
+  const [, verb, encoded] = /^\/(stop|start|restart)\/([^/?]+)$/.exec(url) ?? []
   if (method !== 'POST' || encoded === undefined) return { status: 404, body: { error: 'no such command' } }
   const id = decodeURIComponent(encoded)
-  const isKnown = verb === 'stop' ? await actions.stop(id) : actions.start(id)
+  const isKnown = await actions[verb as 'stop' | 'start' | 'restart'](id)
   if (isKnown) return { status: 200, body: {} }
   return { status: 404, body: { error: `there is no managed proxy ${JSON.stringify(id)}` } }
 }
