@@ -80,7 +80,8 @@ describe('supervisor: a configuration', () => {
       services: [],
       defaults: NOTHING,
       ports: { min: 20_000, max: 20_255 },
-      bindAddress: '0.0.0.0',
+      bindAddress: undefined,
+      isBindTemplate: false,
       allowManagedRoot: false,
       allowManagedApiRegistration: false,
       dataDir: undefined,
@@ -115,6 +116,7 @@ describe('supervisor: a configuration', () => {
     assert.deepEqual(rest, {
       ports: { min: 21_000, max: 21_001 },
       bindAddress: '10.0.0.1',
+      isBindTemplate: false,
       allowManagedRoot: true,
       allowManagedApiRegistration: true,
       dataDir: '/var/lib/connect',
@@ -219,6 +221,13 @@ describe('supervisor: a configuration', () => {
       assert.equal(one({ bind_addr: written }).bindAddress, address)
     })
   }
+
+  it('leaves the value of a template as bind_addr to the agent', () => {
+    const { bindAddress, isBindTemplate } = one({ bind_addr: '{{ GetInterfaceIP "eth0" }}' })
+    assert.deepEqual([bindAddress, isBindTemplate], [undefined, true])
+    const later = combined({ bind_addr: '{{ GetPrivateIP }}' }, { bind_addr: '10.0.0.1' })
+    assert.deepEqual([later.bindAddress, later.isBindTemplate], ['10.0.0.1', false])
+  })
 
   it('takes a range of a single port', () => {
     assert.deepEqual(one({ ports: { proxy_min_port: 5, proxy_max_port: 5 } }).ports, { min: 5, max: 5 })
@@ -1233,18 +1242,8 @@ describe('supervisor: mistakes', () => {
     [{ ports: { proxy_min_port: 0 } }, `ports: proxy_min_port: ${PORT}, got the number 0`],
     [{ ports: { proxy_max_port: 65_536 } }, `ports: proxy_max_port: ${PORT}, got the number 65536`],
     [{ ports: { proxy_min_port: '20000' } }, `ports: proxy_min_port: ${PORT}, got "20000"`],
-    [
-      { bind_addr: '{{ GetPrivateIP }}' },
-      'bind_addr: expected an IP address, got "{{ GetPrivateIP }}": templates are filled in by the agent alone',
-    ],
-    [
-      { bind_addr: 'localhost' },
-      'bind_addr: expected an IP address, got "localhost": templates are filled in by the agent alone',
-    ],
-    [
-      { bind_addr: '10.0.0.1:80' },
-      'bind_addr: expected an IP address, got "10.0.0.1:80": templates are filled in by the agent alone',
-    ],
+    [{ bind_addr: 'localhost' }, 'bind_addr: expected an IP address, got "localhost"'],
+    [{ bind_addr: '10.0.0.1:80' }, 'bind_addr: expected an IP address, got "10.0.0.1:80"'],
     [{ bind_addr: 5 }, 'bind_addr: expected a string, got the number 5'],
     [{ data_dir: '' }, 'data_dir: expected a string, got ""'],
     [{ data_dir: 5 }, 'data_dir: expected a string, got the number 5'],

@@ -4,7 +4,7 @@ import { readDefinition } from '../../examples/supervisor/src/configuration/defi
 import { keysOf, unbracketed } from '../../examples/supervisor/src/configuration/keys.js'
 import { type Json, parseJson } from '../../examples/supervisor/src/configuration/parse.js'
 import { snakeCase } from '../../examples/supervisor/src/configuration/shape.js'
-import { printable } from '../../examples/supervisor/src/printable.js'
+import { printable } from '../../examples/proxy/src/printable.js'
 import { isLocalHost } from '../../examples/proxy/src/local-server.js'
 import { foreignTextSuite } from '../fixtures/foreign-text.js'
 
@@ -56,8 +56,7 @@ foreignTextSuite('supervisor', [
   },
   {
     name: 'local_bind_address of an upstream',
-    parse: (text) =>
-      one(web({}, [{ destination_name: 'db', local_bind_port: 1, local_bind_address: text }])),
+    parse: (text) => one(web({}, [{ destination_name: 'db', local_bind_port: 1, local_bind_address: text }])),
     characters: ':[]',
   },
   { name: 'an address in brackets', parse: unbracketed, characters: '[]' },

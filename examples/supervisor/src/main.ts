@@ -7,7 +7,7 @@ import { isVerb, operate, status } from './commands/operate.js'
 import { run } from './commands/run.js'
 import { readConfiguration } from './configuration/configuration.js'
 import { FLAGS, type FlagValues, helpText, versionText } from './flags.js'
-import { printable } from './printable.js'
+import { printable } from 'consul-connect-proxy/printable'
 import { expectDataDir } from './settings.js'
 
 async function main(args: readonly string[]): Promise<void> {

@@ -1,5 +1,6 @@
 import type { AgentApi, Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
+import { readBindAddress } from './agent/bind-address.js'
 import { TOKEN_CHECK_MS } from './agent/own-token.js'
 import { Presence } from './agent/presence.js'
 import { type Registered, Registry } from './agent/registry.js'
@@ -44,6 +45,9 @@ const CONCURRENCY = 8
 /** How long what is under way may go on when the supervisor ends, and the ending of proxies that end with it. */
 const CLOSE_MS = 5_000
 const CLOSE_ALL_MS = 25_000
+/** Where proxies listen when neither the configuration nor the agent says it. */
+const EVERY_ADDRESS = '0.0.0.0'
+const BIND_RETRY_MS = 15_000
 /** A pass that takes longer is one that hangs. */
 const STALLED_MS = 60_000
 
@@ -68,6 +72,8 @@ export class Supervisor {
   #passes = 0
   #passedAt = performance.now()
   #agentProblem: string | undefined
+  #agentBind: { readonly run: number | undefined; readonly address: string | undefined } | undefined
+  #bindRetryAt = 0
   #registrantsCheckedAt = 0
 
   constructor(configuration: Configuration, saved: SavedState, options: SupervisorOptions) {
@@ -357,6 +363,7 @@ export class Supervisor {
     const run = this.#presence.isThere ? this.#presence.run : undefined
     const known = await this.#ask()
     if (known !== undefined) {
+      await this.#followBindAddress(run)
       await this.#inParallel(this.#services.values(), (service) => this.#settle(service, known, run))
       await this.#inParallel(this.#cleanUp.steps(known), (step) => step())
     }
@@ -365,6 +372,41 @@ export class Supervisor {
       const where = this.#options.state?.folder.path ?? ''
       this.#complain(`the state cannot be written to ${where}: ${(error as Error).message}`)
     })
+  }
+
+  /** Takes the agent's own bind address where the configuration has none. It may change with a restart of the agent. */
+  async #followBindAddress(run: number | undefined): Promise<void> {
+    const { bindAddress, isBindTemplate } = this.#configuration
+    const isKnown = this.#agentBind?.address !== undefined && this.#agentBind.run === run
+    if (bindAddress !== undefined || isKnown || performance.now() < this.#bindRetryAt) return
+    this.#bindRetryAt = performance.now() + BIND_RETRY_MS
+    try {
+      const address = await readBindAddress(this.#options.api, this.#closed.signal)
+      this.#agentBind = { run, address }
+    } catch (error) {
+      this.#agentBind ??= { run, address: undefined }
+      if (this.#agentBind.address === undefined) {
+        const effect = isBindTemplate ? 'no proxy is started' : `proxies listen on ${EVERY_ADDRESS}`
+        this.#complain(
+          `the bind address of the agent cannot be read, so ${effect}; grant agent:read, or set bind_addr to an IP address: ${(error as Error).message}`,
+        )
+      }
+    }
+    const surroundings = this.#surroundings()
+    for (const proxy of this.#proxies.values()) proxy.surroundings = surroundings
+  }
+
+  get #bindAddress(): string {
+    return this.#configuration.bindAddress ?? this.#agentBind?.address ?? EVERY_ADDRESS
+  }
+
+  /** @throws Error when `bind_addr` is a template that cannot be filled in: every address would be too many */
+  #expectBindAddress(): void {
+    const { bindAddress, isBindTemplate } = this.#configuration
+    if (!isBindTemplate || (bindAddress ?? this.#agentBind?.address) !== undefined) return
+    throw new Error(
+      'bind_addr: a template has the value of the agent’s own bind address, which cannot be read; set bind_addr to an IP address',
+    )
   }
 
   /** What the agent knows; undefined when it is away. */
@@ -408,6 +450,7 @@ export class Supervisor {
       // One with the same id must have ended first.
       const mayRun = !service.isGone && !this.#retirement.has(id) && this.#refusal === undefined
       if (managed !== undefined && proxy !== undefined && mayRun) {
+        this.#expectBindAddress()
         await proxy.settle(definition, managed, known)
         this.#cleanUp.keep(proxy.id)
       }
@@ -471,7 +514,7 @@ export class Supervisor {
 
   #surroundings(): Surroundings {
     const { log, state, environment, directory, defaultCommand } = this.#options
-    const { ports, bindAddress } = this.#configuration
+    const { ports } = this.#configuration
     return {
       registry: this.#registry,
       tokens: this.#tokens,
@@ -481,7 +524,7 @@ export class Supervisor {
       directory,
       defaultCommand,
       ports,
-      bindAddress,
+      bindAddress: this.#bindAddress,
       withPorts: (proxyId, choose) => this.#withPorts(proxyId, choose),
       save: () => this.#save(),
       revokeLater: (accessor) => {

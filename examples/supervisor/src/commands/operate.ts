@@ -1,7 +1,7 @@
 import { UsageError } from 'consul-connect-proxy/command-line'
 import { NotRunningError, control } from '../operator/control.js'
 import { type ProxyStatus, type SupervisorStatus, formatStatus } from '../operator/status.js'
-import { printable } from '../printable.js'
+import { printable } from 'consul-connect-proxy/printable'
 import { isRunning } from '../process/identity.js'
 import { stateFolder } from '../state/folder.js'
 import type { SavedProxy } from '../state/snapshot.js'

@@ -15,6 +15,7 @@ import {
   unbracketed,
 } from './keys.js'
 import { type ManagedBlock, adminAddressOf, readDefaults, withDefaults } from './managed.js'
+import { printable } from 'consul-connect-proxy/printable'
 import type { Json } from './parse.js'
 import { TOP_LEVEL, unblock } from './shape.js'
 import { closestKey } from './typos.js'
@@ -24,8 +25,10 @@ export interface Configuration {
   readonly services: readonly ServiceDefinition[]
   readonly defaults: ManagedBlock
   readonly ports: PortRange
-  /** What proxies listen on. */
-  readonly bindAddress: string
+  /** The IP address on which proxies listen; undefined for the agent's own bind address. */
+  readonly bindAddress: string | undefined
+  /** Whether `bind_addr` is a template, whose value only the agent has. */
+  readonly isBindTemplate: boolean
   readonly allowManagedRoot: boolean
   readonly allowManagedApiRegistration: boolean
   readonly dataDir: string | undefined
@@ -70,7 +73,7 @@ export async function readConfiguration(paths: readonly string[]): Promise<Confi
 export function combine(files: readonly ConfigurationFile[]): Configuration {
   const warnings: string[] = []
   const warn = (message: string): void => {
-    warnings.push(message)
+    warnings.push(printable(message))
   }
   const parts = files.map((file) => readPart(file, warn))
   const last = <K extends keyof Part>(key: K): Part[K] | undefined =>
@@ -84,7 +87,8 @@ export function combine(files: readonly ConfigurationFile[]): Configuration {
     services,
     defaults,
     ports: portRange(parts),
-    bindAddress: last('bindAddress') ?? '0.0.0.0',
+    bindAddress: isTemplate(last('bindAddress')) ? undefined : last('bindAddress'),
+    isBindTemplate: isTemplate(last('bindAddress')),
     allowManagedRoot: last('allowManagedRoot') ?? false,
     allowManagedApiRegistration: last('allowManagedApiRegistration') ?? false,
     dataDir: last('dataDir'),
@@ -174,12 +178,21 @@ function several(path: string, file: Json, key: string): readonly unknown[] {
   return file[key] === undefined ? [] : expectList(`${path}: ${key}`, file[key])
 }
 
+/** An IP address, or a template such as `{{ GetPrivateIP }}`. */
 function expectAddress(place: string, value: unknown): string {
-  const address = unbracketed(expectString(place, value))
-  if (isIP(address) !== 0) return address
-  throw new ConfigurationError(
-    `${place}: expected an IP address, got ${describe(value)}: templates are filled in by the agent alone`,
-  )
+  const text = expectString(place, value)
+  if (text.length <= MAX_ADDRESS_LENGTH) {
+    const address = unbracketed(text)
+    if (isTemplate(text) || isIP(address) !== 0) return address
+  }
+  throw new ConfigurationError(`${place}: expected an IP address, got ${describe(value)}`)
+}
+
+const MAX_ADDRESS_LENGTH = 1_024
+
+/** Consul fills in templates by go-sockaddr. */
+function isTemplate(address: string | undefined): boolean {
+  return address?.includes('{{') === true
 }
 
 /** The two ends may be in two files. */

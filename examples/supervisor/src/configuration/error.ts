@@ -1,4 +1,4 @@
-import { printable } from '../printable.js'
+import { printable } from 'consul-connect-proxy/printable'
 
 /** An invalid value in the configuration. The message names the file, the place in the file, and what was expected. */
 export class ConfigurationError extends Error {

@@ -9,7 +9,7 @@ import { expectShallow } from '../configuration/depth.js'
 import { ConfigurationError } from '../configuration/error.js'
 import { keysOf } from '../configuration/keys.js'
 import type { Json } from '../configuration/parse.js'
-import { printable } from '../printable.js'
+import { printable } from 'consul-connect-proxy/printable'
 
 export interface RegistrationActions {
   allowsManaged(): boolean

@@ -1,5 +1,5 @@
 import type { ManagedProxy } from '../managed-proxy.js'
-import { printable } from '../printable.js'
+import { printable } from 'consul-connect-proxy/printable'
 import { describeExit } from '../process/running.js'
 
 export const PROXY_STATES = [
