@@ -51,3 +51,11 @@ test('help and version print to standard output', async (t) => {
     assert.match(await host.command(flag), /^connect-supervisor v\d+\.\d+\.\d+\n$/)
   }
 })
+
+test('log lines show bidirectional and zero-width characters escaped', async (t) => {
+  const { host } = await startHost(t, { 'a.json': managed('web\u202e\u200b', IDLE) })
+  const supervisor = await host.start()
+  await supervisor.logged('web\\u202e\\u200b-proxy: started')
+  const table = await host.command('status')
+  assert.ok(table.includes('web\\u202e\\u200b-proxy'), table)
+})

@@ -8,7 +8,7 @@ import { managed, startHost } from './connect-supervisor.js'
 
 test('shows the certificate expiry of each managed proxy, and serves the admin address of a definition', async (t) => {
   const [adminPort, ownPort] = [await freePort(), await freePort()]
-  const { host } = await startHost(
+  const { agent, host } = await startHost(
     t,
     {
       'web.json': managed('web', { config: { admin_addr: `127.0.0.1:${ownPort}` } }),
@@ -32,6 +32,16 @@ test('shows the certificate expiry of each managed proxy, and serves the admin a
   const text = await metrics()
   assert.equal(text.match(/^# TYPE connect_proxy_certificate_expiry_timestamp_seconds /gm)?.length, 1)
   assert.match(text, /^connect_supervisor_proxy_up{proxy="other-proxy"} 1$/m)
+  // The agent's TCP check connects and ends without a byte.
+  await until('the checks pass', async () => {
+    const checks = (await (await fetch(`${agent.url}/v1/agent/checks`)).json()) as Record<
+      string,
+      { Status: string }
+    >
+    return ['web', 'api'].every((name) => checks[`service:${name}-proxy`]?.Status === 'passing')
+  })
+  assert.deepEqual((await metrics()).match(/^connect_proxy_rejections_total{.*$/gm), null)
+  for (const name of ['web', 'api']) assert.doesNotMatch(await host.command('logs', name), /rejected/)
   const own = await fetch(`http://127.0.0.1:${ownPort}/ready`)
   assert.ok([200, 503].includes(own.status))
 })
