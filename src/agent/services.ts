@@ -20,7 +20,7 @@ export interface ServiceDefinition {
 }
 
 /** A check that has the state of another service of the same agent. */
-export interface AliasCheckDefinition {
+interface AliasCheckDefinition {
   readonly CheckID: string
   readonly Name: string
   readonly AliasService: string
