@@ -32,7 +32,7 @@ const MOST_REMEMBERED = 1_000
 /** Names come from peers, the agent, and requests: they must not steer a terminal or disguise other names. */
 const HOOKS: NonNullable<LoggerOptions['hooks']> = {
   logMethod([fields, message], method) {
-    const shown = Object.entries(fields as unknown as Fields).map(([key, value]) => [
+    const shown = Object.entries(fields as Fields).map(([key, value]) => [
       key,
       typeof value === 'string' ? printable(value) : value,
     ])
