@@ -37,7 +37,10 @@ export interface RegisterOptions {
    * @default native
    */
   readonly kind?: 'native' | 'proxy' | undefined
-  /** Of a proxy: the id of the instance that it stands for, where that is registered with the same agent. */
+  /**
+   * The id of the instance that a proxy represents, registered with the same agent. The proxy is then critical when that
+   * instance is, or is in maintenance.
+   */
   readonly destinationId?: string | undefined
   readonly tags?: readonly string[] | undefined
   readonly meta?: Readonly<Record<string, string>> | undefined

@@ -98,3 +98,13 @@ export function isIdleInHttpServer(socket: Duplex): boolean {
   const { parser, _httpMessage: answer } = socket as { parser?: unknown; _httpMessage?: unknown }
   return isTriedVersion && parser != null && answer == null
 }
+
+/**
+ * The TCP socket below a server's TLS socket. A TLS socket whose connection has ended has no addresses, and nothing public
+ * leads from it to its connection.
+ * @returns undefined where it cannot be known
+ */
+export function tcpSocketOf(socket: TLSSocket): Socket | undefined {
+  const { _parent: parent } = socket as TLSSocket & { readonly _parent?: unknown }
+  return parent instanceof Socket ? parent : undefined
+}

@@ -15,6 +15,8 @@ interface WrittenCheck {
   deregisterAfterMs: number
   tcp: string
   http: string
+  /** The id of a service whose checks decide. */
+  alias: string
   grpc: string
   script: string[]
   request: CheckDefinition['request']
@@ -91,6 +93,7 @@ function readCheck(fields: FieldReader, id: string): WrittenCheck {
     deregisterAfterMs: fields.duration('DeregisterCriticalServiceAfter') ?? 0,
     tcp: fields.string('TCP') ?? '',
     http: fields.string('HTTP') ?? '',
+    alias: fields.string('AliasService') ?? '',
     grpc: fields.string('GRPC') ?? '',
     script: scriptArgs.length > 0 ? scriptArgs : args,
     request: {
@@ -101,7 +104,6 @@ function readCheck(fields: FieldReader, id: string): WrittenCheck {
     },
     outputMaxSize: fields.integer('OutputMaxSize') ?? 0,
     foreign: {
-      AliasService: fields.string('AliasService'),
       AliasNode: fields.string('AliasNode'),
       SuccessBeforePassing: fields.integer('SuccessBeforePassing'),
       FailuresBeforeCritical: fields.integer('FailuresBeforeCritical'),
@@ -112,15 +114,15 @@ function readCheck(fields: FieldReader, id: string): WrittenCheck {
 
 function defined(check: WrittenCheck, defaults: Defaults): CheckDefinition {
   refuse(check)
-  const { tcp, http, request } = check
-  const target = tcp + http
+  const { tcp, http, alias, request } = check
+  const target = tcp + http + alias
   return {
     id: check.id || defaults.id,
     name: check.name || defaults.name,
     notes: check.notes,
     serviceId: defaults.serviceId,
     initialStatus: isCheckStatus(check.status) ? check.status : 'critical',
-    kind: tcp !== '' ? 'tcp' : http !== '' ? 'http' : 'ttl',
+    kind: kindOf(check),
     target,
     request,
     intervalMs: target === '' ? check.ttlMs : check.intervalMs,
@@ -129,14 +131,21 @@ function defined(check: WrittenCheck, defaults: Defaults): CheckDefinition {
   }
 }
 
+function kindOf({ tcp, http, alias }: WrittenCheck): CheckDefinition['kind'] {
+  if (tcp !== '') return 'tcp'
+  if (http !== '') return 'http'
+  return alias === '' ? 'ttl' : 'alias'
+}
+
 /** In Consul's words and order; then what Consul could do and this agent cannot. */
-function refuse({ tcp, http, grpc, script, foreign, ...check }: WrittenCheck): void {
+function refuse({ tcp, http, grpc, alias, script, foreign, ...check }: WrittenCheck): void {
   const probes = tcp + http + grpc !== '' || script.length > 0
   if (check.intervalMs > 0 && check.ttlMs > 0) invalid('Interval and TTL cannot both be specified')
   if (probes && check.intervalMs <= 0) invalid('Interval must be > 0 for Script, HTTP, or TCP checks')
   const [beyond] = Object.entries({ ...foreign, GRPC: grpc }).find(([, value]) => !isZero(value)) ?? []
-  if (beyond !== undefined) invalid(`the embedded agent has TTL, TCP and HTTP checks, but no ${beyond}`)
-  if (!probes && check.ttlMs <= 0) invalid('TTL must be > 0 for TTL checks')
+  if (beyond !== undefined)
+    invalid(`the embedded agent has TTL, TCP, HTTP, and alias checks, but no ${beyond}`)
+  if (!probes && alias === '' && check.ttlMs <= 0) invalid('TTL must be > 0 for TTL checks')
   if (check.outputMaxSize < 0) invalid('MaxOutputMaxSize must be positive')
   if (script.length > 0) {
     throw new HttpError(

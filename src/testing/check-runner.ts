@@ -22,7 +22,7 @@ export class CheckRunner {
   start(): void {
     this.statusChanged()
     if (this.#check.kind === 'ttl') this.heartbeat()
-    else void this.#run()
+    else if (this.#check.kind !== 'alias') void this.#run()
   }
 
   stop(): void {

@@ -17,8 +17,8 @@ export interface CheckDefinition {
   /** Empty for a check of the node itself. */
   serviceId: string
   initialStatus: CheckStatus
-  kind: 'ttl' | 'tcp' | 'http'
-  /** Host and port, or the URL; empty for a TTL check. */
+  kind: 'ttl' | 'tcp' | 'http' | 'alias'
+  /** Host and port, the URL, or the id of the service that an alias check follows; empty for a TTL check. */
   target: string
   /** How the URL is asked. */
   request: HttpProbe

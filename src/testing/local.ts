@@ -5,6 +5,11 @@ import type { JsonObject } from './json.js'
 import { checkJson, sortedChecks, type Instance } from './node.js'
 import type { Registration } from './service.js'
 
+/** Bounds services that follow each other in a circle. */
+const MAX_ALIAS_ROUNDS = 8
+/** Consul's own bound on the output of a check. */
+const MAX_OUTPUT_LENGTH = 4_096
+
 /** The services that were registered with the agent itself, and the checks that it runs for them. */
 export class LocalServices {
   readonly #catalog: Catalog
@@ -39,11 +44,13 @@ export class LocalServices {
       for (const check of this.#checksOf(service.id)) if (!kept.has(check.id)) this.deregisterCheck(check.id)
     }
     for (const check of checks) this.registerCheck(check)
+    this.#followAliases()
   }
 
   deregister(id: string): void {
     for (const check of this.#checksOf(id)) this.deregisterCheck(check.id)
     this.#catalog.deleteService(this.#catalog.own, id)
+    this.#followAliases()
   }
 
   registerCheck(definition: CheckDefinition): void {
@@ -64,6 +71,7 @@ export class LocalServices {
     })
     this.#runners.set(check.id, runner)
     runner.start()
+    this.#followAliases()
   }
 
   deregisterCheck(id: string): void {
@@ -71,6 +79,7 @@ export class LocalServices {
     this.#runners.get(id)?.stop()
     this.#runners.delete(id)
     this.#catalog.deleteCheck(this.#catalog.own, id)
+    this.#followAliases()
   }
 
   /** News of a TTL check. */
@@ -98,10 +107,39 @@ export class LocalServices {
   }
 
   #update(check: Check, result: CheckResult): void {
-    if (check.status === result.status && check.output === result.output) return
+    if (this.#set(check, result)) this.#followAliases()
+  }
+
+  /** @returns whether the check changed */
+  #set(check: Check, result: CheckResult): boolean {
+    if (check.status === result.status && check.output === result.output) return false
     Object.assign(check, result)
     this.#catalog.putCheck(this.#catalog.own, catalogued(check))
     this.#runners.get(check.id)?.statusChanged()
+    return true
+  }
+
+  /** Gives alias checks the result of the service that they follow. Aliases of aliases need a round each. */
+  #followAliases(): void {
+    const aliases = this.checks().filter(({ kind }) => kind === 'alias')
+    for (let round = 0; round < MAX_ALIAS_ROUNDS; round++) {
+      const changed = aliases.filter((alias) => this.#set(alias, this.#aliasResult(alias.target)))
+      if (changed.length === 0) return
+    }
+  }
+
+  #aliasResult(serviceId: string): CheckResult {
+    if (this.instance(serviceId) === undefined) {
+      return { status: 'critical', output: `Service ${serviceId} could not be found on node` }
+    }
+    const checks = [...this.#checksOf(''), ...this.#checksOf(serviceId)]
+    const worst =
+      checks.find(({ status }) => status === 'critical') ?? checks.find(({ status }) => status === 'warning')
+    if (worst === undefined) {
+      return { status: 'passing', output: checks.length === 0 ? 'No checks found.' : 'All checks passing.' }
+    }
+    const { status, name, output } = worst
+    return { status, output: `Aliased check "${name}" failing: ${output}`.slice(0, MAX_OUTPUT_LENGTH) }
   }
 }
 

@@ -1,5 +1,6 @@
 import { type Socket, isIPv6 } from 'node:net'
 import type { TLSSocket } from 'node:tls'
+import { tcpSocketOf } from '../base/node-internals.js'
 import type { Generation } from '../identity/store.js'
 
 interface Handshake {
@@ -35,6 +36,8 @@ export class Handshakes {
   readonly #onOversized: (socket: Socket, bytes: number) => void
   // By the two ends of the connection, the oldest first.
   readonly #pending = new Map<string, Handshake>()
+  /** Also handshakes whose connection has ended, for the error that Node emits later. */
+  readonly #bySocket = new WeakMap<Socket, Handshake>()
   readonly #perSource = new Map<string, number>()
   #sweeper: NodeJS.Timeout | undefined
 
@@ -51,6 +54,7 @@ export class Handshakes {
     const handshake = { socket, generation, source, startedAt: performance.now() }
     this.#remove(ends)
     this.#pending.set(ends, handshake)
+    this.#bySocket.set(socket, handshake)
     this.#perSource.set(source, (this.#perSource.get(source) ?? 0) + 1)
     this.#sweeper ??= setInterval(() => {
       this.#sweep()
@@ -60,12 +64,14 @@ export class Handshakes {
     })
   }
 
-  /** Undefined when the connection is gone already, or on a unix socket that another connection has followed. */
+  /** Undefined when the connection was ended here, or cannot be told from others. */
   end(socket: TLSSocket): FinishedHandshake | undefined {
     const ends = bothEnds(socket)
-    const handshake = this.#pending.get(ends)
+    const tcp = tcpSocketOf(socket)
+    const handshake = tcp === undefined ? this.#pending.get(ends) : this.#bySocket.get(tcp)
     if (handshake === undefined) return undefined
-    this.#remove(ends)
+    this.#bySocket.delete(handshake.socket)
+    if (this.#pending.get(ends) === handshake) this.#remove(ends)
     const { startedAt, generation } = handshake
     return { durationMs: performance.now() - startedAt, generation, bytes: handshake.socket.bytesRead }
   }
@@ -91,6 +97,7 @@ export class Handshakes {
     for (const [ends, { socket, source }] of this.#pending) {
       if (this.#perSource.get(source) !== most) continue
       this.#remove(ends)
+      this.#bySocket.delete(socket)
       socket.destroy()
       return
     }
@@ -101,6 +108,7 @@ export class Handshakes {
       const { bytesRead } = socket
       if (bytesRead <= MAX_BYTES) continue
       this.#remove(ends)
+      this.#bySocket.delete(socket)
       this.#onOversized(socket, bytesRead)
       socket.destroy()
     }

@@ -71,13 +71,11 @@ describe('a listener with maxHandshakes', () => {
 
 describe('a listener whose connections may be half-open', () => {
   it('lets go at once of one that ends in its handshake', async (t) => {
-    const { api, stall } = await start(t, { allowHalfOpen: true })
-    const rejected = nextEvent(api, 'rejected')
+    const { stall } = await start(t, { allowHalfOpen: true })
     const socket = await stall()
     const gone = once(socket, 'close')
     socket.resume().end()
     await gone
-    await rejected
   })
 })
 
@@ -95,6 +93,22 @@ describe('a listener with maxConnections', () => {
     await until('one has ended', () => listener.connections === 1)
     await dial()
     assert.equal(listener.connections, 2)
+  })
+
+  it('reports no rejection for a connection that ends before its first byte, as a TCP check does', async (t) => {
+    const { api, stall } = await start(t, {})
+    const rejected: Error[] = []
+    api.on('rejected', (error) => rejected.push(error))
+    for (const leave of ['end', 'destroy', 'resetAndDestroy'] as const) {
+      const socket = await stall()
+      socket[leave]()
+      await once(socket, 'close')
+    }
+    // Errors of handshakes are reported in the order of the connections' ends.
+    const last = nextEvent(api, 'rejected')
+    ;(await stall()).end('no TLS\r\n')
+    await last
+    assert.equal(rejected.length, 1)
   })
 
   it('is not exceeded by handshakes that end at once', async (t) => {

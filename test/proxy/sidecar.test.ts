@@ -269,6 +269,29 @@ describe('the life of a sidecar', () => {
     assert.equal(await registered(), undefined)
   })
 
+  it('has the tags and the health of its application where that is registered', async (t) => {
+    const { agent } = await startMesh(t)
+    const application = await startApplication(t, echo)
+    const call = (path: string, body?: object): Promise<Response> =>
+      fetch(`${agent.url}${path}`, { method: 'PUT', ...(body && { body: JSON.stringify(body) }) })
+    const check = { CheckID: 'alive', TTL: '1h', Status: 'passing' }
+    const api = { Name: 'api', Port: application.port, Tags: ['v1'], Meta: { a: 'b' }, Check: check }
+    await call('/v1/agent/service/register', api)
+    const { inbound } = await startPair(t, agent.address, application.port)
+    assert.equal((await inbound.logged('registered'))['instance'], 'api')
+    const passing = async (): Promise<{ Service: Record<string, unknown> }[]> => {
+      const answer = await fetch(`${agent.url}/v1/health/connect/api?passing`)
+      return (await answer.json()) as { Service: Record<string, unknown> }[]
+    }
+    await until('it passes', async () => (await passing()).length === 1)
+    const { Tags, Meta } = (await passing())[0]!.Service
+    assert.deepEqual([Tags, Meta], [['v1'], { a: 'b' }])
+    await call('/v1/agent/check/fail/alive')
+    await until('it is critical with its application', async () => (await passing()).length === 0)
+    await call('/v1/agent/check/pass/alive')
+    await until('it passes again', async () => (await passing()).length === 1)
+  })
+
   it('drains on SIGTERM: what is open may go on to its end, and nobody else comes in', async (t) => {
     const { agent } = await startMesh(t)
     const application = await startApplication(t, echo)

@@ -359,7 +359,7 @@ test('wrong flags and commands are refused in one line', async (t) => {
     ],
     [['-config-dir', '/not/there', '-dev'], /\/not\/there: cannot be read \(ENOENT\)/],
     [['-bogus'], /unknown flag: -bogus \(see -help\)/],
-    [['bogus'], /expected run, check, status, stop, start, restart or logs, got "bogus"/],
+    [['bogus'], /unknown command: "bogus" \(see -help\)/],
     [['status'], /expected -data-dir, or a configuration with data_dir/],
     [['logs', 'x', '-data-dir', host.dataDir], /there are no logs of "x"/],
     [['stop', '-data-dir', host.dataDir], /stop: expected the id of one proxy/],

@@ -15,7 +15,11 @@ import {
 } from '../../examples/supervisor/src/configuration/definition.js'
 import { ConfigurationError, describe as say } from '../../examples/supervisor/src/configuration/error.js'
 import { keysOf } from '../../examples/supervisor/src/configuration/keys.js'
-import type { ManagedBlock } from '../../examples/supervisor/src/configuration/managed.js'
+import {
+  type ManagedBlock,
+  adminArgs,
+  proxyConfigOf,
+} from '../../examples/supervisor/src/configuration/managed.js'
 import { type Json, parseJson } from '../../examples/supervisor/src/configuration/parse.js'
 import { toRequest, upstreamRequest } from '../../examples/supervisor/src/configuration/request.js'
 
@@ -76,7 +80,8 @@ describe('supervisor: a configuration', () => {
       services: [],
       defaults: NOTHING,
       ports: { min: 20_000, max: 20_255 },
-      bindAddress: '0.0.0.0',
+      bindAddress: undefined,
+      isBindTemplate: false,
       allowManagedRoot: false,
       allowManagedApiRegistration: false,
       dataDir: undefined,
@@ -111,6 +116,7 @@ describe('supervisor: a configuration', () => {
     assert.deepEqual(rest, {
       ports: { min: 21_000, max: 21_001 },
       bindAddress: '10.0.0.1',
+      isBindTemplate: false,
       allowManagedRoot: true,
       allowManagedApiRegistration: true,
       dataDir: '/var/lib/connect',
@@ -215,6 +221,13 @@ describe('supervisor: a configuration', () => {
       assert.equal(one({ bind_addr: written }).bindAddress, address)
     })
   }
+
+  it('leaves the value of a template as bind_addr to the agent', () => {
+    const { bindAddress, isBindTemplate } = one({ bind_addr: '{{ GetInterfaceIP "eth0" }}' })
+    assert.deepEqual([bindAddress, isBindTemplate], [undefined, true])
+    const later = combined({ bind_addr: '{{ GetPrivateIP }}' }, { bind_addr: '10.0.0.1' })
+    assert.deepEqual([later.bindAddress, later.isBindTemplate], ['10.0.0.1', false])
+  })
 
   it('takes a range of a single port', () => {
     assert.deepEqual(one({ ports: { proxy_min_port: 5, proxy_max_port: 5 } }).ports, { min: 5, max: 5 })
@@ -508,6 +521,29 @@ describe('supervisor: a service', () => {
     assert.deepEqual(bodyOf({ name: 'web', connect: { native: true } })['Connect'], { Native: true })
   })
 
+  it('translates ProxyDestination of Consul 1.2, which later agents reject', () => {
+    const service = { name: 'redis-proxy', kind: 'connect-proxy', port: 8181, proxy_destination: 'redis' }
+    const body = {
+      Name: 'redis-proxy',
+      ID: 'redis-proxy',
+      Kind: 'connect-proxy',
+      Port: 8181,
+      Proxy: { DestinationServiceName: 'redis' },
+    }
+    assert.deepEqual(bodyOf(service), body)
+    const { proxy_destination: ProxyDestination, ...rest } = service
+    assert.deepEqual(bodyOf({ ...rest, ProxyDestination }), body)
+    const proxy = { config: { a: 1 } }
+    assert.deepEqual(bodyOf({ ...service, proxy })['Proxy'], {
+      Config: { a: 1 },
+      DestinationServiceName: 'redis',
+    })
+    assert.throws(() => bodyOf({ ...service, kind: '' }), { message: /proxy_destination: expected/ })
+    assert.throws(() => bodyOf({ ...service, proxy: { destination_service_name: 'other' } }), {
+      message: /expected the same service as in proxy.destination_service_name/,
+    })
+  })
+
   it('takes the id of no managed proxy when there is none', () => {
     assert.equal(combined({ services: [{ name: 'a' }, { name: 'a-proxy' }] }).services.length, 2)
   })
@@ -742,11 +778,27 @@ describe('supervisor: a managed proxy', () => {
   })
 
   // The address of the application is what the service says, for a port of the range and for a given one.
+  it('may have an admin address, which is a flag of our own proxy and a key for any other', () => {
+    const config = { admin_addr: '127.0.0.1:9103' }
+    assert.deepEqual(one(web({ config })).warnings, [])
+    assert.deepEqual(adminArgs(managedOf({ config })), ['-admin-addr', '127.0.0.1:9103'])
+    assert.deepEqual(proxyConfigOf(managedOf({ config })), {})
+    assert.deepEqual(adminArgs(managedOf({ command: ['/x'], config })), [])
+    assert.deepEqual(proxyConfigOf(managedOf({ command: ['/x'], config })), config)
+    assert.throws(() => managedOf({ config: { admin_addr: '127.0.0.1' } }), {
+      message: /config: admin_addr: expected \[HOST\]:PORT/,
+    })
+    const services = ['a', 'b'].map((name) => ({ name, port: 80, connect: { proxy: { config } } }))
+    assert.throws(() => one({ services }), { message: /admin_addr: expected an address of its own/ })
+  })
+
   it('may have a port of its own, and no more', () => {
     const { bindPort, config } = managedOf({ config: { bind_port: 7_000 } })
     assert.equal(bindPort, 7_000)
     assert.deepEqual(config, { bind_port: 7_000 })
     assert.equal(managedOf({ Config: { BindPort: 7_000 } }).bindPort, 7_000)
+    assert.equal(managedOf({ command: ['/x'], config: { bind_port: '7000' } }).bindPort, 7_000)
+    assert.equal(managedOf({ command: ['/x'], config: { bind_port: '' } }).bindPort, undefined)
   })
 
   describe('and defaults', () => {
@@ -794,6 +846,14 @@ describe('supervisor: a managed proxy', () => {
         disableTcpCheck: false,
         bindPort: 1,
       })
+    })
+
+    it('takes command for daemon_command, and rejects both', () => {
+      assert.deepEqual(managedOf({}, defaults({ command: ['/usr/bin/my-proxy'] })).command, [
+        '/usr/bin/my-proxy',
+      ])
+      const both = defaults({ command: ['/a'], daemon_command: ['/b'] })
+      assert.throws(() => managedOf({}, both), { message: /expected either command or daemon_command/ })
     })
 
     it('takes the command of the defaults against their folder', () => {
@@ -913,13 +973,22 @@ describe('supervisor: warnings', () => {
       'service web: connect.proxy: upstreams[0].colour: no such key; it has no effect',
     ],
     [
-      { connect: { proxy_defaults: { command: ['/x'] } } },
-      'connect.proxy_defaults: command is not known and has no effect; known are exec_mode, daemon_command, script_command, config',
-    ],
-    [
       { connect: { proxy_defaults: { script_command: ['/x'] } } },
       'connect.proxy_defaults: script_command has no effect: Consul never ran scripts as proxies',
     ],
+    [
+      { service: { name: 'web', conect: { proxy: {} } } },
+      'service web: unknown key conect; did you mean connect?',
+    ],
+    [
+      { service: { name: 'web', connect: { porxy: {} } } },
+      'service web: connect: unknown key porxy; did you mean proxy?',
+    ],
+    [{ service: { name: 'web', colour: 1 } }, 'service web: unknown key colour; the agent may reject it'],
+    [{ conect: { proxy_defaults: {} } }, 'unknown key conect; did you mean connect?'],
+    [{ serivces: [{ name: 'web' }] }, 'unknown key serivces; did you mean services?'],
+    [{ connect: { proxy_default: {} } }, 'connect: unknown key proxy_default; did you mean proxy_defaults?'],
+    [{ ports: { proxy_min_prot: 1 } }, 'ports: unknown key proxy_min_prot; did you mean proxy_min_port?'],
     [
       { connect: { proxy: { allow_root: true } } },
       'connect: proxy: allow_root is not known and has no effect; known are allow_managed_root, allow_managed_api_registration',
@@ -1058,8 +1127,8 @@ describe('supervisor: mistakes', () => {
       `service web: connect.proxy: config: bind_port: ${PORT}, got the number 0`,
     ],
     [
-      web({ config: { bind_port: '7000' } }),
-      `service web: connect.proxy: config: bind_port: ${PORT}, got "7000"`,
+      web({ config: { bind_port: '70000' } }),
+      `service web: connect.proxy: config: bind_port: ${PORT}, got the number 70000`,
     ],
     [
       web({ config: { bind_address: 5 } }),
@@ -1173,18 +1242,8 @@ describe('supervisor: mistakes', () => {
     [{ ports: { proxy_min_port: 0 } }, `ports: proxy_min_port: ${PORT}, got the number 0`],
     [{ ports: { proxy_max_port: 65_536 } }, `ports: proxy_max_port: ${PORT}, got the number 65536`],
     [{ ports: { proxy_min_port: '20000' } }, `ports: proxy_min_port: ${PORT}, got "20000"`],
-    [
-      { bind_addr: '{{ GetPrivateIP }}' },
-      'bind_addr: expected an IP address, got "{{ GetPrivateIP }}": templates are filled in by the agent alone',
-    ],
-    [
-      { bind_addr: 'localhost' },
-      'bind_addr: expected an IP address, got "localhost": templates are filled in by the agent alone',
-    ],
-    [
-      { bind_addr: '10.0.0.1:80' },
-      'bind_addr: expected an IP address, got "10.0.0.1:80": templates are filled in by the agent alone',
-    ],
+    [{ bind_addr: 'localhost' }, 'bind_addr: expected an IP address, got "localhost"'],
+    [{ bind_addr: '10.0.0.1:80' }, 'bind_addr: expected an IP address, got "10.0.0.1:80"'],
     [{ bind_addr: 5 }, 'bind_addr: expected a string, got the number 5'],
     [{ data_dir: '' }, 'data_dir: expected a string, got ""'],
     [{ data_dir: 5 }, 'data_dir: expected a string, got the number 5'],

@@ -378,7 +378,7 @@ describe('supervisor: blocks', () => {
     assert.deepEqual(unblock(PATH, content(60)), content(60))
     assert.throws(() => unblock(PATH, content(70)), {
       name: 'ConfigurationError',
-      message: `${PATH}: expected at most 64 levels inside each other, found more`,
+      message: `${PATH}: expected at most 64 levels of nesting, found more`,
     })
   })
 

@@ -131,14 +131,26 @@ describe('supervisor: the environment of a proxy', () => {
       ...base,
       CONNECT_PROXY_ID: 'web-proxy',
       CONNECT_PROXY_TOKEN: 'secret',
+      CONSUL_PROXY_ID: 'web-proxy',
+      CONSUL_PROXY_TOKEN: 'secret',
     })
   })
 
   it('has no token where there is none', () => {
-    assert.deepEqual(proxyEnvironment({}, 'web-proxy', undefined), { CONNECT_PROXY_ID: 'web-proxy' })
+    assert.deepEqual(proxyEnvironment({}, 'web-proxy', undefined), {
+      CONNECT_PROXY_ID: 'web-proxy',
+      CONSUL_PROXY_ID: 'web-proxy',
+    })
   })
 
-  for (const name of ['CONSUL_HTTP_TOKEN', 'CONSUL_HTTP_TOKEN_FILE', 'CONNECT_PROXY_TOKEN']) {
+  for (const name of [
+    'CONSUL_HTTP_AUTH',
+    'CONSUL_HTTP_TOKEN',
+    'CONSUL_HTTP_TOKEN_FILE',
+    'CONNECT_PROXY_TOKEN',
+    'CONSUL_PROXY_TOKEN',
+    'CREDENTIALS_DIRECTORY',
+  ]) {
     it(`never has the supervisor’s ${name}`, () => {
       const base = { [name]: 'of-the-supervisor', PATH: '/bin' }
       for (const token of ['own', undefined]) {
@@ -182,6 +194,7 @@ describe('supervisor: the environment of a proxy', () => {
     assert.deepEqual(Object.keys(proxyEnvironment({ A: undefined, B: '' }, 'x', undefined)).sort(), [
       'B',
       'CONNECT_PROXY_ID',
+      'CONSUL_PROXY_ID',
     ])
   })
 

@@ -20,7 +20,7 @@ interface Registration {
     readonly LocalServiceAddress?: string
     readonly LocalServicePort?: number
   }
-  readonly Check?: { readonly TCP: string }
+  readonly Checks: readonly { readonly TCP?: string; readonly AliasService?: string }[]
 }
 
 /** The registration of the proxy of `web` with this `connect.proxy`. */
@@ -48,13 +48,34 @@ describe('supervisor: the registration of a proxy', () => {
         Config: { bind_address: '10.0.0.1', bind_port: PORT, local_service_address: '127.0.0.1:80' },
         Upstreams: [],
       },
-      Check: {
-        CheckID: 'service:web-1-proxy',
-        Name: 'Connect Proxy Listening',
-        TCP: `10.0.0.1:${PORT}`,
-        Interval: '10s',
-      },
+      Checks: [
+        {
+          CheckID: 'service:web-1-proxy',
+          Name: 'Connect Proxy Listening',
+          TCP: `10.0.0.1:${PORT}`,
+          Interval: '10s',
+        },
+        {
+          CheckID: 'service:web-1-proxy:alias',
+          Name: 'Connect Proxy Aliasing web-1',
+          AliasService: 'web-1',
+        },
+      ],
     })
+  })
+
+  it('has the tags, metadata, and weights of its service, in every spelling', () => {
+    const inherited = { Tags: ['v1'], Meta: { version: '1' }, Weights: { Passing: 5, Warning: 1 } }
+    const files = { tags: ['v1'], meta: { version: '1' }, weights: { passing: 5, warning: 1 } }
+    for (const service of [
+      files,
+      inherited,
+      { TAGS: ['v1'], mEta: inherited.Meta, WEIGHTS: inherited.Weights },
+    ]) {
+      const { Tags, Meta, Weights } = registered({}, service) as unknown as Json
+      assert.deepEqual({ Tags, Meta, Weights }, inherited)
+    }
+    assert.equal('Tags' in registered({}), false)
   })
 
   it('has the id of its service in its own', () => {
@@ -126,8 +147,8 @@ describe('supervisor: the registration of a proxy', () => {
     it(`is checked at ${what}: ${tcp ?? 'no check'}`, () => {
       // A custom proxy may have any configuration.
       const registration = registered({ command: ['/x'], config }, {}, agentsOwn)
-      assert.equal(registration.Check?.TCP, tcp)
-      assert.equal('Check' in registration, tcp !== undefined)
+      const targets = registration.Checks.map(({ TCP, AliasService }) => TCP ?? AliasService)
+      assert.deepEqual(targets, tcp === undefined ? ['web'] : [tcp, 'web'])
     })
   }
 
@@ -302,6 +323,34 @@ describe('supervisor: the registration of a proxy', () => {
         Config: { connect_timeout_ms: 7, idle_timeout_ms: 6, other: 8 },
       },
     ])
+  })
+
+  const untakeable: [what: string, upstreams: Json[]][] = [
+    [
+      'two local ports to one destination',
+      [
+        { destination_name: 'db', local_bind_port: 1 },
+        { destination_name: 'db', destination_type: 'service', local_bind_port: 2 },
+      ],
+    ],
+    ['a unix socket', [{ destination_name: 'db', local_bind_socket_path: '/run/db.sock' }]],
+  ]
+  for (const [what, written] of untakeable) {
+    it(`keeps upstreams in its configuration where an agent would reject them: ${what}`, () => {
+      const { Config, Upstreams } = registered({ upstreams: written }).Proxy
+      assert.deepEqual(Upstreams, [])
+      assert.deepEqual(Config['upstreams'], written)
+      assert.equal(parseProxyConfig({ service: 'web', ...Config }).upstreams.length, written.length)
+    })
+  }
+
+  it('lists upstreams to one service in two datacenters', () => {
+    const upstreams = [1, 2].map((i) => ({
+      destination_name: 'db',
+      datacenter: `dc${i}`,
+      local_bind_port: i,
+    }))
+    assert.equal(registered({ upstreams }).Proxy.Upstreams.length, 2)
   })
 
   it('has its upstreams in their order', () => {

@@ -19,6 +19,7 @@ const RUNNING: ProxyStatus = {
   restarts: 0,
   uptimeS: 59,
   lastExit: undefined,
+  token: 'valid',
   problem: undefined,
 }
 
@@ -31,6 +32,7 @@ const FAILING: ProxyStatus = {
   restarts: 12,
   uptimeS: undefined,
   lastExit: 'exit code 1',
+  token: 'none',
   problem: 'command: expected an executable file, and /x is not there',
 }
 
@@ -132,6 +134,7 @@ web-frontend-proxy: command: expected an executable file, and /x is not there
       restarts: fc.nat(),
       uptimeS: fc.option(fc.nat(), { nil: undefined }),
       lastExit: fc.option(name, { nil: undefined }),
+      token: fc.constantFrom<ProxyStatus['token'][]>('none', 'valid', 'missing'),
       problem: fc.constant(undefined),
     })
     fc.assert(
@@ -155,7 +158,19 @@ web-frontend-proxy: command: expected an executable file, and /x is not there
     const proxy = { ...FAILING, service: evil, proxy: evil, lastExit: evil, problem: evil }
     const text = formatStatus(statusOf([proxy], evil))
     assert.match(text, /^[^\p{Cc}]*\n[^\p{Cc}]*\n\n[^\p{Cc}]*\n[^\p{Cc}]*\n$/u)
-    assert.ok(text.includes('?[2J?31m??root-proxy????'))
+    assert.ok(text.includes('\\u001b[2J\\u009b31m\\u000d\\u000aroot-proxy'))
+  })
+
+  it('shows bidirectional and zero-width characters escaped', () => {
+    const text = formatStatus(statusOf([{ ...FAILING, service: 'web\u202e\u200bbew', problem: '\u2066x' }]))
+    assert.ok(text.includes('web\\u202e\\u200bbew'))
+    assert.ok(text.includes(': \\u2066x\n'))
+  })
+
+  it('shows the loss of a token', () => {
+    const { token, problem } = proxyStatus(proxyWith({ state: 'running' }, false, 'missing'), undefined)
+    assert.equal(token, 'missing')
+    assert.match(problem ?? '', /its ACL token is not known to the agent/)
   })
 
   it('has as many lines as there are proxies and problems, whatever they are called', () => {
@@ -173,13 +188,14 @@ web-frontend-proxy: command: expected an executable file, and /x is not there
 })
 
 /** As much of a proxy as its status is made of. */
-function proxyWith(keeper: object, isStopped: boolean = false): ManagedProxy {
+function proxyWith(keeper: object, isStopped: boolean = false, tokenState: string = 'valid'): ManagedProxy {
   const whole = { state: 'stopped', running: undefined, restarts: 0, lastExit: undefined, problem: undefined }
   const proxy = {
     id: 'web-proxy',
     serviceId: 'web',
     port: 20_001,
     isStopped,
+    tokenState,
     keeper: { ...whole, ...keeper },
   }
   return proxy as unknown as ManagedProxy
@@ -198,6 +214,7 @@ describe('supervisor: the status of a proxy', () => {
       restarts: 2,
       uptimeS: 61,
       lastExit: 'exit code 3',
+      token: 'valid',
       problem: undefined,
     })
   })

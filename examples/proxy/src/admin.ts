@@ -1,13 +1,13 @@
 import type { AddressInfo } from 'node:net'
 import { LocalServer, type Reply } from './local-server.js'
 
-/** Pages by their path. None may show a secret or change anything. */
+/** Pages by their path. A page shows no secret and changes nothing. */
 export type Pages = Readonly<Record<`/${string}`, () => Reply | Promise<Reply>>>
 
-/** How Prometheus wants it. */
+/** The content type of the Prometheus text format. */
 export const METRICS_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
 
-/** An HTTP server for operators to look at. */
+/** Serves read-only pages for operators: health, metrics, and configuration. */
 export class Admin {
   readonly #server: LocalServer
 
@@ -18,14 +18,16 @@ export class Admin {
         if (method !== 'GET' && method !== 'HEAD') return { status: 405, body: 'expected GET\n' }
         const [path = ''] = url.split('?', 1)
         const page = Object.entries(pages).find(([known]) => known === path)?.[1]
-        return page === undefined ? { status: 404, body: `there are ${paths}\n` } : await page()
+        return page === undefined ? { status: 404, body: `no such page; there are ${paths}\n` } : await page()
       },
       ({ message }) => ({ status: 500, body: `${message}\n` }),
     )
   }
 
   /** @throws the system's error */
-  open(address: { readonly host: string; readonly port: number }): Promise<AddressInfo> {
+  open(
+    address: { readonly host: string; readonly port: number } | { readonly path: string },
+  ): Promise<AddressInfo> {
     return this.#server.open(address)
   }
 

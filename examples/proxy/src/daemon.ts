@@ -6,7 +6,8 @@ import {
   type Service,
   proxyConfig,
 } from 'consul-connect'
-import { Admin, METRICS_TYPE } from './admin.js'
+import { Admin, METRICS_TYPE, type Pages } from './admin.js'
+import { AdminSocket } from './admin-socket.js'
 import { AgentLogLevel } from './agent-log-level.js'
 import { DEFAULT_LEVEL, type Log, type LogLevel } from './log.js'
 import type { ProxyStatus } from './proxy.js'
@@ -33,6 +34,7 @@ export class Daemon {
   readonly #log: Log
   readonly #settings: Settings
   readonly #admin: Admin
+  readonly #adminSocket: AdminSocket
   #config: ProxyConfig | undefined
   #live: ProxyConfigSource | undefined
   #agentLevel: AgentLogLevel | undefined
@@ -44,9 +46,9 @@ export class Daemon {
     const { registration } = settings
     this.#settings = settings
     this.#log = log
-    this.#registration = registration && new SelfRegistration(registration.idSuffix, log)
+    this.#registration = registration && new SelfRegistration(registration.idSuffix, settings.agent, log)
     this.#engine = start((service, listener) => this.#registration?.set(service, listener))
-    this.#admin = new Admin({
+    const pages: Pages = {
       '/metrics': async () => ({ type: METRICS_TYPE, body: await this.#engine.metrics() }),
       '/health': () => ({ body: 'alive\n' }),
       '/ready': () => {
@@ -54,7 +56,9 @@ export class Daemon {
         return { status: status.ready ? 200 : 503, body: { ...status, problems: this.#problems() } }
       },
       '/config': () => ({ status: this.#config === undefined ? 503 : 200, body: this.#config ?? {} }),
-    })
+    }
+    this.#admin = new Admin(pages)
+    this.#adminSocket = new AdminSocket(pages, log)
   }
 
   /** @throws Error when the admin address is taken, or the engine cannot start */
@@ -67,6 +71,7 @@ export class Daemon {
       })
       this.#log.info('admin address is open', { address: `${address}:${port}` })
     }
+    await this.#adminSocket.open()
     await this.#engine.start?.()
     this.#setLevel(this.#settings.log.level)
     this.#follow(source)
@@ -100,6 +105,7 @@ export class Daemon {
     await this.#registration?.close()
     await this.#engine.close()
     this.#admin.close()
+    this.#adminSocket.close()
   }
 
   #follow(source: Source): void {

@@ -1,47 +1,73 @@
 import { once } from 'node:events'
-import { type IncomingMessage, type Server, createServer } from 'node:http'
-import type { AddressInfo, ListenOptions } from 'node:net'
+import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http'
+import { type AddressInfo, type ListenOptions, type Socket, isIP } from 'node:net'
 
-/** What is answered: text, or an object that is shown as JSON. */
+/** An answer: text, or an object that is sent as JSON. */
 export interface Reply {
   /** @default 200 */
   readonly status?: number
-  /** @default that of plain text, or of JSON */
+  /** @default `text/plain`, or `application/json` for an object */
   readonly type?: string
+  readonly headers?: Readonly<Record<string, string>>
   readonly body: string | object
 }
 
-/** How long a request may take to come in. */
-const REQUEST_MS = 10_000
-/** For the few who look, and nobody else. */
-const MAX_CONNECTIONS = 64
+export interface LocalServerOptions {
+  /** How many connections may be open. @default 64 */
+  readonly maxConnections?: number
+  /** How long the headers of a request may take. @default 5000 */
+  readonly headersTimeoutMs?: number
+}
 
-/** A small HTTP server on this machine, for operators and their tools. */
+const MAX_CONNECTIONS = 64
+const HEADERS_TIMEOUT_MS = 5_000
+/** Bound on a whole request, its body included. */
+const REQUEST_TIMEOUT_MS = 10_000
+/** Node looks at the timeouts above every 30 s unless this is said. */
+const CHECK_INTERVAL_MS = 500
+const MAX_HOST_LENGTH = 255
+
+/** A small HTTP server for operators and their tools. */
 export class LocalServer {
   readonly #server: Server
+  readonly #maxConnections: number
+  /** Open connections, oldest first, with the number of their requests that are being answered. */
+  readonly #pending = new Map<Socket, number>()
 
-  /** @param failure what is answered when `answer` rejects */
-  constructor(answer: (request: IncomingMessage) => Promise<Reply>, failure: (error: Error) => Reply) {
-    this.#server = createServer({ requestTimeout: REQUEST_MS }, (request, response) => {
-      void answer(request)
-        .catch(failure)
-        .then(({ status = 200, type, body }) => {
-          const [text, ofText] =
-            typeof body === 'string'
-              ? [body, 'text/plain; charset=utf-8']
-              : [`${JSON.stringify(body, undefined, 2)}\n`, 'application/json']
-          const headers = { 'content-type': type ?? ofText, 'content-length': Buffer.byteLength(text) }
-          response.writeHead(status, headers).end(text)
-        })
+  /** @param failure makes the answer when `answer` rejects */
+  constructor(
+    answer: (request: IncomingMessage) => Promise<Reply>,
+    failure: (error: Error) => Reply,
+    { maxConnections = MAX_CONNECTIONS, headersTimeoutMs = HEADERS_TIMEOUT_MS }: LocalServerOptions = {},
+  ) {
+    this.#maxConnections = maxConnections
+    const options = {
+      headersTimeout: headersTimeoutMs,
+      requestTimeout: Math.max(headersTimeoutMs, REQUEST_TIMEOUT_MS),
+      connectionsCheckingInterval: Math.min(headersTimeoutMs, CHECK_INTERVAL_MS),
+    }
+    this.#server = createServer(options, (request, response) => {
+      this.#count(request.socket, response)
+      const { host } = request.headers
+      // Old health checkers speak HTTP/1.0 without a Host header; browsers always send one.
+      const isRefused = host !== undefined && isLoopback(request.socket) && !isLocalHost(host)
+      const reply = isRefused ? Promise.resolve(FOREIGN_HOST) : answer(request).catch(failure)
+      void reply.then((each) => {
+        send(response, each)
+      })
     })
-    this.#server.maxConnections = MAX_CONNECTIONS
+    this.#server.on('connection', (socket: Socket) => {
+      this.#makeRoom()
+      this.#pending.set(socket, 0)
+      socket.once('close', () => this.#pending.delete(socket))
+    })
   }
 
   /** @throws the system's error */
   async open(address: ListenOptions): Promise<AddressInfo> {
     this.#server.listen(address)
     await once(this.#server, 'listening')
-    // An accept error never ends it.
+    // An accept error must not end the process.
     this.#server.on('error', () => undefined)
     return this.#server.address() as AddressInfo
   }
@@ -50,4 +76,55 @@ export class LocalServer {
     this.#server.close()
     this.#server.closeAllConnections()
   }
+
+  #count(socket: Socket, response: ServerResponse): void {
+    this.#pending.set(socket, (this.#pending.get(socket) ?? 0) + 1)
+    response.once('close', () => {
+      const count = this.#pending.get(socket)
+      if (count !== undefined) this.#pending.set(socket, count - 1)
+    })
+  }
+
+  /** Closes the oldest connection without a request, so that silent connections cannot lock out a health check. */
+  #makeRoom(): void {
+    if (this.#pending.size < this.#maxConnections) return
+    const [oldest] = this.#pending.keys()
+    const idle = [...this.#pending].find(([, count]) => count === 0)?.[0]
+    const socket = idle ?? oldest
+    if (socket === undefined) return
+    this.#pending.delete(socket)
+    socket.destroy()
+  }
+}
+
+function send(response: ServerResponse, { status = 200, type, headers, body }: Reply): void {
+  const [text, defaultType] =
+    typeof body === 'string'
+      ? [body, 'text/plain; charset=utf-8']
+      : [`${JSON.stringify(body, undefined, 2)}\n`, 'application/json']
+  const length = Buffer.byteLength(text)
+  response
+    .writeHead(status, { ...headers, 'content-type': type ?? defaultType, 'content-length': length })
+    .end(text)
+}
+
+const FOREIGN_HOST: Reply = {
+  status: 403,
+  body: 'Host header: expected an IP address or localhost, got another name; DNS rebinding is refused\n',
+}
+
+/**
+ * Whether a Host header names this machine by an IP address or `localhost`. A web page that reaches a loopback server by
+ * DNS rebinding sends its own name.
+ */
+export function isLocalHost(host = ''): boolean {
+  if (host.length > MAX_HOST_LENGTH) return false
+  const name = host.replace(/:\d{1,5}$/, '').replace(/^\[(.*)\]$/, '$1')
+  return name === 'localhost' || isIP(name) !== 0
+}
+
+/** Whether a connection came in over the loopback. False for a unix socket. */
+function isLoopback({ localAddress = '' }: Socket): boolean {
+  const address = localAddress.replace(/^::ffff:/, '')
+  return address === '::1' || address.startsWith('127.')
 }

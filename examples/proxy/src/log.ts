@@ -1,5 +1,6 @@
-import { destination, pino } from 'pino'
+import { type LoggerOptions, destination, pino } from 'pino'
 import { build } from 'pino-pretty'
+import { printable } from './printable.js'
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const
 export type LogLevel = (typeof LOG_LEVELS)[number]
@@ -41,6 +42,17 @@ export interface LogOptions {
 const REPEAT_MS = 60_000
 const MOST_REMEMBERED = 1_000
 
+/** Names come from peers, the agent, and requests: they must not steer a terminal or disguise other names. */
+const HOOKS: NonNullable<LoggerOptions['hooks']> = {
+  logMethod([fields, message], method) {
+    const shown = Object.entries(fields as Fields).map(([key, value]) => [
+      key,
+      typeof value === 'string' ? printable(value) : value,
+    ])
+    method.apply(this, [Object.fromEntries(shown), printable(message ?? '')])
+  },
+}
+
 /** Logs to standard error: a line of JSON each, or one for people to read. */
 export function openLog({ level, json, worker }: LogOptions): Log {
   const stderr = 2
@@ -54,7 +66,7 @@ export function openLog({ level, json, worker }: LogOptions): Log {
         translateTime: "UTC:yyyy-mm-dd'T'HH:MM:ss.l'Z'",
       })
   const base = worker === undefined ? null : { worker }
-  const logger = pino({ level, base, timestamp: pino.stdTimeFunctions.epochTime }, stream)
+  const logger = pino({ level, base, timestamp: pino.stdTimeFunctions.epochTime, hooks: HOOKS }, stream)
   const repetitions = new Map<string, { since: number; times: number }>()
   return {
     get isDebug() {

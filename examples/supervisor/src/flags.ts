@@ -1,3 +1,4 @@
+import { createRequire } from 'node:module'
 import {
   AGENT_FLAGS,
   type FlagValues as Values,
@@ -49,14 +50,21 @@ export const FLAGS = {
     value: 'N',
     help: 'how many are kept that were put aside (default 3)',
   },
+  json: { type: 'boolean', help: 'of status: print JSON' },
   follow: { type: 'boolean', help: 'of logs: go on with what is written (also -f)' },
   f: { type: 'boolean', help: 'the same' },
   ...LOG_FLAGS,
   ...AGENT_FLAGS,
-  help: { type: 'boolean', help: 'this text' },
+  version: { type: 'boolean', help: 'print the version' },
+  help: { type: 'boolean', help: 'print this text' },
 } as const satisfies Flags
 
 export type FlagValues = Values<typeof FLAGS>
+
+export function versionText(): string {
+  const { version } = createRequire(import.meta.url)('../package.json') as { readonly version: string }
+  return `connect-supervisor v${version}\n`
+}
 
 export function helpText(): string {
   return `${USAGE}\n${flagLines(FLAGS)}`
@@ -68,12 +76,13 @@ Managed proxies for Consul Connect: registers the services of its configuration,
 registers and looks after a proxy for each whose definition has connect { proxy { } }.
 
   connect-supervisor -config-dir /etc/connect.d -data-dir /var/lib/connect
-  connect-supervisor check /etc/connect.d      tells what is wrong with files, and starts nothing
-  connect-supervisor status                    a table of all proxies
-  connect-supervisor stop ID                   stops a proxy, until it is started again
-  connect-supervisor start ID
+  connect-supervisor check /etc/connect.d      reports errors in files, and starts nothing
+  connect-supervisor status [-json]            lists all proxies
+  connect-supervisor stop ID                   stops a proxy until it is started again
+  connect-supervisor start ID                  starts a stopped proxy
   connect-supervisor restart ID                replaces the process of a proxy, which stays registered
-  connect-supervisor logs ID [-f]              what a proxy has written
+  connect-supervisor logs ID [-f]              prints the output of a proxy
+  connect-supervisor version
 
 The commands find the supervisor by -data-dir, or by the configuration. Consul's client environment
 (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN_FILE, ...) applies.

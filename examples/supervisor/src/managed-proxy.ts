@@ -16,11 +16,19 @@ import { OwnToken } from './agent/own-token.js'
 import type { Tokens } from './agent/tokens.js'
 import type { PortRange } from './configuration/configuration.js'
 import type { Sender, ServiceDefinition } from './configuration/definition.js'
-import type { ManagedBlock } from './configuration/managed.js'
+import { type ManagedBlock, adminArgs } from './configuration/managed.js'
 import { type ProcessId, findByEnvironment, isRunning } from './process/identity.js'
 import { Keeper, type Prepared } from './process/keeper.js'
+import { adminSocketPrefix, removeAdminSocket } from './process/admin-socket.js'
 import { endOrphans, findOrphans } from './process/orphans.js'
-import { LAUNCH_VARIABLE, type Launch, findProgram, fingerprint, proxyEnvironment } from './process/launch.js'
+import {
+  ADMIN_SOCKET_VARIABLE,
+  LAUNCH_VARIABLE,
+  type Launch,
+  findProgram,
+  fingerprint,
+  proxyEnvironment,
+} from './process/launch.js'
 import { openLogs } from './process/logs.js'
 import { accepts, findPort, isFree } from './process/ports.js'
 import { type Exit, type RunningProcess, adoptProcess, describeExit } from './process/running.js'
@@ -145,6 +153,17 @@ export class ManagedProxy {
     return this.#port
   }
 
+  get tokenState(): OwnToken['state'] {
+    return this.#token.state
+  }
+
+  /** The socket with the admin pages of a running proxy of our own. */
+  get adminSocket(): string | undefined {
+    const prefix = this.#adminSocketPrefix
+    const pid = this.keeper.running?.id.pid
+    return prefix === undefined || pid === undefined ? undefined : `${prefix}.${pid}`
+  }
+
   get isStopped(): boolean {
     return this.#isStopped
   }
@@ -235,6 +254,11 @@ export class ManagedProxy {
     this.keeper.restart()
   }
 
+  /** Deregisters with the supervisor's own token from now on: that of the registrant was deleted. */
+  disown(): void {
+    this.#sender = { token: undefined, isForeign: false }
+  }
+
   /**
    * Ends the process, and takes away what was made for it. It is of no use afterwards.
    * @throws Error when its process does not end: it is to be called again
@@ -245,10 +269,10 @@ export class ManagedProxy {
   }
 
   /**
-   * Ends the process and nothing else.
+   * Ends the process. The registration, the port, and the token stay.
    * @throws Error when it does not end
    */
-  refuse(): Promise<void> {
+  endProcess(): Promise<void> {
     if (this.keeper.running === undefined || this.#isEnding) return Promise.resolve()
     return this.#ending(async () => {
       await this.keeper.stop()
@@ -317,15 +341,26 @@ export class ManagedProxy {
   #launch(managed: ManagedBlock): Launch {
     const { defaultCommand, environment, directory } = this.#surroundings
     const [program = '', ...args] = managed.command ?? defaultCommand.command
+    const isDefault = managed.command === undefined
+    const socket = isDefault ? this.#adminSocketPrefix : undefined
     return {
       proxyId: this.id,
       path: findProgram(program, managed.folder, environment['PATH']),
-      args,
-      logArgs: managed.command === undefined ? defaultCommand.logArgs : [],
+      args: [...args, ...(isDefault ? adminArgs(managed) : [])],
+      logArgs: isDefault ? defaultCommand.logArgs : [],
       directory,
-      env: proxyEnvironment(environment, this.id, this.#token.secret),
-      canStandBy: managed.command === undefined,
+      env: {
+        ...proxyEnvironment(environment, this.id, this.#token.secret),
+        ...(socket !== undefined && { [ADMIN_SOCKET_VARIABLE]: socket }),
+      },
+      canStandBy: isDefault,
     }
+  }
+
+  /** Undefined where nothing is left behind, and where the path would be too long for a unix socket. */
+  get #adminSocketPrefix(): string | undefined {
+    const { folder } = this.#surroundings
+    return folder === undefined ? undefined : adminSocketPrefix(folder.pids, this.id)
   }
 
   #adopt(process: SavedProcess): void {
@@ -452,9 +487,11 @@ export class ManagedProxy {
 
   #forgetProcess(): void {
     const { folder, log } = this.#surroundings
+    const pid = this.#process?.id?.pid
     this.#process = undefined
     if (folder === undefined) return
     try {
+      removeAdminSocket(this.#adminSocketPrefix, pid)
       removePidFile(this.#pidFile(folder))
     } catch (error) {
       log.warn(`${this.id}: its pid file cannot be removed: ${(error as Error).message}`)

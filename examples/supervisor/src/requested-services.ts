@@ -8,6 +8,7 @@ import {
   readDefinition,
 } from './configuration/definition.js'
 import { ConfigurationError } from './configuration/error.js'
+import { foldKey } from './configuration/keys.js'
 import type { ManagedBlock } from './configuration/managed.js'
 import type { Json } from './configuration/parse.js'
 import { findProgram } from './process/launch.js'
@@ -84,8 +85,14 @@ export class RequestedServices {
   /** @returns whether there was one */
   remove(id: string): boolean {
     const before = this.#requests.length
-    this.#requests = this.#requests.filter((request) => this.#idOf(request) !== id)
+    this.#requests = this.#requests.filter((request) => idOf(request) !== id)
     return this.#requests.length < before
+  }
+
+  /** The token with which a service was registered; undefined for none, and for an unknown id. */
+  tokenOf(id: string): string | undefined {
+    const request = this.#requests.find((each) => idOf(each) === id)
+    return (request && textOf(request, 'token')) || undefined
   }
 
   /**
@@ -122,14 +129,17 @@ export class RequestedServices {
   #complete(request: Json, { defaults }: Configuration): ServiceDefinition {
     return complete(readDefinition(request, this.#context), defaults, this.#context.warn)
   }
+}
 
-  #idOf(request: Json): string | undefined {
-    try {
-      return readDefinition(request, this.#context).id
-    } catch {
-      return undefined
-    }
-  }
+/** The id of a request. Also of a request that an older version accepted and this one rejects, so that it can be removed. */
+function idOf(request: Json): string | undefined {
+  const [id, name] = [textOf(request, 'id'), textOf(request, 'name')]
+  return id === undefined || id === '' ? name : id
+}
+
+function textOf(request: Json, key: string): string | undefined {
+  const value = Object.entries(request).find(([each]) => foldKey(each) === key)?.[1]
+  return typeof value === 'string' ? value : undefined
 }
 
 function expectNotOfFile(id: string, services: readonly ServiceDefinition[]): void {

@@ -1,5 +1,7 @@
 import type { AgentApi, Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
+import { readBindAddress } from './agent/bind-address.js'
+import { TOKEN_CHECK_MS } from './agent/own-token.js'
 import { Presence } from './agent/presence.js'
 import { type Registered, Registry } from './agent/registry.js'
 import { Tokens, isAway } from './agent/tokens.js'
@@ -8,6 +10,7 @@ import type { Configuration } from './configuration/configuration.js'
 import type { ServiceDefinition } from './configuration/definition.js'
 import type { Json } from './configuration/parse.js'
 import { ManagedProxy, type Surroundings } from './managed-proxy.js'
+import type { MetricsSource } from './operator/proxy-metrics.js'
 import { type ProxyStatus, type SupervisorStatus, goneStatus, proxyStatus } from './operator/status.js'
 import type { LogBounds } from './process/logs.js'
 import { LogRotation } from './log-rotation.js'
@@ -45,6 +48,9 @@ const CLOSE_MS = 5_000
 const DEREGISTER_MS = 10_000
 /** How long an operator waits for a proxy to stop; below the time-out of the command. */
 const STOP_ANSWER_MS = 25_000
+/** Where proxies listen when neither the configuration nor the agent says it. */
+const EVERY_ADDRESS = '0.0.0.0'
+const BIND_RETRY_MS = 15_000
 /** A pass that takes longer is one that hangs. */
 const STALLED_MS = 60_000
 
@@ -69,6 +75,9 @@ export class Supervisor {
   #passes = 0
   #passedAt = performance.now()
   #agentProblem: string | undefined
+  #agentBind: { readonly run: number | undefined; readonly address: string | undefined } | undefined
+  #bindRetryAt = 0
+  #registrantsCheckedAt = 0
 
   constructor(configuration: Configuration, saved: SavedState, options: SupervisorOptions) {
     this.#configuration = configuration
@@ -245,6 +254,27 @@ export class Supervisor {
     await this.#requestsChanged(id)
   }
 
+  /** The token with which a service was registered by HTTP; undefined for none, and for an unknown id. */
+  tokenOfRequest(id: string): string | undefined {
+    return this.#requests.tokenOf(id)
+  }
+
+  /** The running proxies that serve metrics to the supervisor. */
+  metricsSources(): readonly MetricsSource[] {
+    return [...this.#proxies.values()].flatMap(({ id, adminSocket }) =>
+      adminSocket === undefined ? [] : [{ proxyId: id, socketPath: adminSocket }],
+    )
+  }
+
+  isManagedProxy(proxyId: string): boolean {
+    return [...this.#proxies.values()].some(({ id }) => id === proxyId)
+  }
+
+  /** Resolves at the next registration of a proxy, or when the signal is aborted. */
+  nextRegistration(proxyId: string, signal: AbortSignal): Promise<void> {
+    return this.#registry.nextRegistration(proxyId, signal)
+  }
+
   async #requestsChanged(id: string): Promise<void> {
     this.#define()
     this.#retries.succeeded(id)
@@ -338,13 +368,50 @@ export class Supervisor {
     const run = this.#presence.isThere ? this.#presence.run : undefined
     const known = await this.#ask()
     if (known !== undefined) {
+      await this.#followBindAddress(run)
       await this.#inParallel(this.#services.values(), (service) => this.#settle(service, known, run))
       await this.#inParallel(this.#cleanUp.steps(known), (step) => step())
     }
+    if (known !== undefined) await this.#checkRegistrants()
     await this.#save().catch((error: unknown) => {
       const where = this.#options.state?.folder.path ?? ''
       this.#complain(`the state cannot be written to ${where}: ${(error as Error).message}`)
     })
+  }
+
+  /** Takes the agent's own bind address where the configuration has none. It may change with a restart of the agent. */
+  async #followBindAddress(run: number | undefined): Promise<void> {
+    const { bindAddress, isBindTemplate } = this.#configuration
+    const isKnown = this.#agentBind?.address !== undefined && this.#agentBind.run === run
+    if (bindAddress !== undefined || isKnown || performance.now() < this.#bindRetryAt) return
+    this.#bindRetryAt = performance.now() + BIND_RETRY_MS
+    try {
+      const address = await readBindAddress(this.#options.api, this.#closed.signal)
+      this.#agentBind = { run, address }
+    } catch (error) {
+      this.#agentBind ??= { run, address: undefined }
+      if (this.#agentBind.address === undefined) {
+        const effect = isBindTemplate ? 'no proxy is started' : `proxies listen on ${EVERY_ADDRESS}`
+        this.#complain(
+          `the bind address of the agent cannot be read, so ${effect}; grant agent:read, or set bind_addr to an IP address: ${(error as Error).message}`,
+        )
+      }
+    }
+    const surroundings = this.#surroundings()
+    for (const proxy of this.#proxies.values()) proxy.surroundings = surroundings
+  }
+
+  get #bindAddress(): string {
+    return this.#configuration.bindAddress ?? this.#agentBind?.address ?? EVERY_ADDRESS
+  }
+
+  /** @throws Error when `bind_addr` is a template that cannot be filled in: every address would be too many */
+  #expectBindAddress(): void {
+    const { bindAddress, isBindTemplate } = this.#configuration
+    if (!isBindTemplate || (bindAddress ?? this.#agentBind?.address) !== undefined) return
+    throw new Error(
+      'bind_addr: a template has the value of the agent’s own bind address, which cannot be read; set bind_addr to an IP address',
+    )
   }
 
   /** What the agent knows; undefined when it is away. */
@@ -366,7 +433,7 @@ export class Supervisor {
     if (refusal === undefined || this.#proxies.size === 0) return
     this.#complain(refusal)
     for (const proxy of this.#proxies.values()) {
-      proxy.refuse().catch((error: unknown) => {
+      proxy.endProcess().catch((error: unknown) => {
         this.#complain(`${proxy.id}: ${(error as Error).message}`)
       })
     }
@@ -388,6 +455,7 @@ export class Supervisor {
       // One with the same id must have ended first.
       const mayRun = !service.isGone && !this.#retirement.has(id) && this.#refusal === undefined
       if (managed !== undefined && proxy !== undefined && mayRun) {
+        this.#expectBindAddress()
         await proxy.settle(definition, managed, known)
         this.#cleanUp.keep(proxy.id)
       }
@@ -397,6 +465,31 @@ export class Supervisor {
       this.#retries.failed(id, message, isAway(error))
       this.#complain(`${id}: ${message}`)
     }
+  }
+
+  /** Services that came by HTTP live no longer than the token that registered them. */
+  async #checkRegistrants(): Promise<void> {
+    const now = performance.now()
+    if (now - this.#registrantsCheckedAt < TOKEN_CHECK_MS) return
+    this.#registrantsCheckedAt = now
+    await this.#inParallel(this.#services.values(), async ({ definition: { id, sender } }) => {
+      if (!sender.isForeign || sender.token === undefined) return
+      try {
+        if ((await this.#tokens.state({ secret: sender.token })) === 'unknown') {
+          await this.#disown(id, sender.token)
+        }
+      } catch (error) {
+        this.#complain(`${id}: the token that registered it: ${(error as Error).message}`)
+      }
+    })
+  }
+
+  async #disown(id: string, token: string): Promise<void> {
+    // It may have been registered again meanwhile, with another token.
+    if (this.#services.get(id)?.definition.sender.token !== token) return
+    this.#options.log.warn(`${id}: the token that registered it was deleted; its proxy is stopped`)
+    this.#proxies.get(id)?.disown()
+    await this.forgetRequest(id)
   }
 
   /** What is broken off because we end is no news. */
@@ -426,7 +519,7 @@ export class Supervisor {
 
   #surroundings(): Surroundings {
     const { log, state, environment, directory, defaultCommand } = this.#options
-    const { ports, bindAddress } = this.#configuration
+    const { ports } = this.#configuration
     return {
       registry: this.#registry,
       tokens: this.#tokens,
@@ -436,7 +529,7 @@ export class Supervisor {
       directory,
       defaultCommand,
       ports,
-      bindAddress,
+      bindAddress: this.#bindAddress,
       withPorts: (proxyId, choose) => this.#withPorts(proxyId, choose),
       save: () => this.#save(),
       revokeLater: (accessor) => {

@@ -43,7 +43,7 @@ function self(call: Call, state: State): Answer {
       Server: true,
       Version: version,
     },
-    DebugConfig: { ConnectEnabled: state.connect !== undefined },
+    DebugConfig: { BindAddr: address, ConnectEnabled: state.connect !== undefined },
     Member: {
       Name: name,
       Addr: address,

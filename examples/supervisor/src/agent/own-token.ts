@@ -10,8 +10,8 @@ export interface TokenHooks {
   deleted(): void
 }
 
-/** How often it is asked whether it is still known. */
-const CHECK_MS = 300_000
+/** How often the agent is asked whether it still knows the token. */
+export const TOKEN_CHECK_MS = 15_000
 
 /** The token of one proxy: made when there is none, made again when it is gone or for another service, and given up. */
 export class OwnToken {
@@ -35,6 +35,12 @@ export class OwnToken {
     return this.#token?.isMade === true ? this.#token.secret : undefined
   }
 
+  /** `none` where ACLs are off; `missing` from the loss of a token until the agent has made the next one. */
+  get state(): 'none' | 'valid' | 'missing' {
+    if (this.#token === undefined) return 'none'
+    return this.#token.isMade ? 'valid' : 'missing'
+  }
+
   /** Whether it is of another service than this one. */
   isOfOther(service: string): boolean {
     return this.#token !== undefined && this.#token.service !== service
@@ -49,7 +55,7 @@ export class OwnToken {
     const now = performance.now()
     if (this.isOfOther(service)) this.giveUp()
     if (this.#token?.isMade === true) {
-      const isDue = this.#checkedAt === undefined || now - this.#checkedAt >= CHECK_MS
+      const isDue = this.#checkedAt === undefined || now - this.#checkedAt >= TOKEN_CHECK_MS
       if (!isDue) return
       const state = await tokens.state(this.#token)
       this.#checkedAt = now

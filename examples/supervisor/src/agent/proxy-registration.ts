@@ -1,7 +1,7 @@
 import { isIPv6 } from 'node:net'
 import type { ServiceDefinition } from '../configuration/definition.js'
-import { unbracketed } from '../configuration/keys.js'
-import { type ManagedBlock, saysApplication } from '../configuration/managed.js'
+import { foldKey, unbracketed } from '../configuration/keys.js'
+import { type ManagedBlock, proxyConfigOf, saysApplication } from '../configuration/managed.js'
 import type { Json } from '../configuration/parse.js'
 import { upstreamRequest } from '../configuration/request.js'
 
@@ -17,7 +17,11 @@ export function bindAddressOf({ config }: ManagedBlock, agentsOwn: string): stri
   return typeof own === 'string' && own !== '' ? own : agentsOwn
 }
 
-/** The registration of a managed proxy, as Consul 1.2 to 1.5 made it, in the form that later ones take. */
+/**
+ * The registration of a managed proxy, as Consul 1.2 to 1.5 made it, in the form of later versions. Like a
+ * `sidecar_service`, the proxy has the tags and the metadata of its service and is critical when its service is; it has
+ * the weights of its service, too.
+ */
 export function proxyRegistration(
   definition: ServiceDefinition,
   managed: ManagedBlock,
@@ -26,25 +30,34 @@ export function proxyRegistration(
 ): Json {
   const { id, name, address } = definition
   const bindAddress = bindAddressOf(managed, agentsOwn)
-  // Nobody can dial a wildcard: it is the node's address then.
+  // A wildcard cannot be dialed: the proxy has the address of its service, or the node's.
   const reachable = loopbackFor(bindAddress) === undefined ? bindAddress : address
   const local = localService(definition, managed)
+  const { listed, inConfig } = upstreamsOf(name, managed)
   return {
     Kind: 'connect-proxy',
     ID: proxyIdOf(id),
     Name: `${name}-proxy`,
     Port: port,
     ...(reachable !== undefined && { Address: reachable }),
+    ...inherited(definition.body),
     Proxy: {
       DestinationServiceName: name,
       DestinationServiceID: id,
       ...fieldsOf(managed, local),
-      Config: { ...managed.config, ...local, bind_address: bindAddress, bind_port: port },
-      Upstreams: managed.upstreams.map((upstream) => upstreamRequest(name, upstream)),
+      Config: {
+        ...proxyConfigOf(managed),
+        ...local,
+        ...inConfig,
+        bind_address: bindAddress,
+        bind_port: port,
+      },
+      Upstreams: listed,
     },
-    ...(managed.disableTcpCheck !== true && {
-      Check: listeningCheck(definition, managed, bindAddress, port),
-    }),
+    Checks: [
+      ...(managed.disableTcpCheck === true ? [] : [listeningCheck(definition, managed, bindAddress, port)]),
+      { CheckID: `service:${proxyIdOf(id)}:alias`, Name: `Connect Proxy Aliasing ${id}`, AliasService: id },
+    ],
   }
 }
 
@@ -70,6 +83,65 @@ export function portCheck(
 
 export function proxyIdOf(serviceId: string): string {
   return `${serviceId}-proxy`
+}
+
+const INHERITED = ['Tags', 'Meta', 'Weights']
+
+function inherited(service: Json): Json {
+  return Object.fromEntries(
+    INHERITED.flatMap((key) => {
+      const value = Object.entries(service).find(([each]) => foldKey(each) === foldKey(key))?.[1]
+      return value === undefined || value === null ? [] : [[key, value]]
+    }),
+  )
+}
+
+/**
+ * The upstreams as the agent takes them. Agents reject two upstreams of one destination, and some versions reject some
+ * keys, such as a unix socket before 1.10. In that case all upstreams go into the configuration, as in Consul 1.2, which
+ * the agent passes on unread.
+ */
+function upstreamsOf(
+  service: string,
+  { upstreams }: ManagedBlock,
+): { readonly listed: readonly Json[]; readonly inConfig: Json } {
+  const requests = upstreams.map((upstream) => upstreamRequest(service, upstream))
+  const destinations = requests.map(({ DestinationType: type, DestinationName, Datacenter, ...rest }) =>
+    JSON.stringify([
+      type || 'service',
+      DestinationName,
+      Datacenter ?? '',
+      rest['DestinationNamespace'] ?? '',
+    ]),
+  )
+  const isDistinct = new Set(destinations).size === destinations.length
+  return isDistinct && requests.every(isUpstreamOfAllVersions)
+    ? { listed: requests, inConfig: {} }
+    : { listed: [], inConfig: { upstreams } }
+}
+
+const UPSTREAM_KEYS = [
+  'DestinationType',
+  'DestinationNamespace',
+  'DestinationName',
+  'Datacenter',
+  'LocalBindAddress',
+  'LocalBindPort',
+  'Config',
+  'MeshGateway',
+]
+
+/** Whether every supported version accepts an upstream. Consul 1.8.7 rejects unknown keys. */
+function isUpstreamOfAllVersions(upstream: Json): boolean {
+  const { DestinationType: type = '', DestinationName: name, LocalBindPort: port } = upstream
+  return (
+    Object.keys(upstream).every((key) => UPSTREAM_KEYS.includes(key)) &&
+    ['', 'service', 'prepared_query'].includes(type as string) &&
+    typeof name === 'string' &&
+    name !== '' &&
+    typeof port === 'number' &&
+    port > 0
+  )
 }
 
 function listeningCheck(

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { EventEmitter, once } from 'node:events'
 import { type AgentApi, AgentError } from 'consul-connect'
 import type { Sender } from '../configuration/definition.js'
 import type { Json } from '../configuration/parse.js'
@@ -14,6 +15,7 @@ export interface Registered {
 export class Registry {
   readonly #api: AgentApi
   readonly #anonymous: AgentApi
+  readonly #registered = new EventEmitter().setMaxListeners(0)
 
   /** @param anonymous the same without a token, for what others have asked for */
   constructor(api: AgentApi, anonymous: AgentApi) {
@@ -54,6 +56,12 @@ export class Registry {
     const query = { 'replace-existing-checks': true }
     const path = '/v1/agent/service/register'
     await this.#as(sender).request({ method: 'PUT', path, query, body, token: sender.token })
+    this.#registered.emit(`id ${String(body['ID'])}`)
+  }
+
+  /** Resolves at the next registration under this id, or when the signal is aborted. */
+  async nextRegistration(id: string, signal: AbortSignal): Promise<void> {
+    await once(this.#registered, `id ${id}`, { signal }).catch(() => undefined)
   }
 
   /**
@@ -94,6 +102,10 @@ export function registrationPrint(body: Json, { token, isForeign }: Sender): str
 }
 
 function isUnknown({ code, message }: AgentError): boolean {
-  // 1.8.7: "Unknown service \"x\"", with status 404 or 500 by version.
-  return code === 'ERR_CONNECT_AGENT_NOT_FOUND' || /unknown service/i.test(message)
+  return code === 'ERR_CONNECT_AGENT_NOT_FOUND' || isUnknownService(0, message)
+}
+
+/** Whether an agent says that it has no such service. Status 404, or 500 with words up to 1.10 (seen in 1.8.7). */
+export function isUnknownService(status: number, text: string): boolean {
+  return status === 404 || /unknown service/i.test(text)
 }

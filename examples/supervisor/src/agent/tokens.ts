@@ -60,14 +60,23 @@ export class Tokens {
   }
 
   /**
-   * Whether it is known still: somebody may have deleted it, or turned ACLs off.
+   * Whether the agent knows a token. A restarting server answers "ACL not found" for every token for a moment, so that
+   * answer counts only if the supervisor's own token is known at the same time.
    * @throws Error, AgentError
    */
-  async state({ secret }: ProxyToken): Promise<'known' | 'unknown' | 'off'> {
+  async state({ secret }: Pick<ProxyToken, 'secret'>): Promise<'known' | 'unknown' | 'off'> {
+    const first = await this.#read(secret)
+    if (first !== 'unknown') return first
+    const own = await this.#api.exchange({ path: '/v1/acl/token/self' })
+    if (own.status !== 200) throw refusal('the agent does not recognize the supervisor’s own token', own)
+    return this.#read(secret)
+  }
+
+  async #read(secret: string): Promise<'known' | 'unknown' | 'off'> {
     const answer = await this.#api.exchange({ path: '/v1/acl/token/self', token: secret })
     if (answer.status === 200) return 'known'
     if (areAclsOff(answer)) return 'off'
-    // 1.8: "ACL not found" with status 403. Anything else tells nothing about the token.
+    // 1.8: "ACL not found" with status 403. Other statuses say nothing about the token.
     if (answer.status === 403) return 'unknown'
     throw refusal('the agent does not tell whether a token exists', answer)
   }
@@ -91,8 +100,11 @@ function areAclsOff({ status, text }: AgentExchange): boolean {
   return status === 401 && /acl support disabled/i.test(text)
 }
 
+const MAX_SAID_LENGTH = 500
+
 function refusal(what: string, { status, text }: AgentExchange): Error {
-  const said = text.split('\n', 1)[0]?.slice(0, 200) ?? ''
+  // The agent reports several problems as a list with one line each.
+  const said = text.trim().replaceAll(/\s+/g, ' ').slice(0, MAX_SAID_LENGTH)
   return new Error(`${what}: it answered ${status} ${JSON.stringify(said)}`)
 }
 

@@ -1,4 +1,5 @@
 import { UsageError } from 'consul-connect-proxy/command-line'
+import { printable } from 'consul-connect-proxy/printable'
 import { readConfiguration } from '../configuration/configuration.js'
 import { type FlagValues } from '../flags.js'
 import { findProgram } from '../process/launch.js'
@@ -24,7 +25,7 @@ export async function check(flags: FlagValues, files: readonly string[]): Promis
     }
   }
   for (const warning of configuration.warnings) process.stderr.write(`warning: ${warning}\n`)
-  for (const problem of problems) process.stderr.write(`${problem}\n`)
+  for (const problem of problems) process.stderr.write(`${printable(problem)}\n`)
   const managed = configuration.services.filter((service) => service.managed !== undefined)
   if (problems.length > 0) {
     process.exitCode = 1

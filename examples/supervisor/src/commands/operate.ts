@@ -1,39 +1,57 @@
 import { UsageError } from 'consul-connect-proxy/command-line'
 import { NotRunningError, control } from '../operator/control.js'
 import { type ProxyStatus, type SupervisorStatus, formatStatus } from '../operator/status.js'
+import { printable } from 'consul-connect-proxy/printable'
 import { isRunning } from '../process/identity.js'
 import { stateFolder } from '../state/folder.js'
 import type { SavedProxy } from '../state/snapshot.js'
 import { StateFile } from '../state/store.js'
 
 /**
- * A table of all proxies; without a supervisor, of what the last one left.
+ * Prints the state of all proxies; without a supervisor, what the last one left, with the exit code 3.
  * @throws Error
  */
-export async function status(dataDir: string): Promise<void> {
+export async function status(dataDir: string, { json }: { readonly json: boolean }): Promise<void> {
   const folder = stateFolder(dataDir)
   try {
     const answer = (await control(folder.controlSocket, 'GET', '/status')) as SupervisorStatus
-    process.stdout.write(formatStatus(answer))
+    process.stdout.write(json ? formatJson({ isRunning: true, ...answer }) : formatStatus(answer))
   } catch (error) {
     if (!(error instanceof NotRunningError)) throw error
     const { proxies } = await new StateFile(folder.snapshot).load()
     const left = { agent: 'ok', isWorking: false, passes: 0, services: 0, proxies: proxies.map(leftStatus) }
-    process.stdout.write(`${error.message}; this is what the last one left:\n\n${formatStatus(left)}`)
+    process.stdout.write(
+      json
+        ? formatJson({ isRunning: false, ...left, agent: 'unknown' })
+        : `${error.message}; this is what the last one left:\n\n${formatStatus(left)}`,
+    )
     process.exitCode = 3
   }
 }
 
+function formatJson(value: object): string {
+  return `${JSON.stringify(value, undefined, 2)}\n`
+}
+
+/** What each command prints when the supervisor has accepted it. */
+const VERBS = {
+  stop: 'is stopped',
+  start: 'is being started',
+  restart: 'is being restarted',
+} as const
+
+type Verb = keyof typeof VERBS
+
+export function isVerb(command: string): command is Verb {
+  return Object.hasOwn(VERBS, command)
+}
+
 /** @throws Error */
-export async function stopOrStart(
-  verb: 'stop' | 'start' | 'restart',
-  dataDir: string,
-  ids: readonly string[],
-): Promise<void> {
+export async function operate(verb: Verb, dataDir: string, ids: readonly string[]): Promise<void> {
   const [id, ...others] = ids
   if (id === undefined || others.length > 0) throw new UsageError(`${verb}: expected the id of one proxy`)
   await control(stateFolder(dataDir).controlSocket, 'POST', `/${verb}/${encodeURIComponent(id)}`)
-  process.stdout.write(verb === 'stop' ? `${id} is stopped\n` : `${id} is being ${verb}ed\n`)
+  process.stdout.write(`${printable(id)} ${VERBS[verb]}\n`)
 }
 
 function leftStatus({ proxyId, serviceId, port, process, isStopped }: SavedProxy): ProxyStatus {
@@ -47,6 +65,7 @@ function leftStatus({ proxyId, serviceId, port, process, isStopped }: SavedProxy
     restarts: 0,
     uptimeS: undefined,
     lastExit: undefined,
+    token: 'none',
     problem: isAlive ? 'it runs, and nobody looks after it' : undefined,
   }
 }

@@ -115,7 +115,10 @@ function defaultCommand({ log }: Settings): SupervisorOptions['defaultCommand'] 
 
 async function openAdmin({ admin }: Settings, supervisor: Supervisor, log: Log): Promise<() => void> {
   if (admin === undefined) return () => undefined
-  const metrics = new Metrics(() => supervisor.status())
+  const metrics = new Metrics(
+    () => supervisor.status(),
+    () => supervisor.metricsSources(),
+  )
   const server = new Admin({
     '/metrics': async () => ({ type: METRICS_TYPE, body: await metrics.text() }),
     '/health': () => ({ body: 'alive\n' }),
@@ -149,6 +152,9 @@ async function openApi(
     },
     keep: (definition, request) => supervisor.keepRequest(definition, request),
     forget: (id) => supervisor.forgetRequest(id),
+    tokenOf: (id) => supervisor.tokenOfRequest(id),
+    isManagedProxy: (id) => supervisor.isManagedProxy(id),
+    nextRegistration: (id, signal) => supervisor.nextRegistration(id, signal),
   })
   const { address, port } = await server.open(settings.api).catch((error: unknown) => {
     throw new Error(`api address: ${(error as Error).message}`, { cause: error })

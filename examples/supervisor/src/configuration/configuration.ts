@@ -9,21 +9,26 @@ import {
   expectObject,
   expectPort,
   expectString,
+  foldKey,
   keysOf,
   take,
   unbracketed,
 } from './keys.js'
-import { type ManagedBlock, readDefaults, withDefaults } from './managed.js'
+import { type ManagedBlock, adminAddressOf, readDefaults, withDefaults } from './managed.js'
+import { printable } from 'consul-connect-proxy/printable'
 import type { Json } from './parse.js'
-import { unblock } from './shape.js'
+import { TOP_LEVEL, unblock } from './shape.js'
+import { closestKey } from './typos.js'
 
 /** Everything that the files say, checked, with nothing left to default. */
 export interface Configuration {
   readonly services: readonly ServiceDefinition[]
   readonly defaults: ManagedBlock
   readonly ports: PortRange
-  /** What proxies listen on. */
-  readonly bindAddress: string
+  /** The IP address on which proxies listen; undefined for the agent's own bind address. */
+  readonly bindAddress: string | undefined
+  /** Whether `bind_addr` is a template, whose value only the agent has. */
+  readonly isBindTemplate: boolean
   readonly allowManagedRoot: boolean
   readonly allowManagedApiRegistration: boolean
   readonly dataDir: string | undefined
@@ -53,6 +58,8 @@ const NO_BLOCK: ManagedBlock = {
 
 /** Of `connect { … }` of the agent; the rest of it is the agent's. */
 const PROXY_KEYS = ['allow_managed_root', 'allow_managed_api_registration']
+const CONNECT_KEYS = ['proxy', 'proxy_defaults', 'enabled']
+const PORT_KEYS = ['proxy_min_port', 'proxy_max_port']
 
 /**
  * Reads all files. Services add up; of everything else the later word counts.
@@ -66,7 +73,7 @@ export async function readConfiguration(paths: readonly string[]): Promise<Confi
 export function combine(files: readonly ConfigurationFile[]): Configuration {
   const warnings: string[] = []
   const warn = (message: string): void => {
-    warnings.push(message)
+    warnings.push(printable(message))
   }
   const parts = files.map((file) => readPart(file, warn))
   const last = <K extends keyof Part>(key: K): Part[K] | undefined =>
@@ -80,7 +87,8 @@ export function combine(files: readonly ConfigurationFile[]): Configuration {
     services,
     defaults,
     ports: portRange(parts),
-    bindAddress: last('bindAddress') ?? '0.0.0.0',
+    bindAddress: isTemplate(last('bindAddress')) ? undefined : last('bindAddress'),
+    isBindTemplate: isTemplate(last('bindAddress')),
     allowManagedRoot: last('allowManagedRoot') ?? false,
     allowManagedApiRegistration: last('allowManagedApiRegistration') ?? false,
     dataDir: last('dataDir'),
@@ -107,11 +115,14 @@ interface Part {
 
 function readPart({ path, content }: ConfigurationFile, warn: (message: string) => void): Part {
   const file = keysOf(path, unblock(path, content))
+  warnTypos(path, content, TOP_LEVEL, warn)
   const context = { origin: path, folder: dirname(path), warn }
   const given = [...several(path, file, 'service'), ...several(path, file, 'services')]
   const connect = section(path, file, 'connect')
+  warnTypos(`${path}: connect`, connect, CONNECT_KEYS, warn)
   const proxy = section(`${path}: connect`, connect, 'proxy', PROXY_KEYS, warn)
   const ports = section(path, file, 'ports')
+  warnTypos(`${path}: ports`, ports, PORT_KEYS, warn)
   const defaults = connect['proxy_defaults']
   return {
     path,
@@ -136,6 +147,20 @@ function readPart({ path, content }: ConfigurationFile, warn: (message: string) 
   }
 }
 
+/** Other keys belong to the agent; one that is a typo of ours belongs to neither. */
+function warnTypos(
+  place: string,
+  given: Json,
+  known: readonly string[],
+  warn: (message: string) => void,
+): void {
+  const folded = known.map(foldKey)
+  for (const key of Object.keys(given)) {
+    const meant = folded.includes(foldKey(key)) ? undefined : closestKey(key, known)
+    if (meant !== undefined) warn(`${place}: unknown key ${key}; did you mean ${meant}?`)
+  }
+}
+
 function section(
   place: string,
   from: Json,
@@ -153,12 +178,21 @@ function several(path: string, file: Json, key: string): readonly unknown[] {
   return file[key] === undefined ? [] : expectList(`${path}: ${key}`, file[key])
 }
 
+/** An IP address, or a template such as `{{ GetPrivateIP }}`. */
 function expectAddress(place: string, value: unknown): string {
-  const address = unbracketed(expectString(place, value))
-  if (isIP(address) !== 0) return address
-  throw new ConfigurationError(
-    `${place}: expected an IP address, got ${describe(value)}: templates are filled in by the agent alone`,
-  )
+  const text = expectString(place, value)
+  if (text.length <= MAX_ADDRESS_LENGTH) {
+    const address = unbracketed(text)
+    if (isTemplate(text) || isIP(address) !== 0) return address
+  }
+  throw new ConfigurationError(`${place}: expected an IP address, got ${describe(value)}`)
+}
+
+const MAX_ADDRESS_LENGTH = 1_024
+
+/** Consul fills in templates by go-sockaddr. */
+function isTemplate(address: string | undefined): boolean {
+  return address?.includes('{{') === true
 }
 
 /** The two ends may be in two files. */
@@ -185,6 +219,7 @@ function expectDistinct(services: readonly ServiceDefinition[]): void {
     }
     seen.set(service.id, service)
   }
+  expectDistinctAdminAddresses(services)
   const fixed = new Map<number, ServiceDefinition>()
   for (const service of services) {
     const port = service.managed?.bindPort
@@ -204,5 +239,20 @@ function expectDistinct(services: readonly ServiceDefinition[]): void {
         `${clash.origin}: service ${clash.name}: the id ${clash.id} is that of the managed proxy of ${id} in ${origin}`,
       )
     }
+  }
+}
+
+function expectDistinctAdminAddresses(services: readonly ServiceDefinition[]): void {
+  const seen = new Map<string, ServiceDefinition>()
+  for (const service of services) {
+    const address = service.managed && adminAddressOf(service.managed)
+    if (address === undefined) continue
+    const before = seen.get(address)
+    if (before !== undefined) {
+      throw new ConfigurationError(
+        `${service.origin}: service ${service.name}: connect.proxy: config: admin_addr: expected an address of its own, and ${address} is that of ${before.id} in ${before.origin}`,
+      )
+    }
+    seen.set(address, service)
   }
 }

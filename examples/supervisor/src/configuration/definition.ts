@@ -7,12 +7,41 @@ import {
   expectPort,
   expectSecret,
   expectString,
+  foldKey,
+  MAX_WARNINGS,
   keysOf,
   take,
 } from './keys.js'
 import { type ManagedBlock, checkConfig, readManaged, saysApplication, withDefaults } from './managed.js'
 import type { Json } from './parse.js'
 import { toRequest, upstreamRequest } from './request.js'
+import { closestKey } from './typos.js'
+
+/** The keys of a service definition in Consul 1.2 to 1.22. An agent rejects others. */
+const SERVICE_KEYS = [
+  'address',
+  'check',
+  'checks',
+  'connect',
+  'enable_tag_override',
+  'id',
+  'kind',
+  'locality',
+  'meta',
+  'name',
+  'namespace',
+  'partition',
+  'port',
+  'ports',
+  'proxy',
+  'proxy_destination',
+  'socket_path',
+  'tagged_addresses',
+  'tags',
+  'token',
+  'weights',
+]
+const CONNECT_KEYS = ['native', 'peer_meta', 'proxy', 'sidecar_service']
 
 /** A service as somebody defined it. */
 export interface ServiceDefinition {
@@ -61,9 +90,11 @@ export function readDefinition(
   const name = take(`${origin}: service`, given, 'name', expectName)
   if (name === undefined) throw new ConfigurationError(`${origin}: service: expected a name, found none`)
   const place = `${origin}: service ${name}`
+  warnUnknown(place, given, SERVICE_KEYS, warn)
   // Consul takes an empty id for none.
   const id = given['id'] === '' ? name : (take(place, given, 'id', expectName) ?? name)
   const connect = given['connect'] === undefined ? {} : keysOf(`${place}: connect`, given['connect'])
+  warnUnknown(`${place}: connect`, connect, CONNECT_KEYS, warn)
   const { proxy: block, ...otherConnect } = connect
   const definition = {
     id,
@@ -110,6 +141,21 @@ export function complete(
     upstreamRequest(`${place}: upstreams[${i}]`, upstream)
   if (managed.command === undefined) checkConfig(place, definition, managed, warn)
   return { ...definition, managed }
+}
+
+function warnUnknown(
+  place: string,
+  given: Json,
+  known: readonly string[],
+  warn: (message: string) => void,
+): void {
+  const folded = known.map(foldKey)
+  const unknown = Object.keys(given).filter((key) => !folded.includes(foldKey(key)))
+  for (const key of unknown.slice(0, MAX_WARNINGS)) {
+    const meant = closestKey(key, known)
+    const advice = meant === undefined ? 'the agent may reject it' : `did you mean ${meant}?`
+    warn(`${place}: unknown key ${key}; ${advice}`)
+  }
 }
 
 function expectOrdinary(place: string, service: Json, connect: Json): void {

@@ -1,22 +1,32 @@
 import { ConfigurationError } from './error.js'
 
-/** Far deeper than anything that a proxy or an agent is told. */
-const DEEPEST = 64
+const MAX_DEPTH = 64
+/** Consul limits a key of `meta` to 128 bytes. */
+const MAX_KEY_LENGTH = 256
 
 /**
- * Refuses what is nested so deep that looking at it would exhaust the stack.
+ * Rejects values that are nested too deeply for recursive code, or that have a key too long to show in a message.
  * @throws ConfigurationError
  */
 export function expectShallow(place: string, value: unknown): void {
   let level: unknown[] = [value]
   for (let depth = 0; level.length > 0; depth++) {
-    if (depth > DEEPEST) {
-      throw new ConfigurationError(
-        `${place}: expected at most ${DEEPEST} levels inside each other, found more`,
-      )
+    if (depth > MAX_DEPTH) {
+      throw new ConfigurationError(`${place}: expected at most ${MAX_DEPTH} levels of nesting, found more`)
     }
-    level = level.flatMap((each) =>
-      typeof each === 'object' && each !== null ? (Object.values(each) as unknown[]) : [],
+    level = level.flatMap((each) => {
+      if (typeof each !== 'object' || each === null) return []
+      if (!Array.isArray(each)) expectShortKeys(place, each)
+      return Object.values(each) as unknown[]
+    })
+  }
+}
+
+function expectShortKeys(place: string, value: object): void {
+  for (const { length } of Object.keys(value)) {
+    if (length <= MAX_KEY_LENGTH) continue
+    throw new ConfigurationError(
+      `${place}: expected keys of at most ${MAX_KEY_LENGTH} characters, found one with ${length}`,
     )
   }
 }

@@ -1,9 +1,15 @@
-/** A mistake in what an operator wrote: which file, where in it, what was expected and what was found. */
+import { printable } from 'consul-connect-proxy/printable'
+
+/** An invalid value in the configuration. The message names the file, the place in the file, and what was expected. */
 export class ConfigurationError extends Error {
   override readonly name = 'ConfigurationError'
+
+  constructor(message: string, options?: ErrorOptions) {
+    super(printable(message), options)
+  }
 }
 
-/** What a value is, for a message; long ones and those that may be secret are not shown. */
+/** Describes a value for a message. Long strings and objects are left out: they may hold a secret. */
 export function describe(value: unknown): string {
   if (value === null || value === undefined) return String(value)
   if (Array.isArray(value)) return 'a list'

@@ -111,8 +111,11 @@ const CANONICAL: ReadonlyMap<string, string> = new Map(
   ].map((key) => [foldKey(key), key]),
 )
 
+/** Warnings about one object; a request could otherwise write a log line for each of its keys. */
+export const MAX_WARNINGS = 16
+
 /**
- * An object with its keys in snake_case. Those that are not known are told to `warn`.
+ * An object with its keys in snake_case. The first unknown keys are passed to `warn`.
  * @throws ConfigurationError when one is there in two spellings
  */
 export function keysOf(
@@ -123,12 +126,13 @@ export function keysOf(
 ): Json {
   const result = new Map<string, unknown>()
   const seen = new Set<string>()
+  let unknown = 0
   for (const [key, inner] of Object.entries(expectObject(place, value))) {
     const folded = foldKey(key)
     const name = CANONICAL.get(folded) ?? snakeCase(key)
     if (seen.has(folded)) throw new ConfigurationError(`${place}: ${name} is there in two spellings`)
     seen.add(folded)
-    if (known !== undefined && !known.includes(name)) {
+    if (known !== undefined && !known.includes(name) && ++unknown <= MAX_WARNINGS) {
       warn(`${place}: ${key} is not known and has no effect; known are ${known.join(', ')}`)
     }
     result.set(name, inner)

@@ -1,4 +1,5 @@
 import { OptionError, PROXY_CONFIG_KEYS, parseProxyConfig } from 'consul-connect'
+import { adminAddress } from 'consul-connect-proxy/command-line'
 import { ConfigurationError, describe } from './error.js'
 import {
   expectBoolean,
@@ -7,6 +8,7 @@ import {
   expectObject,
   expectPort,
   expectString,
+  MAX_WARNINGS,
   keysOf,
   take,
   unbracketed,
@@ -31,10 +33,13 @@ export interface ManagedBlock {
 
 type Warn = (message: string) => void
 
+/** A host name has at most 253 characters. */
+const MAX_VALUE_LENGTH = 256
+
 const SERVICE_KEYS = ['exec_mode', 'command', 'config', 'upstreams']
-const DEFAULTS_KEYS = ['exec_mode', 'daemon_command', 'script_command', 'config']
+const DEFAULTS_KEYS = ['exec_mode', 'command', 'daemon_command', 'script_command', 'config']
 /** Those of `config` that mean something to our own proxy, or here. */
-const KNOWN_KEYS = [...PROXY_CONFIG_KEYS, 'tcp_check_address', 'disable_tcp_check']
+const KNOWN_KEYS = [...PROXY_CONFIG_KEYS, 'tcp_check_address', 'disable_tcp_check', 'admin_addr']
 
 /**
  * Reads `connect { proxy { … } }` of a service definition.
@@ -66,7 +71,17 @@ export function readDefaults(
   if (block['script_command'] !== undefined) {
     warn(`${place}: script_command has no effect: Consul never ran scripts as proxies`)
   }
-  return { ...readConfig(place, block), command: take(place, block, 'daemon_command', expectCommand), folder }
+  return { ...readConfig(place, block), command: defaultCommand(place, block), folder }
+}
+
+/** Consul's documentation calls the key `command`, its code `daemon_command`. */
+function defaultCommand(place: string, block: Json): readonly string[] | undefined {
+  const command = take(place, block, 'command', expectCommand)
+  const daemonCommand = take(place, block, 'daemon_command', expectCommand)
+  if (command === undefined || daemonCommand === undefined) return command ?? daemonCommand
+  throw new ConfigurationError(
+    `${place}: expected either command or daemon_command, which mean the same, found both`,
+  )
 }
 
 /** A service's own words come before the defaults of all. */
@@ -92,14 +107,58 @@ export function checkConfig(
   managed: ManagedBlock,
   warn: Warn,
 ): void {
-  const { config, upstreams } = managed
+  const { upstreams } = managed
+  const config = proxyConfigOf(managed)
+  expectAdminAddress(place, managed)
+  expectShortValues(place, config)
+  for (const [i, upstream] of upstreams.entries()) expectShortValues(`${place}: upstreams[${i}]`, upstream)
   const local = saysApplication(managed) ? {} : { local_service_port: service.port }
   try {
     const { warnings } = parseProxyConfig({ ...local, ...config, upstreams, service: service.name })
-    for (const warning of warnings) warn(`${place}: ${warning}`)
+    for (const warning of warnings.slice(0, MAX_WARNINGS)) warn(`${place}: ${warning}`)
   } catch (cause) {
     if (!(cause instanceof OptionError)) throw cause
     throw new ConfigurationError(`${place}: ${cause.message}`, { cause })
+  }
+}
+
+/** The configuration for the proxy itself: our own takes its admin address as a flag. */
+export function proxyConfigOf({ command, config }: ManagedBlock): Json {
+  if (command !== undefined) return config
+  const { admin_addr: _, ...rest } = config
+  return rest
+}
+
+/** The admin address of our own proxy; a custom proxy does with the key what it wants. */
+export function adminAddressOf({ command, config }: ManagedBlock): string | undefined {
+  const address = config['admin_addr']
+  return command === undefined && typeof address === 'string' && address !== '' ? address : undefined
+}
+
+/** The flags by which our own proxy opens its admin address. */
+export function adminArgs(managed: ManagedBlock): readonly string[] {
+  const address = adminAddressOf(managed)
+  return address === undefined ? [] : ['-admin-addr', address]
+}
+
+function expectAdminAddress(place: string, managed: ManagedBlock): void {
+  const value = managed.config['admin_addr']
+  if (value === undefined || value === null || value === '') return
+  const text = expectString(`${place}: config: admin_addr`, value)
+  try {
+    adminAddress(`${place}: config: admin_addr`, text.slice(0, MAX_VALUE_LENGTH))
+  } catch (cause) {
+    throw new ConfigurationError((cause as Error).message, { cause })
+  }
+}
+
+/** Bounds the texts that `parseProxyConfig` reads: names, addresses, and paths. */
+function expectShortValues(place: string, settings: Json): void {
+  for (const [key, value] of Object.entries(settings)) {
+    if (typeof value !== 'string' || value.length <= MAX_VALUE_LENGTH) continue
+    throw new ConfigurationError(
+      `${place}: ${key}: expected at most ${MAX_VALUE_LENGTH} characters, found ${value.length}`,
+    )
   }
 }
 
@@ -128,10 +187,17 @@ function readConfig(place: string, block: Json): Omit<ManagedBlock, 'command' | 
   return {
     config: { ...config, ...bindAddress(given) },
     upstreams: upstreams.map((upstream, i) => expectObject(`${place}: upstreams[${i}]`, upstream)),
-    tcpCheckAddress: take(where, given, 'tcp_check_address', expectString),
+    tcpCheckAddress:
+      given['tcp_check_address'] === '' ? undefined : take(where, given, 'tcp_check_address', expectString),
     disableTcpCheck: take(where, given, 'disable_tcp_check', expectBoolean),
-    bindPort: take(where, given, 'bind_port', expectPort),
+    bindPort: given['bind_port'] === '' ? undefined : take(where, given, 'bind_port', expectPortOrDigits),
   }
+}
+
+/** HCL 1 and templates often quote numbers, and Consul converted them. */
+function expectPortOrDigits(place: string, value: unknown): number {
+  const isDigits = typeof value === 'string' && /^\d{1,5}$/.test(value)
+  return expectPort(place, isDigits ? Number(value) : value)
 }
 
 /** Keys that our own proxy knows, or we do, in one spelling; those of other proxies as they were written. */

@@ -1,4 +1,4 @@
-import { type Node, type ParseError, parseTree, printParseErrorCode } from 'jsonc-parser'
+import { type Node, type ParseErrorCode, parseTree, printParseErrorCode, visit } from 'jsonc-parser'
 import { expectShallow } from './depth.js'
 import { ConfigurationError, describe } from './error.js'
 import { hclToJson } from './hcl.js'
@@ -7,22 +7,19 @@ import { hclToJson } from './hcl.js'
 export type Json = Readonly<Record<string, unknown>>
 
 /**
- * Reads a JSON object. A key that is there twice is an error: one of both would be without effect.
+ * Reads a JSON object. A repeated key is an error: one of the two values would be ignored.
  * @throws ConfigurationError, with line and column
  */
 export function parseJson(path: string, text: string): Json {
-  const errors: ParseError[] = []
-  const tree = readTree(path, text, errors)
-  const [error] = errors
-  if (error !== undefined) {
-    const found = printParseErrorCode(error.error).replaceAll(
-      /\B[A-Z]/g,
-      (letter) => ` ${letter.toLowerCase()}`,
-    )
-    throw new ConfigurationError(`${at(path, text, error.offset)}: expected JSON: ${found.toLowerCase()}`)
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    // The message of JSON.parse quotes the text, which may hold a token: no cause.
+    throw syntaxError(path, text)
   }
-  const value = parsed(path, text)
   expectShallow(path, value)
+  const tree = parseTree(text)
   const repeated = tree && findRepeated(tree)
   if (repeated !== undefined) {
     const key: unknown = repeated.value
@@ -33,13 +30,36 @@ export function parseJson(path: string, text: string): Json {
   return object(path, value)
 }
 
-function parsed(path: string, text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    // Node quotes the text, which may hold a token: no cause.
-    throw new ConfigurationError(`${path}: expected JSON`)
+class FirstError extends Error {
+  readonly error: ParseErrorCode
+  readonly offset: number
+
+  constructor(error: ParseErrorCode, offset: number) {
+    super()
+    this.error = error
+    this.offset = offset
   }
+}
+
+function syntaxError(path: string, text: string): ConfigurationError {
+  const onError = (error: ParseErrorCode, offset: number): never => {
+    // Ends the visit: a broken file may have an error at each character.
+    throw new FirstError(error, offset)
+  }
+  try {
+    visit(text, { onError }, { disallowComments: true, allowTrailingComma: false })
+  } catch (error) {
+    if (error instanceof RangeError) {
+      return new ConfigurationError(`${path}: expected JSON, found more levels of nesting than can be read`)
+    }
+    if (!(error instanceof FirstError)) throw error
+    const found = printParseErrorCode(error.error).replaceAll(
+      /\B[A-Z]/g,
+      (letter) => ` ${letter.toLowerCase()}`,
+    )
+    return new ConfigurationError(`${at(path, text, error.offset)}: expected JSON: ${found.toLowerCase()}`)
+  }
+  return new ConfigurationError(`${path}: expected JSON`)
 }
 
 /**
@@ -61,17 +81,6 @@ export async function parseHcl(path: string, text: string): Promise<Json> {
     const problem = said?.replace(/^Unknown token: .*/s, 'Unknown token').replaceAll(/'[^']*'|"[^"]*"/g, '…')
     throw new ConfigurationError(
       `${path}:${line}:${column}: expected HCL: ${problem?.slice(0, 200) ?? 'a value cannot be parsed'}`,
-    )
-  }
-}
-
-function readTree(path: string, text: string, errors: ParseError[]): Node | undefined {
-  try {
-    return parseTree(text, errors, { disallowComments: true, allowTrailingComma: false })
-  } catch (cause) {
-    if (!(cause instanceof RangeError)) throw cause
-    throw new ConfigurationError(
-      `${path}: expected JSON, found more levels inside each other than can be read`,
     )
   }
 }

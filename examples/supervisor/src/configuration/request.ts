@@ -9,7 +9,28 @@ import { snakeCase } from './shape.js'
  * @throws ConfigurationError
  */
 export function toRequest(place: string, service: Json): Json {
-  return named(place, () => convert(service, SERVICE))
+  return named(place, () => withDestination(convert(service, SERVICE)))
+}
+
+/**
+ * Moves the destination of an unmanaged proxy to where agents since 1.6 expect it; they reject `ProxyDestination`, the
+ * key of Consul 1.2.
+ */
+function withDestination({ ProxyDestination: destination, ...service }: Json): Json {
+  if (destination === undefined || destination === null || destination === '') return service
+  if (service['Kind'] !== 'connect-proxy' || typeof destination !== 'string') {
+    throw new ConfigurationError(
+      `proxy_destination: expected the name of a service, and kind "connect-proxy" beside it`,
+    )
+  }
+  const proxy = service['Proxy'] ?? {}
+  const other = (proxy as Json)['DestinationServiceName'] ?? destination
+  if (typeof proxy !== 'object' || other !== destination) {
+    throw new ConfigurationError(
+      'proxy_destination: expected the same service as in proxy.destination_service_name',
+    )
+  }
+  return { ...service, Proxy: { ...proxy, DestinationServiceName: destination } }
 }
 
 /** Says where it is that something is wrong. */
@@ -64,14 +85,20 @@ function convert(from: Json, { names = {}, inside = {} }: Shape): Json {
   }
   return Object.fromEntries(
     Object.entries(from).map(([key, value]) => {
-      const snake = snakeCase(key)
-      const shape = (Object.hasOwn(inside, snake) ? inside[snake] : undefined) ?? PLAIN
+      const name = spelled(names, key)
+      const shape = spelled(inside, key)
       return [
-        (Object.hasOwn(names, snake) ? names[snake] : undefined) ?? pascalCase(snake),
-        converted(value, shape),
+        (name === undefined ? undefined : names[name]) ?? pascalCase(snakeCase(key)),
+        converted(value, (shape === undefined ? undefined : inside[shape]) ?? PLAIN),
       ]
     }),
   )
+}
+
+/** The key of a table that an agent takes for the same. */
+function spelled(table: object, key: string): string | undefined {
+  const folded = foldKey(key)
+  return Object.keys(table).find((each) => foldKey(each) === folded)
 }
 
 function converted(value: unknown, shape: Shape | 'as is' | 'named'): unknown {
@@ -86,8 +113,8 @@ function pascalCase(key: string): string {
   return key.replaceAll(/(?:^|_)([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())
 }
 
-/** What an agent keeps only in an upstream's `config`. */
-const TUNING = ['connect_timeout_ms', 'idle_timeout_ms']
+/** Keys of our proxy that an agent accepts only in an upstream's `config`. */
+const TUNING = ['connect_timeout_ms', 'idle_timeout_ms', 'tags', 'filter', 'near']
 
 /**
  * An upstream as the API takes it.

@@ -21,8 +21,8 @@ const SINGLE: readonly RegExp[] = [
   /^services?\.proxy\.config$/,
 ]
 
-/** What a supervisor reads; the rest of a file is for the agent. */
-const TOP_LEVEL = [
+/** The keys that the supervisor reads; other keys belong to the agent. */
+export const TOP_LEVEL = [
   'service',
   'services',
   'connect',
@@ -67,10 +67,7 @@ function isObject(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** Files are written in snake_case and requests in CamelCase: `LocalBindPort` is `local_bind_port`. */
+/** Converts the spelling of requests to that of files: `LocalBindPort` becomes `local_bind_port`. Linear in the length. */
 export function snakeCase(key: string): string {
-  return key
-    .replaceAll(/([a-z0-9])([A-Z])/g, '$1_$2')
-    .replaceAll(/([A-Z]+)([A-Z][a-z])/g, '$1_$2')
-    .toLowerCase()
+  return key.replaceAll(/(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])/g, '_').toLowerCase()
 }

@@ -55,8 +55,7 @@ async function answer({ method, url = '' }: IncomingMessage, actions: ControlAct
   const [, verb, encoded] = /^\/(stop|start|restart)\/([^/?]+)$/.exec(url) ?? []
   if (method !== 'POST' || encoded === undefined) return { status: 404, body: { error: 'no such command' } }
   const id = decodeURIComponent(encoded)
-  const isKnown =
-    verb === 'stop' ? await actions.stop(id) : verb === 'start' ? actions.start(id) : actions.restart(id)
+  const isKnown = await actions[verb as 'stop' | 'start' | 'restart'](id)
   if (isKnown) return { status: 200, body: {} }
   return { status: 404, body: { error: `there is no managed proxy ${JSON.stringify(id)}` } }
 }

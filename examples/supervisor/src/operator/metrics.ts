@@ -1,4 +1,5 @@
 import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client'
+import { type MetricsSource, proxyMetrics } from './proxy-metrics.js'
 import { PROXY_STATES, type SupervisorStatus } from './status.js'
 
 /** What a supervisor counts, for Prometheus. */
@@ -6,8 +7,12 @@ export class Metrics {
   readonly #registry = new Registry()
   readonly #status: () => SupervisorStatus
 
-  constructor(current: () => SupervisorStatus) {
+  readonly #sources: () => readonly MetricsSource[]
+
+  /** @param sources - the proxies whose own metrics are shown as well */
+  constructor(current: () => SupervisorStatus, sources: () => readonly MetricsSource[]) {
     this.#status = current
+    this.#sources = sources
     const registers = [this.#registry]
     collectDefaultMetrics({ register: this.#registry })
     this.#gauge('agent_up', 'Whether the agent answered when it was last asked.', [], (set) => {
@@ -24,6 +29,15 @@ export class Metrics {
     this.#gauge('proxy_up', 'Whether the process of a proxy runs.', ['proxy'], (set) => {
       for (const { proxy, state } of this.#status().proxies) set({ proxy }, state === 'running' ? 1 : 0)
     })
+    this.#gauge(
+      'proxy_token_valid',
+      'Whether the agent knows the ACL token of a proxy.',
+      ['proxy'],
+      (set) => {
+        for (const { proxy, token } of this.#status().proxies)
+          if (token !== 'none') set({ proxy }, token === 'valid' ? 1 : 0)
+      },
+    )
     this.#gauge(
       'proxy_uptime_seconds',
       'For how long it has run, or since it was found again.',
@@ -53,8 +67,10 @@ export class Metrics {
     })
   }
 
-  text(): Promise<string> {
-    return this.#registry.metrics()
+  /** The supervisor's metrics, and those of its proxies with the label `proxy`. */
+  async text(): Promise<string> {
+    const [own, ofProxies] = await Promise.all([this.#registry.metrics(), proxyMetrics(this.#sources())])
+    return own + ofProxies
   }
 
   #gauge(

@@ -1,33 +1,46 @@
+import { createHash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
-import { type AddressInfo, isIP } from 'node:net'
-import { type AgentApi, AgentError } from 'consul-connect'
-import { LocalServer, type Reply } from 'consul-connect-proxy/local-server'
+import type { AddressInfo } from 'node:net'
+import { type AgentApi, type AgentExchange, AgentError } from 'consul-connect'
+import { LocalServer, type Reply, isLocalHost } from 'consul-connect-proxy/local-server'
+import { isUnknownService } from '../agent/registry.js'
 import type { ServiceDefinition } from '../configuration/definition.js'
+import { expectShallow } from '../configuration/depth.js'
 import { ConfigurationError } from '../configuration/error.js'
 import { keysOf } from '../configuration/keys.js'
 import type { Json } from '../configuration/parse.js'
+import { printable } from 'consul-connect-proxy/printable'
 
 export interface RegistrationActions {
   allowsManaged(): boolean
   /**
-   * What it means, checked as a whole.
+   * Parses and checks a definition as a whole.
    * @throws ConfigurationError
    */
   read(request: Json): ServiceDefinition
-  /** @throws ConfigurationError when the id is not for whoever sends requests */
+  /** @throws ConfigurationError when requests may not use the id */
   expectFree(id: string): void
   keep(definition: ServiceDefinition, request: Json): Promise<void>
   forget(id: string): Promise<void>
+  /** The token with which a definition was registered; undefined for none, and for an unknown id. */
+  tokenOf(id: string): string | undefined
+  isManagedProxy(id: string): boolean
+  /** Resolves at the next registration of a proxy, or when the signal is aborted. */
+  nextRegistration(id: string, signal: AbortSignal): Promise<void>
 }
 
-const MAX_BODY_BYTES = 1024 * 1024
+/** A definition takes a few KiB; 64 upstreams with all their keys take less than 32. */
+const MAX_BODY_BYTES = 128 * 1024
+/** Managed proxies wait here for changes, with a connection each. */
+const MAX_CONNECTIONS = 1_024
+const MAX_TOKEN_LENGTH = 4_096
 
 const REFUSAL =
-  'managed proxies by HTTP are off: whoever can register a service could run a command here; set connect { proxy { allow_managed_api_registration = true } } to allow it'
+  'managed proxies by HTTP are off, because everyone who can register a service could run a command here; set connect { proxy { allow_managed_api_registration = true } } to allow them'
 
 /**
- * The part of the agent's API in which Consul 1.2 to 1.5 took managed proxies. What comes in is passed on with the token
- * of whoever sent it, and never with ours: what the agent refuses them, they do not get from us.
+ * The part of the agent's API in which Consul 1.2 to 1.5 took managed proxies. A request is passed on with the token of
+ * its sender, never with the supervisor's: it achieves nothing here that the agent refuses.
  */
 export class RegistrationApi {
   readonly #server: LocalServer
@@ -40,7 +53,8 @@ export class RegistrationApi {
     this.#actions = actions
     this.#server = new LocalServer(
       (request) => this.#answer(request),
-      (error) => ({ status: statusOf(error), body: `${error.message}\n` }),
+      (error) => ({ status: statusOf(error), body: `${printable(error.message)}\n` }),
+      { maxConnections: MAX_CONNECTIONS },
     )
   }
 
@@ -54,27 +68,38 @@ export class RegistrationApi {
   }
 
   async #answer(received: IncomingMessage): Promise<Reply> {
-    expectLocalName(received.headers.host)
-    const { pathname, searchParams } = new URL(received.url ?? '', 'http://localhost')
+    if (!isLocalHost(received.headers.host)) {
+      throw new RequestError(403, 'Host header: expected an IP address or localhost, got another name')
+    }
+    const { pathname, searchParams } = urlOf(received)
     const header = received.headers['x-consul-token']
     const token = (typeof header === 'string' ? header : undefined) ?? searchParams.get('token') ?? undefined
+    const [, proxy] = /^\/v1\/agent\/connect\/proxy\/([^/]+)$/.exec(pathname) ?? []
+    if (proxy !== undefined && received.method === 'GET') {
+      return this.#proxy(decoded(proxy), token, searchParams, received)
+    }
     const [, encoded] = /^\/v1\/agent\/service\/deregister\/([^/]+)$/.exec(pathname) ?? []
     if (received.method !== 'PUT') throw new RequestError(405, 'expected PUT')
     if (pathname === '/v1/agent/service/register') return this.#register(await bodyOf(received), token)
     if (encoded !== undefined) return this.#deregister(decoded(encoded), token)
     throw new RequestError(
       404,
-      `there are /v1/agent/service/register and /v1/agent/service/deregister/:id; the rest is the agent's, at ${this.#agent.address}`,
+      `expected /v1/agent/service/register, /v1/agent/service/deregister/:id or /v1/agent/connect/proxy/:id; all other endpoints are the agent's, at ${this.#agent.address}`,
     )
   }
 
-  async #register(body: Json, token: string | undefined): Promise<Reply> {
-    const { token: ofBody, ...rest } = keysOf('the request', body)
-    const own = token ?? ofBody
-    const request = { ...rest, ...(own !== undefined && { token: own }) }
+  async #register(body: Json, header: string | undefined): Promise<Reply> {
+    expectShallow('request', body)
+    const { token: inBody, ...rest } = keysOf('request', body)
+    const token = header ?? inBody
+    // Cheap refusals come before the definition is parsed.
+    if (asksForProxy(rest) && !this.#actions.allowsManaged()) throw new RequestError(400, REFUSAL)
+    await this.#expectKnownToken(token)
+    const request = { ...rest, ...(token !== undefined && { token }) }
     const definition = this.#actions.read(request)
-    if (definition.managed !== undefined && !this.#actions.allowsManaged())
+    if (definition.managed !== undefined && !this.#actions.allowsManaged()) {
       throw new RequestError(400, REFUSAL)
+    }
     const query = { 'replace-existing-checks': true }
     const passed = { method: 'PUT', path: '/v1/agent/service/register', query } as const
     const sent = { ...passed, body: definition.body, token: definition.sender.token }
@@ -89,9 +114,133 @@ export class RegistrationApi {
   async #deregister(id: string, token: string | undefined): Promise<Reply> {
     this.#actions.expectFree(id)
     const path = `/v1/agent/service/deregister/${encodeURIComponent(id)}`
-    const { status, text } = await this.#agent.exchange({ method: 'PUT', path, token })
-    if (status === 200) await this.#actions.forget(id)
-    return { status, body: text }
+    const answer = await this.#agent.exchange({ method: 'PUT', path, token })
+    const isGone = answer.status === 200 || this.#isOwnersLeftover(id, token, answer)
+    if (!isGone) return { status: answer.status, body: answer.text }
+    await this.#actions.forget(id)
+    return { status: 200, body: '' }
+  }
+
+  /**
+   * `GET /v1/agent/connect/proxy/:id`, which agents answered before 1.6, from the registration that the agent has. With
+   * `hash`, waits for a change. The agent decides whether the token may read it.
+   */
+  async #proxy(
+    id: string,
+    token: string | undefined,
+    query: URLSearchParams,
+    { socket }: IncomingMessage,
+  ): Promise<Reply> {
+    if (!this.#actions.isManagedProxy(id)) throw new RequestError(404, `unknown proxy service ID: ${id}`)
+    const hash = query.get('hash')
+    if (hash === null || hash === '') return this.#readProxy(id, token)
+    const ended = new AbortController()
+    const end = (): void => {
+      ended.abort()
+    }
+    socket.once('close', end)
+    const timer = setTimeout(end, waitOf(query.get('wait') ?? ''))
+    try {
+      // Listening begins before the first read, so that no change falls between the two.
+      const changed = this.#actions.nextRegistration(id, ended.signal)
+      const reply = await this.#readProxy(id, token)
+      if (reply.headers?.[HASH_HEADER] !== hash) return reply
+      await changed
+      return await this.#readProxy(id, token)
+    } finally {
+      clearTimeout(timer)
+      socket.off('close', end)
+      end()
+    }
+  }
+
+  async #readProxy(id: string, token: string | undefined): Promise<Reply> {
+    const path = `/v1/agent/service/${encodeURIComponent(id)}`
+    const { status, text } = await this.#agent.exchange({ path, token })
+    if (status !== 200) return { status, body: text }
+    const body = managedProxyAnswer(objectOf(text, new RequestError(502, 'the agent answered no JSON')))
+    return { headers: { [HASH_HEADER]: body.ContentHash }, body }
+  }
+
+  /**
+   * Whether the agent no longer has the service and the sender is the one who registered it here. The agent checks no
+   * rights on an unknown service, so the token of the registration stands for them.
+   */
+  #isOwnersLeftover(id: string, token: string | undefined, { status, text }: AgentExchange): boolean {
+    const registrant = this.#actions.tokenOf(id)
+    if (token === undefined || registrant === undefined || !isSame(token, registrant)) return false
+    return isUnknownService(status, text)
+  }
+
+  /** Refuses a token that the agent does not know, at the price of one small request. */
+  async #expectKnownToken(token: unknown): Promise<void> {
+    if (token === undefined || token === '') return
+    if (typeof token !== 'string' || token.length > MAX_TOKEN_LENGTH) {
+      throw new RequestError(400, `token: expected a string of at most ${MAX_TOKEN_LENGTH} characters`)
+    }
+    const { status, text } = await this.#agent.exchange({ path: '/v1/acl/token/self', token })
+    if (status === 403) throw new RequestError(403, text.trim() || 'the agent does not know this token')
+  }
+}
+
+const HASH_HEADER = 'X-Consul-ContentHash'
+const DEFAULT_WAIT_MS = 300_000
+const MAX_WAIT_MS = 600_000
+const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000 }
+
+/** A wait as Consul's clients write it, such as `60s`, in milliseconds. */
+function waitOf(text: string): number {
+  const [, digits, unit] = /^(\d{1,9})(ms|s|m)$/.exec(text) ?? []
+  const waitMs = Number(digits) * (UNITS[unit ?? ''] ?? NaN)
+  return Number.isNaN(waitMs) ? DEFAULT_WAIT_MS : Math.min(MAX_WAIT_MS, waitMs)
+}
+
+/**
+ * Translates a registration into the answer that Consul 1.2 to 1.5 gave a managed proxy. `Command` is left empty: its
+ * arguments need more than the right to read the service.
+ */
+function managedProxyAnswer(service: Json): { readonly ContentHash: string } & Json {
+  const proxy = (service['Proxy'] ?? {}) as Json
+  const listed = Array.isArray(proxy['Upstreams']) ? (proxy['Upstreams'] as readonly Json[]) : []
+  // Those versions had no mesh gateways.
+  const upstreams = listed.map(({ MeshGateway: _, ...upstream }) => upstream)
+  const hash = service['ContentHash']
+  return {
+    ProxyServiceID: service['ID'],
+    TargetServiceID: proxy['DestinationServiceID'],
+    TargetServiceName: proxy['DestinationServiceName'],
+    ContentHash: typeof hash === 'string' ? hash : '',
+    ExecMode: 'daemon',
+    Command: [],
+    Config: {
+      ...(proxy['Config'] as Json | undefined),
+      // Consul 1.2 had them here, and 1.3 beside the configuration.
+      ...(upstreams.length > 0 && { upstreams: upstreams.map((upstream) => keysOf('upstream', upstream)) }),
+    },
+    Upstreams: upstreams,
+  }
+}
+
+/** Whether a definition has a `connect.proxy`, without looking inside it. */
+function asksForProxy(service: Json): boolean {
+  const { connect } = service
+  if (typeof connect !== 'object' || connect === null) return false
+  const blocks = Array.isArray(connect) ? (connect as readonly unknown[]) : [connect]
+  return blocks.some(
+    (block) => typeof block === 'object' && block !== null && Boolean(keysOf('connect', block)['proxy']),
+  )
+}
+
+function isSame(a: string, b: string): boolean {
+  const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
+  return timingSafeEqual(digest(a), digest(b))
+}
+
+function urlOf({ url = '' }: IncomingMessage): URL {
+  try {
+    return new URL(url, 'http://localhost')
+  } catch {
+    throw new RequestError(400, 'expected a path')
   }
 }
 
@@ -118,27 +267,40 @@ function statusOf(error: unknown): number {
   return error instanceof AgentError ? 502 : 500
 }
 
-/** A page in a browser of this machine can be made to reach us under its own name. */
-function expectLocalName(host = ''): void {
-  const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
-  if (name !== 'localhost' && isIP(name) === 0)
-    throw new RequestError(403, 'expected an IP address as the host')
+async function bodyOf(received: IncomingMessage): Promise<Json> {
+  return objectOf(await textOf(received), new RequestError(400, 'expected a JSON object'))
 }
 
-async function bodyOf(received: IncomingMessage): Promise<Json> {
-  const chunks: Buffer[] = []
-  let size = 0
-  for await (const chunk of received) {
-    size += (chunk as Buffer).length
-    if (size > MAX_BODY_BYTES) throw new RequestError(413, `expected at most ${MAX_BODY_BYTES} bytes`)
-    chunks.push(chunk as Buffer)
-  }
-  let body: unknown
+function objectOf(text: string, failure: RequestError): Json {
+  let value: unknown
   try {
-    body = JSON.parse(Buffer.concat(chunks).toString())
+    value = JSON.parse(text)
   } catch {
-    throw new RequestError(400, 'expected JSON')
+    // The message of JSON.parse quotes the text, which may hold a token.
+    throw failure
   }
-  if (typeof body === 'object' && body !== null && !Array.isArray(body)) return body as Json
-  throw new RequestError(400, 'expected a JSON object')
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Json
+  throw failure
+}
+
+function textOf(received: IncomingMessage): Promise<string> {
+  const tooLong = new RequestError(413, `expected at most ${MAX_BODY_BYTES} bytes`)
+  if (Number(received.headers['content-length'] ?? 0) > MAX_BODY_BYTES) throw tooLong
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = []
+    let size = 0
+    received.on('data', (chunk: Buffer) => {
+      size += chunk.length
+      if (size <= MAX_BODY_BYTES) chunks.push(chunk)
+      // Destroying the request would destroy the connection before the answer.
+      else reject(tooLong)
+    })
+    received.once('end', () => {
+      resolve(Buffer.concat(chunks).toString())
+    })
+    received.once('close', () => {
+      reject(new RequestError(400, 'the request ended early'))
+    })
+    received.once('error', reject)
+  })
 }

@@ -1,4 +1,5 @@
 import type { ManagedProxy } from '../managed-proxy.js'
+import { printable } from 'consul-connect-proxy/printable'
 import { describeExit } from '../process/running.js'
 
 export const PROXY_STATES = [
@@ -24,6 +25,8 @@ export interface ProxyStatus {
   readonly uptimeS: number | undefined
   /** Such as `exit code 1` or `SIGKILL`. */
   readonly lastExit: string | undefined
+  /** State of the ACL token: `none` where ACLs are off, `missing` until the agent has made the next one. */
+  readonly token: 'none' | 'valid' | 'missing'
   /** Why it is not as it should be. */
   readonly problem: string | undefined
 }
@@ -51,8 +54,13 @@ export function proxyStatus(proxy: ManagedProxy, problem: string | undefined): P
     restarts: keeper.restarts,
     uptimeS: running && Math.floor((performance.now() - running.since) / 1_000),
     lastExit: lastExit && describeExit(lastExit),
-    problem: problem ?? keeper.problem?.message,
+    token: proxy.tokenState,
+    problem: problem ?? keeper.problem?.message ?? tokenProblem(proxy),
   }
+}
+
+function tokenProblem({ tokenState }: ManagedProxy): string | undefined {
+  return tokenState === 'missing' ? 'its ACL token is not known to the agent; another one is made' : undefined
 }
 
 /** Of one whose service somebody else has deregistered. */
@@ -107,9 +115,4 @@ function duration(seconds: number): string {
   ]
   const [size, unit] = units.find(([each]) => seconds >= each) ?? [1, 's']
   return `${Math.floor(seconds / size)}${unit}`
-}
-
-/** What comes from elsewhere must not steer a terminal. */
-function printable(text: string): string {
-  return text.replaceAll(/[\p{Cc}\p{Cf}]/gu, '?')
 }

@@ -25,19 +25,26 @@ export const LAUNCH_VARIABLE = 'CONNECT_SUPERVISOR_LAUNCH'
 
 /** By which a proxy, and an orphan, is known. */
 export const PROXY_ID_VARIABLE = 'CONNECT_PROXY_ID'
+/** Tells our own proxy where to serve its admin pages to the supervisor. */
+export const ADMIN_SOCKET_VARIABLE = 'CONNECT_PROXY_ADMIN_SOCKET'
 
 /**
- * What is of one start of the supervisor, and would make a change where there is none; and its tokens, which are wider
- * than any proxy's may be.
+ * Variables that belong to one start of the supervisor, which would restart every proxy at the next one, and the
+ * supervisor's own credentials, which have wider rights than a proxy needs.
  */
 const NOT_PASSED_ON = new Set([
+  'CONSUL_HTTP_AUTH',
   'CONSUL_HTTP_TOKEN',
   'CONSUL_HTTP_TOKEN_FILE',
+  'CONSUL_PROXY_ID',
+  'CONSUL_PROXY_TOKEN',
+  ADMIN_SOCKET_VARIABLE,
   PROXY_ID_VARIABLE,
   'CONNECT_PROXY_TOKEN',
   'CONNECT_SIDECAR_FOR',
   LAUNCH_VARIABLE,
   STANDBY_VARIABLE,
+  'CREDENTIALS_DIRECTORY',
   'INVOCATION_ID',
   'JOURNAL_STREAM',
   'LISTEN_FDNAMES',
@@ -72,8 +79,10 @@ export function proxyEnvironment(base: Environment, proxyId: string, token: stri
   )
   return {
     ...Object.fromEntries(passed.sort(([a], [b]) => (a < b ? -1 : 1))),
+    // Consul's code had the first pair of names, its documentation the second.
     [PROXY_ID_VARIABLE]: proxyId,
-    ...(token !== undefined && { CONNECT_PROXY_TOKEN: token }),
+    CONSUL_PROXY_ID: proxyId,
+    ...(token !== undefined && { CONNECT_PROXY_TOKEN: token, CONSUL_PROXY_TOKEN: token }),
   }
 }
 

@@ -1,0 +1,79 @@
+import { once } from 'node:events'
+import { type IncomingMessage, request } from 'node:http'
+
+/** A proxy whose metrics are read. */
+export interface MetricsSource {
+  readonly proxyId: string
+  readonly socketPath: string
+}
+
+const TIMEOUT_MS = 2_000
+const MAX_BYTES = 4 * 1024 * 1024
+const CONCURRENCY = 8
+/** The metrics of our own proxy; those of its process would clash with the supervisor's. */
+const PREFIX = 'connect_proxy_'
+
+/**
+ * Reads the metrics of all proxies over their admin sockets, in the Prometheus text format, with the label `proxy`. A
+ * proxy that does not answer is left out.
+ */
+export async function proxyMetrics(sources: Iterable<MetricsSource>): Promise<string> {
+  const families = new Map<string, Family>()
+  const rest = [...sources].values()
+  const workers = Array.from({ length: CONCURRENCY }, async () => {
+    for (const { proxyId, socketPath } of rest) {
+      const text = await read(socketPath).catch(() => '')
+      addMetrics(families, proxyId, text)
+    }
+  })
+  await Promise.all(workers)
+  return [...families.values()].map(({ header, samples }) => [...header, ...samples, ''].join('\n')).join('')
+}
+
+/** The lines of one metric. The text format wants them together. */
+interface Family {
+  readonly header: string[]
+  readonly samples: string[]
+}
+
+/** Adds the metrics of one proxy to those of the others. */
+export function addMetrics(families: Map<string, Family>, proxyId: string, text: string): void {
+  const label = `proxy="${proxyId.replaceAll(/[\\"]/g, '\\$&').replaceAll('\n', '\\n')}"`
+  let family: Family | undefined
+  let isFirst = false
+  for (const line of text.split('\n')) {
+    if (line.startsWith('# ')) {
+      const [, kind, name = ''] = line.split(' ', 3)
+      if (kind === 'HELP') {
+        isFirst = name.startsWith(PREFIX) && !families.has(name)
+        if (isFirst) families.set(name, { header: [], samples: [] })
+        family = families.get(name)
+      }
+      if (isFirst) family?.header.push(line)
+    } else if (line.startsWith(PREFIX)) {
+      family?.samples.push(labeled(line, label))
+    }
+  }
+}
+
+function labeled(sample: string, label: string): string {
+  const brace = sample.indexOf('{')
+  const space = sample.indexOf(' ')
+  if (brace === -1 || brace > space) return `${sample.slice(0, space)}{${label}}${sample.slice(space)}`
+  return `${sample.slice(0, brace + 1)}${label},${sample.slice(brace + 1)}`
+}
+
+async function read(socketPath: string): Promise<string> {
+  const signal = AbortSignal.timeout(TIMEOUT_MS)
+  const sent = request({ socketPath, path: '/metrics', signal })
+  sent.end()
+  const [response] = (await once(sent, 'response')) as [IncomingMessage]
+  const chunks: Buffer[] = []
+  let size = 0
+  for await (const chunk of response) {
+    size += (chunk as Buffer).length
+    if (size > MAX_BYTES) throw new Error(`${socketPath}: more than ${MAX_BYTES} bytes of metrics`)
+    chunks.push(chunk as Buffer)
+  }
+  return response.statusCode === 200 ? Buffer.concat(chunks).toString() : ''
+}

@@ -1,0 +1,61 @@
+// The commands of operators.
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { until } from '../fixtures/mesh.js'
+import { type ProxyRow, IDLE, managed, servicesOf, startHost } from './connect-supervisor.js'
+import { isAlive } from './processes.js'
+
+test('restart replaces the process and keeps the registration and the port', async (t) => {
+  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
+  await host.start()
+  const before = await host.running('a')
+  const registration = (await servicesOf(agent))['a-proxy']
+  assert.equal(await host.command('restart', 'a'), 'a is being restarted\n')
+  const after = await host.row('a', ({ state, pid }) => state === 'running' && pid !== before.pid)
+  assert.equal(after.port, before.port)
+  await until('the former process is gone', () => !isAlive(before.pid))
+  assert.deepEqual((await servicesOf(agent))['a-proxy'], registration)
+  assert.match((await host.run('restart', 'nope')).error, /there is no managed proxy "nope"/)
+})
+
+test('restart starts a stopped proxy, and restarts one while the agent is away', async (t) => {
+  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
+  await host.start()
+  await host.running('a')
+  await host.command('stop', 'a')
+  await host.command('restart', 'a')
+  const { pid } = await host.running('a')
+  await agent.close()
+  await host.command('restart', 'a')
+  await host.row('a', (row) => row.state === 'running' && row.pid !== pid)
+})
+
+test('status -json is for programs, with a supervisor and without one', async (t) => {
+  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
+  const supervisor = await host.start()
+  const { pid } = await host.running('a')
+  const parse = (text: string): { isRunning: boolean; proxies: ProxyRow[] } =>
+    JSON.parse(text) as ReturnType<typeof parse>
+  const running = parse(await host.command('status', '-json'))
+  assert.deepEqual([running.isRunning, running.proxies[0]?.pid], [true, pid])
+  await supervisor.stop()
+  const { code, out } = await host.run('status', '-json')
+  assert.equal(code, 3)
+  assert.deepEqual([parse(out).isRunning, parse(out).proxies[0]?.pid], [false, pid])
+})
+
+test('help and version print to standard output', async (t) => {
+  const { host } = await startHost(t, {})
+  for (const flag of ['help', '-help']) assert.match(await host.command(flag), /^Usage: connect-supervisor/)
+  for (const flag of ['version', '-version', '--version']) {
+    assert.match(await host.command(flag), /^connect-supervisor v\d+\.\d+\.\d+\n$/)
+  }
+})
+
+test('log lines show bidirectional and zero-width characters escaped', async (t) => {
+  const { host } = await startHost(t, { 'a.json': managed('web\u202e\u200b', IDLE) })
+  const supervisor = await host.start()
+  await supervisor.logged('web\\u202e\\u200b-proxy: started')
+  const table = await host.command('status')
+  assert.ok(table.includes('web\\u202e\\u200b-proxy'), table)
+})
