@@ -90,6 +90,7 @@ export {
   HostError,
   IdentityError,
   OptionError,
+  RedirectError,
   SpiffeIdError,
   TimeoutError,
   VerificationError,

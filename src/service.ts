@@ -95,9 +95,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       prove: selfHandshake,
       ...time,
     })
-    const { hosts, dialTimeoutMs } = this.#settings
+    const { hosts, dialTimeoutMs, maxConnectionsPerHost, crossServiceRedirects } = this.#settings
     this.#httpClients = new HttpClients(
-      { dial: this.#dialForHttp, hosts, dialTimeoutMs },
+      { dial: this.#dialForHttp, hosts, dialTimeoutMs, maxConnectionsPerHost, crossServiceRedirects },
       this.#identity,
       time.clock,
     )

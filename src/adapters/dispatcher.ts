@@ -5,6 +5,7 @@ import { describe, expectBoolean, optional } from '../options.js'
 import { upstreamOfHost } from './host.js'
 import type { MeshAccess } from './mesh-access.js'
 import { readPooled } from './pool-options.js'
+import { guardDispatch, trackRedirects } from './redirect.js'
 
 /** Those of undici's pool that are not about how a connection is made, which is the mesh's. */
 const POOL_KEYS = [
@@ -40,7 +41,10 @@ const UNDICI = {
 export interface DispatcherOptions {
   /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
   readonly dialTimeoutMs?: number | undefined
-  /** Options of undici's `Pool`, with undici's own names and defaults: one pool for each host. */
+  /**
+   * Options of undici's `Pool`, with undici's own names and defaults: one pool for each host.
+   * @default `{ connections }` with the service's maxConnectionsPerHost
+   */
   readonly pool?: Pick<Pool.Options, (typeof POOL_KEYS)[number]> | undefined
 }
 
@@ -66,7 +70,10 @@ export class MeshDispatcher extends Dispatcher {
     const { timeoutMs, pool } = readPooled(given, access.dialTimeoutMs, UNDICI)
     this.#access = access
     this.#timeoutMs = timeoutMs
-    this.#pool = pool
+    this.#pool = { ...pool, connections: pool.connections ?? access.maxConnectionsPerHost }
+    // undici calls the methods of a composed dispatcher on a proxy, which has no private members.
+    this.close = this.close.bind(this)
+    this.destroy = this.destroy.bind(this)
     this.#alpnProtocols = pool.allowH2 === true ? ['h2', 'http/1.1'] : ['http/1.1']
   }
 
@@ -84,7 +91,16 @@ export class MeshDispatcher extends Dispatcher {
   }
 
   override dispatch(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
-    return this.#poolFor(expectOrigin(options.origin)).dispatch(options, handler)
+    const origin = expectOrigin(options.origin)
+    return this.#poolFor(origin).dispatch(options, guardDispatch(options, origin, handler, this.#access))
+  }
+
+  override compose(dispatchers: Dispatcher.DispatcherComposeInterceptor[]): Dispatcher.ComposedDispatcher
+  override compose(...dispatchers: Dispatcher.DispatcherComposeInterceptor[]): Dispatcher.ComposedDispatcher
+  override compose(
+    ...interceptors: (Dispatcher.DispatcherComposeInterceptor | Dispatcher.DispatcherComposeInterceptor[])[]
+  ): Dispatcher.ComposedDispatcher {
+    return super.compose([...interceptors.flat(), trackRedirects])
   }
 
   override close(): Promise<void>

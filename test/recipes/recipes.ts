@@ -35,7 +35,7 @@ export const recipes: Readonly<Record<string, Recipe>> = {
       client: [
         "fetch 200 { caller: 'shop', asked: 1 }",
         "undici 200 { caller: 'shop', asked: 3 }",
-        'a stray URL: the host "example.com" leads out of the mesh',
+        'a stray URL: host "example.com" is not in the domain consul',
       ],
     },
     source: 'shop',

@@ -25,6 +25,7 @@ import {
   type NoInstancesReason,
   OptionError,
   type Peer,
+  RedirectError,
   RevokedError,
   type RevocationMessage,
   type Roots,
@@ -50,6 +51,7 @@ describe('error classes', () => {
       | HostError
       | IdentityError
       | OptionError
+      | RedirectError
       | RevokedError
       | SpiffeIdError
       | TimeoutError
@@ -69,6 +71,7 @@ describe('error classes', () => {
       if (error instanceof ClosedError) expectTypeOf(error).toEqualTypeOf<ClosedError>()
       if (error instanceof IdentityError) expectTypeOf(error).toEqualTypeOf<IdentityError>()
       if (error instanceof HostError) expectTypeOf(error.host).toBeString()
+      if (error instanceof RedirectError) expectTypeOf(error.to).toBeString()
       if (error instanceof TimeoutError) {
         expectTypeOf(error.timeoutMs).toBeNumber()
         expectTypeOf(error.attempts).toEqualTypeOf<readonly DialAttempt[]>()
