@@ -33,6 +33,8 @@ const SHORTEST_BEAT_MS = 1_000
 export class Registration {
   /** The instance's id on its agent. */
   readonly id: string
+  /** The port that is registered. */
+  readonly port: number
   readonly #options: RegistrationOptions
   readonly #closed = new AbortController()
   readonly #abandoned = new AbortController()
@@ -41,6 +43,7 @@ export class Registration {
 
   constructor(options: RegistrationOptions) {
     this.id = options.definition.ID
+    this.port = options.definition.Port
     this.#options = options
   }
 
