@@ -561,8 +561,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   ) => {
     const patience = { allowHalfOpen, expectsAnswer: true, alpnProtocols }
     const socket = await this.#dial(upstream, { ...bounds, patience })
-    // A request that is cut short says so itself.
-    closeWhenDestroyed(socket, () => true)
+    // A request that is cut short says so itself. undici's HTTP/2 needs its sockets to end in the turn of their `destroy`.
+    closeWhenDestroyed(socket, () => socket.alpnProtocol !== 'h2')
     return socket
   }
 
