@@ -8,5 +8,5 @@ export async function bareGeneration(agent: AgentOptions): Promise<Generation> {
   const { leaf, roots } = own
   const { key, ecdhCurve, minVersion } = own.tlsServerOptions()
   if (leaf === undefined || roots === undefined) throw new Error('not ready')
-  return { leaf, roots, privateKeyPem: key, tls: { ecdhCurve, minVersion } }
+  return { leaf, roots, privateKeyPem: Buffer.from(key).toString(), tls: { ecdhCurve, minVersion } }
 }

@@ -59,7 +59,8 @@ export const ERROR_CODES = {
   ERR_CONNECT_PEER_KIND: 'The peer is not a service (an agent, a server or a gateway).',
   ERR_CONNECT_PEER_IDENTITY: 'The peer proved to be another service than the one dialled.',
 
-  ERR_CONNECT_HOST: 'A URL’s host is no name of the mesh, or has a port.',
+  ERR_CONNECT_HOST: 'The host of a URL names no upstream of the mesh, or has a port.',
+  ERR_CONNECT_REDIRECT: 'An HTTP answer of one service redirects to another one, and may not.',
   ERR_CONNECT_DENIED: 'The peer proved who it is and may not connect.',
   ERR_CONNECT_REVOKED: 'The peer was connected and may no longer be: its connection was ended.',
   ERR_CONNECT_REJECTED: 'The peer closed the connection before its first byte: it may have rejected us.',
@@ -137,17 +138,40 @@ export class OptionError extends ConnectError {
   }
 }
 
-/** A URL leads out of the mesh: nothing was connected. */
+/** The host of a URL names no upstream of the mesh: nothing was connected. */
 export class HostError extends ConnectError {
   static override readonly brand: string = 'HostError'
+  /** The rejected host, cut to 256 characters. */
   readonly host: string
+  readonly problem: string
+  /** What to write instead. */
   readonly expected: string
 
-  constructor(host: string, expected: string) {
-    const shown = JSON.stringify(host.slice(0, 256))
-    super('ERR_CONNECT_HOST', `the host ${shown} leads out of the mesh: expected ${expected}`)
-    this.host = host
+  constructor(host: string, problem: string, expected: string) {
+    const shown = host.length > 256 ? `${host.slice(0, 256)}…` : host
+    super('ERR_CONNECT_HOST', `host ${JSON.stringify(shown)} ${problem}; expected ${expected}`)
+    this.host = shown
+    this.problem = problem
     this.expected = expected
+  }
+}
+
+/**
+ * A service redirects an HTTP request to another service: the redirect was not followed. The mesh would have taken the
+ * second request for one of this process's own.
+ */
+export class RedirectError extends ConnectError {
+  static override readonly brand: string = 'RedirectError'
+  /** The service, or prepared query, that answered with the redirect. */
+  readonly from: string
+  /** The service, or prepared query, that the redirect leads to. */
+  readonly to: string
+
+  constructor(from: string, to: string) {
+    const remedy = `request ${to} explicitly, or set the service option crossServiceRedirects`
+    super('ERR_CONNECT_REDIRECT', `redirect from ${from} to ${to} refused; ${remedy}`)
+    this.from = from
+    this.to = to
   }
 }
 

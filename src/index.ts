@@ -91,6 +91,7 @@ export {
   HostError,
   IdentityError,
   OptionError,
+  RedirectError,
   SpiffeIdError,
   TimeoutError,
   VerificationError,

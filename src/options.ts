@@ -16,6 +16,8 @@ export const DEFAULTS = {
   dialTimeoutMs: 10_000,
   handshakeTimeoutMs: 10_000,
   drainTimeoutMs: 10_000,
+  /** Of HTTP clients. Each connection costs both ends a TLS handshake. */
+  maxConnectionsPerHost: 50,
   /** How long the last known intentions serve while the agent is away. */
   staleIntentionsMs: 600_000,
   /** Whoever reaches a forward speaks as the service that opened it. */

@@ -64,6 +64,17 @@ export interface ServiceOptions {
    * some of its instances. @default none
    */
   readonly hosts?: Readonly<Record<string, Upstream>> | undefined
+  /**
+   * Whether HTTP clients may follow a redirect from one service to another. The second service sees the request as this
+   * service's own, so a service that may not call it could do so through the redirect. Redirects inside one service are
+   * always followed. @default false
+   */
+  readonly crossServiceRedirects?: boolean | undefined
+  /**
+   * Upper bound on the connections to each host of `fetch`, and of `dispatcher` and `agent` unless their own options say
+   * otherwise. Further requests wait for a connection. @default 50
+   */
+  readonly maxConnectionsPerHost?: number | undefined
 }
 
 export interface ServiceSettings {
@@ -75,6 +86,8 @@ export interface ServiceSettings {
   readonly drainTimeoutMs: number
   readonly tls: TlsSettings
   readonly hosts: HostSettings
+  readonly crossServiceRedirects: boolean
+  readonly maxConnectionsPerHost: number
 }
 
 /** Options of `dial`. */
@@ -164,6 +177,8 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
     'minTlsVersion',
     'domain',
     'hosts',
+    'crossServiceRedirects',
+    'maxConnectionsPerHost',
   ])
   optional(expectFunction)('authorize', options.authorize)
   return {
@@ -188,6 +203,11 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
       domain: optional(expectDomain)('domain', options.domain) ?? DEFAULTS.domain,
       hosts: optional(expectHosts)('hosts', options.hosts) ?? new Map(),
     },
+    crossServiceRedirects:
+      optional(expectBoolean)('crossServiceRedirects', options.crossServiceRedirects) ?? false,
+    maxConnectionsPerHost:
+      optional(expectCount)('maxConnectionsPerHost', options.maxConnectionsPerHost) ??
+      DEFAULTS.maxConnectionsPerHost,
   }
 }
 

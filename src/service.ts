@@ -121,9 +121,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       prove: selfHandshake,
       ...time,
     })
-    const { hosts, dialTimeoutMs } = this.#settings
+    const { hosts, dialTimeoutMs, maxConnectionsPerHost, crossServiceRedirects } = this.#settings
     this.#httpClients = new HttpClients(
-      { dial: this.#dialForHttp, hosts, dialTimeoutMs },
+      { dial: this.#dialForHttp, hosts, dialTimeoutMs, maxConnectionsPerHost, crossServiceRedirects },
       this.#identity,
       time.clock,
     )
@@ -330,8 +330,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
 
   /**
    * Lets a server of node:http, node:https or node:http2 serve the mesh: intentions first, then the application.
-   * The server's own `listen` is not called, and must not have been; its `address()` tells the mesh listener's. A gRPC
-   * server of `@grpc/grpc-js` is served by its connection injector.
+   * The server opens no port of its own, and its `listen` throws from now on. Its `address()` is the listener's. Its
+   * `close()`, which frameworks call to shut down, closes the listener. A gRPC server of `@grpc/grpc-js` is served by its
+   * connection injector.
    * @throws as listen
    * @example
    * ```ts
@@ -346,9 +347,17 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   async serve(server: ServableServer, options: ListenOptions): Promise<Listener> {
     return withCallerFrames(async () => {
       const adapter = serverAdapter(server)
-      const listener = await this.#open(options, adapter)
-      adapter.attach(listener)
-      return listener
+      adapter.begin()
+      let listener: Listener | undefined
+      try {
+        listener = await this.#open(options, adapter)
+        adapter.attach(listener)
+        return listener
+      } catch (error) {
+        listener?.destroy()
+        adapter.abandon()
+        throw error
+      }
     })
   }
 
@@ -632,8 +641,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   ) => {
     const patience = { allowHalfOpen, expectsAnswer: true, alpnProtocols }
     const socket = await this.#dial(upstream, { ...bounds, patience })
-    // A request that is cut short says so itself.
-    closeWhenDestroyed(socket, () => true)
+    // A request that is cut short says so itself. undici's HTTP/2 needs its sockets to end in the turn of their `destroy`.
+    closeWhenDestroyed(socket, () => socket.alpnProtocol !== 'h2')
     return socket
   }
 
@@ -664,12 +673,26 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       clock: this.#time.clock,
       drainTimeoutMs: this.#settings.drainTimeoutMs,
       reports: this.#reports,
+      onClosing: () => this.#withdrawInstances(listener),
       onClosed: () => this.#listeners.delete(listener),
     })
     // Known before it is open, so that a close in the middle ends it too.
     this.#listeners.add(listener)
     await this.#opened('listen', listener.open(address))
     return listener
+  }
+
+  /**
+   * Takes the instances at a listener's port out of the catalog, unless another listener has the same port.
+   * @returns undefined if there are none
+   */
+  #withdrawInstances(listener: Listener): Promise<unknown> | undefined {
+    const port = portOf(listener)
+    const others = [...this.#listeners].filter((other) => other !== listener)
+    if (port === undefined || others.some((other) => portOf(other) === port)) return undefined
+    const instances = [...this.#registrations].filter((registration) => registration.port === port)
+    if (instances.length === 0) return undefined
+    return Promise.all(instances.map((registration) => registration.close()))
   }
 
   /** What a close in the middle broke off was closed. */
@@ -748,4 +771,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     },
     warning: this.#onFailed,
   }
+}
+
+function portOf(listener: Listener): number | undefined {
+  const address = listener.address()
+  return typeof address === 'object' ? address?.port : undefined
 }

@@ -34,54 +34,60 @@ export function observe(): void {
   })
 }
 
-/** How things stand with a service, read whenever Prometheus asks. */
+const exposed = new Set<Service>()
+
+/** Adds a service to the metrics that are read whenever Prometheus asks. They end with the service. */
 export function expose(service: Service): void {
-  const gauge = (name: string, help: string, read: (gauge: Gauge) => void, labelNames: string[] = []) =>
-    new Gauge({
-      name: `connect_${name}`,
-      help,
-      labelNames,
-      registers,
-      collect() {
-        this.reset()
-        read(this)
-      },
-    })
-  gauge('certificate_expires_timestamp_seconds', 'When the certificate expires', (each) => {
-    const { leaf } = service
-    if (leaf !== undefined) each.set(leaf.notAfter.getTime() / 1_000)
-  })
-  gauge('agent_stale_seconds', 'For how long the agent has been away', (each) => {
-    each.set(service.figures().staleMs / 1_000)
-  })
-  gauge('inbound_connections', 'Inbound connections that are open', (each) => {
-    each.set(service.figures().connections)
-  })
-  gauge(
-    'decisions_total',
-    'What was decided of peers, and on what ground',
-    (each) => {
-      for (const { authorized, basis, count } of service.figures().decisions)
-        each.set({ authorized: String(authorized), basis }, count)
+  exposed.add(service)
+  service.once('closed', () => exposed.delete(service))
+}
+
+gauge('certificate_expires_timestamp_seconds', 'When the certificate expires', [], ({ leaf }, set) => {
+  if (leaf !== undefined) set({}, leaf.notAfter.getTime() / 1_000)
+})
+gauge('agent_stale_seconds', 'Time since the agent was last reached', [], (service, set) => {
+  set({}, service.figures().staleMs / 1_000)
+})
+gauge('inbound_connections', 'Open inbound connections', [], (service, set) => {
+  set({}, service.figures().connections)
+})
+gauge('decisions_total', 'Decisions about peers', ['authorized', 'basis'], (service, set) => {
+  for (const { authorized, basis, count } of service.figures().decisions)
+    set({ authorized: String(authorized), basis }, count)
+})
+gauge(
+  'revocations_total',
+  'Connections ended because their peer may no longer connect',
+  ['basis'],
+  (service, set) => {
+    for (const { basis, count } of service.figures().revocations) set({ basis }, count)
+  },
+)
+gauge('rejections_total', 'Peers that did not prove their identity', ['code'], (service, set) => {
+  for (const { code, count } of service.figures().rejections) set({ code }, count)
+})
+
+/** A gauge with the label `service` for each service that is exposed. */
+function gauge<L extends string>(
+  name: string,
+  help: string,
+  labelNames: readonly L[],
+  read: (service: Service, set: (labels: Record<L, string>, value: number) => void) => void,
+): void {
+  new Gauge({
+    name: `connect_${name}`,
+    help,
+    labelNames: ['service', ...labelNames],
+    registers,
+    collect() {
+      this.reset()
+      for (const service of exposed) {
+        read(service, (labels, value) => {
+          this.set({ service: service.name, ...labels }, value)
+        })
+      }
     },
-    ['authorized', 'basis'],
-  )
-  gauge(
-    'revocations_total',
-    'Connections that were ended since their peer may no longer be in',
-    (each) => {
-      for (const { basis, count } of service.figures().revocations) each.set({ basis }, count)
-    },
-    ['basis'],
-  )
-  gauge(
-    'rejections_total',
-    'Peers that did not prove who they are, by the code of the error',
-    (each) => {
-      for (const { code, count } of service.figures().rejections) each.set({ code }, count)
-    },
-    ['code'],
-  )
+  })
 }
 
 function on<K extends keyof ChannelMessages>(channel: K, tell: (message: ChannelMessages[K]) => void): void {

@@ -4,7 +4,9 @@ import { ClosedError, OptionError, toError } from '../errors.js'
 import { describe, expectBoolean, optional } from '../options.js'
 import { upstreamOfHost } from './host.js'
 import type { MeshAccess } from './mesh-access.js'
+import { OriginPool } from './origin-pool.js'
 import { readPooled } from './pool-options.js'
+import { guardDispatch, trackRedirects } from './redirect.js'
 
 /** Those of undici's pool that are not about how a connection is made, which is the mesh's. */
 const POOL_KEYS = [
@@ -40,7 +42,10 @@ const UNDICI = {
 export interface DispatcherOptions {
   /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
   readonly dialTimeoutMs?: number | undefined
-  /** Options of undici's `Pool`, with undici's own names and defaults: one pool for each host. */
+  /**
+   * Options of undici's `Pool`, with undici's own names and defaults: one pool for each host.
+   * @default `{ connections }` with the service's maxConnectionsPerHost
+   */
   readonly pool?: Pick<Pool.Options, (typeof POOL_KEYS)[number]> | undefined
 }
 
@@ -54,9 +59,9 @@ export class MeshDispatcher extends Dispatcher {
   readonly #timeoutMs: number
   readonly #pool: PoolOptions
   readonly #alpnProtocols: readonly string[]
-  readonly #pools = new Map<string, Pool>()
+  readonly #pools = new Map<string, OriginPool>()
   /** Those that finish what they have. */
-  readonly #ending = new Set<Pool>()
+  readonly #ending = new Set<OriginPool>()
   #closing: Promise<void> | undefined
   readonly #destroyed = new AbortController()
 
@@ -67,6 +72,9 @@ export class MeshDispatcher extends Dispatcher {
     this.#access = access
     this.#timeoutMs = timeoutMs
     this.#pool = pool
+    // undici calls the methods of a composed dispatcher on a proxy, which has no private members.
+    this.close = this.close.bind(this)
+    this.destroy = this.destroy.bind(this)
     this.#alpnProtocols = pool.allowH2 === true ? ['h2', 'http/1.1'] : ['http/1.1']
   }
 
@@ -84,7 +92,16 @@ export class MeshDispatcher extends Dispatcher {
   }
 
   override dispatch(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
-    return this.#poolFor(expectOrigin(options.origin)).dispatch(options, handler)
+    const origin = expectOrigin(options.origin)
+    return this.#poolFor(origin).dispatch(options, guardDispatch(options, origin, handler, this.#access))
+  }
+
+  override compose(dispatchers: Dispatcher.DispatcherComposeInterceptor[]): Dispatcher.ComposedDispatcher
+  override compose(...dispatchers: Dispatcher.DispatcherComposeInterceptor[]): Dispatcher.ComposedDispatcher
+  override compose(
+    ...interceptors: (Dispatcher.DispatcherComposeInterceptor | Dispatcher.DispatcherComposeInterceptor[])[]
+  ): Dispatcher.ComposedDispatcher {
+    return super.compose([...interceptors.flat(), trackRedirects])
   }
 
   override close(): Promise<void>
@@ -102,49 +119,52 @@ export class MeshDispatcher extends Dispatcher {
     const callback = typeof first === 'function' ? first : second
     this.#destroyed.abort(error)
     this.#closing ??= Promise.resolve()
-    const ended = this.#end((pool) => pool.destroy(error))
+    const ended = this.#end((pool) => pool.destroy(error ?? new ClosedError('dispatch')))
     return settle(ended, callback)
   }
 
-  async #end(how: (pool: Pool) => Promise<void>): Promise<void> {
+  async #end(how: (pool: OriginPool) => Promise<void>): Promise<void> {
     for (const pool of this.#pools.values()) this.#ending.add(pool)
     this.#pools.clear()
     // A pool that has ended by itself meanwhile says so by rejecting.
     await Promise.allSettled([...this.#ending].map(how))
   }
 
-  #poolFor(origin: string): Pool {
+  #poolFor(origin: string): OriginPool {
     const known = this.#pools.get(origin)
     if (known !== undefined) return known
-    const pool: Pool = new Pool(origin, {
-      ...this.#pool,
+    const { connections, ...options } = this.#pool
+    const pool: OriginPool = new OriginPool(origin, {
+      // As undici's pool takes it: 0 is no bound.
+      connections:
+        connections === 0 || connections === null
+          ? Infinity
+          : (connections ?? this.#access.maxConnectionsPerHost),
+      options,
       connect: (options, callback) => {
         void this.#connect(pool, origin, options, callback)
       },
+      onDrain: (url) => this.emit('drain', url),
+      onConnect: (url, targets) => this.emit('connect', url, [this, ...targets]),
+      onDisconnect: (url, targets, error) => {
+        this.#letGo(origin, pool)
+        this.emit('disconnect', url, [this, ...targets], error)
+      },
+      onConnectionError: (url, targets, error) => {
+        this.#letGo(origin, pool)
+        this.emit('connectionError', url, [this, ...targets], error)
+      },
     })
     this.#pools.set(origin, pool)
-    pool.on('drain', (url) => this.emit('drain', url))
-    pool.on('connect', (url: URL, targets: readonly Dispatcher[]) =>
-      this.emit('connect', url, [this, ...targets]),
-    )
-    pool.on('disconnect', (url, targets: readonly Dispatcher[], error) => {
-      this.#letGo(origin, pool)
-      this.emit('disconnect', url, [this, ...targets], error)
-    })
-    pool.on('connectionError', (url, targets: readonly Dispatcher[], error) => {
-      this.#letGo(origin, pool)
-      this.emit('connectionError', url, [this, ...targets], error)
-    })
     return pool
   }
 
   /** Hosts may come from anywhere: a pool without a connection and without a request is kept no longer. */
-  #letGo(origin: string, pool: Pool): void {
-    const { connected, queued, pending, running } = pool.stats
-    if (connected + queued + pending + running === 0) this.#retire(origin, pool)
+  #letGo(origin: string, pool: OriginPool): void {
+    if (pool.isIdle) this.#retire(origin, pool)
   }
 
-  #retire(origin: string, pool: Pool): void {
+  #retire(origin: string, pool: OriginPool): void {
     if (this.#pools.get(origin) !== pool) return
     this.#pools.delete(origin)
     this.#ending.add(pool)
@@ -153,7 +173,7 @@ export class MeshDispatcher extends Dispatcher {
   }
 
   async #connect(
-    pool: Pool,
+    pool: OriginPool,
     origin: string,
     { hostname, port }: buildConnector.Options,
     callback: buildConnector.Callback,

@@ -1,5 +1,6 @@
 import type { Dispatcher } from 'undici'
 import { OptionError } from '../errors.js'
+import { fetchDispatcher } from './redirect.js'
 
 /**
  * As it was when this was loaded: a later one, of a polyfill or a mock, may know nothing of dispatchers, and what it was
@@ -21,7 +22,7 @@ export function meshFetch(dispatcher: () => Dispatcher): typeof globalThis.fetch
     // A Request reads everything that `init` has, also what a spread would lose: it may be a Request itself.
     const request = new Request(input, init)
     // The undici that is built into Node takes ours, and its types have its own.
-    const ours: object = { dispatcher: dispatcher() }
+    const ours: object = { dispatcher: fetchDispatcher(dispatcher()) }
     return nodeFetch(request, ours)
   }
 }

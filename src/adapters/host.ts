@@ -1,12 +1,17 @@
+import { isIP } from 'node:net'
 import { HostError, OptionError } from '../errors.js'
 import { describe, expectObject, expectString } from '../options.js'
 import { type Upstream, settledUpstream } from '../resolve/upstream.js'
 
+/** Bounded repetition: the expression takes linear time. */
 const LABEL = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$/i
 
-/** What the hosts of URLs lead to. */
+/** RFC 1035, section 3.1: 253 characters as text, and a trailing dot. */
+const MAX_HOST_LENGTH = 254
+
+/** The upstreams that the hosts of URLs name. */
 export interface HostSettings {
-  /** The domain of Consul's names. */
+  /** Domain of Consul DNS. */
   readonly domain: string
   /** Further hosts, in lower case. */
   readonly hosts: ReadonlyMap<string, Upstream>
@@ -14,28 +19,38 @@ export interface HostSettings {
 
 /**
  * The upstream that a URL's host names: `<service>.service[.<datacenter>].<domain>`, the same with `.connect`,
- * `<query>.query[.<datacenter>].<domain>`, or one of the further hosts. Any other is an error, so that nothing ever
- * leaves the mesh.
+ * `<query>.query[.<datacenter>].<domain>`, or one of the option `hosts`. Any other host is an error, so that no request
+ * ever leaves the mesh.
  *
- * The port is Consul's to say. One in the URL would have no effect, and is an error too; 80 and 443 are what HTTP
- * clients fill in themselves.
+ * A port has no effect, because Consul supplies it, and is an error too. HTTP clients fill in 80 and 443 themselves.
  * @throws HostError
  */
 export function upstreamOfHost(
   host: string,
   port: number | string | null | undefined,
-  { domain, hosts }: HostSettings,
+  settings: HostSettings,
 ): Upstream {
-  const name = host.toLowerCase().replace(/\.$/, '')
-  const upstream = hosts.get(name) ?? parseName(name, domain)
+  const upstream = findUpstream(host, settings)
   if (upstream === undefined) {
-    const names = `<name>.service[.<datacenter>].${domain}, or the same with .connect or .query`
-    throw new HostError(host, hosts.size > 0 ? `${names}, or one of the option hosts` : names)
+    const further = settings.hosts.size > 0 ? ', or a name of the option hosts' : ''
+    const expected = `<name>.service[.<datacenter>].${settings.domain}, or the same with .connect or .query${further}`
+    throw new HostError(host, problemOf(host, settings.domain), expected)
   }
   if (port !== undefined && port !== null && !['', '80', '443'].includes(String(port))) {
-    throw new HostError(`${host}:${String(port)}`, 'no port: Consul says which one it is')
+    throw new HostError(
+      `${host}:${String(port)}`,
+      'has a port',
+      `${host} without one: Consul supplies the port`,
+    )
   }
   return upstream
+}
+
+/** As `upstreamOfHost`; undefined if the host names no upstream. */
+export function findUpstream(host: string, { domain, hosts }: HostSettings): Upstream | undefined {
+  if (host.length > MAX_HOST_LENGTH) return undefined
+  const name = host.toLowerCase().replace(/\.$/, '')
+  return hosts.get(name) ?? parseName(name, domain)
 }
 
 function parseName(name: string, domain: string): Upstream | undefined {
@@ -49,20 +64,42 @@ function parseName(name: string, domain: string): Upstream | undefined {
   return kind === 'query' ? { query: target, ...where } : undefined
 }
 
+/** Why a host names no upstream. */
+function problemOf(host: string, domain: string): string {
+  if (host.length > MAX_HOST_LENGTH)
+    return `has ${host.length} characters; a host name has at most ${MAX_HOST_LENGTH - 1}`
+  if (isIP(host.replace(/^\[|\]$/g, '')) !== 0)
+    return 'is an IP address, and a connection in the mesh needs a service name'
+  const labels = host.toLowerCase().replace(/\.$/, '').split('.')
+  const name = labels.join('.')
+  if (!isHostName(name)) return 'is not a host name'
+  if (labels.length === 1) return `is not a full name; write ${name}.service.${domain}`
+  if (!name.endsWith(`.${domain}`)) return `is not in the domain ${domain}`
+  const kinds = ['service', 'connect', 'query']
+  const kind = labels[1] ?? ''
+  const isTagged = labels.length > 3 && !kinds.includes(kind) && kinds.includes(labels[2] ?? '')
+  if (isTagged) return `begins with a tag; use the option hosts to name instances by tag`
+  return 'does not name a service or a prepared query'
+}
+
 /** @throws OptionError */
 export function expectDomain(option: string, value: unknown): string {
   const domain = expectString(option, value).toLowerCase()
-  if (domain.split('.').every((label) => LABEL.test(label))) return domain
+  if (isHostName(domain)) return domain
   throw new OptionError(option, 'a DNS domain, such as consul', describe(value))
 }
 
+function isHostName(text: string): boolean {
+  return text.length <= MAX_HOST_LENGTH && text.split('.').every((label) => LABEL.test(label))
+}
+
 /**
- * Further hosts, and what each leads to, as it is now.
+ * Reads the option `hosts`. The upstreams are copied.
  * @throws OptionError
  */
 export function expectHosts(option: string, value: unknown): ReadonlyMap<string, Upstream> {
   const entries = Object.entries(expectObject(option, value)).map(([host, upstream]): [string, Upstream] => {
-    if (!host.split('.').every((label) => LABEL.test(label))) {
+    if (!isHostName(host)) {
       throw new OptionError(option, 'host names without a port', describe(host))
     }
     try {

@@ -1,10 +1,17 @@
-import { Agent, type AgentOptions as NodeAgentOptions, type ClientRequestArgs } from 'node:http'
+import {
+  Agent,
+  type AgentOptions as NodeAgentOptions,
+  type ClientRequest,
+  type ClientRequestArgs,
+} from 'node:http'
 import type { Agent as HttpsAgent, AgentOptions as HttpsAgentOptions } from 'node:https'
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { ClosedError } from '../errors.js'
+import { ClosedError, toError } from '../errors.js'
 import { upstreamOfHost } from './host.js'
 import type { MeshAccess } from './mesh-access.js'
 import { readPooled } from './pool-options.js'
+import { guardRequest } from './redirect.js'
 import { MeshStream } from './stream.js'
 
 const POOL_KEYS = [
@@ -31,12 +38,20 @@ const NODE = {
 export interface HttpAgentOptions {
   /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
   readonly dialTimeoutMs?: number | undefined
-  /** Options of `http.Agent`, with Node's own names and defaults. @default `{ keepAlive: true }` */
+  /**
+   * Options of `http.Agent`, with Node's own names and defaults.
+   * @default `{ keepAlive: true, maxSockets }` with the service's maxConnectionsPerHost
+   */
   readonly pool?: Pick<NodeAgentOptions, (typeof POOL_KEYS)[number]> | undefined
 }
 
 /** An agent of node:http that is to TypeScript one of node:https too, which got and others tell apart. */
 export type MeshAgent = Agent & Pick<HttpsAgent, 'getName' | 'options'>
+
+/** Node.js gives an agent its requests by a method that is not documented, and that many agents override. */
+interface RequestTaker {
+  readonly addRequest: (this: Agent, request: ClientRequest, options: ConnectionOptions) => void
+}
 
 /** What Node passes to `createConnection`. */
 type ConnectionOptions = ClientRequestArgs & { readonly socketPath?: string | undefined }
@@ -58,7 +73,7 @@ export class MeshHttpAgent extends Agent {
   /** @throws OptionError */
   constructor(access: MeshAccess, given: HttpAgentOptions = {}) {
     const { timeoutMs, pool } = readPooled(given, access.dialTimeoutMs, NODE)
-    super({ keepAlive: true, ...pool })
+    super({ keepAlive: true, ...pool, maxSockets: pool.maxSockets ?? access.maxConnectionsPerHost })
     this.#access = access
     this.#timeoutMs = timeoutMs
     this.protocol = undefined
@@ -66,6 +81,23 @@ export class MeshHttpAgent extends Agent {
     this.prependListener('free', (stream: MeshStream) => {
       if (this.#retired.has(stream) || (this.#isClosed && !stream.connecting)) stream.destroy()
     })
+  }
+
+  /**
+   * Node calls this for each request, before it looks for a connection.
+   * @internal
+   */
+  addRequest(request: ClientRequest, options: ConnectionOptions): void {
+    try {
+      guardRequest(request, this.#access)
+    } catch (error) {
+      // The request hears of a connection that could not be made.
+      const stream = new MeshStream(false, () => Promise.reject(toError(error)))
+      request.onSocket(stream.connect() as unknown as Socket)
+      return
+    }
+    const { addRequest }: RequestTaker = Agent.prototype as Agent & RequestTaker
+    addRequest.call(this, request, options)
   }
 
   /**

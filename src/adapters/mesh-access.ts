@@ -10,6 +10,9 @@ export interface MeshAccess {
   readonly hosts: HostSettings
   /** The bound on a dial where the adapter's own options have none. */
   readonly dialTimeoutMs: number
+  /** Upper bound on the connections to each host where the adapter's own options have none. */
+  readonly maxConnectionsPerHost: number
+  readonly crossServiceRedirects: boolean
 }
 
 interface HttpDial {

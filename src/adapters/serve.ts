@@ -7,6 +7,7 @@ import { describe } from '../options.js'
 import type { Listener } from '../transport/listen.js'
 import type { MeshSocket } from '../transport/socket.js'
 import { closeWhenDestroyed } from '../transport/truncation.js'
+import { ServedServer } from './served-server.js'
 
 /** How often a server that is draining is asked to end its idle keep-alive connections. */
 const IDLE_SWEEP_MS = 50
@@ -45,7 +46,11 @@ export interface ServerAdapter {
   /** The server's own `allowHalfOpen`, as its HTTP parser counts on it. */
   readonly allowHalfOpen: boolean
   readonly onDrain: () => () => void
-  /** Ties the server to the listener that feeds it. */
+  /** Called before the listener is opened. */
+  begin(): void
+  /** Called when the listener could not be opened, or `attach` failed. */
+  abandon(): void
+  /** Called when the listener is open. */
   attach(listener: Listener): void
 }
 
@@ -60,10 +65,8 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
       'a server of node:http, node:https or node:http2, such as http.createServer(app), or a connection injector of grpc-js'
     throw new OptionError('server', expected, describe(server))
   }
-  if (server.listening) {
-    const found = 'one that listens already, on a port of its own that knows nothing of the mesh'
-    throw new OptionError('server', 'a server that does not listen: leave out its own listen()', found)
-  }
+  const served = ServedServer.of(server)
+  let attached: Listener | undefined
   const parts = server as HttpParts
   const sockets = new Set<MeshSocket>()
   const sessions = new Set<Session>()
@@ -106,14 +109,18 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
       const timer = setInterval(sweep, IDLE_SWEEP_MS)
       return () => {
         clearInterval(timer)
-        // Ends the server's own timers; it never listened, and says so to nobody.
-        server.close(() => undefined)
+        if (attached !== undefined) served.detach(attached)
       }
     },
+    begin: () => {
+      served.begin()
+    },
+    abandon: () => {
+      served.abandon()
+    },
     attach: (listener) => {
-      // Frameworks print it, and node:http starts its header and request timeouts on 'listening'.
-      server.address = () => listener.address()
-      server.emit('listening')
+      served.attach(listener)
+      attached = listener
     },
   }
 }
@@ -127,17 +134,10 @@ function isInjector(server: unknown): server is ConnectionInjector {
 /** Its own bound on a drain; ours comes first. */
 const LONG_DRAIN_MS = 86_400_000
 
-/** Its drain is for all of its connections, so that it can stand behind one listener. */
-const served = new WeakSet<ConnectionInjector>()
+/** An injector drains all of its connections at once, so each listener needs its own. */
+const servedInjectors = new WeakSet<ConnectionInjector>()
 
 function injectorAdapter(injector: ConnectionInjector): ServerAdapter {
-  if (served.has(injector)) {
-    throw new OptionError(
-      'server',
-      'a connection injector of its own for each listener',
-      'one that is served',
-    )
-  }
   return {
     handler: (socket) => {
       speaksHttp2(socket)
@@ -152,9 +152,16 @@ function injectorAdapter(injector: ConnectionInjector): ServerAdapter {
         injector.destroy()
       }
     },
-    attach: () => {
-      served.add(injector)
+    begin: () => {
+      if (servedInjectors.has(injector)) {
+        throw new OptionError('server', 'a connection injector for each listener', 'one that is served')
+      }
+      servedInjectors.add(injector)
     },
+    abandon: () => {
+      servedInjectors.delete(injector)
+    },
+    attach: () => undefined,
   }
 }
 

@@ -77,6 +77,8 @@ const CATALOG_PAUSE_MS = { first: 10, longest: 250 }
 export class Registration {
   /** The instance's id on its agent. */
   readonly id: string
+  /** The port that is registered. */
+  readonly port: number
   readonly #settings: RegistrationSettings
   readonly #closed = new AbortController()
   readonly #abandoned = new AbortController()
@@ -89,6 +91,7 @@ export class Registration {
 
   constructor(settings: RegistrationSettings) {
     this.id = settings.definition.ID
+    this.port = settings.definition.Port
     this.#settings = settings
     this.#status = { status: 'passing', note: undefined }
   }

@@ -113,8 +113,23 @@ export async function whyUnknown(
     const message = `of its ${registered} instances${where} none takes Connect, neither natively nor by a proxy`
     return { reason: 'not-connect', message }
   }
-  const message = `no service of that name is registered${where}, or the token may not see it`
+  const message = `no service of that name is registered${where}, or the token may not see it${misreading(service)}`
   return { reason: 'unknown', message }
+}
+
+/** For a name that looks like an upstream of another kind: how to write that one. */
+function misreading(service: string): string {
+  const [name = '', kind = '', ...rest] = service.split('.')
+  if (rest.length > 0 && ['service', 'connect'].includes(kind)) {
+    return `; to dial the service of this DNS name, write ${JSON.stringify(name)}`
+  }
+  if (rest.length > 0 && kind === 'query') {
+    return `; to dial the prepared query of this DNS name, write { query: ${JSON.stringify(name)} }`
+  }
+  const colon = service.lastIndexOf(':')
+  const port = Number(service.slice(colon + 1))
+  if (colon < 1 || !Number.isInteger(port) || port < 1 || port > 65535) return ''
+  return `; to dial an address, write { address: ${JSON.stringify(service)}, service: <name> }`
 }
 
 /** That there is none is known; only why it is so could not be asked. */

@@ -56,6 +56,8 @@ export interface ListenerSettings {
   readonly alpnProtocols: readonly string[] | undefined
   /** Called when a drain begins; what it returns is called when it is over. */
   readonly onDrain?: () => () => void
+  /** Called before the listener stops to accept, which waits for what it returns. */
+  readonly onClosing: () => Promise<unknown> | undefined
   /** Called when nothing of it is left. */
   readonly onClosed: () => void
 }
@@ -175,8 +177,9 @@ export class Listener implements AsyncDisposable {
   }
 
   /**
-   * Stops accepting, ends what is not authorized yet, and waits for the open connections to end; those still open
-   * after `drainTimeoutMs` are cut. Idempotent.
+   * Deregisters the instance at this port, if it was registered through the same service, and stops to accept. Ends
+   * connections that are not authorized yet, and waits for the open ones; those still open after `drainTimeoutMs` are
+   * cut. Idempotent.
    */
   async close(options?: CloseOptions): Promise<void> {
     const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
@@ -186,8 +189,9 @@ export class Listener implements AsyncDisposable {
     })
   }
 
-  /** Cuts everything at once. */
+  /** Deregisters the instance at this port, and cuts everything at once. */
   destroy(): void {
+    void this.#settings.onClosing()
     this.#stop()
     this.#open.destroy()
   }
@@ -204,6 +208,9 @@ export class Listener implements AsyncDisposable {
   }
 
   async #drain(timeoutMs: number): Promise<void> {
+    // New connections go to other instances before this one refuses them.
+    const withdrawal = this.#settings.onClosing()
+    if (withdrawal !== undefined) await withdrawal
     this.#stop()
     const endDrain = this.#settings.onDrain?.()
     try {

@@ -422,6 +422,86 @@ describe('dispatcher', () => {
     await dispatcher.close()
   })
 
+  for (const end of ['close', 'destroy'] as const) {
+    it(`survives the end of HTTP/2 sessions, and a ${end} afterwards`, async (t) => {
+      const mesh = await startMesh(t)
+      const api = mesh.join('api')
+      const sessions: http2.ServerHttp2Session[] = []
+      const server = http2.createSecureServer({}, (_request, response) => response.end('here'))
+      server.on('session', (session) => sessions.push(session))
+      const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
+      await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
+      const dispatcher = mesh.join('web').dispatcher({ pool: { allowH2: true, connections: 1 } })
+      const ask = async (): Promise<string> =>
+        (await undiciRequest('https://api.service.consul/', { dispatcher })).body.text()
+      const endSession = (): void => {
+        const session = sessions.at(-1)
+        session?.goaway()
+        session?.close()
+      }
+      assert.equal(await ask(), 'here')
+      for (let i = 0; i < 3; i += 1) {
+        // An error that undici throws out of an event fails the test.
+        const asked = Array.from({ length: 5 }, ask)
+        endSession()
+        const answers = await Promise.allSettled(asked)
+        assert.ok(answers.filter(({ status }) => status === 'fulfilled').length >= 4)
+        assert.equal(await ask(), 'here')
+      }
+      const last = ask().catch(() => undefined)
+      endSession()
+      await dispatcher[end]()
+      await last
+      await until('the connections are gone', () => api.figures().connections === 0)
+    })
+  }
+
+  it('answers 1,000 requests at a time over 50 connections at most', async (t) => {
+    const { web, connections } = await serving(t, (_request, response) => response.end('x'))
+    const ask = async (): Promise<string> => (await web.fetch('https://api.service.consul/')).text()
+    const answers = await Promise.all(Array.from({ length: 1_000 }, ask))
+    assert.deepEqual(new Set(answers), new Set(['x']))
+    assert.ok(connections.length <= 50, `${connections.length} connections`)
+  })
+
+  it('is bounded by an option of the service, and by its own', async (t) => {
+    const { join, connections } = await serving(t)
+    const web = join('web', { maxConnectionsPerHost: 2 })
+    const ask = async (dispatcher = web.dispatcher()): Promise<unknown> =>
+      (await undiciRequest('https://api.service.consul/', { dispatcher })).body.text()
+    await Promise.all(Array.from({ length: 20 }, () => ask()))
+    assert.equal(connections.length, 2)
+    const own = web.dispatcher({ pool: { connections: 3 } })
+    await Promise.all(Array.from({ length: 20 }, () => ask(own)))
+    assert.equal(connections.length, 5)
+    const get = async (): Promise<void> => {
+      const request = http.get('http://api.service.consul/', { agent: web.agent() })
+      const [response] = (await once(request, 'response')) as [http.IncomingMessage]
+      await response.toArray()
+    }
+    await Promise.all(Array.from({ length: 20 }, get))
+    assert.equal(connections.length, 7)
+  })
+
+  it('fails requests that wait for a connection: at their signal, and with the dial that fails', async (t) => {
+    const { web, connected } = await toSilence(t)
+    const dispatcher = web.dispatcher({ dialTimeoutMs: 1_000, pool: { connections: 1 } })
+    const ask = (signal?: AbortSignal): Promise<unknown> =>
+      rejection(
+        undiciRequest('https://silent.internal/', { dispatcher, ...(signal !== undefined && { signal }) }),
+      )
+    const first = ask()
+    await connected
+    const stop = new AbortController()
+    const aborted = ask(stop.signal)
+    const waiting = Array.from({ length: 10 }, () => ask())
+    stop.abort(new Error('stop'))
+    assert.equal(((await aborted) as Error).message, 'stop')
+    const codes = (await Promise.all([first, ...waiting])).map(codeOf)
+    assert.deepEqual(new Set(codes), new Set(['ERR_CONNECT_TIMEOUT']))
+    await dispatcher.close()
+  })
+
   it('gives up its dials when it is destroyed', async (t) => {
     const { web, connected } = await toSilence(t)
     const dispatcher = web.dispatcher({})

@@ -78,6 +78,7 @@ describe('the package', () => {
       'OptionError',
       'PROXY_CONFIG_KEYS',
       'ProxyConfigSource',
+      'RedirectError',
       'RevokedError',
       'Service',
       'SpiffeId',

@@ -26,6 +26,7 @@ import {
   type NoInstancesReason,
   OptionError,
   type Peer,
+  RedirectError,
   RevokedError,
   type RevocationMessage,
   type Roots,
@@ -51,6 +52,7 @@ describe('error classes', () => {
       | HostError
       | IdentityError
       | OptionError
+      | RedirectError
       | RevokedError
       | SpiffeIdError
       | TimeoutError
@@ -70,6 +72,7 @@ describe('error classes', () => {
       if (error instanceof ClosedError) expectTypeOf(error).toEqualTypeOf<ClosedError>()
       if (error instanceof IdentityError) expectTypeOf(error).toEqualTypeOf<IdentityError>()
       if (error instanceof HostError) expectTypeOf(error.host).toBeString()
+      if (error instanceof RedirectError) expectTypeOf(error.to).toBeString()
       if (error instanceof TimeoutError) {
         expectTypeOf(error.timeoutMs).toBeNumber()
         expectTypeOf(error.attempts).toEqualTypeOf<readonly DialAttempt[]>()

@@ -66,11 +66,12 @@ const kinds: [
   ['SpiffeIdError', (from) => new from.SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', 'x', 'y')],
   ['VerificationError', (from) => new from.VerificationError('ERR_CONNECT_PEER_KIND', 'x', 'y', { cause })],
   ['DialError', (from) => new from.DialError('ERR_CONNECT_DIAL_FAILED', 'db', 'away', { cause })],
-  ['HostError', (from) => new from.HostError('example.com', 'a name of the mesh')],
+  ['HostError', (from) => new from.HostError('example.com', 'is outside the mesh', 'a name of the mesh')],
+  ['RedirectError', (from) => new from.RedirectError('api', 'payments')],
   ['DnsError', (from) => new from.DnsError('a:53', 'SRV b', 'no answer', { cause })],
 ]
 /** Those that say themselves all that there is to say. */
-const causeless = ['SpiffeIdError', 'HostError']
+const causeless = ['SpiffeIdError', 'HostError', 'RedirectError']
 const classes = (from: typeof errors): [string, typeof ConnectError][] =>
   kinds.map(([name]) => [name, (from as unknown as Module)[name] as typeof ConnectError])
 
@@ -215,11 +216,11 @@ describe('errors: what they carry', () => {
     assert.equal(new DialError('ERR_CONNECT_DIAL_FAILED', 'db', 'away', { cause }).reason, undefined)
   })
 
-  it('HostError: the host, in short, and what would be one', () => {
-    const { host, expected, message } = new HostError('x'.repeat(300), 'a name of the mesh')
-    assert.equal(host.length, 300)
-    assert.equal(expected, 'a name of the mesh')
-    assert.equal(message, `the host "${'x'.repeat(256)}" leads out of the mesh: expected a name of the mesh`)
+  it('HostError names the host, cut to 256 characters, the problem, and what is expected', () => {
+    const { host, problem, expected, message } = new HostError('x'.repeat(300), 'is too long', 'a host name')
+    assert.equal(host, `${'x'.repeat(256)}…`)
+    assert.deepEqual({ problem, expected }, { problem: 'is too long', expected: 'a host name' })
+    assert.equal(message, `host "${host}" is too long; expected a host name`)
   })
 
   it('DnsError: the server and the question, and what was wrong', () => {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
 import { expectDomain, expectHosts, upstreamOfHost } from '../../src/adapters/host.js'
-import type { Upstream } from '../../src/index.js'
+import { HostError, OptionError, type Upstream } from '../../src/index.js'
 
 const plain = { domain: 'consul', hosts: new Map<string, Upstream>() }
 
@@ -82,10 +82,40 @@ describe('upstreamOfHost', () => {
     it(`refuses the port ${JSON.stringify(port)}`, () => {
       assert.throws(() => upstreamOfHost('a.service.consul', port, plain), {
         code: 'ERR_CONNECT_HOST',
-        message: `the host "a.service.consul:${port}" leads out of the mesh: expected no port: Consul says which one it is`,
+        message: `host "a.service.consul:${port}" has a port; expected a.service.consul without one: Consul supplies the port`,
       })
     })
   }
+
+  for (const [host, problem] of [
+    ['127.0.0.1', /is an IP address/],
+    ['[::1]', /is an IP address/],
+    ['billing', /is not a full name; write billing\.service\.consul/],
+    ['example.com', /is not in the domain consul/],
+    ['blue.billing.service.consul', /begins with a tag; use the option hosts/],
+    ['billing.virtual.consul', /does not name a service/],
+    ['bil ling.service.consul', /is not a host name/],
+    ['x'.repeat(65_536), /has 65536 characters; a host name has at most 253/],
+  ] as const) {
+    it(`says why it refuses ${JSON.stringify(host.slice(0, 40))}`, () => {
+      assert.throws(
+        () => upstreamOfHost(host, undefined, plain),
+        (error) => error instanceof HostError && problem.test(error.problem) && error.message.length < 600,
+      )
+    })
+  }
+
+  it('refuses 64 KiB of any character within 50 ms', () => {
+    for (const character of ['.', '-', '_', 'a', ':', '[', ']', '%', '/', '@', ' ', '\0', 'é']) {
+      for (const host of [character.repeat(65_536), `a${character.repeat(65_536)}.service.consul`]) {
+        const start = performance.now()
+        assert.throws(() => upstreamOfHost(host, undefined, plain), HostError)
+        assert.throws(() => expectDomain('domain', host), OptionError)
+        assert.throws(() => expectHosts('hosts', { [host]: 'a' }), OptionError)
+        assert.ok(performance.now() - start < 50, JSON.stringify(character))
+      }
+    }
+  })
 
   it('knows other domains, of several labels too', () => {
     const domain = 'mesh.example'
@@ -102,7 +132,10 @@ describe('upstreamOfHost', () => {
       service: 'Legacy',
       tags: ['v1'],
     })
-    assert.throws(() => upstreamOfHost('other.example', '', { ...plain, hosts }), /one of the option hosts/)
+    assert.throws(
+      () => upstreamOfHost('other.example', '', { ...plain, hosts }),
+      /a name of the option hosts/,
+    )
   })
 
   it('takes no host outside its domain, whatever it is', () => {

@@ -44,6 +44,8 @@ describe('serviceSettings', () => {
       handshakeTimeoutMs: 10_000,
       drainTimeoutMs: 10_000,
       tls: { ecdhCurve: 'auto', minVersion: 'TLSv1.2' },
+      crossServiceRedirects: false,
+      maxConnectionsPerHost: 50,
       hosts: { domain: 'consul', hosts: new Map() },
     })
     assert.equal(settings.address.host, '127.0.0.1:8500')
@@ -52,9 +54,11 @@ describe('serviceSettings', () => {
   it('takes what is given', () => {
     const authorize = (): { authorized: boolean; reason: string } => ({ authorized: true, reason: '' })
     const bounds = { dialTimeoutMs: 1, handshakeTimeoutMs: 2, drainTimeoutMs: 3, staleIntentionsMs: 0 }
+    const http = { crossServiceRedirects: true, maxConnectionsPerHost: 4 }
     const tls = { ecdhCurve: 'X25519:P-256', minVersion: 'TLSv1.3' } as const
     const { agent: settings, ...rest } = serviceSettings({
       ...bounds,
+      ...http,
       ecdhCurve: tls.ecdhCurve,
       minTlsVersion: tls.minVersion,
       authorize,
@@ -63,7 +67,7 @@ describe('serviceSettings', () => {
       hosts: { 'a.internal': 'a' },
     })
     const hosts = { domain: 'mesh.example', hosts: new Map([['a.internal', 'a']]) }
-    assert.deepEqual(rest, { ...bounds, tls, authorize, hosts })
+    assert.deepEqual(rest, { ...bounds, ...http, tls, authorize, hosts })
     assert.equal(settings.address.host, 'a:1')
   })
 
