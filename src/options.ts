@@ -176,7 +176,7 @@ export function expectAddress(
   const match =
     text.length > MAX_HOST_LENGTH + '[]:65535'.length
       ? undefined
-      : /^(?:\[([0-9a-fA-F:.]+(?:%[A-Za-z0-9._-]+)?)\]|([A-Za-z0-9._-]+)):(\d{1,5})$/.exec(text)
+      : /^(?:\[([0-9a-fA-F:.]+(?:%[A-Za-z0-9._-]+)?)\]|([A-Za-z0-9._-]{1,255})):(\d{1,5})$/.exec(text)
   const host = match?.[1] ?? match?.[2]
   const port = Number(match?.[3])
   if (host === undefined || !(port >= 1 && port <= 65535)) {

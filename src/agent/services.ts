@@ -19,7 +19,7 @@ export interface ServiceDefinition {
   readonly Checks?: readonly AliasCheck[]
 }
 
-export interface Weights {
+interface Weights {
   readonly Passing: number
   readonly Warning: number
 }
@@ -39,7 +39,7 @@ export interface CheckDefinition {
 }
 
 /** A check that follows the health of another service of the same agent. */
-export interface AliasCheck {
+interface AliasCheck {
   readonly CheckID: string
   readonly Name: string
   readonly AliasService: string
