@@ -123,9 +123,10 @@ describe('an instance that', () => {
     const resolver = sorted(at(silent.port), await good(join('api'), 'good'))
     const { web } = timed(t, agent)
     const startedAt = performance.now()
-    assert.equal(await readAll(await web.dial(resolver, { timeoutMs: 1_200 })), 'good')
-    assert.ok(performance.now() - startedAt >= 590)
-    assert.equal(await readAll(await web.dial(resolver, { timeoutMs: 1_200 })), 'good')
+    assert.equal(await readAll(await web.dial(resolver, { timeoutMs: 3_000 })), 'good')
+    assert.ok(performance.now() - startedAt >= 1_490)
+    // The share of the good instance is longer than its handshake takes on a busy machine.
+    assert.equal(await readAll(await web.dial(resolver, { timeoutMs: 30_000 })), 'good')
     assert.equal(silent.connections, 1)
     const error = await rejection(web.dial(sorted(at(silent.port)), { timeoutMs: 100 }))
     assert.ok(error instanceof TimeoutError)
