@@ -295,7 +295,7 @@ function describe({ method = 'GET', path }: AgentRequest): string {
 }
 
 /** Whether the agent may hold the request until there is something new. */
-function isBlocking({ query }: AgentRequest): boolean {
+export function isBlocking({ query }: AgentRequest): boolean {
   return query?.['index'] !== undefined || query?.['hash'] !== undefined
 }
 

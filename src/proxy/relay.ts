@@ -1,7 +1,7 @@
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http'
 import { text } from 'node:stream/consumers'
 import { isApiPath } from '../agent/api-path.js'
-import { AgentClient, type AgentExchange, type AgentRequest } from '../agent/client.js'
+import { AgentClient, type AgentExchange, type AgentRequest, isBlocking } from '../agent/client.js'
 import type { AgentOptions } from '../agent/options.js'
 import { agentSettings } from '../agent/settings.js'
 import { WAIT_MARGIN_MS } from '../agent/watch.js'
@@ -30,6 +30,12 @@ const READS = [
 ].map((endpoint) => endpoint.split('/'))
 const AUTHORIZE = '/v1/agent/connect/authorize'
 const MAX_BODY_BYTES = 64 * 1024
+/** What an agent answers on a connection over its limit: the reader polls then. */
+const BUSY: AgentExchange = {
+  status: 429,
+  headers: {},
+  text: 'the relay has too many concurrent connections to the agent (agent.maxBlockingQueries)',
+}
 const HEADERS = /^(?:x-consul-|age$|x-cache$|content-type$)/
 
 interface Shared {
@@ -111,7 +117,9 @@ export class AgentRelay implements AsyncDisposable {
   /** Sends one request for all equal reads at a time, and aborts it when no reader is left. */
   async #read(request: AgentRequest, incoming: IncomingMessage): Promise<AgentExchange> {
     const key = JSON.stringify([request.path, request.query])
-    const shared = this.#reads.get(key) ?? this.#begin(key, request)
+    const known = this.#reads.get(key)
+    if (known === undefined && isBlocking(request) && this.#agent.blockingSlots.isFull) return BUSY
+    const shared = known ?? this.#begin(key, request)
     shared.users += 1
     const leave = (): void => {
       shared.users -= 1
@@ -127,7 +135,13 @@ export class AgentRelay implements AsyncDisposable {
 
   #begin(key: string, request: AgentRequest): Shared {
     const abort = new AbortController()
+    const release = isBlocking(request)
+      ? this.#agent.blockingSlots.take(() => {
+          abort.abort(new Error('the agent accepts no more connections'))
+        })
+      : () => undefined
     const exchange = this.#agent.exchange({ ...request, signal: abort.signal }).finally(() => {
+      release()
       if (this.#reads.get(key) === shared) this.#reads.delete(key)
     })
     const shared: Shared = { exchange, abort, users: 0 }

@@ -283,6 +283,7 @@ describe('what a program sees of a service', () => {
   it('is a process warning, once, when no listener takes the warnings', async (t) => {
     const { join } = await startMesh(t)
     const [api, web] = [join('api'), join('web')]
+    api.removeAllListeners('warning')
     await offer(api, () => {
       throw new Error('boom')
     })

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join as joinPath } from 'node:path'
 import { type TestContext, describe, it } from 'node:test'
 import { Client } from 'undici'
-import { relayAgent, service } from '../../src/index.js'
+import { type AgentOptions, relayAgent, service } from '../../src/index.js'
 import type { TestAgentOptions } from '../../src/testing/index.js'
 import { greet, nextEvent, offer, readAll, rejection, startMesh } from '../fixtures/mesh.js'
 
@@ -12,12 +12,12 @@ const TOKEN = 'secret-7'
 const ACL = { enabled: true, managementToken: TOKEN, defaultPolicy: 'deny' } as const
 
 /** A relay that has the token, and clients of it that have none. */
-async function start(t: TestContext, options?: TestAgentOptions) {
+async function start(t: TestContext, options?: TestAgentOptions, relayOptions?: Partial<AgentOptions>) {
   const mesh = await startMesh(t, options)
   const folder = mkdtempSync(joinPath(tmpdir(), 'consul-connect-relay-'))
   const path = joinPath(folder, 'agent.sock')
   const token = options === undefined ? {} : { token: TOKEN }
-  const relay = await relayAgent({ path, agent: { ...mesh.agentOptions, ...token } })
+  const relay = await relayAgent({ path, agent: { ...mesh.agentOptions, ...token, ...relayOptions } })
   const client = new Client('http://relay', { socketPath: path })
   t.after(async () => {
     await client.destroy()
@@ -26,6 +26,7 @@ async function start(t: TestContext, options?: TestAgentOptions) {
   })
   const joinBehind = (name: string, timeoutMs = 10_000) => {
     const joined = service(name, { agent: { address: relay.address, env: {}, timeoutMs } })
+    joined.on('warning', () => undefined)
     t.after(async () => {
       joined.destroy()
       await joined.close()
@@ -37,6 +38,11 @@ async function start(t: TestContext, options?: TestAgentOptions) {
     return { status: statusCode, text: await body.text() }
   }
   return { ...mesh, path, relay, joinBehind, ask }
+}
+
+async function agentIndex(url: string): Promise<{ readonly index: string }> {
+  const response = await fetch(`${url}/v1/health/connect/none`)
+  return { index: response.headers.get('x-consul-index') ?? '1' }
 }
 
 describe('a relay', () => {
@@ -68,6 +74,23 @@ describe('a relay', () => {
     await agent.waitForBlocked(leaf)
     const first = agent.requestCount(leaf)
     assert.ok(first <= 4, `${first} blocking queries for one leaf`)
+  })
+
+  it('passes on as many blocking queries as its agent option allows, and refuses more', async (t) => {
+    const { agent, ask, path } = await start(t, undefined, { maxBlockingQueries: 2 })
+    const { index } = await agentIndex(agent.url)
+    const clients = ['a', 'b', 'c'].map(() => new Client('http://relay', { socketPath: path }))
+    t.after(() => Promise.all(clients.map((client) => client.destroy())))
+    const open = (name: string, client: Client) =>
+      client.request({ method: 'GET', path: `/v1/health/connect/${name}?index=${index}&wait=60000ms` })
+    for (const [i, name] of ['one', 'two'].entries()) {
+      open(name, clients[i]!).catch(() => undefined)
+      await agent.waitForBlocked(new RegExp(`/v1/health/connect/${name}`))
+    }
+    const { statusCode, body } = await open('three', clients[2]!)
+    assert.equal(statusCode, 429)
+    assert.match(await body.text(), /too many concurrent connections/)
+    assert.equal((await ask('GET', '/v1/health/connect/three')).status, 200)
   })
 
   const refused: [method: 'GET' | 'PUT' | 'POST', path: string][] = [
