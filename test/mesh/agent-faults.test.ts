@@ -319,10 +319,11 @@ describe('tokens', () => {
     const api = join('api', { agent: { ...agentOptions, tokenFile } })
     // Each asks the agent something.
     let port = 0
-    const register = (): Promise<unknown> => api.register({ port: (port += 1) })
+    const register = (): Promise<unknown> => api.register({ port: (port += 1), timeoutMs: 1_000 })
     await register()
     writeFileSync(tokenFile, 'no-such-token')
-    assert.equal((await rejection(register())).code, 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN')
+    const { cause } = await rejection(register())
+    assert.equal((cause as AgentError).code, 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN')
     writeFileSync(tokenFile, agent.createToken({ services: { api: 'write' } }))
     await register()
     for (const content of ['', 'two tokens']) {

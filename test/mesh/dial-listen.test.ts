@@ -16,7 +16,7 @@ import {
   type MeshSocket,
   peer,
 } from '../../src/index.js'
-import { greet, offer, portOf, readAll, rejection, startMesh } from '../fixtures/mesh.js'
+import { greet, offer, portOf, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
 
 describe('dial and listen', () => {
   it('connect two services, and each knows who the other is', async (t) => {
@@ -407,6 +407,8 @@ describe('a listener', () => {
     const closing = listener.close()
     socket.write('two')
     assert.equal(String((await once(socket, 'data'))[0]), 'two')
+    // The instance is deregistered first.
+    await until('the port is closed', () => listener.address() === null)
     const error = await rejection(web.dial({ address, service: 'api' }))
     assert.match(error.message, /ECONNREFUSED/)
     socket.end()
