@@ -285,7 +285,7 @@ describe('the life of a sidecar', () => {
     }
     await until('it passes', async () => (await passing()).length === 1)
     const { Tags, Meta } = (await passing())[0]!.Service
-    assert.deepEqual([Tags, Meta], [['v1'], { a: 'b' }])
+    assert.deepEqual([Tags, (Meta as Record<string, string>)['a']], [['v1'], 'b'])
     await call('/v1/agent/check/fail/alive')
     await until('it is critical with its application', async () => (await passing()).length === 0)
     await call('/v1/agent/check/pass/alive')
