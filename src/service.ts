@@ -573,6 +573,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       this.#registrations.add(registration)
       return registration.start(signal)
     })
+    this.#mesh.routes.registered(this.name)
     return registration
   }
 

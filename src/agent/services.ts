@@ -46,7 +46,7 @@ interface AliasCheck {
 }
 
 /** The key of `Meta` that tells which process made a registration. */
-export const OWNER_KEY = 'consul-connect-owner'
+export const OWNER_KEY = 'connect-owner'
 
 /** A service as the agent has it registered. */
 export interface RegisteredService {

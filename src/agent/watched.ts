@@ -83,12 +83,13 @@ export class Watched<T> extends EventEmitter<WatchedEvents> {
 
   /**
    * The value as of now, or the last good one when the agent cannot be asked.
+   * @param maxAgeMs - a value that was read less than this ago counts as new
    * @throws AgentError, ClosedError, and the signal's reason
    */
-  async refreshed(signal: AbortSignal): Promise<T> {
+  async refreshed(signal: AbortSignal, maxAgeMs: number = FRESH_MS): Promise<T> {
     const value = await this.first(signal)
     const age = this.#options.clock.now() - this.#readAt
-    if (age >= 0 && age < FRESH_MS) return value
+    if (age >= 0 && age < maxAgeMs) return value
     this.#watch.refresh()
     await this.#outcome(signal)
     return this.#value?.value ?? value

@@ -27,6 +27,7 @@ export class HealthResolver implements Resolver {
   readonly #emptiness: Lookup<Emptiness>
   readonly #onFailed: (error: Error) => void
   #isClosed = false
+  #isBehind = false
   #usedAt = -Infinity
   #watched: Watched<readonly ConnectInstance[]> | undefined
   #last: { instances: readonly ConnectInstance[]; own: string; endpoints: readonly Endpoint[] } | undefined
@@ -58,7 +59,7 @@ export class HealthResolver implements Resolver {
     if (this.#isClosed) throw new ClosedError(`resolve ${this.name}`)
     this.#usedAt = this.#time.clock.now()
     this.#watched ??= this.#watch()
-    const instances = refresh ? await this.#watched.refreshed(signal) : await this.#watched.first(signal)
+    const instances = await this.#instances(this.#watched, signal, refresh)
     const endpoints = this.#endpoints(instances, datacenter)
     if (endpoints.length > 0) return endpoints
     const { reason, message } =
@@ -66,6 +67,14 @@ export class HealthResolver implements Resolver {
         ? noneAlive(instances, this.name, this.#target.tags)
         : await this.#emptiness.get(signal, false)
     throw new DialError('ERR_CONNECT_NO_INSTANCES', this.name, message, { reason })
+  }
+
+  /**
+   * This process has registered an instance, of which the watch may learn a moment later: a dial reads the instances
+   * again before it says that there are none.
+   */
+  registered(): void {
+    this.#isBehind = true
   }
 
   /** Ends the watch; the next `resolve` begins another. */
@@ -79,6 +88,17 @@ export class HealthResolver implements Resolver {
     this.#isClosed = true
     this.stop()
     this.#emptiness.close()
+  }
+
+  async #instances(
+    watched: Watched<readonly ConnectInstance[]>,
+    signal: AbortSignal,
+    refresh: boolean,
+  ): Promise<readonly ConnectInstance[]> {
+    const isBehind = this.#isBehind && watched.value?.length === 0
+    this.#isBehind = false
+    if (isBehind) return watched.refreshed(signal, 0)
+    return refresh ? watched.refreshed(signal) : watched.first(signal)
   }
 
   #watch(): Watched<readonly ConnectInstance[]> {

@@ -86,6 +86,13 @@ export class Routes extends EventEmitter<RoutesEvents> {
     return { resolver: held.resolver, balancer: held.balancer, release }
   }
 
+  /** This process has registered an instance of a service: the next dials of the service are to find it. */
+  registered(service: string): void {
+    for (const { resolver } of this.#held.values()) {
+      if (resolver instanceof HealthResolver && resolver.name === service) resolver.registered()
+    }
+  }
+
   close(): void {
     for (const [key, held] of this.#held) this.#drop(key, held)
   }

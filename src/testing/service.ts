@@ -109,7 +109,7 @@ function readService(fields: FieldReader, name: string): Service {
     id: id === '' ? name : id,
     name,
     tags: fields.strings('Tags'),
-    meta: fields.stringMap('Meta'),
+    meta: readMeta(fields.stringMap('Meta')),
     port: fields.integer('Port') ?? 0,
     address: fields.string('Address') ?? '',
     taggedAddresses: readTaggedAddresses(fields),
@@ -119,6 +119,28 @@ function readService(fields: FieldReader, name: string): Service {
     proxy,
     connectName: kind === 'connect-proxy' ? proxy?.destination : native ? name : undefined,
   }
+}
+
+/** What Consul accepts as metadata of a service. */
+function readMeta(meta: Record<string, string>): Record<string, string> {
+  const pairs = Object.entries(meta)
+  const refuse = (reason: string): never => {
+    throw new HttpError(400, `Invalid Service Meta: ${reason}`)
+  }
+  if (pairs.length > 64) refuse('Node metadata cannot contain more than 64 key/value pairs')
+  for (const [key, value] of pairs) {
+    const problem = metaProblem(key, value)
+    if (problem !== undefined) refuse(`Couldn't load metadata pair ('${key}', '${value}'): ${problem}`)
+  }
+  return meta
+}
+
+function metaProblem(key: string, value: string): string | undefined {
+  if (key === '') return 'Key cannot be blank'
+  if (!/^[a-zA-Z0-9_-]+$/.test(key)) return 'Key contains invalid characters'
+  if (key.length > 128) return 'Key is too long (limit: 128 characters)'
+  if (key.startsWith('consul-')) return "Key prefix 'consul-' is reserved for internal use"
+  return value.length > 512 ? 'Value is too long (limit: 512 characters)' : undefined
 }
 
 /** As `/v1/agent/services` and `/v1/agent/service/:id` show it. */

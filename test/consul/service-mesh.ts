@@ -29,6 +29,8 @@ export function joiner(t: TestContext, consul: RealAgent): Join {
   })
   return (name, options) => {
     const joined = service(name, { agent: agentOptions(consul), ...options })
+    // Without a listener each warning would be printed among the results.
+    joined.on('warning', () => undefined)
     services.push(joined)
     return joined
   }

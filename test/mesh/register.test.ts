@@ -71,7 +71,7 @@ describe('register', () => {
     } = found.Service as typeof found.Service & {
       Meta: Record<string, string>
     }
-    assert.match(Meta['consul-connect-owner'] ?? '', /^[0-9a-f]{16}$/)
+    assert.match(Meta['connect-owner'] ?? '', /^[0-9a-f]{16}$/)
     assert.deepEqual(
       { ID, name, Address, Port, Tags, version: Meta['version'], Weights, Connect },
       {

@@ -46,7 +46,7 @@ class ScriptedAgent extends AgentClient {
 }
 
 const DEFAULT_ANSWERS: Readonly<Record<string, unknown>> = {
-  [FIND]: { Meta: { 'consul-connect-owner': OWNER } },
+  [FIND]: { Meta: { 'connect-owner': OWNER } },
   [CATALOG]: [{}],
 }
 
@@ -154,7 +154,7 @@ describe('Registration: start', () => {
         {},
         {
           Tags: ['v2'],
-          Meta: { version: '2', 'consul-connect-owner': OWNER },
+          Meta: { version: '2', 'connect-owner': OWNER },
           Weights: { Passing: 5, Warning: 2 },
         },
       ],
@@ -162,7 +162,7 @@ describe('Registration: start', () => {
         { tags: ['own'], meta: { a: 'b' }, weights: { passing: 1, warning: 1 } },
         {
           Tags: ['own'],
-          Meta: { a: 'b', 'consul-connect-owner': OWNER },
+          Meta: { a: 'b', 'connect-owner': OWNER },
           Weights: { Passing: 1, Warning: 1 },
         },
       ],
@@ -243,7 +243,7 @@ describe('Registration: heartbeat', () => {
   for (const check of [{ ttlMs: 15_000 }, { tcp: 'a:1', intervalMs: 5_000 }] as const) {
     it(`warns and stops when another process has registered the id (${Object.keys(check)[0] ?? ''})`, async () => {
       const { agent, clock, registration, warnings, closed } = await started({ check })
-      agent.answers.set(PASS, [UNKNOWN_CHECK]).set(FIND, [{ Meta: { 'consul-connect-owner': 'other' } }])
+      agent.answers.set(PASS, [UNKNOWN_CHECK]).set(FIND, [{ Meta: { 'connect-owner': 'other' } }])
       await clock.advance(5000)
       assert.match(warnings[0]?.message ?? '', /^web-1 is no longer kept registered: another process/)
       await registration.close()

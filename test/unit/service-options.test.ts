@@ -313,7 +313,7 @@ describe('serviceDefinition', () => {
         Port: 8080,
         Address: 'fe80::1%eth0',
         Connect: { Native: true },
-        Meta: { 'consul-connect-owner': 'owner' },
+        Meta: { 'connect-owner': 'owner' },
         Check: {
           CheckID: 'service:web-fe80--1-eth0-8080:owner',
           Name: 'process is alive',
@@ -367,7 +367,7 @@ describe('serviceDefinition', () => {
       Port: 1,
       Address: '10.0.0.1',
       Tags: ['a', 'b'],
-      Meta: { version: '1', empty: '', 'consul-connect-owner': 'owner' },
+      Meta: { version: '1', empty: '', 'connect-owner': 'owner' },
       Weights: { Passing: 10, Warning: 0 },
       Connect: { Native: true },
       Check: {

@@ -28,6 +28,25 @@ async function node(args: string[], stopAfter?: string): Promise<{ code: number 
   return { code: child.exitCode, output }
 }
 
+void describe('metadata of a service', () => {
+  for (const [meta, problem] of [
+    [{ 'consul-x': '1' }, /Key prefix 'consul-' is reserved for internal use$/],
+    [{ 'a b': '1' }, /Key contains invalid characters$/],
+    [{ '': '1' }, /Key cannot be blank$/],
+    [{ ['k'.repeat(129)]: 'v' }, /Key is too long \(limit: 128 characters\)$/],
+    [{ k: 'v'.repeat(513) }, /Value is too long \(limit: 512 characters\)$/],
+    [
+      Object.fromEntries(Array.from({ length: 65 }, (_, i) => [`k${i}`, 'v'])),
+      /more than 64 key\/value pairs$/,
+    ],
+  ] as const) {
+    it(`is refused as by Consul: ${String(problem)}`, async () => {
+      await using agent = await TestAgent.start()
+      assert.throws(() => { agent.registerService({ Name: 'web', Meta: meta }); }, problem)
+    })
+  }
+})
+
 void describe('the agent comes and goes', () => {
   it('keeps its port and its state over a restart', async () => {
     await using agent = await TestAgent.start()
