@@ -516,8 +516,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    */
   async close(options?: CloseOptions): Promise<void> {
     const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
+    const beforeDrainMs = this.#closing === undefined ? DEREGISTER_MS : 0
     this.#closing ??= this.#close(timeoutMs)
-    await drained(this.#closing, timeoutMs + DEREGISTER_MS, () => {
+    await drained(this.#closing, beforeDrainMs + timeoutMs, () => {
       this.#cut()
     })
   }
