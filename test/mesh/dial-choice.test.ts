@@ -123,8 +123,8 @@ describe('an instance that', () => {
     const resolver = sorted(at(silent.port), await good(join('api'), 'good'))
     const { web } = timed(t, agent)
     const startedAt = performance.now()
-    assert.equal(await readAll(await web.dial(resolver, { timeoutMs: 3_000 })), 'good')
-    assert.ok(performance.now() - startedAt >= 1_490)
+    assert.equal(await readAll(await web.dial(resolver, { timeoutMs: 2_000 })), 'good')
+    assert.ok(performance.now() - startedAt >= 990)
     // The share of the good instance is longer than its handshake takes on a busy machine.
     assert.equal(await readAll(await web.dial(resolver, { timeoutMs: 30_000 })), 'good')
     assert.equal(silent.connections, 1)
