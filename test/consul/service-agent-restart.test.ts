@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { test } from 'node:test'
-import { type MeshSocket, TimeoutError } from '../../src/index.js'
+import { type AgentError, type MeshSocket, TimeoutError } from '../../src/index.js'
 import { greet, offer, portOf, rejection } from '../fixtures/mesh.js'
 import { skip, startConsul } from './real-agent.js'
 import {
@@ -90,8 +90,9 @@ test('an agent that dies and comes back', { skip }, async (t) => {
   })
 
   await t.test('is needed to register', async () => {
-    const error = await rejection(join('late').register({ port: 1 }))
-    assert.equal(error.code, 'ERR_CONNECT_AGENT_UNREACHABLE')
+    const error = await rejection(join('late').register({ port: 1, timeoutMs: 1_000 }))
+    assert.equal(error.code, 'ERR_CONNECT_TIMEOUT')
+    assert.equal((error.cause as AgentError).code, 'ERR_CONNECT_AGENT_UNREACHABLE')
   })
 
   await t.test('is found again by every watch', async () => {
@@ -158,7 +159,7 @@ test('an agent that dies and comes back', { skip }, async (t) => {
 
   await t.test('forgets those that are closed', async () => {
     await Promise.all([ttl.close(), tcp.close()])
-    assert.deepEqual(await services(), [`api-${portOf(apiListener)}`])
+    assert.deepEqual(await services(), [`api-127.0.0.1-${portOf(apiListener)}`])
   })
 
   /** When its passing instance was made, on the agent's own count. */

@@ -30,7 +30,7 @@ describe('the package', () => {
     }
     assert.deepEqual(
       paths.filter(
-        (path) => !/^(dist\/.*\.(js|d\.ts)|README\.md|LICENSE|CHANGELOG\.md|package\.json)$/.test(path),
+        (path) => !/^(dist\/.*\.(js|d\.ts)|README\.md|LICENSE|CHANGELOG\.md|SECURITY\.md|package\.json)$/.test(path),
       ),
       [],
     )
@@ -93,6 +93,7 @@ describe('the package', () => {
       'authorizeOneOf',
       'authorizeService',
       'authorizeTrustDomain',
+      'closeOnSignals',
       'dialLocal',
       'parseProxyConfig',
       'peer',
