@@ -30,7 +30,8 @@ describe('the package', () => {
     }
     assert.deepEqual(
       paths.filter(
-        (path) => !/^(dist\/.*\.(js|d\.ts)|README\.md|LICENSE|CHANGELOG\.md|SECURITY\.md|package\.json)$/.test(path),
+        (path) =>
+          !/^(dist\/.*\.(js|d\.ts)|README\.md|LICENSE|CHANGELOG\.md|SECURITY\.md|package\.json)$/.test(path),
       ),
       [],
     )
