@@ -97,7 +97,7 @@ test('what a real agent says no to', { skip }, async (t) => {
     assert.equal(registration.id, `brief-${hostname()}-${port}`)
     const [found] = await catalog('brief')
     assert.deepEqual(
-      [found?.ServiceID, found?.ServiceTags, found?.ServiceMeta?.['b']],
+      [found?.ServiceID, found?.ServiceTags, found?.ServiceMeta['b']],
       [registration.id, ['a'], 'c'],
     )
     await brief.close()

@@ -42,7 +42,9 @@ void describe('metadata of a service', () => {
   ] as const) {
     it(`is refused as by Consul: ${String(problem)}`, async () => {
       await using agent = await TestAgent.start()
-      assert.throws(() => { agent.registerService({ Name: 'web', Meta: meta }); }, problem)
+      assert.throws(() => {
+        agent.registerService({ Name: 'web', Meta: meta })
+      }, problem)
     })
   }
 })
