@@ -184,7 +184,7 @@ export class Supervisor {
     const proxy = this.#find(id)
     if (proxy === undefined) return false
     const stopping = proxy.stop().finally(() => this.#save())
-    // When nobody waits for it any more.
+    // The wait below may end first, and the failure must be reported all the same.
     stopping.catch((error: unknown) => {
       this.#complain(`${proxy.id}: ${(error as Error).message}`)
     })

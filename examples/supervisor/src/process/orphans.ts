@@ -1,5 +1,5 @@
 import type { Environment } from 'consul-connect'
-import { elapsed } from 'consul-connect-proxy/time'
+import { elapsed } from '../time.js'
 import {
   type ProcessId,
   findAllByEnvironment,

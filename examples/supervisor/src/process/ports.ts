@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { connect, createServer } from 'node:net'
-import { elapsed } from 'consul-connect-proxy/time'
+import { elapsed } from '../time.js'
 import type { PortRange } from '../configuration/configuration.js'
 
 export interface PortSearch {
