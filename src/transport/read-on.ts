@@ -44,7 +44,7 @@ function readOn(socket: Socket, error: Error): void {
   if (socket._write === dropped) return
   socket._write = dropped
   socket._writev = (_chunks, callback) => {
-    callback()
+    setImmediate(callback)
   }
   // It cannot finish any more.
   socket._final = () => undefined
@@ -66,6 +66,7 @@ function readOn(socket: Socket, error: Error): void {
   })
 }
 
+/** Takes one turn of the event loop for each chunk: a writer that never waits would leave no turn for reading. */
 function dropped(_chunk: unknown, _encoding: BufferEncoding, callback: Callback): void {
-  callback()
+  setImmediate(callback)
 }
