@@ -1,5 +1,6 @@
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
 import { EventEmitter } from 'eventemitter3'
+import { confirmEnd } from '../base/node-internals.js'
 import { type CloseOptions, drainTimeout } from '../close-options.js'
 import { AbortError, ConnectError, toError } from '../errors.js'
 import { emitSafely } from '../events.js'
@@ -125,6 +126,7 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
       gone.abort(new Error('the local connection is gone'))
     })
     emitSafely(this, 'accepted', record)
+    confirmEnd(local)
     // Into the buffer alone, since a reset is only seen by who reads.
     local.read(0)
     try {

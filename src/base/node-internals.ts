@@ -2,6 +2,7 @@
  * The only file that touches private members of Node.js. Each function says what it falls back to on a version on which
  * it was not tried, so that a new version of Node.js is slower or less precise, and never less secure.
  */
+import type { IncomingMessage } from 'node:http'
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { SecureContext, Server as TlsServer, TLSSocket } from 'node:tls'
@@ -22,6 +23,10 @@ export function useSecureContext(server: TlsServer, context: SecureContext): boo
   return true
 }
 
+const [libuvMajor = 0, libuvMinor = 0] = process.versions.uv.split('.').map(Number)
+/** libuv before 1.52 takes a reset that arrives with the last bytes for an end (libuv pull request 4997). */
+const mayHideReset = libuvMajor === 1 && libuvMinor < 52
+
 /** Where Node.js keeps what it knows of a socket with the option `onread`, by the names of its symbols. */
 const ONREAD_SYMBOLS = ['kBuffer', 'kBufferCb', 'kBufferGen'] as const
 
@@ -35,6 +40,8 @@ interface Handle {
   /** Returns 0 when it has started to read, and an error when it was reading already. */
   readStart?(): number
   readStop?(): number
+  /** Called with what was read. */
+  onread?: () => void
 }
 
 function handleOf(stream: Duplex): Handle | null | undefined {
@@ -91,12 +98,50 @@ export function isEndOfTcp(socket: TLSSocket): boolean {
 }
 
 /**
+ * Makes a destroyed socket drop what it still reads. Its handle is closed by its `_destroy`, and Node.js throws an
+ * uncaught error for bytes that arrive between the two.
+ * @returns whether it was done; when not, call `_destroy` in the same turn
+ */
+export function dropReads(socket: Duplex): boolean {
+  const handle = handleOf(socket)
+  if (!isTriedVersion || handle == null) return false
+  handle.onread = () => undefined
+  return true
+}
+
+/**
+ * Makes a TCP socket report a reset that libuv may take for an end, by reading once more before its `end`: after an end
+ * there is nothing to read, and after a reset there is its error, which destroys the socket. A TLS socket needs no such
+ * check, since an end without a close_notify is an error there.
+ */
+export function confirmEnd(socket: Socket): void {
+  if (mayHideReset && isTriedVersion) socket.push = pushConfirmed
+}
+
+const confirmed = new WeakSet<Socket>()
+
+function pushConfirmed(this: Socket, chunk: unknown): boolean {
+  if (chunk === null && !confirmed.has(this)) {
+    confirmed.add(this)
+    // Node.js calls again when this read brings the end as well.
+    if (handleOf(this)?.readStart?.() === 0) return false
+  }
+  return Socket.prototype.push.call(this, chunk)
+}
+
+/**
  * Whether a server of node:http has this connection and is not answering on it: it waits for a request, or has refused
  * one that it could not read. False for a connection that was upgraded.
  */
 export function isIdleInHttpServer(socket: Duplex): boolean {
   const { parser, _httpMessage: answer } = socket as { parser?: unknown; _httpMessage?: unknown }
   return isTriedVersion && parser != null && answer == null
+}
+
+/** The answer that a client of node:http is receiving on this connection; undefined when there is none. */
+export function responseOn(socket: Duplex): IncomingMessage | undefined {
+  const { _httpMessage: request } = socket as { _httpMessage?: { readonly res?: IncomingMessage } | null }
+  return isTriedVersion ? request?.res : undefined
 }
 
 /**

@@ -1,4 +1,5 @@
 import { type NetConnectOpts, type Socket, connect } from 'node:net'
+import { confirmEnd } from '../base/node-internals.js'
 import { bounded } from '../bounded.js'
 import { ConnectError, because, toError } from '../errors.js'
 import { DEFAULTS, duration, expectKeys, expectObject, expectSignal, optional } from '../options.js'
@@ -41,6 +42,7 @@ export async function dialLocal(address: LocalAddress, options: DialLocalOptions
         const to: NetConnectOpts = { ...TCP, ...address, allowHalfOpen: true, onread }
         const socket = connect(to)
         bind(socket)
+        confirmEnd(socket)
         const fail = (cause: Error): void => {
           settle()
           // A late error has nobody left to tell.

@@ -1,7 +1,7 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { TLSSocket } from 'node:tls'
-import { pendingWriteBytes } from '../base/node-internals.js'
+import { confirmEnd, pendingWriteBytes } from '../base/node-internals.js'
 import { systemClock } from '../clock.js'
 import { TimeoutError } from '../errors.js'
 import { Batch } from './batch.js'
@@ -135,7 +135,11 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
       reject(failure)
       return
     }
-    for (const stream of [a, b]) if (stream instanceof Socket) readOnAfterWriteErrors(stream)
+    for (const stream of [a, b]) {
+      if (!(stream instanceof Socket)) continue
+      readOnAfterWriteErrors(stream)
+      if (!(stream instanceof TLSSocket)) confirmEnd(stream)
+    }
     flow(a, b, 'sent')
     flow(b, a, 'received')
     if (idleTimeoutMs !== undefined) armIdle(idleTimeoutMs, idleTimeoutMs)

@@ -1,7 +1,7 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { TLSSocket } from 'node:tls'
-import { isEndOfTcp } from '../base/node-internals.js'
+import { dropReads, isEndOfTcp } from '../base/node-internals.js'
 import { resetError } from './network-errors.js'
 
 /** Sockets whose TCP connection has ended, while it is not known yet whether TLS had ended before. */
@@ -72,7 +72,7 @@ export function endAfterHandshake(socket: TLSSocket): void {
 export function closeWhenDestroyed(socket: Duplex, isDone: () => boolean): void {
   const destroy = socket._destroy.bind(socket)
   socket._destroy = (error, callback) => {
-    if (socket.writableEnded || !isDone()) {
+    if (socket.writableEnded || !isDone() || !dropReads(socket)) {
       destroy(error, callback)
       return
     }
