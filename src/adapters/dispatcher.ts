@@ -1,7 +1,8 @@
 import type { TLSSocket } from 'node:tls'
-import { Client, Dispatcher, Pool, type buildConnector } from 'undici'
+import { Client, Dispatcher, Pool, type buildConnector, errors } from 'undici'
 import { ClosedError, OptionError, toError } from '../errors.js'
 import { describe, expectBoolean, optional } from '../options.js'
+import type { MeshSocket } from '../transport/socket.js'
 import { upstreamOfHost } from './host.js'
 import type { MeshAccess } from './mesh-access.js'
 import { OriginPool } from './origin-pool.js'
@@ -192,12 +193,32 @@ export class MeshDispatcher extends Dispatcher {
       lifetimes.hold(socket, () => {
         this.#retire(origin, pool)
       })
+      if (socket.alpnProtocol !== 'h2') failCutAnswers(socket)
       // It asks for a socket of node:net, and uses what a MeshSocket has.
       callback(null, socket as unknown as TLSSocket)
     } catch (error) {
       callback(toError(error), null)
     }
   }
+}
+
+/**
+ * Makes every cut of a connection fail the answer that it cuts short. When an answer says `Connection: close`, undici takes a
+ * close without an error for its end, and an error with the code ECONNRESET as well (`onHttpSocketError` in its
+ * client-h1.js).
+ */
+function failCutAnswers(socket: MeshSocket): void {
+  const destroy = socket._destroy.bind(socket)
+  socket._destroy = (error, callback) => {
+    const isCut =
+      error === null ? !socket.readableEnded : (error as NodeJS.ErrnoException).code === 'ECONNRESET'
+    destroy(isCut ? cutError(error) : error, callback)
+  }
+}
+
+function cutError(cause: Error | null): Error {
+  const error = new errors.SocketError(cause?.message ?? 'the connection was closed')
+  return cause === null ? error : Object.assign(error, { cause })
 }
 
 /** @throws OptionError */

@@ -7,6 +7,7 @@ import {
 import type { Agent as HttpsAgent, AgentOptions as HttpsAgentOptions } from 'node:https'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import { responseOn } from '../base/node-internals.js'
 import { ClosedError, toError } from '../errors.js'
 import { upstreamOfHost } from './host.js'
 import type { MeshAccess } from './mesh-access.js'
@@ -118,6 +119,8 @@ export class MeshHttpAgent extends Agent {
       })
       return socket
     })
+    // An answer with neither a length nor chunks would be whole to Node.js when its connection breaks.
+    stream.once('error', (error) => responseOn(stream)?.destroy(error))
     return stream.connect()
   }
 
