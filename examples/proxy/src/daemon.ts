@@ -23,6 +23,8 @@ export interface Engine {
   status(): ProxyStatus
   metrics(): Promise<string>
   close(): Promise<void>
+  /** Resets the connections that are still open. To be called after `close`. */
+  cut(): void
 }
 
 /** Called each time the public listener opens. */
@@ -97,6 +99,11 @@ export class Daemon {
   close(): Promise<void> {
     this.#closing ??= this.#close()
     return this.#closing
+  }
+
+  /** Ends a `close` that is under way: resets the connections that are still open. */
+  cut(): void {
+    this.#engine.cut()
   }
 
   async #close(): Promise<void> {

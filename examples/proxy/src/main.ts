@@ -43,15 +43,26 @@ const daemon = new Daemon(settings, log, (onListening) => {
   return new Workers({ json, level, count: workers, agent, ecdhCurve, log, onListening, registers })
 })
 
-let isEnding = false
+/** How long the connections that a second signal cuts may take, in milliseconds. */
+const CUT_MS = 1_000
+
+let closed: Promise<void> | undefined
+let isCut = false
 const end = (signal: NodeJS.Signals): void => {
-  if (isEnding) {
+  if (closed !== undefined) {
+    isCut = true
     log.warn(`${signal} for the second time: what is open is cut`)
-    process.exit(1)
+    // A process that just exits ends its plain connections in order: what is cut short would look complete.
+    daemon.cut()
+    const exit = (): void => process.exit(1)
+    void closed.then(exit)
+    setTimeout(exit, CUT_MS)
+    return
   }
-  isEnding = true
   log.info(`${signal}: open connections are drained`)
-  void daemon.close().then(() => {
+  closed = daemon.close()
+  void closed.then(() => {
+    if (isCut) return
     log.info('ended')
     // Whatever a library may have left open does not keep it alive.
     process.exit(0)

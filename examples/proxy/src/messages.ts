@@ -9,6 +9,8 @@ export type ToWorker =
   | { readonly type: 'level'; readonly level: LogLevel }
   | { readonly type: 'metrics'; readonly question: number }
   | { readonly type: 'close' }
+  /** Follows `close`: what is still open is reset. */
+  | { readonly type: 'cut' }
 
 /** What a worker tells. */
 export type FromWorker =

@@ -38,7 +38,7 @@ export class Proxy {
   readonly #traffic: Traffic
   readonly #metrics: Metrics
   readonly #events: EventLog
-  readonly #closing = new Set<Promise<void>>()
+  readonly #closing = new Map<Member, Promise<void>>()
   #member: Member | undefined
   #isEnding = false
 
@@ -86,15 +86,19 @@ export class Proxy {
     this.#isEnding = true
     if (this.#member !== undefined) this.#end(this.#member, this.#member.drainTimeoutMs)
     this.#member = undefined
-    await Promise.all(this.#closing)
+    await Promise.all(this.#closing.values())
     await this.#traffic.settled()
     this.#metrics.close()
     this.#events.close()
   }
 
+  cut(): void {
+    for (const { service } of this.#closing.keys()) service.destroy()
+  }
+
   #end(member: Member, drainTimeoutMs: number): void {
-    const closing = member.close(drainTimeoutMs).finally(() => this.#closing.delete(closing))
-    this.#closing.add(closing)
+    const closed = member.close(drainTimeoutMs).finally(() => this.#closing.delete(member))
+    this.#closing.set(member, closed)
   }
 }
 

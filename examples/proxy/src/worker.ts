@@ -35,6 +35,8 @@ process.on('message', (message: ToWorker) => {
     void proxy?.metricsAsJson().then((metrics) => {
       tell({ type: 'metrics', question, metrics })
     })
+  } else if (message.type === 'cut') {
+    proxy?.cut()
   } else {
     void proxy?.close().then(() => process.exit(0))
   }

@@ -136,6 +136,10 @@ export class Workers implements Engine {
     rmSync(this.#folder, { recursive: true, force: true })
   }
 
+  cut(): void {
+    this.#tellAll({ type: 'cut' })
+  }
+
   #fork(slot: Slot): void {
     slot.startedAt = performance.now()
     slot.worker = cluster.fork(Object.fromEntries(SECRETS.map((name) => [name, ''])))
