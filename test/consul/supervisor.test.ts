@@ -22,7 +22,7 @@ const managementToken = '2b1f7a52-0d0c-4a7e-9a9c-3f0f3a1f9e10'
 /** An agent's check runs within its interval of ten seconds. */
 const CHECK_MS = 20_000
 
-/** The supervisor asks for each token every 15 s. */
+/** The supervisor asks for each token every 12 s. */
 const TOKEN_MS = 40_000
 
 function upstreams(port: number, others: object = {}): object {
