@@ -22,7 +22,7 @@ const managementToken = '2b1f7a52-0d0c-4a7e-9a9c-3f0f3a1f9e10'
 /** An agent's check runs within its interval of ten seconds. */
 const CHECK_MS = 20_000
 
-/** The supervisor asks for each token every 15 s. */
+/** The supervisor asks for each token every 12 s. */
 const TOKEN_MS = 40_000
 
 function upstreams(port: number, others: object = {}): object {
@@ -67,13 +67,18 @@ test('the minimal definition of redis, and web with it as upstream', { skip }, a
   await t.test('by a prepared query as well', () => answers(byQuery))
   await t.test('Consul shows it, with the check of the original', async () => {
     assert.match(await consul.consul(['catalog', 'services']), /^redis-proxy$/m)
-    const checks = await agentJson<Record<string, { Name: string; Status: string; Output: string }>>(
-      consul,
-      '/v1/agent/checks',
+    const check = await until(
+      'the agent has run the check',
+      async () => {
+        type Checks = Record<string, { Name: string; Status: string; Output: string }>
+        const found = (await agentJson<Checks>(consul, '/v1/agent/checks'))['service:redis-proxy']
+        return found?.Output === '' ? undefined : found
+      },
+      CHECK_MS,
     )
-    assert.equal(checks['service:redis-proxy']?.Name, 'Connect Proxy Listening')
-    assert.equal(checks['service:redis-proxy'].Status, 'passing')
-    assert.match(checks['service:redis-proxy'].Output, new RegExp(`127.0.0.1:${proxy.port}`))
+    assert.equal(check.Name, 'Connect Proxy Listening')
+    assert.equal(check.Status, 'passing')
+    assert.match(check.Output, new RegExp(`127.0.0.1:${proxy.port}`))
   })
   await t.test('it has the tags of its service, and is not dialed while that is in maintenance', async () => {
     const found = async (query: string): Promise<number> =>

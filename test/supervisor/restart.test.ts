@@ -13,12 +13,15 @@ import { type Host, IDLE, kill, managed, startHost } from './connect-supervisor.
 import { environmentOf, isAlive } from './processes.js'
 
 /** A bundled proxy of `web` in front of an echo server, with an upstream that leads to another. */
-async function startWeb(t: TestContext): Promise<{ agent: TestAgent; host: Host; upstream: number }> {
+async function startWeb(
+  t: TestContext,
+  config: object = {},
+): Promise<{ agent: TestAgent; host: Host; upstream: number }> {
   const echo = createServer((socket) => socket.on('error', () => undefined).pipe(socket))
   await once(echo.listen(0, '127.0.0.1'), 'listening')
   t.after(() => echo.close())
   const upstream = await freePort()
-  const proxy = { upstreams: [{ destination_name: 'back', local_bind_port: upstream }] }
+  const proxy = { config, upstreams: [{ destination_name: 'back', local_bind_port: upstream }] }
   const { port } = echo.address() as AddressInfo
   const { agent, host } = await startHost(t, { 'web.json': managed('web', proxy, { port }) })
   const back = service('back', { agent: { address: agent.address, env: {} } })
@@ -122,6 +125,21 @@ test('a bundled proxy that cannot be replaced stays', async (t) => {
   await agent.restart()
   await host.row('web', (row) => row.state === 'running' && row.pid !== pid, 40_000)
   await until('the old process has ended', () => !isAlive(pid))
+})
+
+test('a restart hands the admin address to the new process while the old one drains', async (t) => {
+  const admin = await freePort()
+  const { host, upstream } = await startWeb(t, { admin_addr: `127.0.0.1:${admin}` })
+  const ready = async (): Promise<boolean> => (await fetch(`http://127.0.0.1:${admin}/ready`)).ok
+  await until('the proxy is ready', ready)
+  const open = await until('the upstream answers', () => dialOnce(upstream))
+  const { pid } = await host.running('web')
+  await host.command('restart', 'web')
+  await host.row('web', (row) => row.state === 'running' && row.pid !== pid)
+  await until('the new process is ready', ready)
+  await echoes(open, 'the old process drains')
+  assert.ok(isAlive(pid))
+  open.end()
 })
 
 test('a proxy that is started is passing as soon as it listens', async (t) => {

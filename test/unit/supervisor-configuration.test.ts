@@ -521,6 +521,49 @@ describe('supervisor: a service', () => {
     assert.deepEqual(bodyOf({ name: 'web', connect: { native: true } })['Connect'], { Native: true })
   })
 
+  // Consul 1.8.7 accepts these in a sidecar_service with status 200, and then reports them to no server.
+  it('rejects upstreams of a sidecar_service or an unmanaged proxy that servers reject', () => {
+    const api = { destination_name: 'api', local_bind_port: 1 }
+    const wrong: [object[], RegExp][] = [
+      [
+        [api, { ...api, local_bind_port: 2 }],
+        /upstreams\[1\].destination_name: expected a destination of its own/,
+      ],
+      [
+        [api, { ...api, destination_name: 'db' }],
+        /upstreams\[1\].local_bind_port: expected an address of its own/,
+      ],
+      [[{ local_bind_port: 1 }], /upstreams\[0\].destination_name: expected the name of a service/],
+      [[{ destination_name: 'api' }], /upstreams\[0\].local_bind_port: expected a port from 1 to 65535/],
+      [
+        [{ ...api, destination_type: 'x' }],
+        /upstreams\[0\].destination_type: expected service or prepared_query/,
+      ],
+    ]
+    const right = [
+      api,
+      { destination_name: 'api', destination_type: 'prepared_query', local_bind_port: 2 },
+      { DestinationName: 'api', Datacenter: 'dc2', LocalBindAddress: '127.0.0.2', LocalBindPort: 1 },
+    ]
+    const services = (upstreams: object[]): object[] => [
+      { name: 'web', port: 80, connect: { sidecar_service: { proxy: { upstreams } } } },
+      { name: 'p', kind: 'connect-proxy', port: 1, proxy: { destination_service_name: 'web', upstreams } },
+    ]
+    for (const service of services(right)) assert.deepEqual(one({ service }).warnings, [])
+    for (const [upstreams, message] of wrong) {
+      for (const service of services(upstreams)) {
+        assert.throws(() => one({ service }), { name: 'ConfigurationError', message })
+      }
+    }
+  })
+
+  it('warns of a unix socket in a sidecar_service, which agents before 1.10 reject', () => {
+    const upstreams = [{ destination_name: 'api', local_bind_socket_path: '/run/api.sock' }]
+    const connect = { sidecar_service: { proxy: { upstreams } } }
+    const { warnings } = one({ service: { name: 'web', port: 80, connect } })
+    assert.match(warnings.join(), /local_bind_socket_path: agents before 1.10 reject it; a managed proxy/)
+  })
+
   it('translates ProxyDestination of Consul 1.2, which later agents reject', () => {
     const service = { name: 'redis-proxy', kind: 'connect-proxy', port: 8181, proxy_destination: 'redis' }
     const body = {

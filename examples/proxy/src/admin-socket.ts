@@ -16,6 +16,10 @@ export class AdminSocket {
     this.#log = log
   }
 
+  get isOpen(): boolean {
+    return this.#path !== undefined
+  }
+
   /** Opens the socket where the environment names one. A failure costs the pages, not the proxy. */
   async open(): Promise<void> {
     const prefix = process.env[VARIABLE]

@@ -10,9 +10,11 @@ import { Admin, METRICS_TYPE, type Pages } from './admin.js'
 import { AdminSocket } from './admin-socket.js'
 import { AgentLogLevel } from './agent-log-level.js'
 import { DEFAULT_LEVEL, type Log, type LogLevel } from './log.js'
+import { Opening } from './opening.js'
 import type { ProxyStatus } from './proxy.js'
 import { SelfRegistration } from './registration.js'
 import type { Settings, Source } from './settings.js'
+import type { Standby } from './standby.js'
 
 /** Carries the connections: the proxy in this process, or several processes with one proxy each. */
 export interface Engine {
@@ -35,8 +37,10 @@ export class Daemon {
   readonly #engine: Engine
   readonly #log: Log
   readonly #settings: Settings
+  readonly #standby: Standby | undefined
   readonly #admin: Admin
   readonly #adminSocket: AdminSocket
+  #adminOpening: Opening<{ close(): Promise<void> }> | undefined
   #config: ProxyConfig | undefined
   #live: ProxyConfigSource | undefined
   #agentLevel: AgentLogLevel | undefined
@@ -44,9 +48,11 @@ export class Daemon {
   #reported: readonly string[] = []
   #closing: Promise<void> | undefined
 
-  constructor(settings: Settings, log: Log, start: (onListening: OnListening) => Engine) {
+  /** @param standby - for a proxy that replaces a running one */
+  constructor(settings: Settings, log: Log, start: (onListening: OnListening) => Engine, standby?: Standby) {
     const { registration } = settings
     this.#settings = settings
+    this.#standby = standby
     this.#log = log
     this.#registration = registration && new SelfRegistration(registration.idSuffix, settings.agent, log)
     this.#engine = start((service, listener) => this.#registration?.set(service, listener))
@@ -67,12 +73,7 @@ export class Daemon {
   async start(): Promise<void> {
     const { admin, source, warnings } = this.#settings
     for (const warning of warnings) this.#log.warn(warning)
-    if (admin !== undefined) {
-      const { address, port } = await this.#admin.open(admin).catch((error: unknown) => {
-        throw new Error(`admin address: ${(error as Error).message}`, { cause: error })
-      })
-      this.#log.info('admin address is open', { address: `${address}:${port}` })
-    }
+    if (admin !== undefined) await this.#openAdmin(admin)
     await this.#adminSocket.open()
     await this.#engine.start?.()
     this.#setLevel(this.#settings.log.level)
@@ -106,12 +107,48 @@ export class Daemon {
     this.#engine.cut()
   }
 
+  /** Opens the admin address. A proxy that replaces a running one waits until that one has left the address. */
+  async #openAdmin(admin: NonNullable<Settings['admin']>): Promise<void> {
+    const open = async (): Promise<void> => {
+      const { address, port } = await this.#admin.open(admin)
+      this.#log.info('admin address is open', { address: `${address}:${port}` })
+    }
+    if (this.#standby === undefined) {
+      await open().catch((error: unknown) => {
+        throw new Error(`admin address: ${(error as Error).message}`, { cause: error })
+      })
+      return
+    }
+    const close = (): Promise<void> => {
+      this.#admin.close()
+      return Promise.resolve()
+    }
+    this.#adminOpening = new Opening(
+      async () => {
+        await open()
+        return { close }
+      },
+      (error, retryInMs) => {
+        this.#log.warn(`admin address: ${error.message}`, { retry_in_ms: retryInMs })
+      },
+      () => undefined,
+      { of: this.#standby, isOptional: true },
+    )
+  }
+
+  async #closeAdmin(): Promise<void> {
+    await this.#adminOpening?.close(0)
+    this.#admin.close()
+  }
+
   async #close(): Promise<void> {
+    // A successor needs the address at once. The supervisor reads the pages of a draining proxy from its socket.
+    if (this.#adminSocket.isOpen) await this.#closeAdmin()
     await Promise.all([this.#live?.close(), this.#agentLevel?.close()])
     // Other members must not dial this proxy while it drains.
     await this.#registration?.close()
     await this.#engine.close()
-    this.#admin.close()
+    await this.#closeAdmin()
     this.#adminSocket.close()
   }
 

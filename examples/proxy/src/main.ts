@@ -1,6 +1,6 @@
 import './heap.js'
 import { OptionError } from 'consul-connect'
-import { Daemon } from './daemon.js'
+import { Daemon, type Engine, type OnListening } from './daemon.js'
 import { UsageError } from './command-line.js'
 import { helpText, parseFlags, versionText } from './flags.js'
 import { DEFAULT_LEVEL, openLog } from './log.js'
@@ -33,15 +33,16 @@ function read(): Settings {
 
 const settings = read()
 const log = openLog({ ...settings.log, level: settings.log.level ?? DEFAULT_LEVEL })
-const daemon = new Daemon(settings, log, (onListening) => {
+const standby = openStandby(process.env)
+const start = (onListening: OnListening): Engine => {
   const { agent, ecdhCurve, workers, registration } = settings
-  const standby = openStandby(process.env)
   if (workers === 1) return new Proxy({ agent, ecdhCurve, log, onListening, standby })
   const registers = registration !== undefined
   const { json } = settings.log
   const { level } = log
   return new Workers({ json, level, count: workers, agent, ecdhCurve, log, onListening, registers })
-})
+}
+const daemon = new Daemon(settings, log, start, standby)
 
 /** How long the connections that a second signal cuts may take, in milliseconds. */
 const CUT_MS = 1_000

@@ -73,6 +73,9 @@ const ORPHAN_GRACE_MS = 1_000
 /** How long a process may take until it listens. Later the agent's check notices it. */
 const LISTENING_MS = 60_000
 
+/** How long a successor takes at most to listen after its predecessor. */
+const TAKEOVER_MS = 1_000
+
 /** How long a port may be held by what is left of the process before. */
 const PORT_PATIENCE_MS = 1_000
 const PORT_POLL_MS = 100
@@ -135,8 +138,8 @@ export class ManagedProxy {
       prepareStandby: () => this.#openOutputs(),
       started: async (running, launch, launchId, isReplacement) => {
         await this.#started(running, launch, launchId)
-        // The agent has been told of the port already, and a look at it now could fall between the two listeners.
-        if (!isReplacement) void this.#markPassing(running)
+        // A check of the agent may fall between the listeners of a process and its successor.
+        void this.#markPassing(running, isReplacement ? TAKEOVER_MS : 0)
       },
       ended: (exit, aliveMs) => {
         this.#ended(exit, aliveMs)
@@ -223,7 +226,8 @@ export class ManagedProxy {
       await this.#token.ensure(this.#surroundings.tokens, definition.name)
       const body = proxyRegistration(definition, managed, this.#port, bindAddress)
       const print = registrationPrint(body, definition.sender)
-      if (known.get(this.id)?.port !== this.#port || print !== this.#sent) {
+      const mustRegister = known.get(this.id)?.port !== this.#port || print !== this.#sent
+      if (mustRegister) {
         // Its port must not be another's after a crash.
         await this.#surroundings.save()
         await registry.register(body, definition.sender)
@@ -232,6 +236,7 @@ export class ManagedProxy {
       this.#isRegistered = true
       this.#check = portCheck(definition, managed, this.#port, bindAddress)
       this.keeper.run(this.#launch(managed))
+      if (mustRegister) this.reportListening()
     })
   }
 
@@ -252,6 +257,15 @@ export class ManagedProxy {
   restart(): void {
     this.#isStopped = false
     this.keeper.restart()
+  }
+
+  /**
+   * Reports a running process to the agent as soon as it listens: after a restart of the agent, and in a new
+   * registration, the check of the port is critical until the agent runs it.
+   */
+  reportListening(): void {
+    const { running } = this.keeper
+    if (running !== undefined) void this.#markPassing(running, 0)
   }
 
   /** Deregisters with the supervisor's own token from now on: that of the registrant was deleted. */
@@ -458,22 +472,30 @@ export class ManagedProxy {
   /**
    * Reports a process that listens to the agent. The agent's check runs every 10 s, and calls the proxy critical until
    * then: callers would be refused although the proxy is there.
+   * @param delayMs - how long to wait before the first look
    */
-  async #markPassing(running: RunningProcess): Promise<void> {
-    const check = this.#check
-    if (check === undefined) return
-    const { registry, log } = this.#surroundings
+  async #markPassing(running: RunningProcess, delayMs: number): Promise<void> {
     const done = new AbortController()
     void Promise.race([running.ended, elapsed(LISTENING_MS, done.signal)]).then(() => {
       done.abort()
     })
     try {
-      const isListening = await accepts(check.port, check.host, done.signal)
-      const isSame = this.#check?.port === check.port && this.#check.host === check.host
-      const isCurrent = this.keeper.running === running && isSame && this.#isRegistered
-      if (isListening && isCurrent) await registry.markPassing(this.id, check.body, this.#sender)
+      if (delayMs > 0) await elapsed(delayMs, done.signal)
+      const check = this.#check
+      if (check === undefined || !(await accepts(check.port, check.host, done.signal))) return
+      await this.#inTurn(async () => {
+        const isSame = this.#check?.port === check.port && this.#check.host === check.host
+        if (this.keeper.running !== running || !isSame || !this.#isRegistered) return
+        const { registry } = this.#surroundings
+        if (await registry.isPassing(String(check.body['CheckID']), this.#sender)) return
+        // If the second of two requests fails, the check is missing, and the next pass registers everything again.
+        const sent = this.#sent
+        this.#sent = undefined
+        await registry.registerPassing(this.id, check.body, this.#sender)
+        this.#sent = sent
+      })
     } catch (error) {
-      log.debug(`${this.id}: the agent's check decides alone: ${(error as Error).message}`)
+      this.#surroundings.log.debug(`${this.id}: the agent's check decides alone: ${(error as Error).message}`)
     } finally {
       done.abort()
     }

@@ -39,6 +39,8 @@ export interface SupervisorOptions {
 
 /** How often the agent is asked what it knows. */
 const POLL_MS = 2_000
+/** The same while it does not answer: an agent that is back calls every proxy critical. */
+const AWAY_POLL_MS = 500
 const LOG_CHECK_MS = 10_000
 /** How many things are asked of the agent at a time. */
 const CONCURRENCY = 8
@@ -77,6 +79,8 @@ export class Supervisor {
   #agentProblem: string | undefined
   #agentBind: { readonly run: number | undefined; readonly address: string | undefined } | undefined
   #bindRetryAt = 0
+  /** The run of the agent that has been told which proxies listen. */
+  #reportedRun: number | undefined
   #registrantsCheckedAt = 0
 
   constructor(configuration: Configuration, saved: SavedState, options: SupervisorOptions) {
@@ -84,7 +88,9 @@ export class Supervisor {
     this.#options = options
     this.#registry = new Registry(options.api, options.anonymous)
     this.#tokens = new Tokens(options.api)
-    this.#presence = new Presence(options.api)
+    this.#presence = new Presence(options.api, () => {
+      this.#wakeUp()
+    })
     this.#retirement = new Retirement(options.log, () => {
       this.#wakeUp()
     })
@@ -353,7 +359,7 @@ export class Supervisor {
         logsCheckedAt = this.#passedAt
         this.#logs?.rotate([...this.#proxies.values()].map(({ id }) => id))
       }
-      await elapsed(POLL_MS, this.#wake.signal)
+      await elapsed(this.#agentProblem === undefined ? POLL_MS : AWAY_POLL_MS, this.#wake.signal)
     }
   }
 
@@ -371,12 +377,20 @@ export class Supervisor {
       await this.#followBindAddress(run)
       await this.#inParallel(this.#services.values(), (service) => this.#settle(service, known, run))
       await this.#inParallel(this.#cleanUp.steps(known), (step) => step())
+      this.#reportAfterRestart(run)
     }
     if (known !== undefined) await this.#checkRegistrants()
     await this.#save().catch((error: unknown) => {
       const where = this.#options.state?.folder.path ?? ''
       this.#complain(`the state cannot be written to ${where}: ${(error as Error).message}`)
     })
+  }
+
+  /** An agent that was restarted calls each proxy critical until it has run the check of its port. */
+  #reportAfterRestart(run: number | undefined): void {
+    if (run === undefined || run === this.#reportedRun) return
+    this.#reportedRun = run
+    for (const proxy of this.#proxies.values()) proxy.reportListening()
   }
 
   /** Takes the agent's own bind address where the configuration has none. It may change with a restart of the agent. */

@@ -12,12 +12,15 @@ const PAUSE_MS = 500
  */
 export class Presence {
   readonly #api: AgentApi
+  readonly #onBack: () => void
   readonly #closed = new AbortController()
   #run = 0
   #isThere = false
 
-  constructor(api: AgentApi) {
+  /** @param onBack - called when the agent answers for the first time, and for the first time after an outage */
+  constructor(api: AgentApi, onBack: () => void) {
     this.#api = api
+    this.#onBack = onBack
     void this.#watch()
   }
 
@@ -45,8 +48,10 @@ export class Presence {
         const timeoutMs = (WAIT_S * 1.0625 + 10) * 1_000
         const answer = await this.#api.exchange({ path: PATH, query, signal, timeoutMs })
         const seen = answer.headers['x-consul-index']
+        const wasThere = this.#isThere
         this.#isThere = answer.status === 200 && typeof seen === 'string'
         if (!this.#isThere) throw new Error(`${PATH} was answered with ${answer.status}`)
+        if (!wasThere) this.#onBack()
         // An index that does not change, or is none, would be answered at once.
         if (String(seen) === index) await this.#pause()
         index = /^[1-9]\d*$/.test(String(seen)) ? String(seen) : '0'

@@ -65,15 +65,31 @@ export class Registry {
   }
 
   /**
-   * Sets a check of a service to passing until the agent runs it the next time. Needs `service:write`.
-   * @param check - as in the registration of the service
+   * Whether a check is passing. Needs `service:read`.
    * @throws AgentError
    */
-  async markPassing(serviceId: string, check: Json, sender: Sender): Promise<void> {
+  async isPassing(checkId: string, sender: Sender): Promise<boolean> {
+    const checks = await this.#as(sender).request({ path: '/v1/agent/checks', token: sender.token })
+    const check = (checks as Readonly<Record<string, Json | undefined>> | null)?.[checkId]
+    return check?.['Status'] === 'passing'
+  }
+
+  /**
+   * Registers a check of a service anew, as passing until the agent runs it. Needs `service:write`.
+   *
+   * An agent keeps the status of a check that is registered again (seen in 1.8.7), so the check is removed first. The
+   * service has its other checks meanwhile.
+   * @param check - as in the registration of the service
+   * @throws AgentError, after which the check may be missing
+   */
+  async registerPassing(serviceId: string, check: Json, sender: Sender): Promise<void> {
     const { CheckID: id, ...rest } = check
+    const { token } = sender
+    const api = this.#as(sender)
+    const path = `/v1/agent/check/deregister/${encodeURIComponent(String(id))}`
+    await api.request({ method: 'PUT', path, token })
     const body = { ...rest, ID: id, ServiceID: serviceId, Status: 'passing' }
-    const path = '/v1/agent/check/register'
-    await this.#as(sender).request({ method: 'PUT', path, body, token: sender.token })
+    await api.request({ method: 'PUT', path: '/v1/agent/check/register', body, token })
   }
 
   /**

@@ -12,6 +12,7 @@ import {
   keysOf,
   take,
 } from './keys.js'
+import { expectListedUpstreams } from './listed-upstreams.js'
 import { type ManagedBlock, checkConfig, readManaged, saysApplication, withDefaults } from './managed.js'
 import type { Json } from './parse.js'
 import { toRequest, upstreamRequest } from './request.js'
@@ -112,6 +113,7 @@ export function readDefinition(
     }),
     origin,
   }
+  expectListedUpstreams(place, definition.body, warn)
   if (block === undefined || block === null) return { ...definition, managed: undefined }
   const where = `${place}: connect.proxy`
   expectOrdinary(where, given, otherConnect)

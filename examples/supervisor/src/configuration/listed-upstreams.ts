@@ -1,0 +1,79 @@
+import { ConfigurationError } from './error.js'
+import { foldKey } from './keys.js'
+import type { Json } from './parse.js'
+
+type Warn = (message: string) => void
+
+/**
+ * Checks the upstreams of an unmanaged proxy, or of a `sidecar_service`. An agent accepts any upstreams of a
+ * `sidecar_service` with status 200 and then cannot bring them to its servers; its other registrations wait for the next
+ * try (seen in 1.8.7).
+ * @param body - the registration, as the agent's API takes it
+ * @throws ConfigurationError
+ */
+export function expectListedUpstreams(place: string, body: Json, warn: Warn): void {
+  if (field(body, 'kind') === 'connect-proxy') expectUpstreams(`${place}: proxy`, field(body, 'proxy'), warn)
+  const sidecar = field(field(body, 'connect'), 'sidecar_service')
+  expectUpstreams(`${place}: connect.sidecar_service.proxy`, field(sidecar, 'proxy'), warn)
+}
+
+function expectUpstreams(place: string, proxy: unknown, warn: Warn): void {
+  const upstreams = field(proxy, 'upstreams')
+  if (!Array.isArray(upstreams)) return
+  const destinations = new Map<string, number>()
+  const addresses = new Map<string, number>()
+  for (const [i, upstream] of upstreams.entries()) {
+    const where = `${place}: upstreams[${i}]`
+    expectDestination(where, upstream)
+    expectOwn(`${where}.destination_name`, 'a destination', destinations, i, destinationOf(upstream))
+    const address = addressOf(where, upstream)
+    expectOwn(`${where}.${address.key}`, 'an address', addresses, i, address.text)
+    if (address.key === 'local_bind_port') continue
+    warn(`${where}.${address.key}: agents before 1.10 reject it; a managed proxy (connect.proxy) accepts it`)
+  }
+}
+
+function expectDestination(where: string, upstream: unknown): void {
+  const name = field(upstream, 'destination_name')
+  if (typeof name !== 'string' || name === '') {
+    throw new ConfigurationError(
+      `${where}.destination_name: expected the name of a service or a prepared query`,
+    )
+  }
+  const type = field(upstream, 'destination_type') ?? ''
+  if (!['', 'service', 'prepared_query'].includes(type as string)) {
+    throw new ConfigurationError(`${where}.destination_type: expected service or prepared_query`)
+  }
+}
+
+const SCOPE_KEYS = ['destination_namespace', 'destination_partition', 'destination_peer', 'datacenter']
+
+function destinationOf(upstream: unknown): string {
+  const type = field(upstream, 'destination_type') || 'service'
+  const scope = SCOPE_KEYS.map((key) => field(upstream, key) ?? '')
+  return JSON.stringify([type, field(upstream, 'destination_name'), ...scope])
+}
+
+function addressOf(where: string, upstream: unknown): { readonly key: string; readonly text: string } {
+  const path = field(upstream, 'local_bind_socket_path')
+  if (typeof path === 'string' && path !== '') return { key: 'local_bind_socket_path', text: path }
+  const port = field(upstream, 'local_bind_port')
+  if (typeof port !== 'number' || port < 1) {
+    throw new ConfigurationError(`${where}.local_bind_port: expected a port from 1 to 65535`)
+  }
+  const host = field(upstream, 'local_bind_address') || '127.0.0.1'
+  return { key: 'local_bind_port', text: JSON.stringify([host, port]) }
+}
+
+function expectOwn(where: string, noun: string, seen: Map<string, number>, i: number, value: string): void {
+  const other = seen.get(value)
+  seen.set(value, i)
+  if (other === undefined) return
+  throw new ConfigurationError(`${where}: expected ${noun} of its own, got that of upstreams[${other}]`)
+}
+
+/** A value by its key, in any spelling that agents accept; undefined where there is no object. */
+function field(from: unknown, key: string): unknown {
+  if (typeof from !== 'object' || from === null) return undefined
+  return Object.entries(from).find(([each]) => foldKey(each) === foldKey(key))?.[1]
+}
