@@ -157,33 +157,6 @@ describe('the fragments, and the examples in the reference', () => {
   })
 })
 
-describe('guides/operations.md', () => {
-  const text = readFileSync(join(root, 'guides', 'operations.md'), 'utf8')
-  const events = /interface ServiceEvents \{([^]*?)\n\}/.exec(
-    readFileSync(join(root, 'src', 'events.ts'), 'utf8'),
-  )
-  const channels = readFileSync(join(root, 'src', 'channels.ts'), 'utf8')
-  const metrics = (file: string): string[] =>
-    [
-      ...readFileSync(join(root, file), 'utf8').matchAll(/(?:name: `\$\{PREFIX\}|#gauge\(\s*')([a-z_]+)/g),
-    ].map(([, name]) => name ?? '')
-  for (const [what, names] of [
-    ['error code', Object.keys(library.ERROR_CODES)],
-    ['event', [...(events?.[1] ?? '').matchAll(/^ {2}(\w+): \[/gm)].map(([, name]) => name ?? '')],
-    ['channel', [...channels.matchAll(/^ {2}'([^']+)':/gm)].map(([, name]) => name ?? '')],
-    ['metric of the sidecar', metrics('examples/proxy/src/metrics.ts')],
-    ['metric of the supervisor', metrics('examples/supervisor/src/operator/metrics.ts')],
-  ] as const) {
-    it(`has every ${what}`, () => {
-      assert.ok(names.length >= 6, `only ${names.join(', ')}`)
-      assert.deepEqual(
-        names.filter((name) => !text.includes(`\`${name}\``)),
-        [],
-      )
-    })
-  }
-})
-
 /** Returns what the text blocks that follow fragments say is printed. */
 function printedBy(blocks: readonly Block[], fragments: readonly Block[]): RegExp[] {
   return fragments.flatMap((fragment) => {
