@@ -77,7 +77,7 @@ for (const document of documents) {
     if (document !== 'README.md' && blocks.some(({ language }) => language === 'sh')) {
       it(
         'its commands do what they say',
-        { skip: (needsConsul && skip) || unlessThere('bash', 'curl'), timeout: 120_000 },
+        { skip: (needsConsul && skip) || unlessThere('bash', 'curl', 'openssl'), timeout: 120_000 },
         async (t) => {
           const folder = scratch(t, blocks)
           const [http = 0, dns = 0, server = 0, lan = 0, grpc = 0] = await freePorts(5)
