@@ -44,7 +44,7 @@ for (const document of documents) {
     if (fragments.length > 0) {
       it('its fragments do what they say', async (t) => {
         const folder = scratch(t, blocks)
-        const name = `${basename(document, '.md').toLowerCase()}.ts`
+        const name = `${basename(document, '.md').toLowerCase()}.mts`
         writeFileSync(join(folder, name), joined(fragments))
         const agent = await TestAgent.start({ dns: {} })
         t.after(() => agent.close())
@@ -105,12 +105,12 @@ describe('the fragments, and the examples in the reference', () => {
       const blocks = blocksOf(readFileSync(join(root, document), 'utf8'))
       const name = basename(document, '.md')
       for (const { language, file, text, line } of blocks)
-        if (language === 'ts' && file !== undefined) writeFileSync(join(folder, `${name}-${line}.ts`), text)
+        if (language === 'ts' && file !== undefined) writeFileSync(join(folder, `${name}-${line}.mts`), text)
       // Each with those before it: a reader pastes them in order, and has nothing else.
       for (const [i, { line }] of fragmentsOf(blocks).entries())
-        writeFileSync(join(folder, `${name}-${line}.ts`), joined(fragmentsOf(blocks).slice(0, i + 1)))
+        writeFileSync(join(folder, `${name}-${line}.mts`), joined(fragmentsOf(blocks).slice(0, i + 1)))
     }
-    writeFileSync(join(folder, 'examples.ts'), examplesProgram())
+    writeFileSync(join(folder, 'examples.mts'), examplesProgram())
     writeFileSync(
       join(folder, 'tsconfig.json'),
       JSON.stringify({
@@ -123,7 +123,7 @@ describe('the fragments, and the examples in the reference', () => {
           skipLibCheck: true,
           noUnusedLocals: false,
         },
-        include: ['*.ts'],
+        include: ['*.mts'],
       }),
     )
     const { status, stdout } = spawnSync(process.execPath, [tsc, '-p', folder], { encoding: 'utf8' })
@@ -132,10 +132,10 @@ describe('the fragments, and the examples in the reference', () => {
 
   it('run, each example of the reference by itself', async (t) => {
     const folder = scratch(t, [])
-    writeFileSync(join(folder, 'examples.ts'), examplesProgram())
+    writeFileSync(join(folder, 'examples.mts'), examplesProgram())
     const agent = await TestAgent.start()
     t.after(() => agent.close())
-    const output = await new Program(t, folder, 'examples.ts', agent).ends()
+    const output = await new Program(t, folder, 'examples.mts', agent).ends()
     for (const { name } of examples)
       assert.ok(output.includes(`done: ${name}\n`), `${name} was not run:\n${output}`)
   })
@@ -173,7 +173,7 @@ function scratch(t: TestContext, blocks: readonly Block[]): string {
   })
   for (const name of ['examples', 'dist']) symlinkSync(join(root, name), join(folder, name))
   symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
-  writeFileSync(join(folder, 'package.json'), '{ "type": "module", "private": true }')
+  writeFileSync(join(folder, 'package.json'), '{ "private": true }')
   for (const { file, text } of blocks) if (file !== undefined) writeFileSync(join(folder, file), `${text}\n`)
   return folder
 }
