@@ -31,7 +31,7 @@ export function service(name: string, options?: ServiceOptions): Service {
  * const config = connect.proxyConfig({ proxyId: 'web-proxy' })
  * const { service, listener, upstreams } = await config.ready()
  * console.log(service, listener?.port, upstreams.length)
- * config.close()
+ * await config.close()
  * ```
  */
 export function proxyConfig(selector: ProxySelector, options?: ProxyConfigOptions): ProxyConfigSource {

@@ -33,4 +33,4 @@ const listener = await api.serve(createServer(app), { port: Number(process.env['
 const { port } = listener.address() as AddressInfo
 await api.register({ port })
 console.log(`ready on port ${port}`)
-process.once('SIGTERM', () => void api.close())
+connect.closeOnSignals(api)

@@ -35,5 +35,6 @@ const listener = await api.serve(app.server, { port: Number(process.env['PORT'] 
 const { port } = listener.address() as AddressInfo
 await api.register({ port })
 console.log(`ready on port ${port}`)
-// Out of the mesh first, which drains the connections; then what else the application holds.
+// Leave the mesh first, which drains the connections; then close what else the application holds. Not awaited, since this is an
+// event listener: a rejection ends the process as an unhandled one.
 process.once('SIGTERM', () => void api.close().then(() => app.close()))

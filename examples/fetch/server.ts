@@ -19,4 +19,4 @@ const listener = await billing.serve(server, { port: Number(process.env['PORT'] 
 const { port } = listener.address() as AddressInfo
 await billing.register({ port })
 console.log(`ready on port ${port}`)
-process.once('SIGTERM', () => void billing.close())
+connect.closeOnSignals(billing)

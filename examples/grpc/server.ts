@@ -38,4 +38,4 @@ const listener = await greeter.serve(injector, { port: Number(process.env['PORT'
 const { port } = listener.address() as AddressInfo
 await greeter.register({ port })
 console.log(`ready on port ${port}`)
-process.once('SIGTERM', () => void greeter.close())
+connect.closeOnSignals(greeter)

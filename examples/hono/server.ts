@@ -34,4 +34,4 @@ const listener = await api.serve(server, { port: Number(process.env['PORT'] ?? 0
 const { port } = listener.address() as AddressInfo
 await api.register({ port })
 console.log(`ready on port ${port}`)
-process.once('SIGTERM', () => void api.close())
+connect.closeOnSignals(api)

@@ -21,7 +21,5 @@ const { port } = listener.address() as AddressInfo
 await api.register({ port })
 console.log(`metrics at http://127.0.0.1:${(metrics.address() as AddressInfo).port}/metrics`)
 console.log(`ready on port ${port}`)
-process.once('SIGTERM', () => {
-  metrics.close()
-  void api.close()
-})
+// The signal ends the process afterwards, and the server of the metrics with it.
+connect.closeOnSignals(api)

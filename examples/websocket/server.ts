@@ -21,4 +21,4 @@ const listener = await chat.serve(server, { port: Number(process.env['PORT'] ?? 
 const { port } = listener.address() as AddressInfo
 await chat.register({ port })
 console.log(`ready on port ${port}`)
-process.once('SIGTERM', () => void chat.close())
+connect.closeOnSignals(chat)

@@ -1,7 +1,7 @@
-// Every block of code in the README and the guides is run: commands in one session, fragments as one program.
+// Every block of code in the README and the guides is run: commands in one session, fragments as one program, and files as
+// programs of their own. Nothing is run that the reader does not see.
 import assert from 'node:assert/strict'
-import { spawn, spawnSync } from 'node:child_process'
-import { once } from 'node:events'
+import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
@@ -10,23 +10,23 @@ import { parse as parseYaml } from 'yaml'
 import * as library from '../../src/index.js'
 import { TestAgent } from '../../src/testing/index.js'
 import { skip } from '../consul/real-agent.js'
-import { freePorts } from '../fixtures/free-ports.js'
+import { freePort, freePorts } from '../fixtures/free-ports.js'
 import { unlessThere } from '../fixtures/programs.js'
 import { examples, examplesProgram } from './examples.js'
-import { type Block, blocksOf, expectations, programOf } from './markdown.js'
+import { type Block, blocksOf, expectations, fragmentsOf, joined } from './markdown.js'
+import { Program } from './program.js'
 import { Shell } from './shell.js'
 
 const root = join(import.meta.dirname, '..', '..')
 const guides = readdirSync(join(root, 'guides')).filter((name) => name.endsWith('.md'))
 const documents = ['README.md', ...guides.map((name) => join('guides', name))]
-const tsx = import.meta.resolve('tsx')
 const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')
 
 /** Made by functions that have one. */
 const WITHOUT_EXAMPLE = ['Service', 'AgentApi', 'SpiffeId', 'ProxyConfigSource']
 
 /** What is done with a block of each language; anything else is a mistake. */
-const LANGUAGES = ['ts', 'js', 'sh', 'text', 'json', 'hcl', 'yaml', 'ini', 'setup']
+const LANGUAGES = ['ts', 'js', 'sh', 'text', 'json', 'hcl', 'yaml', 'ini']
 
 for (const document of documents) {
   const blocks = blocksOf(readFileSync(join(root, document), 'utf8'))
@@ -40,16 +40,36 @@ for (const document of documents) {
       }
     })
 
-    const program = programOf(blocks)
-    if (program !== undefined) {
+    const fragments = fragmentsOf(blocks)
+    if (fragments.length > 0) {
       it('its fragments do what they say', async (t) => {
         const folder = scratch(t, blocks)
-        const name = `${basename(document, '.md').toLowerCase()}.ts`
-        writeFileSync(join(folder, name), program)
+        const name = `${basename(document, '.md').toLowerCase()}.mts`
+        writeFileSync(join(folder, name), joined(fragments))
         const agent = await TestAgent.start({ dns: {} })
         t.after(() => agent.close())
-        const output = await runProgram(folder, name, agent)
-        for (const expected of printedBy(blocks, 'ts')) assert.match(output, expected)
+        const output = await new Program(t, folder, name, agent).ends()
+        for (const expected of printedBy(blocks, fragments)) assert.match(output, expected)
+      })
+    }
+
+    const programs = blocks.filter(({ language, file }) => language === 'ts' && file !== undefined)
+    if (programs.length > 0) {
+      it('its programs do what they say, side by side', async (t) => {
+        const folder = scratch(t, blocks)
+        const agent = await TestAgent.start()
+        t.after(() => agent.close())
+        const running: Program[] = []
+        for (const block of programs) {
+          const program = new Program(t, folder, block.file ?? '', agent, { PORT: String(await freePort()) })
+          running.push(program)
+          const next = blocks[blocks.indexOf(block) + 1]
+          assert.equal(next?.language, 'text', `line ${block.line}: nothing says what ${block.file} prints`)
+          for (const line of expectations(next.text)) await program.prints(line)
+        }
+        for (const program of running) await program.stop()
+        const left = await fetch(`http://${agent.address}/v1/agent/services`)
+        assert.deepEqual(await left.json(), {}, 'a program leaves its registration behind')
       })
     }
 
@@ -57,7 +77,7 @@ for (const document of documents) {
     if (document !== 'README.md' && blocks.some(({ language }) => language === 'sh')) {
       it(
         'its commands do what they say',
-        { skip: (needsConsul && skip) || unlessThere('bash', 'curl'), timeout: 120_000 },
+        { skip: (needsConsul && skip) || unlessThere('bash', 'curl', 'openssl'), timeout: 120_000 },
         async (t) => {
           const folder = scratch(t, blocks)
           const [http = 0, dns = 0, server = 0, lan = 0, grpc = 0] = await freePorts(5)
@@ -83,10 +103,14 @@ describe('the fragments, and the examples in the reference', () => {
     const folder = scratch(t, [])
     for (const document of documents) {
       const blocks = blocksOf(readFileSync(join(root, document), 'utf8'))
-      const program = programOf(blocks)
-      if (program !== undefined) writeFileSync(join(folder, `${basename(document, '.md')}.ts`), program)
+      const name = basename(document, '.md')
+      for (const { language, file, text, line } of blocks)
+        if (language === 'ts' && file !== undefined) writeFileSync(join(folder, `${name}-${line}.mts`), text)
+      // Each with those before it: a reader pastes them in order, and has nothing else.
+      for (const [i, { line }] of fragmentsOf(blocks).entries())
+        writeFileSync(join(folder, `${name}-${line}.mts`), joined(fragmentsOf(blocks).slice(0, i + 1)))
     }
-    writeFileSync(join(folder, 'examples.ts'), examplesProgram())
+    writeFileSync(join(folder, 'examples.mts'), examplesProgram())
     writeFileSync(
       join(folder, 'tsconfig.json'),
       JSON.stringify({
@@ -99,7 +123,7 @@ describe('the fragments, and the examples in the reference', () => {
           skipLibCheck: true,
           noUnusedLocals: false,
         },
-        include: ['*.ts'],
+        include: ['*.mts'],
       }),
     )
     const { status, stdout } = spawnSync(process.execPath, [tsc, '-p', folder], { encoding: 'utf8' })
@@ -108,10 +132,10 @@ describe('the fragments, and the examples in the reference', () => {
 
   it('run, each example of the reference by itself', async (t) => {
     const folder = scratch(t, [])
-    writeFileSync(join(folder, 'examples.ts'), examplesProgram())
+    writeFileSync(join(folder, 'examples.mts'), examplesProgram())
     const agent = await TestAgent.start()
     t.after(() => agent.close())
-    const output = await runProgram(folder, 'examples.ts', agent)
+    const output = await new Program(t, folder, 'examples.mts', agent).ends()
     for (const { name } of examples)
       assert.ok(output.includes(`done: ${name}\n`), `${name} was not run:\n${output}`)
   })
@@ -133,51 +157,12 @@ describe('the fragments, and the examples in the reference', () => {
   })
 })
 
-describe('guides/operations.md', () => {
-  const text = readFileSync(join(root, 'guides', 'operations.md'), 'utf8')
-  const events = /interface ServiceEvents \{([^]*?)\n\}/.exec(
-    readFileSync(join(root, 'src', 'events.ts'), 'utf8'),
-  )
-  const channels = readFileSync(join(root, 'src', 'channels.ts'), 'utf8')
-  const metrics = (file: string): string[] =>
-    [
-      ...readFileSync(join(root, file), 'utf8').matchAll(/(?:name: `\$\{PREFIX\}|#gauge\(\s*')([a-z_]+)/g),
-    ].map(([, name]) => name ?? '')
-  for (const [what, names] of [
-    ['error code', Object.keys(library.ERROR_CODES)],
-    ['event', [...(events?.[1] ?? '').matchAll(/^ {2}(\w+): \[/gm)].map(([, name]) => name ?? '')],
-    ['channel', [...channels.matchAll(/^ {2}'([^']+)':/gm)].map(([, name]) => name ?? '')],
-    ['metric of the sidecar', metrics('examples/proxy/src/metrics.ts')],
-    ['metric of the supervisor', metrics('examples/supervisor/src/operator/metrics.ts')],
-  ] as const) {
-    it(`has every ${what}`, () => {
-      assert.ok(names.length >= 6, `only ${names.join(', ')}`)
-      assert.deepEqual(
-        names.filter((name) => !text.includes(`\`${name}\``)),
-        [],
-      )
-    })
-  }
-})
-
-/** Runs a program to its end, which must be a good one; returns what it has printed. */
-async function runProgram(folder: string, name: string, agent: TestAgent): Promise<string> {
-  const env = { PATH: process.env['PATH'], HOME: folder, CONSUL_HTTP_ADDR: agent.address }
-  const child = spawn(process.execPath, ['--import', tsx, name], { cwd: folder, env, timeout: 60_000 })
-  let output = ''
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (chunk: Buffer) => (output += chunk.toString()))
-  }
-  const [code] = (await once(child, 'close')) as [number | null]
-  assert.equal(code, 0, output)
-  return output
-}
-
-/** What the text blocks that follow those of a language say is printed. */
-function printedBy(blocks: readonly Block[], language: string): RegExp[] {
-  return blocks.flatMap(({ language: own, text }, i) =>
-    own === 'text' && blocks[i - 1]?.language === language ? expectations(text) : [],
-  )
+/** Returns what the text blocks that follow fragments say is printed. */
+function printedBy(blocks: readonly Block[], fragments: readonly Block[]): RegExp[] {
+  return fragments.flatMap((fragment) => {
+    const next = blocks[blocks.indexOf(fragment) + 1]
+    return next?.language === 'text' ? expectations(next.text) : []
+  })
 }
 
 /** A folder with the files of a document, in which the package is installed. */
@@ -188,7 +173,7 @@ function scratch(t: TestContext, blocks: readonly Block[]): string {
   })
   for (const name of ['examples', 'dist']) symlinkSync(join(root, name), join(folder, name))
   symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
-  writeFileSync(join(folder, 'package.json'), '{ "type": "module", "private": true }')
+  writeFileSync(join(folder, 'package.json'), '{ "private": true }')
   for (const { file, text } of blocks) if (file !== undefined) writeFileSync(join(folder, file), `${text}\n`)
   return folder
 }

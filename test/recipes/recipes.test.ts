@@ -80,7 +80,12 @@ for (const [kind, start, skipped] of [
           })
           assert.match(output, denial)
         }
-        for (const server of running) assert.equal(await server.stop(), 0, server.output)
+        for (const server of running) {
+          const end = await server.stop()
+          assert.ok(end === 0 || end === 'SIGTERM', `${end}\n${server.output}`)
+        }
+        if (running.length > 0)
+          assert.equal(await isRegistered(agent, destination), false, 'still registered')
       })
     }
   })
@@ -94,6 +99,13 @@ async function isFound({ address }: Agent, service: string): Promise<boolean> {
   } finally {
     await api.close()
   }
+}
+
+/** Whether the agent itself has an instance, which it may have before or after its servers know. */
+async function isRegistered({ address }: Agent, service: string): Promise<boolean> {
+  await using api = agentApi({ address, env: {} })
+  const services = (await api.request({ path: '/v1/agent/services' })) as Record<string, { Service: string }>
+  return Object.values(services).some(({ Service }) => Service === service)
 }
 
 /** A script of a recipe's package, as `npm run` would start it. */

@@ -49,6 +49,7 @@ export class Inbound {
     const before = this.#config
     this.#config = config
     if (before !== undefined && config !== undefined && isSameListener(before, config)) return
+    // Not awaited: its connections may last, and the new listener must not wait for them.
     void this.#opening?.close(FOREVER_MS)
     this.#opening = config && this.#open(config)
   }

@@ -155,7 +155,7 @@ class Member {
       if (isDeepStrictEqual(outbound.upstream, next)) continue
       this.#outbounds.delete(address)
       this.#options.log.info('upstream is closed', { upstream: outbound.name, address })
-      // Connections to where it leads still are left to their ends.
+      // Connections to where it leads still are left to their ends, which nothing waits for.
       const isTuned = next !== undefined && isDeepStrictEqual(outbound.upstream.target, next.target)
       void outbound.close(isTuned ? FOREVER_MS : config.drainTimeoutMs)
     }
@@ -181,6 +181,7 @@ class Member {
   }
 
   async close(drainTimeoutMs: number): Promise<void> {
+    // All drain at once; the service waits for its listeners and forwards.
     void this.#inbound.close(drainTimeoutMs)
     for (const outbound of this.#outbounds.values()) void outbound.close(drainTimeoutMs)
     await this.service.close({ drainTimeoutMs })

@@ -101,6 +101,7 @@ export class Workers implements Engine {
   apply(config: ProxyConfig): void {
     const { registers } = this.#options
     if (registers && this.#service?.name !== config.service) {
+      // Not awaited: the service that replaces it must not wait for its drain. close() rejects only for a wrong option.
       void this.#service?.close()
       this.#service = service(config.service, { agent: this.#options.agent })
     }
