@@ -1,15 +1,12 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort } from '../test/fixtures/free-ports.js'
 import { startConsul } from '../test/consul/real-agent.js'
-
 import { idle, iperf, steady, wrk } from './load.js'
 import { type Benchmark, median, round } from './measure.js'
 import { descriptorLimit, startProgram } from './process.js'
 import { type Backends, type Pair, startBuiltIn, startOurs } from './proxy-pair.js'
+import { startNginx } from './nginx.js'
 import { withFixtures } from './scope.js'
 
 const ROUNDS = 5
@@ -121,21 +118,10 @@ async function measureIdle(pair: Pair): Promise<Row> {
 
 /** iperf3, nginx with one worker, and a program that echoes. */
 async function startBackends(scope: TestContext): Promise<Backends> {
-  const folder = await mkdtemp(join(tmpdir(), 'consul-connect-bench-'))
-  scope.after(() => rm(folder, { recursive: true }))
   const backends = { bytes: await freePort(), http: await freePort(), echo: await freePort() }
   const server = ['iperf3', '-s', '-B', '127.0.0.1', '-p', String(backends.bytes), '--forceflush']
   await startProgram(scope, server, { ready: 'Server listening' })
-  const config = join(folder, 'nginx.conf')
-  await writeFile(
-    config,
-    `daemon off; worker_processes 1; pid ${folder}/pid; error_log stderr;
-events { worker_connections 1024; }
-http { access_log off; keepalive_requests 1000000000;
-  server { listen 127.0.0.1:${backends.http}; location / { return 200 "hello\\n"; } } }
-`,
-  )
-  await startProgram(scope, ['nginx', '-c', config, '-p', folder], {})
+  await startNginx(scope, backends.http)
   const echo = `require('node:net').createServer((s) => s.on('error', () => {}).on('data', (d) => s.write(d)))
 .listen(${backends.echo}, '127.0.0.1', 8192, () => console.log('listening'))`
   await startProgram(scope, [process.execPath, '-e', echo], { ready: 'listening' })
