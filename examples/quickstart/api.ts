@@ -1,18 +1,20 @@
 // The service that is called. It answers each connection with the name of who called.
 import type { AddressInfo } from 'node:net'
 import * as connect from 'consul-connect'
-import { onCommand, tell } from './story.js'
+import { DEMO_MARK } from './consul.js'
+import { Narrator } from './story.js'
 
 await using api = connect.service('api')
-const stop = onCommand('stop')
+using narrator = new Narrator(api)
+const stop = narrator.command('stop')
 api.on('denied', ({ peer, reason }) => {
-  tell({ event: 'denied', who: peer.service, reason })
+  narrator.tell({ event: 'denied', who: peer.service, reason })
 })
 api.on('revoked', ({ peer, reason, ageMs }) => {
-  tell({ event: 'revoked', who: peer.service, reason, ageMs })
+  narrator.tell({ event: 'revoked', who: peer.service, reason, ageMs })
 })
 api.on('rotated', (leaf) => {
-  tell({ event: 'rotated', serial: leaf.serialNumber })
+  narrator.tell({ event: 'rotated', serial: leaf.serialNumber })
 })
 
 const listener = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => {
@@ -21,6 +23,6 @@ const listener = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => {
   socket.resume()
 })
 const { port } = listener.address() as AddressInfo
-await api.register({ port, address: '127.0.0.1' })
-tell({ event: 'ready', who: api.leaf?.uri ?? '', port })
+const { id } = await api.register({ port, address: '127.0.0.1', meta: { demo: DEMO_MARK } })
+narrator.tell({ event: 'ready', who: api.leaf?.uri ?? '', port, id })
 await stop

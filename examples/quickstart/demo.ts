@@ -1,8 +1,15 @@
 // The story of a mesh in one minute. It runs on an agent inside this process, or on the development agent that
 // CONSUL_HTTP_ADDR names.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { TestAgent } from 'consul-connect/testing'
 import { Consul } from './consul.js'
 import { Program } from './story.js'
+
+/**
+ * How long to wait for new certificates after a rotation. An agent takes up to 30 s. One on which the services ran before
+ * may not renew at all until the certificates near their end (seen with Consul 1.8.7).
+ */
+const RENEWAL_MS = 45_000
 
 const programs: Program[] = []
 let consul: Consul | undefined
@@ -30,12 +37,13 @@ async function story(): Promise<void> {
     )
   }
   consul = agent
+  await consul.claimService('api')
   await consul.setIntention('*', 'api', 'deny')
   await consul.setIntention('web', 'api', 'allow')
   console.log('Its intentions say: web may call api, and nobody else may.\n')
 
   const api = start('api', address)
-  const { who, port } = await api.heard('ready')
+  const { who, port, id } = await api.heard('ready')
   console.log(
     `api joins the mesh in a process of its own. It asked the agent for a certificate, which names it`,
   )
@@ -67,11 +75,17 @@ async function story(): Promise<void> {
     let seen = 0
     await program.heard('rotated', () => (seen += 1) > count)
   }
-  await Promise.all([renewed(api, before.api), renewed(web, before.web)])
+  const bothRenewed = Promise.all([renewed(api, before.api), renewed(web, before.web)]).then(() => true)
+  // An error that comes after the wait is over says nothing that matters any more.
+  bothRenewed.catch(() => undefined)
+  const areRenewed = await Promise.race([bothRenewed, sleep(RENEWAL_MS, false, { ref: false })])
   const during = web.count('called')
   await web.heard('called', ({ calls }) => calls >= during + 50)
+  const calls = `${web.count('called')} calls went through`
   console.log(
-    `api and web have new certificates from the new root. ${web.count('called')} calls went through`,
+    areRenewed
+      ? `api and web have new certificates from the new root. ${calls}`
+      : `The agent has not renewed the certificates of api and web yet: the old root is still trusted. ${calls}`,
   )
   console.log('before, during and after the change, and not one failed.\n')
 
@@ -88,9 +102,9 @@ async function story(): Promise<void> {
   await web.ended()
   api.command('stop')
   await api.ended()
-  if (await consul.hasInstances('api')) throw new Error('api is still registered')
+  if (await consul.isRegistered(id)) throw new Error('api is still registered')
   await consul.tidyUp()
-  console.log('web and api leave. Nothing of them is registered any more, and the intentions are taken back.')
+  console.log('web and api leave. Neither is registered any more, and the intentions are taken back.')
 }
 
 try {

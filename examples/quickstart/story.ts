@@ -2,9 +2,10 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
+import type { Service } from 'consul-connect'
 
 export type Message =
-  | { readonly event: 'ready'; readonly who: string; readonly port: number }
+  | { readonly event: 'ready'; readonly who: string; readonly port: number; readonly id: string }
   | { readonly event: 'answer'; readonly answer: string; readonly who: string }
   | { readonly event: 'denied'; readonly who: string; readonly reason: string }
   | { readonly event: 'revoked'; readonly who: string; readonly reason: string; readonly ageMs: number }
@@ -22,20 +23,38 @@ const PATIENCE_MS = 60_000
 /** How long a program may take to leave the mesh when the story ends badly. */
 const LEAVE_MS = 5_000
 
-/** Tells the story's narrator something. */
-export function tell(message: Message): void {
-  process.send?.(message)
-}
+/**
+ * The narrator, as its programs see it. A program whose narrator is gone, as after a SIGKILL, leaves the mesh and exits.
+ * Dispose it to let the program exit by itself.
+ */
+export class Narrator implements Disposable {
+  readonly #leave: () => void
 
-/** Resolves when the narrator says the word. */
-export function onCommand(word: string): Promise<void> {
-  return new Promise((resolve) => {
-    process.on('message', function listen(said) {
-      if (said !== word) return
-      process.off('message', listen)
-      resolve()
+  constructor(service: Service) {
+    this.#leave = () => {
+      void service.close({ drainTimeoutMs: 0 }).finally(() => process.exit(1))
+    }
+    process.once('disconnect', this.#leave)
+  }
+
+  tell(message: Message): void {
+    if (process.connected) process.send?.(message)
+  }
+
+  /** Resolves when the narrator sends the word. */
+  command(word: string): Promise<void> {
+    return new Promise((resolve) => {
+      process.on('message', function listen(said) {
+        if (said !== word) return
+        process.off('message', listen)
+        resolve()
+      })
     })
-  })
+  }
+
+  [Symbol.dispose](): void {
+    process.off('disconnect', this.#leave)
+  }
 }
 
 /** A program of the demo, in a process of its own. */

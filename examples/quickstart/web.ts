@@ -2,14 +2,15 @@
 // that it keeps open.
 import { once } from 'node:events'
 import * as connect from 'consul-connect'
-import { onCommand, tell } from './story.js'
+import { Narrator } from './story.js'
 
 await using web = connect.service('web')
-const stop = onCommand('stop')
-const hold = onCommand('hold')
-const stream = onCommand('stream')
+using narrator = new Narrator(web)
+const stop = narrator.command('stop')
+const hold = narrator.command('hold')
+const stream = narrator.command('stream')
 web.on('rotated', (leaf) => {
-  tell({ event: 'rotated', serial: leaf.serialNumber })
+  narrator.tell({ event: 'rotated', serial: leaf.serialNumber })
 })
 
 async function open(): Promise<{ socket: connect.MeshSocket; answer: string }> {
@@ -25,16 +26,16 @@ async function call(): Promise<{ answer: string; who: string }> {
   return { answer, who: socket.peer.spiffeId }
 }
 
-tell({ event: 'answer', ...(await call()) })
+narrator.tell({ event: 'answer', ...(await call()) })
 
 const held = hold.then(() => 'hold')
 await stream
 for (let calls = 1; (await Promise.race([held, call()])) !== 'hold'; calls += 1)
-  tell({ event: 'called', calls })
+  narrator.tell({ event: 'called', calls })
 
 const { socket } = await open()
-tell({ event: 'held' })
+narrator.tell({ event: 'held' })
 // A connection that is cut ends with an error.
 await once(socket, 'close').catch(() => undefined)
-tell({ event: 'cut' })
+narrator.tell({ event: 'cut' })
 await stop

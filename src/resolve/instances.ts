@@ -6,6 +6,7 @@ import {
   fetchConnectInstances,
 } from '../agent/health.js'
 import { type NoInstancesReason, because } from '../errors.js'
+import { nameHint } from './name-hint.js'
 import { type Endpoint, endpointList } from './resolver.js'
 
 /** How instances become endpoints. */
@@ -79,7 +80,14 @@ export function noneAlive(
   const own = known.filter((instance) => instance.service === service)
   if (own.length === 0) {
     const names = [...new Set(known.map((instance) => instance.service))].slice(0, SHOWN)
-    return { reason: 'unknown', message: `there is no ${service}, only ${names.join(', ')}` }
+    const shown = names.map((name) => JSON.stringify(name)).join(' or ')
+    // The agent ignores case in look-ups; identities do not.
+    const isSpelling = names.every((name) => name.toLowerCase() === service.toLowerCase())
+    const problem = `service ${JSON.stringify(service)} not found`
+    const message = isSpelling
+      ? `${problem}; service names are case-sensitive: use ${shown}`
+      : `${problem}; the agent returned instances of ${shown}`
+    return { reason: 'unknown', message }
   }
   const tagged = own.filter((instance) => hasTags(instance.tags, tags))
   if (tagged.length === 0) {
@@ -113,23 +121,8 @@ export async function whyUnknown(
     const message = `of its ${registered} instances${where} none takes Connect, neither natively nor by a proxy`
     return { reason: 'not-connect', message }
   }
-  const message = `no service of that name is registered${where}, or the token may not see it${misreading(service)}`
-  return { reason: 'unknown', message }
-}
-
-/** For a name that looks like an upstream of another kind: how to write that one. */
-function misreading(service: string): string {
-  const [name = '', kind = '', ...rest] = service.split('.')
-  if (rest.length > 0 && ['service', 'connect'].includes(kind)) {
-    return `; to dial the service of this DNS name, write ${JSON.stringify(name)}`
-  }
-  if (rest.length > 0 && kind === 'query') {
-    return `; to dial the prepared query of this DNS name, write { query: ${JSON.stringify(name)} }`
-  }
-  const colon = service.lastIndexOf(':')
-  const port = Number(service.slice(colon + 1))
-  if (colon < 1 || !Number.isInteger(port) || port < 1 || port > 65535) return ''
-  return `; to dial an address, write { address: ${JSON.stringify(service)}, service: <name> }`
+  const cause = `it is not registered, or the token lacks service:read on ${JSON.stringify(service)}`
+  return { reason: 'unknown', message: `service not found${where}; ${nameHint(service) ?? cause}` }
 }
 
 /** That there is none is known; only why it is so could not be asked. */

@@ -81,7 +81,7 @@ export function isResolver(value: unknown): value is Resolver {
  * @throws OptionError
  */
 export function toTarget(upstream: unknown): Target {
-  if (typeof upstream === 'string') return { kind: 'service', service: expectName('upstream', upstream) }
+  if (typeof upstream === 'string') return { kind: 'service', service: expectServiceName(upstream) }
   const given = expectObject('upstream', upstream)
   if (Object.hasOwn(given, 'query')) return queryTarget(given)
   if (Object.hasOwn(given, 'dns')) return dnsTarget(given)
@@ -108,6 +108,15 @@ export function toIdentity(upstream: unknown): ExpectedIdentity {
   const given = expectObject('upstream', upstream)
   expectKeys('upstream', given, ['service', ...SCOPE_KEYS])
   return { service: expectName('upstream.service', given['service']), ...scopeOf(given) }
+}
+
+function expectServiceName(upstream: string): string {
+  if (!upstream.includes('://')) return expectName('upstream', upstream)
+  throw new OptionError(
+    'upstream',
+    'a service name (for a URL, use fetch(), dispatcher(), or agent())',
+    describe(upstream),
+  )
 }
 
 type Given = Readonly<Record<string, unknown>>

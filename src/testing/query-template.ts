@@ -87,7 +87,8 @@ function parse(text: string): Piece[] | undefined {
 }
 
 function evaluate(expression: string, scope: Scope): string | { problem: string } {
-  const [, called = '', argument] = /^(\w+)\(\s*([^)]*?)\s*\)$/.exec(expression) ?? []
+  const [, called = '', inside] = /^(\w+)\(([^)]*)\)$/.exec(expression) ?? []
+  const argument = inside?.trim()
   if (argument === undefined) {
     return scope.variables[expression] ?? { problem: `unknown variable accessed: ${expression}` }
   }

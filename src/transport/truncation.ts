@@ -36,13 +36,19 @@ function truncated(socket: TLSSocket): void {
       resetError('the peer closed the connection without a close_notify: what it sent may be cut short'),
     )
   }
-  if (socket.readableLength === 0) fail()
-  // The reader asks for more when it has read the rest.
-  else {
-    socket._read = () => {
-      if (socket.readableLength === 0) fail()
-    }
+  if (socket.readableLength === 0) {
+    fail()
+    return
   }
+  // A reader may come later. An empty chunk ends the read under way, so that `_read` is called for each further one.
+  const endRead = (): void => {
+    TLSSocket.prototype.push.call(socket, Buffer.alloc(0))
+  }
+  socket._read = () => {
+    if (socket.readableLength === 0) fail()
+    else endRead()
+  }
+  endRead()
 }
 
 /**

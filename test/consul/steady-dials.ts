@@ -48,8 +48,8 @@ export async function dialOnce(from: Service, upstream: Upstream, options?: Dial
   }
 }
 
-/** More at a time are not begun: a machine that is too busy for the rate must dial less, and not ever more at once. */
-const MOST_UNDER_WAY = 32
+/** No more dials than these run at a time, so that a busy machine dials less often instead of falling behind. */
+const MOST_AT_A_TIME = 32
 
 /** So many dials a second, until they are stopped. */
 export class SteadyDials {
@@ -61,14 +61,18 @@ export class SteadyDials {
     t: TestContext,
     from: Service,
     upstream: Upstream,
-    { perSecond, ...options }: DialOptions & { perSecond: number },
+    {
+      perSecond,
+      mostAtATime = MOST_AT_A_TIME,
+      ...options
+    }: DialOptions & { perSecond: number; mostAtATime?: number },
   ) {
     const startedAt = performance.now()
     let begun = 0
     this.#timer = setInterval(() => {
       const due = Math.floor(((performance.now() - startedAt) * perSecond) / 1_000)
       for (; begun < due; begun += 1) {
-        if (this.#underWay.size >= MOST_UNDER_WAY) continue
+        if (this.#underWay.size >= mostAtATime) continue
         const dial: Promise<void> = dialOnce(from, upstream, options).then((outcome) => {
           this.outcomes.push(outcome)
           this.#underWay.delete(dial)

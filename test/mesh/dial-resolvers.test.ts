@@ -28,7 +28,7 @@ describe('by service', () => {
     const Check = { TTL: '1m', Status: 'critical' }
     agent.registerService({ Name: 'ill', Port: 80, Connect: { Native: true }, Check })
     for (const [upstream, reason, words] of [
-      ['nobody', 'unknown', /no service of that name/],
+      ['nobody', 'unknown', /service not found; it is not registered/],
       ['plain', 'not-connect', /none takes Connect/],
       ['ill', 'not-passing', /ill is critical/],
       [{ service: 'green', tags: ['blue'] }, 'no-match', /none of its 1 instances has the tag blue/],
@@ -83,9 +83,9 @@ describe('by service', () => {
     const error = await rejection(web.dial('api'))
     assert.ok(error instanceof DialError)
     assert.deepEqual([error.code, error.reason], ['ERR_CONNECT_NO_INSTANCES', 'unknown'])
-    assert.match(error.message, /there is no api, only API/)
+    assert.match(error.message, /service "api" not found; .* use "API"/)
     agent.createQuery({ Name: 'find', Service: { Service: 'api' } })
-    assert.match((await rejection(web.dial({ query: 'find' }))).message, /there is no api, only API/)
+    assert.match((await rejection(web.dial({ query: 'find' }))).message, /service "api" not found; .* use "API"/)
     assert.ok(port > 0)
     assert.equal(await hear(web, 'API'), 'API')
   })

@@ -193,7 +193,7 @@ describe('what goes wrong around a sidecar', () => {
     const proxy = await startProxy(t, agent.address, ['-service', 'web', ...upstreams], { ready })
     assert.equal(await readAll(localConnect(t, port)), 'hello web')
     await rejection(readAll(localConnect(t, empty)))
-    await proxy.logged('dial nobody: no service of that name is registered')
+    await proxy.logged('dial nobody: service not found')
     await proxy.logged(`upstream api: cannot listen on 127.0.0.1, port ${taken.port}`)
     const { status, text } = await proxy.admin('/ready')
     assert.equal(status, 503)

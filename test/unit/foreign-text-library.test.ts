@@ -1,11 +1,13 @@
 // Texts from options, environments and agents.
+import { expectDomain, expectHosts } from '../../src/adapters/host.js'
 import { parseAddress } from '../../src/agent/address.js'
 import { AgentApi } from '../../src/agent/api.js'
 import { agentOptionsFromEnv } from '../../src/agent/env.js'
 import { parseDuration } from '../../src/agent/query.js'
 import { agentSettings } from '../../src/agent/settings.js'
 import { SpiffeId } from '../../src/identity/spiffe.js'
-import { expectAddress, expectName, isHost } from '../../src/options.js'
+import { expectAddress, expectName, expectSecret, isHost } from '../../src/options.js'
+import { nameHint } from '../../src/resolve/name-hint.js'
 import { toTarget } from '../../src/resolve/upstream.js'
 import { foreignTextSuite } from '../fixtures/foreign-text.js'
 
@@ -19,6 +21,20 @@ foreignTextSuite('library', [
     prefixes: ['[', '[::', '[fe80::1%', 'a:'],
   },
   { name: 'host', parse: isHost, characters: ':.%-_[]' },
+  { name: 'secret', parse: (text) => expectSecret('option', text), characters: '!~\x7f' },
+  { name: 'DNS domain', parse: (text) => expectDomain('option', text), characters: '.-_' },
+  {
+    name: 'host of the option hosts',
+    parse: (text) => expectHosts('option', { [text]: 'web' }),
+    characters: '.-_:',
+  },
+  {
+    name: 'service name that is not found',
+    // `dial` has checked the name before.
+    parse: (text) => nameHint(expectName('upstream', text)),
+    characters: '.:[]%_',
+    prefixes: ['a.service.', '_a._b.', '['],
+  },
   { name: 'Consul name', parse: (text) => expectName('option', text), characters: '/.\u{d800}' },
   {
     name: 'agent address',

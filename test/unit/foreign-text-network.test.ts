@@ -1,10 +1,11 @@
 // Bytes and JSON from peers, agents, and DNS servers, and the hosts of URLs.
 import { upstreamOfHost } from '../../src/adapters/host.js'
+import { parseAuthorize } from '../../src/agent/authorize.js'
 import { decodeAnswer, dnsQuestion } from '../../src/agent/dns-message.js'
 import { parseConnectInstances } from '../../src/agent/health.js'
 import { parseMatch } from '../../src/agent/intentions.js'
 import { parseLeaf } from '../../src/agent/leaf.js'
-import { parseProxy } from '../../src/agent/proxy.js'
+import { parseManagedProxy, parseProxy } from '../../src/agent/proxy.js'
 import { parseIsSorted, parseQueryAnswer } from '../../src/agent/query.js'
 import { parseRoots } from '../../src/agent/roots.js'
 import { visible } from '../../src/errors.js'
@@ -105,6 +106,13 @@ foreignTextSuite('network', [
     Address: text,
     Proxy: { Config: { a: text } },
   })),
+  answers('registration of a managed proxy', parseManagedProxy, (text) => ({
+    ProxyServiceID: text,
+    TargetServiceName: text,
+    Config: { a: text },
+    Upstreams: [text],
+  })),
+  answers('decision of an agent', parseAuthorize, (text) => ({ Authorized: true, Reason: text })),
   answers('prepared query', parseQueryAnswer, (text) => ({ Service: text, Nodes: [], DNS: { TTL: text } })),
   answers('definition of a query', parseIsSorted, (text) => ({ Query: { Service: { Near: text } } })),
 ])

@@ -533,14 +533,15 @@ describe('HealthResolver: why there is none', () => {
       rule: 'nobody has registered it',
       asked: [[ALL, []]],
       reason: 'unknown',
-      message: 'dial web: no service of that name is registered, or the token may not see it',
+      message: 'dial web: service not found; it is not registered, or the token lacks service:read on "web"',
     },
     {
       rule: 'nobody has registered it there',
       target: { datacenter: 'dc2' },
       asked: [[ALL, []]],
       reason: 'unknown',
-      message: 'dial web: no service of that name is registered in dc2, or the token may not see it',
+      message:
+        'dial web: service not found in dc2; it is not registered, or the token lacks service:read on "web"',
     },
     {
       rule: 'it is registered, and does not take Connect',
@@ -594,14 +595,14 @@ describe('HealthResolver: why there is none', () => {
         [ALL, []],
       ],
       reason: 'unknown',
-      message: 'dial web: no service of that name is registered, or the token may not see it',
+      message: 'dial web: service not found; it is not registered, or the token lacks service:read on "web"',
     },
     {
       rule: 'an empty list of tags is none',
       target: { tags: [] },
       asked: [[ALL, []]],
       reason: 'unknown',
-      message: 'dial web: no service of that name is registered, or the token may not see it',
+      message: 'dial web: service not found; it is not registered, or the token lacks service:read on "web"',
     },
     {
       rule: 'they are not well',
@@ -633,14 +634,15 @@ describe('HealthResolver: why there is none', () => {
       known: [entry({ Service: 'Web' }), entry({ Service: 'Web' }, { status: 'critical' })],
       asked: [],
       reason: 'unknown',
-      message: 'dial web: there is no web, only Web',
+      message: 'dial web: service "web" not found; service names are case-sensitive: use "Web"',
     },
     {
       rule: 'there are other spellings, of which five are shown',
       known: ['Web', 'WEB', 'wEb', 'weB', 'WEb', 'WeB'].map((Service) => entry({ Service })),
       asked: [],
       reason: 'unknown',
-      message: 'dial web: there is no web, only Web, WEB, wEb, weB, WEb',
+      message:
+        'dial web: service "web" not found; service names are case-sensitive: use "Web" or "WEB" or "wEb" or "weB" or "WEb"',
     },
     {
       rule: 'those of another spelling are not said to be unwell',
@@ -691,6 +693,62 @@ describe('HealthResolver: why there is none', () => {
       const error = await refused
       assert.deepEqual([error.reason, error.message], [reason, message])
       assert.equal(agent.requests.length, watching + asked.length)
+      resolver.close()
+    })
+  }
+
+  const hints: [name: string, hint: string][] = [
+    ['api', 'it is not registered, or the token lacks service:read on "api"'],
+    ['API', 'it is not registered, or the token lacks service:read on "API"'],
+    ['my.api', 'it is not registered, or the token lacks service:read on "my.api"'],
+    ['api.service', 'it is not registered, or the token lacks service:read on "api.service"'],
+    ['.service.consul', 'it is not registered, or the token lacks service:read on ".service.consul"'],
+    ['api.service.consul', 'to dial the service of this DNS name, write "api"'],
+    ['api.service.consul.', 'to dial the service of this DNS name, write "api"'],
+    ['API.Service.Consul', 'to dial the service of this DNS name, write "api"'],
+    ['api.service.mesh.example', 'to dial the service of this DNS name, write "api"'],
+    ['api.connect.consul', 'to dial the service of this DNS name, write "api"'],
+    ['_api._tcp.service.consul', 'to dial the service of this DNS name, write "api"'],
+    ['v1.api.service.consul', 'to dial the service of this DNS name, write { service: "api", tags: ["v1"] }'],
+    [
+      '_api._v1.service.consul',
+      'to dial the service of this DNS name, write { service: "api", tags: ["v1"] }',
+    ],
+    [
+      'api.service.dc2.consul',
+      'to dial the service of this DNS name, write { service: "api", datacenter: "dc2" }',
+    ],
+    ['api.query.consul', 'to dial the prepared query of this DNS name, write { query: "api" }'],
+    [
+      'api.query.dc2.consul',
+      'to dial the prepared query of this DNS name, write { query: "api", datacenter: "dc2" }',
+    ],
+    ['api:8080', 'to dial an address, write { address: "api:8080", service: <name> }'],
+    ['127.0.0.1:8080', 'to dial an address, write { address: "127.0.0.1:8080", service: <name> }'],
+    ['127.0.0.1', 'to dial an address, write { address: "127.0.0.1:<port>", service: <name> }'],
+    ['[::1]:8080', 'to dial an address, write { address: "[::1]:8080", service: <name> }'],
+    ['[::1]', 'to dial an address, write { address: "[::1]:<port>", service: <name> }'],
+    ['::1', 'to dial an address, write { address: "[::1]:<port>", service: <name> }'],
+    ['fe80::1%eth0', 'to dial an address, write { address: "[fe80::1%eth0]:<port>", service: <name> }'],
+    ['api:http', 'it is not registered, or the token lacks service:read on "api:http"'],
+    ['api:', 'it is not registered, or the token lacks service:read on "api:"'],
+    ['api:0', 'it is not registered, or the token lacks service:read on "api:0"'],
+    ['api:65536', 'it is not registered, or the token lacks service:read on "api:65536"'],
+    [':8080', 'it is not registered, or the token lacks service:read on ":8080"'],
+  ]
+  for (const [name, hint] of hints) {
+    it(`says what to write instead of ${name}`, async () => {
+      const { agent, resolver, resolve } = start({ service: name })
+      const refused = assert.rejects(resolve(), {
+        code: 'ERR_CONNECT_NO_INSTANCES',
+        reason: 'unknown',
+        message: `dial ${name}: service not found; ${hint}`,
+      })
+      await settle()
+      agent.last(`/v1/health/connect/${encodeURIComponent(name)}`).answer({ body: [], index: 1 })
+      await settle()
+      agent.last(`/v1/health/service/${encodeURIComponent(name)}`).answer({ body: [] })
+      await refused
       resolver.close()
     })
   }

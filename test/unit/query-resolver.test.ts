@@ -567,7 +567,7 @@ describe('QueryResolver: failure', () => {
     const error = await refusal(resolveWith(started, found([entry(proxy)])))
     assert.deepEqual(
       [error.reason, error.message],
-      ['unknown', 'dial query nearest: there is no web, only db'],
+      ['unknown', 'dial query nearest: service "web" not found; the agent returned instances of "db"'],
     )
   })
 

@@ -2,7 +2,10 @@
 import { combine } from '../../examples/supervisor/src/configuration/configuration.js'
 import { readDefinition } from '../../examples/supervisor/src/configuration/definition.js'
 import { keysOf, unbracketed } from '../../examples/supervisor/src/configuration/keys.js'
+import { expectShallowText } from '../../examples/supervisor/src/configuration/depth.js'
 import { type Json, parseJson } from '../../examples/supervisor/src/configuration/parse.js'
+import { closestKey } from '../../examples/supervisor/src/configuration/typos.js'
+import { parseSnapshot } from '../../examples/supervisor/src/state/snapshot.js'
 import { snakeCase } from '../../examples/supervisor/src/configuration/shape.js'
 import { printable } from '../../examples/proxy/src/printable.js'
 import { isLocalHost } from '../../examples/proxy/src/local-server.js'
@@ -41,6 +44,39 @@ foreignTextSuite('supervisor', [
       ['{"a":', '}'],
       ['[', ']'],
     ],
+  },
+  {
+    // What follows runs in a worker thread with a bound of 10 s.
+    name: 'an HCL file, before its parser',
+    parse: (text) => {
+      expectShallowText(PATH, text)
+    },
+    characters: '{}[]"=#/',
+    prefixes: ['a = '],
+    nested: [
+      ['a {', '}'],
+      ['a = [', ']'],
+    ],
+  },
+  { name: 'a key like another', parse: (text) => closestKey(text, ['connect', text]), characters: '_A' },
+  {
+    name: 'a state file',
+    parse: parseSnapshot,
+    characters: '{}[]":,\\',
+    prefixes: ['{"Version":', '{"Version":1,"Proxies":'],
+    nested: [
+      ['{"a":', '}'],
+      ['[', ']'],
+      ['{"Version":[', ']}'],
+    ],
+    expected: /it is|it has|the file/,
+  },
+  {
+    name: 'an id in a state file',
+    parse: (text) => parseSnapshot(JSON.stringify({ Version: 1, Proxies: { [text]: {} } })),
+    characters: '-/.',
+    prefixes: ['-proxy'],
+    expected: /./,
   },
   {
     name: 'a key of a request',

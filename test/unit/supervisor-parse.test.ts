@@ -248,6 +248,34 @@ describe('supervisor: HCL', () => {
     })
   }
 
+  for (const [open, close] of [
+    ['a {', '}'],
+    ['a = {', '}'],
+    ['a = [', ']'],
+    ['[', ']'],
+  ] as const) {
+    it(`is refused before the parser sees it when it is nested too deep: ${open}`, async () => {
+      const text = `a = 1\nb = ${nested(open, close, 20_000)}`
+      await assert.rejects(parseHcl(PATH, text), {
+        name: 'ConfigurationError',
+        message: `${PATH}: expected at most 256 open brackets, found more`,
+      })
+    })
+  }
+
+  it('has the same bounds on nesting and keys as JSON', async () => {
+    await assert.rejects(
+      parseHcl(PATH, 'a {'.repeat(100) + '}'.repeat(100)),
+      /expected at most 64 levels of nesting/,
+    )
+    await assert.rejects(parseHcl(PATH, `${'a'.repeat(257)} = 1`), /expected keys of at most 256 characters/)
+  })
+
+  it('may have brackets in strings', async () => {
+    const text = '{['.repeat(100)
+    assert.deepEqual(await parseHcl(PATH, `a = "${text}"`), { a: text })
+  })
+
   it('keeps files apart that are read at the same time', async () => {
     const files = await Promise.all(
       ['a = 1', 'b = ', 'c = {', 'd = 4'].map((text) =>

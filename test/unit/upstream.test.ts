@@ -29,6 +29,15 @@ describe('toTarget: a service', () => {
       assert.deepEqual(toTarget(name), { kind: 'service', service: name })
   })
 
+  it('says what to use for a URL', () => {
+    for (const url of ['http://api.service.consul/', 'https://api', 'tcp://127.0.0.1:8080']) {
+      assert.throws(() => toTarget(url), {
+        code: 'ERR_CONNECT_OPTION',
+        message: `upstream: expected a service name (for a URL, use fetch(), dispatcher(), or agent()), got the string "${url}"`,
+      })
+    }
+  })
+
   it('an object says more', () => {
     const bare = { tags: undefined, near: undefined, filter: undefined, onlyPassing: undefined }
     assert.deepEqual(toTarget({ service: 'web' }), { kind: 'service', service: 'web', ...NOWHERE, ...bare })

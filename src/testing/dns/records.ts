@@ -86,12 +86,15 @@ export function authorityRecord(domain: string): SoaAnswer {
 }
 
 export function sameAddress(a: string, b: string | undefined): boolean {
-  return b !== undefined && isIP(a) !== 0 && addressBytes(a).equals(addressBytes(b))
+  return b !== undefined && isIP(a) !== 0 && isIP(b) !== 0 && addressBytes(a).equals(addressBytes(b))
 }
 
 function escapeKey(key: string): string {
   const escaped = key.replaceAll('`', '``').replaceAll('=', '`=')
-  return escaped.replace(/^ +| +$/g, (spaces) => '` '.repeat(spaces.length))
+  let [begin, end] = [0, escaped.length]
+  while (escaped[begin] === ' ') begin += 1
+  while (end > begin && escaped[end - 1] === ' ') end -= 1
+  return '` '.repeat(begin) + escaped.slice(begin, end) + '` '.repeat(escaped.length - end)
 }
 
 function weightOf({ node, service }: Instance): number {

@@ -1,6 +1,8 @@
 import { ConfigurationError } from './error.js'
 
 const MAX_DEPTH = 64
+/** In a text, where brackets in strings count as well. */
+const MAX_OPEN_BRACKETS = 256
 /** Consul limits a key of `meta` to 128 bytes. */
 const MAX_KEY_LENGTH = 256
 
@@ -19,6 +21,24 @@ export function expectShallow(place: string, value: unknown): void {
       if (!Array.isArray(each)) expectShortKeys(place, each)
       return Object.values(each) as unknown[]
     })
+  }
+}
+
+/**
+ * Rejects a text with too many open brackets before a recursive parser sees it: the HCL parser spends more than 10 s on
+ * 64 KiB of nested blocks.
+ * @throws ConfigurationError
+ */
+export function expectShallowText(place: string, text: string): void {
+  let depth = 0
+  for (const character of text) {
+    if (character === '{' || character === '[') depth += 1
+    else if ((character === '}' || character === ']') && depth > 0) depth -= 1
+    if (depth > MAX_OPEN_BRACKETS) {
+      throw new ConfigurationError(
+        `${place}: expected at most ${MAX_OPEN_BRACKETS} open brackets, found more`,
+      )
+    }
   }
 }
 

@@ -1,5 +1,5 @@
 import { type Node, type ParseErrorCode, parseTree, printParseErrorCode, visit } from 'jsonc-parser'
-import { expectShallow } from './depth.js'
+import { expectShallow, expectShallowText } from './depth.js'
 import { ConfigurationError, describe } from './error.js'
 import { hclToJson } from './hcl.js'
 
@@ -69,11 +69,14 @@ function syntaxError(path: string, text: string): ConfigurationError {
 export async function parseHcl(path: string, text: string): Promise<Json> {
   // JSON is HCL as well, but for its mistakes the parser knows no place.
   if (/^\s*\{/.test(text)) return parseJson(path, text)
+  expectShallowText(path, text)
   const json = await hclToJson(text).catch((cause: unknown) => {
     throw new ConfigurationError(`${path}:1:1: expected HCL, and it cannot be parsed`, { cause })
   })
   try {
-    return object(path, JSON.parse(json))
+    const value: unknown = JSON.parse(json)
+    expectShallow(path, value)
+    return object(path, value)
   } catch (cause) {
     if (cause instanceof ConfigurationError) throw cause
     const [, line = '1', column = '1', said] = /At (\d+):(\d+): (.*)/s.exec(json) ?? []

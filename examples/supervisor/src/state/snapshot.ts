@@ -54,6 +54,9 @@ export const EMPTY_STATE: SavedState = { proxies: [], services: [], tokensToRevo
 /** The number that Consul 1.2 to 1.5 wrote. What has another one is of a later supervisor. */
 const VERSION = 1
 
+/** How many characters of a value a message shows. */
+const MAX_SHOWN = 255
+
 /** The file cannot be understood. */
 export class SnapshotError extends Error {
   override readonly name = 'SnapshotError'
@@ -118,7 +121,7 @@ export function parseSnapshot(text: string): SavedState {
   }
   const content = object('the file', parsed)
   if (content['Version'] !== VERSION) {
-    const version = JSON.stringify(content['Version'])
+    const version = shown(content['Version'])
     throw new SnapshotError(
       `it has version ${version}, and this supervisor knows version ${VERSION}: a later one wrote it`,
     )
@@ -143,8 +146,9 @@ function senderOf(from: Reader): Sender {
 }
 
 function parseProxy(proxyId: string, value: unknown): SavedProxy {
-  const proxy = reader(proxyId, value)
-  const config = reader(`${proxyId}: Config`, proxy.content['Config'])
+  const place = proxyId.slice(0, MAX_SHOWN)
+  const proxy = reader(place, value)
+  const config = reader(`${place}: Config`, proxy.content['Config'])
   const [pid, startedAt, bootId] = [config.number('Pid'), proxy.text('StartedAt'), proxy.text('BootID')]
   const launchId = proxy.text('Launch')
   const accessor = proxy.text('TokenAccessor')
@@ -213,6 +217,12 @@ function reader(place: string, value: unknown): Reader {
       throw new SnapshotError(`${place}: ${key}: expected true or false`)
     },
   }
+}
+
+/** A number or a string for a message; nothing else of a file that something else may have written. */
+function shown(value: unknown): string {
+  if (typeof value === 'number') return String(value)
+  return typeof value === 'string' ? JSON.stringify(value.slice(0, MAX_SHOWN)) : typeof value
 }
 
 function object(place: string, value: unknown): Json {
