@@ -15,6 +15,7 @@ import { unlessThere } from '../fixtures/programs.js'
 import { examples, examplesProgram } from './examples.js'
 import { type Block, blocksOf, expectations, programOf } from './markdown.js'
 import { Shell } from './shell.js'
+import { waitBound } from '../fixtures/bounds.js'
 
 const root = join(import.meta.dirname, '..', '..')
 const guides = readdirSync(join(root, 'guides')).filter((name) => name.endsWith('.md'))
@@ -57,7 +58,7 @@ for (const document of documents) {
     if (document !== 'README.md' && blocks.some(({ language }) => language === 'sh')) {
       it(
         'its commands do what they say',
-        { skip: (needsConsul && skip) || unlessThere('bash', 'curl'), timeout: 120_000 },
+        { skip: (needsConsul && skip) || unlessThere('bash', 'curl'), timeout: waitBound(120_000) },
         async (t) => {
           const folder = scratch(t, blocks)
           const [http = 0, dns = 0, server = 0, lan = 0, grpc = 0] = await freePorts(5)
@@ -163,7 +164,11 @@ describe('guides/operations.md', () => {
 /** Runs a program to its end, which must be a good one; returns what it has printed. */
 async function runProgram(folder: string, name: string, agent: TestAgent): Promise<string> {
   const env = { PATH: process.env['PATH'], HOME: folder, CONSUL_HTTP_ADDR: agent.address }
-  const child = spawn(process.execPath, ['--import', tsx, name], { cwd: folder, env, timeout: 60_000 })
+  const child = spawn(process.execPath, ['--import', tsx, name], {
+    cwd: folder,
+    env,
+    timeout: waitBound(60_000),
+  })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) {
     stream.on('data', (chunk: Buffer) => (output += chunk.toString()))
