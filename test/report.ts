@@ -3,6 +3,7 @@ import { relative } from 'node:path'
 import { run } from 'node:test'
 import type { TestEvent } from 'node:test/reporters'
 import { inspect } from 'node:util'
+import { waitBound } from './fixtures/bounds.js'
 
 export interface Counts {
   passed: number
@@ -11,7 +12,7 @@ export interface Counts {
 }
 
 /** Bound on one file. It only ends a file that hangs: the slowest takes two minutes on a quiet machine. */
-const FILE_TIMEOUT_MS = 15 * 60_000
+const FILE_TIMEOUT_MS = waitBound(15 * 60_000)
 
 /** Runs a file in a process of its own, with the loader that this process was started with, and prints its result. */
 export async function runFile(file: string): Promise<Counts> {

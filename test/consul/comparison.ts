@@ -1,6 +1,7 @@
 // One script of calls, run against two agents, and what they answered side by side.
 import assert from 'node:assert/strict'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { waitBound } from '../fixtures/bounds.js'
 
 interface Recorded {
   status: number
@@ -8,8 +9,8 @@ interface Recorded {
   body: unknown
 }
 
-/** A real agent tells its servers of a change again after 15 to 30 s when it could not be told at first. */
-const ATTEMPTS = 1_600
+/** A real agent repeats a change that its servers did not accept after 15 to 30 s. */
+const CHANGE_MS = waitBound(60_000)
 
 export type Recording = Map<string, Recorded>
 
@@ -65,7 +66,7 @@ export function createRecorder(url: string): { record: Recorder; recording: Reco
     const [method = '', path = ''] = request.split(' ')
     const response = await fetch(url + path, {
       method,
-      signal: AbortSignal.timeout(30_000),
+      signal: AbortSignal.timeout(waitBound(60_000)),
       headers: token === undefined ? {} : { 'X-Consul-Token': token },
       ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
     })
@@ -93,11 +94,12 @@ export function createRecorder(url: string): { record: Recorder; recording: Reco
     { has = [], lacks = [] }: Wanted,
     options?: CallOptions,
   ): Promise<void> => {
-    for (let attempt = 0; ; attempt++) {
+    const deadline = Date.now() + CHANGE_MS
+    for (;;) {
       const [, { body }] = await call(request, options)
       const text = JSON.stringify(body)
       if (has.every((word) => text.includes(word)) && !lacks.some((word) => text.includes(word))) return
-      assert.ok(attempt < ATTEMPTS, `${request} never became as wanted: ${text}`)
+      assert.ok(Date.now() < deadline, `${request} never became as wanted: ${text}`)
       await sleep(25)
     }
   }

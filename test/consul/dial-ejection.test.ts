@@ -8,6 +8,7 @@ import { skip, startConsul } from './real-agent.js'
 import { instances, joiner, until } from './service-mesh.js'
 import { Program } from './service-program.js'
 import { SteadyDials, assertNoneFailed, dialOnce, shares } from './steady-dials.js'
+import { waitBound } from '../fixtures/bounds.js'
 
 const PER_SECOND = 100
 /** How long the instance is dead whose trials are counted: three ejections of at most 1.5, 3 and 6 s. */
@@ -24,10 +25,18 @@ test('instances that are dead for longer', { skip }, async (t) => {
     const dials = new SteadyDials(t, web, 'one', { perSecond: PER_SECOND })
     await everybodyAnswers(dials, all)
     await dead.die('closes')
-    await until('its trials', () => followEjections(attempts, dials).pauses.length === TRIALS, 20_000)
+    await until(
+      'its trials',
+      () => followEjections(attempts, dials).pauses.length === TRIALS,
+      waitBound(20_000),
+    )
     await dead.live()
     const before = dials.outcomes.length
-    await until('it answers again', () => dead.name in shares(dials.outcomes.slice(before)), 20_000)
+    await until(
+      'it answers again',
+      () => dead.name in shares(dials.outcomes.slice(before)),
+      waitBound(20_000),
+    )
     const outcomes = await dials.stop()
     const { problems, pauses } = followEjections(attempts, dials)
     t.diagnostic(JSON.stringify({ dials: outcomes.length, calls: dead.calls.length, pauses }))

@@ -7,6 +7,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { waitBound } from '../fixtures/bounds.js'
+
+/** How long an agent may take to elect its leader and to make a CA. */
+const READY_MS = waitBound(30_000)
 
 const binary = process.env['CONSUL_BIN'] ?? 'consul'
 
@@ -161,13 +165,13 @@ async function run(args: string[], url: string, token: string | undefined): Prom
   }
   child.stdout.on('data', collect)
   child.stderr.on('data', collect)
-  const deadline = Date.now() + 30_000
+  const deadline = Date.now() + READY_MS
   while (!(await isReady(url, token))) {
     if (child.exitCode !== null || child.signalCode !== null)
       throw new Error(`consul ended at once:\n${output}`)
     if (Date.now() > deadline) {
       child.kill('SIGKILL')
-      throw new Error(`consul was not ready after 30 s:\n${output}`)
+      throw new Error(`consul was not ready after ${READY_MS} ms:\n${output}`)
     }
     await sleep(50)
   }
@@ -177,7 +181,7 @@ async function run(args: string[], url: string, token: string | undefined): Prom
 async function isReady(url: string, token: string | undefined): Promise<boolean> {
   const get = async (path: string): Promise<string> => {
     const response = await fetch(url + path, {
-      signal: AbortSignal.timeout(5_000),
+      signal: AbortSignal.timeout(waitBound(5_000)),
       headers: token === undefined ? {} : { 'X-Consul-Token': token },
     })
     return await response.text()

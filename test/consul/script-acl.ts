@@ -27,7 +27,7 @@ export async function aclScript(record: Recorder, management: string): Promise<v
 
   const callers = { anonymous, unknown, web, root }
   const names = Object.keys(callers) as (keyof typeof callers)[]
-  const native = { Port: 1, Connect: { Native: true }, Check: { TTL: '100s', Status: 'passing' } }
+  const native = { Port: 1, Connect: { Native: true }, Check: { TTL: '1h', Status: 'passing' } }
   // What a proxy needs comes first: once one is registered, a real agent fetches it ahead of time.
   const calls: Record<string, [string, unknown?]> = {
     'authorize for web': [
@@ -53,11 +53,11 @@ export async function aclScript(record: Recorder, management: string): Promise<v
     ],
     'register a check of the node': [
       'PUT /v1/agent/check/register',
-      { Name: 'n', TTL: '100s', Status: 'passing' },
+      { Name: 'n', TTL: '1h', Status: 'passing' },
     ],
     'register a check of db': [
       'PUT /v1/agent/check/register',
-      { Name: 'd', ServiceID: 'db', TTL: '100s', Status: 'passing' },
+      { Name: 'd', ServiceID: 'db', TTL: '1h', Status: 'passing' },
     ],
     'pass web': ['PUT /v1/agent/check/pass/service:web'],
     'pass db': ['PUT /v1/agent/check/pass/service:db'],

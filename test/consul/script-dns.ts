@@ -5,6 +5,7 @@ import { once } from 'node:events'
 import { connect } from 'node:net'
 import { decode, encode, type Packet, type RecordType } from 'dns-packet'
 import type { Recorder, Recording } from './comparison.js'
+import { waitBound } from '../fixtures/bounds.js'
 
 const registrations: Record<string, unknown>[] = [
   {
@@ -229,7 +230,7 @@ export async function dnsQueries(record: Recorder, recording: Recording, address
     const body = { Node: `m${number}`, Address: `10.9.0.${number}`, Service: { Service: 'many', Port: 80 } }
     await record(`register many ${number}`, 'PUT /v1/catalog/register', { body })
   }
-  const own = { Name: 'own', Port: 90, Check: { TTL: '100s', Status: 'passing' } }
+  const own = { Name: 'own', Port: 90, Check: { TTL: '1h', Status: 'passing' } }
   await record('register with the agent', 'PUT /v1/agent/service/register', { body: own })
   await record.until('GET /v1/health/service/own?passing', { has: ['"own"'] })
 
@@ -333,7 +334,7 @@ async function askUdp(host: string, port: number, message: Buffer): Promise<Buff
 /** Until the probe's answer is there; a datagram that was lost is sent again, and an agent that is gone is an error. */
 async function roundTrip(socket: Socket): Promise<void> {
   for (let attempt = 1; ; attempt++) {
-    const probed = once(socket, 'probed', { signal: AbortSignal.timeout(1000) })
+    const probed = once(socket, 'probed', { signal: AbortSignal.timeout(waitBound(1_000)) })
     socket.send(probe)
     try {
       await probed

@@ -63,8 +63,8 @@ const registrations: Record<string, unknown> = {
   'with a check of no kind': { Name: 'x', Check: { Interval: '10s' } },
   'with a TTL that is none': { Name: 'x', Check: { TTL: 'abc' } },
   'with a TCP check without an interval': { Name: 'x', Check: { TCP: '127.0.0.1:1' } },
-  'of web': { Name: 'web', Port: 8080, Tags: ['a', 'b'], Meta: { v: '1' }, Check: { TTL: '100s' } },
-  'of web once more': { Name: 'web', Port: 8080, Tags: ['a', 'b'], Meta: { v: '1' }, Check: { TTL: '100s' } },
+  'of web': { Name: 'web', Port: 8080, Tags: ['a', 'b'], Meta: { v: '1' }, Check: { TTL: '1h' } },
+  'of web once more': { Name: 'web', Port: 8080, Tags: ['a', 'b'], Meta: { v: '1' }, Check: { TTL: '1h' } },
   'of web with an address': {
     Name: 'web',
     ID: 'web2',
@@ -74,15 +74,15 @@ const registrations: Record<string, unknown> = {
     Weights: { Passing: 10, Warning: 2 },
     EnableTagOverride: true,
     Checks: [
-      { TTL: '100s', Status: 'passing' },
-      { TTL: '100s', Name: 'second', Status: 'warning' },
+      { TTL: '1h', Status: 'passing' },
+      { TTL: '1h', Name: 'second', Status: 'warning' },
     ],
   },
   'of a native service': {
     Name: 'native',
     Port: 8082,
     Connect: { Native: true },
-    Check: { CheckID: 'mine', Name: 'My check', TTL: '100s', Status: 'passing', Notes: 'no' },
+    Check: { CheckID: 'mine', Name: 'My check', TTL: '1h', Status: 'passing', Notes: 'no' },
   },
   'of a proxy': proxy,
   'of a proxy in snake_case': {
@@ -255,8 +255,8 @@ export async function checks(record: Recorder): Promise<void> {
     await record(`check update ${name}`, 'PUT /v1/agent/check/update/mine', { body })
   }
   const definitions: Record<string, unknown> = {
-    'of the node': { Name: 'node check', ID: 'node', TTL: '100s', Status: 'passing' },
-    'of a service': { Name: 'more', ID: 'more', ServiceID: 'web', TTL: '100s', Status: 'passing' },
+    'of the node': { Name: 'node check', ID: 'node', TTL: '1h', Status: 'passing' },
+    'of a service': { Name: 'more', ID: 'more', ServiceID: 'web', TTL: '1h', Status: 'passing' },
     'of a service that is not there': { Name: 'more', ServiceID: 'nope', TTL: '10s' },
     'without a name': { TTL: '10s' },
     'of no kind': { Name: 'a' },

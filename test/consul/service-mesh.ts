@@ -7,11 +7,12 @@ import type { TestContext } from 'node:test'
 import { type AgentOptions, type Service, type ServiceOptions, service } from '../../src/index.js'
 import { readAll } from '../fixtures/mesh.js'
 import type { RealAgent } from './real-agent.js'
+import { waitBound } from '../fixtures/bounds.js'
 
 export { WAIT_MS, ask, nextEvent, until } from '../fixtures/mesh.js'
 
 /** What the agent says of a rotation may take the 30 s over which Consul spreads the new certificates. */
-export const ROTATION_MS = 45_000
+export const ROTATION_MS = waitBound(45_000)
 
 /** Agent options for services of this agent; the variables of whoever runs the tests must not leak in. */
 export function agentOptions(consul: RealAgent, options: AgentOptions = {}): AgentOptions {

@@ -10,6 +10,7 @@ import { parse as parseYaml } from 'yaml'
 import * as library from '../../src/index.js'
 import { TestAgent } from '../../src/testing/index.js'
 import { skip } from '../consul/real-agent.js'
+import { waitBound } from '../fixtures/bounds.js'
 import { freePort, freePorts } from '../fixtures/free-ports.js'
 import { unlessThere } from '../fixtures/programs.js'
 import { examples, examplesProgram } from './examples.js'
@@ -77,7 +78,10 @@ for (const document of documents) {
     if (document !== 'README.md' && blocks.some(({ language }) => language === 'sh')) {
       it(
         'its commands do what they say',
-        { skip: (needsConsul && skip) || unlessThere('bash', 'curl', 'openssl'), timeout: 120_000 },
+        {
+          skip: (needsConsul && skip) || unlessThere('bash', 'curl', 'openssl'),
+          timeout: waitBound(120_000),
+        },
         async (t) => {
           const folder = scratch(t, blocks)
           const [http = 0, dns = 0, server = 0, lan = 0, grpc = 0] = await freePorts(5)

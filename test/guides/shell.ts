@@ -3,8 +3,9 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { waitBound } from '../fixtures/bounds.js'
 
-const WAIT_MS = 30_000
+const WAIT_MS = waitBound(30_000)
 const POLL_MS = 50
 
 export class Shell {

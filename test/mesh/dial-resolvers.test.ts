@@ -85,7 +85,10 @@ describe('by service', () => {
     assert.deepEqual([error.code, error.reason], ['ERR_CONNECT_NO_INSTANCES', 'unknown'])
     assert.match(error.message, /service "api" not found; .* use "API"/)
     agent.createQuery({ Name: 'find', Service: { Service: 'api' } })
-    assert.match((await rejection(web.dial({ query: 'find' }))).message, /service "api" not found; .* use "API"/)
+    assert.match(
+      (await rejection(web.dial({ query: 'find' }))).message,
+      /service "api" not found; .* use "API"/,
+    )
     assert.ok(port > 0)
     assert.equal(await hear(web, 'API'), 'API')
   })

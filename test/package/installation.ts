@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { waitBound } from '../fixtures/bounds.js'
 
 interface Lock {
   readonly packages: Readonly<Record<string, LockEntry>>
@@ -83,5 +84,5 @@ function nameOf(path: string): string {
 }
 
 function npm(cwd: string, ...args: readonly string[]): string {
-  return execFileSync('npm', args, { cwd, encoding: 'utf8', timeout: 60_000, stdio: 'pipe' })
+  return execFileSync('npm', args, { cwd, encoding: 'utf8', timeout: waitBound(60_000), stdio: 'pipe' })
 }

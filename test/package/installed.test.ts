@@ -6,6 +6,7 @@ import { after, before, describe, it } from 'node:test'
 import { type Installation, install } from './installation.js'
 import { MISSING_VERSIONS, NODE_VERSIONS } from './node-versions.js'
 import { COMMONJS, ESM, TYPESCRIPT, TYPESCRIPT_COMMONJS } from './programs.js'
+import { waitBound } from '../fixtures/bounds.js'
 
 const TSC = resolve('node_modules/typescript/bin/tsc')
 /** What Node.js says of `require` of a module, in the versions in which that is new. */
@@ -36,7 +37,7 @@ describe('the package, installed from its tarball', () => {
       cwd: installation.folder,
       env: { PATH: process.env['PATH'] },
       encoding: 'utf8',
-      timeout: 60_000,
+      timeout: waitBound(60_000),
     })
     if (error !== undefined) throw new Error(`${args.join(' ')}: ${stdout}${stderr}`, { cause: error })
     return { status, stdout, stderr }

@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import { delimiter } from 'node:path'
+import { waitBound } from '../fixtures/bounds.js'
 
 /** A Node.js to try the package on. */
 export interface NodeVersion {
@@ -27,7 +28,10 @@ function list(variable: string, separator: string): readonly string[] {
 
 function versionOf(binary: string): string {
   try {
-    return execFileSync(binary, ['--print', 'process.version'], { encoding: 'utf8', timeout: 30_000 }).trim()
+    return execFileSync(binary, ['--print', 'process.version'], {
+      encoding: 'utf8',
+      timeout: waitBound(30_000),
+    }).trim()
   } catch (cause) {
     throw new Error(`NODE_BINARIES lists ${binary}, which is no Node.js that can be run`, { cause })
   }

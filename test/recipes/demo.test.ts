@@ -10,10 +10,11 @@ import { TestAgent } from '../../src/testing/index.js'
 import { skip, startConsul } from '../consul/real-agent.js'
 import { freePort } from '../fixtures/free-ports.js'
 import { until } from '../fixtures/mesh.js'
+import { waitBound } from '../fixtures/bounds.js'
 
 const FOLDER = join(import.meta.dirname, '..', '..', 'examples', 'quickstart')
 /** A real agent may take 30 s to renew certificates after a rotation; the demo itself gives up after 60 s. */
-const STEP_MS = 90_000
+const STEP_MS = waitBound(90_000)
 
 interface Agent {
   readonly address: string

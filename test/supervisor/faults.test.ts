@@ -12,6 +12,7 @@ import { freePorts } from '../fixtures/free-ports.js'
 import { until } from '../fixtures/mesh.js'
 import { Host, IDLE, type Setup, kill, managed, settings, startHost } from './connect-supervisor.js'
 import { isAlive } from './processes.js'
+import { waitBound } from '../fixtures/bounds.js'
 
 /** What it says when it does not start. */
 async function refused(host: Host, flags: readonly string[] = []): Promise<string> {
@@ -340,7 +341,7 @@ test('what a proxy writes is kept within bounds', async (t) => {
   await host.start()
   await host.running('a')
   const log = join(host.dataDir, 'proxy', 'logs', 'a-proxy-stdout.log')
-  await until('it was put aside', () => readFileSync(`${log}.1`).length > 100_000, 25_000)
+  await until('it was put aside', () => readFileSync(`${log}.1`).length > 100_000, waitBound(25_000))
   mkdirSync(join(host.dataDir, 'x'))
   assert.ok(isAlive((await host.running('a')).pid))
   const before = readFileSync(log).length
@@ -371,7 +372,7 @@ test('wrong flags and commands are refused in one line', async (t) => {
   ] as [string[], RegExp][]) {
     const child = spawn(process.execPath, [bin, ...args], {
       stdio: ['ignore', 'ignore', 'pipe'],
-      timeout: 10_000,
+      timeout: waitBound(10_000),
     })
     const [said] = await Promise.all([text(child.stderr), once(child, 'close')])
     assert.equal(child.exitCode, 1, args.join(' '))

@@ -11,6 +11,7 @@ import { freePort } from '../fixtures/free-ports.js'
 import { until } from '../fixtures/mesh.js'
 import { type Host, IDLE, kill, managed, startHost } from './connect-supervisor.js'
 import { environmentOf, isAlive } from './processes.js'
+import { waitBound } from '../fixtures/bounds.js'
 
 /** A bundled proxy of `web` in front of an echo server, with an upstream that leads to another. */
 async function startWeb(
@@ -37,7 +38,7 @@ async function startWeb(
 
 async function echoes(socket: Socket, line: string): Promise<void> {
   socket.write(line)
-  const [chunk] = (await once(socket, 'data', { signal: AbortSignal.timeout(5_000) })) as [Buffer]
+  const [chunk] = (await once(socket, 'data', { signal: AbortSignal.timeout(waitBound(5_000)) })) as [Buffer]
   assert.equal(String(chunk), line)
 }
 
@@ -120,10 +121,10 @@ test('a bundled proxy that cannot be replaced stays', async (t) => {
   const { pid } = await host.running('web')
   await agent.stop()
   await host.command('restart', 'web')
-  await host.row('web', ({ problem = '' }) => problem.includes('does not get ready'), 40_000)
+  await host.row('web', ({ problem = '' }) => problem.includes('does not get ready'), waitBound(40_000))
   assert.ok(isAlive(pid))
   await agent.restart()
-  await host.row('web', (row) => row.state === 'running' && row.pid !== pid, 40_000)
+  await host.row('web', (row) => row.state === 'running' && row.pid !== pid, waitBound(40_000))
   await until('the old process has ended', () => !isAlive(pid))
 })
 

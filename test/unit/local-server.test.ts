@@ -5,6 +5,7 @@ import { type Socket, connect } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { Admin } from '../../examples/proxy/src/admin.js'
 import { LocalServer, type LocalServerOptions } from '../../examples/proxy/src/local-server.js'
+import { waitBound } from '../fixtures/bounds.js'
 
 const LOOPBACK = { host: '127.0.0.1', port: 0 }
 
@@ -46,7 +47,7 @@ describe('local server', () => {
     assert.equal(await statusOf(port), 200)
   })
 
-  it('ends a connection whose headers do not arrive in time', { timeout: 10_000 }, async (t) => {
+  it('ends a connection whose headers do not arrive in time', { timeout: waitBound(10_000) }, async (t) => {
     const port = await openServer(t, { headersTimeoutMs: 100 })
     const sockets = [await silent(t, port), await silent(t, port)]
     sockets[1]?.write('GET / HTTP/1.1\r\nHost: loc')

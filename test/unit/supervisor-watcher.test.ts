@@ -13,6 +13,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, describe, it } from 'node:test'
 import { ConfigurationWatcher } from '../../examples/supervisor/src/configuration/watcher.js'
+import { waitBound } from '../fixtures/bounds.js'
 
 /** Counts the changes that a watcher reports. */
 class Changes {
@@ -61,7 +62,7 @@ function watched(t: TestContext, pathOf: (root: string) => string = (root) => jo
   return { root, folder, changes, settled }
 }
 
-describe('supervisor: the watch of the configuration', { timeout: 60_000 }, () => {
+describe('supervisor: the watch of the configuration', { timeout: waitBound(60_000) }, () => {
   it('ignores files that are not part of the configuration', async (t) => {
     const { root, folder, changes, settled } = watched(t)
     for (const path of [root, folder]) {
