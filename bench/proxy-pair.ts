@@ -30,7 +30,8 @@ export function startOurs(
   if (!existsSync(join(bin, '..', 'dist', 'main.js'))) throw new Error('npm run build first')
   return startPair(scope, agent, backends, {
     prefix: 'ours',
-    command: [process.execPath, bin, ...flags],
+    // By default the level is the agent's, which may hide the lines that are waited for.
+    command: [process.execPath, bin, '-log-level', 'info', ...flags],
     registered: 'registered',
     open: 'upstream is open',
   })
