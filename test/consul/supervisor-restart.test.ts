@@ -15,6 +15,7 @@ import { agentJson, until } from './service-mesh.js'
 
 /** The agent runs the check of a port every 10 s, and for the first time at a random moment of the first 10 s. */
 const CHECK_MS = 20_000
+const AGENT_RESTARTS = 5
 
 interface AgentCheck {
   readonly Status: string
@@ -36,6 +37,14 @@ function withStatus(consul: RealAgent, service: string, status: string): Promise
       if (check?.Status === status) return check
       throw new Error(JSON.stringify(check))
     },
+    CHECK_MS,
+  )
+}
+
+async function withOutput(consul: RealAgent, service: string, output: RegExp): Promise<void> {
+  await until(
+    `the check of ${service} says ${String(output)}`,
+    async () => output.test((await portCheckOf(consul, service))?.Output ?? ''),
     CHECK_MS,
   )
 }
@@ -75,6 +84,8 @@ test('a restarted proxy is passing before the agent runs its check', { skip }, a
   await t.test('after its first start', async () => {
     await host.start()
     await host.running('web')
+    // The agent runs the check every 10 s from here on, and sees the listener much later than the supervisor.
+    await withOutput(consul, 'web', /refused/)
     writeFileSync(gate, '')
     assert.equal((await withStatus(consul, 'web', 'passing')).Output, '')
   })
@@ -86,17 +97,17 @@ test('a restarted proxy is passing before the agent runs its check', { skip }, a
     assert.match((await withStatus(consul, 'web', 'critical')).Output, /refused/)
     writeFileSync(gate, '')
     assert.equal((await withStatus(consul, 'web', 'passing')).Output, '')
-    await until(
-      'the agent runs the check again',
-      async () => /Success/.test((await portCheckOf(consul, 'web'))?.Output ?? ''),
-      CHECK_MS,
-    )
+    await withOutput(consul, 'web', /Success/)
   })
   await t.test('after the agent itself was killed and is back', async () => {
-    await consul.kill()
-    await consul.restart()
-    const { Output } = await withStatus(consul, 'web', 'passing')
-    assert.equal(Output, '')
+    // The first check of an agent comes at a random moment of 10 s, in one of about ten runs before the supervisor's report.
+    const outputs: string[] = []
+    while (outputs.length < AGENT_RESTARTS && outputs.at(-1) !== '') {
+      await consul.kill()
+      await consul.restart()
+      outputs.push((await withStatus(consul, 'web', 'passing')).Output)
+    }
+    assert.equal(outputs.at(-1), '')
   })
 })
 
