@@ -1,6 +1,7 @@
 import { isIP } from 'node:net'
 import { HostError, OptionError } from '../errors.js'
 import { describe, expectObject, expectString } from '../options.js'
+import { dnsNameKind } from '../resolve/dns-name-kind.js'
 import { type Upstream, settledUpstream } from '../resolve/upstream.js'
 
 /** Bounded repetition: the expression takes linear time. */
@@ -58,10 +59,10 @@ function parseName(name: string, domain: string): Upstream | undefined {
   const labels = name.slice(0, -domain.length - 1).split('.')
   if (labels.length > 3 || !labels.every((label) => LABEL.test(label))) return undefined
   const [target, kind, datacenter] = labels
-  if (target === undefined) return undefined
+  const key = dnsNameKind(kind)
+  if (target === undefined || key === undefined) return undefined
   const where = datacenter === undefined ? {} : { datacenter }
-  if (kind === 'service' || kind === 'connect') return { service: target, ...where }
-  return kind === 'query' ? { query: target, ...where } : undefined
+  return key === 'service' ? { service: target, ...where } : { query: target, ...where }
 }
 
 /** Why a host names no upstream. */
@@ -75,9 +76,8 @@ function problemOf(host: string, domain: string): string {
   if (!isHostName(name)) return 'is not a host name'
   if (labels.length === 1) return `is not a full name; write ${name}.service.${domain}`
   if (!name.endsWith(`.${domain}`)) return `is not in the domain ${domain}`
-  const kinds = ['service', 'connect', 'query']
-  const kind = labels[1] ?? ''
-  const isTagged = labels.length > 3 && !kinds.includes(kind) && kinds.includes(labels[2] ?? '')
+  const [, kind, kindAfterTag] = labels.map(dnsNameKind)
+  const isTagged = labels.length > 3 && kind === undefined && kindAfterTag !== undefined
   if (isTagged) return `begins with a tag; use the option hosts to name instances by tag`
   return 'does not name a service or a prepared query'
 }

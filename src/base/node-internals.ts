@@ -118,15 +118,12 @@ export function confirmEnd(socket: Socket): void {
   if (mayHideReset && isTriedVersion) socket.push = pushConfirmed
 }
 
-const confirmed = new WeakSet<Socket>()
-
 function pushConfirmed(this: Socket, chunk: unknown): boolean {
-  if (chunk === null && !confirmed.has(this)) {
-    confirmed.add(this)
-    // Node.js calls again when this read brings the end as well.
-    if (handleOf(this)?.readStart?.() === 0) return false
-  }
-  return Socket.prototype.push.call(this, chunk)
+  if (chunk !== null) return Socket.prototype.push.call(this, chunk)
+  // Not deleted, since V8 is slow with objects that have lost a property.
+  this.push = Socket.prototype.push.bind(this)
+  // Node.js calls again when this read brings the end as well.
+  return handleOf(this)?.readStart?.() === 0 ? false : this.push(null)
 }
 
 /**

@@ -1,7 +1,5 @@
 import { isIPv4, isIPv6 } from 'node:net'
-
-/** Kinds of names in Consul DNS that lead to a service. */
-const SERVICE_KINDS = ['service', 'connect']
+import { dnsNameKind } from './dns-name-kind.js'
 
 /**
  * Suggests what to write instead of a service name that looks like another kind of upstream: a name of Consul DNS, or a
@@ -16,17 +14,14 @@ export function nameHint(name: string): string | undefined {
 function dnsHint(name: string): string | undefined {
   // Consul DNS ignores case.
   const labels = name.toLowerCase().replace(/\.$/, '').split('.')
-  const isKind = (label: string | undefined): boolean =>
-    label !== undefined && [...SERVICE_KINDS, 'query'].includes(label)
-  const kindAt = [1, 2].find((index) => isKind(labels[index]))
+  const kindAt = [1, 2].find((index) => dnsNameKind(labels[index]) !== undefined)
   if (kindAt === undefined) return undefined
-  const kind = labels[kindAt] ?? ''
   const target = labels.slice(0, kindAt)
   const domain = labels.slice(kindAt + 1)
   if (domain.length === 0 || target.some((label) => label === '')) return undefined
   // The domain may have several labels, so that a datacenter is only recognized before the default one.
   const datacenter = domain.length === 2 && domain[1] === 'consul' ? domain[0] : undefined
-  if (SERVICE_KINDS.includes(kind)) {
+  if (dnsNameKind(labels[kindAt]) === 'service') {
     const { service, tags } = serviceOf(target)
     const upstream = tags === undefined && datacenter === undefined ? service : { service, tags, datacenter }
     return `to dial the service of this DNS name, write ${literal(upstream)}`

@@ -5,8 +5,9 @@ import { once } from 'node:events'
 import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { TestAgent } from '../../src/testing/index.js'
+import { waitBound } from '../fixtures/bounds.js'
 
-const WAIT_MS = 60_000
+const WAIT_MS = waitBound(60_000)
 const POLL_MS = 50
 const tsx = import.meta.resolve('tsx')
 

@@ -28,7 +28,7 @@ describe('by service', () => {
     const Check = { TTL: '1m', Status: 'critical' }
     agent.registerService({ Name: 'ill', Port: 80, Connect: { Native: true }, Check })
     for (const [upstream, reason, words] of [
-      ['nobody', 'unknown', /service not found; it is not registered/],
+      ['missing', 'unknown', /service not found; it is not registered/],
       ['plain', 'not-connect', /none takes Connect/],
       ['ill', 'not-passing', /ill is critical/],
       [{ service: 'green', tags: ['blue'] }, 'no-match', /none of its 1 instances has the tag blue/],

@@ -50,106 +50,48 @@ interface Way {
   readonly start: (t: TestContext, mesh: TestMesh) => Promise<Scene>
 }
 
+/** Ways that a client begins: it receives from a server that can end in every way. */
+const CLIENTS = {
+  downloads: ['orderly', 'early', 'truncated', 'reset'],
+  uploads: ['orderly', 'reset'],
+} as const
+/** Ways that a server ends: it receives from a client that can end in every way. */
+const SERVERS = {
+  downloads: ['orderly', 'early', 'reset'],
+  uploads: ['orderly', 'truncated', 'reset'],
+} as const
+
 const WAYS: readonly Way[] = [
-  {
-    name: 'dial',
-    downloads: ['orderly', 'early', 'truncated', 'reset'],
-    uploads: ['orderly', 'reset'],
-    canHalfClose: true,
-    async start(t, mesh) {
-      const reports = await startUpstream(t, mesh)
-      const web = await Product.start(t, mesh, 'web')
-      return reports.scene(
-        (wanted) => web.run({ via: 'dial', wanted }),
-        () => web.cut(),
-      )
-    },
-  },
-  {
-    name: 'fetch',
-    downloads: ['orderly', 'early', 'truncated', 'reset'],
-    uploads: [],
-    canHalfClose: false,
-    async start(t, mesh) {
-      const reports = await startUpstream(t, mesh)
-      const web = await Product.start(t, mesh, 'web')
-      return reports.scene(
-        (wanted) => web.run({ via: 'fetch', wanted }),
-        () => web.cut(),
-      )
-    },
-  },
-  {
-    name: 'agent',
-    downloads: ['orderly', 'early', 'truncated', 'reset'],
-    uploads: [],
-    canHalfClose: false,
-    async start(t, mesh) {
-      const reports = await startUpstream(t, mesh)
-      const web = await Product.start(t, mesh, 'web')
-      return reports.scene(
-        (wanted) => web.run({ via: 'agent', wanted }),
-        () => web.cut(),
-      )
-    },
-  },
+  { name: 'dial', ...CLIENTS, canHalfClose: true, start: startClient('dial') },
+  { name: 'fetch', ...CLIENTS, uploads: [], canHalfClose: false, start: startClient('fetch') },
+  { name: 'agent', ...CLIENTS, uploads: [], canHalfClose: false, start: startClient('agent') },
   {
     name: 'forward',
-    downloads: ['orderly', 'early', 'truncated', 'reset'],
-    uploads: ['orderly', 'reset'],
+    ...CLIENTS,
     canHalfClose: true,
     async start(t, mesh) {
       const reports = await startUpstream(t, mesh)
       const web = await Product.start(t, mesh, 'web')
-      const port = await web.open('forward')
-      return reports.scene(
-        async (wanted) => request(await connectLocally(port), wanted),
-        () => web.cut(),
-      )
+      return reports.scene(localClient(await web.open('forward')), () => web.cut())
     },
   },
   {
     name: 'the sidecar, outbound',
-    downloads: ['orderly', 'early', 'truncated', 'reset'],
-    uploads: ['orderly', 'reset'],
+    ...CLIENTS,
     canHalfClose: true,
     async start(t, mesh) {
       const reports = await startUpstream(t, mesh)
       const port = await freePort()
       const flags = ['-service', 'web', '-upstream', `api:127.0.0.1:${port}`]
       const proxy = await startProxy(t, mesh.agent.address, flags)
-      return reports.scene(
-        async (wanted) => request(await connectLocally(port), wanted),
-        () => stopTwice(proxy),
-      )
+      return reports.scene(localClient(port), () => stopTwice(proxy))
     },
   },
-  {
-    name: 'listen',
-    downloads: ['orderly', 'early', 'reset'],
-    uploads: ['orderly', 'truncated', 'reset'],
-    canHalfClose: true,
-    async start(t, mesh) {
-      const api = await Product.start(t, mesh, 'api')
-      const port = await api.open('listen')
-      return api.reports.scene(await tlsClient(mesh, port), () => api.cut())
-    },
-  },
-  {
-    name: 'serve',
-    downloads: ['orderly', 'early', 'reset'],
-    uploads: ['orderly', 'truncated', 'reset'],
-    canHalfClose: true,
-    async start(t, mesh) {
-      const api = await Product.start(t, mesh, 'api')
-      const port = await api.open('serve')
-      return api.reports.scene(await tlsClient(mesh, port), () => api.cut())
-    },
-  },
+  { name: 'listen', ...SERVERS, canHalfClose: true, start: startServer('listen') },
+  { name: 'serve', ...SERVERS, canHalfClose: true, start: startServer('serve') },
   {
     name: 'the sidecar, inbound',
-    downloads: ['orderly', 'early', 'reset'],
-    uploads: ['orderly', 'truncated', 'reset'],
+    ...SERVERS,
     canHalfClose: true,
     async start(t, mesh) {
       const reports = new Reports()
@@ -284,6 +226,31 @@ async function startUpstream(t: TestContext, { join }: TestMesh): Promise<Report
   t.after(peer.close)
   await api.register({ port: peer.port, address: '127.0.0.1' })
   return reports
+}
+
+/** A client of the product in a process of its own. */
+function startClient(via: 'dial' | 'fetch' | 'agent'): Way['start'] {
+  return async (t, mesh) => {
+    const reports = await startUpstream(t, mesh)
+    const web = await Product.start(t, mesh, 'web')
+    return reports.scene(
+      (wanted) => web.run({ via, wanted }),
+      () => web.cut(),
+    )
+  }
+}
+
+/** A server of the product in a process of its own. */
+function startServer(way: 'listen' | 'serve'): Way['start'] {
+  return async (t, mesh) => {
+    const api = await Product.start(t, mesh, 'api')
+    return api.reports.scene(await tlsClient(mesh, await api.open(way)), () => api.cut())
+  }
+}
+
+/** A client that knows nothing of the mesh, at a local port. */
+function localClient(port: number): Run {
+  return async (wanted) => request(await connectLocally(port), wanted)
 }
 
 async function connectLocally(port: number): Promise<Layers> {

@@ -185,7 +185,7 @@ describe('what goes wrong around a sidecar', () => {
     await offer(join('api'), greet)
     const taken = await startApplication(t, echo)
     const [port, empty] = [await freePort(), await freePort()]
-    const upstreams = [`api:${port}`, `nobody:${empty}`, `api:${taken.port}`].flatMap((one) => [
+    const upstreams = [`api:${port}`, `missing:${empty}`, `api:${taken.port}`].flatMap((one) => [
       '-upstream',
       one,
     ])
@@ -193,13 +193,13 @@ describe('what goes wrong around a sidecar', () => {
     const proxy = await startProxy(t, agent.address, ['-service', 'web', ...upstreams], { ready })
     assert.equal(await readAll(localConnect(t, port)), 'hello web')
     await rejection(readAll(localConnect(t, empty)))
-    await proxy.logged('dial nobody: service not found')
+    await proxy.logged('dial missing: service not found')
     await proxy.logged(`upstream api: cannot listen on 127.0.0.1, port ${taken.port}`)
     const { status, text } = await proxy.admin('/ready')
     assert.equal(status, 503)
     assert.match(text, /the listener of api: cannot listen on .*EADDRINUSE/)
     assert.equal(
-      await proxy.metric('dial_failures_total', { upstream: 'nobody', code: 'ERR_CONNECT_NO_INSTANCES' }),
+      await proxy.metric('dial_failures_total', { upstream: 'missing', code: 'ERR_CONNECT_NO_INSTANCES' }),
       1,
     )
     // It is tried again, until it can be had.

@@ -40,7 +40,7 @@ export class Daemon {
   readonly #standby: Standby | undefined
   readonly #admin: Admin
   readonly #adminSocket: AdminSocket
-  #adminOpening: Opening<{ close(): Promise<void> }> | undefined
+  #adminOpening: Opening<Admin> | undefined
   #config: ProxyConfig | undefined
   #live: ProxyConfigSource | undefined
   #agentLevel: AgentLogLevel | undefined
@@ -119,14 +119,10 @@ export class Daemon {
       })
       return
     }
-    const close = (): Promise<void> => {
-      this.#admin.close()
-      return Promise.resolve()
-    }
     this.#adminOpening = new Opening(
       async () => {
         await open()
-        return { close }
+        return this.#admin
       },
       (error, retryInMs) => {
         this.#log.warn(`admin address: ${error.message}`, { retry_in_ms: retryInMs })

@@ -47,26 +47,23 @@ const daemon = new Daemon(settings, log, start, standby)
 /** How long the connections that a second signal cuts may take, in milliseconds. */
 const CUT_MS = 1_000
 
-let closed: Promise<void> | undefined
-let isCut = false
+let isEnding = false
+let exitCode = 0
 const end = (signal: NodeJS.Signals): void => {
-  if (closed !== undefined) {
-    isCut = true
+  if (isEnding) {
     log.warn(`${signal} for the second time: what is open is cut`)
+    exitCode = 1
     // A process that just exits ends its plain connections in order: what is cut short would look complete.
     daemon.cut()
-    const exit = (): void => process.exit(1)
-    void closed.then(exit)
-    setTimeout(exit, CUT_MS)
+    setTimeout(() => process.exit(exitCode), CUT_MS)
     return
   }
+  isEnding = true
   log.info(`${signal}: open connections are drained`)
-  closed = daemon.close()
-  void closed.then(() => {
-    if (isCut) return
+  void daemon.close().then(() => {
     log.info('ended')
     // Whatever a library may have left open does not keep it alive.
-    process.exit(0)
+    process.exit(exitCode)
   })
 }
 process.on('SIGTERM', end)

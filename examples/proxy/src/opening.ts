@@ -3,7 +3,7 @@ import type { Standby } from './standby.js'
 
 /** Something that listens and can be closed. */
 export interface Closable {
-  close(options: { readonly drainTimeoutMs: number }): Promise<void>
+  close(options: { readonly drainTimeoutMs: number }): Promise<void> | void
 }
 
 /** For open connections that outlive their listener: they end when their ends want to, or with the proxy. */

@@ -75,7 +75,7 @@ export class Registry {
   }
 
   /**
-   * Registers a check of a service anew, as passing until the agent runs it. Needs `service:write`.
+   * Replaces a check of a service by one that is passing until the agent runs it. Needs `service:write`.
    *
    * An agent keeps the status of a check that is registered again (seen in 1.8.7), so the check is removed first. The
    * service has its other checks meanwhile.
