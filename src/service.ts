@@ -461,7 +461,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     if (!(socket instanceof TLSSocket) && peer(socket) === undefined) {
       throw new OptionError('socket', 'a connection of the mesh, or a TLS socket', describe(socket))
     }
-    // Kept with the socket: Node gives a server's certificate only once.
+    // Attached to the socket, so that a second call need not verify again.
     return peer(socket) ?? attachPeer(socket, verifySocket(socket, this.#identity.require().roots).peer).peer
   }
 

@@ -1,13 +1,12 @@
 import { type ConnectionOptions, connect as tlsConnect } from 'node:tls'
 import { ConnectError, VerificationError, toError } from '../errors.js'
-import type { Peer } from '../identity/peer.js'
 import type { Generation } from '../identity/store.js'
 import type { Endpoint } from '../resolve/resolver.js'
 import { bufferedReads } from './buffered-reads.js'
 import { secureContext } from './context.js'
 import { openConnection } from './connection.js'
 import { withShortMessage } from './openssl-error.js'
-import { type PresentedCertificate, expectVerified, identifyAs, pathError } from './peer.js'
+import { type VerifiedPeer, expectVerified, identifyAs, pathError } from './peer.js'
 import { reportRejection } from './rejection.js'
 import type { MeshSocket } from './socket.js'
 import { TCP } from './tcp.js'
@@ -42,8 +41,7 @@ export function connect(
   { signal, patience }: ConnectOptions,
 ): Promise<MeshSocket> {
   return new Promise((resolve, reject) => {
-    let peer: Peer | undefined
-    let certificate: PresentedCertificate | undefined
+    let verified: VerifiedPeer | undefined
     // Node documents allowHalfOpen here; its published types lack it.
     const options: ConnectionOptions & { allowHalfOpen: boolean } = {
       host: endpoint.host,
@@ -55,8 +53,7 @@ export function connect(
       // The host's name proves nothing in a mesh. Node calls this when OpenSSL has verified the path.
       checkServerIdentity: (_host, given) => {
         try {
-          certificate = given
-          peer = identifyAs(given, generation, endpoint.identity)
+          verified = identifyAs(given, generation, endpoint.identity)
           return undefined
         } catch (error) {
           return toError(error)
@@ -80,11 +77,11 @@ export function connect(
       try {
         expectVerified(socket)
         // A resumed session would have come here without the check above.
-        if (peer === undefined || certificate === undefined)
+        if (verified === undefined)
           throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'another')
         settle()
         const openedAt = performance.now()
-        const opened = openConnection(socket, { side: 'outbound', peer, generation, certificate, openedAt })
+        const opened = openConnection(socket, { side: 'outbound', ...verified, generation, openedAt })
         reportRejection(socket, {
           source: generation.leaf.id.service,
           destination: endpoint.identity.service,

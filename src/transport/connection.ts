@@ -4,8 +4,7 @@ import type { Peer } from '../identity/peer.js'
 import type { Roots } from '../identity/roots.js'
 import type { Generation } from '../identity/store.js'
 import { lingerWhenDestroyedSoon } from './linger.js'
-import { onceDestroyed } from './open-sockets.js'
-import { type PresentedCertificate, attachPeer } from './peer.js'
+import { type Chain, attachPeer } from './peer.js'
 import { readOnAfterWriteErrors } from './read-on.js'
 import { RootsCheck } from './roots-check.js'
 import type { MeshSocket } from './socket.js'
@@ -17,32 +16,16 @@ export interface Connection {
   readonly peer: Peer
   /** Our identity and the roots that the handshake began with. */
   readonly generation: Generation
-  /** The peer's certificate, which leads to those that came with it. Node.js gives it in full only once. */
-  readonly certificate: PresentedCertificate
+  /** The certificates that prove the peer's identity. */
+  readonly chain: Chain
   /** When its handshake was over, by performance.now(). */
   readonly openedAt: number
 }
 
-interface Presented {
-  readonly certificate: PresentedCertificate
-  connections: number
-}
-
 const connections = new WeakMap<Duplex, Connection>()
-/** The certificates of open connections, by fingerprint: the connections of a peer share them. */
-const presented = new Map<string, Presented>()
-
 /** Turns a verified socket into a connection of the mesh. */
 export function openConnection(socket: TLSSocket, connection: Connection): MeshSocket {
-  const { fingerprint256 } = connection.peer
-  const shared = presented.get(fingerprint256) ?? { certificate: connection.certificate, connections: 0 }
-  presented.set(fingerprint256, shared)
-  shared.connections += 1
-  connections.set(socket, { ...connection, certificate: shared.certificate })
-  onceDestroyed(socket, () => {
-    shared.connections -= 1
-    if (shared.connections === 0) presented.delete(fingerprint256)
-  })
+  connections.set(socket, connection)
   refuseTruncation(socket)
   if (connection.side === 'inbound') endAfterHandshake(socket)
   readOnAfterWriteErrors(socket)

@@ -258,9 +258,9 @@ export class Listener implements AsyncDisposable {
     })
     try {
       const generation = handshake?.generation ?? identity.require()
-      const { peer, certificate } = verifySocket(socket, generation.roots)
+      const { peer, chain } = verifySocket(socket, generation.roots)
       const openedAt = performance.now()
-      const connection: Connection = { side: 'inbound', peer, generation, certificate, openedAt }
+      const connection: Connection = { side: 'inbound', peer, generation, chain, openedAt }
       handshakes.publish({ service, durationMs, peer, error: undefined })
       const admitted = await this.#decide(socket, connection)
       // It may have been ended again already.

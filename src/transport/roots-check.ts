@@ -5,7 +5,6 @@ import { parsePemCertificates, verifyPath } from '../identity/path.js'
 import type { Roots } from '../identity/roots.js'
 import type { Generation } from '../identity/store.js'
 import type { Connection } from './connection.js'
-import { chainOf } from './peer.js'
 
 const MAX_REMEMBERED = 4096
 
@@ -31,11 +30,11 @@ export class RootsCheck {
   }
 
   /** When the peer's path ends, in milliseconds since the Unix epoch; 0 where no path leads to the roots. */
-  peerExpiry({ peer, certificate, side }: Connection, now: number): number {
+  peerExpiry({ peer, chain, side }: Connection, now: number): number {
     if (peer.trustDomain !== this.#roots.trustDomain) return 0
     const purpose = side === 'inbound' ? CLIENT_AUTH : SERVER_AUTH
     return this.#expiry(`${side} ${peer.fingerprint256}`, now, [purpose], () =>
-      chainOf(certificate).map(({ raw }) => new X509Certificate(raw)),
+      chain.map((der) => new X509Certificate(der)),
     )
   }
 
