@@ -1,7 +1,8 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Server } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { Server as TlsServer } from 'node:tls'
-import { isIdleInHttpServer } from '../base/node-internals.js'
+import { isIdleInHttpServer, serverResponseOn } from '../base/node-internals.js'
 import { OptionError } from '../errors.js'
 import { describe } from '../options.js'
 import type { Listener } from '../transport/listen.js'
@@ -11,6 +12,12 @@ import { ServedServer } from './served-server.js'
 
 /** How often a server that is draining is asked to end its idle keep-alive connections. */
 const IDLE_SWEEP_MS = 50
+/**
+ * How long a server that is draining keeps idle connections: a request may be on its way already, and the response to
+ * it says `Connection: close`.
+ */
+const IDLE_GRACE_MS = 1_000
+const MAX_STREAM_ID = 2 ** 31 - 1
 
 /**
  * Any server of node:http, node:https or node:http2, whichever framework made it; or what takes the connections of a
@@ -35,6 +42,7 @@ interface HttpParts {
 
 interface Session {
   readonly closed: boolean
+  goaway(code: number, lastStreamId: number): void
   close(): void
   once(event: 'close', listener: () => void): unknown
 }
@@ -45,7 +53,7 @@ export interface ServerAdapter {
   readonly alpnProtocols: readonly string[] | undefined
   /** The server's own `allowHalfOpen`, as its HTTP parser counts on it. */
   readonly allowHalfOpen: boolean
-  readonly onDrain: () => () => void
+  readonly onDrain: (timeoutMs: number) => () => void
   /** Called before the listener is opened. */
   begin(): void
   /** Called when the listener could not be opened, or `attach` failed. */
@@ -70,8 +78,10 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
   const parts = server as HttpParts
   const sockets = new Set<MeshSocket>()
   const sessions = new Set<Session>()
+  let isDraining = false
   const onSession = (session: Session): void => {
     sessions.add(session)
+    if (isDraining) sendShutdownNotice(session)
     session.once('close', () => sessions.delete(session))
   }
   // A TLS server gets a connection after its own handshake; ours took its place.
@@ -97,18 +107,23 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
     // None for HTTP/1: Consul's own proxy and Go SDK offer h2 alone, whatever they carry, and would be refused.
     alpnProtocols: isHttp2 ? http2Names(server) : undefined,
     allowHalfOpen: !isTls,
-    onDrain: () => {
+    onDrain: (timeoutMs) => {
+      isDraining = true
+      const stopAnnouncing = announceClose(server, sockets)
+      for (const session of sessions) sendShutdownNotice(session)
+      const idleUntil = performance.now() + Math.min(IDLE_GRACE_MS, timeoutMs / 2)
       const sweep = (): void => {
+        if (performance.now() < idleUntil) return
         parts.closeIdleConnections?.()
         // node:http does not call a connection idle that has never asked for anything.
         for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy()
         // A session says goodbye and ends after its open streams.
         for (const session of sessions) if (!session.closed) session.close()
       }
-      sweep()
       const timer = setInterval(sweep, IDLE_SWEEP_MS)
       return () => {
         clearInterval(timer)
+        stopAnnouncing()
         if (attached !== undefined) served.detach(attached)
       }
     },
@@ -123,6 +138,38 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
       attached = listener
     },
   }
+}
+
+/**
+ * Makes the next HTTP/1 response on each connection its last one, and that of a request in progress if its headers are
+ * not sent yet.
+ * @returns what ends it
+ */
+function announceClose(server: Server, sockets: ReadonlySet<MeshSocket>): () => void {
+  const announce = (request: IncomingMessage, response: ServerResponse): void => {
+    const isOurs = request.httpVersionMajor === 1 && sockets.has(request.socket as unknown as MeshSocket)
+    if (isOurs) response.setHeader('Connection', 'close')
+  }
+  // A listener for one of the last two changes what Node.js does by itself, so none is added where there is none.
+  const events = ['request', 'checkContinue', 'checkExpectation'].filter(
+    (event) => server.listenerCount(event) > 0,
+  )
+  for (const event of events) server.prependListener(event, announce)
+  for (const socket of sockets) {
+    const response = serverResponseOn(socket)
+    if (response?.headersSent === false) response.setHeader('Connection', 'close')
+  }
+  return () => {
+    for (const event of events) server.off(event, announce)
+  }
+}
+
+/**
+ * Asks the client of an HTTP/2 session to open no more streams. Those that are on their way are still accepted (RFC 9113,
+ * section 6.8); `close` would ignore them.
+ */
+function sendShutdownNotice(session: Session): void {
+  if (!session.closed) session.goaway(0, MAX_STREAM_ID)
 }
 
 function isInjector(server: unknown): server is ConnectionInjector {

@@ -2,7 +2,7 @@
  * The only file that touches private members of Node.js. Each function says what it falls back to on a version on which
  * it was not tried, so that a new version of Node.js is slower or less precise, and never less secure.
  */
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { SecureContext, Server as TlsServer, TLSSocket } from 'node:tls'
@@ -133,6 +133,12 @@ function pushConfirmed(this: Socket, chunk: unknown): boolean {
 export function isIdleInHttpServer(socket: Duplex): boolean {
   const { parser, _httpMessage: answer } = socket as { parser?: unknown; _httpMessage?: unknown }
   return isTriedVersion && parser != null && answer == null
+}
+
+/** The response that a server of node:http is sending on this connection; undefined when there is none. */
+export function serverResponseOn(socket: Duplex): ServerResponse | undefined {
+  const { _httpMessage: response } = socket as { _httpMessage?: ServerResponse | null }
+  return isTriedVersion ? (response ?? undefined) : undefined
 }
 
 /** The answer that a client of node:http is receiving on this connection; undefined when there is none. */

@@ -34,6 +34,7 @@ const SWEEP_MS = 100
 export class Handshakes {
   readonly #limit: number
   readonly #onOversized: (socket: Socket, bytes: number) => void
+  readonly #onEmpty: () => void
   // By the two ends of the connection, the oldest first.
   readonly #pending = new Map<string, Handshake>()
   /** Also handshakes whose connection has ended, for the error that Node emits later. */
@@ -41,10 +42,18 @@ export class Handshakes {
   readonly #perSource = new Map<string, number>()
   #sweeper: NodeJS.Timeout | undefined
 
-  /** @param onOversized - called when a connection was ended because its peer had sent too much */
-  constructor(limit: number, onOversized: (socket: Socket, bytes: number) => void) {
+  /**
+   * @param on.oversized - called when a connection was ended because its peer had sent too much
+   * @param on.empty - called when no handshake is pending any more
+   */
+  constructor(limit: number, on: { oversized: (socket: Socket, bytes: number) => void; empty: () => void }) {
     this.#limit = limit
-    this.#onOversized = onOversized
+    this.#onOversized = on.oversized
+    this.#onEmpty = on.empty
+  }
+
+  get size(): number {
+    return this.#pending.size
   }
 
   begin(socket: Socket, generation: Generation): void {
@@ -90,6 +99,7 @@ export class Handshakes {
     if (this.#pending.size > 0) return
     clearInterval(this.#sweeper)
     this.#sweeper = undefined
+    this.#onEmpty()
   }
 
   #makeRoom(): void {

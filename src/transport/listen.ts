@@ -3,6 +3,7 @@ import type { TLSSocket } from 'node:tls'
 import type { Authorization } from '../authorize/authorization.js'
 import { DeniedError, type Outcome, type RevokedError } from '../authorize/authorizer.js'
 import { decisions } from '../authorize/channel.js'
+import { bounded } from '../bounded.js'
 import type { Clock } from '../clock.js'
 import { type CloseOptions, drainTimeout } from '../close-options.js'
 import { ConnectError, VerificationError, because, toError } from '../errors.js'
@@ -19,6 +20,9 @@ import { pathError, verifySocket, withdrawnRoot } from './peer.js'
 import type { MeshSocket } from './socket.js'
 import { TCP } from './tcp.js'
 import { MeshTlsServer } from './tls-server.js'
+
+/** How long a listener that closes waits for handshakes and decisions, which take milliseconds. */
+const PENDING_MS = 1_000
 
 /** Called with every connection that is verified and authorized, and with no other. */
 export type ConnectionHandler = (socket: MeshSocket) => unknown
@@ -55,7 +59,7 @@ export interface ListenerSettings {
   readonly allowHalfOpen: boolean
   readonly alpnProtocols: readonly string[] | undefined
   /** Called when a drain begins; what it returns is called when it is over. */
-  readonly onDrain?: () => () => void
+  readonly onDrain?: (timeoutMs: number) => () => void
   /** Called before the listener stops to accept, which waits for what it returns. */
   readonly onClosing: () => Promise<unknown> | undefined
   /** Called when nothing of it is left. */
@@ -75,6 +79,7 @@ export class Listener implements AsyncDisposable {
   // are destroyed inside the callback that ends a handshake.
   readonly #handshakes: Handshakes
   readonly #deciding = new Set<TLSSocket>()
+  #onPendingEnded: (() => void) | undefined
   readonly #open = new OpenSockets()
   readonly #admitted: Admitted
   // Counts the changes after which a decision may be another.
@@ -95,9 +100,12 @@ export class Listener implements AsyncDisposable {
   constructor(settings: ListenerSettings) {
     const { handshakeTimeoutMs, allowHalfOpen, alpnProtocols } = settings
     this.#settings = settings
-    this.#handshakes = new Handshakes(settings.maxHandshakes, ({ remoteAddress }, bytes) => {
-      const message = `handshake of ${remoteAddress ?? 'a peer'} ended: it had sent ${bytes} bytes`
-      settings.reports.rejected(new ConnectError('ERR_CONNECT_LIMIT', message), remoteAddress)
+    this.#handshakes = new Handshakes(settings.maxHandshakes, {
+      oversized: ({ remoteAddress }, bytes) => {
+        const message = `handshake of ${remoteAddress ?? 'a peer'} ended: it had sent ${bytes} bytes`
+        settings.reports.rejected(new ConnectError('ERR_CONNECT_LIMIT', message), remoteAddress)
+      },
+      empty: () => this.#onPendingEnded?.(),
     })
     this.#tls = new MeshTlsServer(settings.identity.require(), { handshakeTimeoutMs, alpnProtocols })
     const { server } = this.#tls
@@ -177,9 +185,9 @@ export class Listener implements AsyncDisposable {
   }
 
   /**
-   * Deregisters the instance at this port, if it was registered through the same service, and stops to accept. Ends
-   * connections that are not authorized yet, and waits for the open ones; those still open after `drainTimeoutMs` are
-   * cut. Idempotent.
+   * Deregisters the instance at this port, if it was registered through the same service, stops accepting, and waits
+   * for the open connections. Connections that are still open after `drainTimeoutMs` are cut, and so are handshakes
+   * that take longer than a second. Idempotent.
    */
   async close(options?: CloseOptions): Promise<void> {
     const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
@@ -200,6 +208,27 @@ export class Listener implements AsyncDisposable {
     await this.close()
   }
 
+  /**
+   * Waits until the pending connections are open or refused: a client whose side of the handshake is over could not
+   * tell a listener that closes from one that denies.
+   */
+  async #waitForPending(timeoutMs: number): Promise<void> {
+    const isOver = async (): Promise<void> => {
+      while (this.#handshakes.size > 0 || this.#deciding.size > 0) {
+        await new Promise<void>((resolve) => {
+          this.#onPendingEnded = resolve
+        })
+      }
+    }
+    // Those that take longer are ended.
+    await bounded('drain', { timeoutMs }, isOver).catch(() => undefined)
+  }
+
+  #endDecision(socket: TLSSocket): void {
+    this.#deciding.delete(socket)
+    if (this.#deciding.size === 0) this.#onPendingEnded?.()
+  }
+
   #stop(): void {
     this.#stopped = true
     this.#front.close()
@@ -208,13 +237,16 @@ export class Listener implements AsyncDisposable {
   }
 
   async #drain(timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs
     // New connections go to other instances before this one refuses them.
     const withdrawal = this.#settings.onClosing()
     if (withdrawal !== undefined) await withdrawal
-    this.#stop()
-    const endDrain = this.#settings.onDrain?.()
+    const endDrain = this.#settings.onDrain?.(timeoutMs)
     try {
-      const cut = await this.#open.drain(timeoutMs)
+      this.#front.close()
+      await this.#waitForPending(Math.min(PENDING_MS, timeoutMs))
+      this.#stop()
+      const cut = await this.#open.drain(Math.max(0, deadline - performance.now()))
       if (cut > 0) log.listen('%s: %d connections cut after %d ms', this.#settings.service, cut, timeoutMs)
     } finally {
       endDrain?.()
@@ -311,7 +343,7 @@ export class Listener implements AsyncDisposable {
     const { peer } = connection
     const { authorized, reason, basis } = outcome
     decisions.publish({ service, peer, authorized, reason, basis, durationMs })
-    this.#deciding.delete(socket)
+    this.#endDecision(socket)
     if (this.#stopped) socket.destroy()
     if (socket.destroyed) return undefined
     reports.decided(outcome)
@@ -340,7 +372,7 @@ export class Listener implements AsyncDisposable {
 
   #reject(error: Error, socket: TLSSocket, durationMs: number | undefined): void {
     const { service } = this.#settings
-    this.#deciding.delete(socket)
+    this.#endDecision(socket)
     const { remoteAddress } = socket
     socket.destroy()
     log.listen('%s: rejected %s: %s', service, remoteAddress, error.message)

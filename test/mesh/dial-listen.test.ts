@@ -304,8 +304,13 @@ describe('a listener', () => {
     })
   }
 
-  for (const way of ['tcp', 'unix'] as const) {
-    it(`lets nobody in who was waiting for a decision when it closed (${way})`, async (t) => {
+  for (const [way, end, admitted] of [
+    ['tcp', 'close', 4],
+    ['unix', 'close', 4],
+    ['tcp', 'destroy', 0],
+    ['unix', 'destroy', 0],
+  ] as const) {
+    it(`hands over ${admitted} of 4 connections that await a decision at ${end}() (${way})`, async (t) => {
       const { agent, join } = await startMesh(t)
       const asked: (() => void)[] = []
       let all: (() => void) | undefined
@@ -325,7 +330,10 @@ describe('a listener', () => {
         rmSync(folder, { recursive: true })
       })
       const where = way === 'tcp' ? { port: 0, host: '127.0.0.1' } : { path: joinPath(folder, 'listen.sock') }
-      const listener = await api.listen(where, () => (handled += 1))
+      const listener = await api.listen(where, (socket) => {
+        handled += 1
+        socket.end()
+      })
       const leaf = agent.issueLeaf('web')
       const to = way === 'tcp' ? { port: portOf(listener), host: '127.0.0.1' } : where
       const ended = Array.from({ length: 4 }, () => {
@@ -344,11 +352,11 @@ describe('a listener', () => {
         )
       })
       await everybody
-      const closing = listener.close()
+      const closing = listener[end]()
       for (const allow of asked) allow()
       await closing
       await Promise.all(ended)
-      assert.equal(handled, 0)
+      assert.equal(handled, admitted)
       assert.equal(listener.connections, 0)
     })
   }

@@ -162,6 +162,59 @@ describe('serve', () => {
   })
 })
 
+describe('a server that drains', () => {
+  it('answers one more request on a kept HTTP/1 connection, and says that it closes', async (t) => {
+    const server = http.createServer((_request, response) => response.end('here'))
+    const mesh = await serve(t, server)
+    const socket = await mesh.web.dial('api')
+    let heard = ''
+    socket.on('data', (chunk: Buffer) => (heard += chunk.toString()))
+    const ended = once(socket, 'end')
+    const request = 'GET / HTTP/1.1\r\nHost: api\r\n\r\n'
+    socket.write(request)
+    await until('the first answer is there', () => heard.endsWith('here'))
+    assert.match(heard, /\r\nConnection: keep-alive\r\n/)
+    heard = ''
+    const closed = mesh.listener.close()
+    await until('it drains', () => !server.listening)
+    socket.write(request)
+    await ended
+    assert.match(heard, /^HTTP\/1\.1 200 OK\r\n.*Connection: close\r\n.*here$/s)
+    await closed
+  })
+
+  it('says so in a response whose headers are not sent yet', async (t) => {
+    let respond: (() => void) | undefined
+    const server = http.createServer((_request, response) => {
+      respond = () => response.end('here')
+    })
+    const mesh = await serve(t, server)
+    const response = mesh.web.fetch(URL)
+    await until('the request is under way', () => respond !== undefined)
+    const closed = mesh.listener.close()
+    await until('it drains', () => !server.listening)
+    respond?.()
+    assert.equal((await response).headers.get('connection'), 'close')
+    assert.equal(await (await response).text(), 'here')
+    await closed
+  })
+
+  it('accepts the HTTP/2 streams that are on their way', async (t) => {
+    const server = http2.createSecureServer({}, (_request, response) => {
+      response.end('here')
+    })
+    const mesh = await serve(t, server as never)
+    const socket = await mesh.web.dial('api', { alpnProtocols: ['h2'] })
+    const session = http2.connect('https://api', { createConnection: () => socket })
+    const lastStreamIds: number[] = []
+    session.on('goaway', (_code: number, lastStreamId: number) => lastStreamIds.push(lastStreamId))
+    await once(session, 'remoteSettings')
+    const closed = mesh.listener.close()
+    await Promise.all([once(session, 'close'), closed])
+    assert.equal(lastStreamIds[0], 2 ** 31 - 1)
+  })
+})
+
 describe('listener.close', () => {
   for (const way of ['close', 'destroy'] as const) {
     it(`takes the instance at its port out of the catalog by ${way}, and no other`, async (t) => {
