@@ -203,7 +203,7 @@ describe('a server that drains', () => {
     const server = http2.createSecureServer({}, (_request, response) => {
       response.end('here')
     })
-    const mesh = await serve(t, server as never)
+    const mesh = await serve(t, server)
     const socket = await mesh.web.dial('api', { alpnProtocols: ['h2'] })
     const session = http2.connect('https://api', { createConnection: () => socket })
     const lastStreamIds: number[] = []
