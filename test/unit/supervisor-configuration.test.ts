@@ -835,6 +835,29 @@ describe('supervisor: a managed proxy', () => {
     assert.throws(() => one({ services }), { message: /admin_addr: expected an address of its own/ })
   })
 
+  it('warns of an upstream that listens where that of another proxy does', () => {
+    const service = (name: string, upstream: object) => ({
+      name,
+      port: 80,
+      connect: { proxy: { upstreams: [{ destination_name: 'db', ...upstream }] } },
+    })
+    const warningsOf = (first: object, second: object) =>
+      one({ services: [service('a', first), service('b', second)] }).warnings
+    assert.deepEqual(warningsOf({ local_bind_port: 9191 }, { local_bind_port: 9192 }), [])
+    assert.deepEqual(
+      warningsOf({ local_bind_port: 9191 }, { local_bind_port: 9191, local_bind_address: '127.0.0.2' }),
+      [],
+    )
+    for (const [first, second] of [
+      [{ local_bind_port: 9191 }, { LocalBindPort: 9191, local_bind_address: '127.0.0.1' }],
+      [{ local_bind_socket_path: '/run/db' }, { local_bind_socket_path: '/run/db' }],
+    ] as const) {
+      const warnings = warningsOf(first, second)
+      assert.equal(warnings.length, 1)
+      assert.match(warnings[0]!, /service b: .*upstreams\[0\]: the proxy of a .* listens at the same address/)
+    }
+  })
+
   it('may have a port of its own, and no more', () => {
     const { bindPort, config } = managedOf({ config: { bind_port: 7_000 } })
     assert.equal(bindPort, 7_000)

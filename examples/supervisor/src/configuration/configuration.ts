@@ -14,6 +14,7 @@ import {
   take,
   unbracketed,
 } from './keys.js'
+import { localAddressOf } from './listed-upstreams.js'
 import { type ManagedBlock, adminAddressOf, readDefaults, withDefaults } from './managed.js'
 import { printable } from 'consul-connect-proxy/printable'
 import type { Json } from './parse.js'
@@ -83,6 +84,7 @@ export function combine(files: readonly ConfigurationFile[]): Configuration {
     .reduce((earlier, later) => withDefaults(later, earlier), NO_BLOCK)
   const services = parts.flatMap((part) => part.services).map((service) => complete(service, defaults, warn))
   expectDistinct(services)
+  warnSharedUpstreamAddresses(services, warn)
   return {
     services,
     defaults,
@@ -254,5 +256,26 @@ function expectDistinctAdminAddresses(services: readonly ServiceDefinition[]): v
       )
     }
     seen.set(address, service)
+  }
+}
+
+/** Only one of two proxies can listen at an address. A warning, since the other upstreams of both are fine. */
+function warnSharedUpstreamAddresses(
+  services: readonly ServiceDefinition[],
+  warn: (message: string) => void,
+): void {
+  const seen = new Map<string, ServiceDefinition>()
+  for (const service of services) {
+    for (const [i, upstream] of (service.managed?.upstreams ?? []).entries()) {
+      const address = localAddressOf(upstream)
+      if (address === undefined) continue
+      const before = seen.get(address)
+      if (before !== undefined && before !== service) {
+        warn(
+          `${service.origin}: service ${service.name}: connect.proxy: upstreams[${i}]: the proxy of ${before.id} in ${before.origin} listens at the same address, ${address}; give each upstream a local_bind_port of its own`,
+        )
+      }
+      seen.set(address, service)
+    }
   }
 }

@@ -33,6 +33,15 @@ function expectUpstreams(place: string, proxy: unknown, warn: Warn): void {
   }
 }
 
+/** Where a proxy listens for an upstream, in one spelling; undefined where the upstream is no valid one. */
+export function localAddressOf(upstream: unknown): string | undefined {
+  try {
+    return addressOf('', upstream).text
+  } catch {
+    return undefined
+  }
+}
+
 function expectDestination(where: string, upstream: unknown): void {
   const name = field(upstream, 'destination_name')
   if (typeof name !== 'string' || name === '') {
