@@ -23,7 +23,7 @@ export default defineConfig(
   },
   {
     files: ['src/**'],
-    ignores: ['src/clock.ts', 'src/testing/**'],
+    ignores: ['src/base/clock.ts', 'src/testing/**'],
     rules: {
       // Node.js fires timers of 2^31 ms or more after 1 ms.
       'no-restricted-globals': [

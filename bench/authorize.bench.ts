@@ -1,8 +1,8 @@
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import type { TestContext } from 'node:test'
-import type { Intention } from '../src/agent/intentions.js'
-import { IntentionTable, type Source } from '../src/authorize/decide.js'
+import type { Intention } from '../src/agent/endpoints/intentions.js'
+import { IntentionTable, type Source } from '../src/authorize/intention-table.js'
 import { service } from '../src/index.js'
 import { startConsul } from '../test/consul/real-agent.js'
 import { recordingProxy } from '../test/consul/recording-proxy.js'
@@ -102,7 +102,7 @@ async function connections(scope: TestContext): Promise<Record<string, Record<st
   ] as const) {
     await prepare()
     await dial()
-    await until('the intention is known', () => api.figures().intentions === known)
+    await until('the intention is known', () => api.stats().intentions === known)
     const before = recording.requests.length
     for (let i = 0; i < CONNECTIONS; i += 1) await dial()
     rows[`${CONNECTIONS} connections, ${name}`] = {

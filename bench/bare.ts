@@ -1,5 +1,5 @@
 import { type AgentOptions, service } from '../src/index.js'
-import type { Generation } from '../src/identity/store.js'
+import type { Generation } from '../src/identity/identity-store.js'
 
 /** Certificates of the same kind as a service's, from the same mesh, for node:tls without this library. */
 export async function bareGeneration(agent: AgentOptions): Promise<Generation> {

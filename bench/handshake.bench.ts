@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net'
 import { connect as tlsConnect, createServer as createTlsServer } from 'node:tls'
 import { authorizeAny, service } from '../src/index.js'
 import { TestAgent } from '../src/testing/index.js'
-import { tlsMaterial, secureContext } from '../src/transport/context.js'
+import { tlsMaterial, secureContext } from '../src/transport/tls-context.js'
 import { bareGeneration } from './bare.js'
 import { type Benchmark, type Sample, median, round, sample } from './measure.js'
 

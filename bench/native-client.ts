@@ -2,7 +2,7 @@
 // It says `begin` when what is timed begins, and then what came of it.
 import { type Dispatcher, Agent, request } from 'undici'
 import { service } from '../src/index.js'
-import { tlsMaterial } from '../src/transport/context.js'
+import { tlsMaterial } from '../src/transport/tls-context.js'
 import { bareGeneration } from './bare.js'
 import { BODY, type Kind, type Load, type Report } from './native-kinds.js'
 

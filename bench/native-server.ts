@@ -3,7 +3,7 @@ import { type RequestListener, createServer } from 'node:http'
 import { createServer as createHttpsServer } from 'node:https'
 import type { AddressInfo, Server } from 'node:net'
 import { service } from '../src/index.js'
-import { tlsMaterial } from '../src/transport/context.js'
+import { tlsMaterial } from '../src/transport/tls-context.js'
 import { bareGeneration } from './bare.js'
 import { BODY, type Kind } from './native-kinds.js'
 

@@ -72,7 +72,7 @@ async function oneOfMany(
   const diallers = fork(file, [consul.address, String(port), String(SOURCES), String(CONNECTIONS / SOURCES)])
   try {
     await said(diallers, 'open')
-    if (api.figures().connections !== CONNECTIONS) throw new Error(`${api.figures().connections} are open`)
+    if (api.stats().connections !== CONNECTIONS) throw new Error(`${api.stats().connections} are open`)
     const ended: number[] = []
     api.on('revoked', () => ended.push(performance.now()))
     const answered = await intention.set('deny')
@@ -88,7 +88,7 @@ async function oneOfMany(
         'last ms': round((ended.at(-1) ?? NaN) - answered, 1),
         'closed, of the denied': closed.ofDenied,
         'closed, of others': closed.ofOthers,
-        'still open': api.figures().connections,
+        'still open': api.stats().connections,
       },
     }
   } finally {

@@ -1,9 +1,9 @@
-import { AgentApi } from './agent/api.js'
+import { ConsulApi } from './agent/consul-api.js'
 import type { AgentOptions } from './agent/options.js'
 import { type ProxyConfigOptions, ProxyConfigSource, type ProxySelector } from './proxy/config.js'
 import { AgentRelay, type RelayOptions } from './proxy/relay.js'
-import { Service } from './service.js'
-import type { ServiceOptions } from './service-options.js'
+import { Service } from './service/service.js'
+import type { ServiceOptions } from './service/service-options.js'
 
 /**
  * Joins the mesh as the service `name`. Returns at once: the certificate is fetched in the background, and `dial` and
@@ -43,13 +43,13 @@ export function proxyConfig(selector: ProxySelector, options?: ProxyConfigOption
  * @throws OptionError
  * @example
  * ```ts
- * await using consul = connect.agent()
+ * await using consul = connect.consul()
  * const services = await consul.request({ path: '/v1/agent/services' })
  * console.log(services)
  * ```
  */
-export function agent(options?: AgentOptions): AgentApi {
-  return new AgentApi(options)
+export function consul(options?: AgentOptions): ConsulApi {
+  return new ConsulApi(options)
 }
 
 /**
@@ -71,15 +71,15 @@ export async function relayAgent(options: RelayOptions): Promise<AgentRelay> {
   return relay
 }
 
-export { closeOnSignals } from './close-on-signals.js'
-export { Service } from './service.js'
-export { AgentApi } from './agent/api.js'
+export { closeOnSignals } from './service/close-on-signals.js'
+export { Service } from './service/service.js'
+export { ConsulApi } from './agent/consul-api.js'
 export { SpiffeId } from './identity/spiffe.js'
 export { ProxyConfigSource } from './proxy/config.js'
 export { PROXY_CONFIG_KEYS, parseProxyConfig } from './proxy/settings.js'
-export { peer } from './transport/peer.js'
-export { dialLocal } from './transport/local.js'
-export { pump } from './transport/pump.js'
+export { peer } from './transport/verify-peer.js'
+export { dialLocal } from './sockets/dial-local.js'
+export { pump } from './sockets/pump.js'
 export {
   AbortError,
   AgentError,
@@ -95,7 +95,7 @@ export {
   SpiffeIdError,
   TimeoutError,
   VerificationError,
-} from './errors.js'
+} from './base/errors.js'
 export { DeniedError, RevokedError } from './authorize/authorizer.js'
 export {
   allOf,
@@ -114,38 +114,38 @@ export type {
   MaintenanceOptions,
   Registration,
   StatusOptions,
-} from './agent/registration.js'
-export type { CheckStatus } from './agent/services.js'
+} from './service/registration.js'
+export type { CheckStatus } from './agent/endpoints/services.js'
 export type { Authorizer, AuthorizeRequest, Decision, DecisionBasis } from './authorize/authorizer.js'
 export type { AllowedService } from './authorize/authorizers.js'
-export type { Staleness } from './authorize/intentions.js'
-export type { DialAttempt, ErrorCode, NoInstancesReason } from './errors.js'
+export type { Staleness } from './authorize/destination-intentions.js'
+export type { DialAttempt, ErrorCode, NoInstancesReason } from './base/errors.js'
 export type { ProxyConfigEvents, ProxyConfigOptions, ProxySelector } from './proxy/config.js'
 export type { AgentRelay, RelayOptions } from './proxy/relay.js'
 export type { ProxyConfig, ProxyListener, ProxyProblem, ProxyUpstream } from './proxy/settings.js'
-export type { ReadyOptions } from './ready-options.js'
-export type { HttpCheck, RegisterOptions, TcpCheck, TtlCheck } from './register-options.js'
-export type { ServiceEvents } from './events.js'
-export type { DecisionCount, Figures, RejectionCount, RevocationCount } from './figures.js'
+export type { ReadyOptions } from './base/ready-options.js'
+export type { HttpCheck, RegisterOptions, TcpCheck, TtlCheck } from './service/register-options.js'
+export type { ServiceEvents } from './service/service-events.js'
+export type { DecisionCount, ServiceStats, RejectionCount, RevocationCount } from './service/stats.js'
 export type { Leaf } from './identity/leaf.js'
 export type { Peer } from './identity/peer.js'
 export type { Roots } from './identity/roots.js'
 export type { ServiceId, SpiffeIdParts } from './identity/spiffe.js'
 export type { ExpectedIdentity } from './identity/verify.js'
-export type { AgentRequestMessage } from './agent/channel.js'
-export type { DecisionMessage, RevocationMessage } from './authorize/channel.js'
-export type { ChannelMessages } from './channels.js'
-export type { RotationMessage } from './identity/channel.js'
-export type { ResolutionMessage } from './resolve/channel.js'
-export type { DialMessage, HandshakeMessage } from './transport/channel.js'
-export type { Clock, Time } from './clock.js'
-export type { CloseOptions } from './close-options.js'
+export type { AgentRequestMessage } from './agent/diagnostics.js'
+export type { DecisionMessage, RevocationMessage } from './authorize/diagnostics.js'
+export type { ChannelMessages } from './service/diagnostics.js'
+export type { RotationMessage } from './identity/diagnostics.js'
+export type { ResolutionMessage } from './resolve/diagnostics.js'
+export type { DialMessage, HandshakeMessage } from './transport/diagnostics.js'
+export type { Clock, Time } from './base/clock.js'
+export type { CloseOptions } from './base/close-options.js'
 export type { Endpoint, ResolveRequest, Resolver } from './resolve/resolver.js'
 export type { AddressTarget, DnsTarget, QueryTarget, ServiceTarget, Upstream } from './resolve/upstream.js'
 export type { Forward, ForwardEvents } from './adapters/forward.js'
 export type { ForwardConnection } from './adapters/forward-connection.js'
-export type { DispatcherOptions } from './adapters/dispatcher.js'
-export type { HttpAgentOptions, MeshAgent } from './adapters/http-agent.js'
+export type { DispatcherOptions } from './http/dispatcher.js'
+export type { HttpAgentOptions, MeshHttpAgent } from './http/agent.js'
 export type { MeshStream } from './adapters/stream.js'
 export type { ConnectionInjector, ServableServer } from './adapters/serve.js'
 export type {
@@ -154,11 +154,11 @@ export type {
   ListenOptions,
   ResolveOptions,
   ServiceOptions,
-} from './service-options.js'
+} from './service/service-options.js'
 export type { ConnectionHandler, Listener } from './transport/listen.js'
-export type { ListenAddress } from './transport/open-server.js'
-export type { DialLocalOptions, LocalAddress } from './transport/local.js'
-export type { PumpOptions, PumpResult } from './transport/pump.js'
-export type { MeshSocket } from './transport/socket.js'
-export type { TlsMaterial } from './transport/context.js'
-export type { TlsClientOptions, TlsServerOptions } from './transport/tls.js'
+export type { ListenAddress } from './sockets/bind-server.js'
+export type { DialLocalOptions, LocalAddress } from './sockets/dial-local.js'
+export type { PumpOptions, PumpResult } from './sockets/pump.js'
+export type { MeshSocket } from './transport/mesh-socket.js'
+export type { TlsMaterial } from './transport/tls-context.js'
+export type { TlsClientOptions, TlsServerOptions } from './transport/tls-options.js'

@@ -8,7 +8,7 @@ import * as connect from 'consul-connect'
 await using web = connect.service('web')
 
 for (const path of ['/', '/admin']) {
-  const request = get(`https://api.service.consul${path}`, { agent: web.agent() })
+  const request = get(`https://api.service.consul${path}`, { agent: web.httpAgent() })
   const [response] = (await once(request, 'response')) as [IncomingMessage]
   console.log(path, response.statusCode, await text(response))
 }

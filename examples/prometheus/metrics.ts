@@ -1,4 +1,4 @@
-// Metrics for Prometheus by prom-client, from the channels of consul-connect and the figures of a service.
+// Metrics for Prometheus by prom-client, from the channels of consul-connect and the counts of service.stats().
 import { subscribe } from 'node:diagnostics_channel'
 import type { ChannelMessages, Service } from 'consul-connect'
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
@@ -46,13 +46,13 @@ gauge('certificate_expires_timestamp_seconds', 'When the certificate expires', [
   if (leaf !== undefined) set({}, leaf.notAfter.getTime() / 1_000)
 })
 gauge('agent_stale_seconds', 'Time since the agent was last reached', [], (service, set) => {
-  set({}, service.figures().staleMs / 1_000)
+  set({}, service.stats().staleMs / 1_000)
 })
 gauge('inbound_connections', 'Open inbound connections', [], (service, set) => {
-  set({}, service.figures().connections)
+  set({}, service.stats().connections)
 })
 gauge('decisions_total', 'Decisions about peers', ['authorized', 'basis'], (service, set) => {
-  for (const { authorized, basis, count } of service.figures().decisions)
+  for (const { authorized, basis, count } of service.stats().decisions)
     set({ authorized: String(authorized), basis }, count)
 })
 gauge(
@@ -60,11 +60,11 @@ gauge(
   'Connections ended because their peer may no longer connect',
   ['basis'],
   (service, set) => {
-    for (const { basis, count } of service.figures().revocations) set({ basis }, count)
+    for (const { basis, count } of service.stats().revocations) set({ basis }, count)
   },
 )
 gauge('rejections_total', 'Peers that did not prove their identity', ['code'], (service, set) => {
-  for (const { code, count } of service.figures().rejections) set({ code }, count)
+  for (const { code, count } of service.stats().rejections) set({ code }, count)
 })
 
 /** A gauge with the label `service` for each service that is exposed. */

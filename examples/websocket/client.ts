@@ -5,7 +5,7 @@ import { WebSocket } from 'ws'
 
 await using web = connect.service('web')
 
-const socket = new WebSocket('wss://chat.service.consul/', { agent: web.agent() })
+const socket = new WebSocket('wss://chat.service.consul/', { agent: web.httpAgent() })
 await once(socket, 'open')
 for (const line of ['hello', 'goodbye']) {
   socket.send(line)

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import type { Peer } from '../identity/peer.js'
-import type { MeshSocket } from '../transport/socket.js'
+import type { MeshSocket } from '../transport/mesh-socket.js'
 
 /** One local connection on its way to an upstream. */
 export interface ForwardConnection {

@@ -1,5 +1,5 @@
-import { systemClock } from '../clock.js'
-import { onceDestroyed } from '../transport/open-sockets.js'
+import { systemClock } from '../base/clock.js'
+import { onceDestroyed } from '../sockets/open-sockets.js'
 import type { MeshStream } from './stream.js'
 
 /** A stream is idle when the peer sent the last byte, at least this long ago: no answer is being waited for. */

@@ -1,5 +1,5 @@
 import type { Server } from 'node:net'
-import { ConnectError, OptionError } from '../errors.js'
+import { ConnectError, OptionError } from '../base/errors.js'
 import type { Listener } from '../transport/listen.js'
 
 const servedServers = new WeakMap<Server, ServedServer>()

@@ -1,9 +1,9 @@
 import { Duplex } from 'node:stream'
-import { LONGEST_TIMER_MS, systemClock } from '../clock.js'
-import { toError } from '../errors.js'
+import { LONGEST_TIMER_MS, systemClock } from '../base/clock.js'
+import { toError } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
-import { attachPeer } from '../transport/peer.js'
-import type { MeshSocket } from '../transport/socket.js'
+import { attachPeer } from '../transport/verify-peer.js'
+import type { MeshSocket } from '../transport/mesh-socket.js'
 
 /** What a stream does once it is connected, or would have done if it had been. */
 type Setting = (socket: MeshSocket) => void

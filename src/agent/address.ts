@@ -1,4 +1,4 @@
-import { OptionError } from '../errors.js'
+import { OptionError } from '../base/errors.js'
 
 /** Where an agent's HTTP API is. */
 export interface AgentAddress {

@@ -1,5 +1,5 @@
-import { OptionError } from '../errors.js'
-import { describe } from '../options.js'
+import { OptionError } from '../base/errors.js'
+import { describe } from '../base/validate.js'
 
 /** Enough for three names of 255 characters with each character encoded, and for most keys of the KV store. */
 const MAX_LENGTH = 4_096

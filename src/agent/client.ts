@@ -1,11 +1,11 @@
 import { readFile } from 'node:fs/promises'
 import { Pool, errors as undiciErrors } from 'undici'
-import { bounded } from '../bounded.js'
-import { AbortError, AgentError, type ErrorCode, OptionError, TimeoutError, because } from '../errors.js'
-import { log } from '../log.js'
+import { withDeadline } from '../base/deadline.js'
+import { AbortError, AgentError, type ErrorCode, OptionError, TimeoutError, because } from '../base/errors.js'
+import { log } from '../base/log.js'
 import { formatAddress } from './address.js'
 import { BlockingSlots } from './blocking-slots.js'
-import { type AgentRequestMessage, agentRequests } from './channel.js'
+import { type AgentRequestMessage, agentRequests } from './diagnostics.js'
 import { warnOfInsecureAgent } from './insecure-agent.js'
 import type { AgentSettings } from './settings.js'
 
@@ -133,7 +133,7 @@ export class AgentClient {
       const message = { address: this.address, method, path, isBlocking: isBlocking(request) }
       agentRequests.publish({ ...message, durationMs: performance.now() - begin, ...outcome })
     }
-    const exchange = bounded(what, { signal, timeoutMs }, async (within) => {
+    const exchange = withDeadline(what, { signal, timeoutMs }, async (within) => {
       const response = await this.#poolFor(request).request({
         method,
         path: this.#target(path, request.query),

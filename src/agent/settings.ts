@@ -1,5 +1,5 @@
 import { X509Certificate, createPrivateKey } from 'node:crypto'
-import { OptionError } from '../errors.js'
+import { OptionError } from '../base/errors.js'
 import {
   DEFAULTS,
   expectAddress,
@@ -12,7 +12,7 @@ import {
   expectSecret,
   expectString,
   optional,
-} from '../options.js'
+} from '../base/validate.js'
 import { type AgentAddress, parseAddress } from './address.js'
 import { agentOptionsFromEnv } from './env.js'
 import type { AgentOptions, AgentTlsOptions } from './options.js'

@@ -1,5 +1,5 @@
-import { type Bounds, bounded } from '../bounded.js'
-import { ConnectError, TimeoutError, because } from '../errors.js'
+import { type Bounds, withDeadline } from '../base/deadline.js'
+import { ConnectError, TimeoutError, because } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 
 /** What an authorizer is asked. */
@@ -125,11 +125,11 @@ export async function runAuthorizer(
   bounds: Bounds,
 ): Promise<Outcome> {
   try {
-    const decision = await bounded('the decision', bounds, async (signal) =>
+    const decision = await withDeadline('the decision', bounds, async (signal) =>
       authorizer({ ...request, signal, intentions: () => intentions(signal) }),
     )
     const { authorized, reason, basis } = expectDecision(decision)
-    // Figures are counted by it: a text of anybody's making is none.
+    // ServiceStats are counted by it: a text of anybody's making is none.
     return { authorized, reason, basis: basis !== undefined && BASES.has(basis) ? basis : 'authorizer' }
   } catch (cause) {
     const basis = cause instanceof TimeoutError ? 'late' : 'failed'

@@ -1,7 +1,7 @@
-import { OptionError, because } from '../errors.js'
+import { OptionError, because } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 import { isTrustDomain } from '../identity/spiffe.js'
-import { describe, expectFunction, expectKeys, expectName, expectObject, optional } from '../options.js'
+import { describe, expectFunction, expectKeys, expectName, expectObject, optional } from '../base/validate.js'
 import { type AuthorizeRequest, type Authorizer, type Decision, expectDecision } from './authorizer.js'
 
 /** A service that may connect. */

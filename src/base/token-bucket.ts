@@ -1,4 +1,4 @@
-import type { Clock } from '../clock.js'
+import type { Clock } from './clock.js'
 
 /** Limits a rate: a burst at once, then as many a second as given. */
 export class TokenBucket {

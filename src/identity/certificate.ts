@@ -1,6 +1,6 @@
 // This part alone: all of node-forge takes six times as long to load.
 import asn1 from 'node-forge/lib/asn1.js'
-import { VerificationError } from '../errors.js'
+import { VerificationError } from '../base/errors.js'
 
 /** What a leaf certificate says of itself, as far as its identity depends on it. */
 export interface CertificateFacts {

@@ -1,6 +1,6 @@
 import { type KeyObject, type X509Certificate, createPrivateKey } from 'node:crypto'
-import type { LeafCertificate } from '../agent/leaf.js'
-import { type ErrorCode, IdentityError, because } from '../errors.js'
+import type { LeafCertificate } from '../agent/endpoints/leaf.js'
+import { type ErrorCode, IdentityError, because } from '../base/errors.js'
 import { CLIENT_AUTH, SERVER_AUTH, parseCertificate } from './certificate.js'
 import { parsePemCertificates, verifyPath } from './path.js'
 import type { Roots } from './roots.js'

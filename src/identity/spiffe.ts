@@ -1,5 +1,5 @@
-import { type ErrorCode, OptionError, SpiffeIdError } from '../errors.js'
-import { describe } from '../options.js'
+import { type ErrorCode, OptionError, SpiffeIdError } from '../base/errors.js'
+import { describe } from '../base/validate.js'
 
 /** What a Connect certificate names, by kind. Only services take part in intentions. */
 export type SpiffeIdParts =

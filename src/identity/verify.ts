@@ -1,4 +1,4 @@
-import { type ErrorCode, VerificationError } from '../errors.js'
+import { type ErrorCode, VerificationError } from '../base/errors.js'
 import { CLIENT_AUTH, type CertificateFacts, SERVER_AUTH } from './certificate.js'
 import { type ServiceId, SpiffeId } from './spiffe.js'
 

@@ -1,16 +1,21 @@
 import { EventEmitter } from 'eventemitter3'
 import { AgentClient, type AgentResponse } from '../agent/client.js'
 import type { AgentOptions } from '../agent/options.js'
-import { type RegisteredProxy, fetchManagedProxy, fetchProxy, findProxiesFor } from '../agent/proxy.js'
+import {
+  type RegisteredProxy,
+  fetchManagedProxy,
+  fetchProxy,
+  findProxiesFor,
+} from '../agent/endpoints/proxy.js'
 import { agentSettings } from '../agent/settings.js'
 import type { BlockingQuery } from '../agent/watch.js'
-import { Watched } from '../agent/watched.js'
-import { bounded } from '../bounded.js'
-import { type Time, systemTime } from '../clock.js'
-import { AgentError, ConnectError, OptionError, TimeoutError } from '../errors.js'
-import { emitSafely } from '../events.js'
-import { expectKeys, expectName, expectObject } from '../options.js'
-import { type ReadyOptions, readyBounds } from '../ready-options.js'
+import { CachedWatch } from '../agent/cached-watch.js'
+import { withDeadline } from '../base/deadline.js'
+import { type Time, systemTime } from '../base/clock.js'
+import { AgentError, ConnectError, OptionError, TimeoutError } from '../base/errors.js'
+import { emitSafely } from '../base/emit-safely.js'
+import { expectKeys, expectName, expectObject } from '../base/validate.js'
+import { type ReadyOptions, readyBounds } from '../base/ready-options.js'
 import { normalize } from './keys.js'
 import { type ProxyConfig, readProxyConfig } from './settings.js'
 
@@ -40,7 +45,7 @@ export interface ProxyConfigEvents {
 export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implements AsyncDisposable {
   readonly #selector: ProxySelector
   readonly #agent: AgentClient
-  readonly #watched: Watched<ProxyConfig>
+  readonly #watched: CachedWatch<ProxyConfig>
   readonly #closed = new AbortController()
   #proxyId: string | undefined
   #lastError: Error | undefined
@@ -50,7 +55,7 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
     this.#selector = proxySelector(selector)
     expectKeys('options', expectObject('options', options), ['agent'])
     this.#agent = new AgentClient(agentSettings(options.agent))
-    this.#watched = new Watched({
+    this.#watched = new CachedWatch({
       name: 'proxy',
       fetch: (query) => this.#fetch(query),
       waitMs: this.#agent.settings.waitMs,
@@ -95,7 +100,7 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
   async ready(options?: ReadyOptions): Promise<ProxyConfig> {
     const bounds = { ...readyBounds(options), closed: this.#closed.signal }
     try {
-      return await bounded('proxy configuration', bounds, (signal) => this.#watched.first(signal))
+      return await withDeadline('proxy configuration', bounds, (signal) => this.#watched.first(signal))
     } catch (error) {
       if (!(error instanceof TimeoutError)) throw error
       throw new TimeoutError('proxy configuration', bounds.timeoutMs, { cause: this.#watched.lastError })

@@ -1,4 +1,4 @@
-import { OptionError } from '../errors.js'
+import { OptionError } from '../base/errors.js'
 import {
   DEFAULTS,
   describe,
@@ -7,7 +7,7 @@ import {
   expectPort,
   expectString,
   isHost,
-} from '../options.js'
+} from '../base/validate.js'
 
 export type Settings = Readonly<Record<string, unknown>>
 

@@ -5,9 +5,9 @@ import { AgentClient, type AgentExchange, type AgentRequest, isBlocking } from '
 import type { AgentOptions } from '../agent/options.js'
 import { agentSettings } from '../agent/settings.js'
 import { WAIT_MARGIN_MS } from '../agent/watch.js'
-import { AgentError } from '../errors.js'
-import { expectKeys, expectObject, expectString } from '../options.js'
-import { openPrivately } from '../transport/private-socket.js'
+import { AgentError } from '../base/errors.js'
+import { expectKeys, expectObject, expectString } from '../base/validate.js'
+import { openPrivately } from '../sockets/private-socket.js'
 
 /** Options of `relayAgent`. */
 export interface RelayOptions {

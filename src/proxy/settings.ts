@@ -1,4 +1,4 @@
-import { OptionError } from '../errors.js'
+import { OptionError } from '../base/errors.js'
 import {
   DEFAULTS,
   describe,
@@ -7,9 +7,9 @@ import {
   expectName,
   expectPort,
   expectString,
-} from '../options.js'
+} from '../base/validate.js'
 import { type QueryTarget, type ServiceTarget, expectFilter, expectTags } from '../resolve/upstream.js'
-import type { LocalAddress } from '../transport/local.js'
+import type { LocalAddress } from '../sockets/dial-local.js'
 import {
   type Settings,
   type Take,

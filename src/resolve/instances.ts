@@ -4,8 +4,8 @@ import {
   type HealthQuery,
   countInstances,
   fetchConnectInstances,
-} from '../agent/health.js'
-import { type NoInstancesReason, because } from '../errors.js'
+} from '../agent/endpoints/health.js'
+import { type NoInstancesReason, because } from '../base/errors.js'
 import { nameHint } from './name-hint.js'
 import { type Endpoint, endpointList } from './resolver.js'
 

@@ -1,5 +1,5 @@
-import { ConnectError, DialError, because } from '../errors.js'
-import { describe, isHost } from '../options.js'
+import { ConnectError, DialError, because } from '../base/errors.js'
+import { describe, isHost } from '../base/validate.js'
 import type { ExpectedIdentity } from '../identity/verify.js'
 
 /** One place where an upstream can be reached, and who must be found there. */

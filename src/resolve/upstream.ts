@@ -1,6 +1,6 @@
-import { isDnsName } from '../agent/dns-message.js'
-import type { Scope } from '../agent/health.js'
-import { OptionError } from '../errors.js'
+import { isDnsName } from '../agent/dns/message.js'
+import type { Scope } from '../agent/endpoints/health.js'
+import { OptionError } from '../base/errors.js'
 import type { ExpectedIdentity } from '../identity/verify.js'
 import {
   describe,
@@ -12,7 +12,7 @@ import {
   expectString,
   expectStrings,
   optional,
-} from '../options.js'
+} from '../base/validate.js'
 import type { Resolver } from './resolver.js'
 
 /** A service of the mesh, by name. What is left out is the agent's own. */

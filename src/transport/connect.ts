@@ -1,15 +1,15 @@
 import { type ConnectionOptions, connect as tlsConnect } from 'node:tls'
-import { ConnectError, VerificationError, toError } from '../errors.js'
-import type { Generation } from '../identity/store.js'
+import { ConnectError, VerificationError, toError } from '../base/errors.js'
+import type { Generation } from '../identity/identity-store.js'
 import type { Endpoint } from '../resolve/resolver.js'
-import { bufferedReads } from './buffered-reads.js'
-import { secureContext } from './context.js'
+import { bufferedReads } from '../sockets/buffered-reads.js'
+import { secureContext } from './tls-context.js'
 import { openConnection } from './connection.js'
-import { withShortMessage } from './openssl-error.js'
-import { type VerifiedPeer, expectVerified, identifyAs, pathError } from './peer.js'
+import { withShortMessage } from '../sockets/openssl-error.js'
+import { type VerifiedPeer, expectVerified, identifyAs, pathError } from './verify-peer.js'
 import { reportRejection } from './rejection.js'
-import type { MeshSocket } from './socket.js'
-import { TCP } from './tcp.js'
+import type { MeshSocket } from './mesh-socket.js'
+import { TCP } from '../sockets/tcp-options.js'
 
 /** What a peer may do before its first byte. */
 export interface Patience {

@@ -1,5 +1,5 @@
-import { type Bounds, bounded, isAborted } from '../bounded.js'
-import { systemClock } from '../clock.js'
+import { type Bounds, withDeadline, isAborted } from '../base/deadline.js'
+import { systemClock } from '../base/clock.js'
 import {
   type DialAttempt,
   DialError,
@@ -7,16 +7,16 @@ import {
   VerificationError,
   messageOf,
   toError,
-} from '../errors.js'
-import type { IdentityStore } from '../identity/store.js'
+} from '../base/errors.js'
+import type { IdentityStore } from '../identity/identity-store.js'
 import { type ResolveRequest, resolveEndpoints } from '../resolve/resolver.js'
 import type { Route } from '../resolve/routes.js'
-import { type DialMessage, dials } from './channel.js'
+import { type DialMessage, dials } from './diagnostics.js'
 import { type Patience, connect } from './connect.js'
 import { connectionOf, isPeerTrusted } from './connection.js'
-import { withdrawnRoot } from './peer.js'
-import type { MeshSocket } from './socket.js'
-import { Tries } from './tries.js'
+import { withdrawnRoot } from './verify-peer.js'
+import type { MeshSocket } from './mesh-socket.js'
+import { DialRace } from './dial-race.js'
 
 export interface DialBounds extends Bounds {
   readonly patience: Patience
@@ -37,7 +37,7 @@ const SHOWN = 5
  */
 export async function dial(identity: IdentityStore, route: Route, bounds: DialBounds): Promise<MeshSocket> {
   const { resolver } = route
-  const tries = new Tries()
+  const tries = new DialRace()
   const what = `dial ${resolver.name}`
   const begin = performance.now()
   const tell = (outcome: Pick<DialMessage, 'peer' | 'address' | 'error'>): void => {
@@ -53,7 +53,7 @@ export async function dial(identity: IdentityStore, route: Route, bounds: DialBo
     })
   }
   try {
-    const socket = await bounded(
+    const socket = await withDeadline(
       what,
       bounds,
       (signal) => tryInstances(identity, route, tries, { ...bounds, signal }),
@@ -75,7 +75,7 @@ export async function dial(identity: IdentityStore, route: Route, bounds: DialBo
 async function tryInstances(
   identity: IdentityStore,
   { resolver, balancer }: Route,
-  tries: Tries,
+  tries: DialRace,
   { signal, timeoutMs, patience }: DialBounds & { readonly signal: AbortSignal },
 ): Promise<MeshSocket> {
   const deadline = performance.now() + timeoutMs

@@ -1,7 +1,7 @@
 import { type Socket, isIPv6 } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { tcpSocketOf } from '../base/node-internals.js'
-import type { Generation } from '../identity/store.js'
+import type { Generation } from '../identity/identity-store.js'
 
 interface Handshake {
   readonly socket: Socket

@@ -1,25 +1,25 @@
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
 import type { TLSSocket } from 'node:tls'
-import type { Authorization } from '../authorize/authorization.js'
+import type { ServiceAuthorizer } from '../authorize/service-authorizer.js'
 import { DeniedError, type Outcome, type RevokedError } from '../authorize/authorizer.js'
-import { decisions } from '../authorize/channel.js'
-import { bounded } from '../bounded.js'
-import type { Clock } from '../clock.js'
-import { type CloseOptions, drainTimeout } from '../close-options.js'
-import { ConnectError, VerificationError, because, toError } from '../errors.js'
-import type { Generation, IdentityStore } from '../identity/store.js'
-import { log } from '../log.js'
-import { Admitted } from './admitted.js'
-import { handshakes } from './channel.js'
+import { decisions } from '../authorize/diagnostics.js'
+import { withDeadline } from '../base/deadline.js'
+import type { Clock } from '../base/clock.js'
+import { type CloseOptions, drainTimeout } from '../base/close-options.js'
+import { ConnectError, VerificationError, because, toError } from '../base/errors.js'
+import type { Generation, IdentityStore } from '../identity/identity-store.js'
+import { log } from '../base/log.js'
+import { AdmittedConnections } from './revocation.js'
+import { handshakes } from './diagnostics.js'
 import { type Connection, isPeerTrusted, openConnection } from './connection.js'
 import { type FinishedHandshake, Handshakes } from './handshakes.js'
-import { type ListenAddress, openServer } from './open-server.js'
-import { OpenSockets, drained } from './open-sockets.js'
-import { withShortMessage } from './openssl-error.js'
-import { pathError, verifySocket, withdrawnRoot } from './peer.js'
-import type { MeshSocket } from './socket.js'
-import { TCP } from './tcp.js'
-import { MeshTlsServer } from './tls-server.js'
+import { type ListenAddress, openServer } from '../sockets/bind-server.js'
+import { OpenSockets, drained } from '../sockets/open-sockets.js'
+import { withShortMessage } from '../sockets/openssl-error.js'
+import { pathError, verifySocket, withdrawnRoot } from './verify-peer.js'
+import type { MeshSocket } from './mesh-socket.js'
+import { TCP } from '../sockets/tcp-options.js'
+import { SecureServer } from './secure-server.js'
 
 /** How long a listener that closes waits for handshakes and decisions, which take milliseconds. */
 const PENDING_MS = 1_000
@@ -45,7 +45,7 @@ export interface ListenerSettings {
   readonly identity: IdentityStore
   readonly service: string
   readonly handler: ConnectionHandler
-  readonly authorization: Authorization
+  readonly authorization: ServiceAuthorizer
   /** Whether open connections are decided again when decisions may have become others. */
   readonly revoke: boolean
   /** Whether open connections end when their peer's certificate expires. */
@@ -73,7 +73,7 @@ export interface ListenerSettings {
 export class Listener implements AsyncDisposable {
   readonly #settings: ListenerSettings
   readonly #front: Server
-  readonly #tls: MeshTlsServer
+  readonly #tls: SecureServer
   // A connection is in one of three places: in its handshake, as a TCP socket by its two ends; before the authorizer;
   // or open. From the second on it is a TLS socket and its TCP socket must be left alone: Node 20 crashes when both
   // are destroyed inside the callback that ends a handshake.
@@ -81,7 +81,7 @@ export class Listener implements AsyncDisposable {
   readonly #deciding = new Set<TLSSocket>()
   #onPendingEnded: (() => void) | undefined
   readonly #open = new OpenSockets()
-  readonly #admitted: Admitted
+  readonly #admitted: AdmittedConnections
   // Counts the changes after which a decision may be another.
   #epoch = 0
   readonly #onGeneration = (generation: Generation, what: 'leaf' | 'roots'): void => {
@@ -107,7 +107,7 @@ export class Listener implements AsyncDisposable {
       },
       empty: () => this.#onPendingEnded?.(),
     })
-    this.#tls = new MeshTlsServer(settings.identity.require(), { handshakeTimeoutMs, alpnProtocols })
+    this.#tls = new SecureServer(settings.identity.require(), { handshakeTimeoutMs, alpnProtocols })
     const { server } = this.#tls
     server.on('secureConnection', (socket) => {
       socket.allowHalfOpen = allowHalfOpen
@@ -130,7 +130,7 @@ export class Listener implements AsyncDisposable {
     })
     this.#closed = new Promise((resolve) => this.#front.once('close', resolve))
     void this.#closed.then(settings.onClosed)
-    this.#admitted = new Admitted({
+    this.#admitted = new AdmittedConnections({
       ...settings,
       timeoutMs: handshakeTimeoutMs,
       endsWithCertificate: settings.maxPeerAge === 'certificate',
@@ -221,7 +221,7 @@ export class Listener implements AsyncDisposable {
       }
     }
     // Those that take longer are ended.
-    await bounded('drain', { timeoutMs }, isOver).catch(() => undefined)
+    await withDeadline('drain', { timeoutMs }, isOver).catch(() => undefined)
   }
 
   #endDecision(socket: TLSSocket): void {

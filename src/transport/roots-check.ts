@@ -3,7 +3,7 @@ import { BoundedMap } from '../base/bounded-map.js'
 import { CLIENT_AUTH, SERVER_AUTH } from '../identity/certificate.js'
 import { parsePemCertificates, verifyPath } from '../identity/path.js'
 import type { Roots } from '../identity/roots.js'
-import type { Generation } from '../identity/store.js'
+import type { Generation } from '../identity/identity-store.js'
 import type { Connection } from './connection.js'
 
 const MAX_REMEMBERED = 4096

@@ -1,10 +1,10 @@
 import { Duplex } from 'node:stream'
 import { connect } from 'node:tls'
-import { bounded } from '../bounded.js'
-import type { Generation } from '../identity/store.js'
-import { secureContext } from './context.js'
-import { MeshTlsServer } from './tls-server.js'
-import { pathError } from './peer.js'
+import { withDeadline } from '../base/deadline.js'
+import type { Generation } from '../identity/identity-store.js'
+import { secureContext } from './tls-context.js'
+import { SecureServer } from './secure-server.js'
+import { pathError } from './verify-peer.js'
 
 /** A handshake in memory takes milliseconds; more than this is a process that hangs. */
 const TIMEOUT_MS = 5_000
@@ -18,7 +18,7 @@ const TIMEOUT_MS = 5_000
 export async function selfHandshake(generation: Generation): Promise<void> {
   const [near, far] = duplexPair()
   try {
-    await bounded('TLS handshake with itself', { timeoutMs: TIMEOUT_MS }, () =>
+    await withDeadline('TLS handshake with itself', { timeoutMs: TIMEOUT_MS }, () =>
       handshake(generation, near, far),
     )
   } finally {
@@ -29,7 +29,7 @@ export async function selfHandshake(generation: Generation): Promise<void> {
 
 function handshake(generation: Generation, near: Duplex, far: Duplex): Promise<void> {
   return new Promise((resolve, reject) => {
-    const { server } = new MeshTlsServer(generation, { handshakeTimeoutMs: TIMEOUT_MS })
+    const { server } = new SecureServer(generation, { handshakeTimeoutMs: TIMEOUT_MS })
     server.once('secureConnection', (socket) => {
       socket.on('error', () => undefined).destroy()
       resolve()

@@ -1,7 +1,7 @@
-// What becomes of instances that fail, as the debug log of the dials tells it, beside what src/resolve/balance.ts
+// What becomes of instances that fail, as the debug log of the dials tells it, beside what src/resolve/balancer.ts
 // promises.
 import type { TestContext } from 'node:test'
-import { log } from '../../src/log.js'
+import { log } from '../../src/base/log.js'
 import type { SteadyDials } from './steady-dials.js'
 
 const FIRST_EJECTION_MS = 1_000

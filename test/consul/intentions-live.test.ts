@@ -177,7 +177,7 @@ for (const defaultPolicy of ['deny', 'allow'] as const) {
       // A change of any intention ends the wait, and then the right is gone.
       await intention.set('deny')
       await warned
-      assert.equal(api.figures().intentions, undefined)
+      assert.equal(api.stats().intentions, undefined)
       await ended
       assert.equal((await rejection(opened(web, port))).code, 'ERR_CONNECT_REJECTED')
       await intention.set('allow')
@@ -239,7 +239,7 @@ test('an agent that is away', { skip }, async (t) => {
       [web, strictPort],
     ] as const)
       (await opened(each, to)).destroy()
-    assert.equal(patient.figures().staleMs, 0)
+    assert.equal(patient.stats().staleMs, 0)
   })
 
   await t.test('and changes are heeded again', async () => {

@@ -40,7 +40,7 @@ describe('HTTP, with the built-in proxy on the other side', { skip }, () => {
     const web = joiner(t, consul)('web')
     assert.equal(await (await web.fetch('https://api.service.consul/')).text(), 'hello')
     const answer = new Promise<string>((resolve, reject) => {
-      get('http://api.service.consul/', { agent: web.agent() }, (response) => {
+      get('http://api.service.consul/', { agent: web.httpAgent() }, (response) => {
         resolve(text(response))
       }).once('error', reject)
     })

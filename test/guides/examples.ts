@@ -51,7 +51,7 @@ const front = await api.serve(http.createServer((_request, response) => response
 await api.register({ port: (front.address() as AddressInfo).port })
 const raw = await echo.listen({ port: 0, allowHalfOpen: true }, (socket) => socket.pipe(socket))
 await echo.register({ port: (raw.address() as AddressInfo).port })
-const consul = connect.agent()
+const consul = connect.consul()
 await consul.request({
   method: 'PUT',
   path: '/v1/agent/service/register',

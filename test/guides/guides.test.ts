@@ -24,7 +24,7 @@ const documents = ['README.md', ...guides.map((name) => join('guides', name))]
 const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')
 
 /** Made by functions that have one. */
-const WITHOUT_EXAMPLE = ['Service', 'AgentApi', 'SpiffeId', 'ProxyConfigSource']
+const WITHOUT_EXAMPLE = ['Service', 'ConsulApi', 'SpiffeId', 'ProxyConfigSource']
 
 /** What is done with a block of each language; anything else is a mistake. */
 const LANGUAGES = ['ts', 'js', 'sh', 'text', 'json', 'hcl', 'yaml', 'ini']

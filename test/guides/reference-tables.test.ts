@@ -8,14 +8,14 @@ import { Metrics as SidecarMetrics } from '../../examples/proxy/src/metrics.js'
 import { Traffic } from '../../examples/proxy/src/traffic.js'
 import { Metrics as SupervisorMetrics } from '../../examples/supervisor/src/operator/metrics.js'
 import * as library from '../../src/index.js'
-import { log } from '../../src/log.js'
+import { log } from '../../src/base/log.js'
 
 const root = join(import.meta.dirname, '..', '..')
 
 describe('guides/operations.md', () => {
   const text = readFileSync(join(root, 'guides', 'operations.md'), 'utf8')
-  const events = /interface ServiceEvents \{([^]*?)\n\}/.exec(source('src/events.ts'))
-  const channels = source('src/channels.ts')
+  const events = /interface ServiceEvents \{([^]*?)\n\}/.exec(source('src/service/service-events.ts'))
+  const channels = source('src/service/diagnostics.ts')
   for (const [what, names] of [
     ['error code', Object.keys(library.ERROR_CODES)],
     ['event', [...(events?.[1] ?? '').matchAll(/^ {2}(\w+): \[/gm)].map(([, name]) => name ?? '')],
@@ -55,12 +55,12 @@ describe('guides/operations.md', () => {
 describe('guides/options.md', () => {
   const sections = readFileSync(join(root, 'guides', 'options.md'), 'utf8')
   for (const [start, file, name] of [
-    ['`connect.service(name, options)`', 'src/service-options.ts', 'ServiceOptions'],
+    ['`connect.service(name, options)`', 'src/service/service-options.ts', 'ServiceOptions'],
     ['`options.agent`', 'src/agent/options.ts', 'AgentOptions'],
-    ['`dial` and `stream`', 'src/service-options.ts', 'DialOptions'],
-    ['`forward`', 'src/service-options.ts', 'ForwardOptions'],
-    ['`listen` and `serve`', 'src/service-options.ts', 'ListenOptions'],
-    ['`register`', 'src/register-options.ts', 'RegisterOptions'],
+    ['`dial` and `stream`', 'src/service/service-options.ts', 'DialOptions'],
+    ['`forward`', 'src/service/service-options.ts', 'ForwardOptions'],
+    ['`listen` and `serve`', 'src/service/service-options.ts', 'ListenOptions'],
+    ['`register`', 'src/service/register-options.ts', 'RegisterOptions'],
   ] as const) {
     it(`has the options of ${name}, and their defaults in milliseconds and counts`, () => {
       const rows = tableAfter(sections, new RegExp(`^${start.replace(/[().]/g, '\\$&')}[^|]*?:$`, 'm'))

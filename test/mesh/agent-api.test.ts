@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { agent as openAgent } from '../../src/index.js'
+import { consul as openAgent } from '../../src/index.js'
 import { rejection, startMesh } from '../fixtures/mesh.js'
 
 const managementToken = '0a4c5d6e-1111-4222-8333-444455556666'

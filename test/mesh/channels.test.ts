@@ -196,7 +196,7 @@ describe('channels', () => {
     const web = join('web')
     const socket = await web.dial('api')
     socket.on('error', () => undefined)
-    await until('it is in', () => api.figures().connections === 1)
+    await until('it is in', () => api.stats().connections === 1)
     const revoked = nextEvent(api, 'revoked')
     agent.setIntention('web', 'api', 'deny')
     await revoked

@@ -61,7 +61,7 @@ for (const [name, clientOf] of Object.entries(twoAgents)) {
       })
       const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
       await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
-      const post = clientOf(web.agent())
+      const post = clientOf(web.httpAgent())
       for (const scheme of ['http', 'https']) {
         const answer = await post(`${scheme}://api.service.consul/`, { scheme })
         assert.deepEqual(answer, { data: { scheme }, caller: 'web' })
@@ -92,7 +92,7 @@ describe('ws', () => {
     })
     const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
     await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
-    const socket = new WebSocket('wss://api.service.consul/', { agent: web.agent() })
+    const socket = new WebSocket('wss://api.service.consul/', { agent: web.httpAgent() })
     await once(socket, 'open')
     socket.send('hello')
     assert.equal(String((await once(socket, 'message'))[0]), 'web: hello')

@@ -6,7 +6,7 @@ import { type AddressInfo, type Socket, connect } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import type { Service } from '../../src/index.js'
-import { readOnAfterWriteErrors } from '../../src/transport/read-on.js'
+import { readOnAfterWriteErrors } from '../../src/sockets/read-on.js'
 import { rejection, startMesh } from '../fixtures/mesh.js'
 
 const SERVICE = fileURLToPath(new URL('../fixtures/answering-service.ts', import.meta.url))

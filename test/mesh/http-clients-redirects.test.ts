@@ -74,11 +74,11 @@ const followers: Readonly<Record<string, (web: Service, url: string) => Promise<
     return (await undiciRequest(url, { method: 'POST', body: 'key', dispatcher })).body.text()
   },
   axios: async (web, url) => {
-    const client = axios.create({ httpAgent: web.agent(), httpsAgent: web.agent(), proxy: false })
+    const client = axios.create({ httpAgent: web.httpAgent(), httpsAgent: web.httpAgent(), proxy: false })
     return (await client.post<string>(url, 'key', { responseType: 'text' })).data
   },
   got: async (web, url) => {
-    const client = got.extend({ agent: { http: web.agent(), https: web.agent() } })
+    const client = got.extend({ agent: { http: web.httpAgent(), https: web.httpAgent() } })
     return (await client.post(url, { body: 'key' })).body
   },
 }
@@ -144,10 +144,10 @@ describe('redirects', () => {
     assert.equal(headers['location'], PAYMENTS)
     await body.dump()
     await (await undiciRequest(PAYMENTS, { dispatcher })).body.dump()
-    const request = http.get(apiUrl(302, PAYMENTS).replace('https', 'http'), { agent: web.agent() })
+    const request = http.get(apiUrl(302, PAYMENTS).replace('https', 'http'), { agent: web.httpAgent() })
     const [response] = (await once(request, 'response')) as [http.IncomingMessage]
     assert.equal(response.resume().headers.location, PAYMENTS)
-    const second = http.get(PAYMENTS.replace('https', 'http'), { agent: web.agent() })
+    const second = http.get(PAYMENTS.replace('https', 'http'), { agent: web.httpAgent() })
     const [paidFor] = (await once(second, 'response')) as [http.IncomingMessage]
     paidFor.resume()
     assert.deepEqual(paid, ['GET from web', 'GET from web'])
@@ -156,7 +156,7 @@ describe('redirects', () => {
   it('ws refuses a redirect to another service', async (t) => {
     const { web, paid } = await redirecting(t)
     const url = apiUrl(302, PAYMENTS.replace('https', 'wss')).replace('https', 'wss')
-    const socket = new WebSocket(url, { agent: web.agent(), followRedirects: true })
+    const socket = new WebSocket(url, { agent: web.httpAgent(), followRedirects: true })
     const [error] = (await once(socket, 'error')) as [Error]
     assert.equal(codeOf(error), 'ERR_CONNECT_REDIRECT', String(error))
     assert.deepEqual(paid, [])

@@ -5,9 +5,9 @@ import * as http2 from 'node:http2'
 import { type AddressInfo, type Socket, createServer } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { interceptors, request as undiciRequest } from 'undici'
-import { MeshDispatcher } from '../../src/adapters/dispatcher.js'
+import { MeshDispatcher } from '../../src/http/dispatcher.js'
 import { type AgentOptions, type MeshSocket, type Registration, type Service, peer } from '../../src/index.js'
-import { Service as TimedService } from '../../src/service.js'
+import { Service as TimedService } from '../../src/service/service.js'
 import type { TestAgentOptions } from '../../src/testing/index.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 import { codeOf, httpWays } from '../fixtures/http-ways.js'
@@ -131,7 +131,7 @@ for (const [name, ask] of Object.entries(httpWays)) {
       assert.equal((await ask(web, 'https://other.internal/')).body, 'other for web')
       assert.equal((await ask(web, 'https://api.service.mesh.example/')).body, 'GET / from web')
       assert.equal(codeOf(await rejection(ask(web, 'https://api.service.consul/'))), 'ERR_CONNECT_HOST')
-      assert.equal(api.figures().connections, 1)
+      assert.equal(api.stats().connections, 1)
     })
 
     for (const url of [
@@ -452,7 +452,7 @@ describe('dispatcher', () => {
       endSession()
       await dispatcher[end]()
       await last
-      await until('the connections are gone', () => api.figures().connections === 0)
+      await until('the connections are gone', () => api.stats().connections === 0)
     })
   }
 
@@ -475,7 +475,7 @@ describe('dispatcher', () => {
     await Promise.all(Array.from({ length: 20 }, () => ask(own)))
     assert.equal(connections.length, 5)
     const get = async (): Promise<void> => {
-      const request = http.get('http://api.service.consul/', { agent: web.agent() })
+      const request = http.get('http://api.service.consul/', { agent: web.httpAgent() })
       const [response] = (await once(request, 'response')) as [http.IncomingMessage]
       await response.toArray()
     }
@@ -561,8 +561,8 @@ function freeOf(agent: http.Agent): number {
 describe('agent', () => {
   it('is the same each time, and one of its own with options', async (t) => {
     const { web } = await serving(t)
-    assert.equal(web.agent(), web.agent())
-    assert.notEqual(web.agent({ pool: { maxSockets: 1 } }), web.agent())
+    assert.equal(web.httpAgent(), web.httpAgent())
+    assert.notEqual(web.httpAgent({ pool: { maxSockets: 1 } }), web.httpAgent())
   })
 
   it('makes no more connections than it may, however many ask at once', async (t) => {
@@ -572,7 +572,7 @@ describe('agent', () => {
       [{ maxTotalSockets: 2 }, 2],
     ] as const) {
       const before = connections.length
-      const agent = web.agent({ pool })
+      const agent = web.httpAgent({ pool })
       const get = async (): Promise<void> => {
         const request = http.get('http://api.service.consul/', { agent })
         const [response] = (await once(request, 'response')) as [http.IncomingMessage]
@@ -585,7 +585,7 @@ describe('agent', () => {
 
   it('lets each request that waits hear of a dial that fails', async (t) => {
     const { join } = await startMesh(t)
-    const agent = join('web').agent({ pool: { maxSockets: 1 } })
+    const agent = join('web').httpAgent({ pool: { maxSockets: 1 } })
     const get = async (): Promise<unknown> =>
       ((await once(http.get('http://nobody.service.consul/', { agent }), 'error')) as unknown[])[0]
     const errors = await Promise.all(Array.from({ length: 5 }, get))
@@ -594,7 +594,7 @@ describe('agent', () => {
 
   it('lets each request that waits hear that its service was closed', async (t) => {
     const { web, connections } = await serving(t, () => undefined)
-    const agent = web.agent({ pool: { maxSockets: 1 } })
+    const agent = web.httpAgent({ pool: { maxSockets: 1 } })
     const get = async (): Promise<unknown> =>
       ((await once(http.get('http://api.service.consul/', { agent }), 'error')) as unknown[])[0]
     const asked = Promise.all(Array.from({ length: 4 }, get))
@@ -608,13 +608,13 @@ describe('agent', () => {
   it('gives up the dial of a request that is aborted, and tells of its timeout', async (t) => {
     const { web, connected } = await toSilence(t)
     const stop = new AbortController()
-    const aborted = http.get('http://silent.internal/', { agent: web.agent(), signal: stop.signal })
+    const aborted = http.get('http://silent.internal/', { agent: web.httpAgent(), signal: stop.signal })
     const failed = once(aborted, 'error')
     const gone = once((await connected).resume(), 'close')
     stop.abort()
     assert.equal(((await failed) as [Error])[0].name, 'AbortError')
     await gone
-    const slow = http.get('http://silent.internal/', { agent: web.agent(), timeout: 50 })
+    const slow = http.get('http://silent.internal/', { agent: web.httpAgent(), timeout: 50 })
     await once(slow, 'timeout')
     const ended = once(slow, 'error')
     slow.destroy()
@@ -623,7 +623,7 @@ describe('agent', () => {
 
   it('shows the peer on the socket of a request', async (t) => {
     const { web } = await serving(t)
-    const request = http.get('http://api.service.consul/', { agent: web.agent() })
+    const request = http.get('http://api.service.consul/', { agent: web.httpAgent() })
     const [response] = (await once(request, 'response')) as [http.IncomingMessage]
     assert.equal(peer(response.socket)?.service, 'api')
     response.resume()
@@ -635,7 +635,7 @@ describe('agent', () => {
       responses.push(response)
     })
     const { web, untilExpiry } = timedClient(t, api, agentOptions)
-    const one = web.agent({ pool: { maxSockets: 1 } })
+    const one = web.httpAgent({ pool: { maxSockets: 1 } })
     const get = async (): Promise<string> => {
       const request = http.get('http://api.service.consul/', { agent: one })
       const [response] = (await once(request, 'response')) as [http.IncomingMessage]
@@ -659,16 +659,16 @@ describe('agent', () => {
       waiting.set(request.url ?? '', response)
     })
     const get = async (path: string): Promise<string> => {
-      const request = http.get(`http://api.service.consul${path}`, { agent: web.agent() })
+      const request = http.get(`http://api.service.consul${path}`, { agent: web.httpAgent() })
       const [response] = (await once(request, 'response')) as [http.IncomingMessage]
       return (await response.toArray()).join('')
     }
     const answer = async (path: string, asked: Promise<string>): Promise<void> => {
       const response = await until(`${path} is asked`, () => waiting.get(path))
-      const free = freeOf(web.agent()) + 1
+      const free = freeOf(web.httpAgent()) + 1
       response.end(path)
       assert.equal(await asked, path)
-      await until('its connection is free', () => freeOf(web.agent()) === free)
+      await until('its connection is free', () => freeOf(web.httpAgent()) === free)
     }
     const old = get('/old')
     await until('it is asked', () => waiting.has('/old'))
@@ -699,7 +699,7 @@ describe('agent', () => {
     const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
     await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
     const request = http.get('http://api.service.consul/', {
-      agent: web.agent(),
+      agent: web.httpAgent(),
       headers: { connection: 'upgrade', upgrade: 'echo' },
     })
     const [, socket] = (await once(request, 'upgrade')) as [unknown, MeshSocket]
@@ -710,7 +710,7 @@ describe('agent', () => {
 
   it('does not take a unix socket for a host', async (t) => {
     const { web } = await serving(t)
-    const request = http.get({ socketPath: '/api.service.consul', agent: web.agent() })
+    const request = http.get({ socketPath: '/api.service.consul', agent: web.httpAgent() })
     assert.equal(((await once(request, 'error')) as [{ code: string }])[0].code, 'ERR_CONNECT_HOST')
   })
 
@@ -721,7 +721,7 @@ describe('agent', () => {
   ] as const) {
     it(`refuses ${JSON.stringify(options)}`, async (t) => {
       const { join } = await startMesh(t)
-      assert.throws(() => join('web').agent(options as never), {
+      assert.throws(() => join('web').httpAgent(options as never), {
         code: 'ERR_CONNECT_OPTION',
         message: expected,
       })

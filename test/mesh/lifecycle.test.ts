@@ -70,7 +70,7 @@ describe('close', () => {
     })
     const socket = await web.dial('front')
     const heard = readAll(socket)
-    await until('front is asked', () => front.figures().connections === 1)
+    await until('front is asked', () => front.stats().connections === 1)
     const closing = front.close()
     answer()
     assert.equal(await heard, 'hello front')
@@ -97,7 +97,7 @@ describe('close', () => {
     const closing = web.close({ drainTimeoutMs: 30_000 })
     await once(idle, 'close')
     assert.equal(slow.destroyed, false)
-    await until('the question has arrived', () => api.figures().connections === 1)
+    await until('the question has arrived', () => api.stats().connections === 1)
     answer()
     assert.equal(String((await once(slow, 'data'))[0]), 'answer')
     await closing
@@ -309,7 +309,7 @@ describe('TLS of somebody’s own', () => {
     const web = join('web')
     await Promise.all([api.ready(), web.ready()])
     const server = tls.createServer({ ...api.tlsServerOptions() }, (socket) => {
-      const peer = api.peer(socket)
+      const peer = api.verifyPeer(socket)
       void api.authorize(peer).then(({ authorized }) => socket.end(`${peer.service} ${String(authorized)}`))
     })
     server.on('tlsClientError', () => undefined).listen(0, '127.0.0.1')
@@ -318,8 +318,8 @@ describe('TLS of somebody’s own', () => {
     const { port } = server.address() as { port: number }
     const socket = tls.connect({ ...web.tlsClientOptions('api'), port, host: '127.0.0.1' })
     await once(socket, 'secureConnect')
-    assert.equal(web.peer(socket).service, 'api')
-    assert.equal(web.peer(socket), web.peer(socket))
+    assert.equal(web.verifyPeer(socket).service, 'api')
+    assert.equal(web.verifyPeer(socket), web.verifyPeer(socket))
     assert.equal(await readAll(socket), 'web true')
     for (const wrong of ['db', { service: 'api', datacenter: 'dc2' }]) {
       const refused = tls.connect({ ...web.tlsClientOptions(wrong), port, host: '127.0.0.1' })
@@ -329,13 +329,13 @@ describe('TLS of somebody’s own', () => {
     // A socket that is ours already is taken at its word; one with no certificate is not.
     const listener = await api.listen({ port: 0, host: '127.0.0.1' }, greet)
     const dialled = await web.dial({ address: `127.0.0.1:${portOf(listener)}`, service: 'api' })
-    assert.equal(web.peer(dialled as never), dialled.peer)
+    assert.equal(web.verifyPeer(dialled as never), dialled.peer)
     await readAll(dialled)
-    assert.throws(() => web.peer(new tls.TLSSocket(new Socket())), {
+    assert.throws(() => web.verifyPeer(new tls.TLSSocket(new Socket())), {
       code: 'ERR_CONNECT_CERTIFICATE_MISSING',
     })
     for (const wrong of [new Socket(), {}, null, undefined, 'a socket']) {
-      assert.throws(() => web.peer(wrong as never), { code: 'ERR_CONNECT_OPTION' })
+      assert.throws(() => web.verifyPeer(wrong as never), { code: 'ERR_CONNECT_OPTION' })
       assert.equal(peer(wrong as never), undefined)
     }
   })

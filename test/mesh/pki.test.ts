@@ -5,8 +5,8 @@ import { describe, it } from 'node:test'
 import { X509Certificate } from 'node:crypto'
 import { CLIENT_AUTH, SERVER_AUTH } from '../../src/identity/certificate.js'
 import { parsePemCertificates, verifyPath } from '../../src/identity/path.js'
-import type { Generation } from '../../src/identity/store.js'
-import { tlsServerOptions } from '../../src/transport/tls.js'
+import type { Generation } from '../../src/identity/identity-store.js'
+import { tlsServerOptions } from '../../src/transport/tls-options.js'
 import { selfHandshake } from '../../src/transport/self-handshake.js'
 import {
   CODE_SIGNING,

@@ -23,8 +23,8 @@ describe('an intention that turns to deny', () => {
         assert.match(error.reason, /default\/web => default\/api denies/)
         assert.ok(error.ageMs >= 0 && error.ageMs < 60_000)
         await other.works()
-        assert.deepEqual(api.figures().revocations, [{ basis: 'intention', count: 1 }])
-        assert.equal(api.figures().connections, 1)
+        assert.deepEqual(api.stats().revocations, [{ basis: 'intention', count: 1 }])
+        assert.equal(api.stats().connections, 1)
       })
     }
   }
@@ -79,7 +79,7 @@ describe('an intention that turns to deny', () => {
     await told
     goOn()
     assert.equal((await opening).code, 'ERR_CONNECT_REJECTED')
-    assert.deepEqual(api.figures().decisions, [{ authorized: false, basis: 'intention', count: 1 }])
+    assert.deepEqual(api.stats().decisions, [{ authorized: false, basis: 'intention', count: 1 }])
   })
 
   it('of one of twenty sources ends its connections and no other', async (t) => {
@@ -98,7 +98,7 @@ describe('an intention that turns to deny', () => {
         }
       }),
     )
-    assert.equal(api.figures().connections, 200)
+    assert.equal(api.stats().connections, 200)
     let left = 10
     const allRevoked = new Promise<void>((resolve) =>
       api.on('revoked', () => {
@@ -107,7 +107,7 @@ describe('an intention that turns to deny', () => {
     )
     agent.setIntention('source-7', 'api', 'deny')
     await allRevoked
-    assert.equal(api.figures().connections, 190)
+    assert.equal(api.stats().connections, 190)
     assert.deepEqual(
       [...closed.keys()].filter((name) => name !== 'source-7'),
       [],
@@ -165,7 +165,7 @@ describe('other reasons to end a connection', () => {
     const open = await openRaw(join('web'), port)
     assert.equal(await api.reauthorize(), 1)
     await open.closed
-    assert.deepEqual(api.figures().revocations, [{ basis: 'late', count: 1 }])
+    assert.deepEqual(api.stats().revocations, [{ basis: 'late', count: 1 }])
   })
 
   it('an agent that is away for too long', async (t) => {
@@ -179,7 +179,7 @@ describe('other reasons to end a connection', () => {
     assert.equal(deniesAt.getTime() - since.getTime(), 300)
     assert.match(cause.message, /no answer from the agent/)
     await open.closed
-    assert.equal(api.figures().revocations[0]?.basis, 'stale')
+    assert.equal(api.stats().revocations[0]?.basis, 'stale')
   })
 })
 

@@ -6,7 +6,7 @@ import { type Leaf, type MeshSocket, type Service, service } from '../../src/ind
 import { TestAgent, TestCa } from '../../src/testing/index.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 import { greet, offer, portOf, readAll, rejection, startMesh } from '../fixtures/mesh.js'
-import { Service as TimedService } from '../../src/service.js'
+import { Service as TimedService } from '../../src/service/service.js'
 
 type Emitter = NodeJS.EventEmitter
 

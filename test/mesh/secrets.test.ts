@@ -68,7 +68,7 @@ async function startRun(t: TestContext): Promise<Run> {
     return service
   }) as [Service, Service]
   await Promise.all([web.ready(), api.ready()])
-  seen.set('leaf', web.leaf).set('roots', web.roots).set('figures', web.figures())
+  seen.set('leaf', web.leaf).set('roots', web.roots).set('figures', web.stats())
   const secrets = async (): Promise<string[]> => {
     const keys = await Promise.all(['web', 'api'].map((name) => keyLines(mesh.agent.url, name, token)))
     // The start of a PEM text, as a Buffer is printed and as JSON writes one.
@@ -141,7 +141,7 @@ async function useHttp({ web, api, seen }: Run): Promise<void> {
   const [, upgraded] = (await once(upgrade, 'upgrade')) as [unknown, Socket]
   seen.set('upgraded socket of the client', upgraded)
   upgraded.destroy()
-  seen.set('agent', web.agent()).set('dispatcher', web.dispatcher())
+  seen.set('agent', web.httpAgent()).set('dispatcher', web.dispatcher())
 }
 
 async function useHttp2({ web, api, seen }: Run): Promise<void> {

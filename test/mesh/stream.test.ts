@@ -36,7 +36,7 @@ describe('stream', () => {
     assert.equal(stream.peer, undefined)
     await new Promise(setImmediate)
     assert.equal(agent.requestCount(/^GET \/v1\/health/), before)
-    assert.equal(api.figures().connections, 0)
+    assert.equal(api.stats().connections, 0)
     stream.destroy()
     await once(stream, 'close')
   })

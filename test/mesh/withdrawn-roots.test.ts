@@ -17,15 +17,15 @@ describe('open connections of a withdrawn root', () => {
     await offer(api, (socket) => socket.on('error', () => undefined).resume())
     const socket = await web.dial('api')
     const broken = rejection(once(socket, 'close'))
-    await until('api has it', () => api.figures().connections === 1)
+    await until('api has it', () => api.stats().connections === 1)
     await beginNewCa(agent, [api, web])
     const revoked = [nextEvent(api, 'revoked'), nextEvent(web, 'revoked')]
     agent.dropOldRoot()
     for (const [error] of await Promise.all(revoked)) assert.match(error.message, OLD_ROOT)
     assert.match((await broken).message, /CA root|ECONNRESET/)
-    assert.equal(api.figures().connections, 0)
+    assert.equal(api.stats().connections, 0)
     assert.deepEqual(
-      api.figures().revocations.map(({ basis }) => basis),
+      api.stats().revocations.map(({ basis }) => basis),
       ['roots'],
     )
   })

@@ -66,7 +66,7 @@ describe('the package', () => {
     const main = (await import(new URL('../../dist/index.js', import.meta.url).href)) as object
     assert.deepEqual(Object.keys(main).sort(), [
       'AbortError',
-      'AgentApi',
+      'ConsulApi',
       'AgentError',
       'ClosedError',
       'ConnectError',

@@ -83,7 +83,7 @@ export function wrong(web: Service): unknown {
   // @ts-expect-error -- nor is a dispatcher, which is of undici
   const aDispatcher: number = web.dispatcher()
   // @ts-expect-error -- nor is an agent, which is of Node.js
-  const anAgent: number = web.agent()
+  const anAgent: number = web.httpAgent()
   // @ts-expect-error -- nor is a stream
   const aStream: number = web.stream('api')
   // @ts-expect-error -- nor is a fetch

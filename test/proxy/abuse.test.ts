@@ -8,7 +8,7 @@ import { type Socket, connect } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { setImmediate as turn, setTimeout as delay } from 'node:timers/promises'
 import fc from 'fast-check'
-import { cut } from '../../src/transport/pump.js'
+import { cut } from '../../src/sockets/pump.js'
 import { freePort } from '../fixtures/free-ports.js'
 import { WAIT_MS, readAll, startMesh, until } from '../fixtures/mesh.js'
 import {

@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import { type TestContext, describe, it } from 'node:test'
-import { type AgentApi, agent as agentApi } from '../../src/index.js'
+import { type ConsulApi, consul as agentApi } from '../../src/index.js'
 import { TestAgent } from '../../src/testing/index.js'
 import { skip, startConsul } from '../consul/real-agent.js'
 import { freePort } from '../fixtures/free-ports.js'
@@ -18,7 +18,7 @@ const STEP_MS = waitBound(90_000)
 
 interface Agent {
   readonly address: string
-  readonly api: AgentApi
+  readonly api: ConsulApi
 }
 
 async function embedded(t: TestContext): Promise<string> {

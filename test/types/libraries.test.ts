@@ -27,10 +27,10 @@ import { compiled } from './compiled.js'
 describe('HTTP clients', () => {
   it('of Node take the agent, for either scheme', () => {
     compiled((web: Service) => [
-      http.request({ agent: web.agent() }),
-      http.get('http://api.service.consul/', { agent: web.agent() }),
-      https.request({ agent: web.agent() }),
-      https.get('https://api.service.consul/', { agent: web.agent({ dialTimeoutMs: 1 }) }),
+      http.request({ agent: web.httpAgent() }),
+      http.get('http://api.service.consul/', { agent: web.httpAgent() }),
+      https.request({ agent: web.httpAgent() }),
+      https.get('https://api.service.consul/', { agent: web.httpAgent({ dialTimeoutMs: 1 }) }),
     ])
   })
 
@@ -65,20 +65,20 @@ describe('HTTP clients', () => {
 
   it('of axios take the agent, or the fetch', () => {
     compiled((web: Service) => [
-      axios.create({ httpAgent: web.agent(), httpsAgent: web.agent() }),
-      axios.get('https://api.service.consul/', { httpsAgent: web.agent() }),
+      axios.create({ httpAgent: web.httpAgent(), httpsAgent: web.httpAgent() }),
+      axios.get('https://api.service.consul/', { httpsAgent: web.httpAgent() }),
       axios.create({ adapter: 'fetch', env: { fetch: web.fetch } }),
     ])
   })
 
   it('of got take the agent for each scheme, which it tells apart', () => {
-    compiled((web: Service) => got.extend({ agent: { http: web.agent(), https: web.agent() } }))
+    compiled((web: Service) => got.extend({ agent: { http: web.httpAgent(), https: web.httpAgent() } }))
   })
 
   it('of ws take the agent, a socket or a stream', () => {
     compiled((web: Service, socket: MeshSocket, stream: MeshStream) => [
-      new WebSocket('wss://api.service.consul/', { agent: web.agent() }),
-      new WebSocket('wss://api.service.consul/', ['chat'], { agent: web.agent() }),
+      new WebSocket('wss://api.service.consul/', { agent: web.httpAgent() }),
+      new WebSocket('wss://api.service.consul/', ['chat'], { agent: web.httpAgent() }),
       new WebSocket('ws://api/', { createConnection: () => socket }),
       new WebSocket('ws://api/', { createConnection: () => stream }),
     ])
@@ -153,7 +153,9 @@ describe('owners of their own TLS', () => {
   it('give its options to the servers of Node', () => {
     compiled((api: Service, handle: http.RequestListener) => [
       tls.createServer(api.tlsServerOptions()),
-      tls.createServer({ ...api.tlsServerOptions(), ALPNProtocols: ['x'] }, (socket) => api.peer(socket)),
+      tls.createServer({ ...api.tlsServerOptions(), ALPNProtocols: ['x'] }, (socket) =>
+        api.verifyPeer(socket),
+      ),
       https.createServer(api.tlsServerOptions(), handle),
       http2.createSecureServer({ ...api.tlsServerOptions(), allowHTTP1: true }),
       tls.createSecureContext(api.tlsServerOptions()),
@@ -175,6 +177,6 @@ describe('owners of their own TLS', () => {
       new undici.Agent({ connect: web.tlsClientOptions('api') }),
     ])
     // Without TLS nobody has proved anything.
-    expectTypeOf<net.Socket>().not.toExtend<Parameters<Service['peer']>[0]>()
+    expectTypeOf<net.Socket>().not.toExtend<Parameters<Service['verifyPeer']>[0]>()
   })
 })

@@ -4,7 +4,7 @@ import type { Readable } from 'node:stream'
 import { describe, it } from 'node:test'
 import { expectTypeOf } from 'expect-type'
 import {
-  AgentApi,
+  ConsulApi,
   type AgentExchange,
   type AgentOptions,
   type AgentRelay,
@@ -26,7 +26,7 @@ import {
   type RelayOptions,
   type Service,
   type ServiceTarget,
-  agent,
+  consul,
   dialLocal,
   parseProxyConfig,
   proxyConfig,
@@ -148,21 +148,21 @@ describe('dialLocal() and pump()', () => {
 
 describe("the agent's API", () => {
   it('is reached as a service reaches it', () => {
-    expectTypeOf(agent).parameter(0).toEqualTypeOf<AgentOptions | undefined>()
-    expectTypeOf(agent).returns.toEqualTypeOf<AgentApi>()
-    expectTypeOf<AgentApi['address']>().toBeString()
-    expectTypeOf<AgentApi>().toExtend<AsyncDisposable>()
-    expectTypeOf<AgentApi['close']>().toEqualTypeOf<() => Promise<void>>()
+    expectTypeOf(consul).parameter(0).toEqualTypeOf<AgentOptions | undefined>()
+    expectTypeOf(consul).returns.toEqualTypeOf<ConsulApi>()
+    expectTypeOf<ConsulApi['address']>().toBeString()
+    expectTypeOf<ConsulApi>().toExtend<AsyncDisposable>()
+    expectTypeOf<ConsulApi['close']>().toEqualTypeOf<() => Promise<void>>()
     compiled((given: object) => {
-      if (given instanceof AgentApi) expectTypeOf(given).toEqualTypeOf<AgentApi>()
+      if (given instanceof ConsulApi) expectTypeOf(given).toEqualTypeOf<ConsulApi>()
     })
   })
 
   it('answers what nobody has checked', () => {
-    expectTypeOf<AgentApi['request']>().returns.resolves.toBeUnknown()
-    expectTypeOf<AgentApi['exchange']>().returns.resolves.toEqualTypeOf<AgentExchange>()
+    expectTypeOf<ConsulApi['request']>().returns.resolves.toBeUnknown()
+    expectTypeOf<ConsulApi['exchange']>().returns.resolves.toEqualTypeOf<AgentExchange>()
     expectTypeOf<AgentExchange['headers']['x-consul-index']>().toEqualTypeOf<string | string[] | undefined>()
-    compiled((api: AgentApi, signal: AbortSignal) => [
+    compiled((api: ConsulApi, signal: AbortSignal) => [
       api.request({ path: '/v1/agent/services' }),
       api.request({ path: '/v1/kv/a', method: 'PUT', body: { any: ['thing'] }, token: 'secret', signal }),
       api.exchange({ path: '/v1/kv/a', query: { recurse: true, index: 1, tag: ['a'], dc: undefined } }),

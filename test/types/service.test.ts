@@ -13,14 +13,14 @@ import {
   type DialOptions,
   type DispatcherOptions,
   type Endpoint,
-  type Figures,
+  type ServiceStats,
   type Forward,
   type ForwardOptions,
   type HttpAgentOptions,
   type Leaf,
   type ListenOptions,
   type Listener,
-  type MeshAgent,
+  type MeshHttpAgent,
   type MeshSocket,
   type MeshStream,
   type Peer,
@@ -275,19 +275,19 @@ describe('a Service', () => {
   })
 
   it('has agents that are of node:http and of node:https', () => {
-    expectTypeOf<Service['agent']>().parameters.toEqualTypeOf<[options?: HttpAgentOptions | undefined]>()
-    expectTypeOf<Service['agent']>().returns.toEqualTypeOf<MeshAgent>()
-    expectTypeOf<MeshAgent>().toExtend<http.Agent>()
-    expectTypeOf<MeshAgent>().toExtend<https.Agent>()
+    expectTypeOf<Service['httpAgent']>().parameters.toEqualTypeOf<[options?: HttpAgentOptions | undefined]>()
+    expectTypeOf<Service['httpAgent']>().returns.toEqualTypeOf<MeshHttpAgent>()
+    expectTypeOf<MeshHttpAgent>().toExtend<http.Agent>()
+    expectTypeOf<MeshHttpAgent>().toExtend<https.Agent>()
     compiled((web: Service) => [
-      web.agent(),
-      web.agent({ dialTimeoutMs: 1, pool: { keepAlive: false, maxSockets: 1, scheduling: 'fifo' } }),
+      web.httpAgent(),
+      web.httpAgent({ dialTimeoutMs: 1, pool: { keepAlive: false, maxSockets: 1, scheduling: 'fifo' } }),
       // @ts-expect-error -- Node's options are in their own place
-      web.agent({ keepAlive: true }),
+      web.httpAgent({ keepAlive: true }),
       // @ts-expect-error -- where a connection leads is the mesh's to say
-      web.agent({ pool: { host: 'api' } }),
+      web.httpAgent({ pool: { host: 'api' } }),
       // @ts-expect-error -- as Node takes it
-      web.agent({ pool: { scheduling: 'random' } }),
+      web.httpAgent({ pool: { scheduling: 'random' } }),
     ])
   })
 
@@ -352,31 +352,31 @@ describe('a Service', () => {
   it('decides for those who terminate TLS themselves', () => {
     expectTypeOf<Service['authorize']>().returns.toEqualTypeOf<Promise<Required<Decision>>>()
     expectTypeOf<Service['reauthorize']>().toEqualTypeOf<() => Promise<number>>()
-    expectTypeOf<Service['peer']>().toEqualTypeOf<(socket: TLSSocket) => Peer>()
+    expectTypeOf<Service['verifyPeer']>().toEqualTypeOf<(socket: TLSSocket) => Peer>()
     compiled((api: Service, socket: TLSSocket, signal: AbortSignal) => [
-      api.authorize(api.peer(socket)),
-      api.authorize(api.peer(socket), { signal }),
+      api.authorize(api.verifyPeer(socket)),
+      api.authorize(api.verifyPeer(socket), { signal }),
       // @ts-expect-error -- a name is not proved
       api.authorize('web'),
       // @ts-expect-error -- a socket is no peer: it has one
       api.authorize(socket),
       // @ts-expect-error -- the bound is the service's
-      api.authorize(api.peer(socket), { timeoutMs: 1 }),
+      api.authorize(api.verifyPeer(socket), { timeoutMs: 1 }),
       // @ts-expect-error -- it asks about every connection
-      api.reauthorize(api.peer(socket)),
+      api.reauthorize(api.verifyPeer(socket)),
     ])
   })
 
   it('has figures, which are plain counts', () => {
-    expectTypeOf<Service['figures']>().toEqualTypeOf<() => Figures>()
-    expectTypeOf<Figures['connections']>().toBeNumber()
-    expectTypeOf<Figures['staleMs']>().toBeNumber()
-    expectTypeOf<Figures['intentions']>().toEqualTypeOf<number | undefined>()
-    expectTypeOf<Figures['decisions'][number]['count']>().toBeNumber()
-    expectTypeOf<Figures['decisions'][number]['authorized']>().toBeBoolean()
-    expectTypeOf<Figures['revocations'][number]['basis']>().toExtend<string>()
-    expectTypeOf<Figures['rejections'][number]['code']>().toExtend<string>()
-    compiled((figures: Figures) => {
+    expectTypeOf<Service['stats']>().toEqualTypeOf<() => ServiceStats>()
+    expectTypeOf<ServiceStats['connections']>().toBeNumber()
+    expectTypeOf<ServiceStats['staleMs']>().toBeNumber()
+    expectTypeOf<ServiceStats['intentions']>().toEqualTypeOf<number | undefined>()
+    expectTypeOf<ServiceStats['decisions'][number]['count']>().toBeNumber()
+    expectTypeOf<ServiceStats['decisions'][number]['authorized']>().toBeBoolean()
+    expectTypeOf<ServiceStats['revocations'][number]['basis']>().toExtend<string>()
+    expectTypeOf<ServiceStats['rejections'][number]['code']>().toExtend<string>()
+    compiled((figures: ServiceStats) => {
       // @ts-expect-error -- read-only
       figures.connections = 0
       // @ts-expect-error -- a rejection has an error's code, and no ground

@@ -1,16 +1,16 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { Authorization } from '../../src/authorize/authorization.js'
+import { ServiceAuthorizer } from '../../src/authorize/service-authorizer.js'
 import type { Outcome, RevokedError } from '../../src/authorize/authorizer.js'
 import type { Peer } from '../../src/identity/peer.js'
 import { type IssueOptions, type IssuedCertificate, TestCa } from '../../src/testing/index.js'
-import { Admitted } from '../../src/transport/admitted.js'
-import type { MeshSocket } from '../../src/transport/socket.js'
+import { AdmittedConnections } from '../../src/transport/revocation.js'
+import type { MeshSocket } from '../../src/transport/mesh-socket.js'
 import { connectionFrom, generationOf, rootsOf } from '../fixtures/connections.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 
 /** Decides when a test says so. */
-class ByHand extends Authorization {
+class ByHand extends ServiceAuthorizer {
   readonly asked: { readonly who: string; readonly answer: (authorized: boolean) => Promise<void> }[] = []
 
   override decide(peer: Peer): Promise<Outcome> {
@@ -29,7 +29,7 @@ function start(endsWithCertificate = false) {
   const clock = new FakeClock()
   const revoked: RevokedError[] = []
   const failures: Error[] = []
-  const admitted = new Admitted({
+  const admitted = new AdmittedConnections({
     service: 'api',
     authorization,
     timeoutMs: 1_000,

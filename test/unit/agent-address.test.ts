@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
 import { type AgentAddress, formatAddress, parseAddress } from '../../src/agent/address.js'
-import { OptionError } from '../../src/errors.js'
+import { OptionError } from '../../src/base/errors.js'
 
 const at = (scheme: 'http' | 'https', host: string, prefix = ''): AgentAddress => ({
   scheme,

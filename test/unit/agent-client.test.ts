@@ -11,7 +11,7 @@ import { inspect } from 'node:util'
 import { AgentClient, isTransient } from '../../src/agent/client.js'
 import { type AgentOptions } from '../../src/agent/options.js'
 import { agentSettings } from '../../src/agent/settings.js'
-import { AbortError, AgentError, ERROR_CODES, type ErrorCode, TimeoutError } from '../../src/errors.js'
+import { AbortError, AgentError, ERROR_CODES, type ErrorCode, TimeoutError } from '../../src/base/errors.js'
 import { TestCa } from '../../src/testing/index.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'consul-connect-client-'))

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, it } from 'node:test'
 import { agentOptionsFromEnv } from '../../src/agent/env.js'
-import { OptionError } from '../../src/errors.js'
+import { OptionError } from '../../src/base/errors.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'consul-connect-env-'))
 after(() => {

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { inspect } from 'node:util'
 import type { AgentOptions, Environment } from '../../src/agent/options.js'
 import { type AgentSettings, agentSettings, settingsKey } from '../../src/agent/settings.js'
-import { OptionError } from '../../src/errors.js'
+import { OptionError } from '../../src/base/errors.js'
 import { TestCa } from '../../src/testing/index.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'consul-connect-options-'))

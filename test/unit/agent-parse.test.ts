@@ -2,25 +2,25 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
 import fc from 'fast-check'
-import { type AuthorizeAnswer, askAuthorize, parseAuthorize } from '../../src/agent/authorize.js'
+import { type AuthorizeAnswer, askAuthorize, parseAuthorize } from '../../src/agent/endpoints/authorize.js'
 import { path } from '../../src/agent/client.js'
 import {
   type ConnectInstance,
   countInstances,
   fetchConnectInstances,
   parseConnectInstances,
-} from '../../src/agent/health.js'
-import { fetchLeaf, parseLeaf } from '../../src/agent/leaf.js'
+} from '../../src/agent/endpoints/health.js'
+import { fetchLeaf, parseLeaf } from '../../src/agent/endpoints/leaf.js'
 import {
   executeQuery,
   isSortedQuery,
   parseDuration,
   parseIsSorted,
   parseQueryAnswer,
-} from '../../src/agent/query.js'
-import { parseManagedProxy, parseProxy } from '../../src/agent/proxy.js'
-import { fetchRoots, parseRoots } from '../../src/agent/roots.js'
-import { ShapeError } from '../../src/agent/shape.js'
+} from '../../src/agent/endpoints/query.js'
+import { parseManagedProxy, parseProxy } from '../../src/agent/endpoints/proxy.js'
+import { fetchRoots, parseRoots } from '../../src/agent/endpoints/roots.js'
+import { ShapeError } from '../../src/agent/json.js'
 import { CONSUL_LEAF, CONSUL_ROOTS } from '../fixtures/consul-answers.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 

@@ -11,7 +11,7 @@ import {
   authorizeService,
   authorizeTrustDomain,
 } from '../../src/authorize/authorizers.js'
-import { OptionError } from '../../src/errors.js'
+import { OptionError } from '../../src/base/errors.js'
 import type { Peer } from '../../src/identity/peer.js'
 import { makePeer } from '../fixtures/peers.js'
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { Balancer, type Choice } from '../../src/resolve/balance.js'
+import { Balancer, type Choice } from '../../src/resolve/balancer.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 import { scripted, seeded } from '../fixtures/random.js'

@@ -4,7 +4,7 @@ import { Writable } from 'node:stream'
 import { describe, it } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
-import { Batch } from '../../src/transport/batch.js'
+import { Batch } from '../../src/sockets/batch.js'
 
 /** A stream whose writes end when a test says so, and which looks at each only then, as a socket may. */
 function start() {

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { EventEmitter, getEventListeners } from 'node:events'
 import { describe, it } from 'node:test'
-import { type Bounds, bounded, isAborted } from '../../src/bounded.js'
-import { AbortError, ClosedError, ConnectError, TimeoutError } from '../../src/errors.js'
+import { type Bounds, withDeadline, isAborted } from '../../src/base/deadline.js'
+import { AbortError, ClosedError, ConnectError, TimeoutError } from '../../src/base/errors.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 
 /** Work that ends when the test says so, and what it was given. */
@@ -12,7 +12,7 @@ function start(given: Partial<Bounds> = {}) {
   let resolve!: (value: string) => void
   let reject!: (error: unknown) => void
   const bounds = { signal: outer.signal, closed: closed.signal, timeoutMs: 1000, clock, ...given }
-  const promise = bounded('the work', bounds, (signal) => {
+  const promise = withDeadline('the work', bounds, (signal) => {
     inner = signal
     return new Promise<string>((onValue, onError) => {
       resolve = onValue
@@ -75,7 +75,7 @@ describe('bounded', () => {
   it('work that throws before it returns a promise fails in the same way', async () => {
     const [clock, outer] = [new FakeClock(), new AbortController()]
     const failure = new Error('at once')
-    const promise = bounded('the work', { signal: outer.signal, timeoutMs: 1000, clock }, () => {
+    const promise = withDeadline('the work', { signal: outer.signal, timeoutMs: 1000, clock }, () => {
       throw failure
     })
     await assert.rejects(promise, (error) => error === failure)
@@ -186,7 +186,7 @@ describe('bounded', () => {
     ]
     for (const [bounds, kind] of cases) {
       let begun = false
-      const promise = bounded('the work', { timeoutMs: 1000, clock, ...bounds }, () => {
+      const promise = withDeadline('the work', { timeoutMs: 1000, clock, ...bounds }, () => {
         begun = true
         return Promise.resolve()
       })
@@ -198,7 +198,7 @@ describe('bounded', () => {
 
   it('work within no signal at all has its time', async () => {
     const clock = new FakeClock()
-    const promise = bounded('the work', { timeoutMs: 5, clock }, () => new Promise(() => undefined))
+    const promise = withDeadline('the work', { timeoutMs: 5, clock }, () => new Promise(() => undefined))
     const rejected = assert.rejects(promise, TimeoutError)
     await clock.advance(5)
     await rejected
@@ -206,7 +206,7 @@ describe('bounded', () => {
 
   it('the work may abort what it belongs to', async () => {
     const [clock, closed] = [new FakeClock(), new AbortController()]
-    const promise = bounded('the work', { closed: closed.signal, timeoutMs: 5, clock }, () => {
+    const promise = withDeadline('the work', { closed: closed.signal, timeoutMs: 5, clock }, () => {
       closed.abort()
       return Promise.resolve('late')
     })
@@ -224,7 +224,7 @@ describe('bounded', () => {
     const [outer, clock] = [new AbortController(), new FakeClock()]
     const limit = EventEmitter.defaultMaxListeners
     const works = Array.from({ length: limit * 100 }, () =>
-      bounded(
+      withDeadline(
         'the work',
         { signal: outer.signal, timeoutMs: 1000, clock },
         () => new Promise(() => undefined),

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { X509Certificate } from 'node:crypto'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { type ConnectError, VerificationError } from '../../src/errors.js'
+import { type ConnectError, VerificationError } from '../../src/base/errors.js'
 import {
   CLIENT_AUTH,
   type CertificateFacts,

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { getEventListeners } from 'node:events'
 import { type TestContext, describe, it } from 'node:test'
-import { sleep, systemClock } from '../../src/clock.js'
+import { sleep, systemClock } from '../../src/base/clock.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 
 const LONGEST = 2 ** 31 - 1

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import type { Intention, IntentionSource } from '../../src/agent/intentions.js'
-import { IntentionTable, type Source, precedence } from '../../src/authorize/decide.js'
+import type { Intention, IntentionSource } from '../../src/agent/endpoints/intentions.js'
+import { IntentionTable, type Source, precedence } from '../../src/authorize/intention-table.js'
 
 interface Parts extends Partial<IntentionSource> {
   readonly to?: string

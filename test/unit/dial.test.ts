@@ -14,9 +14,9 @@ import {
   SpiffeIdError,
   TimeoutError,
   VerificationError,
-} from '../../src/errors.js'
-import type { Generation, IdentityStore } from '../../src/identity/store.js'
-import { Balancer, type Choice } from '../../src/resolve/balance.js'
+} from '../../src/base/errors.js'
+import type { Generation, IdentityStore } from '../../src/identity/identity-store.js'
+import { Balancer, type Choice } from '../../src/resolve/balancer.js'
 import type { Endpoint, ResolveRequest, Resolver } from '../../src/resolve/resolver.js'
 import { TestCa } from '../../src/testing/index.js'
 import { type DialBounds, dial } from '../../src/transport/dial.js'

@@ -14,7 +14,7 @@ import {
   isSameName,
   isSoa,
   isSrv,
-} from '../../src/agent/dns-message.js'
+} from '../../src/agent/dns/message.js'
 
 const NAME = 'redis.connect.consul'
 const question: DnsQuestion = { id: 0xabcd, name: NAME, type: 'SRV' }

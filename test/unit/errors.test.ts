@@ -3,7 +3,7 @@ import { readFileSync, readdirSync } from 'node:fs'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
 import { DeniedError } from '../../src/authorize/authorizer.js'
-import * as errors from '../../src/errors.js'
+import * as errors from '../../src/base/errors.js'
 import type { Peer } from '../../src/identity/peer.js'
 
 const {
@@ -26,7 +26,7 @@ const {
 } = errors
 
 // The same module once more, as if another version of the package were installed beside this one.
-const copyUrl = new URL('../../src/errors.ts?copy', import.meta.url).href
+const copyUrl = new URL('../../src/base/errors.ts?copy', import.meta.url).href
 const copy = (await import(copyUrl)) as typeof errors
 
 const cause = new Error('the cause')

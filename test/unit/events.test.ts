@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { EventEmitter } from 'eventemitter3'
-import { emitSafely } from '../../src/events.js'
+import { emitSafely } from '../../src/base/emit-safely.js'
 import { settle } from '../fixtures/fake-clock.js'
 
 interface Events {

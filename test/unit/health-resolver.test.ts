@@ -7,12 +7,12 @@ import {
   DialError,
   type ErrorCode,
   type NoInstancesReason,
-} from '../../src/errors.js'
-import { HealthResolver } from '../../src/resolve/health.js'
+} from '../../src/base/errors.js'
+import { HealthResolver } from '../../src/resolve/health-resolver.js'
 import { toEndpoints } from '../../src/resolve/instances.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
 import type { ServiceTarget } from '../../src/resolve/upstream.js'
-import { parseConnectInstances } from '../../src/agent/health.js'
+import { parseConnectInstances } from '../../src/agent/endpoints/health.js'
 import type { AgentOptions } from '../../src/agent/options.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'

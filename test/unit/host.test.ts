@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { expectDomain, expectHosts, upstreamOfHost } from '../../src/adapters/host.js'
+import { expectDomain, expectHosts, upstreamOfHost } from '../../src/http/mesh-url.js'
 import { HostError, OptionError, type Upstream } from '../../src/index.js'
 
 const plain = { domain: 'consul', hosts: new Map<string, Upstream>() }

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { type TestContext, describe, it } from 'node:test'
-import { Intentions } from '../../src/authorize/intentions.js'
+import { DestinationIntentions } from '../../src/authorize/destination-intentions.js'
 import type { Decision } from '../../src/authorize/authorizer.js'
-import { AgentError, type ErrorCode } from '../../src/errors.js'
+import { AgentError, type ErrorCode } from '../../src/base/errors.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 import { makePeer } from '../fixtures/peers.js'
@@ -16,12 +16,12 @@ class Setup {
   readonly agent = new FakeAgent()
   readonly clock = new FakeClock()
   readonly events: string[] = []
-  readonly intentions: Intentions
+  readonly intentions: DestinationIntentions
   #index = 0
 
   constructor(t: TestContext, staleMs = 10_000) {
     const { agent, clock, events } = this
-    this.intentions = new Intentions({ agent, service: 'api', staleMs, clock, random: () => 0.5 })
+    this.intentions = new DestinationIntentions({ agent, service: 'api', staleMs, clock, random: () => 0.5 })
     for (const event of ['changed', 'stale', 'fresh', 'failed'] as const)
       this.intentions.on(event, () => events.push(event))
     t.after(async () => {

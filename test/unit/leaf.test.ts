@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { createPrivateKey } from 'node:crypto'
 import { describe, it } from 'node:test'
-import { type ErrorCode, IdentityError } from '../../src/errors.js'
+import { type ErrorCode, IdentityError } from '../../src/base/errors.js'
 import { type Credentials, checkLeaf } from '../../src/identity/leaf.js'
 import { type Roots, checkRoots } from '../../src/identity/roots.js'
 import type { ExpectedIdentity } from '../../src/identity/verify.js'

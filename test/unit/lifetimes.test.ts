@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { EventEmitter } from 'node:events'
 import { describe, it } from 'node:test'
-import { Lifetimes } from '../../src/adapters/lifetimes.js'
+import { ConnectionLifetimes } from '../../src/http/connection-lifetimes.js'
 import type { Roots } from '../../src/index.js'
-import type { IdentityStore } from '../../src/identity/store.js'
+import type { IdentityStore } from '../../src/identity/identity-store.js'
 import { TestCa } from '../../src/testing/index.js'
 import { connectionFrom, generationOf, rootsOf } from '../fixtures/connections.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
@@ -28,7 +28,7 @@ function hold({ peerMs = 3 * DAY_MS, ownMs = 3 * DAY_MS, rootsNow = (before) => 
   const generation = generationOf(old, before, clock.now(), { notAfter: at(ownMs) })
   const socket = connectionFrom(next.issue({ notAfter: at(peerMs) }), generation, 'outbound')
   const identity = Object.assign(new EventEmitter(), { current: { roots: rootsNow(before, old, next) } })
-  const lifetimes = new Lifetimes(identity as unknown as IdentityStore, clock)
+  const lifetimes = new ConnectionLifetimes(identity as unknown as IdentityStore, clock)
   let retired = 0
   lifetimes.hold(socket, () => (retired += 1))
   return {

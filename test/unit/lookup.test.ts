@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { getEventListeners, setMaxListeners } from 'node:events'
 import { describe, it } from 'node:test'
-import { AgentError, ClosedError, DnsError, type ErrorCode } from '../../src/errors.js'
-import { Lookup, type Timed } from '../../src/resolve/lookup.js'
+import { AgentError, ClosedError, DnsError, type ErrorCode } from '../../src/base/errors.js'
+import { TtlCache, type Timed } from '../../src/resolve/ttl-cache.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 
 // Many wait on one signal here.
@@ -23,7 +23,7 @@ const FORBIDDEN = agentError('ERR_CONNECT_AGENT_FORBIDDEN')
 function start() {
   const clock = new FakeClock()
   const askings: Asking[] = []
-  const lookup = new Lookup<string>(
+  const lookup = new TtlCache<string>(
     'test',
     clock,
     (signal) =>
@@ -116,7 +116,7 @@ describe('Lookup: memory', () => {
   it('an answer may be undefined', async () => {
     const clock = new FakeClock()
     let asked = 0
-    const lookup = new Lookup<undefined>('test', clock, () => {
+    const lookup = new TtlCache<undefined>('test', clock, () => {
       asked += 1
       return Promise.resolve({ value: undefined, ttlMs: 1_000 })
     })
@@ -435,7 +435,7 @@ describe('Lookup: failure', () => {
 
   it('an asking that throws at once is a failure like any other', async () => {
     let asked = 0
-    const lookup = new Lookup<string>('test', new FakeClock(), () => {
+    const lookup = new TtlCache<string>('test', new FakeClock(), () => {
       asked += 1
       if (asked === 1) throw FORBIDDEN
       return Promise.resolve({ value: 'one', ttlMs: 0 })

@@ -4,25 +4,25 @@ import { join } from 'node:path'
 import { type TestContext, describe, it } from 'node:test'
 import { type AgentOptions } from '../../src/agent/options.js'
 import { agentSettings } from '../../src/agent/settings.js'
-import { type Time, systemTime } from '../../src/clock.js'
-import { type MeshLease, acquireMesh } from '../../src/mesh.js'
+import { type Time, systemTime } from '../../src/base/clock.js'
+import { type SharedLease, acquireShared } from '../../src/service/shared.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 
 // Nobody listens here: what is shared can be told without an agent.
 const address = `unix://${join(tmpdir(), 'consul-connect-nobody.sock')}`
 
-function acquire(t: TestContext, options: AgentOptions = {}, time: Time = systemTime): MeshLease {
-  const lease = acquireMesh(agentSettings({ env: {}, address, ...options }), time)
+function acquire(t: TestContext, options: AgentOptions = {}, time: Time = systemTime): SharedLease {
+  const lease = acquireShared(agentSettings({ env: {}, address, ...options }), time)
   t.after(() => lease.release())
   return lease
 }
 
 /** Whether the mesh is closed, which takes its listeners away. */
-function isClosed(lease: MeshLease): boolean {
+function isClosed(lease: SharedLease): boolean {
   return lease.roots.listenerCount('failed') === 0
 }
 
-function listen(lease: MeshLease): void {
+function listen(lease: SharedLease): void {
   lease.roots.on('failed', () => undefined)
 }
 

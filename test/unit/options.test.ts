@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
-import { OptionError } from '../../src/errors.js'
-import * as options from '../../src/options.js'
+import { OptionError } from '../../src/base/errors.js'
+import * as options from '../../src/base/validate.js'
 
 const { describe: describeValue, optional } = options
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { Duplex } from 'node:stream'
 import { describe, it } from 'node:test'
 import { TestCa } from '../../src/testing/index.js'
-import { attachPeer, identify, peer } from '../../src/transport/peer.js'
+import { attachPeer, identify, peer } from '../../src/transport/verify-peer.js'
 import { rootsOf } from '../fixtures/connections.js'
 
 const TD = '11111111-2222-3333-4444-555555555555.consul'

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { AgentClient, type AgentResponse, type OwnRequest } from '../../src/agent/client.js'
-import { Registration } from '../../src/agent/registration.js'
+import { Registration } from '../../src/service/registration.js'
 import { agentSettings } from '../../src/agent/settings.js'
-import { AgentError, type ConnectError, type ErrorCode } from '../../src/errors.js'
-import { type RegisterOptions, serviceDefinition } from '../../src/register-options.js'
+import { AgentError, type ConnectError, type ErrorCode } from '../../src/base/errors.js'
+import { type RegisterOptions, serviceDefinition } from '../../src/service/register-options.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 
 const OWNER = 'aabbccdd'

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { RejectionEvents } from '../../src/rejection-events.js'
+import { RejectionEvents } from '../../src/service/rejection-events.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 
 function open() {

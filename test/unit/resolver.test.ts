@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
-import { AgentError, ConnectError, DialError, DnsError } from '../../src/errors.js'
+import { AgentError, ConnectError, DialError, DnsError } from '../../src/base/errors.js'
 import {
   type Endpoint,
   type ResolveRequest,
@@ -9,7 +9,7 @@ import {
   endpointList,
   resolveEndpoints,
 } from '../../src/resolve/resolver.js'
-import { StaticResolver } from '../../src/resolve/static.js'
+import { StaticResolver } from '../../src/resolve/static-resolver.js'
 
 const request: ResolveRequest = {
   signal: new AbortController().signal,

@@ -2,17 +2,17 @@ import assert from 'node:assert/strict'
 import { hostname } from 'node:os'
 import { describe, it } from 'node:test'
 import { authorizeIntentions } from '../../src/authorize/authorizers.js'
-import { drainTimeout } from '../../src/close-options.js'
-import { OptionError } from '../../src/errors.js'
+import { drainTimeout } from '../../src/base/close-options.js'
+import { OptionError } from '../../src/base/errors.js'
 import {
   dialSettings,
   forwardSettings,
   listenSettings,
   resolveBounds,
   serviceSettings,
-} from '../../src/service-options.js'
-import { readyBounds } from '../../src/ready-options.js'
-import { type RegisterOptions, serviceDefinition } from '../../src/register-options.js'
+} from '../../src/service/service-options.js'
+import { readyBounds } from '../../src/base/ready-options.js'
+import { type RegisterOptions, serviceDefinition } from '../../src/service/register-options.js'
 
 const { signal } = new AbortController()
 const agent = { env: {} }

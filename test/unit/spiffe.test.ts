@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { type ErrorCode, SpiffeIdError } from '../../src/errors.js'
+import { type ErrorCode, SpiffeIdError } from '../../src/base/errors.js'
 import { SpiffeId, type SpiffeIdParts, isTrustDomain } from '../../src/identity/spiffe.js'
 
 const TD = '11111111-2222-3333-4444-555555555555.consul'

@@ -13,11 +13,11 @@ import {
   SpiffeIdError,
   TimeoutError,
   VerificationError,
-} from '../../src/errors.js'
-import type { Choice } from '../../src/resolve/balance.js'
+} from '../../src/base/errors.js'
+import type { Choice } from '../../src/resolve/balancer.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
-import type { MeshSocket } from '../../src/transport/socket.js'
-import { Tries } from '../../src/transport/tries.js'
+import type { MeshSocket } from '../../src/transport/mesh-socket.js'
+import { DialRace } from '../../src/transport/dial-race.js'
 import { settle } from '../fixtures/fake-clock.js'
 import { stopTime } from '../fixtures/stopped-time.js'
 
@@ -43,7 +43,7 @@ function start(t: TestContext) {
   const time = stopTime(t)
   const openings: Opening[] = []
   const told: string[] = []
-  const tries = new Tries()
+  const tries = new DialRace()
   const open = (endpoint: Endpoint, signal: AbortSignal): Promise<MeshSocket> =>
     new Promise((resolve, reject) => {
       openings.push({
@@ -347,7 +347,7 @@ describe('Tries: the end', () => {
     stopTime(t)
     const broken = new Error('no certificate')
     const told: string[] = []
-    const tries = new Tries()
+    const tries = new DialRace()
     const tell = (what: string) => () => {
       told.push(what)
     }
@@ -382,7 +382,7 @@ describe('Tries: news', () => {
     assert.equal(tries.underWay, 1)
   })
 
-  const causes: [rule: string, cause: (opening: Opening, tries: Tries) => unknown][] = [
+  const causes: [rule: string, cause: (opening: Opening, tries: DialRace) => unknown][] = [
     ['one fails', (opening) => opening.fail(new Error('refused'))],
     ['one goes well', (opening) => opening.succeed()],
     [

@@ -13,8 +13,8 @@ import {
   createServer as createTlsServer,
 } from 'node:tls'
 import { adoptReads, isEndOfTcp } from '../../src/base/node-internals.js'
-import { pour } from '../../src/transport/buffered-reads.js'
-import { closeWhenDestroyed, endAfterHandshake, refuseTruncation } from '../../src/transport/truncation.js'
+import { pour } from '../../src/sockets/buffered-reads.js'
+import { closeWhenDestroyed, endAfterHandshake, refuseTruncation } from '../../src/sockets/truncation.js'
 import { WAIT_MS } from '../fixtures/mesh.js'
 import { leaf, root } from '../fixtures/pki.js'
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
-import { OptionError } from '../../src/errors.js'
+import { OptionError } from '../../src/base/errors.js'
 import type { Resolver } from '../../src/resolve/resolver.js'
 import { Routes } from '../../src/resolve/routes.js'
 import { type Upstream, isResolver, toIdentity, toTarget } from '../../src/resolve/upstream.js'

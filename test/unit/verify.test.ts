@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { ConnectError, type ErrorCode, VerificationError } from '../../src/errors.js'
+import { ConnectError, type ErrorCode, VerificationError } from '../../src/base/errors.js'
 import { type CertificateFacts, parseCertificate } from '../../src/identity/certificate.js'
 import { type ServiceId, SpiffeId } from '../../src/identity/spiffe.js'
 import {

@@ -10,7 +10,7 @@ import {
   nextPosition,
 } from '../../src/agent/watch.js'
 import { BlockingSlots } from '../../src/agent/blocking-slots.js'
-import { AgentError, type ErrorCode } from '../../src/errors.js'
+import { AgentError, type ErrorCode } from '../../src/base/errors.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 
 interface Answer {

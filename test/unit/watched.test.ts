@@ -3,8 +3,8 @@ import { getEventListeners } from 'node:events'
 import { describe, it } from 'node:test'
 import type { AgentResponse } from '../../src/agent/client.js'
 import type { BlockingQuery } from '../../src/agent/watch.js'
-import { Watched } from '../../src/agent/watched.js'
-import { AgentError, ClosedError, type ErrorCode } from '../../src/errors.js'
+import { CachedWatch } from '../../src/agent/cached-watch.js'
+import { AgentError, ClosedError, type ErrorCode } from '../../src/base/errors.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 
 interface Read {
@@ -22,7 +22,7 @@ const FORBIDDEN = agentError('ERR_CONNECT_AGENT_FORBIDDEN')
 function start() {
   const clock = new FakeClock()
   const reads: Read[] = []
-  const watched: Watched<string> = new Watched<string>({
+  const watched: CachedWatch<string> = new CachedWatch<string>({
     name: 'test',
     clock,
     random: () => 0,
@@ -156,7 +156,7 @@ describe('Watched: the first value', () => {
   it('undefined is a value too', async () => {
     const clock = new FakeClock()
     let reads = 0
-    const watched = new Watched<undefined>({
+    const watched = new CachedWatch<undefined>({
       name: 'test',
       clock,
       random: () => 0,

@@ -1,4 +1,4 @@
-import { type AgentOptions, ConnectError, agent } from 'consul-connect'
+import { type AgentOptions, ConnectError, consul } from 'consul-connect'
 import { DEFAULT_LEVEL, type LogLevel, toLevel } from './log.js'
 
 /** An agent has no blocking query for its own configuration. */
@@ -11,7 +11,7 @@ const REFUSED_PAUSES = 20
  * level is `info`. Agents report the level that they started with: after `consul reload` it is the old one.
  */
 export class AgentLogLevel {
-  readonly #agent: ReturnType<typeof agent>
+  readonly #agent: ReturnType<typeof consul>
   readonly #onLevel: (level: LogLevel) => void
   readonly #pollMs: number
   readonly #closed = new AbortController()
@@ -20,7 +20,7 @@ export class AgentLogLevel {
 
   /** @param onLevel - called with each level that differs from the last one, which at first is `info` */
   constructor(options: AgentOptions, onLevel: (level: LogLevel) => void, pollMs = POLL_MS) {
-    this.#agent = agent(options)
+    this.#agent = consul(options)
     this.#onLevel = onLevel
     this.#pollMs = pollMs
     void this.#poll()

@@ -125,7 +125,7 @@ export class Metrics {
       registers,
       collect() {
         this.reset()
-        for (const { authorized, basis, count } of service()?.figures().decisions ?? [])
+        for (const { authorized, basis, count } of service()?.stats().decisions ?? [])
           this.inc({ authorized: String(authorized), basis }, count)
       },
     })
@@ -136,7 +136,7 @@ export class Metrics {
       registers,
       collect() {
         this.reset()
-        for (const { basis, count } of service()?.figures().revocations ?? []) this.inc({ basis }, count)
+        for (const { basis, count } of service()?.stats().revocations ?? []) this.inc({ basis }, count)
       },
     })
     new Counter({
@@ -146,7 +146,7 @@ export class Metrics {
       registers,
       collect() {
         this.reset()
-        for (const { code, count } of service()?.figures().rejections ?? []) this.inc({ code }, count)
+        for (const { code, count } of service()?.stats().rejections ?? []) this.inc({ code }, count)
       },
     })
     new Gauge({
@@ -165,7 +165,7 @@ export class Metrics {
       aggregator: 'max',
       registers,
       collect() {
-        this.set((service()?.figures().staleMs ?? 0) / 1_000)
+        this.set((service()?.stats().staleMs ?? 0) / 1_000)
       },
     })
   }

@@ -1,12 +1,12 @@
 import { isDeepStrictEqual } from 'node:util'
 import {
-  type AgentApi,
+  type ConsulApi,
   type AgentOptions,
   type ProxyListener,
   type RegisterOptions,
   type Registration,
   type Service,
-  agent,
+  consul,
 } from 'consul-connect'
 import type { Log } from './log.js'
 
@@ -26,7 +26,7 @@ type Inherited = Pick<RegisterOptions, 'destinationId' | 'tags' | 'meta' | 'weig
  */
 export class SelfRegistration {
   readonly #idSuffix: string | undefined
-  readonly #agent: AgentApi
+  readonly #agent: ConsulApi
   readonly #log: Log
   readonly #ended = new AbortController()
   #wanted: { readonly service: Service; readonly listener: ProxyListener } | undefined
@@ -37,7 +37,7 @@ export class SelfRegistration {
 
   constructor(idSuffix: string | undefined, options: AgentOptions, log: Log) {
     this.#idSuffix = idSuffix
-    this.#agent = agent(options)
+    this.#agent = consul(options)
     this.#log = log
   }
 

@@ -1,4 +1,4 @@
-import type { AgentApi, Environment } from 'consul-connect'
+import type { ConsulApi, Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
 import { readBindAddress } from './agent/bind-address.js'
 import { TOKEN_CHECK_MS } from './agent/own-token.js'
@@ -24,9 +24,9 @@ import type { StateFile } from './state/store.js'
 import { elapsed, within } from './time.js'
 
 export interface SupervisorOptions {
-  readonly api: AgentApi
+  readonly api: ConsulApi
   /** The same without a token, for what others have asked for. */
-  readonly anonymous: AgentApi
+  readonly anonymous: ConsulApi
   readonly log: Log
   /** Undefined for one that leaves nothing behind. */
   readonly state: { readonly folder: StateFolder; readonly file: StateFile } | undefined

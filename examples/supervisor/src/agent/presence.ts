@@ -1,4 +1,4 @@
-import type { AgentApi } from 'consul-connect'
+import type { ConsulApi } from 'consul-connect'
 import { elapsed } from '../time.js'
 
 const PATH = '/v1/agent/connect/ca/roots'
@@ -11,14 +11,14 @@ const PAUSE_MS = 500
  * stay away. A query that blocks breaks off when the agent ends.
  */
 export class Presence {
-  readonly #api: AgentApi
+  readonly #api: ConsulApi
   readonly #onBack: () => void
   readonly #closed = new AbortController()
   #run = 0
   #isThere = false
 
   /** @param onBack - called when the agent answers for the first time, and for the first time after an outage */
-  constructor(api: AgentApi, onBack: () => void) {
+  constructor(api: ConsulApi, onBack: () => void) {
     this.#api = api
     this.#onBack = onBack
     void this.#watch()

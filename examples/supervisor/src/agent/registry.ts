@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
-import { type AgentApi, AgentError } from 'consul-connect'
+import { type ConsulApi, AgentError } from 'consul-connect'
 import type { Sender } from '../configuration/definition.js'
 import type { Json } from '../configuration/parse.js'
 
@@ -13,12 +13,12 @@ export interface Registered {
 
 /** The services of one agent. */
 export class Registry {
-  readonly #api: AgentApi
-  readonly #anonymous: AgentApi
+  readonly #api: ConsulApi
+  readonly #anonymous: ConsulApi
   readonly #registered = new EventEmitter().setMaxListeners(0)
 
   /** @param anonymous the same without a token, for what others have asked for */
-  constructor(api: AgentApi, anonymous: AgentApi) {
+  constructor(api: ConsulApi, anonymous: ConsulApi) {
     this.#api = api
     this.#anonymous = anonymous
   }
@@ -105,7 +105,7 @@ export class Registry {
     }
   }
 
-  #as({ isForeign }: Sender): AgentApi {
+  #as({ isForeign }: Sender): ConsulApi {
     return isForeign ? this.#anonymous : this.#api
   }
 }

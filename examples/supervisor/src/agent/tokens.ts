@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { type AgentApi, type AgentExchange, AgentError } from 'consul-connect'
+import { type ConsulApi, type AgentExchange, AgentError } from 'consul-connect'
 
 /** An ACL token of one proxy. Both of its ids are chosen here, and written down before the agent is asked for it. */
 export interface ProxyToken {
@@ -20,10 +20,10 @@ const OFF_MS = 60_000
 
 /** Makes tokens that are as narrow as a proxy can live with: those of its service's identity, in this datacenter. */
 export class Tokens {
-  readonly #api: AgentApi
+  readonly #api: ConsulApi
   #offSince: number | undefined
 
-  constructor(api: AgentApi) {
+  constructor(api: ConsulApi) {
     this.#api = api
   }
 

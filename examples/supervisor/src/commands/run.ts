@@ -1,5 +1,5 @@
 import { createRequire } from 'node:module'
-import { type AgentApi, agent } from 'consul-connect'
+import { type ConsulApi, consul } from 'consul-connect'
 import { Admin, METRICS_TYPE } from 'consul-connect-proxy/admin'
 import { type Log, openLog } from 'consul-connect-proxy/log'
 import { type Configuration, readConfiguration } from '../configuration/configuration.js'
@@ -33,9 +33,9 @@ export async function run(flags: FlagValues): Promise<void> {
   const closers: (() => void | Promise<void>)[] = []
   const state = openState(settings, closers)
   const saved = state === undefined ? EMPTY_STATE : await state.file.load()
-  const api = agent({ env: settings.environment })
+  const api = consul({ env: settings.environment })
   const { CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, ...withoutToken } = settings.environment
-  const anonymous = agent({ env: withoutToken })
+  const anonymous = consul({ env: withoutToken })
   const supervisor = new Supervisor(configuration, saved, {
     api,
     anonymous,
@@ -140,7 +140,7 @@ async function openAdmin({ admin }: Settings, supervisor: Supervisor, log: Log):
 async function openApi(
   settings: Settings,
   supervisor: Supervisor,
-  anonymous: AgentApi,
+  anonymous: ConsulApi,
   log: Log,
 ): Promise<() => void> {
   if (settings.api === undefined) return () => undefined

@@ -1,7 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { type AgentApi, type AgentExchange, AgentError } from 'consul-connect'
+import { type ConsulApi, type AgentExchange, AgentError } from 'consul-connect'
 import { LocalServer, type Reply, isLocalHost } from 'consul-connect-proxy/local-server'
 import { isUnknownService } from '../agent/registry.js'
 import type { ServiceDefinition } from '../configuration/definition.js'
@@ -44,11 +44,11 @@ const REFUSAL =
  */
 export class RegistrationApi {
   readonly #server: LocalServer
-  readonly #agent: AgentApi
+  readonly #agent: ConsulApi
   readonly #actions: RegistrationActions
 
   /** @param agent a client without a token of its own */
-  constructor(agent: AgentApi, actions: RegistrationActions) {
+  constructor(agent: ConsulApi, actions: RegistrationActions) {
     this.#agent = agent
     this.#actions = actions
     this.#server = new LocalServer(

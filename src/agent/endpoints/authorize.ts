@@ -1,0 +1,52 @@
+import { type AgentClient, right } from '../client.js'
+import { boolean, object, string } from '../json.js'
+
+export interface AuthorizeRequest {
+  /** The service that is being connected to. */
+  readonly target: string
+  readonly clientCertUri: string
+  /** Colon-separated hexadecimal. */
+  readonly clientCertSerial: string
+}
+
+export interface AuthorizeAnswer {
+  readonly authorized: boolean
+  /** For people: its words differ between Consul's versions. */
+  readonly reason: string
+  /** For how long the agent has not been able to refresh what it answers from, in milliseconds. */
+  readonly ageMs: number
+}
+
+/** `POST /v1/agent/connect/authorize`: needs `service:write` on the target. */
+export async function askAuthorize(
+  agent: AgentClient,
+  request: AuthorizeRequest,
+  options: { signal?: AbortSignal | undefined },
+): Promise<AuthorizeAnswer> {
+  const { namespace } = agent.settings
+  const body = {
+    Target: request.target,
+    ClientCertURI: request.clientCertUri,
+    ClientCertSerial: request.clientCertSerial,
+    ...(namespace !== undefined && { Namespace: namespace }),
+  }
+  const answer = await agent.request(
+    {
+      method: 'POST',
+      path: '/v1/agent/connect/authorize',
+      body,
+      signal: options.signal,
+      needs: right('service:write', request.target),
+    },
+    parseAuthorize,
+  )
+  return { ...answer.value, ageMs: answer.ageMs ?? 0 }
+}
+
+export function parseAuthorize(body: unknown): Omit<AuthorizeAnswer, 'ageMs'> {
+  const answer = object(body, '')
+  return {
+    authorized: boolean(answer['Authorized'], 'Authorized'),
+    reason: string(answer['Reason'], 'Reason'),
+  }
+}

@@ -1,0 +1,97 @@
+import { type AgentClient, path } from '../client.js'
+import { type ConnectInstance, type Scope, parseConnectInstances, scoped } from './health.js'
+import { array, maybe, nonEmpty, object, string } from '../json.js'
+
+/** What a prepared query found. */
+export interface QueryAnswer {
+  /** The service that the query is about, with a template's variables filled in. */
+  readonly service: string
+  readonly namespace: string | undefined
+  /** Where it was found: another datacenter than ours after a failover. */
+  readonly datacenter: string | undefined
+  readonly instances: readonly ConnectInstance[]
+  /** The node of each instance, in the order of the answer. */
+  readonly nodes: readonly string[]
+  /** How long the query says that its answer holds, in milliseconds; undefined where it says nothing. */
+  readonly ttlMs: number | undefined
+}
+
+export interface QueryRequest extends Scope {
+  /** A name or an id. */
+  readonly query: string
+  readonly near?: string | undefined
+}
+
+/**
+ * `GET /v1/query/:idOrName/execute?connect=true`: needs `service:read` on the service, by our token or the query's.
+ * It cannot block.
+ */
+export async function executeQuery(
+  agent: AgentClient,
+  { query, near, ...scope }: QueryRequest,
+  bounds: { readonly signal: AbortSignal; readonly timeoutMs?: number },
+): Promise<QueryAnswer> {
+  const request = {
+    path: path`/v1/query/${query}/execute`,
+    // Any server may answer, so that a cluster which is about to elect its leader answers too.
+    query: { connect: true, stale: true, near, ...scoped(agent, scope) },
+    ...bounds,
+  }
+  return (await agent.request(request, parseQueryAnswer)).value
+}
+
+/** `GET /v1/query/:idOrName/explain`: whether the query itself sorts its answer by distance. Needs `query:read`. */
+export async function isSortedQuery(
+  agent: AgentClient,
+  { query, ...scope }: QueryRequest,
+  bounds: { readonly signal: AbortSignal; readonly timeoutMs: number },
+): Promise<boolean> {
+  const request = {
+    path: path`/v1/query/${query}/explain`,
+    query: { stale: true, ...scoped(agent, scope) },
+    ...bounds,
+  }
+  return (await agent.request(request, parseIsSorted)).value
+}
+
+export function parseQueryAnswer(body: unknown): QueryAnswer {
+  const answer = object(body, '')
+  const dns = maybe(object)(answer['DNS'], 'DNS')
+  const ttl = maybe(string)(dns?.['TTL'], 'DNS.TTL')
+  return {
+    service: nonEmpty(answer['Service'], 'Service'),
+    namespace: maybe(nonEmpty)(answer['Namespace'], 'Namespace'),
+    datacenter: maybe(nonEmpty)(answer['Datacenter'], 'Datacenter'),
+    instances: parseConnectInstances(answer['Nodes'] ?? null),
+    nodes: array(answer['Nodes'] ?? null, 'Nodes').map(parseNode),
+    ttlMs: ttl === undefined ? undefined : parseDuration(ttl),
+  }
+}
+
+/** The name of the node of an entry, or its address where an agent leaves out the name. */
+function parseNode(item: unknown, i: number): string {
+  const place = `Nodes[${i}].Node`
+  const node = object(object(item, `Nodes[${i}]`)['Node'], place)
+  return maybe(string)(node['Node'], `${place}.Node`) ?? nonEmpty(node['Address'], `${place}.Address`)
+}
+
+export function parseIsSorted(body: unknown): boolean {
+  const query = object(object(body, '')['Query'], 'Query')
+  const service = object(query['Service'], 'Query.Service')
+  return maybe(string)(service['Near'], 'Query.Service.Near') !== undefined
+}
+
+const UNITS = { ns: 1e-6, us: 1e-3, µs: 1e-3, ms: 1, s: 1_000, m: 60_000, h: 3_600_000 } as const
+/** Longer than any duration that Go writes. */
+const MAX_DURATION_LENGTH = 64
+
+/** Parses a duration as Go writes it, such as `1m30s`, to milliseconds; undefined when the text is none. */
+export function parseDuration(text: string): number | undefined {
+  if (text.length > MAX_DURATION_LENGTH) return undefined
+  if (!/^(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+$/.test(text)) return undefined
+  let total = 0
+  for (const [, amount, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)/g)) {
+    total += Number(amount) * UNITS[unit as keyof typeof UNITS]
+  }
+  return total
+}

@@ -1,0 +1,14 @@
+import { expectDurationOrNone, expectKeys, expectObject, optional } from './validate.js'
+
+/** Options of `close`: of a service, a listener or a forward. */
+export interface CloseOptions {
+  /** How long to wait for open connections before they are cut, in milliseconds; 0 cuts them at once. @default the service's */
+  readonly drainTimeoutMs?: number | undefined
+}
+
+/** @throws OptionError */
+export function drainTimeout(given: CloseOptions | undefined, otherwise: number): number {
+  const options = expectObject('options', given ?? {}) as CloseOptions
+  expectKeys('options', options, ['drainTimeoutMs'])
+  return optional(expectDurationOrNone)('drainTimeoutMs', options.drainTimeoutMs) ?? otherwise
+}

@@ -1,0 +1,75 @@
+import type { Clock } from '../base/clock.js'
+import type { IdentityStore } from '../identity/identity-store.js'
+import { type DispatcherOptions, MeshDispatcher } from './dispatcher.js'
+import { meshFetch } from './fetch.js'
+import { type HttpAgentOptions, HttpAgent } from './agent.js'
+import { ConnectionLifetimes } from './connection-lifetimes.js'
+import type { MeshAccess } from './mesh-access.js'
+
+/** What HTTP clients of one service connect by, so that all of it ends with the service. */
+export class HttpClients {
+  readonly fetch: typeof globalThis.fetch = meshFetch(() => this.dispatcher())
+  readonly #access: MeshAccess
+  // An application may make many and let go of them; their connections hold those that have some.
+  readonly #dispatchers = new WeakSetOf<MeshDispatcher>()
+  readonly #agents = new WeakSetOf<HttpAgent>()
+  #dispatcher: MeshDispatcher | undefined
+  #agent: HttpAgent | undefined
+
+  constructor(access: Omit<MeshAccess, 'lifetimes'>, identity: IdentityStore, clock: Clock) {
+    this.#access = { ...access, lifetimes: new ConnectionLifetimes(identity, clock) }
+  }
+
+  /** The same each time, so that its pools are shared; one of its own where there are options. */
+  dispatcher(options?: DispatcherOptions): MeshDispatcher {
+    if (options === undefined && this.#dispatcher?.closed === false) return this.#dispatcher
+    const dispatcher = new MeshDispatcher(this.#access, options)
+    this.#dispatchers.add(dispatcher)
+    if (options === undefined) this.#dispatcher = dispatcher
+    return dispatcher
+  }
+
+  /** The same each time, as the dispatcher. */
+  httpAgent(options?: HttpAgentOptions): HttpAgent {
+    if (options === undefined && this.#agent !== undefined) return this.#agent
+    const agent = new HttpAgent(this.#access, options)
+    this.#agents.add(agent)
+    if (options === undefined) this.#agent = agent
+    return agent
+  }
+
+  /** Ends idle connections, and those in use with what is under way on them. */
+  close(): void {
+    for (const dispatcher of this.#dispatchers) void dispatcher.close()
+    for (const agent of this.#agents) agent.close()
+  }
+
+  /** Cuts what is left. */
+  destroy(error?: Error): void {
+    for (const dispatcher of this.#dispatchers) void dispatcher.destroy(error ?? null)
+    for (const agent of this.#agents) {
+      agent.close()
+      agent.destroy()
+    }
+    this.#access.lifetimes.close()
+  }
+}
+
+/** Objects that are not kept alive by being in here. */
+class WeakSetOf<T extends object> implements Iterable<T> {
+  readonly #refs = new Set<WeakRef<T>>()
+  readonly #gone = new FinalizationRegistry<WeakRef<T>>((ref) => this.#refs.delete(ref))
+
+  add(object: T): void {
+    const ref = new WeakRef(object)
+    this.#refs.add(ref)
+    this.#gone.register(object, ref)
+  }
+
+  *[Symbol.iterator](): Iterator<T> {
+    for (const ref of [...this.#refs]) {
+      const object = ref.deref()
+      if (object !== undefined) yield object
+    }
+  }
+}

@@ -1,0 +1,191 @@
+import { Client, type Dispatcher, type buildConnector, type errors } from 'undici'
+import { toError } from '../base/errors.js'
+import { resetError } from '../sockets/network-errors.js'
+
+export interface OriginPoolSettings {
+  /** Upper bound on the connections. */
+  readonly connections: number
+  readonly options: Omit<Client.Options, 'connect'>
+  readonly connect: buildConnector.connector
+  /** Called when another request would be sent at once. */
+  readonly onDrain: (url: URL) => void
+  readonly onConnect: (url: URL, targets: readonly Dispatcher[]) => void
+  readonly onDisconnect: (url: URL, targets: readonly Dispatcher[], error: errors.UndiciError) => void
+  readonly onConnectionError: (url: URL, targets: readonly Dispatcher[], error: errors.UndiciError) => void
+}
+
+interface Waiting {
+  readonly options: Dispatcher.DispatchOptions
+  readonly handler: Dispatcher.DispatchHandler
+  readonly stopListening: () => void
+}
+
+/**
+ * A bounded pool of undici clients for one origin. undici's own pool leaves an HTTP/2 client whose session has ended
+ * without an owner, and the client then connects again while events of the old session still arrive: an uncaught
+ * TypeError or AssertionError (undici 7.30). Here an HTTP/2 client has one connection, and ends with it.
+ */
+export class OriginPool {
+  readonly #origin: string
+  readonly #settings: OriginPoolSettings
+  /** Clients that take requests. */
+  readonly #clients = new Set<Client>()
+  readonly #busy = new WeakSet<Client>()
+  /** Clients that finish what they have. */
+  readonly #ending = new Set<Client>()
+  readonly #queue = new Set<Waiting>()
+  #isClosing = false
+  #onEmptyQueue: (() => void) | undefined
+
+  constructor(origin: string, settings: OriginPoolSettings) {
+    this.#origin = origin
+    this.#settings = settings
+  }
+
+  /** Whether there is neither a connection nor a request. */
+  get isIdle(): boolean {
+    if (this.#queue.size > 0) return false
+    return [...this.#clients].every(
+      ({ stats: { connected, pending, running } }) => !connected && pending + running === 0,
+    )
+  }
+
+  /** @returns whether another request would be sent at once */
+  dispatch(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
+    const client = this.#freeClient()
+    if (client === undefined) this.#wait(options, handler)
+    else this.#dispatchTo(client, options, handler)
+    return this.#hasRoom()
+  }
+
+  /** Waits for all requests. */
+  async close(): Promise<void> {
+    this.#isClosing = true
+    if (this.#queue.size > 0) await new Promise<void>((resolve) => (this.#onEmptyQueue = resolve))
+    await Promise.allSettled([...this.#clients, ...this.#ending].map((client) => client.close()))
+  }
+
+  /** Fails all requests. */
+  async destroy(error: Error): Promise<void> {
+    this.#isClosing = true
+    this.#failQueue(error)
+    await Promise.allSettled([...this.#clients, ...this.#ending].map((client) => client.destroy(error)))
+  }
+
+  #hasRoom(): boolean {
+    if (this.#clients.size < this.#settings.connections) return true
+    return [...this.#clients].some((client) => !this.#busy.has(client))
+  }
+
+  #freeClient(): Client | undefined {
+    for (const client of this.#clients) if (!this.#busy.has(client)) return client
+    return this.#clients.size < this.#settings.connections ? this.#newClient() : undefined
+  }
+
+  #dispatchTo(
+    client: Client,
+    options: Dispatcher.DispatchOptions,
+    handler: Dispatcher.DispatchHandler,
+  ): void {
+    if (!client.dispatch(options, handler)) this.#busy.add(client)
+  }
+
+  #newClient(): Client {
+    const { options, connect, onConnect, onDisconnect, onConnectionError } = this.#settings
+    let isHttp2 = false
+    const client: Client = new Client(this.#origin, {
+      ...options,
+      connect: (to, callback) => {
+        // For the requests that were on the session, or about to be: they may have been processed.
+        if (isHttp2) callback(resetError('the HTTP/2 session ended before the response'), null)
+        else {
+          connect(to, (...result: Parameters<buildConnector.Callback>) => {
+            isHttp2 = (result[1] as { alpnProtocol?: unknown } | null)?.alpnProtocol === 'h2'
+            callback(...result)
+          })
+        }
+      },
+    })
+    this.#clients.add(client)
+    client.on('connect', (url, targets) => {
+      onConnect(url, targets)
+    })
+    client.on('drain', () => {
+      this.#busy.delete(client)
+      this.#dispatchWaiting()
+    })
+    client.on('disconnect', (url, targets, error) => {
+      if (isHttp2) this.#retire(client)
+      onDisconnect(url, targets, error)
+    })
+    client.on('connectionError', (url, targets, error) => {
+      // undici emits this at the end of an HTTP/2 session as well.
+      if (!this.#retire(client)) return
+      const isConnected = [...this.#clients].some(({ stats }) => stats.connected)
+      if (!isConnected) this.#failQueue(error)
+      onConnectionError(url, targets, error)
+    })
+    return client
+  }
+
+  /** @returns whether the client took requests before */
+  #retire(client: Client): boolean {
+    if (!this.#clients.delete(client)) return false
+    this.#ending.add(client)
+    const forget = (): boolean => this.#ending.delete(client)
+    // undici calls this in the middle of a change of the client.
+    queueMicrotask(() => {
+      client.close().then(forget, forget)
+      this.#dispatchWaiting()
+    })
+    return true
+  }
+
+  #wait(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): void {
+    const { signal } = options as { readonly signal?: unknown }
+    const isSignal = signal instanceof AbortSignal
+    const onAbort = (): void => {
+      this.#take(waiting)
+      fail(handler, toError((signal as AbortSignal).reason))
+    }
+    const waiting: Waiting = {
+      options,
+      handler,
+      stopListening: () => {
+        if (isSignal) signal.removeEventListener('abort', onAbort)
+      },
+    }
+    this.#queue.add(waiting)
+    if (isSignal) signal.addEventListener('abort', onAbort)
+  }
+
+  #take(waiting: Waiting): void {
+    this.#queue.delete(waiting)
+    waiting.stopListening()
+    if (this.#queue.size === 0) this.#onEmptyQueue?.()
+  }
+
+  #dispatchWaiting(): void {
+    for (const waiting of this.#queue) {
+      const client = this.#freeClient()
+      if (client === undefined) return
+      this.#take(waiting)
+      this.#dispatchTo(client, waiting.options, waiting.handler)
+    }
+    if (!this.#isClosing && this.#hasRoom()) this.#settings.onDrain(new URL(this.#origin))
+  }
+
+  #failQueue(error: Error): void {
+    for (const waiting of [...this.#queue]) {
+      this.#take(waiting)
+      fail(waiting.handler, error)
+    }
+  }
+}
+
+/** Fails a request that was not dispatched. `fetch` of Node.js 20 to 24 has the handler of undici 6. */
+function fail(handler: Dispatcher.DispatchHandler, error: Error): void {
+  const { onError } = handler as { onError?: (this: object, error: Error) => void }
+  if (handler.onResponseError === undefined) onError?.call(handler, error)
+  else handler.onResponseError(undefined as never, error)
+}

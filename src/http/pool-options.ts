@@ -1,0 +1,33 @@
+import { OptionError, toError } from '../base/errors.js'
+import { duration, expectKeys, expectObject } from '../base/validate.js'
+
+/** Options of an adapter that keeps connections in a pool of somebody else's making. */
+export interface PooledOptions<P extends object> {
+  readonly dialTimeoutMs?: number | undefined
+  readonly pool?: P | undefined
+}
+
+/**
+ * @param owner - whose pool it is, for messages
+ * @param keys - the options of the pool that may be given
+ * @param tryOut - throws what its maker says of the values
+ * @throws OptionError
+ */
+export function readPooled<P extends object>(
+  given: PooledOptions<P>,
+  dialTimeoutMs: number,
+  { owner, keys, tryOut }: { owner: string; keys: readonly string[]; tryOut: (pool: P) => void },
+): { readonly timeoutMs: number; readonly pool: P } {
+  const options = expectObject('options', given) as PooledOptions<P>
+  expectKeys('options', options, ['dialTimeoutMs', 'pool'])
+  const timeoutMs = duration('dialTimeoutMs', options.dialTimeoutMs, dialTimeoutMs)
+  const pool = { ...(expectObject('pool', options.pool ?? {}) as P) }
+  expectKeys('pool', pool, keys)
+  try {
+    tryOut(pool)
+  } catch (cause) {
+    if (cause instanceof OptionError) throw cause
+    throw new OptionError('pool', `options as ${owner} takes them`, toError(cause).message, { cause })
+  }
+  return { timeoutMs, pool }
+}

@@ -1,0 +1,163 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
+import type { ClientRequest, IncomingMessage } from 'node:http'
+import type { Dispatcher } from 'undici'
+import { RedirectError } from '../base/errors.js'
+import { type Upstream, isResolver, toTarget } from '../resolve/upstream.js'
+import { type HostSettings, findUpstream } from './mesh-url.js'
+
+/** Statuses that clients follow (Fetch standard, "redirect status"). */
+const REDIRECT_STATUSES: ReadonlySet<unknown> = new Set([301, 302, 303, 307, 308])
+
+export interface RedirectSettings {
+  readonly hosts: HostSettings
+  readonly crossServiceRedirects: boolean
+}
+
+/**
+ * Throws if a redirect leads from one service of the mesh to another. A host outside the mesh passes: connecting to it
+ * fails anyway.
+ * @throws RedirectError
+ */
+function checkRedirect(from: string, to: string, { hosts, crossServiceRedirects }: RedirectSettings): void {
+  if (crossServiceRedirects) return
+  const source = identify(from, hosts)
+  const target = identify(to, hosts)
+  if (source === undefined || target === undefined || source.key === target.key) return
+  throw new RedirectError(source.name, target.name)
+}
+
+/** What a host is compared by. A service is the same in each datacenter, and under each of its hosts. */
+function identify(
+  hostname: string,
+  hosts: HostSettings,
+): { readonly key: Upstream; readonly name: string } | undefined {
+  const upstream = findUpstream(hostname, hosts)
+  if (upstream === undefined) return undefined
+  if (isResolver(upstream)) return { key: upstream, name: upstream.name }
+  const target = toTarget(upstream)
+  const { namespace = '', partition = '' } = target
+  const name = target.kind === 'query' ? target.query : target.service
+  return { key: JSON.stringify([target.kind === 'query', name, namespace, partition]), name }
+}
+
+/** The requests that one call of a client makes: the first one, and those by which it follows redirects. */
+interface Call {
+  /** Host of the first request. */
+  hostname?: string
+  readonly isMeshFetch: boolean
+}
+
+/** Key of the call in the options of a request. Interceptors copy it to the requests that follow. */
+const CALL: unique symbol = Symbol('consul-connect.call')
+
+type CallOptions = Dispatcher.DispatchOptions & { readonly [CALL]?: Call }
+
+/** A dispatcher for one call of `fetch`: each request after the first one follows a redirect. */
+export function fetchDispatcher(dispatcher: Dispatcher): Pick<Dispatcher, 'dispatch'> {
+  const call: Call = { isMeshFetch: true }
+  return { dispatch: (options, handler) => dispatcher.dispatch(withCall(options, call), handler) }
+}
+
+/** The outermost interceptor of a composed dispatcher: marks the request from which redirects start. */
+export const trackRedirects: Dispatcher.DispatcherComposeInterceptor = (dispatch) => (options, handler) =>
+  dispatch(CALL in options ? options : withCall(options, { isMeshFetch: false }), handler)
+
+function withCall(options: Dispatcher.DispatchOptions, call: Call): CallOptions {
+  return { ...options, [CALL]: call }
+}
+
+/**
+ * Checks a request of a dispatcher against the first one of its call.
+ * @returns the handler to dispatch with
+ * @throws RedirectError
+ */
+export function guardDispatch(
+  options: CallOptions,
+  origin: string,
+  handler: Dispatcher.DispatchHandler,
+  settings: RedirectSettings,
+): Dispatcher.DispatchHandler {
+  const { hostname } = new URL(origin)
+  const call = options[CALL]
+  if (call?.hostname !== undefined) checkRedirect(call.hostname, hostname, settings)
+  else if (call !== undefined) call.hostname = hostname
+  if (call?.isMeshFetch === true || !isFetch(options)) return handler
+  return guardResponse(handler, (status, location) => {
+    const to = redirectTarget(status, location, hostname)
+    if (to !== undefined) checkRedirect(hostname, to.hostname, settings)
+  })
+}
+
+/** Whether a request comes from an implementation of `fetch`: only they set these two options. */
+function isFetch(options: Dispatcher.DispatchOptions & { readonly maxRedirections?: unknown }): boolean {
+  return options.maxRedirections === 0 && 'upgrade' in options
+}
+
+/**
+ * A handler that fails if `check` refuses its response. `fetch` follows a redirect by a request that has nothing in
+ * common with the one before, so that only the response can be refused.
+ */
+function guardResponse(
+  handler: Dispatcher.DispatchHandler,
+  check: (status: number, location: unknown) => void,
+): Dispatcher.DispatchHandler {
+  return new Proxy(handler, {
+    get(target, key): unknown {
+      const value: unknown = Reflect.get(target, key)
+      if (typeof value !== 'function') return value
+      return (...args: unknown[]): unknown => {
+        // Handlers of undici 7 have `onResponseStart`; fetch of Node.js 20 to 24 has `onHeaders` of undici 6.
+        if (key === 'onResponseStart') check(args[1] as number, (args[2] as { location?: unknown }).location)
+        if (key === 'onHeaders') check(args[0] as number, rawLocation(args[1] as readonly Buffer[]))
+        return Reflect.apply(value, target, args)
+      }
+    },
+    set: (target, key, value) => Reflect.set(target, key, value),
+  })
+}
+
+function rawLocation(rawHeaders: readonly Buffer[]): string | undefined {
+  const at = rawHeaders.findIndex((name, i) => i % 2 === 0 && String(name).toLowerCase() === 'location')
+  return at === -1 ? undefined : String(rawHeaders[at + 1])
+}
+
+/** The redirect that the current code handles: it runs in a `response` event, or in a continuation of one. */
+const currentRedirect = new AsyncLocalStorage<{ readonly from: string; readonly to: URL }>()
+
+/**
+ * Checks a request of `node:http`. Libraries follow a redirect in the `response` event, or in a continuation of it, by a
+ * new request for the URL that the response names.
+ * @throws RedirectError
+ */
+export function guardRequest(request: ClientRequest, settings: RedirectSettings): void {
+  const hostname = request.host
+  const redirect = currentRedirect.getStore()
+  if (redirect?.to.hostname === hostname.toLowerCase() && pathOf(redirect.to) === request.path) {
+    checkRedirect(redirect.from, hostname, settings)
+  }
+  const emit = request.emit.bind(request) as (event: string | symbol, ...args: unknown[]) => boolean
+  request.emit = (event: string | symbol, ...args: unknown[]): boolean => {
+    if (event !== 'response') return emit(event, ...args)
+    const { statusCode, headers } = args[0] as IncomingMessage
+    const to = redirectTarget(statusCode, headers.location, hostname)
+    return to === undefined
+      ? emit(event, ...args)
+      : currentRedirect.run({ from: hostname, to }, emit, event, ...args)
+  }
+}
+
+function pathOf({ pathname, search }: URL): string {
+  return pathname + search
+}
+
+/** Where a response redirects to, if that is another host. */
+function redirectTarget(status: unknown, location: unknown, hostname: string): URL | undefined {
+  if (!REDIRECT_STATUSES.has(status) || typeof location !== 'string') return undefined
+  try {
+    const to = new URL(location, `http://${hostname}/`)
+    return to.hostname === hostname.toLowerCase() ? undefined : to
+  } catch {
+    // Clients do not follow what is not a URL.
+    return undefined
+  }
+}

@@ -1,0 +1,165 @@
+import type { Answer, SrvAnswer } from 'dns-packet'
+import type { DnsClient } from '../agent/dns/client.js'
+import {
+  type DnsMessage,
+  canonicalName,
+  isAddress,
+  isDnsName,
+  isSameName,
+  isSoa,
+  isSrv,
+} from '../agent/dns/message.js'
+import { isAborted } from '../base/deadline.js'
+import type { Clock } from '../base/clock.js'
+import { DialError, DnsError, toError } from '../base/errors.js'
+import { log } from '../base/log.js'
+import { publishResolution, publishResolutionFailure } from './diagnostics.js'
+import { TtlCache, type Timed } from './ttl-cache.js'
+import { type Endpoint, type ResolveRequest, type Resolver, endpointList } from './resolver.js'
+import type { DnsTarget } from './upstream.js'
+
+/** However long an answer says that it holds: one that is wrong, or forged, must not hold for ever. */
+const LONGEST_TTL_S = 24 * 3600
+const LONGEST_NEGATIVE_TTL_S = 60
+const MOST_RECORDS = 1_000
+/** How many questions for missing addresses are under way. */
+const AT_A_TIME = 8
+
+/** Resolves by SRV records, with the addresses that come along. The records' own TTLs hold, 0 included. */
+export class DnsResolver implements Resolver {
+  readonly name: string
+  readonly #client: DnsClient
+  readonly #target: DnsTarget
+  readonly #lookup: TtlCache<readonly Endpoint[]>
+  #isEmpty = true
+
+  constructor(client: DnsClient, target: DnsTarget, clock: Clock) {
+    this.name = `${target.service} by DNS ${target.dns}`
+    this.#client = client
+    this.#target = target
+    this.#lookup = new TtlCache(this.name, clock, (signal) => this.#resolve(signal))
+  }
+
+  get isEmpty(): boolean {
+    return this.#isEmpty
+  }
+
+  get lastError(): Error | undefined {
+    return this.#lookup.lastError
+  }
+
+  /** @throws DialError with ERR_CONNECT_NO_INSTANCES, DnsError */
+  async resolve({ signal, refresh }: ResolveRequest): Promise<readonly Endpoint[]> {
+    const endpoints = await this.#lookup.get(signal, refresh)
+    if (endpoints.length > 0) return endpoints
+    const message = 'the name does not exist, or has no SRV record that can be dialled'
+    throw new DialError('ERR_CONNECT_NO_INSTANCES', this.name, message, { reason: 'unknown' })
+  }
+
+  close(): void {
+    this.#lookup.close()
+  }
+
+  async #resolve(signal: AbortSignal): Promise<Timed<readonly Endpoint[]>> {
+    try {
+      const timed = await this.#ask(signal)
+      publishResolution(this.name, timed.value, false)
+      return timed
+    } catch (error) {
+      publishResolutionFailure(this.name, toError(error))
+      throw error
+    }
+  }
+
+  async #ask(signal: AbortSignal): Promise<Timed<readonly Endpoint[]>> {
+    const { dns, service, datacenter, namespace, partition } = this.#target
+    const message = await this.#client.query(dns, 'SRV', signal)
+    if (message.rcode !== 'NOERROR' && message.rcode !== 'NXDOMAIN') {
+      throw new DnsError(this.#client.server, `SRV ${dns}`, `the server answered ${message.rcode}`)
+    }
+    const records = usable(message.answers.filter(isSrv).filter(({ name }) => isSameName(name, dns)))
+    const addresses = await this.#addresses(records, message.additionals, signal)
+    const ttls: number[] = []
+    const endpoints = records.flatMap((record) => {
+      const { target, port, weight = 0 } = record.data
+      const address = addresses.get(canonicalName(target))
+      if (address === undefined) return []
+      ttls.push(seconds(record.ttl), address.ttl)
+      const identity = { service, datacenter, namespace, partition }
+      return [{ host: address.host, port, weight, identity }]
+    })
+    log.resolve('%s: %d records, %d of them usable', this.name, message.answers.length, endpoints.length)
+    this.#isEmpty = endpoints.length === 0
+    const ttl = endpoints.length > 0 ? Math.min(LONGEST_TTL_S, ...ttls) : negativeTtl(message)
+    return { value: endpointList(endpoints), ttlMs: ttl * 1_000 }
+  }
+
+  /**
+   * Where each target is: as it came along, or as the same server says. One that cannot be found spoils no other.
+   * @throws DnsError when that is so of all
+   */
+  async #addresses(
+    records: readonly SrvAnswer[],
+    additionals: readonly Answer[],
+    signal: AbortSignal,
+  ): Promise<Map<string, Address>> {
+    const found = new Map<string, Address>()
+    for (const record of additionals.filter(isAddress)) {
+      const name = canonicalName(record.name)
+      if (!found.has(name)) found.set(name, { host: record.data, ttl: seconds(record.ttl) })
+    }
+    const names = [...new Set(records.map(({ data }) => canonicalName(data.target)))]
+    const missing = names.filter((name) => !found.has(name))
+    let failure: Error | undefined
+    const askNext = async (): Promise<void> => {
+      for (let name = missing.pop(); name !== undefined; name = missing.pop()) {
+        try {
+          found.set(name, await this.#askAddress(name, signal))
+        } catch (error) {
+          if (isAborted(signal)) throw error
+          failure = toError(error)
+          log.resolve('%s: %s', this.name, failure.message)
+        }
+      }
+    }
+    await Promise.all(Array.from({ length: AT_A_TIME }, askNext))
+    if (failure !== undefined && !names.some((name) => found.has(name))) throw failure
+    return found
+  }
+
+  /** As the same server says, or else the name as a host name. */
+  async #askAddress(name: string, signal: AbortSignal): Promise<Address> {
+    for (const type of ['A', 'AAAA'] as const) {
+      const { rcode, answers } = await this.#client.query(name, type, signal)
+      const record = answers.filter(isAddress).find((each) => isSameName(each.name, name))
+      if (rcode === 'NOERROR' && record !== undefined) return { host: record.data, ttl: seconds(record.ttl) }
+    }
+    return { host: name, ttl: LONGEST_TTL_S }
+  }
+}
+
+interface Address {
+  readonly host: string
+  /** In seconds. */
+  readonly ttl: number
+}
+
+/** Those that say where, of the best priority that there is (RFC 2782), and not too many of them. */
+function usable(records: readonly SrvAnswer[]): SrvAnswer[] {
+  // A target of "." says that the service is decidedly not there.
+  const dialable = records.filter(({ data }) => data.port > 0 && isDnsName(data.target))
+  const best = Math.min(...dialable.map(({ data }) => data.priority ?? 0))
+  return dialable.filter(({ data }) => (data.priority ?? 0) === best).slice(0, MOST_RECORDS)
+}
+
+/** In seconds. RFC 2308, section 5: the lesser of the SOA's own TTL and its MINIMUM; without one, nothing is kept. */
+function negativeTtl({ authorities }: DnsMessage): number {
+  const soa = authorities.find(isSoa)
+  if (soa === undefined) return 0
+  return Math.min(LONGEST_NEGATIVE_TTL_S, seconds(soa.ttl), seconds(soa.data.minimum))
+}
+
+/** RFC 2181, section 8: a TTL with its top bit set is none. */
+function seconds(ttl: number | undefined): number {
+  return ttl === undefined || ttl > 0x7fff_ffff ? 0 : ttl
+}

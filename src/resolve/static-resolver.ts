@@ -1,0 +1,22 @@
+import { expectAddress } from '../base/validate.js'
+import type { AddressTarget } from './upstream.js'
+import { type Endpoint, type Resolver, endpointList } from './resolver.js'
+
+/** Resolves to the addresses that are given, always. */
+export class StaticResolver implements Resolver {
+  readonly name: string
+  readonly #endpoints: readonly Endpoint[]
+
+  constructor(target: AddressTarget & { readonly address: readonly string[] }) {
+    const { address, service, datacenter, namespace, partition } = target
+    const identity = { service, datacenter, namespace, partition }
+    this.name = `${service} at ${address.join(', ')}`
+    this.#endpoints = endpointList(
+      address.map((each) => ({ ...expectAddress('upstream.address', each), identity })),
+    )
+  }
+
+  resolve(): readonly Endpoint[] {
+    return this.#endpoints
+  }
+}

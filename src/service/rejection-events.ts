@@ -1,0 +1,54 @@
+import type { Clock } from '../base/clock.js'
+
+/** How many events there are at most in a second, and one more that stands for the rest. */
+const EVENTS_PER_WINDOW = 10
+const WINDOW_MS = 1_000
+
+type Emit = (error: Error, remoteAddress: string | undefined, count: number) => void
+
+/**
+ * Limits the `rejected` events: a peer can fail thousands of handshakes in a second, and each event usually becomes a
+ * line in a log. The rejections that are not reported one by one are counted in a last event of their second.
+ */
+export class RejectionEvents {
+  readonly #clock: Clock
+  readonly #emit: Emit
+  #windowEnd = -Infinity
+  #emitted = 0
+  #pending: { error: Error; remoteAddress: string | undefined; count: number } | undefined
+  #cancel: () => void = () => undefined
+
+  constructor(clock: Clock, emit: Emit) {
+    this.#clock = clock
+    this.#emit = emit
+  }
+
+  report(error: Error, remoteAddress: string | undefined): void {
+    const now = this.#clock.now()
+    // A clock that was set back begins a new window as well.
+    const isOver = now >= this.#windowEnd || now < this.#windowEnd - WINDOW_MS
+    if (isOver && this.#pending === undefined) {
+      this.#windowEnd = now + WINDOW_MS
+      this.#emitted = 0
+    }
+    if (this.#emitted < EVENTS_PER_WINDOW) {
+      this.#emitted += 1
+      this.#emit(error, remoteAddress, 1)
+      return
+    }
+    if (this.#pending === undefined) {
+      this.#cancel = this.#clock.after(Math.min(WINDOW_MS, this.#windowEnd - now), () => {
+        this.flush()
+      })
+    }
+    this.#pending = { error, remoteAddress, count: (this.#pending?.count ?? 0) + 1 }
+  }
+
+  /** Emits what has not been reported yet. */
+  flush(): void {
+    this.#cancel()
+    const pending = this.#pending
+    this.#pending = undefined
+    if (pending !== undefined) this.#emit(pending.error, pending.remoteAddress, pending.count)
+  }
+}

@@ -1,0 +1,62 @@
+import { AgentClient } from '../agent/client.js'
+import { type AgentSettings, settingsKey } from '../agent/settings.js'
+import { IntentionRegistry } from '../authorize/intention-registry.js'
+import { type Time, systemTime } from '../base/clock.js'
+import { RootsStore } from '../identity/roots.js'
+import { Routes } from '../resolve/routes.js'
+
+/**
+ * What all services of a process that use one agent share: its client, and one watch of the roots, of each upstream, and
+ * of the intentions for each of them.
+ */
+interface SharedState {
+  readonly agent: AgentClient
+  readonly roots: RootsStore
+  readonly routes: Routes
+  readonly destinations: IntentionRegistry
+}
+
+/** A user's share in a mesh; the last one to give it back closes the mesh. */
+export interface SharedLease extends SharedState {
+  release(): Promise<void>
+}
+
+const shared = new Map<string, { mesh: SharedState; users: number }>()
+
+/** The mesh behind an agent: the one there is, when the settings are the same, or a new one. */
+export function acquireShared(settings: AgentSettings, time: Time): SharedLease {
+  // Under a clock of its own a service shares nothing.
+  if (time !== systemTime) {
+    const mesh = openShared(settings, time)
+    return { ...mesh, release: () => closeShared(mesh) }
+  }
+  const key = settingsKey(settings)
+  const entry = shared.get(key) ?? { mesh: openShared(settings, time), users: 0 }
+  shared.set(key, entry)
+  entry.users += 1
+  let released: Promise<void> | undefined
+  const release = async (): Promise<void> => {
+    entry.users -= 1
+    if (entry.users > 0) return
+    shared.delete(key)
+    await closeShared(entry.mesh)
+  }
+  return { ...entry.mesh, release: () => (released ??= release()) }
+}
+
+function openShared(settings: AgentSettings, time: Time): SharedState {
+  const agent = new AgentClient(settings)
+  return {
+    agent,
+    roots: new RootsStore(agent, time),
+    routes: new Routes(agent, time),
+    destinations: new IntentionRegistry(agent, time),
+  }
+}
+
+async function closeShared({ agent, roots, routes, destinations }: SharedState): Promise<void> {
+  destinations.close()
+  routes.close()
+  roots.close()
+  await agent.destroy()
+}

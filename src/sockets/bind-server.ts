@@ -1,0 +1,30 @@
+import { once } from 'node:events'
+import type { Server } from 'node:net'
+import { ConnectError, because } from '../base/errors.js'
+
+/** Where to listen: a port and a host, or the path of a unix socket. */
+export type ListenAddress =
+  { readonly port: number; readonly host?: string | undefined } | { readonly path: string }
+
+/**
+ * Makes a server listen.
+ * @param closed - resolves when the server is closed, which ends the wait too
+ * @throws ConnectError with ERR_CONNECT_LISTEN
+ */
+export async function openServer(
+  server: Server,
+  address: ListenAddress,
+  closed: Promise<unknown>,
+): Promise<void> {
+  const ended = closed.then(() => {
+    throw new Error('it was closed')
+  })
+  ended.catch(() => undefined)
+  try {
+    server.listen({ ...address })
+    await Promise.race([once(server, 'listening'), ended])
+  } catch (cause) {
+    const where = 'path' in address ? address.path : `${address.host ?? 'any address'}, port ${address.port}`
+    throw new ConnectError('ERR_CONNECT_LISTEN', `cannot listen on ${where}${because(cause)}`, { cause })
+  }
+}

@@ -1,0 +1,49 @@
+import type { PeerCertificate } from 'node:tls'
+import { IdentityError, toError } from '../base/errors.js'
+import type { Generation } from '../identity/identity-store.js'
+import type { ExpectedIdentity } from '../identity/verify.js'
+import { type TlsMaterial, tlsMaterial } from './tls-context.js'
+import { identifyAs } from './verify-peer.js'
+
+/** Options for `tls.createServer`, `https.createServer` and the like. */
+export interface TlsServerOptions extends TlsMaterial {
+  readonly requestCert: true
+  readonly rejectUnauthorized: true
+}
+
+/** Options for `tls.connect`, `https.Agent`, undici's `connect` and the like. */
+export interface TlsClientOptions extends TlsMaterial {
+  readonly rejectUnauthorized: true
+  readonly checkServerIdentity: (host: string, certificate: PeerCertificate) => Error | undefined
+  /** For `https.Agent` and undici: a resumed session would skip `checkServerIdentity`. */
+  readonly maxCachedSessions: 0
+}
+
+/** @throws IdentityError with ERR_CONNECT_ROOTS when none of the roots is self-signed */
+export function tlsServerOptions(generation: Generation): TlsServerOptions {
+  // tls.createServer and setSecureContext ignore allowPartialTrustChain, and would refuse every peer.
+  if (!generation.roots.certificates.some((root) => root.checkIssued(root))) {
+    throw new IdentityError(
+      'ERR_CONNECT_ROOTS',
+      'tlsServerOptions: none of the CA roots is self-signed; use listen() or serve(), or add the CA above them to the roots',
+    )
+  }
+  return { ...tlsMaterial(generation), requestCert: true, rejectUnauthorized: true }
+}
+
+export function tlsClientOptions(generation: Generation, expected: ExpectedIdentity): TlsClientOptions {
+  return {
+    ...tlsMaterial(generation),
+    rejectUnauthorized: true,
+    maxCachedSessions: 0,
+    checkServerIdentity: (_host, certificate) => {
+      try {
+        identifyAs(certificate, generation, expected)
+        return undefined
+      } catch (error) {
+        // Whatever goes wrong in here must refuse, and not escape into the TLS stack.
+        return toError(error)
+      }
+    },
+  }
+}
