@@ -1,7 +1,5 @@
 import { ConsulApi } from './agent/consul-api.js'
 import type { AgentOptions } from './agent/options.js'
-import { type ProxyConfigOptions, ProxyConfigSource, type ProxySelector } from './proxy/config.js'
-import { AgentRelay, type RelayOptions } from './proxy/relay.js'
 import { Service } from './service/service.js'
 import type { ServiceOptions } from './service/service-options.js'
 
@@ -23,22 +21,6 @@ export function service(name: string, options?: ServiceOptions): Service {
 }
 
 /**
- * The live configuration of a proxy that is registered with the agent, for those who write a proxy. Returns at once; the
- * first one comes with `ready()` or the event `changed`.
- * @throws OptionError
- * @example
- * ```ts
- * const config = connect.proxyConfig({ proxyId: 'web-proxy' })
- * const { service, listener, upstreams } = await config.ready()
- * console.log(service, listener?.port, upstreams.length)
- * await config.close()
- * ```
- */
-export function proxyConfig(selector: ProxySelector, options?: ProxyConfigOptions): ProxyConfigSource {
-  return new ProxyConfigSource(selector, options)
-}
-
-/**
  * The HTTP API of a Consul agent, for programs that register services or make tokens for them.
  * @throws OptionError
  * @example
@@ -52,34 +34,11 @@ export function consul(options?: AgentOptions): ConsulApi {
   return new ConsulApi(options)
 }
 
-/**
- * Opens a unix socket through which other processes of this program use the agent as this one does: without a token of
- * their own, and with one query at the agent for what several of them watch. They can read what a member of the mesh
- * needs, and change nothing.
- * @throws OptionError, ConnectError (ERR_CONNECT_LISTEN)
- * @example
- * ```ts
- * await using relay = await connect.relayAgent({ path: `${process.cwd()}/relay.sock` })
- * const worker = connect.service('web', { agent: { address: `unix://${process.cwd()}/relay.sock` } })
- * await worker.ready()
- * await worker.close()
- * ```
- */
-export async function relayAgent(options: RelayOptions): Promise<AgentRelay> {
-  const relay = new AgentRelay(options)
-  await relay.open()
-  return relay
-}
-
 export { closeOnSignals } from './service/close-on-signals.js'
 export { Service } from './service/service.js'
 export { ConsulApi } from './agent/consul-api.js'
 export { SpiffeId } from './identity/spiffe.js'
-export { ProxyConfigSource } from './proxy/config.js'
-export { PROXY_CONFIG_KEYS, parseProxyConfig } from './proxy/settings.js'
 export { peer } from './transport/verify-peer.js'
-export { dialLocal } from './sockets/dial-local.js'
-export { pump } from './sockets/pump.js'
 export {
   AbortError,
   AgentError,
@@ -120,9 +79,6 @@ export type { Authorizer, AuthorizeRequest, Decision, DecisionBasis } from './au
 export type { AllowedService } from './authorize/authorizers.js'
 export type { Staleness } from './authorize/destination-intentions.js'
 export type { DialAttempt, ErrorCode, NoInstancesReason } from './base/errors.js'
-export type { ProxyConfigEvents, ProxyConfigOptions, ProxySelector } from './proxy/config.js'
-export type { AgentRelay, RelayOptions } from './proxy/relay.js'
-export type { ProxyConfig, ProxyListener, ProxyProblem, ProxyUpstream } from './proxy/settings.js'
 export type { ReadyOptions } from './base/ready-options.js'
 export type { HttpCheck, RegisterOptions, TcpCheck, TtlCheck } from './service/register-options.js'
 export type { ServiceEvents } from './service/service-events.js'
@@ -157,8 +113,6 @@ export type {
 } from './service/service-options.js'
 export type { ConnectionHandler, Listener } from './transport/listen.js'
 export type { ListenAddress } from './sockets/bind-server.js'
-export type { DialLocalOptions, LocalAddress } from './sockets/dial-local.js'
-export type { PumpOptions, PumpResult } from './sockets/pump.js'
 export type { MeshSocket } from './transport/mesh-socket.js'
 export type { TlsMaterial } from './transport/tls-context.js'
 export type { TlsClientOptions, TlsServerOptions } from './transport/tls-options.js'

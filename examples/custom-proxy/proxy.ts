@@ -2,6 +2,7 @@
 import { type IncomingMessage, type ServerResponse, createServer, request } from 'node:http'
 import { pipeline } from 'node:stream'
 import * as connect from 'consul-connect'
+import { type LocalAddress, proxyConfig } from 'consul-connect/proxy'
 
 /** Runs the proxy that is registered with the agent under this id, and follows its configuration. */
 export async function startProxy(
@@ -9,7 +10,7 @@ export async function startProxy(
   agent: connect.AgentOptions,
   log: (line: string) => void,
 ): Promise<{ close(): Promise<void> }> {
-  const source = connect.proxyConfig({ proxyId }, { agent })
+  const source = proxyConfig({ proxyId }, { agent })
   source.on('warning', (error) => {
     log(`warning: ${error.message}`)
   })
@@ -18,7 +19,7 @@ export async function startProxy(
   const service = connect.service(name, { agent })
 
   /** Where the application is: looked at for each request, since it may move. */
-  const application = (): connect.LocalAddress => (source.current?.listener ?? listener).application
+  const application = (): LocalAddress => (source.current?.listener ?? listener).application
   const target = (incoming: IncomingMessage): object => {
     const at = application()
     const where = 'path' in at ? { socketPath: at.path } : { host: at.host, port: at.port }

@@ -137,7 +137,7 @@ type OnProblem = (error: OptionError, effect: string) => void
  * @throws OptionError
  * @example
  * ```ts
- * const { service, listener } = connect.parseProxyConfig({
+ * const { service, listener } = parseProxyConfig({
  *   service: 'web',
  *   bind_port: 21_000,
  *   local_service_port: 8_080,

@@ -22,7 +22,7 @@ export interface DialLocalOptions {
  * @throws ConnectError (ERR_CONNECT_APPLICATION), TimeoutError, AbortError, OptionError
  * @example
  * ```ts
- * const local = await connect.dialLocal({ host: '127.0.0.1', port: localPort }, { timeoutMs: 500 })
+ * const local = await dialLocal({ host: '127.0.0.1', port: localPort }, { timeoutMs: 500 })
  * local.destroy()
  * ```
  */

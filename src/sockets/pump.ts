@@ -34,8 +34,8 @@ export interface PumpResult {
  * @example
  * ```ts
  * const socket = await web.dial('echo', { allowHalfOpen: true })
- * const local = await connect.dialLocal({ host: '127.0.0.1', port: localPort })
- * const { sent, received } = await connect.pump(local, socket, { idleTimeoutMs: 60_000 })
+ * const local = await dialLocal({ host: '127.0.0.1', port: localPort })
+ * const { sent, received } = await pump(local, socket, { idleTimeoutMs: 60_000 })
  * console.log(sent, 'bytes there', received, 'bytes back')
  * ```
  */

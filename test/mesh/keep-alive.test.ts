@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
 import { once } from 'node:events'
 import { type TestContext, describe, it } from 'node:test'
-import { dialLocal } from '../../src/index.js'
+import { dialLocal } from '../../src/proxy.js'
 import { portOf, startMesh, until } from '../fixtures/mesh.js'
 
 /**

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { type TestContext, describe, it } from 'node:test'
-import { type ProxyConfig, type ProxyConfigSource, proxyConfig } from '../../src/index.js'
+import { type ProxyConfig, type ProxyConfigSource, proxyConfig } from '../../src/proxy.js'
 import type { TestAgent } from '../../src/testing/index.js'
 import { WAIT_MS, rejection, startMesh } from '../fixtures/mesh.js'
 

@@ -3,14 +3,14 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
+import { AgentError } from '../../src/index.js'
 import {
-  AgentError,
   type ProxyConfig,
   type ProxyConfigEvents,
   type ProxyConfigSource,
   type ProxySelector,
   proxyConfig,
-} from '../../src/index.js'
+} from '../../src/proxy.js'
 import type { TestAgent } from '../../src/testing/index.js'
 import { WAIT_MS, rejection, startMesh } from '../fixtures/mesh.js'
 

@@ -4,7 +4,8 @@ import { type Socket, createServer } from 'node:net'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { type TestContext, describe, it } from 'node:test'
-import { type MeshStream, type Service, dialLocal, pump } from '../../src/index.js'
+import type { MeshStream, Service } from '../../src/index.js'
+import { dialLocal, pump } from '../../src/proxy.js'
 import { offer, readAll, rejection, startMesh, type TestMesh, until } from '../fixtures/mesh.js'
 
 interface Serving extends TestMesh {

@@ -24,6 +24,7 @@ describe('the package', () => {
       'package.json',
       'dist/index.js',
       'dist/index.d.ts',
+      'dist/proxy.js',
       'dist/testing/index.js',
     ]) {
       assert.ok(paths.includes(wanted), `${wanted} is missing`)
@@ -62,14 +63,13 @@ describe('the package', () => {
     }
   })
 
-  it('exports exactly this', async () => {
-    const main = (await import(new URL('../../dist/index.js', import.meta.url).href)) as object
-    assert.deepEqual(Object.keys(main).sort(), [
+  const entries: Readonly<Record<string, readonly string[]>> = {
+    index: [
       'AbortError',
-      'ConsulApi',
       'AgentError',
       'ClosedError',
       'ConnectError',
+      'ConsulApi',
       'DeniedError',
       'DialError',
       'DnsError',
@@ -77,8 +77,6 @@ describe('the package', () => {
       'HostError',
       'IdentityError',
       'OptionError',
-      'PROXY_CONFIG_KEYS',
-      'ProxyConfigSource',
       'RedirectError',
       'RevokedError',
       'Service',
@@ -86,7 +84,6 @@ describe('the package', () => {
       'SpiffeIdError',
       'TimeoutError',
       'VerificationError',
-      'agent',
       'allOf',
       'anyOf',
       'authorizeAny',
@@ -95,15 +92,25 @@ describe('the package', () => {
       'authorizeService',
       'authorizeTrustDomain',
       'closeOnSignals',
+      'consul',
+      'peer',
+      'service',
+    ],
+    proxy: [
+      'PROXY_CONFIG_KEYS',
+      'ProxyConfigSource',
       'dialLocal',
       'parseProxyConfig',
-      'peer',
       'proxyConfig',
       'pump',
       'relayAgent',
-      'service',
-    ])
-    const testing = (await import(new URL('../../dist/testing/index.js', import.meta.url).href)) as object
-    assert.deepEqual(Object.keys(testing).sort(), ['TestAgent', 'TestCa', 'extension'])
-  })
+    ],
+    'testing/index': ['TestAgent', 'TestCa', 'extension'],
+  }
+  for (const [entry, names] of Object.entries(entries)) {
+    it(`exports exactly these names from ${entry}`, async () => {
+      const url = new URL(`../../dist/${entry}.js`, import.meta.url).href
+      assert.deepEqual(Object.keys((await import(url)) as object).sort(), names)
+    })
+  }
 })

@@ -9,15 +9,13 @@ import type {
   ForwardEvents,
   Leaf,
   Peer,
-  ProxyConfig,
-  ProxyConfigEvents,
-  ProxyConfigSource,
   RevokedError,
   Roots,
   Service,
   ServiceEvents,
   Staleness,
 } from '../../src/index.js'
+import type { ProxyConfig, ProxyConfigEvents, ProxyConfigSource } from '../../src/proxy.js'
 import { compiled } from './compiled.js'
 
 describe('the events of a Service', () => {

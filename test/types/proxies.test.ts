@@ -7,11 +7,18 @@ import {
   ConsulApi,
   type AgentExchange,
   type AgentOptions,
+  type MeshSocket,
+  type MeshStream,
+  type QueryTarget,
+  type ReadyOptions,
+  type Service,
+  type ServiceTarget,
+  consul,
+} from '../../src/index.js'
+import {
   type AgentRelay,
   type DialLocalOptions,
   type LocalAddress,
-  type MeshSocket,
-  type MeshStream,
   PROXY_CONFIG_KEYS,
   type ProxyConfig,
   type ProxyConfigOptions,
@@ -21,18 +28,13 @@ import {
   type ProxySelector,
   type ProxyUpstream,
   type PumpResult,
-  type QueryTarget,
-  type ReadyOptions,
   type RelayOptions,
-  type Service,
-  type ServiceTarget,
-  consul,
   dialLocal,
   parseProxyConfig,
   proxyConfig,
   pump,
   relayAgent,
-} from '../../src/index.js'
+} from '../../src/proxy.js'
 import { compiled } from './compiled.js'
 
 describe('proxyConfig()', () => {

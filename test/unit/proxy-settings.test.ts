@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { OptionError, type ProxyConfig, parseProxyConfig } from '../../src/index.js'
+import { OptionError } from '../../src/index.js'
+import { type ProxyConfig, parseProxyConfig } from '../../src/proxy.js'
 import { readProxyConfig } from '../../src/proxy/settings.js'
 
 const WEB = { service: 'web' }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { parseProxyConfig } from '../../src/index.js'
+import { parseProxyConfig } from '../../src/proxy.js'
 import {
   bindAddressOf,
   proxyIdOf,

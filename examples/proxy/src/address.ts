@@ -1,4 +1,4 @@
-import type { LocalAddress } from 'consul-connect'
+import type { LocalAddress } from 'consul-connect/proxy'
 
 /** `host:port`, `[ipv6]:port` or a path. */
 export function addressOf(address: LocalAddress): string {

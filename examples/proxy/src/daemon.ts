@@ -1,11 +1,11 @@
+import type { Service } from 'consul-connect'
 import {
   type ProxyConfig,
   type ProxyConfigSource,
   type ProxyListener,
   type ProxyProblem,
-  type Service,
   proxyConfig,
-} from 'consul-connect'
+} from 'consul-connect/proxy'
 import { Admin, METRICS_TYPE, type Pages } from './admin.js'
 import { AdminSocket } from './admin-socket.js'
 import { AgentLogLevel } from './agent-log-level.js'

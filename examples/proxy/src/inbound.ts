@@ -1,13 +1,6 @@
 import type { Socket } from 'node:net'
-import {
-  ConnectError,
-  type Listener,
-  type MeshSocket,
-  type ProxyListener,
-  type Service,
-  dialLocal,
-  pump,
-} from 'consul-connect'
+import { ConnectError, type Listener, type MeshSocket, type Service } from 'consul-connect'
+import { type ProxyListener, dialLocal, pump } from 'consul-connect/proxy'
 import type { Log } from './log.js'
 import { FOREVER_MS, Opening } from './opening.js'
 import type { Standby } from './standby.js'

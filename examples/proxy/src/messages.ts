@@ -1,4 +1,4 @@
-import type { ProxyConfig, ProxyListener } from 'consul-connect'
+import type { ProxyConfig, ProxyListener } from 'consul-connect/proxy'
 import type { LogLevel } from './log.js'
 import type { ProxyStatus } from './proxy.js'
 

@@ -1,4 +1,5 @@
-import type { Forward, ProxyUpstream, Service } from 'consul-connect'
+import type { Forward, Service } from 'consul-connect'
+import type { ProxyUpstream } from 'consul-connect/proxy'
 import { addressOf } from './address.js'
 import { reasonOf } from './inbound.js'
 import type { Log } from './log.js'

@@ -1,11 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
-import {
-  type AgentOptions,
-  type ProxyConfig,
-  type ProxyListener,
-  type Service,
-  service,
-} from 'consul-connect'
+import { type AgentOptions, type Service, service } from 'consul-connect'
+import type { ProxyConfig, ProxyListener } from 'consul-connect/proxy'
 import { addressOf } from './address.js'
 import { EventLog } from './event-log.js'
 import { Inbound } from './inbound.js'

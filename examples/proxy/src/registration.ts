@@ -2,12 +2,12 @@ import { isDeepStrictEqual } from 'node:util'
 import {
   type ConsulApi,
   type AgentOptions,
-  type ProxyListener,
   type RegisterOptions,
   type Registration,
   type Service,
   consul,
 } from 'consul-connect'
+import type { ProxyListener } from 'consul-connect/proxy'
 import type { Log } from './log.js'
 
 /** The TTL of the built-in proxy, which has a heartbeat every 10 s. */

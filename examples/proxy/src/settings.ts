@@ -1,12 +1,7 @@
 import { availableParallelism } from 'node:os'
 import { createSecureContext } from 'node:tls'
-import {
-  type AgentOptions,
-  type Environment,
-  type ProxyConfig,
-  type ProxySelector,
-  parseProxyConfig,
-} from 'consul-connect'
+import type { AgentOptions, Environment } from 'consul-connect'
+import { type ProxyConfig, type ProxySelector, parseProxyConfig } from 'consul-connect/proxy'
 import { type Json, readFile } from './file.js'
 import { UsageError, adminAddress, agentEnvironment, hostAndPort, levelOf, quote } from './command-line.js'
 import { FLAGS, type FlagName, type FlagValues, parseFlags } from './flags.js'

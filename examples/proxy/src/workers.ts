@@ -2,14 +2,8 @@ import cluster, { type Worker } from 'node:cluster'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import {
-  type AgentOptions,
-  type AgentRelay,
-  type ProxyConfig,
-  type Service,
-  relayAgent,
-  service,
-} from 'consul-connect'
+import { type AgentOptions, type Service, service } from 'consul-connect'
+import { type AgentRelay, type ProxyConfig, relayAgent } from 'consul-connect/proxy'
 import { AggregatorRegistry } from 'prom-client'
 import type { Engine, OnListening } from './daemon.js'
 import type { Log, LogLevel } from './log.js'

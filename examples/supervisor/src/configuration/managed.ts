@@ -1,4 +1,5 @@
-import { OptionError, PROXY_CONFIG_KEYS, parseProxyConfig } from 'consul-connect'
+import { OptionError } from 'consul-connect'
+import { PROXY_CONFIG_KEYS, parseProxyConfig } from 'consul-connect/proxy'
 import { adminAddress } from 'consul-connect-proxy/command-line'
 import { ConfigurationError, describe } from './error.js'
 import {
