@@ -7,7 +7,9 @@ export default defineConfig(
   {
     languageOptions: {
       parserOptions: {
-        projectService: { allowDefaultProject: ['eslint.config.js', 'examples/*/bin.js'] },
+        projectService: {
+          allowDefaultProject: ['eslint.config.js', '.dependency-cruiser.js', 'examples/*/bin.js'],
+        },
         tsconfigRootDir: import.meta.dirname,
       },
     },
@@ -28,11 +30,11 @@ export default defineConfig(
       // Node.js fires timers of 2^31 ms or more after 1 ms.
       'no-restricted-globals': [
         'error',
-        { name: 'setTimeout', message: 'Use systemClock.after of clock.ts.' },
+        { name: 'setTimeout', message: 'Use systemClock.after() of base/clock.ts.' },
       ],
       'no-restricted-properties': [
         'error',
-        { object: 'AbortSignal', property: 'timeout', message: 'Use bounded() of bounded.ts.' },
+        { object: 'AbortSignal', property: 'timeout', message: 'Use withDeadline() of base/deadline.ts.' },
       ],
     },
   },

@@ -1,4 +1,4 @@
-import type { Answer, SrvAnswer } from 'dns-packet'
+import type { Answer, SrvAnswer } from '../agent/dns/message.js'
 import type { DnsClient } from '../agent/dns/client.js'
 import {
   type DnsMessage,

@@ -1,23 +1,18 @@
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
-import type { Peer } from '../identity/peer.js'
 import type { Roots } from '../identity/roots.js'
 import type { Generation } from '../identity/identity-store.js'
 import { lingerWhenDestroyedSoon } from '../sockets/linger.js'
-import { type Chain, attachPeer } from './verify-peer.js'
+import { attachPeer } from './verify-peer.js'
 import { readOnAfterWriteErrors } from '../sockets/read-on.js'
-import { RootsCheck } from './roots-check.js'
+import { type PeerPath, RootsCheck } from './roots-check.js'
 import type { MeshSocket } from './mesh-socket.js'
 import { endAfterHandshake, refuseTruncation } from '../sockets/truncation.js'
 
 /** What a connection of the mesh was verified by, from its handshake until it is closed. */
-export interface Connection {
-  readonly side: 'inbound' | 'outbound'
-  readonly peer: Peer
+export interface Connection extends PeerPath {
   /** Our identity and the roots that the handshake began with. */
   readonly generation: Generation
-  /** The certificates that prove the peer's identity. */
-  readonly chain: Chain
   /** When its handshake was over, by performance.now(). */
   readonly openedAt: number
 }

@@ -4,11 +4,20 @@ import { CLIENT_AUTH, SERVER_AUTH } from '../identity/certificate.js'
 import { parsePemCertificates, verifyPath } from '../identity/path.js'
 import type { Roots } from '../identity/roots.js'
 import type { Generation } from '../identity/identity-store.js'
-import type { Connection } from './connection.js'
+import type { Peer } from '../identity/peer.js'
+import type { Chain } from './verify-peer.js'
 
 const MAX_REMEMBERED = 4096
 
 const checks = new WeakMap<Roots, RootsCheck>()
+
+/** What a peer proved its identity by. */
+export interface PeerPath {
+  readonly side: 'inbound' | 'outbound'
+  readonly peer: Peer
+  /** The certificates that prove the peer's identity. */
+  readonly chain: Chain
+}
 
 /**
  * Answers whether the certificates of existing connections would be accepted under certain roots: OpenSSL verified them
@@ -30,7 +39,7 @@ export class RootsCheck {
   }
 
   /** When the peer's path ends, in milliseconds since the Unix epoch; 0 where no path leads to the roots. */
-  peerExpiry({ peer, chain, side }: Connection, now: number): number {
+  peerExpiry({ peer, chain, side }: PeerPath, now: number): number {
     if (peer.trustDomain !== this.#roots.trustDomain) return 0
     const purpose = side === 'inbound' ? CLIENT_AUTH : SERVER_AUTH
     return this.#expiry(`${side} ${peer.fingerprint256}`, now, [purpose], () =>

@@ -12,6 +12,8 @@ import {
   encode,
 } from 'dns-packet'
 
+export type { Answer, SrvAnswer } from 'dns-packet'
+
 export type QuestionType = 'SRV' | 'A' | 'AAAA'
 
 /** A question on its way, with the id that its answer must have. */
