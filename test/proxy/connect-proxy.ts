@@ -85,7 +85,12 @@ export class RunningProxy {
 
   /** Waits for its end; returns its exit code, or the signal that ended it. */
   async ended(): Promise<number | NodeJS.Signals | null> {
-    if (!this.hasEnded) await once(this.#child, 'exit', { signal: AbortSignal.timeout(WAIT_MS) })
+    try {
+      if (!this.hasEnded) await once(this.#child, 'exit', { signal: AbortSignal.timeout(WAIT_MS) })
+    } catch (cause) {
+      const logged = JSON.stringify(this.lines.slice(-20), undefined, 1)
+      throw new Error(`it has not ended in ${WAIT_MS} ms; its last lines: ${logged}`, { cause })
+    }
     return this.#child.exitCode ?? this.#child.signalCode
   }
 
@@ -232,7 +237,21 @@ export function localConnect(t: TestContext, port: number): Socket {
 
 /** The next bytes from a socket. */
 export async function nextData(socket: Socket): Promise<string> {
-  return String((await once(socket, 'data', { signal: AbortSignal.timeout(WAIT_MS) }))[0])
+  const stop = new AbortController()
+  const closed = once(socket, 'close', { signal: stop.signal }).then(() => {
+    throw new Error(`the connection ended before its next bytes (${socket.errored?.message ?? 'in order'})`)
+  })
+  const bound = AbortSignal.timeout(WAIT_MS)
+  bound.addEventListener('abort', () => {
+    stop.abort(new Error(`no bytes in ${WAIT_MS} ms`))
+  })
+  try {
+    const [data] = await Promise.race([once(socket, 'data', { signal: stop.signal }), closed])
+    return String(data)
+  } finally {
+    stop.abort()
+    closed.catch(() => undefined)
+  }
 }
 
 /** Whether nobody listens there. */
