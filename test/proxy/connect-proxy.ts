@@ -246,7 +246,7 @@ export async function nextData(socket: Socket): Promise<string> {
     stop.abort(new Error(`no bytes in ${WAIT_MS} ms`))
   })
   try {
-    const [data] = await Promise.race([once(socket, 'data', { signal: stop.signal }), closed])
+    const [data] = (await Promise.race([once(socket, 'data', { signal: stop.signal }), closed])) as [Buffer]
     return String(data)
   } finally {
     stop.abort()
