@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
+import { type Backoff, backoffMs } from '../base/backoff.js'
 import { TokenBucket } from '../base/token-bucket.js'
 import { isAborted } from '../base/deadline.js'
 import { type Clock, sleep } from '../base/clock.js'
@@ -77,13 +78,9 @@ const CUT_FACTOR = 0.8
 /** What a proxy answers when the agent holds a request for longer than the proxy allows. */
 const PROXY_TIMEOUTS: ReadonlySet<number | undefined> = new Set([408, 504, 524])
 
-interface Backoff {
-  readonly firstMs: number
-  readonly capMs: number
-}
-const BACKOFF: Backoff = { firstMs: 100, capMs: 10_000 }
+const BACKOFF: Backoff = { firstMs: 100, longestMs: 10_000 }
 /** Rights rarely appear within seconds, and certificate signing must not be hammered. */
-const SLOW_BACKOFF: Backoff = { firstMs: 2_000, capMs: 60_000 }
+const SLOW_BACKOFF: Backoff = { firstMs: 2_000, longestMs: 60_000 }
 const SLOW_CODES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'ERR_CONNECT_AGENT_FORBIDDEN',
   'ERR_CONNECT_AGENT_RATE_LIMITED',
@@ -222,7 +219,7 @@ export class Watch<T> {
   /** Reports a failure; returns how long to wait before the next try, in milliseconds. */
   #report(error: Error, failures: number): number {
     const { name, random, onError } = this.#options
-    const delayMs = Math.round(backoffMs(error, failures) * jitter(random))
+    const delayMs = Math.round(pauseAfter(error, failures) * jitter(random))
     this.#lastError = error
     log.watch('%s: failure %d, next try in %d ms%s', name, failures, delayMs, because(error))
     onError(error, delayMs)
@@ -314,10 +311,9 @@ function positionAfter(error: Error, position: Position): Position {
   return { from: 'index', index: 1, waitMs: SHORTEST_WAIT_MS, isPrompt: true }
 }
 
-function backoffMs(error: Error, failures: number): number {
-  const { firstMs, capMs } =
-    error instanceof AgentError && SLOW_CODES.has(error.code) ? SLOW_BACKOFF : BACKOFF
-  return Math.min(capMs, firstMs * 2 ** Math.min(failures - 1, 20))
+function pauseAfter(error: Error, failures: number): number {
+  const isSlow = error instanceof AgentError && SLOW_CODES.has(error.code)
+  return backoffMs(isSlow ? SLOW_BACKOFF : BACKOFF, failures)
 }
 
 /** From 0.5 to 1: agents that fail together must not be asked again together. */

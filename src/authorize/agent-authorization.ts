@@ -1,3 +1,4 @@
+import { BoundedMap } from '../base/bounded-map.js'
 import { askAuthorize } from '../agent/endpoints/authorize.js'
 import { type AgentClient, isNoAnswer } from '../agent/client.js'
 import type { Clock } from '../base/clock.js'
@@ -34,7 +35,7 @@ export class AgentAuthorization {
   readonly #options: AgentAuthorizationOptions
   readonly #closed = new AbortController()
   // By SPIFFE ID; the one that was asked for last comes last.
-  readonly #answers = new Map<string, Answer>()
+  readonly #answers = new BoundedMap<string, Answer>(MOST_KEPT)
   #asking = new Map<string, Promise<Decision>>()
   #epoch = 0
   #changedAt = -Infinity
@@ -135,10 +136,7 @@ export class AgentAuthorization {
   }
 
   #keep(spiffeId: string, answer: Answer): void {
-    this.#answers.delete(spiffeId)
     this.#answers.set(spiffeId, answer)
-    const oldest = this.#answers.size > MOST_KEPT ? this.#answers.keys().next() : undefined
-    if (oldest?.done === false) this.#answers.delete(oldest.value)
     this.#armRecheck()
   }
 

@@ -1,25 +1,17 @@
-/** A map that holds a limited number of entries: a further one replaces the entry that was set longest ago. */
-export class BoundedMap<K, V> {
+/** A map with a limited number of entries: one more replaces the entry that was set longest ago. */
+export class BoundedMap<K, V> extends Map<K, V> {
   readonly #limit: number
-  // A Map keeps the order of insertion.
-  readonly #entries = new Map<K, V>()
 
   constructor(limit: number) {
+    super()
     this.#limit = limit
   }
 
-  get size(): number {
-    return this.#entries.size
-  }
-
-  get(key: K): V | undefined {
-    return this.#entries.get(key)
-  }
-
-  set(key: K, value: V): void {
-    this.#entries.delete(key)
-    const oldest = this.#entries.size >= this.#limit ? this.#entries.keys().next() : undefined
-    if (oldest?.done === false) this.#entries.delete(oldest.value)
-    this.#entries.set(key, value)
+  override set(key: K, value: V): this {
+    // A Map keeps the order of insertion.
+    this.delete(key)
+    const oldest = this.size >= this.#limit ? this.keys().next() : undefined
+    if (oldest?.done === false) this.delete(oldest.value)
+    return super.set(key, value)
   }
 }

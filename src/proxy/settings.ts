@@ -1,4 +1,5 @@
 import { OptionError } from '../base/errors.js'
+import { formatHostPort } from '../base/host-port.js'
 import {
   DEFAULTS,
   describe,
@@ -382,6 +383,5 @@ function expectFree(place: string, bind: LocalAddress, taken: Map<string, string
 
 /** `host:port`, `[ipv6]:port`, or a path. */
 function formatLocal(address: LocalAddress): string {
-  if ('path' in address) return address.path
-  return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`
+  return 'path' in address ? address.path : formatHostPort(address)
 }

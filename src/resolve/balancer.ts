@@ -1,9 +1,9 @@
+import { type Backoff, backoffMs } from '../base/backoff.js'
 import type { Time } from '../base/clock.js'
 import type { Endpoint } from './resolver.js'
 
-/** The first ejection; each one after it lasts twice as long, and any of them up to half as long again by jitter. */
-const FIRST_EJECTION_MS = 1_000
-const LONGEST_EJECTION_MS = 60_000
+/** Jitter makes an ejection up to half as long again. */
+const EJECTION: Backoff = { firstMs: 1_000, longestMs: 60_000 }
 
 /** What is known of one instance. */
 interface Instance {
@@ -135,10 +135,9 @@ export class Balancer {
     const others = this.#list.filter((other) => other !== instance && this.#isOut(other))
     if (others.length + 1 > this.#mostEjected()) return
     const { clock, random } = this.#time
-    const ms = Math.min(LONGEST_EJECTION_MS, FIRST_EJECTION_MS * 2 ** instance.ejections)
     instance.ejections += 1
     instance.ejectedAt = clock.now()
-    instance.ejectedForMs = ms * (1 + random() / 2)
+    instance.ejectedForMs = backoffMs(EJECTION, instance.ejections) * (1 + random() / 2)
   }
 
   #mostEjected(): number {

@@ -1,3 +1,4 @@
+import { formatHostPort } from '../base/host-port.js'
 import { type Channel, openChannel } from '../base/channel.js'
 import type { Endpoint } from './resolver.js'
 
@@ -23,9 +24,7 @@ export function publishResolution(upstream: string, endpoints: readonly Endpoint
   resolutions.publish({
     upstream,
     datacenter: endpoints[0]?.identity.datacenter,
-    addresses: endpoints.map(({ host, port }) =>
-      host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`,
-    ),
+    addresses: endpoints.map(formatHostPort),
     isSorted,
     error: undefined,
   })

@@ -1,4 +1,5 @@
 import { isNoAnswer } from '../agent/client.js'
+import { type Backoff, backoffMs } from '../base/backoff.js'
 import { type Clock, sleep } from '../base/clock.js'
 import { ClosedError, DnsError, toError } from '../base/errors.js'
 import { isAborted } from '../base/deadline.js'
@@ -15,8 +16,7 @@ const SHORTEST_REFRESH_MS = 1_000
 const LONGEST_WAIT_MS = 500
 /** How old an answer may be that serves while nobody answers. */
 const LONGEST_STALE_MS = 24 * 3_600_000
-const FIRST_RETRY_MS = 100
-const LONGEST_RETRY_MS = 2_000
+const RETRY: Backoff = { firstMs: 100, longestMs: 2_000 }
 
 /**
  * The last answer to a question that cannot be watched, kept for as long as it says. Asked once for all who wait. While
@@ -61,7 +61,7 @@ export class TtlCache<T> {
       const stale = last !== undefined && this.#age(last) < LONGEST_STALE_MS ? last : undefined
       const pauseMs = this.#askAgainAt - this.#clock.now()
       // A clock that was set back must not hold anybody up.
-      if (pauseMs > 0 && pauseMs <= LONGEST_RETRY_MS && isUnanswered(this.#lastError)) {
+      if (pauseMs > 0 && pauseMs <= RETRY.longestMs && isUnanswered(this.#lastError)) {
         if (stale !== undefined) return stale.value
         if (isNoAnswer(this.#lastError)) {
           await sleep(this.#clock, pauseMs, signal)
@@ -131,9 +131,8 @@ export class TtlCache<T> {
       return answer.value
     } catch (error) {
       this.#lastError = toError(error)
-      const backOffMs = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** Math.min(this.#failures, 10))
       this.#failures += 1
-      this.#askAgainAt = this.#clock.now() + backOffMs
+      this.#askAgainAt = this.#clock.now() + backoffMs(RETRY, this.#failures)
       throw error
     }
   }

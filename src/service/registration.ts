@@ -1,3 +1,4 @@
+import { type Backoff, backoffMs } from '../base/backoff.js'
 import { type Bounds, withDeadline, isAborted } from '../base/deadline.js'
 import { type Clock, sleep } from '../base/clock.js'
 import { AgentError, ConnectError, OptionError, because, toError } from '../base/errors.js'
@@ -63,11 +64,10 @@ const CALL_TIMEOUT_MS = 2_000
 const DEREGISTER_PAUSE_MS = 200
 /** A heartbeat may be due more often than a request can be expected to take. */
 const SHORTEST_BEAT_MS = 1_000
-/** The pause before a registration is tried again doubles from the first to the second. */
-const RETRY_MS = { first: 100, longest: 5_000 }
+const RETRY: Backoff = { firstMs: 100, longestMs: 5_000 }
 /** How long `start` waits for the servers to list the registration. */
 const CATALOG_WAIT_MS = 3_000
-const CATALOG_PAUSE_MS = { first: 10, longest: 250 }
+const CATALOG_PAUSE: Backoff = { firstMs: 10, longestMs: 250 }
 
 /**
  * A registration with the agent: kept alive by heartbeats, made again when the agent has lost it, and removed by
@@ -199,7 +199,7 @@ export class Registration {
 
   async #registerUntilAnswered(signal: AbortSignal): Promise<void> {
     const { agent, clock } = this.#settings
-    for (let pauseMs = RETRY_MS.first; ; pauseMs = Math.min(2 * pauseMs, RETRY_MS.longest)) {
+    for (let failures = 1; ; failures += 1) {
       try {
         await registerService(agent, await this.#definition({ signal }), { signal })
         this.#lastError = undefined
@@ -208,6 +208,7 @@ export class Registration {
         const error = toError(thrown)
         if (isAborted(signal) || !isNoAnswer(error)) throw error
         this.#lastError = error
+        const pauseMs = backoffMs(RETRY, failures)
         log.register('%s: next try in %d ms%s', this.id, pauseMs, because(error))
         await sleep(clock, pauseMs, signal)
       }
@@ -231,8 +232,7 @@ export class Registration {
   async #waitForCatalog(signal: AbortSignal): Promise<void> {
     const { agent, definition, clock } = this.#settings
     const deadline = clock.now() + CATALOG_WAIT_MS
-    let pauseMs = CATALOG_PAUSE_MS.first
-    while (clock.now() < deadline) {
+    for (let tries = 1; clock.now() < deadline; tries += 1) {
       try {
         if (await isInCatalog(agent, definition, { signal, timeoutMs: CALL_TIMEOUT_MS })) return
       } catch (error) {
@@ -241,8 +241,7 @@ export class Registration {
         // The registration itself has succeeded, and the heartbeats look after it.
         if (!isNoAnswer(error)) return
       }
-      await sleep(clock, pauseMs, signal)
-      pauseMs = Math.min(2 * pauseMs, CATALOG_PAUSE_MS.longest)
+      await sleep(clock, backoffMs(CATALOG_PAUSE, tries), signal)
     }
   }
 

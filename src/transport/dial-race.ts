@@ -8,9 +8,9 @@ import {
   messageOf,
   toError,
 } from '../base/errors.js'
+import { formatHostPort } from '../base/host-port.js'
 import { log } from '../base/log.js'
 import type { Choice } from '../resolve/balancer.js'
-import type { Endpoint } from '../resolve/resolver.js'
 import { onceDestroyed } from '../sockets/open-sockets.js'
 import type { MeshSocket } from './mesh-socket.js'
 
@@ -63,7 +63,7 @@ export class DialRace {
   begin(choice: Choice, open: (signal: AbortSignal) => Promise<MeshSocket>): void {
     const one = {
       choice,
-      address: addressOf(choice.endpoint),
+      address: formatHostPort(choice.endpoint),
       startedAt: performance.now(),
       stop: new AbortController(),
     }
@@ -134,8 +134,4 @@ function isItsFault(error: Error): boolean {
   // Of our own errors only those say something of the peer that come from its certificate.
   if (error instanceof VerificationError || error instanceof SpiffeIdError) return true
   return !(error instanceof ConnectError) && !OWN_FAULTS.has((error as NodeJS.ErrnoException).code)
-}
-
-function addressOf({ host, port }: Endpoint): string {
-  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
 }

@@ -160,6 +160,21 @@ describe('a proxy with workers', () => {
     assert.equal(await inbound.metric('revocations_total'), 4)
   })
 
+  it('ends workers that are still starting', async (t) => {
+    const { agent } = await startMesh(t)
+    const path = configFile(t, {
+      service: 'web',
+      drain_timeout_ms: 600_000,
+      workers: 2,
+      upstreams: [{ destination_name: 'api', local_bind_port: await freePort() }],
+    })
+    const proxy = await startProxy(t, agent.address, ['-config-file', path], {
+      ready: ['configuration is applied'],
+    })
+    assert.equal(await proxy.stop(), 0)
+    assert.ok(!proxy.lines.some(({ msg }) => msg === 'upstream is open'))
+  })
+
   it('drains for more than 2^31 ms', async (t) => {
     const { agent } = await startMesh(t)
     const application = await startApplication(t, echo)

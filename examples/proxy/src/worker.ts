@@ -37,8 +37,10 @@ process.on('message', (message: ToWorker) => {
     })
   } else if (message.type === 'cut') {
     proxy?.cut()
+  } else if (proxy === undefined) {
+    process.exit(0)
   } else {
-    void proxy?.close().then(() => process.exit(0))
+    void proxy.close().then(() => process.exit(0))
   }
 })
 

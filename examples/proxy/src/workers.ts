@@ -141,6 +141,11 @@ export class Workers implements Engine {
   }
 
   #welcome({ worker, number }: Slot): void {
+    // A worker that was still starting has not received the first one.
+    if (this.#isEnding) {
+      worker?.send({ type: 'close' } satisfies ToWorker)
+      return
+    }
     const { json, ecdhCurve } = this.#options
     const log = { level: this.#level, json, worker: number }
     const agent = this.#relay?.address ?? ''

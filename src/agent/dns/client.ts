@@ -3,6 +3,7 @@ import { lookup } from 'node:dns/promises'
 import { connect as tcpConnect, isIP } from 'node:net'
 import { withDeadline } from '../../base/deadline.js'
 import type { Clock } from '../../base/clock.js'
+import { formatHostPort } from '../../base/host-port.js'
 import { DnsError, TimeoutError, toError } from '../../base/errors.js'
 import {
   type DnsMessage,
@@ -29,7 +30,7 @@ export class DnsClient {
 
   constructor(server: { readonly host: string; readonly port: number }, clock: Clock) {
     const { host, port } = server
-    this.server = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
+    this.server = formatHostPort(server)
     this.#host = host
     this.#port = port
     this.#clock = clock
