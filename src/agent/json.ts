@@ -1,16 +1,15 @@
-/**
- * Readers for JSON of unknown origin. Each returns the value in its type or throws a ShapeError that names the
- * place and both types, never the value: the value may be a key.
- */
+import { mismatch } from '../base/errors.js'
+
+/** JSON from an agent does not have the expected form. The message has the kind of the value and not the value itself, which may be a key. */
 export class ShapeError extends Error {
   constructor(place: string, expected: string, value: unknown) {
-    super(`${place === '' ? 'the body' : place} should be ${expected} and is ${kind(value)}`)
+    super(mismatch(place === '' ? 'the body' : place, expected, kindOf(value)))
     this.name = 'ShapeError'
   }
 }
 
-function kind(value: unknown): string {
-  if (value === undefined) return 'missing'
+function kindOf(value: unknown): string {
+  if (value === undefined) return 'nothing'
   if (value === null) return 'null'
   return Array.isArray(value) ? 'an array' : typeof value === 'object' ? 'an object' : `a ${typeof value}`
 }

@@ -123,6 +123,11 @@ function lineage(leaf: typeof ConnectError): string[] {
   return brands
 }
 
+/** Formats a value that was refused: its path, what was expected, and what was found. */
+export function mismatch(path: string, expected: string, found: string): string {
+  return `${path}: expected ${expected}, got ${found}`
+}
+
 /** An option, an argument or an environment variable is wrong. Thrown at once, before anything is started. */
 export class OptionError extends ConnectError {
   static override readonly brand: string = 'OptionError'
@@ -131,7 +136,7 @@ export class OptionError extends ConnectError {
   readonly actual: string
 
   constructor(option: string, expected: string, actual: string, options?: { cause?: unknown }) {
-    super('ERR_CONNECT_OPTION', `${option}: expected ${expected}, got ${actual}`, options)
+    super('ERR_CONNECT_OPTION', mismatch(option, expected, actual), options)
     this.option = option
     this.expected = expected
     this.actual = actual
@@ -257,7 +262,7 @@ export class SpiffeIdError extends ConnectError {
 
   constructor(code: ErrorCode, input: string, expected: string) {
     const shown = input.length > 256 ? `${input.slice(0, 256)}…` : input
-    super(code, `not a Connect SPIFFE ID: expected ${expected}, got ${JSON.stringify(shown)}`)
+    super(code, mismatch('not a Connect SPIFFE ID', expected, JSON.stringify(shown)))
     this.input = shown
     this.expected = expected
   }
@@ -270,7 +275,7 @@ export class VerificationError extends ConnectError {
   readonly actual: string
 
   constructor(code: ErrorCode, expected: string, actual: string, options?: { cause?: unknown }) {
-    super(code, `peer certificate: expected ${expected}, got ${actual}${because(options?.cause)}`, options)
+    super(code, `${mismatch('peer certificate', expected, actual)}${because(options?.cause)}`, options)
     this.expected = expected
     this.actual = actual
   }

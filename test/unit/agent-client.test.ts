@@ -353,14 +353,14 @@ describe('AgentClient: an answer', () => {
 
   it('JSON of another shape is an error whose cause says where', async (t) => {
     const { client } = await open(t)
-    const cause = new Error('Roots should be an array')
+    const cause = new Error('Roots: expected an array, got nothing')
     const error = await failure(
       client.request(PATH, () => {
         throw cause
       }),
     )
     assert.deepEqual([error.code, error.status, error.cause], ['ERR_CONNECT_AGENT_SHAPE', 200, cause])
-    assert.match(error.message, /Roots should be an array/)
+    assert.match(error.message, /Roots: expected an array, got nothing/)
   })
 })
 

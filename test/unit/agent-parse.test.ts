@@ -45,12 +45,12 @@ function bend(body: unknown, place: readonly (string | number)[], value: unknown
 }
 
 const NO_OBJECT: [message: string, body: unknown][] = [
-  ['the body should be an object and is missing', undefined],
-  ['the body should be an object and is null', null],
-  ['the body should be an object and is an array', []],
-  ['the body should be an object and is a string', 'x'],
-  ['the body should be an object and is a number', 5],
-  ['the body should be an object and is a boolean', true],
+  ['the body: expected an object, got nothing', undefined],
+  ['the body: expected an object, got null', null],
+  ['the body: expected an object, got an array', []],
+  ['the body: expected an object, got a string', 'x'],
+  ['the body: expected an object, got a number', 5],
+  ['the body: expected an object, got a boolean', true],
 ]
 
 describe('parseRoots', () => {
@@ -87,26 +87,23 @@ describe('parseRoots', () => {
 
   refuses(parseRoots, [
     ...NO_OBJECT,
+    ['TrustDomain: expected a non-empty string, got nothing', bend(CONSUL_ROOTS, ['TrustDomain'], undefined)],
+    ['TrustDomain: expected a non-empty string, got a string', bend(CONSUL_ROOTS, ['TrustDomain'], '')],
+    ['TrustDomain: expected a non-empty string, got a number', bend(CONSUL_ROOTS, ['TrustDomain'], 5)],
+    ['ActiveRootID: expected a non-empty string, got null', bend(CONSUL_ROOTS, ['ActiveRootID'], null)],
+    ['Roots: expected an array, got nothing', bend(CONSUL_ROOTS, ['Roots'], undefined)],
+    ['Roots: expected an array, got an object', bend(CONSUL_ROOTS, ['Roots'], { 0: root })],
+    ['Roots[0]: expected an object, got a string', bend(CONSUL_ROOTS, ['Roots', 0], root!.RootCert)],
+    ['Roots[0].ID: expected a non-empty string, got a string', bend(CONSUL_ROOTS, ['Roots', 0, 'ID'], '')],
     [
-      'TrustDomain should be a non-empty string and is missing',
-      bend(CONSUL_ROOTS, ['TrustDomain'], undefined),
-    ],
-    ['TrustDomain should be a non-empty string and is a string', bend(CONSUL_ROOTS, ['TrustDomain'], '')],
-    ['TrustDomain should be a non-empty string and is a number', bend(CONSUL_ROOTS, ['TrustDomain'], 5)],
-    ['ActiveRootID should be a non-empty string and is null', bend(CONSUL_ROOTS, ['ActiveRootID'], null)],
-    ['Roots should be an array and is missing', bend(CONSUL_ROOTS, ['Roots'], undefined)],
-    ['Roots should be an array and is an object', bend(CONSUL_ROOTS, ['Roots'], { 0: root })],
-    ['Roots[0] should be an object and is a string', bend(CONSUL_ROOTS, ['Roots', 0], root!.RootCert)],
-    ['Roots[0].ID should be a non-empty string and is a string', bend(CONSUL_ROOTS, ['Roots', 0, 'ID'], '')],
-    [
-      'Roots[0].RootCert should be a non-empty string and is missing',
+      'Roots[0].RootCert: expected a non-empty string, got nothing',
       bend(CONSUL_ROOTS, ['Roots', 0, 'RootCert'], undefined),
     ],
     [
-      'Roots[0].Active should be true or false and is a string',
+      'Roots[0].Active: expected true or false, got a string',
       bend(CONSUL_ROOTS, ['Roots', 0, 'Active'], 'true'),
     ],
-    ['Roots[1] should be an object and is null', bend(CONSUL_ROOTS, ['Roots', 1], null)],
+    ['Roots[1]: expected an object, got null', bend(CONSUL_ROOTS, ['Roots', 1], null)],
   ])
 })
 
@@ -122,12 +119,12 @@ describe('parseLeaf', () => {
 
   refuses(parseLeaf, [
     ...NO_OBJECT,
-    ['CertPEM should be a non-empty string and is missing', bend(CONSUL_LEAF, ['CertPEM'], undefined)],
-    ['CertPEM should be a non-empty string and is an array', bend(CONSUL_LEAF, ['CertPEM'], ['x'])],
-    ['PrivateKeyPEM should be a non-empty string and is a string', bend(CONSUL_LEAF, ['PrivateKeyPEM'], '')],
+    ['CertPEM: expected a non-empty string, got nothing', bend(CONSUL_LEAF, ['CertPEM'], undefined)],
+    ['CertPEM: expected a non-empty string, got an array', bend(CONSUL_LEAF, ['CertPEM'], ['x'])],
+    ['PrivateKeyPEM: expected a non-empty string, got a string', bend(CONSUL_LEAF, ['PrivateKeyPEM'], '')],
     // The value may be a key: its type is all that is said of it.
     [
-      'PrivateKeyPEM should be a non-empty string and is an object',
+      'PrivateKeyPEM: expected a non-empty string, got an object',
       bend(CONSUL_LEAF, ['PrivateKeyPEM'], { secret: 'x' }),
     ],
   ])
@@ -158,12 +155,12 @@ describe('parseAuthorize', () => {
   // Nothing but true is a yes.
   refuses(parseAuthorize, [
     ...NO_OBJECT,
-    ['Authorized should be true or false and is missing', { Reason: 'x' }],
-    ['Authorized should be true or false and is a string', { Authorized: 'true', Reason: 'x' }],
-    ['Authorized should be true or false and is a number', { Authorized: 1, Reason: 'x' }],
-    ['Authorized should be true or false and is null', { Authorized: null, Reason: 'x' }],
-    ['Reason should be a string and is missing', { Authorized: true }],
-    ['Reason should be a string and is an array', { Authorized: true, Reason: [] }],
+    ['Authorized: expected true or false, got nothing', { Reason: 'x' }],
+    ['Authorized: expected true or false, got a string', { Authorized: 'true', Reason: 'x' }],
+    ['Authorized: expected true or false, got a number', { Authorized: 1, Reason: 'x' }],
+    ['Authorized: expected true or false, got null', { Authorized: null, Reason: 'x' }],
+    ['Reason: expected a string, got nothing', { Authorized: true }],
+    ['Reason: expected a string, got an array', { Authorized: true, Reason: [] }],
   ])
 })
 
@@ -438,81 +435,78 @@ describe('parseConnectInstances', () => {
 
   const bent = (place: (string | number)[], value: unknown): unknown => bend([proxy], [0, ...place], value)
   refuses(parseConnectInstances, [
-    ['the body should be an array and is missing', undefined],
-    ['the body should be an array and is an object', {}],
-    ['the body should be an array and is a string', 'x'],
-    ['[0] should be an object and is null', [null]],
-    ['[1] should be an object and is a number', [proxy, 5]],
-    ['[0].Node should be an object and is missing', bent(['Node'], undefined)],
-    ['[0].Service should be an object and is null', bent(['Service'], null)],
-    ['[0].Service.ID should be a non-empty string and is a string', bent(['Service', 'ID'], '')],
-    ['[0].Service.Address should be a string and is a number', bent(['Service', 'Address'], 5)],
+    ['the body: expected an array, got nothing', undefined],
+    ['the body: expected an array, got an object', {}],
+    ['the body: expected an array, got a string', 'x'],
+    ['[0]: expected an object, got null', [null]],
+    ['[1]: expected an object, got a number', [proxy, 5]],
+    ['[0].Node: expected an object, got nothing', bent(['Node'], undefined)],
+    ['[0].Service: expected an object, got null', bent(['Service'], null)],
+    ['[0].Service.ID: expected a non-empty string, got a string', bent(['Service', 'ID'], '')],
+    ['[0].Service.Address: expected a string, got a number', bent(['Service', 'Address'], 5)],
     [
-      '[0].Node.Address should be a non-empty string and is a string',
+      '[0].Node.Address: expected a non-empty string, got a string',
       bend(bent(['Service', 'Address'], ''), [0, 'Node', 'Address'], ''),
     ],
-    ['[0].Service.Port should be a whole number and is missing', bent(['Service', 'Port'], undefined)],
-    ['[0].Service.Port should be a whole number and is a string', bent(['Service', 'Port'], '80')],
-    ['[0].Service.Port should be a whole number and is a number', bent(['Service', 'Port'], 80.5)],
-    ['[0].Service.Connect should be an object and is an array', bent(['Service', 'Connect'], [])],
+    ['[0].Service.Port: expected a whole number, got nothing', bent(['Service', 'Port'], undefined)],
+    ['[0].Service.Port: expected a whole number, got a string', bent(['Service', 'Port'], '80')],
+    ['[0].Service.Port: expected a whole number, got a number', bent(['Service', 'Port'], 80.5)],
+    ['[0].Service.Connect: expected an object, got an array', bent(['Service', 'Connect'], [])],
     [
-      '[0].Service.Connect.Native should be true or false and is a string',
+      '[0].Service.Connect.Native: expected true or false, got a string',
       bent(['Service', 'Connect'], { Native: 'yes' }),
     ],
-    ['[0].Service.Proxy should be an object and is a string', bent(['Service', 'Proxy'], 'web')],
+    ['[0].Service.Proxy: expected an object, got a string', bent(['Service', 'Proxy'], 'web')],
     [
-      '[0].Service.Proxy.DestinationServiceName should be a non-empty string and is a number',
+      '[0].Service.Proxy.DestinationServiceName: expected a non-empty string, got a number',
       bent(['Service', 'Proxy', 'DestinationServiceName'], 5),
     ],
     [
-      '[0].Service.Service should be a non-empty string and is missing',
+      '[0].Service.Service: expected a non-empty string, got nothing',
       bend([native], [0, 'Service', 'Service'], undefined),
     ],
+    ['[0].Service.Namespace: expected a non-empty string, got an array', bent(['Service', 'Namespace'], [])],
+    ['[0].Service.Partition: expected a non-empty string, got a number', bent(['Service', 'Partition'], 5)],
+    ['[0].Node.Datacenter: expected a non-empty string, got a boolean', bent(['Node', 'Datacenter'], true)],
+    ['[0].Checks: expected an array, got a string', bent(['Checks'], 'passing')],
+    ['[0].Checks: expected an array, got an object', bent(['Checks'], {})],
+    ['[0].Checks[0]: expected an object, got a string', bent(['Checks'], ['passing'])],
+    ['[0].Checks[1].Status: expected a string, got nothing', bent(['Checks'], [{ Status: 'passing' }, {}])],
+    ['[0].Checks[0].Status: expected a string, got null', bent(['Checks'], [{ Status: null }])],
+    ['[0].Service.Weights: expected an object, got a number', bent(['Service', 'Weights'], 5)],
     [
-      '[0].Service.Namespace should be a non-empty string and is an array',
-      bent(['Service', 'Namespace'], []),
-    ],
-    ['[0].Service.Partition should be a non-empty string and is a number', bent(['Service', 'Partition'], 5)],
-    ['[0].Node.Datacenter should be a non-empty string and is a boolean', bent(['Node', 'Datacenter'], true)],
-    ['[0].Checks should be an array and is a string', bent(['Checks'], 'passing')],
-    ['[0].Checks should be an array and is an object', bent(['Checks'], {})],
-    ['[0].Checks[0] should be an object and is a string', bent(['Checks'], ['passing'])],
-    ['[0].Checks[1].Status should be a string and is missing', bent(['Checks'], [{ Status: 'passing' }, {}])],
-    ['[0].Checks[0].Status should be a string and is null', bent(['Checks'], [{ Status: null }])],
-    ['[0].Service.Weights should be an object and is a number', bent(['Service', 'Weights'], 5)],
-    [
-      '[0].Service.Weights.Passing should be a whole number and is a string',
+      '[0].Service.Weights.Passing: expected a whole number, got a string',
       bent(['Service', 'Weights'], { Passing: '5' }),
     ],
     [
-      '[0].Service.Weights.Warning should be a whole number and is a number',
+      '[0].Service.Weights.Warning: expected a whole number, got a number',
       bent(['Service', 'Weights'], { Passing: 1, Warning: 0.5 }),
     ],
     [
-      '[0].Service.Weights.Passing should be a whole number and is a number',
+      '[0].Service.Weights.Passing: expected a whole number, got a number',
       bent(['Service', 'Weights'], { Passing: -0.5, Warning: 1 }),
     ],
     [
-      '[0].Service.TaggedAddresses should be an object and is a string',
+      '[0].Service.TaggedAddresses: expected an object, got a string',
       bent(['Service', 'TaggedAddresses'], 'x'),
     ],
     [
-      '[0].Service.TaggedAddresses.wan should be an object and is a string',
+      '[0].Service.TaggedAddresses.wan: expected an object, got a string',
       bent(['Service', 'TaggedAddresses'], { wan: '1.2.3.4' }),
     ],
     [
-      '[0].Service.TaggedAddresses.wan.Address should be a string and is missing',
+      '[0].Service.TaggedAddresses.wan.Address: expected a string, got nothing',
       bent(['Service', 'TaggedAddresses'], { wan: { Port: 1 } }),
     ],
     [
-      '[0].Service.TaggedAddresses.wan.Port should be a whole number and is a number',
+      '[0].Service.TaggedAddresses.wan.Port: expected a whole number, got a number',
       bent(['Service', 'TaggedAddresses'], { wan: { Address: 'a', Port: 0.5 } }),
     ],
     [
-      '[0].Node.TaggedAddresses.wan should be a string and is an object',
+      '[0].Node.TaggedAddresses.wan: expected a string, got an object',
       bent(['Node', 'TaggedAddresses'], { wan: { Address: 'a' } }),
     ],
-    ['[0].Node.TaggedAddresses should be an object and is an array', bent(['Node', 'TaggedAddresses'], [])],
+    ['[0].Node.TaggedAddresses: expected an object, got an array', bent(['Node', 'TaggedAddresses'], [])],
   ])
 })
 
@@ -569,14 +563,14 @@ describe('parseQueryAnswer', () => {
 
   refuses(parseQueryAnswer, [
     ...NO_OBJECT,
-    ['Service should be a non-empty string and is missing', bend(answer, ['Service'], undefined)],
-    ['Service should be a non-empty string and is a string', bend(answer, ['Service'], '')],
-    ['Namespace should be a non-empty string and is a number', bend(answer, ['Namespace'], 5)],
-    ['Datacenter should be a non-empty string and is an array', bend(answer, ['Datacenter'], [])],
-    ['DNS should be an object and is a string', bend(answer, ['DNS'], '10s')],
-    ['DNS.TTL should be a string and is a number', bend(answer, ['DNS', 'TTL'], 10)],
-    ['the body should be an array and is an object', bend(answer, ['Nodes'], {})],
-    ['[0].Node should be an object and is missing', bend(answer, ['Nodes', 0, 'Node'], undefined)],
+    ['Service: expected a non-empty string, got nothing', bend(answer, ['Service'], undefined)],
+    ['Service: expected a non-empty string, got a string', bend(answer, ['Service'], '')],
+    ['Namespace: expected a non-empty string, got a number', bend(answer, ['Namespace'], 5)],
+    ['Datacenter: expected a non-empty string, got an array', bend(answer, ['Datacenter'], [])],
+    ['DNS: expected an object, got a string', bend(answer, ['DNS'], '10s')],
+    ['DNS.TTL: expected a string, got a number', bend(answer, ['DNS', 'TTL'], 10)],
+    ['the body: expected an array, got an object', bend(answer, ['Nodes'], {})],
+    ['[0].Node: expected an object, got nothing', bend(answer, ['Nodes', 0, 'Node'], undefined)],
   ])
 })
 
@@ -596,10 +590,10 @@ describe('parseIsSorted', () => {
 
   refuses(parseIsSorted, [
     ...NO_OBJECT,
-    ['Query should be an object and is missing', {}],
-    ['Query.Service should be an object and is missing', { Query: {} }],
+    ['Query: expected an object, got nothing', {}],
+    ['Query.Service: expected an object, got nothing', { Query: {} }],
     [
-      'Query.Service.Near should be a string and is a boolean',
+      'Query.Service.Near: expected a string, got a boolean',
       bend(explained, ['Query', 'Service', 'Near'], true),
     ],
   ])
@@ -911,18 +905,18 @@ describe('parseProxy', () => {
 
   refuses(parseProxy, [
     ...NO_OBJECT,
-    ['ID should be a non-empty string and is missing', bend(PROXY, ['ID'], undefined)],
-    ['Kind should be a string and is a number', bend(PROXY, ['Kind'], 7)],
-    ['Port should be a whole number and is a string', bend(PROXY, ['Port'], '8443')],
-    ['Proxy should be an object and is an array', bend(PROXY, ['Proxy'], [])],
-    ['Proxy.Config should be an object and is a string', bend(PROXY, ['Proxy', 'Config'], 'x')],
-    ['Proxy.Upstreams should be an array and is an object', bend(PROXY, ['Proxy', 'Upstreams'], {})],
+    ['ID: expected a non-empty string, got nothing', bend(PROXY, ['ID'], undefined)],
+    ['Kind: expected a string, got a number', bend(PROXY, ['Kind'], 7)],
+    ['Port: expected a whole number, got a string', bend(PROXY, ['Port'], '8443')],
+    ['Proxy: expected an object, got an array', bend(PROXY, ['Proxy'], [])],
+    ['Proxy.Config: expected an object, got a string', bend(PROXY, ['Proxy', 'Config'], 'x')],
+    ['Proxy.Upstreams: expected an array, got an object', bend(PROXY, ['Proxy', 'Upstreams'], {})],
     [
-      'Proxy.LocalServicePort should be a whole number and is a number',
+      'Proxy.LocalServicePort: expected a whole number, got a number',
       bend(PROXY, ['Proxy', 'LocalServicePort'], 1.5),
     ],
     [
-      'Proxy.LocalServiceAddress should be a string and is an object',
+      'Proxy.LocalServiceAddress: expected a string, got an object',
       bend(PROXY, ['Proxy', 'LocalServiceAddress'], {}),
     ],
   ])
@@ -940,14 +934,11 @@ describe('parseManagedProxy', () => {
   refuses(parseManagedProxy, [
     ...NO_OBJECT,
     [
-      'ProxyServiceID should be a non-empty string and is missing',
+      'ProxyServiceID: expected a non-empty string, got nothing',
       bend(MANAGED, ['ProxyServiceID'], undefined),
     ],
-    [
-      'TargetServiceName should be a non-empty string and is null',
-      bend(MANAGED, ['TargetServiceName'], null),
-    ],
-    ['Config should be an object and is an array', bend(MANAGED, ['Config'], [])],
-    ['Upstreams should be an array and is a string', bend(MANAGED, ['Upstreams'], 'x')],
+    ['TargetServiceName: expected a non-empty string, got null', bend(MANAGED, ['TargetServiceName'], null)],
+    ['Config: expected an object, got an array', bend(MANAGED, ['Config'], [])],
+    ['Upstreams: expected an array, got a string', bend(MANAGED, ['Upstreams'], 'x')],
   ])
 })

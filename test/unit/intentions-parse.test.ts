@@ -124,7 +124,7 @@ describe('parseMatch: fields that are not there', () => {
       it(`${key} may not be ${inspect(value)}`, () => {
         assert.throws(() => parseOne({ ...least, [key]: value }), {
           name: 'ShapeError',
-          message: new RegExp(`^db\\[0\\]\\.${key} should be a string and is `),
+          message: new RegExp(`^db\\[0\\]\\.${key}: expected a string, got `),
         })
       })
     }
@@ -135,7 +135,7 @@ describe('parseMatch: fields that are not there', () => {
       it(`${key} may not be ${inspect(value)}`, () => {
         assert.throws(() => parseOne({ ...least, [key]: value }), {
           name: 'ShapeError',
-          message: new RegExp(`^db\\[0\\]\\.${key} should be a non-empty string and is `),
+          message: new RegExp(`^db\\[0\\]\\.${key}: expected a non-empty string, got `),
         })
       })
     }
@@ -163,7 +163,7 @@ describe('parseMatch: permissions', () => {
     it(`may not be ${inspect(permissions)}`, () => {
       assert.throws(() => parseOne({ ...least, Permissions: permissions }), {
         name: 'ShapeError',
-        message: /^db\[0\]\.Permissions should be an array and is /,
+        message: /^db\[0\]\.Permissions: expected an array, got /,
       })
     })
   }
@@ -178,7 +178,7 @@ describe('parseMatch: bodies', () => {
   const wrong: unknown[] = [undefined, null, [], [least], 'db', 5, true]
   for (const body of wrong) {
     it(`the body may not be ${inspect(body)}`, () => {
-      assert.throws(() => parseMatch(body, 'db'), { name: 'ShapeError', message: /^the body should be / })
+      assert.throws(() => parseMatch(body, 'db'), { name: 'ShapeError', message: /^the body: expected / })
     })
   }
 
@@ -186,7 +186,7 @@ describe('parseMatch: bodies', () => {
     it(`there is no list in ${inspect(list)}`, () => {
       assert.throws(() => parseMatch(list, 'db'), {
         name: 'ShapeError',
-        message: /^db should be an array and is /,
+        message: /^db: expected an array, got /,
       })
     })
   }
