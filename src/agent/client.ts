@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { Pool, errors as undiciErrors } from 'undici'
 import { withDeadline } from '../base/deadline.js'
-import { AbortError, AgentError, type ErrorCode, OptionError, TimeoutError, because } from '../base/errors.js'
+import { AbortError, AgentError, type ErrorCode, OptionError, TimeoutError, withCause } from '../base/errors.js'
 import { log } from '../base/log.js'
 import { formatAddress } from './address.js'
 import { BlockingSlots } from './blocking-slots.js'
@@ -215,7 +215,7 @@ export class AgentClient {
     try {
       return parse(body)
     } catch (cause) {
-      throw fail('ERR_CONNECT_AGENT_SHAPE', `JSON of another shape${because(cause)}`, cause)
+      throw fail('ERR_CONNECT_AGENT_SHAPE', `JSON of another shape${withCause(cause)}`, cause)
     }
   }
 
@@ -230,7 +230,7 @@ export class AgentClient {
     const advice = isClosed
       ? 'it closed the connection at once: it is stopping, or accepts no more connections (limits.http_max_conns_per_client)'
       : 'is it running, and is the address right?'
-    const message = `${what}: no answer from the agent at ${this.address}${because(cause)}; ${advice}`
+    const message = `${what}: no answer from the agent at ${this.address}${withCause(cause)}; ${advice}`
     return new AgentError('ERR_CONNECT_AGENT_UNREACHABLE', message, details)
   }
 

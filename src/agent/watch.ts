@@ -3,7 +3,7 @@ import { type Backoff, backoffMs } from '../base/backoff.js'
 import { TokenBucket } from '../base/token-bucket.js'
 import { isAborted } from '../base/deadline.js'
 import { type Clock, sleep } from '../base/clock.js'
-import { AgentError, type ErrorCode, because, toError } from '../base/errors.js'
+import { AgentError, type ErrorCode, withCause, toError } from '../base/errors.js'
 import { log } from '../base/log.js'
 import { DEFAULTS } from '../base/validate.js'
 import type { AgentRequest, AgentResponse } from './client.js'
@@ -221,7 +221,7 @@ export class Watch<T> {
     const { name, random, onError } = this.#options
     const delayMs = Math.round(pauseAfter(error, failures) * jitter(random))
     this.#lastError = error
-    log.watch('%s: failure %d, next try in %d ms%s', name, failures, delayMs, because(error))
+    log.watch('%s: failure %d, next try in %d ms%s', name, failures, delayMs, withCause(error))
     onError(error, delayMs)
     return delayMs
   }

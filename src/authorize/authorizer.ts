@@ -1,5 +1,5 @@
 import { type Bounds, withDeadline } from '../base/deadline.js'
-import { ConnectError, TimeoutError, because } from '../base/errors.js'
+import { ConnectError, TimeoutError, withCause } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 
 /** What an authorizer is asked. */
@@ -133,7 +133,7 @@ export async function runAuthorizer(
     return { authorized, reason, basis: basis !== undefined && BASES.has(basis) ? basis : 'authorizer' }
   } catch (cause) {
     const basis = cause instanceof TimeoutError ? 'late' : 'failed'
-    return { authorized: false, reason: `no decision could be made${because(cause)}`, basis, cause }
+    return { authorized: false, reason: `no decision could be made${withCause(cause)}`, basis, cause }
   }
 }
 

@@ -1,4 +1,4 @@
-import { OptionError, because } from '../base/errors.js'
+import { OptionError, withCause } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 import { isTrustDomain } from '../identity/spiffe.js'
 import { describe, expectFunction, expectKeys, expectName, expectObject, optional } from '../base/validate.js'
@@ -130,7 +130,7 @@ async function attempt(authorizer: Authorizer, request: AuthorizeRequest): Promi
   try {
     return expectDecision(await authorizer(request))
   } catch (cause) {
-    return { authorized: false, reason: `no decision could be made${because(cause)}`, basis: 'failed' }
+    return { authorized: false, reason: `no decision could be made${withCause(cause)}`, basis: 'failed' }
   }
 }
 

@@ -4,7 +4,7 @@ import { type Intention, intentionsReader } from '../agent/endpoints/intentions.
 import { CachedWatch } from '../agent/cached-watch.js'
 import { isAborted } from '../base/deadline.js'
 import type { Time } from '../base/clock.js'
-import { AgentError, because } from '../base/errors.js'
+import { AgentError, withCause } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 import { log } from '../base/log.js'
 import { AgentAuthorization } from './agent-authorization.js'
@@ -176,7 +176,7 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
     const leftMs = since + staleMs - clock.now()
     this.#staleSince = since
     this.#hasExpired = leftMs <= 0
-    log.authorize('%s: intentions may be out of date%s', this.#options.service, because(error))
+    log.authorize('%s: intentions may be out of date%s', this.#options.service, withCause(error))
     this.emit('stale', { since: new Date(since), deniesAt: new Date(since + staleMs), cause: error })
     const expire = (): void => {
       this.#hasExpired = true
@@ -210,7 +210,7 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
     const { address } = agent
     const request = 'GET /v1/connect/intentions/match'
     const details = { address, request, status: 403, cause }
-    this.emit('failed', new AgentError('ERR_CONNECT_AGENT_FORBIDDEN', message + because(cause), details))
+    this.emit('failed', new AgentError('ERR_CONNECT_AGENT_FORBIDDEN', message + withCause(cause), details))
     this.emit('changed')
   }
 
@@ -222,7 +222,7 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
 
   #whyStale(): string {
     const since = new Date(this.#staleSince ?? 0).toISOString()
-    return `the intentions have not been read since ${since}${because(this.#watched.lastError)}`
+    return `the intentions have not been read since ${since}${withCause(this.#watched.lastError)}`
   }
 }
 

@@ -190,7 +190,7 @@ export class AbortError extends ConnectError {
   readonly lastError: Error | undefined
 
   constructor(what: string, reason: unknown, lastError?: Error) {
-    super('ERR_CONNECT_ABORTED', `${what} was aborted by its signal${because(lastError)}`, { cause: reason })
+    super('ERR_CONNECT_ABORTED', `${what} was aborted by its signal${withCause(lastError)}`, { cause: reason })
     this.lastError = lastError
   }
 }
@@ -218,7 +218,7 @@ export class TimeoutError extends ConnectError {
   ) {
     super(
       'ERR_CONNECT_TIMEOUT',
-      `${what} took longer than ${timeoutMs} ms${because(options?.cause)}`,
+      `${what} took longer than ${timeoutMs} ms${withCause(options?.cause)}`,
       options,
     )
     this.timeoutMs = timeoutMs
@@ -275,7 +275,7 @@ export class VerificationError extends ConnectError {
   readonly actual: string
 
   constructor(code: ErrorCode, expected: string, actual: string, options?: { cause?: unknown }) {
-    super(code, `${mismatch('peer certificate', expected, actual)}${because(options?.cause)}`, options)
+    super(code, `${mismatch('peer certificate', expected, actual)}${withCause(options?.cause)}`, options)
     this.expected = expected
     this.actual = actual
   }
@@ -326,14 +326,14 @@ export class DnsError extends ConnectError {
   readonly question: string
 
   constructor(server: string, question: string, problem: string, options?: { cause?: unknown }) {
-    super('ERR_CONNECT_DNS', `DNS ${question} at ${server}: ${problem}${because(options?.cause)}`, options)
+    super('ERR_CONNECT_DNS', `DNS ${question} at ${server}: ${problem}${withCause(options?.cause)}`, options)
     this.server = server
     this.question = question
   }
 }
 
 /** `: message` of a cause, for the end of a sentence; nothing where there is none. */
-export function because(cause: unknown): string {
+export function withCause(cause: unknown): string {
   if (cause === undefined) return ''
   if (cause instanceof Error) return `: ${messageOf(cause)}`
   return typeof cause === 'string' ? `: ${cause}` : `: something of type ${typeof cause} was thrown`
@@ -350,5 +350,5 @@ export function messageOf(error: Error): string {
 export function toError(thrown: unknown): Error {
   return thrown instanceof Error
     ? thrown
-    : new Error(`what was thrown is no Error${because(thrown)}`, { cause: thrown })
+    : new Error(`what was thrown is no Error${withCause(thrown)}`, { cause: thrown })
 }

@@ -35,7 +35,7 @@ const NODE = {
   },
 }
 
-/** Options of `agent`. */
+/** Options of `httpAgent`. */
 export interface HttpAgentOptions {
   /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
   readonly dialTimeoutMs?: number | undefined

@@ -4,7 +4,7 @@ import { type LeafCertificate, fetchLeaf } from '../agent/endpoints/leaf.js'
 import { Watch } from '../agent/watch.js'
 import { type Bounds, withDeadline, isAborted } from '../base/deadline.js'
 import type { Clock } from '../base/clock.js'
-import { IdentityError, TimeoutError, because, toError } from '../base/errors.js'
+import { IdentityError, TimeoutError, withCause, toError } from '../base/errors.js'
 import { log } from '../base/log.js'
 import { type Credentials, type Leaf, checkLeaf } from './leaf.js'
 import type { Roots, RootsStore } from './roots.js'
@@ -91,12 +91,12 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
     const current = this.#current
     const cause = this.lastError
     if (current === undefined) {
-      const message = `${service} has no certificate yet${because(cause)}`
+      const message = `${service} has no certificate yet${withCause(cause)}`
       throw new IdentityError('ERR_CONNECT_NOT_READY', message, { cause })
     }
     if (!this.#isUsable()) {
       const message = `the certificate of ${service} expired at ${current.leaf.expiresAt.toISOString()}, and the agent has not issued a new one`
-      throw new IdentityError('ERR_CONNECT_LEAF_EXPIRED', message + because(cause), { cause })
+      throw new IdentityError('ERR_CONNECT_LEAF_EXPIRED', message + withCause(cause), { cause })
     }
     return current
   }
@@ -200,7 +200,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
       try {
         await prove(next)
       } catch (cause) {
-        const message = `the agent's certificate for ${service} cannot be used for TLS${because(cause)}`
+        const message = `the agent's certificate for ${service} cannot be used for TLS${withCause(cause)}`
         throw new IdentityError('ERR_CONNECT_LEAF_MALFORMED', message, { cause })
       }
       if (isAborted(this.#closed.signal)) return

@@ -1,6 +1,6 @@
 import { type KeyObject, type X509Certificate, createPrivateKey } from 'node:crypto'
 import type { LeafCertificate } from '../agent/endpoints/leaf.js'
-import { type ErrorCode, IdentityError, because } from '../base/errors.js'
+import { type ErrorCode, IdentityError, withCause } from '../base/errors.js'
 import { CLIENT_AUTH, SERVER_AUTH, parseCertificate } from './certificate.js'
 import { parsePemCertificates, verifyPath } from './path.js'
 import type { Roots } from './roots.js'
@@ -42,7 +42,7 @@ export function checkLeaf(
   now: number,
 ): Credentials {
   const fail = (code: ErrorCode, problem: string, cause?: unknown): IdentityError =>
-    new IdentityError(code, `the agent's certificate for ${expected.service} ${problem}${because(cause)}`, {
+    new IdentityError(code, `the agent's certificate for ${expected.service} ${problem}${withCause(cause)}`, {
       cause,
     })
 

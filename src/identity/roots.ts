@@ -5,7 +5,7 @@ import type { AgentClient } from '../agent/client.js'
 import { type CaRoots, fetchRoots } from '../agent/endpoints/roots.js'
 import { Watch } from '../agent/watch.js'
 import type { Clock } from '../base/clock.js'
-import { IdentityError, because } from '../base/errors.js'
+import { IdentityError, withCause } from '../base/errors.js'
 import { log } from '../base/log.js'
 import { parsePemCertificates } from './path.js'
 import { isTrustDomain } from './spiffe.js'
@@ -84,7 +84,7 @@ export class RootsStore extends EventEmitter<RootsEvents> {
 export function checkRoots(answer: CaRoots): Roots {
   const { trustDomain, activeRootId, roots } = answer
   const fail = (problem: string, cause?: unknown): IdentityError =>
-    new IdentityError('ERR_CONNECT_ROOTS', problem + because(cause), { cause })
+    new IdentityError('ERR_CONNECT_ROOTS', problem + withCause(cause), { cause })
   if (!isTrustDomain(trustDomain)) {
     throw fail(`agent returned an invalid trust domain: ${JSON.stringify(trustDomain.slice(0, 256))}`)
   }

@@ -5,7 +5,7 @@ import {
   countInstances,
   fetchConnectInstances,
 } from '../agent/endpoints/health.js'
-import { type NoInstancesReason, because } from '../base/errors.js'
+import { type NoInstancesReason, withCause } from '../base/errors.js'
 import { nameHint } from './name-hint.js'
 import { type Endpoint, endpointList } from './resolver.js'
 
@@ -127,5 +127,5 @@ export async function whyUnknown(
 
 /** That there is none is known; only why it is so could not be asked. */
 export function unexplained(cause: unknown): Emptiness {
-  return { reason: 'empty', message: `the agent knows no instance, and did not say why${because(cause)}` }
+  return { reason: 'empty', message: `the agent knows no instance, and did not say why${withCause(cause)}` }
 }

@@ -1,4 +1,4 @@
-import { ConnectError, DialError, because } from '../base/errors.js'
+import { ConnectError, DialError, withCause } from '../base/errors.js'
 import { describe, isHost } from '../base/validate.js'
 import type { ExpectedIdentity } from '../identity/verify.js'
 
@@ -70,7 +70,7 @@ export async function resolveEndpoints(
     answer = await resolver.resolve(request)
   } catch (cause) {
     if (cause instanceof ConnectError) throw cause
-    throw fail(`its resolver failed${because(cause)}`, cause)
+    throw fail(`its resolver failed${withCause(cause)}`, cause)
   }
   if (!Array.isArray(answer)) throw fail('its resolver returned something else than a list of endpoints')
   const list: readonly unknown[] = answer
@@ -106,7 +106,7 @@ function tryToRead(value: unknown): Endpoint | string {
   try {
     return readEndpoint(value)
   } catch (error) {
-    return `cannot be read${because(error)}`
+    return `cannot be read${withCause(error)}`
   }
 }
 

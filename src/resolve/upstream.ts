@@ -114,7 +114,7 @@ function expectServiceName(upstream: string): string {
   if (!upstream.includes('://')) return expectName('upstream', upstream)
   throw new OptionError(
     'upstream',
-    'a service name (for a URL, use fetch(), dispatcher(), or agent())',
+    'a service name (for a URL, use fetch(), dispatcher(), or httpAgent())',
     describe(upstream),
   )
 }

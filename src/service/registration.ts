@@ -1,7 +1,7 @@
 import { type Backoff, backoffMs } from '../base/backoff.js'
 import { type Bounds, withDeadline, isAborted } from '../base/deadline.js'
 import { type Clock, sleep } from '../base/clock.js'
-import { AgentError, ConnectError, OptionError, because, toError } from '../base/errors.js'
+import { AgentError, ConnectError, OptionError, withCause, toError } from '../base/errors.js'
 import { log } from '../base/log.js'
 import {
   DEFAULTS,
@@ -209,7 +209,7 @@ export class Registration {
         if (isAborted(signal) || !isNoAnswer(error)) throw error
         this.#lastError = error
         const pauseMs = backoffMs(RETRY, failures)
-        log.register('%s: next try in %d ms%s', this.id, pauseMs, because(error))
+        log.register('%s: next try in %d ms%s', this.id, pauseMs, withCause(error))
         await sleep(clock, pauseMs, signal)
       }
     }
@@ -237,7 +237,7 @@ export class Registration {
         if (await isInCatalog(agent, definition, { signal, timeoutMs: CALL_TIMEOUT_MS })) return
       } catch (error) {
         if (isAborted(signal)) throw error
-        log.register('%s: not seen in the catalog yet%s', this.id, because(error))
+        log.register('%s: not seen in the catalog yet%s', this.id, withCause(error))
         // The registration itself has succeeded, and the heartbeats look after it.
         if (!isNoAnswer(error)) return
       }
@@ -255,7 +255,7 @@ export class Registration {
       if (failure === undefined) continue
       const error = isAborted(signal) ? undefined : await this.#recover(signal)
       if (isAborted(signal)) return
-      if (error === undefined) log.register('%s: registered again%s', this.id, because(failure))
+      if (error === undefined) log.register('%s: registered again%s', this.id, withCause(failure))
       else this.#warn('could not be kept registered', error)
     }
   }
@@ -318,7 +318,7 @@ export class Registration {
   }
 
   #warn(problem: string, cause: Error): void {
-    const message = `${this.id} ${problem}${because(cause)}`
+    const message = `${this.id} ${problem}${withCause(cause)}`
     this.#settings.onError(new ConnectError('ERR_CONNECT_REGISTER', message, { cause }))
   }
 

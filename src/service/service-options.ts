@@ -55,7 +55,7 @@ export interface ServiceOptions {
   /** The lowest version of TLS. Consul's built-in proxy, Envoy, and the Go SDK all know 1.3. @default TLSv1.2 */
   readonly minTlsVersion?: 'TLSv1.2' | 'TLSv1.3' | undefined
   /**
-   * The domain of Consul's names in the hosts of URLs, for `fetch`, `dispatcher` and `agent`: the agent's own `domain`.
+   * The domain of Consul's names in the hosts of URLs, for `fetch`, `dispatcher` and `httpAgent`: the agent's own `domain`.
    * @default consul
    */
   readonly domain?: string | undefined
@@ -71,7 +71,7 @@ export interface ServiceOptions {
    */
   readonly crossServiceRedirects?: boolean | undefined
   /**
-   * Upper bound on the connections to each host of `fetch`, and of `dispatcher` and `agent` unless their own options say
+   * Upper bound on the connections to each host of `fetch`, and of `dispatcher` and `httpAgent` unless their own options say
    * otherwise. Further requests wait for a connection. @default 50
    */
   readonly maxConnectionsPerHost?: number | undefined
@@ -220,7 +220,7 @@ export function dialSettings(given: DialOptions | undefined, dialTimeoutMs: numb
   return {
     signal: optional(expectSignal)('signal', signal),
     timeoutMs: duration('timeoutMs', timeoutMs, dialTimeoutMs),
-    patience: {
+    socketSettings: {
       allowHalfOpen: isHalfOpen,
       expectsAnswer: !isHalfOpen,
       alpnProtocols: optional(expectAlpn)('alpnProtocols', alpnProtocols),

@@ -245,11 +245,11 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     const { signal, ...settings } = dialSettings(options, this.#settings.dialTimeoutMs)
     const target = settledUpstream(upstream)
     // What the stream still holds when the peer has ended is sent before our side ends: the stream sees to that.
-    const patience = { ...settings.patience, allowHalfOpen: true }
-    const stream = new MeshStream(settings.patience.allowHalfOpen, (gone) =>
+    const socketSettings = { ...settings.socketSettings, allowHalfOpen: true }
+    const stream = new MeshStream(settings.socketSettings.allowHalfOpen, (gone) =>
       this.#dial(target, {
         ...settings,
-        patience,
+        socketSettings,
         signal: signal === undefined ? gone : AbortSignal.any([gone, signal]),
       }),
     )
@@ -468,7 +468,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
 
   /**
    * Returns the options for a TLS server of your own, as of now: pass new ones to its `setSecureContext` on every
-   * `rotated` and `roots` event. For each connection call `peer(socket)`, which may throw, and then `authorize(peer)`.
+   * `rotated` and `roots` event. For each connection call `verifyPeer(socket)`, which may throw, and then `authorize(peer)`.
    * Do not attach session handlers: a resumed session skips the verification.
    *
    * The key is a Buffer that is not shown by `inspect`, `JSON.stringify`, or string conversion.
@@ -495,7 +495,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * const [{ host, port } = { host: '', port: 0 }] = await web.resolve('echo')
    * const socket = tls.connect({ host, port, ...web.tlsClientOptions('echo') })
    * await once(socket, 'secureConnect')
-   * console.log(web.peer(socket).service)
+   * console.log(web.verifyPeer(socket).service)
    * socket.destroy()
    * ```
    */
@@ -612,8 +612,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       ...settings,
       name: resolver.name,
       dial: (gone) => {
-        const patience = { allowHalfOpen: true, expectsAnswer: true, isForPump: true }
-        return this.#dial(target, { signal: gone, timeoutMs: dialTimeoutMs, patience })
+        const socketSettings = { allowHalfOpen: true, expectsAnswer: true, isForPump: true }
+        return this.#dial(target, { signal: gone, timeoutMs: dialTimeoutMs, socketSettings })
       },
       drainTimeoutMs: this.#settings.drainTimeoutMs,
       onFailed: this.#onFailed,
@@ -642,8 +642,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     upstream,
     { allowHalfOpen, alpnProtocols, ...bounds },
   ) => {
-    const patience = { allowHalfOpen, expectsAnswer: true, alpnProtocols }
-    const socket = await this.#dial(upstream, { ...bounds, patience })
+    const socketSettings = { allowHalfOpen, expectsAnswer: true, alpnProtocols }
+    const socket = await this.#dial(upstream, { ...bounds, socketSettings })
     // A request that is cut short says so itself. undici's HTTP/2 needs its sockets to end in the turn of their `destroy`.
     closeWhenDestroyed(socket, () => socket.alpnProtocol !== 'h2')
     return socket

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import type { Server } from 'node:net'
-import { ConnectError, because } from '../base/errors.js'
+import { ConnectError, withCause } from '../base/errors.js'
 
 /** Where to listen: a port and a host, or the path of a unix socket. */
 export type ListenAddress =
@@ -25,6 +25,6 @@ export async function openServer(
     await Promise.race([once(server, 'listening'), ended])
   } catch (cause) {
     const where = 'path' in address ? address.path : `${address.host ?? 'any address'}, port ${address.port}`
-    throw new ConnectError('ERR_CONNECT_LISTEN', `cannot listen on ${where}${because(cause)}`, { cause })
+    throw new ConnectError('ERR_CONNECT_LISTEN', `cannot listen on ${where}${withCause(cause)}`, { cause })
   }
 }

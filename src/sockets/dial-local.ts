@@ -1,7 +1,7 @@
 import { type NetConnectOpts, type Socket, connect } from 'node:net'
 import { confirmEnd } from '../base/node-internals.js'
 import { withDeadline } from '../base/deadline.js'
-import { ConnectError, because, toError } from '../base/errors.js'
+import { ConnectError, withCause, toError } from '../base/errors.js'
 import { DEFAULTS, duration, expectKeys, expectObject, expectSignal, optional } from '../base/validate.js'
 import { bufferedReads } from './buffered-reads.js'
 import { TCP } from './tcp-options.js'
@@ -48,7 +48,7 @@ export async function dialLocal(address: LocalAddress, options: DialLocalOptions
           // A late error has nobody left to tell.
           socket.on('error', () => undefined)
           socket.destroy()
-          const message = `the application at ${where} cannot be reached${because(cause)}`
+          const message = `the application at ${where} cannot be reached${withCause(cause)}`
           reject(new ConnectError('ERR_CONNECT_APPLICATION', message, { cause }))
         }
         const onConnect = (): void => {

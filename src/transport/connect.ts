@@ -11,46 +11,46 @@ import { reportRejection } from './rejection.js'
 import type { MeshSocket } from './mesh-socket.js'
 import { TCP } from '../sockets/tcp-options.js'
 
-/** What a peer may do before its first byte. */
-export interface Patience {
-  /** Whether our side stays open when the peer ends its own. */
+/** How a dialed socket behaves. */
+export interface SocketSettings {
+  /** Whether our side stays open after the peer has ended its side. */
   readonly allowHalfOpen: boolean
   /**
-   * Whether a peer that ends before it has said anything, while we have not ended, has rejected us. Who keeps its
-   * side open for the peer's end judges that itself, unless it only copies.
+   * Whether an end before the first byte of the peer, while our side is open, is an error: the peer has most likely
+   * rejected us. False for a caller that set `allowHalfOpen` and handles the end itself.
    */
   readonly expectsAnswer: boolean
-  /** Whether it is for a pump, and for nobody who listens to `data`. */
+  /** Whether only a pump reads the socket, so that it needs no `data` events. */
   readonly isForPump?: boolean
-  /** ALPN names to offer, the one that is liked best first. @default none */
+  /** ALPN protocols to offer, the preferred one first. @default none */
   readonly alpnProtocols?: readonly string[] | undefined
 }
 
 export interface ConnectOptions {
   readonly signal: AbortSignal
-  readonly patience: Patience
+  readonly socketSettings: SocketSettings
 }
 
 /**
- * One try at one instance: connect, handshake, and the peer's identity. Resolves with a socket that is proved, or
- * rejects and leaves nothing open.
+ * Connects to one instance, completes the TLS handshake, and verifies the identity of the peer. No socket stays open
+ * when it fails.
  */
 export function connect(
   endpoint: Endpoint,
   generation: Generation,
-  { signal, patience }: ConnectOptions,
+  { signal, socketSettings }: ConnectOptions,
 ): Promise<MeshSocket> {
   return new Promise((resolve, reject) => {
     let verified: VerifiedPeer | undefined
-    // Node documents allowHalfOpen here; its published types lack it.
+    // Node.js documents allowHalfOpen here, but its types lack it.
     const options: ConnectionOptions & { allowHalfOpen: boolean } = {
       host: endpoint.host,
       port: endpoint.port,
       secureContext: secureContext(generation),
-      allowHalfOpen: patience.allowHalfOpen,
+      allowHalfOpen: socketSettings.allowHalfOpen,
       rejectUnauthorized: true,
-      ...(patience.alpnProtocols !== undefined && { ALPNProtocols: [...patience.alpnProtocols] }),
-      // The host's name proves nothing in a mesh. Node calls this when OpenSSL has verified the path.
+      ...(socketSettings.alpnProtocols !== undefined && { ALPNProtocols: [...socketSettings.alpnProtocols] }),
+      // Called after OpenSSL has verified the certificate path. The host name is no identity in a mesh.
       checkServerIdentity: (_host, given) => {
         try {
           verified = identifyAs(given, generation, endpoint.identity)
@@ -60,15 +60,15 @@ export function connect(
         }
       },
     }
-    const reads = patience.isForPump === true ? bufferedReads() : undefined
+    const reads = socketSettings.isForPump === true ? bufferedReads() : undefined
     const socket = tlsConnect({ ...options, ...(reads && { onread: reads.onread }) })
     reads?.bind(socket)
-    // Node takes these as options of net.connect, and not of tls.connect.
+    // tls.connect() ignores these as options, unlike net.connect().
     socket.setNoDelay(TCP.noDelay)
     socket.setKeepAlive(TCP.keepAlive, TCP.keepAliveInitialDelay)
     const fail = (error: Error): void => {
       settle()
-      // A late error has nobody left to tell.
+      // An error event after this point must not end the process.
       socket.on('error', () => undefined)
       socket.destroy()
       reject(error)
@@ -76,7 +76,7 @@ export function connect(
     const onSecure = (): void => {
       try {
         expectVerified(socket)
-        // A resumed session would have come here without the check above.
+        // Node.js skips checkServerIdentity for a resumed session.
         if (verified === undefined)
           throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'another')
         settle()
@@ -86,7 +86,7 @@ export function connect(
           source: generation.leaf.id.service,
           destination: endpoint.identity.service,
           openedAt,
-          expectsAnswer: patience.expectsAnswer,
+          expectsAnswer: socketSettings.expectsAnswer,
         })
         resolve(opened)
       } catch (error) {
@@ -94,7 +94,7 @@ export function connect(
       }
     }
     const onError = (error: Error): void => {
-      // Our own verdict of the identity comes this way too.
+      // An error returned by checkServerIdentity arrives here as well.
       fail(error instanceof ConnectError ? error : (pathError(socket) ?? withShortMessage(error)))
     }
     const onClose = (): void => {

@@ -14,11 +14,11 @@ import type { Choice } from '../resolve/balancer.js'
 import { onceDestroyed } from '../sockets/open-sockets.js'
 import type { MeshSocket } from './mesh-socket.js'
 
-/** An instance that was silent for less has proved nothing: it may only have been the caller who was in a hurry. */
-const SHORTEST_SILENCE_MS = 500
+/** Attempts shorter than this are not held against the instance: the caller may have set a short deadline. */
+const MIN_BLAMED_SILENCE_MS = 500
 
-/** What is said of us and not of the instance. */
-const OWN_FAULTS: ReadonlySet<string | undefined> = new Set([
+/** Error codes caused by this process or host, not by the instance that is dialed. */
+const LOCAL_ERROR_CODES: ReadonlySet<string | undefined> = new Set([
   'EMFILE',
   'ENFILE',
   'ENOBUFS',
@@ -26,7 +26,7 @@ const OWN_FAULTS: ReadonlySet<string | undefined> = new Set([
   'EADDRNOTAVAIL',
   'EACCES',
   'EPERM',
-  // It speaks other protocols than those that we offered.
+  // The peer supports none of the ALPN protocols that we offered.
   'ERR_SSL_TLSV1_ALERT_NO_APPLICATION_PROTOCOL',
 ])
 
@@ -34,18 +34,21 @@ interface Attempt {
   readonly choice: Choice
   readonly address: string
   readonly startedAt: number
-  readonly stop: AbortController
+  readonly controller: AbortController
 }
 
-/** The tries of one dial, which may run side by side. The first that proves itself wins, and ends the others. */
+/**
+ * Runs the connection attempts of one dial, possibly in parallel. The first attempt that completes its handshake wins;
+ * all others are aborted.
+ */
 export class DialRace {
-  /** Those that failed, in the order in which they did. */
-  readonly attempts: DialAttempt[] = []
-  readonly #underWay = new Set<Attempt>()
+  /** Failed attempts, oldest first. Reported in the error of the dial. */
+  readonly failures: DialAttempt[] = []
+  readonly #pending = new Set<Attempt>()
   #winner: MeshSocket | undefined
   #winnerAddress: string | undefined
-  #hasEnded = false
-  #wake: () => void = () => undefined
+  #isFinished = false
+  #notify: () => void = () => undefined
 
   get winner(): MeshSocket | undefined {
     return this.#winner
@@ -56,82 +59,91 @@ export class DialRace {
     return this.#winnerAddress
   }
 
-  get underWay(): number {
-    return this.#underWay.size
+  /** The number of pending attempts. */
+  get pending(): number {
+    return this.#pending.size
   }
 
-  begin(choice: Choice, open: (signal: AbortSignal) => Promise<MeshSocket>): void {
-    const one = {
+  /** Starts an attempt. */
+  start(choice: Choice, connect: (signal: AbortSignal) => Promise<MeshSocket>): void {
+    const attempt = {
       choice,
       address: formatHostPort(choice.endpoint),
       startedAt: performance.now(),
-      stop: new AbortController(),
+      controller: new AbortController(),
     }
-    this.#underWay.add(one)
-    open(one.stop.signal).then(
+    this.#pending.add(attempt)
+    connect(attempt.controller.signal).then(
       (socket) => {
-        this.#succeeded(one, socket)
+        this.#onConnected(attempt, socket)
       },
       (error: unknown) => {
-        this.#failed(one, toError(error))
+        this.#onFailed(attempt, toError(error))
       },
     )
   }
 
-  /** Resolves when something has come of one of them, when all are ended, or after `ms`. */
-  async news(ms: number | undefined): Promise<void> {
-    let cancel: (() => void) | undefined
+  /** Resolves after the next success, failure, or `finish()`, or after `timeoutMs`. */
+  async nextChange(timeoutMs: number | undefined): Promise<void> {
+    let cancelTimer: (() => void) | undefined
     await new Promise<void>((resolve) => {
-      this.#wake = resolve
-      if (ms !== undefined) cancel = systemClock.after(ms, resolve)
+      this.#notify = resolve
+      if (timeoutMs !== undefined) cancelTimer = systemClock.after(timeoutMs, resolve)
     })
-    cancel?.()
+    cancelTimer?.()
   }
 
-  /** Ends those that are under way; when the time is over, each is an attempt that was too slow. */
-  end(why: 'won' | 'late' | 'aborted', since: number = performance.now()): void {
-    this.#hasEnded = true
-    for (const one of this.#underWay) {
-      const silentMs = performance.now() - one.startedAt
-      // One that was overtaken by a later one, or by the deadline, might as well not be there.
-      const isSilent = silentMs >= SHORTEST_SILENCE_MS && (why === 'late' || one.startedAt < since)
-      if (isSilent && why !== 'aborted') one.choice.failed()
-      else one.choice.abandoned()
-      const durationMs = Math.round(silentMs)
-      const error = new TimeoutError(`connecting to ${one.address}`, durationMs)
-      if (why === 'late') this.attempts.push({ address: one.address, error, durationMs })
-      one.stop.abort(error)
+  /**
+   * Aborts all pending attempts.
+   * @param reason - `won`: another attempt succeeded; `late`: the deadline of the dial passed, and each pending attempt
+   *   counts as a failure; `aborted`: the signal of the caller fired
+   * @param winnerStartedAt - when the winner was started, by `performance.now()`
+   */
+  finish(reason: 'won' | 'late' | 'aborted', winnerStartedAt: number = performance.now()): void {
+    this.#isFinished = true
+    for (const attempt of this.#pending) {
+      const elapsedMs = performance.now() - attempt.startedAt
+      // A slow instance counts as failed if a later attempt overtook it or the deadline passed.
+      const isSlow =
+        elapsedMs >= MIN_BLAMED_SILENCE_MS && (reason === 'late' || attempt.startedAt < winnerStartedAt)
+      if (isSlow && reason !== 'aborted') attempt.choice.failed()
+      else attempt.choice.abandoned()
+      const durationMs = Math.round(elapsedMs)
+      const error = new TimeoutError(`connecting to ${attempt.address}`, durationMs)
+      if (reason === 'late') this.failures.push({ address: attempt.address, error, durationMs })
+      attempt.controller.abort(error)
     }
-    this.#underWay.clear()
-    this.#wake()
+    this.#pending.clear()
+    this.#notify()
   }
 
-  #succeeded(one: Attempt, socket: MeshSocket): void {
-    if (!this.#underWay.delete(one) || this.#hasEnded) {
+  #onConnected(attempt: Attempt, socket: MeshSocket): void {
+    if (!this.#pending.delete(attempt) || this.#isFinished) {
       socket.destroy()
       return
     }
-    log.dial('%s: connected to %s', one.address, socket.peer.spiffeId)
-    onceDestroyed(socket, one.choice.connected())
+    log.dial('%s: connected to %s', attempt.address, socket.peer.spiffeId)
+    onceDestroyed(socket, attempt.choice.connected())
     this.#winner = socket
-    this.#winnerAddress = one.address
-    this.end('won', one.startedAt)
+    this.#winnerAddress = attempt.address
+    this.finish('won', attempt.startedAt)
   }
 
-  #failed(one: Attempt, error: Error): void {
-    // Of one that was ended all has been said.
-    if (!this.#underWay.delete(one)) return
-    const durationMs = Math.round(performance.now() - one.startedAt)
-    log.dial('%s: %s', one.address, messageOf(error))
-    this.attempts.push({ address: one.address, error, durationMs })
-    if (isItsFault(error)) one.choice.failed()
-    else one.choice.abandoned()
-    this.#wake()
+  #onFailed(attempt: Attempt, error: Error): void {
+    // finish() has already recorded aborted attempts.
+    if (!this.#pending.delete(attempt)) return
+    const durationMs = Math.round(performance.now() - attempt.startedAt)
+    log.dial('%s: %s', attempt.address, messageOf(error))
+    this.failures.push({ address: attempt.address, error, durationMs })
+    if (isInstanceFault(error)) attempt.choice.failed()
+    else attempt.choice.abandoned()
+    this.#notify()
   }
 }
 
-function isItsFault(error: Error): boolean {
-  // Of our own errors only those say something of the peer that come from its certificate.
+/** Whether an error says something about the instance, so that the balancer should eject it. */
+function isInstanceFault(error: Error): boolean {
+  // Our own errors blame the peer only when they come from its certificate.
   if (error instanceof VerificationError || error instanceof SpiffeIdError) return true
-  return !(error instanceof ConnectError) && !OWN_FAULTS.has((error as NodeJS.ErrnoException).code)
+  return !(error instanceof ConnectError) && !LOCAL_ERROR_CODES.has((error as NodeJS.ErrnoException).code)
 }

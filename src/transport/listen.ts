@@ -6,7 +6,7 @@ import { decisions } from '../authorize/diagnostics.js'
 import { withDeadline } from '../base/deadline.js'
 import type { Clock } from '../base/clock.js'
 import { type CloseOptions, drainTimeout } from '../base/close-options.js'
-import { ConnectError, VerificationError, because, toError } from '../base/errors.js'
+import { ConnectError, VerificationError, withCause, toError } from '../base/errors.js'
 import type { Generation, IdentityStore } from '../identity/identity-store.js'
 import { log } from '../base/log.js'
 import { AdmittedConnections } from './revocation.js'
@@ -365,7 +365,7 @@ export class Listener implements AsyncDisposable {
       await handler(socket)
     } catch (cause) {
       socket.destroy()
-      const message = `the connection handler of ${service} threw${because(cause)}`
+      const message = `the connection handler of ${service} threw${withCause(cause)}`
       reports.warning(new ConnectError('ERR_CONNECT_HANDLER', message, { cause }))
     }
   }

@@ -1,5 +1,5 @@
 import type { TLSSocket } from 'node:tls'
-import { DialError, because } from '../base/errors.js'
+import { DialError, withCause } from '../base/errors.js'
 import { isNetworkError, resetError } from '../sockets/network-errors.js'
 
 /** For so long after the handshake an end is taken for a rejection, in milliseconds; a later one has another reason. */
@@ -66,7 +66,7 @@ function rejection({ source, destination, openedAt }: Dialled, cause?: Error): D
   const ageMs = Math.round(performance.now() - openedAt)
   if (ageMs > PLAUSIBLE_MS) return undefined
   const message =
-    `the connection was closed before its first byte, ${ageMs} ms after the handshake${because(cause)}; ` +
+    `the connection was closed before its first byte, ${ageMs} ms after the handshake${withCause(cause)}; ` +
     `an intention (consul intention check ${source} ${destination} tells), our certificate or the application may be the reason`
   return new DialError('ERR_CONNECT_REJECTED', destination, message, { cause })
 }

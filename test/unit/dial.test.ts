@@ -108,7 +108,7 @@ async function start(
   const error = await dial(
     identity,
     { resolver, balancer },
-    { timeoutMs: 10_000, patience: { allowHalfOpen: false, expectsAnswer: true }, ...bounds },
+    { timeoutMs: 10_000, socketSettings: { allowHalfOpen: false, expectsAnswer: true }, ...bounds },
   ).then(
     () => {
       throw new Error('expected a rejection')
@@ -397,7 +397,7 @@ describe('dial: the way through', () => {
     assert.equal(error.attempts.length, 1)
     assert.match(
       error.message,
-      /^dial web: no instance could be reached, and by now there is none: .*refused$/,
+      /^dial web: no instance could be reached, and none is left: .*refused$/,
     )
     const { error: empty } = await start(sorted([nowhere], []), identityOf(failing(new Error('refused'))))
     assert.deepEqual(

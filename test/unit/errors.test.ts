@@ -20,7 +20,7 @@ const {
   SpiffeIdError,
   TimeoutError,
   VerificationError,
-  because,
+  withCause,
   messageOf,
   toError,
 } = errors
@@ -282,7 +282,7 @@ describe('because and toError: whatever was thrown', () => {
   ]
   for (const [thrown, reason] of cases) {
     it(inspect(thrown), () => {
-      assert.match(because(thrown), reason)
+      assert.match(withCause(thrown), reason)
       const error = toError(thrown)
       assert.ok(error === thrown || (error instanceof Error && /thrown/.test(error.message)), error.message)
     })
@@ -301,7 +301,7 @@ describe('because and toError: whatever was thrown', () => {
     ]
     for (const [error, message] of parts) {
       assert.equal(messageOf(error), message)
-      assert.equal(because(error), `: ${message}`)
+      assert.equal(withCause(error), `: ${message}`)
     }
   })
 
@@ -319,7 +319,7 @@ describe('because and toError: whatever was thrown', () => {
       },
     ]
     for (const thrown of hostile) {
-      assert.equal(typeof because(thrown), 'string')
+      assert.equal(typeof withCause(thrown), 'string')
       assert.ok(toError(thrown) instanceof Error)
     }
   })

@@ -107,7 +107,7 @@ describe('readyBounds, dialSettings, resolveBounds, drainTimeout', () => {
     assert.deepEqual(dialSettings(undefined, 77), {
       signal: undefined,
       timeoutMs: 77,
-      patience: { allowHalfOpen: false, expectsAnswer: true, alpnProtocols: undefined },
+      socketSettings: { allowHalfOpen: false, expectsAnswer: true, alpnProtocols: undefined },
     })
     assert.deepEqual(resolveBounds(undefined, 77), { signal: undefined, timeoutMs: 77 })
     assert.deepEqual(resolveBounds({}, 77), { signal: undefined, timeoutMs: 77 })
@@ -121,7 +121,7 @@ describe('readyBounds, dialSettings, resolveBounds, drainTimeout', () => {
     assert.deepEqual(dialSettings({ signal, timeoutMs: 5, allowHalfOpen: true, alpnProtocols }, 77), {
       signal,
       timeoutMs: 5,
-      patience: { allowHalfOpen: true, expectsAnswer: false, alpnProtocols },
+      socketSettings: { allowHalfOpen: true, expectsAnswer: false, alpnProtocols },
     })
     assert.deepEqual(resolveBounds({ signal, timeoutMs: 5 }, 77), { signal, timeoutMs: 5 })
     assert.equal(drainTimeout({ drainTimeoutMs: 5 }, 77), 5)

@@ -86,7 +86,7 @@ function start(t: TestContext) {
           tell('abandoned')
         },
       }
-      tries.begin(choice, (signal) => open(choice.endpoint, signal))
+      tries.start(choice, (signal) => open(choice.endpoint, signal))
       return openings.at(-1)!
     },
   }
@@ -103,12 +103,12 @@ describe('Tries: one that goes well', () => {
   it('wins, and its load ends with its socket', async (t) => {
     const { tries, told, begin } = start(t)
     const one = begin('a')
-    assert.deepEqual([one.endpoint.host, one.signal.aborted, tries.underWay], ['a', false, 1])
+    assert.deepEqual([one.endpoint.host, one.signal.aborted, tries.pending], ['a', false, 1])
     assert.equal(tries.winner, undefined)
     const socket = await one.succeed()
     assert.equal(tries.winner, socket)
-    assert.equal(tries.underWay, 0)
-    assert.deepEqual([told, tries.attempts], [['a connected'], []])
+    assert.equal(tries.pending, 0)
+    assert.deepEqual([told, tries.failures], [['a connected'], []])
     assert.equal(socket.destroyed, false)
     const closed = once(socket, 'close')
     socket.destroy()
@@ -157,7 +157,7 @@ describe('Tries: one that goes well', () => {
       openings.map(({ signal }) => signal.aborted),
       [true, true, false, true, true],
     )
-    assert.deepEqual([tries.underWay, tries.attempts], [0, []])
+    assert.deepEqual([tries.pending, tries.failures], [0, []])
   })
 
   for (const [ms, outcome] of [
@@ -214,18 +214,18 @@ describe('Tries: one that fails', () => {
     await other.fail(first)
     await advance(10.2)
     await one.fail(second)
-    assert.deepEqual(tries.attempts, [
+    assert.deepEqual(tries.failures, [
       { address: '[::1]:2', error: first, durationMs: 12 },
       { address: '10.0.0.1:1', error: second, durationMs: 23 },
     ])
-    assert.deepEqual([tries.underWay, tries.winner], [0, undefined])
+    assert.deepEqual([tries.pending, tries.winner], [0, undefined])
   })
 
   it('leaves the others alone', async (t) => {
     const { tries, told, begin } = start(t)
     const [one, other] = [begin('a'), begin('b')]
     await one.fail(new Error('refused'))
-    assert.deepEqual([other.signal.aborted, tries.underWay], [false, 1])
+    assert.deepEqual([other.signal.aborted, tries.pending], [false, 1])
     const socket = await other.succeed()
     assert.equal(tries.winner, socket)
     assert.deepEqual(told, ['a failed', 'b connected'])
@@ -236,7 +236,7 @@ describe('Tries: one that fails', () => {
     const [one, other] = [begin('a'), begin('b')]
     await one.succeed()
     await other.fail(new Error('reset'))
-    assert.deepEqual([told, tries.attempts], [['a connected', 'b abandoned'], []])
+    assert.deepEqual([told, tries.failures], [['a connected', 'b abandoned'], []])
   })
 
   const system = (code: string): Error => Object.assign(new Error(code), { code })
@@ -278,8 +278,8 @@ describe('Tries: one that fails', () => {
       const { told, tries, begin } = start(t)
       await begin('a').fail(error as Error)
       assert.deepEqual(told, [`a ${outcome}`])
-      assert.equal(tries.attempts.length, 1)
-      assert.ok(tries.attempts[0]!.error instanceof Error)
+      assert.equal(tries.failures.length, 1)
+      assert.ok(tries.failures[0]!.error instanceof Error)
     })
   }
 })
@@ -291,21 +291,21 @@ describe('Tries: the end', () => {
     await advance(0.6)
     begin('b', 2)
     await advance(499.9)
-    tries.end('late')
+    tries.finish('late')
     assert.deepEqual(told, ['a failed', 'b abandoned'])
     assert.deepEqual(
-      tries.attempts.map(({ address, durationMs }) => [address, durationMs]),
+      tries.failures.map(({ address, durationMs }) => [address, durationMs]),
       [
         ['a:1', 501],
         ['b:2', 500],
       ],
     )
-    for (const [i, { error, durationMs, address }] of tries.attempts.entries()) {
+    for (const [i, { error, durationMs, address }] of tries.failures.entries()) {
       assert.ok(error instanceof TimeoutError)
       assert.equal(error.message, `connecting to ${address} took longer than ${durationMs} ms`)
       assert.equal(openings[i]!.signal.reason, error)
     }
-    assert.equal(tries.underWay, 0)
+    assert.equal(tries.pending, 0)
   })
 
   it('by the caller: nothing was learnt of anybody', async (t) => {
@@ -313,9 +313,9 @@ describe('Tries: the end', () => {
     begin('a')
     await advance(9_000)
     begin('b')
-    tries.end('aborted')
+    tries.finish('aborted')
     assert.deepEqual(told, ['a abandoned', 'b abandoned'])
-    assert.deepEqual([tries.attempts, tries.underWay], [[], 0])
+    assert.deepEqual([tries.failures, tries.pending], [[], 0])
     assert.ok(openings.every(({ signal }) => signal.aborted))
   })
 
@@ -323,12 +323,12 @@ describe('Tries: the end', () => {
     for (const why of ['late', 'aborted'] as const) {
       const { tries, told, begin } = start(t)
       const [one, other] = [begin('a'), begin('b')]
-      tries.end(why)
-      const before = [...tries.attempts]
+      tries.finish(why)
+      const before = [...tries.failures]
       const socket = await one.succeed()
       await other.fail(new Error('reset'))
       assert.equal(socket.destroyed, true)
-      assert.deepEqual([tries.winner, tries.attempts], [undefined, before])
+      assert.deepEqual([tries.winner, tries.failures], [undefined, before])
       assert.deepEqual(told, ['a abandoned', 'b abandoned'])
       t.mock.restoreAll()
     }
@@ -337,10 +337,10 @@ describe('Tries: the end', () => {
   it('twice is once', (t) => {
     const { tries, told, begin } = start(t)
     begin('a')
-    tries.end('late')
-    tries.end('aborted')
-    tries.end('late')
-    assert.deepEqual([told, tries.attempts.length], [['a abandoned'], 1])
+    tries.finish('late')
+    tries.finish('aborted')
+    tries.finish('late')
+    assert.deepEqual([told, tries.failures.length], [['a abandoned'], 1])
   })
 
   it('one that cannot even begin is not left behind', (t) => {
@@ -358,14 +358,14 @@ describe('Tries: the end', () => {
       abandoned: tell('abandoned'),
     }
     try {
-      tries.begin(choice, () => {
+      tries.start(choice, () => {
         throw broken
       })
     } catch (error) {
       assert.equal(error, broken)
     }
-    tries.end('aborted')
-    assert.deepEqual([told, tries.underWay], [['abandoned'], 0])
+    tries.finish('aborted')
+    assert.deepEqual([told, tries.pending], [['abandoned'], 0])
   })
 })
 
@@ -373,13 +373,13 @@ describe('Tries: news', () => {
   it('come after the time that is given, and not before', async (t) => {
     const { tries, begin, advance, delays } = start(t)
     begin('a')
-    const news = tries.news(1_000)
+    const news = tries.nextChange(1_000)
     assert.deepEqual(delays(), [1_000])
     await advance(999)
     assert.equal(await isSettled(news), false)
     await advance(1)
     assert.equal(await isSettled(news), true)
-    assert.equal(tries.underWay, 1)
+    assert.equal(tries.pending, 1)
   })
 
   const causes: [rule: string, cause: (opening: Opening, tries: DialRace) => unknown][] = [
@@ -388,13 +388,13 @@ describe('Tries: news', () => {
     [
       'the time is over',
       (_opening, tries) => {
-        tries.end('late')
+        tries.finish('late')
       },
     ],
     [
       'the caller gives up',
       (_opening, tries) => {
-        tries.end('aborted')
+        tries.finish('aborted')
       },
     ],
   ]
@@ -403,7 +403,7 @@ describe('Tries: news', () => {
       for (const ms of [1_000, undefined]) {
         const { tries, begin, delays } = start(t)
         const opening = begin('a')
-        const news = tries.news(ms)
+        const news = tries.nextChange(ms)
         assert.equal(await isSettled(news), false)
         await cause(opening, tries)
         assert.equal(await isSettled(news), true)
@@ -416,11 +416,11 @@ describe('Tries: news', () => {
   it('without a time come only with an outcome', async (t) => {
     const { tries, begin, advance, delays } = start(t)
     begin('a')
-    const news = tries.news(undefined)
+    const news = tries.nextChange(undefined)
     assert.deepEqual(delays(), [])
     await advance(3_600_000)
     assert.equal(await isSettled(news), false)
-    tries.end('aborted')
+    tries.finish('aborted')
     await news
   })
 })

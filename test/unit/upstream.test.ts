@@ -33,7 +33,7 @@ describe('toTarget: a service', () => {
     for (const url of ['http://api.service.consul/', 'https://api', 'tcp://127.0.0.1:8080']) {
       assert.throws(() => toTarget(url), {
         code: 'ERR_CONNECT_OPTION',
-        message: `upstream: expected a service name (for a URL, use fetch(), dispatcher(), or agent()), got the string "${url}"`,
+        message: `upstream: expected a service name (for a URL, use fetch(), dispatcher(), or httpAgent()), got the string "${url}"`,
       })
     }
   })
