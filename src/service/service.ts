@@ -468,7 +468,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
 
   /**
    * Returns the options for a TLS server of your own, as of now: pass new ones to its `setSecureContext` on every
-   * `rotated` and `roots` event. For each connection call `peer(socket)`, which may throw, and then `authorize(peer)`.
+   * `rotated` and `roots` event. For each connection call `verifyPeer(socket)`, which may throw, and then `authorize(peer)`.
    * Do not attach session handlers: a resumed session skips the verification.
    *
    * The key is a Buffer that is not shown by `inspect`, `JSON.stringify`, or string conversion.
@@ -495,7 +495,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * const [{ host, port } = { host: '', port: 0 }] = await web.resolve('echo')
    * const socket = tls.connect({ host, port, ...web.tlsClientOptions('echo') })
    * await once(socket, 'secureConnect')
-   * console.log(web.peer(socket).service)
+   * console.log(web.verifyPeer(socket).service)
    * socket.destroy()
    * ```
    */
