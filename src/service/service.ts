@@ -468,8 +468,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
 
   /**
    * Returns the options for a TLS server of your own, as of now: pass new ones to its `setSecureContext` on every
-   * `rotated` and `roots` event. For each connection call `verifyPeer(socket)`, which may throw, and then `authorize(peer)`.
-   * Do not attach session handlers: a resumed session skips the verification.
+   * `rotated` and `roots` event. For each connection call `verifyPeer(socket)`, which may throw, and then
+   * `authorize(peer)`. Do not attach session handlers: a resumed session skips the verification.
    *
    * The key is a Buffer that is not shown by `inspect`, `JSON.stringify`, or string conversion.
    * @throws IdentityError, also when every root is signed by another CA (ERR_CONNECT_ROOTS): `tls.createServer` cannot
