@@ -1,7 +1,14 @@
 import { readFile } from 'node:fs/promises'
 import { Pool, errors as undiciErrors } from 'undici'
 import { withDeadline } from '../base/deadline.js'
-import { AbortError, AgentError, type ErrorCode, OptionError, TimeoutError, withCause } from '../base/errors.js'
+import {
+  AbortError,
+  AgentError,
+  type ErrorCode,
+  OptionError,
+  TimeoutError,
+  withCause,
+} from '../base/errors.js'
 import { log } from '../base/log.js'
 import { formatAddress } from './address.js'
 import { BlockingSlots } from './blocking-slots.js'

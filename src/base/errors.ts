@@ -190,7 +190,9 @@ export class AbortError extends ConnectError {
   readonly lastError: Error | undefined
 
   constructor(what: string, reason: unknown, lastError?: Error) {
-    super('ERR_CONNECT_ABORTED', `${what} was aborted by its signal${withCause(lastError)}`, { cause: reason })
+    super('ERR_CONNECT_ABORTED', `${what} was aborted by its signal${withCause(lastError)}`, {
+      cause: reason,
+    })
     this.lastError = lastError
   }
 }
