@@ -16,22 +16,27 @@ describe('guides/operations.md', () => {
   const text = readFileSync(join(root, 'guides', 'operations.md'), 'utf8')
   const events = /interface ServiceEvents \{([^]*?)\n\}/.exec(source('src/service/service-events.ts'))
   const channels = source('src/service/diagnostics.ts')
-  for (const [what, names] of [
-    ['error code', Object.keys(library.ERROR_CODES)],
-    ['event', [...(events?.[1] ?? '').matchAll(/^ {2}(\w+): \[/gm)].map(([, name]) => name ?? '')],
-    ['channel', [...channels.matchAll(/^ {2}'([^']+)':/gm)].map(([, name]) => name ?? '')],
-    ['name of DEBUG', Object.values(log).map(({ namespace }) => namespace)],
-    ['reason of a closed connection', literalsOf('examples/proxy/src/traffic.ts', 'CloseReason')],
-    ['basis of a decision', literalsOf('src/authorize/authorizer.ts', 'DecisionBasis')],
+  for (const [heading, names] of [
+    ['## Error codes', Object.keys(library.ERROR_CODES)],
+    ['## Events', [...(events?.[1] ?? '').matchAll(/^ {2}(\w+): \[/gm)].map(([, name]) => name ?? '')],
+    ['## Diagnostics channels', [...channels.matchAll(/^ {2}'([^']+)':/gm)].map(([, name]) => name ?? '')],
+    ['### Decision basis', literalsOf('src/authorize/authorizer.ts', 'DecisionBasis')],
+    ['### Close reasons', literalsOf('examples/proxy/src/traffic.ts', 'CloseReason')],
   ] as const) {
-    it(`has every ${what}`, () => {
+    it(`has exactly the names of the source in the table under "${heading}"`, () => {
       assert.ok(names.length >= 6, `only ${names.join(', ')}`)
-      assert.deepEqual(
-        names.filter((name) => !text.includes(`\`${name}\``)),
-        [],
-      )
+      const rows = tableAfter(text, new RegExp(`^${heading}$`, 'm'))
+      assert.deepEqual(rows.flatMap(([name = '']) => namesIn(name)).sort(), [...names].sort())
     })
   }
+
+  it('has every name of DEBUG', () => {
+    const names = Object.values(log).map(({ namespace }) => namespace)
+    assert.deepEqual(
+      names.filter((name) => !text.includes(`\`${name}\``)),
+      [],
+    )
+  })
 
   it('has no other name of DEBUG', () => {
     const names: readonly string[] = Object.values(log).map(({ namespace }) => namespace)
@@ -43,8 +48,8 @@ describe('guides/operations.md', () => {
   })
 
   for (const [heading, exported] of [
-    ['Metrics of the sidecar', sidecarMetrics],
-    ['Metrics of the supervisor', supervisorMetrics],
+    ['Sidecar metrics', sidecarMetrics],
+    ['Supervisor metrics', supervisorMetrics],
   ] as const) {
     it(`has the names and labels under "${heading}" that the program exports`, async () => {
       assert.deepEqual(documentedMetrics(text, heading), await exported())
