@@ -59,16 +59,16 @@ describe('guides/operations.md', () => {
 
 describe('guides/options.md', () => {
   const sections = readFileSync(join(root, 'guides', 'options.md'), 'utf8')
-  for (const [start, file, name] of [
-    ['`connect.service(name, options)`', 'src/service/service-options.ts', 'ServiceOptions'],
-    ['`options.agent`', 'src/agent/options.ts', 'AgentOptions'],
-    ['`dial` and `stream`', 'src/service/service-options.ts', 'DialOptions'],
-    ['`forward`', 'src/service/service-options.ts', 'ForwardOptions'],
-    ['`listen` and `serve`', 'src/service/service-options.ts', 'ListenOptions'],
-    ['`register`', 'src/service/register-options.ts', 'RegisterOptions'],
+  for (const [heading, file, name] of [
+    ['Service options', 'src/service/service-options.ts', 'ServiceOptions'],
+    ['Agent options', 'src/agent/options.ts', 'AgentOptions'],
+    ['Dial options', 'src/service/service-options.ts', 'DialOptions'],
+    ['Forward options', 'src/service/service-options.ts', 'ForwardOptions'],
+    ['Listen options', 'src/service/service-options.ts', 'ListenOptions'],
+    ['Registration options', 'src/service/register-options.ts', 'RegisterOptions'],
   ] as const) {
     it(`has the options of ${name}, and their defaults in milliseconds and counts`, () => {
-      const rows = tableAfter(sections, new RegExp(`^${start.replace(/[().]/g, '\\$&')}[^|]*?:$`, 'm'))
+      const rows = tableAfter(sections, new RegExp(`^## ${heading}$`, 'm'))
       const options = optionsOf(file, name)
       assert.ok(options.size >= 4)
       // `tls.ca`, `.cert` are members of `tls`.
