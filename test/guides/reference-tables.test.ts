@@ -16,22 +16,27 @@ describe('guides/operations.md', () => {
   const text = readFileSync(join(root, 'guides', 'operations.md'), 'utf8')
   const events = /interface ServiceEvents \{([^]*?)\n\}/.exec(source('src/service/service-events.ts'))
   const channels = source('src/service/diagnostics.ts')
-  for (const [what, names] of [
-    ['error code', Object.keys(library.ERROR_CODES)],
-    ['event', [...(events?.[1] ?? '').matchAll(/^ {2}(\w+): \[/gm)].map(([, name]) => name ?? '')],
-    ['channel', [...channels.matchAll(/^ {2}'([^']+)':/gm)].map(([, name]) => name ?? '')],
-    ['name of DEBUG', Object.values(log).map(({ namespace }) => namespace)],
-    ['reason of a closed connection', literalsOf('examples/proxy/src/traffic.ts', 'CloseReason')],
-    ['basis of a decision', literalsOf('src/authorize/authorizer.ts', 'DecisionBasis')],
+  for (const [heading, names] of [
+    ['## Error codes', Object.keys(library.ERROR_CODES)],
+    ['## Events', [...(events?.[1] ?? '').matchAll(/^ {2}(\w+): \[/gm)].map(([, name]) => name ?? '')],
+    ['## Diagnostics channels', [...channels.matchAll(/^ {2}'([^']+)':/gm)].map(([, name]) => name ?? '')],
+    ['### Decision basis', literalsOf('src/authorize/authorizer.ts', 'DecisionBasis')],
+    ['### Close reasons', literalsOf('examples/proxy/src/traffic.ts', 'CloseReason')],
   ] as const) {
-    it(`has every ${what}`, () => {
+    it(`has exactly the names of the source in the table under "${heading}"`, () => {
       assert.ok(names.length >= 6, `only ${names.join(', ')}`)
-      assert.deepEqual(
-        names.filter((name) => !text.includes(`\`${name}\``)),
-        [],
-      )
+      const rows = tableAfter(text, new RegExp(`^${heading}$`, 'm'))
+      assert.deepEqual(rows.flatMap(([name = '']) => namesIn(name)).sort(), [...names].sort())
     })
   }
+
+  it('has every name of DEBUG', () => {
+    const names = Object.values(log).map(({ namespace }) => namespace)
+    assert.deepEqual(
+      names.filter((name) => !text.includes(`\`${name}\``)),
+      [],
+    )
+  })
 
   it('has no other name of DEBUG', () => {
     const names: readonly string[] = Object.values(log).map(({ namespace }) => namespace)
@@ -43,8 +48,8 @@ describe('guides/operations.md', () => {
   })
 
   for (const [heading, exported] of [
-    ['Metrics of the sidecar', sidecarMetrics],
-    ['Metrics of the supervisor', supervisorMetrics],
+    ['Sidecar metrics', sidecarMetrics],
+    ['Supervisor metrics', supervisorMetrics],
   ] as const) {
     it(`has the names and labels under "${heading}" that the program exports`, async () => {
       assert.deepEqual(documentedMetrics(text, heading), await exported())
@@ -54,16 +59,16 @@ describe('guides/operations.md', () => {
 
 describe('guides/options.md', () => {
   const sections = readFileSync(join(root, 'guides', 'options.md'), 'utf8')
-  for (const [start, file, name] of [
-    ['`connect.service(name, options)`', 'src/service/service-options.ts', 'ServiceOptions'],
-    ['`options.agent`', 'src/agent/options.ts', 'AgentOptions'],
-    ['`dial` and `stream`', 'src/service/service-options.ts', 'DialOptions'],
-    ['`forward`', 'src/service/service-options.ts', 'ForwardOptions'],
-    ['`listen` and `serve`', 'src/service/service-options.ts', 'ListenOptions'],
-    ['`register`', 'src/service/register-options.ts', 'RegisterOptions'],
+  for (const [heading, file, name] of [
+    ['Service options', 'src/service/service-options.ts', 'ServiceOptions'],
+    ['Agent options', 'src/agent/options.ts', 'AgentOptions'],
+    ['Dial options', 'src/service/service-options.ts', 'DialOptions'],
+    ['Forward options', 'src/service/service-options.ts', 'ForwardOptions'],
+    ['Listen options', 'src/service/service-options.ts', 'ListenOptions'],
+    ['Registration options', 'src/service/register-options.ts', 'RegisterOptions'],
   ] as const) {
     it(`has the options of ${name}, and their defaults in milliseconds and counts`, () => {
-      const rows = tableAfter(sections, new RegExp(`^${start.replace(/[().]/g, '\\$&')}[^|]*?:$`, 'm'))
+      const rows = tableAfter(sections, new RegExp(`^## ${heading}$`, 'm'))
       const options = optionsOf(file, name)
       assert.ok(options.size >= 4)
       // `tls.ca`, `.cert` are members of `tls`.
