@@ -34,7 +34,7 @@ export interface Decision {
  * - `late`: no decision came in time
  * - `failed`: no decision could be made
  * - `expired`: the peer's certificate has expired, and the listener's `maxPeerAge` is set
- * - `roots`: the peer's certificate leads to no CA root of the mesh any more
+ * - `roots`: the CA root of the peer's certificate has been withdrawn
  */
 export type DecisionBasis =
   | 'intention'

@@ -9,16 +9,17 @@ import { type PeerPath, RootsCheck } from './roots-check.js'
 import type { MeshSocket } from './mesh-socket.js'
 import { endAfterHandshake, refuseTruncation } from '../sockets/truncation.js'
 
-/** What a connection of the mesh was verified by, from its handshake until it is closed. */
+/** The record of a mesh connection: its peer, and the certificates and roots by which the peer was verified. */
 export interface Connection extends PeerPath {
-  /** Our identity and the roots that the handshake began with. */
+  /** Our own identity and the roots at the start of the handshake. */
   readonly generation: Generation
-  /** When its handshake was over, by performance.now(). */
+  /** When the handshake completed, by `performance.now()`. */
   readonly openedAt: number
 }
 
 const connections = new WeakMap<Duplex, Connection>()
-/** Turns a verified socket into a connection of the mesh. */
+
+/** Makes a verified TLS socket a mesh connection. */
 export function openConnection(socket: TLSSocket, connection: Connection): MeshSocket {
   connections.set(socket, connection)
   refuseTruncation(socket)
@@ -28,12 +29,12 @@ export function openConnection(socket: TLSSocket, connection: Connection): MeshS
   return attachPeer(socket, connection.peer)
 }
 
-/** Undefined for a socket that did not come from `openConnection`. */
+/** Returns the record of a socket; undefined for a socket that `openConnection` did not see. */
 export function connectionOf(socket: Duplex): Connection | undefined {
   return connections.get(socket)
 }
 
-/** Whether the peer would be accepted under these roots. A path was verified only against those of its handshake. */
+/** Whether the peer would be accepted under these roots, which may differ from those of the handshake. */
 export function isPeerTrusted(connection: Connection, roots: Roots, now: number): boolean {
   return connection.generation.roots === roots || RootsCheck.under(roots).peerExpiry(connection, now) > now
 }
@@ -47,12 +48,12 @@ export function areBothTrusted(connection: Connection, roots: Roots, now: number
   )
 }
 
-/** When the first certificate of the peer's path expires, in milliseconds since the Unix epoch. */
+/** Returns when the first certificate in the path of the peer expires, in milliseconds since the Unix epoch. */
 export function peerExpiresAt(connection: Connection, now: number): number {
   return RootsCheck.under(connection.generation.roots).peerExpiry(connection, now)
 }
 
-/** When the first certificate of either end's path expires, in milliseconds since the Unix epoch. */
+/** Returns when the first certificate in either path expires, in milliseconds since the Unix epoch. */
 export function expiresAt(connection: Connection, now: number): number {
   return Math.min(connection.generation.leaf.expiresAt.getTime(), peerExpiresAt(connection, now))
 }

@@ -2,32 +2,32 @@ import { type Channel, openChannel } from '../base/channel.js'
 import type { DialAttempt } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 
-/** What `consul-connect:dial` carries: a dial that is over, by `dial` itself or by whatever stands on it. */
+/** Message of `consul-connect:dial`: a completed dial by `dial`, `fetch`, `forward`, or another function that dials. */
 export interface DialMessage {
-  /** The service that dialled. */
+  /** The service that dialed. */
   readonly service: string
-  /** The upstream, as errors call it. */
+  /** The name of the upstream, as in errors. */
   readonly upstream: string
   readonly durationMs: number
-  /** The tries that failed, also when another went well in the end. */
+  /** Failed attempts, also of a dial that succeeded. */
   readonly attempts: readonly DialAttempt[]
-  /** Who answered, when it went well. */
+  /** The verified peer; undefined when the dial failed. */
   readonly peer: Peer | undefined
-  /** `host:port` of who answered. */
+  /** `host:port` of the peer; undefined when the dial failed. */
   readonly address: string | undefined
-  /** Why nobody did. */
+  /** Undefined when the dial succeeded. */
   readonly error: Error | undefined
 }
 
-/** What `consul-connect:handshake` carries: an inbound handshake that is over, the identity step included. */
+/** Message of `consul-connect:handshake`: a completed inbound handshake, including the verification of the identity. */
 export interface HandshakeMessage {
-  /** The service that listens. */
+  /** The listening service. */
   readonly service: string
-  /** Since the connection was accepted; undefined when it was gone too early to tell. */
+  /** Time since the connection was accepted, in milliseconds; undefined when the handshake was not tracked. */
   readonly durationMs: number | undefined
-  /** Who it is, when it went well. Whether it may connect is decided afterwards. */
+  /** The verified peer, not yet authorized; undefined when the handshake failed. */
   readonly peer: Peer | undefined
-  /** Why it did not. */
+  /** Undefined when the handshake succeeded. */
   readonly error: Error | undefined
 }
 

@@ -32,7 +32,8 @@ const MIN_HEAD_START_MS = 100
 const MAX_LISTED_ATTEMPTS = 5
 
 /**
- * Dials an upstream. One deadline covers waiting for our certificate, resolving the upstream, and all connection attempts.
+ * Dials an upstream. One deadline covers waiting for our certificate, resolving the upstream, and all connection
+ * attempts.
  * @throws DialError, TimeoutError, AbortError, IdentityError, AgentError
  */
 export async function dial(identity: IdentityStore, route: Route, bounds: DialBounds): Promise<MeshSocket> {

@@ -5,14 +5,14 @@ import type { Generation } from '../identity/identity-store.js'
 
 interface Handshake {
   readonly socket: Socket
-  /** Our identity and the roots that it began with. */
+  /** The identity and roots of the listener when the handshake began. */
   readonly generation: Generation
   /** By performance.now(). */
   readonly startedAt: number
   readonly source: string
 }
 
-/** A handshake that is over. */
+/** A completed or failed handshake. */
 export interface FinishedHandshake {
   readonly durationMs: number
   readonly generation: Generation
@@ -21,23 +21,23 @@ export interface FinishedHandshake {
 }
 
 /**
- * What a peer may send before its handshake is over: a ClientHello, a chain of 16 certificates, and room to spare. More
- * is noticed within `SWEEP_MS`; what arrives at once is bounded by OpenSSL alone, at 100 KiB of certificates.
+ * Upper bound on the bytes that a peer sends during the handshake: enough for a ClientHello and 16 certificates. It is
+ * checked every `SWEEP_MS`; between two checks, OpenSSL limits the certificates to 100 KiB.
  */
 const MAX_BYTES = 48 * 1024
 const SWEEP_MS = 100
 
 /**
- * Connections in their handshake. When there are as many as allowed, the source that has most of them makes room for
- * another one, oldest first: one source that never finishes its handshakes keeps no other source out.
+ * Tracks pending handshakes, and limits their number. At the limit, the oldest handshake of the source address with the
+ * most handshakes is destroyed, so that a source that never completes its handshakes cannot lock out other sources.
  */
 export class Handshakes {
   readonly #limit: number
   readonly #onOversized: (socket: Socket, bytes: number) => void
   readonly #onEmpty: () => void
-  // By the two ends of the connection, the oldest first.
+  /** By both addresses and ports of the connection, oldest first. */
   readonly #pending = new Map<string, Handshake>()
-  /** Also handshakes whose connection has ended, for the error that Node emits later. */
+  /** Includes handshakes of closed connections: Node.js emits their error later. */
   readonly #bySocket = new WeakMap<Socket, Handshake>()
   readonly #perSource = new Map<string, number>()
   #sweeper: NodeJS.Timeout | undefined
@@ -73,7 +73,7 @@ export class Handshakes {
     })
   }
 
-  /** Undefined when the connection was ended here, or cannot be told from others. */
+  /** Removes a handshake. Returns undefined when it was destroyed here or cannot be identified. */
   end(socket: TLSSocket): FinishedHandshake | undefined {
     const ends = bothEnds(socket)
     const tcp = tcpSocketOf(socket)
@@ -126,15 +126,15 @@ export class Handshakes {
 }
 
 /**
- * What a TCP socket and the TLS socket over it have in common, and no other pair has. Unix sockets have no addresses: of
- * those in their handshake only the last is known here, and the others end by the bound of their handshake.
+ * Returns a key that a TCP socket and its TLS socket share. Unix sockets have no addresses and all have the same key,
+ * so that only the latest pending handshake is tracked; the others end by the handshake timeout.
  */
 function bothEnds(socket: Socket): string {
   const { remoteAddress = '', remotePort = '', localAddress = '', localPort = '' } = socket
   return `${remoteAddress} ${remotePort} ${localAddress} ${localPort}`
 }
 
-/** The address, or of IPv6 the first 64 bits, which one host may have all addresses of. */
+/** Returns the remote address; for IPv6 its /64 prefix, because one host may own all addresses of a /64. */
 function sourceOf({ remoteAddress = '' }: Socket): string {
   if (!isIPv6(remoteAddress) || remoteAddress.includes('.')) return remoteAddress
   const [head = '', tail] = remoteAddress.split('::', 2)

@@ -21,23 +21,23 @@ import type { MeshSocket } from './mesh-socket.js'
 import { TCP } from '../sockets/tcp-options.js'
 import { SecureServer } from './secure-server.js'
 
-/** How long a listener that closes waits for handshakes and decisions, which take milliseconds. */
+/** How long `close` waits for pending handshakes and authorization decisions, which usually take milliseconds. */
 const PENDING_MS = 1_000
 
-/** Called with every connection that is verified and authorized, and with no other. */
+/** Receives each connection whose peer is verified and authorized. */
 export type ConnectionHandler = (socket: MeshSocket) => unknown
 
-/** What a listener tells of connections that its handler never sees. */
+/** Callbacks for events of a listener that its handler does not see. */
 export interface ListenerReports {
-  /** The peer proved who it is, and this was decided of it. */
+  /** The identity of a peer was verified, and the authorizer decided. */
   decided(outcome: Outcome): void
-  /** It may not connect. */
+  /** A verified peer was denied. */
   denied(error: DeniedError): void
-  /** The connection was with its handler, and was ended. */
+  /** An open connection was closed because its peer is no longer authorized or trusted. */
   revoked(error: RevokedError): void
-  /** The peer did not prove who it is. */
+  /** A handshake or the verification of the identity failed. */
   rejected(error: Error, remoteAddress: string | undefined): void
-  /** Something an operator should know; the listener goes on. */
+  /** A problem that an operator should know about. The listener keeps running. */
   warning(error: Error): void
 }
 
@@ -46,7 +46,7 @@ export interface ListenerSettings {
   readonly service: string
   readonly handler: ConnectionHandler
   readonly authorization: ServiceAuthorizer
-  /** Whether open connections are decided again when decisions may have become others. */
+  /** Whether open connections are authorized again when the intentions change. */
   readonly revoke: boolean
   /** Whether open connections end when their peer's certificate expires. */
   readonly maxPeerAge: 'certificate' | undefined
@@ -58,43 +58,44 @@ export interface ListenerSettings {
   readonly drainTimeoutMs: number
   readonly allowHalfOpen: boolean
   readonly alpnProtocols: readonly string[] | undefined
-  /** Called when a drain begins; what it returns is called when it is over. */
+  /** Called when a drain begins. The returned function is called when the drain is over. */
   readonly onDrain?: (timeoutMs: number) => () => void
-  /** Called before the listener stops to accept, which waits for what it returns. */
+  /** Called before the listener stops accepting. The listener waits for the returned promise. */
   readonly onClosing: () => Promise<unknown> | undefined
-  /** Called when nothing of it is left. */
+  /** Called when the server and all connections are closed. */
   readonly onClosed: () => void
 }
 
 /**
- * A mutual-TLS listener. A connection takes four steps, each of which can end it: a handshake that OpenSSL verifies
- * against the mesh's roots, our identity step, the authorizer, and only then the handler.
+ * Accepts mutual-TLS connections. A connection passes four steps, and each of them can reject it: the TLS handshake, in
+ * which OpenSSL verifies the certificate path to the roots; the verification of the SPIFFE identity; the authorizer;
+ * and the handler.
  */
 export class Listener implements AsyncDisposable {
   readonly #settings: ListenerSettings
-  readonly #front: Server
+  readonly #tcpServer: Server
   readonly #tls: SecureServer
-  // A connection is in one of three places: in its handshake, as a TCP socket by its two ends; before the authorizer;
-  // or open. From the second on it is a TLS socket and its TCP socket must be left alone: Node 20 crashes when both
-  // are destroyed inside the callback that ends a handshake.
+  // A connection is in one of three sets: pending handshakes, as a TCP socket; undecided; or open. In the last two it
+  // is a TLS socket, and its TCP socket must not be touched: Node.js 20 crashes when both are destroyed inside the
+  // callback that ends a handshake.
   readonly #handshakes: Handshakes
-  readonly #deciding = new Set<TLSSocket>()
+  readonly #undecided = new Set<TLSSocket>()
   #onPendingEnded: (() => void) | undefined
   readonly #open = new OpenSockets()
-  readonly #admitted: AdmittedConnections
-  // Counts the changes after which a decision may be another.
+  readonly #connections: AdmittedConnections
+  /** Incremented whenever the outcome of a decision may have changed. */
   #epoch = 0
   readonly #onGeneration = (generation: Generation, what: 'leaf' | 'roots'): void => {
     this.#tls.use(generation)
-    if (what === 'roots') this.#admitted.withdraw(generation.roots)
+    if (what === 'roots') this.#connections.withdraw(generation.roots)
   }
   readonly #onDecisions = (): void => {
     this.#epoch += 1
-    if (this.#settings.revoke) void this.#admitted.reauthorize()
+    if (this.#settings.revoke) void this.#connections.reauthorize()
   }
   readonly #closed: Promise<void>
   #closing: Promise<void> | undefined
-  #stopped = false
+  #isStopped = false
 
   /** @throws IdentityError when there is no certificate to listen with */
   constructor(settings: ListenerSettings) {
@@ -113,7 +114,7 @@ export class Listener implements AsyncDisposable {
       socket.allowHalfOpen = allowHalfOpen
       const handshake = this.#handshakes.end(socket)
       if (this.#isFull(socket)) return
-      this.#deciding.add(socket)
+      this.#undecided.add(socket)
       void this.#admit(socket, handshake)
     })
     server.on('tlsClientError', (error, socket) => {
@@ -124,13 +125,13 @@ export class Listener implements AsyncDisposable {
         socket.destroy()
       } else this.#reject(explain(error, socket), socket, handshake?.durationMs)
     })
-    // Not half-open before the handshake is over: one who ends it early is gone.
-    this.#front = createServer(TCP, (socket) => {
+    // Without allowHalfOpen: a client that ends its side during the handshake is gone.
+    this.#tcpServer = createServer(TCP, (socket) => {
       this.#accept(socket)
     })
-    this.#closed = new Promise((resolve) => this.#front.once('close', resolve))
+    this.#closed = new Promise((resolve) => this.#tcpServer.once('close', resolve))
     void this.#closed.then(settings.onClosed)
-    this.#admitted = new AdmittedConnections({
+    this.#connections = new AdmittedConnections({
       ...settings,
       timeoutMs: handshakeTimeoutMs,
       endsWithCertificate: settings.maxPeerAge === 'certificate',
@@ -140,7 +141,7 @@ export class Listener implements AsyncDisposable {
     })
     settings.authorization.on('changed', this.#onDecisions)
     settings.identity.on('changed', this.#onGeneration)
-    // While it drains, connections may still be revoked.
+    // Connections can still be revoked during a drain.
     void this.#closed.then(() => {
       settings.authorization.off('changed', this.#onDecisions)
       settings.identity.off('changed', this.#onGeneration)
@@ -152,36 +153,36 @@ export class Listener implements AsyncDisposable {
    * @throws ConnectError with ERR_CONNECT_LISTEN
    */
   async open(address: ListenAddress): Promise<void> {
-    await openServer(this.#front, address, this.#closed).catch((error: unknown) => {
+    await openServer(this.#tcpServer, address, this.#closed).catch((error: unknown) => {
       this.destroy()
       throw error
     })
-    // An accept error (EMFILE, say) never ends a listener.
-    this.#front.on('error', (error) => {
+    // An accept error such as EMFILE does not end the listener.
+    this.#tcpServer.on('error', (error) => {
       this.#settings.reports.warning(error)
     })
   }
 
-  /** Where it listens: an address and port, or the path of a unix socket; null once closed. */
+  /** The address and port, or the path of the Unix socket; null after the listener has stopped accepting. */
   address(): AddressInfo | string | null {
-    return this.#front.address()
+    return this.#tcpServer.address()
   }
 
-  /** How many connections are with the handler. */
+  /** The number of open connections that were passed to the handler. */
   get connections(): number {
     return this.#open.size
   }
 
   /**
-   * Decides every open connection again, now, and ends those whose peer may no longer be connected; each is told of by
-   * a `revoked` event. It happens by itself when the mesh's intentions change; call it when something changes on which
-   * an authorizer of your own depends. Returns how many connections were ended.
+   * Authorizes every open connection again, and closes those that are denied; each emits a `revoked` event. This
+   * happens automatically when intentions change. Call it when data changes that a custom authorizer depends on.
+   * @returns the number of closed connections
    */
   async reauthorize(): Promise<number> {
     this.#epoch += 1
     const { current } = this.#settings.identity
-    const withdrawn = current === undefined ? 0 : this.#admitted.withdraw(current.roots)
-    return withdrawn + (await this.#admitted.reauthorize())
+    const withdrawn = current === undefined ? 0 : this.#connections.withdraw(current.roots)
+    return withdrawn + (await this.#connections.reauthorize())
   }
 
   /**
@@ -197,7 +198,7 @@ export class Listener implements AsyncDisposable {
     })
   }
 
-  /** Deregisters the instance at this port, and cuts everything at once. */
+  /** Deregisters the instance at this port, and destroys all connections. */
   destroy(): void {
     void this.#settings.onClosing()
     this.#stop()
@@ -214,7 +215,7 @@ export class Listener implements AsyncDisposable {
    */
   async #waitForPending(timeoutMs: number): Promise<void> {
     const isOver = async (): Promise<void> => {
-      while (this.#handshakes.size > 0 || this.#deciding.size > 0) {
+      while (this.#handshakes.size > 0 || this.#undecided.size > 0) {
         await new Promise<void>((resolve) => {
           this.#onPendingEnded = resolve
         })
@@ -225,25 +226,25 @@ export class Listener implements AsyncDisposable {
   }
 
   #endDecision(socket: TLSSocket): void {
-    this.#deciding.delete(socket)
-    if (this.#deciding.size === 0) this.#onPendingEnded?.()
+    this.#undecided.delete(socket)
+    if (this.#undecided.size === 0) this.#onPendingEnded?.()
   }
 
   #stop(): void {
-    this.#stopped = true
-    this.#front.close()
+    this.#isStopped = true
+    this.#tcpServer.close()
     this.#handshakes.destroy()
-    for (const socket of this.#deciding) socket.destroy()
+    for (const socket of this.#undecided) socket.destroy()
   }
 
   async #drain(timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs
-    // New connections go to other instances before this one refuses them.
+    // Deregister first, so that clients choose other instances before this one refuses connections.
     const withdrawal = this.#settings.onClosing()
     if (withdrawal !== undefined) await withdrawal
     const endDrain = this.#settings.onDrain?.(timeoutMs)
     try {
-      this.#front.close()
+      this.#tcpServer.close()
       await this.#waitForPending(Math.min(PENDING_MS, timeoutMs))
       this.#stop()
       const cut = await this.#open.drain(Math.max(0, deadline - performance.now()))
@@ -251,13 +252,13 @@ export class Listener implements AsyncDisposable {
     } finally {
       endDrain?.()
     }
-    // The sockets are gone; the server says so a turn later.
+    // The server emits `close` one turn after its last socket.
     await this.#closed
   }
 
   #accept(socket: Socket): void {
     try {
-      // A certificate that has expired is not offered.
+      // Throws when our certificate has expired.
       this.#settings.identity.require()
     } catch (error) {
       this.#settings.reports.warning(toError(error))
@@ -269,12 +270,12 @@ export class Listener implements AsyncDisposable {
     this.#tls.server.emit('connection', socket)
   }
 
-  /** Whether there may be no other connection; this one is refused then, by whom or in what state it may be. */
+  /** Whether the connection limit is reached. Destroys the socket then. */
   #isFull(socket: Socket): boolean {
     const { maxConnections, service, reports } = this.#settings
-    // Those that are being decided have proved who they are, and will mostly be let in.
-    if (this.#open.size + this.#deciding.size < maxConnections) return false
-    const message = `${service} has ${maxConnections} connections, and may have no other`
+    // Undecided connections count: their peers are verified, and most of them will be authorized.
+    if (this.#open.size + this.#undecided.size < maxConnections) return false
+    const message = `${service}: connection limit reached (${maxConnections}); raise maxConnections or close connections`
     const { remoteAddress } = socket
     socket.destroy()
     reports.rejected(new ConnectError('ERR_CONNECT_LIMIT', message), remoteAddress)
@@ -284,7 +285,7 @@ export class Listener implements AsyncDisposable {
   async #admit(socket: TLSSocket, handshake: FinishedHandshake | undefined): Promise<void> {
     const { identity, service } = this.#settings
     const durationMs = handshake?.durationMs
-    // Kept for good: a peer's reset must not end the process when the application does not listen for it.
+    // Stays for the life of the socket: a reset must not end a process that has no `error` listener.
     socket.on('error', (error: Error) => {
       log.listen('%s: %s', service, error.message)
     })
@@ -294,15 +295,15 @@ export class Listener implements AsyncDisposable {
       const openedAt = performance.now()
       const connection: Connection = { side: 'inbound', peer, generation, chain, openedAt }
       handshakes.publish({ service, durationMs, peer, error: undefined })
-      const admitted = await this.#decide(socket, connection)
-      // It may have been ended again already.
-      if (admitted?.destroyed === false) await this.#handle(admitted)
+      const connected = await this.#decide(socket, connection)
+      // Node.js may have destroyed the socket in the meantime.
+      if (connected?.destroyed === false) await this.#handle(connected)
     } catch (error) {
       this.#reject(toError(error), socket, durationMs)
     }
   }
 
-  /** The connection, if it is let in. */
+  /** Returns the connection if its peer is authorized. */
   async #decide(socket: TLSSocket, connection: Connection): Promise<MeshSocket | undefined> {
     const { authorization, handshakeTimeoutMs } = this.#settings
     const begin = performance.now()
@@ -318,7 +319,7 @@ export class Listener implements AsyncDisposable {
         const timeoutMs = Math.max(1, Math.ceil(deadline - performance.now()))
         const outcome = await authorization.decide(connection.peer, { signal: gone.signal, timeoutMs })
         this.#expectTrusted(connection)
-        // What was decided by what was known before is decided again: from now on only a change is looked at.
+        // Decide again if the intentions changed meanwhile: an open connection is only revisited at the next change.
         if (!outcome.authorized || epoch === this.#epoch)
           return this.#conclude(socket, connection, outcome, performance.now() - begin)
       }
@@ -327,7 +328,7 @@ export class Listener implements AsyncDisposable {
     }
   }
 
-  /** The roots may have changed since the handshake began: OpenSSL verified the path against those of that moment. */
+  /** Verifies the peer against the latest roots: OpenSSL used those of the start of the handshake. */
   #expectTrusted(connection: Connection): void {
     const { identity, clock } = this.#settings
     if (!isPeerTrusted(connection, identity.require().roots, clock.now())) throw withdrawnRoot()
@@ -344,7 +345,7 @@ export class Listener implements AsyncDisposable {
     const { authorized, reason, basis } = outcome
     decisions.publish({ service, peer, authorized, reason, basis, durationMs })
     this.#endDecision(socket)
-    if (this.#stopped) socket.destroy()
+    if (this.#isStopped) socket.destroy()
     if (socket.destroyed) return undefined
     reports.decided(outcome)
     if (!authorized) {
@@ -353,19 +354,19 @@ export class Listener implements AsyncDisposable {
       return undefined
     }
     log.listen('%s: %s connected', service, peer.spiffeId)
-    const admitted = openConnection(socket, connection)
-    this.#open.add(admitted)
-    this.#admitted.add(admitted)
-    return admitted
+    const connected = openConnection(socket, connection)
+    this.#open.add(connected)
+    this.#connections.add(connected)
+    return connected
   }
 
   async #handle(socket: MeshSocket): Promise<void> {
-    const { handler, service, reports } = this.#settings
+    const { handler, reports } = this.#settings
     try {
       await handler(socket)
     } catch (cause) {
       socket.destroy()
-      const message = `the connection handler of ${service} threw${withCause(cause)}`
+      const message = `connection handler failed${withCause(cause)}`
       reports.warning(new ConnectError('ERR_CONNECT_HANDLER', message, { cause }))
     }
   }
@@ -381,7 +382,7 @@ export class Listener implements AsyncDisposable {
   }
 }
 
-/** A failed handshake, as what it means. */
+/** Translates the error of a failed handshake. */
 function explain(error: Error, socket: TLSSocket): Error {
   const { code } = error as NodeJS.ErrnoException
   if (code === 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE') {
@@ -389,6 +390,6 @@ function explain(error: Error, socket: TLSSocket): Error {
       cause: error,
     })
   }
-  // Node ends an unauthorized connection with a reset.
+  // Node.js reports a reset when it has rejected the certificate itself.
   return pathError(socket) ?? withShortMessage(error)
 }

@@ -2,13 +2,13 @@ import type { Duplex } from 'node:stream'
 import type { Peer } from '../identity/peer.js'
 
 /**
- * A connection of the mesh: a Duplex whose other end has proved who it is. It has the methods of a socket that
- * client libraries call; that it is a TLS socket today is no promise.
+ * A mesh connection: a Duplex with a verified peer, and the methods of a socket that client libraries call. It is a
+ * TLSSocket today, but this is no guarantee.
  */
 export interface MeshSocket extends Duplex {
-  /** Who is at the other end. */
+  /** The verified identity of the other end. */
   readonly peer: Peer
-  /** What both ends agreed on, of the names that were offered; false or null when none were. */
+  /** The negotiated ALPN protocol; false or null without one. */
   readonly alpnProtocol?: string | false | null
   readonly remoteAddress?: string | undefined
   readonly remotePort?: number | undefined

@@ -2,56 +2,59 @@ import type { TLSSocket } from 'node:tls'
 import { DialError, withCause } from '../base/errors.js'
 import { isNetworkError, resetError } from '../sockets/network-errors.js'
 
-/** For so long after the handshake an end is taken for a rejection, in milliseconds; a later one has another reason. */
+/** How long after the handshake an end counts as a rejection, in milliseconds; a later end has another reason. */
 const PLAUSIBLE_MS = 2_000
 
-/** What is known of a connection that may be rejected. */
-export interface Dialled {
-  /** Our service, and that of the peer. */
+/** A dialed connection that the server may still reject. */
+export interface DialedConnection {
+  /** Our service. */
   readonly source: string
+  /** The service of the peer. */
   readonly destination: string
-  /** When the handshake was over, by performance.now(). */
+  /** When the handshake completed, by `performance.now()`. */
   readonly openedAt: number
-  /** Whether an end before the first byte is an error although no error came with it. */
+  /** Whether an orderly end before the first byte is an error. */
   readonly expectsAnswer: boolean
 }
 
 /**
- * In TLS 1.3 the client is done before the server has judged its certificate. A server that says no closes then,
- * or sends an alert, and what the client sees is a connection that ends before its first byte. That is turned into
- * an error that says so, because an empty answer would look like a success.
+ * Reports a connection that ends before its first byte as rejected (ERR_CONNECT_REJECTED). In TLS 1.3 the client
+ * completes the handshake before the server has verified the certificate of the client: a server that rejects it closes
+ * the connection or sends an alert afterwards, which would look like an empty response.
  */
-export function reportRejection(socket: TLSSocket, dialled: Dialled): void {
+export function reportRejection(socket: TLSSocket, connection: DialedConnection): void {
   let hasPushed = false
-  // HTTP/2 takes the bytes from below, without the stream's knowledge.
+  // node:http2 reads the bytes below the stream, so that `push` is never called.
   const hasSpoken = (): boolean => hasPushed || socket.bytesRead > 0
-  // Put back as they are: with a bound method or a deleted property, V8 makes each use of the socket slower (10 % of all
-  // requests on Node.js 24).
+  // Put back as they are: with a bound method or a deleted property, V8 makes each use of the socket slower (10 % of
+  // all requests on Node.js 24).
   const push = Reflect.get<TLSSocket, 'push'>(socket, 'push')
   const emit = Reflect.get<TLSSocket, 'emit'>(socket, 'emit')
   const destroy = socket._destroy.bind(socket)
-  // The first thing that the peer says, or its end, passes here; afterwards the socket is as it was.
+  // Called for the first bytes of the peer or for its end; then the socket gets its own methods back.
   socket.push = (chunk: unknown): boolean => {
     const ended = chunk === null
-    // Somebody who has said everything and wants no answer is not rejected.
-    if (ended && !hasSpoken() && !socket.writableEnded && dialled.expectsAnswer) {
-      socket.destroy(rejection(dialled) ?? resetError('the peer closed the connection before its first byte'))
+    // A client that has ended its own side does not wait for a response.
+    if (ended && !hasSpoken() && !socket.writableEnded && connection.expectsAnswer) {
+      socket.destroy(
+        rejection(connection) ?? resetError('the peer closed the connection before its first byte'),
+      )
       return false
     }
     socket.push = push
-    // A peer that is only done with talking may still reset what it is sent.
+    // After a bare end the peer may still send an alert or a reset.
     if (!ended) {
       hasPushed = true
       socket.emit = emit
     }
     return push.call(socket, chunk)
   }
-  // Not put back, since others may have put theirs before it.
+  // Stays for the life of the socket: other functions may have wrapped it since.
   socket._destroy = (error, callback): void => {
-    const rejected = !hasSpoken() && isNetworkError(error) ? rejection(dialled, error) : undefined
+    const rejected = !hasSpoken() && isNetworkError(error) ? rejection(connection, error) : undefined
     destroy(rejected ?? error, callback)
   }
-  // An alert after the handshake is emitted by Node as an error that does not end the socket.
+  // Node.js emits an alert after the handshake as an error, but does not destroy the socket.
   socket.emit = (event: string | symbol, ...args: unknown[]): boolean => {
     const [error] = args
     if (event !== 'error' || !isNetworkError(error))
@@ -61,12 +64,15 @@ export function reportRejection(socket: TLSSocket, dialled: Dialled): void {
   }
 }
 
-/** Undefined when it is too late for one. */
-function rejection({ source, destination, openedAt }: Dialled, cause?: Error): DialError | undefined {
+/** Returns the error for an early end; undefined when the end is too late for a rejection. */
+function rejection(
+  { source, destination, openedAt }: DialedConnection,
+  cause?: Error,
+): DialError | undefined {
   const ageMs = Math.round(performance.now() - openedAt)
   if (ageMs > PLAUSIBLE_MS) return undefined
   const message =
     `the connection was closed before its first byte, ${ageMs} ms after the handshake${withCause(cause)}; ` +
-    `an intention (consul intention check ${source} ${destination} tells), our certificate or the application may be the reason`
+    `possible reasons are an intention (run: consul intention check ${source} ${destination}), our certificate, or the application`
   return new DialError('ERR_CONNECT_REJECTED', destination, message, { cause })
 }

@@ -8,35 +8,35 @@ import { type Connection, connectionOf, isPeerTrusted, peerExpiresAt } from './c
 import { type OpenSockets, onceDestroyed } from '../sockets/open-sockets.js'
 import type { MeshSocket } from './mesh-socket.js'
 
-/** Why a connection ends whose peer has lost its CA root. */
+/** The outcome for a peer whose CA root was withdrawn. */
 export const UNTRUSTED = {
   authorized: false,
   basis: 'roots',
-  reason: 'its certificate leads to no CA root of the mesh any more',
+  reason: 'the CA root of its certificate has been withdrawn',
 } as const
 
 export interface AdmittedSettings {
   readonly service: string
   readonly authorization: ServiceAuthorizer
-  /** Bound on each decision. */
+  /** Timeout of each decision, in milliseconds. */
   readonly timeoutMs: number
-  /** Whether a connection ends with its peer's certificate. */
+  /** Whether a connection is closed when the certificate of its peer expires. */
   readonly endsWithCertificate: boolean
   readonly clock: Clock
   readonly revoked: (error: RevokedError) => void
 }
 
-/** The connections of one certificate: what is decided of one of them is decided of all. */
+/** The connections of one peer certificate, which share a decision. */
 interface Group {
   readonly connection: Connection
-  /** With the time at which each was admitted, by performance.now(). */
+  /** When each socket was added, by `performance.now()`. */
   readonly sockets: Map<MeshSocket, number>
   readonly cancelExpiry: () => void
   deciding: Promise<number> | undefined
   next: Promise<number> | undefined
 }
 
-/** The connections that were let in and are still open, by their peer, so that they can be decided again. */
+/** Open inbound connections by peer certificate. Closes them when their peer is no longer authorized or trusted. */
 export class AdmittedConnections {
   readonly #settings: AdmittedSettings
   readonly #groups = new Map<string, Group>()
@@ -57,13 +57,15 @@ export class AdmittedConnections {
     })
   }
 
-  /** Decides all of them again, by what is known from now on, and ends those that may not go on; returns how many. */
+  /**
+   * Authorizes all peers again, and closes the connections of denied peers. @returns the number of closed connections
+   */
   async reauthorize(): Promise<number> {
     const counts = await Promise.all([...this.#groups.values()].map((group) => this.#again(group)))
     return counts.reduce((sum, count) => sum + count, 0)
   }
 
-  /** Ends the connections whose peer's certificate leads to none of these roots; returns how many. */
+  /** Closes the connections whose peer is not trusted under these roots. @returns the number of closed connections */
   withdraw(roots: Roots): number {
     const now = this.#settings.clock.now()
     let count = 0
@@ -90,17 +92,17 @@ export class AdmittedConnections {
     return group
   }
 
-  /** Ends the connections of a certificate when its path expires; returns what cancels that. */
+  /** Closes the connections of a certificate when its path expires. @returns a function that cancels this */
   #endAt(expiry: number, { peer }: Connection): () => void {
     const { clock } = this.#settings
     return clock.after(expiry - clock.now(), () => {
       const group = this.#groups.get(peer.fingerprint256)
-      const reason = `its certificate, or that of an issuer, expired at ${new Date(expiry).toISOString()}`
+      const reason = `its certificate or an issuer expired at ${new Date(expiry).toISOString()}`
       if (group !== undefined) this.#revoke(group, { authorized: false, basis: 'expired', reason })
     })
   }
 
-  /** A decision that is under way may be by what was known before: another follows it. */
+  /** A pending decision may be based on old intentions: another one follows it. */
   #again(group: Group): Promise<number> {
     if (group.deciding === undefined) return this.#decide(group)
     group.next ??= group.deciding.then(() => {
@@ -122,7 +124,7 @@ export class AdmittedConnections {
   #revoke({ connection, sockets }: Group, outcome: Outcome): number {
     const { service, revoked } = this.#settings
     const { peer } = connection
-    // Taken away one by one while they end.
+    // Copied, because each destroyed socket removes itself.
     const ending = [...sockets]
     for (const [socket, since] of ending) {
       const ageMs = Math.round(performance.now() - since)
@@ -149,7 +151,7 @@ function expectConnection(socket: MeshSocket): Connection {
   return connection
 }
 
-/** Ends the connections whose peer's certificate leads to none of these roots; returns the error of each. */
+/** Closes the connections whose peer is not trusted under these roots. @returns the error of each closed connection */
 export function endUntrusted(
   sockets: OpenSockets,
   service: string,

@@ -7,26 +7,25 @@ import type { Generation } from '../identity/identity-store.js'
 import type { Peer } from '../identity/peer.js'
 import type { Chain } from './verify-peer.js'
 
-const MAX_REMEMBERED = 4096
+const MAX_CACHED = 4096
 
 const checks = new WeakMap<Roots, RootsCheck>()
 
-/** What a peer proved its identity by. */
+/** The certificate path by which the identity of a peer was verified. */
 export interface PeerPath {
   readonly side: 'inbound' | 'outbound'
   readonly peer: Peer
-  /** The certificates that prove the peer's identity. */
   readonly chain: Chain
 }
 
 /**
- * Answers whether the certificates of existing connections would be accepted under certain roots: OpenSSL verified them
- * once, against the roots of that moment. Many connections share a certificate, whose verdict is remembered.
+ * Verifies the certificates of existing connections against other roots than those of their handshake. Results are
+ * cached by certificate, since connections of one peer share it.
  */
 export class RootsCheck {
   readonly #roots: Roots
-  /** When each path ends, in milliseconds since the Unix epoch; 0 where no path leads to the roots. */
-  readonly #expiries = new BoundedMap<string, number>(MAX_REMEMBERED)
+  /** By certificate, in milliseconds since the Unix epoch; 0 without a path to the roots. */
+  readonly #expiries = new BoundedMap<string, number>(MAX_CACHED)
 
   private constructor(roots: Roots) {
     this.#roots = roots
@@ -38,7 +37,7 @@ export class RootsCheck {
     return check
   }
 
-  /** When the peer's path ends, in milliseconds since the Unix epoch; 0 where no path leads to the roots. */
+  /** Returns when the path of the peer expires, in milliseconds since the Unix epoch; 0 without a path to the roots. */
   peerExpiry({ peer, chain, side }: PeerPath, now: number): number {
     if (peer.trustDomain !== this.#roots.trustDomain) return 0
     const purpose = side === 'inbound' ? CLIENT_AUTH : SERVER_AUTH
@@ -47,7 +46,7 @@ export class RootsCheck {
     )
   }
 
-  /** When our own path ends, in milliseconds since the Unix epoch; 0 where no path leads to the roots. */
+  /** Returns when our own path expires, in milliseconds since the Unix epoch; 0 without a path to the roots. */
   ownExpiry({ leaf }: Generation, now: number): number {
     if (leaf.id.trustDomain !== this.#roots.trustDomain) return 0
     return this.#expiry(leaf.chainPem, now, [CLIENT_AUTH, SERVER_AUTH], () =>
@@ -62,7 +61,7 @@ export class RootsCheck {
     chain: () => readonly X509Certificate[],
   ): number {
     const known = this.#expiries.get(key)
-    // A path that has ended may be replaced by another one.
+    // Another path may be valid after this one has expired.
     if (known !== undefined && (known === 0 || known > now)) return known
     const expiry = pathExpiry(chain(), this.#roots, now, purposes)
     this.#expiries.set(key, expiry)

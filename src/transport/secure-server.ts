@@ -9,7 +9,10 @@ export interface SecureServerOptions {
   readonly alpnProtocols?: readonly string[] | undefined
 }
 
-/** A TLS server that demands a certificate of the mesh. It takes connections by its event `connection`, and no port. */
+/**
+ * A TLS server that requires client certificates of the mesh. It receives TCP sockets by its `connection` event and has
+ * no port of its own.
+ */
 export class SecureServer {
   readonly server: Server
   #generation: Generation
@@ -19,7 +22,7 @@ export class SecureServer {
       requestCert: true,
       rejectUnauthorized: true,
       handshakeTimeout: Math.min(handshakeTimeoutMs, LONGEST_TIMER_MS),
-      // A client that offers only unknown names would be refused: offer none unless they are meant.
+      // With ALPN, a client that offers only unknown protocols is rejected.
       ...(alpnProtocols !== undefined && { ALPNProtocols: [...alpnProtocols] }),
     }
     this.server = createServer(options)
@@ -27,17 +30,17 @@ export class SecureServer {
     this.use(generation)
   }
 
-  /** The generation that new handshakes begin with. */
+  /** The identity and roots of new handshakes. */
   get generation(): Generation {
     return this.#generation
   }
 
-  /** Uses another generation for the handshakes that begin from now on. */
+  /** Sets the identity and roots of new handshakes. */
   use(generation: Generation): void {
     this.#generation = generation
     if (useSecureContext(this.server, secureContext(generation))) return
     this.server.setSecureContext(tlsMaterial(generation))
-    // The context has been built: the server need not keep the private key, which every socket of it leads to.
+    // The context holds the key now. A key on the server could be reached from each of its sockets.
     Object.assign(this.server, { key: undefined })
   }
 }

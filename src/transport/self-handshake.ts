@@ -6,14 +6,14 @@ import { secureContext } from './tls-context.js'
 import { SecureServer } from './secure-server.js'
 import { pathError } from './verify-peer.js'
 
-/** A handshake in memory takes milliseconds; more than this is a process that hangs. */
+/** A handshake in memory takes milliseconds. */
 const TIMEOUT_MS = 5_000
 
 /**
- * Proves that a generation works at both ends of a connection, by a handshake with itself in memory. Our own checks of a
- * certificate cannot foresee every reason for which OpenSSL refuses one, and a certificate that every peer would refuse
- * must not replace one that works.
- * @throws Error with OpenSSL's reason
+ * Verifies that a new certificate works at both ends of a connection, by a TLS handshake with itself in memory. OpenSSL
+ * may reject a certificate for reasons that our own checks do not cover, and such a certificate must not replace a
+ * working one.
+ * @throws Error with the reason of OpenSSL
  */
 export async function selfHandshake(generation: Generation): Promise<void> {
   const [near, far] = duplexPair()
@@ -40,7 +40,7 @@ function handshake(generation: Generation, near: Duplex, far: Duplex): Promise<v
     const client = connect({
       socket: near,
       secureContext: secureContext(generation),
-      // The path is what is proved here; the identity has been checked.
+      // The identity has been verified before.
       checkServerIdentity: () => undefined,
     })
     client.on('error', (error: Error) => {
@@ -50,7 +50,7 @@ function handshake(generation: Generation, near: Duplex, far: Duplex): Promise<v
   })
 }
 
-/** Two streams, each of which reads what the other one is written. */
+/** Returns two connected streams: each reads what is written to the other. */
 function duplexPair(): [Duplex, Duplex] {
   const end = (other: () => Duplex): Duplex =>
     new Duplex({

@@ -4,11 +4,11 @@ import { secretPem } from '../base/secret-pem.js'
 import type { Generation } from '../identity/identity-store.js'
 
 /**
- * AES-128 first: it is 5 % faster than AES-256 over a whole connection. The rest is what other members of a mesh may
- * need, RSA for CA providers that issue such leaves included.
+ * AES-128 comes first because it is 5 % faster than AES-256 over a whole connection. RSA suites are for CA providers
+ * that issue RSA leaves.
  *
- * Security level 2 is OpenSSL's bound of 112 bits on keys, certificates, and groups: without it, Node.js 20 and 22
- * accept RSA keys of 1024 bits, and a weak OPENSSL_CONF accepts SHA-1 signatures.
+ * `@SECLEVEL=2` requires 112 bits of security for keys, certificates, and groups. Without it, Node.js 20 and 22 accept
+ * RSA keys of 1024 bits, and a weak OPENSSL_CONF accepts SHA-1 signatures.
  */
 const CIPHERS = [
   'TLS_AES_128_GCM_SHA256',
@@ -41,21 +41,24 @@ export function tlsMaterial({ leaf, privateKeyPem, roots, tls }: Generation): Tl
   return {
     cert: leaf.chainPem,
     key: secretPem(privateKeyPem),
-    // Never undefined or empty, which would make Node.js trust the public web PKI: checkRoots sees to it.
+    // checkRoots() ensures that this is not empty: with `ca: undefined`, Node.js would trust the public web PKI.
     ca: [...roots.pems],
-    // As in Consul's own members, every root is a trust anchor, also one that another CA has signed.
+    // Like Consul's own proxies, accept every root as a trust anchor, including roots that another CA has signed.
     allowPartialTrustChain: true,
     ...tls,
     ciphers: CIPHERS,
     honorCipherOrder: true,
-    // A resumed session skips verification, and a renegotiation could change the peer within a connection.
+    // A resumed session skips the verification, and a renegotiation could change the peer.
     secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
   }
 }
 
 const contexts = new WeakMap<Generation, SecureContext>()
 
-/** One context per generation: each is an OpenSSL structure that lives until the garbage collector finds it. */
+/**
+ * Returns the TLS context of a generation. Contexts are shared, because each holds OpenSSL memory until it is garbage
+ * collected.
+ */
 export function secureContext(generation: Generation): SecureContext {
   let context = contexts.get(generation)
   if (context === undefined) {

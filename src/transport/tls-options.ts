@@ -5,23 +5,23 @@ import type { ExpectedIdentity } from '../identity/verify.js'
 import { type TlsMaterial, tlsMaterial } from './tls-context.js'
 import { identifyAs } from './verify-peer.js'
 
-/** Options for `tls.createServer`, `https.createServer` and the like. */
+/** Options for `tls.createServer` and `https.createServer`. */
 export interface TlsServerOptions extends TlsMaterial {
   readonly requestCert: true
   readonly rejectUnauthorized: true
 }
 
-/** Options for `tls.connect`, `https.Agent`, undici's `connect` and the like. */
+/** Options for `tls.connect`, `https.Agent`, and the `connect` option of undici. */
 export interface TlsClientOptions extends TlsMaterial {
   readonly rejectUnauthorized: true
   readonly checkServerIdentity: (host: string, certificate: PeerCertificate) => Error | undefined
-  /** For `https.Agent` and undici: a resumed session would skip `checkServerIdentity`. */
+  /** Disables session reuse of `https.Agent` and undici: a resumed session skips `checkServerIdentity`. */
   readonly maxCachedSessions: 0
 }
 
 /** @throws IdentityError with ERR_CONNECT_ROOTS when none of the roots is self-signed */
 export function tlsServerOptions(generation: Generation): TlsServerOptions {
-  // tls.createServer and setSecureContext ignore allowPartialTrustChain, and would refuse every peer.
+  // tls.createServer() and setSecureContext() ignore allowPartialTrustChain, so that every peer would be rejected.
   if (!generation.roots.certificates.some((root) => root.checkIssued(root))) {
     throw new IdentityError(
       'ERR_CONNECT_ROOTS',
@@ -41,7 +41,7 @@ export function tlsClientOptions(generation: Generation, expected: ExpectedIdent
         identifyAs(certificate, generation, expected)
         return undefined
       } catch (error) {
-        // Whatever goes wrong in here must refuse, and not escape into the TLS stack.
+        // An exception must reject the peer and not escape into the TLS stack.
         return toError(error)
       }
     },

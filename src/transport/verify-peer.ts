@@ -19,7 +19,7 @@ import {
 const MAX_CHAIN = 16
 const MAX_CACHED = 4096
 
-/** What a certificate says. Never a decision: path, dates, and trust domain are judged on every connection. */
+/** The contents of a certificate. Path, dates, and trust domain are verified again for every connection. */
 interface Facts extends CertifiedId, Pick<Peer, 'serialNumber'> {
   readonly notAfter: number
 }
@@ -31,7 +31,7 @@ interface Known {
   readonly chain: Chain
 }
 
-/** By fingerprint: a certificate that was seen before is not parsed again. */
+/** By fingerprint, so that a certificate is parsed only once. */
 const cache = new BoundedMap<string, Known>(MAX_CACHED)
 
 /** A leaf and its issuers in DER, as far as Node.js found them among the presented certificates and the roots. */
@@ -73,20 +73,20 @@ function presented(certificate: Partial<PresentedCertificate> | null): Presented
 }
 
 /**
- * That OpenSSL verified the peer's path in this very handshake.
+ * Ensures that OpenSSL verified the certificate path of the peer in this handshake.
  * @throws VerificationError
  */
 export function expectVerified(socket: TLSSocket): void {
-  // Its path was judged at some other time, by some other rules.
+  // The path was verified in another handshake, possibly against other roots.
   if (socket.isSessionReused()) {
     throw new VerificationError('ERR_CONNECT_PEER_RESUMED', 'a full handshake', 'a resumed session')
   }
   if (!socket.authorized) throw pathError(socket) ?? untrusted(undefined)
 }
 
-/** OpenSSL's verdict over the peer's path, when the handshake ended in one; Node keeps it on the socket. */
+/** Returns the error of OpenSSL about the certificate path of the peer, which Node.js keeps on the socket. */
 export function pathError(socket: TLSSocket): VerificationError | undefined {
-  // An error on the client's side, its code on the server's, and null where there was none; the types say only Error.
+  // An Error on clients, a code on servers, and null without an error; the types of Node.js say only Error.
   const verdict = socket.authorizationError as Error | string | null | undefined
   if (verdict === null || verdict === undefined) return undefined
   return untrusted(typeof verdict === 'string' ? new Error(verdict) : verdict)
@@ -98,7 +98,7 @@ function untrusted(cause: Error | undefined): VerificationError {
   })
 }
 
-/** The roots have changed since the handshake began, and the peer's path leads to none of the new ones. */
+/** The certificate path of the peer leads to a root that was withdrawn during the handshake. */
 export function withdrawnRoot(): VerificationError {
   return untrusted(new Error('its CA root has been withdrawn'))
 }
@@ -131,7 +131,7 @@ export function identifyAs(
   return verified
 }
 
-/** A chain that was verified against other roots says nothing of these: it is read from the certificate again. */
+/** Returns the cached facts of a certificate. The chain is read again if it was verified against other roots. */
 function recall(certificate: PresentedCertificate, roots: Roots): Known {
   const { fingerprint256, raw } = certificate
   const known = cache.get(fingerprint256)
@@ -150,7 +150,7 @@ function parseFacts(der: Buffer): Facts {
 /** @throws VerificationError when the chain has more than `MAX_CHAIN` certificates */
 function chainOf(leaf: PresentedCertificate): Chain {
   const chain = [leaf.raw]
-  // In Node.js a self-signed certificate is its own issuer.
+  // A self-signed certificate is its own issuer in Node.js.
   for (
     let current = leaf;
     current.issuerCertificate !== undefined && current.issuerCertificate.raw !== current.raw;
@@ -168,10 +168,11 @@ function chainOf(leaf: PresentedCertificate): Chain {
   return chain
 }
 
-// A registered symbol, and a property rather than a map: Node's HTTP/2 sockets are proxies of the real one, and two
-// installed copies of this package should agree.
+// A property and not a WeakMap, because the HTTP/2 sockets of Node.js are proxies of the real socket; a registered
+// symbol, so that two installed copies of this package agree.
 const PEER = Symbol.for('consul-connect.peer')
 
+/** Makes `peer(socket)` and `socket.peer` return this peer. */
 export function attachPeer<T extends object>(socket: T, peer: Peer): T & { readonly peer: Peer } {
   const property = { value: peer, enumerable: false }
   Object.defineProperties(socket, { [PEER]: property, peer: property })
@@ -179,8 +180,8 @@ export function attachPeer<T extends object>(socket: T, peer: Peer): T & { reado
 }
 
 /**
- * The verified peer of a socket that came from `dial`, `listen` or `serve`: for instance `peer(request.socket)`.
- * Undefined for any other socket.
+ * Returns the verified peer of a socket of `dial`, `listen`, or `serve`, such as `request.socket`; undefined for any
+ * other socket.
  * @example
  * ```ts
  * http.createServer((request, response) => {

@@ -16,6 +16,7 @@ import {
   type MeshSocket,
   peer,
 } from '../../src/index.js'
+import { waitBound } from '../fixtures/bounds.js'
 import { greet, offer, portOf, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
 
 describe('dial and listen', () => {
@@ -238,7 +239,7 @@ describe('a dial that fails', () => {
     // Whichever comes first.
     const both: Resolver = { name: 'both', resolve: () => [silent, endpoint(good)] }
     for (let i = 0; i < 4; i += 1)
-      assert.equal(await readAll(await web.dial(both, { timeoutMs: 400 })), 'hello web')
+      assert.equal(await readAll(await web.dial(both, { timeoutMs: waitBound(400) })), 'hello web')
     const error = await rejection(web.dial({ name: 'one', resolve: () => [silent] }, { timeoutMs: 100 }))
     assert.ok(error instanceof TimeoutError)
     assert.equal(error.attempts.length, 1)

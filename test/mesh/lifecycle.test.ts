@@ -296,7 +296,7 @@ describe('what a program sees of a service', () => {
     const ours = warnings.filter(({ name }) => name === 'ConsulConnectWarning')
     assert.deepEqual(
       ours.map(({ code, message }) => [code, message]),
-      [['ERR_CONNECT_HANDLER', 'api: the connection handler of api threw: boom']],
+      [['ERR_CONNECT_HANDLER', 'api: connection handler failed: boom']],
     )
   })
 })

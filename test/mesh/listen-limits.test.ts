@@ -87,7 +87,7 @@ describe('a listener with maxConnections', () => {
     await rejection(dial())
     const [error] = await rejected
     assert.equal((error as { code?: string }).code, 'ERR_CONNECT_LIMIT')
-    assert.match(error.message, /^api has 2 connections, and may have no other$/)
+    assert.match(error.message, /^api: connection limit reached \(2\)/)
     assert.equal(listener.connections, 2)
     first.destroy()
     await until('one has ended', () => listener.connections === 1)

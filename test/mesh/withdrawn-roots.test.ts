@@ -8,7 +8,7 @@ import type { Service } from '../../src/index.js'
 import { beginNewCa } from '../fixtures/new-ca.js'
 import { greet, nextEvent, offer, portOf, rejection, startMesh, until } from '../fixtures/mesh.js'
 
-const OLD_ROOT = /its certificate leads to no CA root of the mesh any more/
+const OLD_ROOT = /the CA root of its certificate has been withdrawn/
 
 describe('open connections of a withdrawn root', () => {
   it('end in both directions, each with an event that says why', async (t) => {
