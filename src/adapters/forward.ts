@@ -5,9 +5,9 @@ import { type CloseOptions, drainTimeout } from '../base/close-options.js'
 import { AbortError, ConnectError, toError } from '../base/errors.js'
 import { emitSafely } from '../base/emit-safely.js'
 import { log } from '../base/log.js'
-import { type ListenAddress, openServer } from '../sockets/bind-server.js'
-import { OpenSockets, drained } from '../sockets/open-sockets.js'
-import { openPrivately } from '../sockets/private-socket.js'
+import { type ListenAddress, bindServer } from '../sockets/bind-server.js'
+import { OpenSockets, withinDrain } from '../sockets/open-sockets.js'
+import { bindPrivately } from '../sockets/private-socket.js'
 import { cut, pump } from '../sockets/pump.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
 import { TCP } from '../sockets/tcp-options.js'
@@ -69,8 +69,8 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
   async open(address: ListenAddress): Promise<void> {
     try {
       await ('path' in address
-        ? openPrivately(this.#server, address.path, this.#closed)
-        : openServer(this.#server, address, this.#closed))
+        ? bindPrivately(this.#server, address.path, this.#closed)
+        : bindServer(this.#server, address, this.#closed))
     } catch (error) {
       this.destroy()
       throw error
@@ -93,7 +93,7 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
   async close(options?: CloseOptions): Promise<void> {
     const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
     this.#closing ??= this.#drain(timeoutMs)
-    await drained(this.#closing, timeoutMs, () => {
+    await withinDrain(this.#closing, timeoutMs, () => {
       this.destroy()
     })
   }

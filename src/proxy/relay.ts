@@ -7,7 +7,7 @@ import { agentSettings } from '../agent/settings.js'
 import { WAIT_MARGIN_MS } from '../agent/watch.js'
 import { AgentError } from '../base/errors.js'
 import { expectKeys, expectObject, expectString } from '../base/validate.js'
-import { openPrivately } from '../sockets/private-socket.js'
+import { bindPrivately } from '../sockets/private-socket.js'
 
 /** Options of `relayAgent`. */
 export interface RelayOptions {
@@ -72,7 +72,7 @@ export class AgentRelay implements AsyncDisposable {
 
   /** @throws ConnectError with ERR_CONNECT_LISTEN */
   async open(): Promise<void> {
-    await openPrivately(this.#server, this.address.slice('unix://'.length), this.#closed)
+    await bindPrivately(this.#server, this.address.slice('unix://'.length), this.#closed)
     // An accept error must not end the server.
     this.#server.on('error', () => undefined)
   }

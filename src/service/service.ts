@@ -52,7 +52,7 @@ import {
 } from './service-options.js'
 import { type DialBounds, dial } from '../transport/dial.js'
 import { type ConnectionHandler, Listener, type ListenerReports } from '../transport/listen.js'
-import { OpenSockets, drained } from '../sockets/open-sockets.js'
+import { OpenSockets, withinDrain } from '../sockets/open-sockets.js'
 import { endUntrusted } from '../transport/revocation.js'
 import { attachPeer, peer, verifySocket } from '../transport/verify-peer.js'
 import { selfHandshake } from '../transport/self-handshake.js'
@@ -519,7 +519,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
     const beforeDrainMs = this.#closing === undefined ? DEREGISTER_MS : 0
     this.#closing ??= this.#close(timeoutMs)
-    await drained(this.#closing, beforeDrainMs + timeoutMs, () => {
+    await withinDrain(this.#closing, beforeDrainMs + timeoutMs, () => {
       this.#cut()
     })
   }

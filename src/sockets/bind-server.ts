@@ -2,22 +2,22 @@ import { once } from 'node:events'
 import type { Server } from 'node:net'
 import { ConnectError, withCause } from '../base/errors.js'
 
-/** Where to listen: a port and a host, or the path of a unix socket. */
+/** A port and host, or the path of a Unix socket. */
 export type ListenAddress =
   { readonly port: number; readonly host?: string | undefined } | { readonly path: string }
 
 /**
- * Makes a server listen.
- * @param closed - resolves when the server is closed, which ends the wait too
+ * Makes a server listen, and waits until it does.
+ * @param closed - resolves when the server is closed, which ends the wait
  * @throws ConnectError with ERR_CONNECT_LISTEN
  */
-export async function openServer(
+export async function bindServer(
   server: Server,
   address: ListenAddress,
   closed: Promise<unknown>,
 ): Promise<void> {
   const ended = closed.then(() => {
-    throw new Error('it was closed')
+    throw new Error('the server was closed')
   })
   ended.catch(() => undefined)
   try {

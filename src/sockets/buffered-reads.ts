@@ -2,24 +2,24 @@ import type { OnReadOpts } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { adoptReads } from '../base/node-internals.js'
 
-/** Takes bytes that are there only during the call; returns whether there may be more at once. */
+/** Consumes bytes that are valid only during the call. Returns whether the socket may keep reading. */
 export type Sink = (bytes: Buffer) => boolean
 
 /**
- * Into which all sockets read that are opened for a pump. Nothing of it outlives the callback that tells of a read, so
- * that one is enough for all, and an idle connection has none.
+ * The read buffer of all sockets that only a pump reads. Its contents are consumed inside the callback of each read, so
+ * that one buffer serves all sockets, and an idle connection has none.
  */
 const SCRATCH = Buffer.allocUnsafeSlow(64 * 1024)
 
 const readers = new WeakMap<Duplex, Reader>()
 
-/** Reads of one socket, by which Node makes no buffer for each. */
+/** Receives the reads of one socket, for which Node.js allocates no buffers. */
 class Reader {
   #sink: Sink | undefined
-  // What came before anybody wanted it.
+  /** Bytes that were read before there was a sink. */
   #held: Buffer[] = []
 
-  /** What was read lies at the start of `SCRATCH`. */
+  /** Called for each read; the bytes are at the start of `SCRATCH`. */
   read(size: number): boolean {
     const bytes = SCRATCH.subarray(0, size)
     if (this.#sink !== undefined) return this.#sink(bytes)
@@ -27,8 +27,8 @@ class Reader {
     return false
   }
 
-  /** Gives everything to `sink` from now on; returns whether there may be more at once. */
-  pour(sink: Sink): boolean {
+  /** Passes all bytes to `sink` from now on. Returns whether the socket may keep reading. */
+  readInto(sink: Sink): boolean {
     this.#sink = sink
     const held = this.#held
     this.#held = []
@@ -36,7 +36,10 @@ class Reader {
   }
 }
 
-/** An option for `net.connect` and `tls.connect`, and what tells of the socket afterwards. */
+/**
+ * Makes a socket read into the shared buffer.
+ * @returns `onread`, an option for `net.connect` and `tls.connect`; and `bind`, to be called with the socket
+ */
 export function bufferedReads(): { readonly onread: OnReadOpts; readonly bind: (socket: Duplex) => void } {
   const reader = new Reader()
   return {
@@ -46,16 +49,16 @@ export function bufferedReads(): { readonly onread: OnReadOpts; readonly bind: (
 }
 
 /**
- * Pours what a socket reads into `sink`, from now on, if it was opened for that or can be made to. Resume it when the
- * sink wants more. Returns whether it does at once; undefined for a stream that can only be read as any other.
+ * Passes all bytes that a socket reads to `sink`. The caller resumes the socket when the sink wants more.
+ * @returns whether the sink wants more at once; undefined when the stream must be read by its `data` events
  */
-export function pour(socket: Duplex, sink: Sink): boolean | undefined {
+export function readInto(socket: Duplex, sink: Sink): boolean | undefined {
   const reader = readers.get(socket)
-  if (reader !== undefined) return reader.pour(sink)
-  // Somebody else reads from it as well.
+  if (reader !== undefined) return reader.readInto(sink)
+  // The stream has another reader.
   if (socket.listenerCount('data') > 0 || socket.listenerCount('readable') > 0) return undefined
   if (!adoptReads(socket, SCRATCH, (size) => sink(SCRATCH.subarray(0, size)))) return undefined
-  // What was read before.
+  // Bytes that the stream has buffered already.
   let more = true
   for (let held = takeFrom(socket); held !== null; held = takeFrom(socket)) more = sink(held)
   return more

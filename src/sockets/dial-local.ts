@@ -6,7 +6,7 @@ import { DEFAULTS, duration, expectKeys, expectObject, expectSignal, optional } 
 import { bufferedReads } from './buffered-reads.js'
 import { TCP } from './tcp-options.js'
 
-/** A TCP address of this machine, or the path of a unix socket. */
+/** A TCP address of this machine, or the path of a Unix socket. */
 export type LocalAddress = { readonly host: string; readonly port: number } | { readonly path: string }
 
 /** Options of `dialLocal`. */
@@ -17,8 +17,8 @@ export interface DialLocalOptions {
 }
 
 /**
- * Connects to an application without TLS, for a `pump` and nothing else: what it reads goes there by the fastest way,
- * and no `data` is emitted.
+ * Connects to a local application without TLS. The socket is for `pump` only: it reads into a shared buffer and emits
+ * no `data` events.
  * @throws ConnectError (ERR_CONNECT_APPLICATION), TimeoutError, AbortError, OptionError
  * @example
  * ```ts
@@ -28,7 +28,7 @@ export interface DialLocalOptions {
  */
 export async function dialLocal(address: LocalAddress, options: DialLocalOptions = {}): Promise<Socket> {
   expectKeys('options', expectObject('options', options), ['signal', 'timeoutMs'])
-  // Either, so that none of it is without effect.
+  // Reject a path beside a host or port, which would have no effect.
   expectKeys('address', expectObject('address', address), 'path' in address ? ['path'] : ['host', 'port'])
   const signal = optional(expectSignal)('signal', options.signal)
   const timeoutMs = duration('timeoutMs', options.timeoutMs, DEFAULTS.localConnectTimeoutMs)
@@ -45,10 +45,10 @@ export async function dialLocal(address: LocalAddress, options: DialLocalOptions
         confirmEnd(socket)
         const fail = (cause: Error): void => {
           settle()
-          // A late error has nobody left to tell.
+          // An error event after this point must not end the process.
           socket.on('error', () => undefined)
           socket.destroy()
-          const message = `the application at ${where} cannot be reached${withCause(cause)}`
+          const message = `cannot connect to the application at ${where}${withCause(cause)}`
           reject(new ConnectError('ERR_CONNECT_APPLICATION', message, { cause }))
         }
         const onConnect = (): void => {

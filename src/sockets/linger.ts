@@ -2,15 +2,15 @@ import type { Socket } from 'node:net'
 import { systemClock } from '../base/clock.js'
 import { onceDestroyed } from './open-sockets.js'
 
-/** How long the other end has to end as well, in milliseconds. */
+/** How long to wait for the end of the peer, in milliseconds. */
 export const LINGER_MS = 5_000
 
 /**
- * Makes `destroySoon`, by which a server of node:http ends a connection after its last answer, read on until the other
- * end has ended too, for 5 s at most, and drop what it reads. Closed with anything unread, its end in TLS included, the
- * kernel resets the connection, and the other end loses what it has not received yet (RFC 1122, section 4.2.2.13).
+ * Makes `socket.destroySoon()` read and discard until the peer has ended too, for at most 5 s. node:http calls it after
+ * the last response on a connection. If a socket is closed with unread bytes, including the close_notify of the peer,
+ * the kernel resets the connection, and the peer loses what it has not received yet (RFC 1122, section 4.2.2.13).
  */
-export function lingerWhenDestroyedSoon(socket: Socket): void {
+export function lingerOnDestroySoon(socket: Socket): void {
   socket.destroySoon = destroySoon
 }
 
@@ -34,7 +34,7 @@ function linger(socket: Socket): void {
   }
   socket.once('end', destroy)
   onceDestroyed(socket, systemClock.after(LINGER_MS, destroy))
-  // Whoever read from it may have paused it, and has no use for more.
+  // The application is done with the socket, and may have paused it.
   socket.removeAllListeners('data').removeAllListeners('readable')
   socket.on('data', () => undefined)
   socket.resume()

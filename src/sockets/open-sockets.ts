@@ -2,16 +2,16 @@ import type { Duplex } from 'node:stream'
 import { withDeadline } from '../base/deadline.js'
 import { TimeoutError } from '../base/errors.js'
 
-/** What a cut needs until all is gone; a destroyed socket closes in the same turn of the event loop, or the next. */
+/** How long to wait for destroyed sockets to close, which takes one or two turns of the event loop. */
 const CUT_MS = 1_000
 
-/** The sockets that are open, so that they can be waited for, or cut. */
+/** Tracks open sockets, in order to wait for their end or to destroy them. */
 export class OpenSockets {
   readonly #sockets = new Set<Duplex>()
   readonly #cut: (socket: Duplex, error?: Error) => void
   #onEmpty: (() => void) | undefined
 
-  /** @param cut - how one is cut. @default it is destroyed */
+  /** @param cut - ends a socket at once. @default `socket.destroy(error)` */
   constructor(cut: (socket: Duplex, error?: Error) => void = (socket, error) => socket.destroy(error)) {
     this.#cut = cut
   }
@@ -32,7 +32,7 @@ export class OpenSockets {
     })
   }
 
-  /** Waits until every socket has ended, and cuts those that have not after `timeoutMs`; returns how many. */
+  /** Waits until all sockets have closed, and cuts the remaining ones after `timeoutMs`. @returns how many were cut */
   async drain(timeoutMs: number): Promise<number> {
     if (await this.#isEmptyWithin(timeoutMs)) return 0
     const cut = this.#sockets.size
@@ -60,11 +60,17 @@ export class OpenSockets {
   }
 }
 
-/** What a drain needs beyond its time, to cut and to hear of it. */
+/** How much longer than its timeout a drain may take. */
 const DRAIN_GRACE_MS = 2_000
 
-/** Waits for a drain. It may have begun earlier, with more time: after `timeoutMs` what is still open is cut. */
-export async function drained(draining: Promise<void>, timeoutMs: number, cut: () => void): Promise<void> {
+/**
+ * Waits for a drain that may have begun with a longer timeout. After `timeoutMs`, calls `cut` and waits for the end.
+ */
+export async function withinDrain(
+  draining: Promise<void>,
+  timeoutMs: number,
+  cut: () => void,
+): Promise<void> {
   try {
     await withDeadline('drain', { timeoutMs: timeoutMs + DRAIN_GRACE_MS }, () => draining)
   } catch {
@@ -76,7 +82,7 @@ export async function drained(draining: Promise<void>, timeoutMs: number, cut: (
 const onDestroyed = new WeakMap<Duplex, (() => void)[]>()
 
 /**
- * Calls back when a socket is destroyed, just before it emits `close`. An event listener would not do: an application
+ * Calls back when a socket is destroyed, just before its `close` event. Not an event listener, because an application
  * may remove all listeners of its socket.
  */
 export function onceDestroyed(socket: Duplex, callback: () => void): void {

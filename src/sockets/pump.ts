@@ -5,32 +5,31 @@ import { confirmEnd, pendingWriteBytes } from '../base/node-internals.js'
 import { systemClock } from '../base/clock.js'
 import { TimeoutError } from '../base/errors.js'
 import { Batch } from './batch.js'
-import { pour } from './buffered-reads.js'
+import { readInto } from './buffered-reads.js'
 import { LINGER_MS } from './linger.js'
-import { readOnAfterWriteErrors } from './read-on.js'
+import { keepReadingAfterWriteError } from './read-on.js'
 import { expectDuration, expectKeys, expectObject, optional } from '../base/validate.js'
 
-const FAREWELL_STEP_MS = 10
+const FLUSH_CHECK_MS = 10
 
 /** Options of `pump`. */
 export interface PumpOptions {
-  /** Cuts both when no byte has moved in either direction for so long, in milliseconds. @default never */
+  /** Cuts both streams when no byte has moved in either direction for this time, in milliseconds. @default never */
   readonly idleTimeoutMs?: number | undefined
 }
 
-/** How many bytes went each way. */
+/** The number of bytes in each direction. */
 export interface PumpResult {
   readonly sent: number
   readonly received: number
 }
 
 /**
- * Copies between two streams until both directions have ended, each by itself: one side may end its own and still be
- * answered, if both streams were opened with `allowHalfOpen`. A stream that breaks takes the other with it, by a reset
- * where that is possible, so that what is cut short does not look complete. Neither is open afterwards.
- *
- * `sent` counts from `a` to `b`, `received` from `b` to `a`.
- * @throws what broke one of them; TimeoutError; OptionError
+ * Copies bytes between two streams in both directions until both have ended. The directions end independently: if both
+ * streams have `allowHalfOpen`, one side can end and still receive. When a stream breaks, the other one is cut, by a
+ * reset where possible, so that truncated data does not look complete. Both streams are closed afterwards.
+ * @returns `sent`: bytes from `a` to `b`; `received`: bytes from `b` to `a`
+ * @throws the error of the stream that broke, TimeoutError, OptionError
  * @example
  * ```ts
  * const socket = await web.dial('echo', { allowHalfOpen: true })
@@ -49,30 +48,30 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
     let movedAt = performance.now()
     let isDropping = false
     let cancelIdle = (): void => undefined
-    let cancelFarewell = (): void => undefined
+    let cancelFlush = (): void => undefined
 
     const fail = (error: Error): void => {
       failure ??= error
       cut(a)
       cut(b)
     }
-    /** One has broken: the other gets what was read for it, and is cut then. */
+    /** A stream broke: flush what was read from it to the other stream, and cut that one. */
     const broke = (stream: Duplex, error: Error): void => {
       if (failure !== undefined) return
       failure = error
       const other = stream === a ? b : a
       isDropping = true
       other.resume()
-      cancelFarewell = sayFarewell(other)
+      cancelFlush = cutWhenFlushed(other)
     }
     const onClosed = (stream: Duplex): void => {
       open -= 1
-      // Closed before all was said and written.
+      // Closed before it was read to its end, or before all was written.
       if (!stream.readableEnded || !stream.writableFinished)
         broke(stream, new Error('the connection was cut'))
       if (open > 0) return
       cancelIdle()
-      cancelFarewell()
+      cancelFlush()
       if (failure === undefined) resolve(bytes)
       else reject(failure)
     }
@@ -81,7 +80,7 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
         movedAt = performance.now()
         from.resume()
       })
-      const more = pour(from, (chunk) => {
+      const more = readInto(from, (chunk) => {
         if (isDropping) return true
         bytes[count] += chunk.length
         movedAt = performance.now()
@@ -103,7 +102,7 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
         if (more === undefined) to.end()
         else batch.end(() => to.end())
       }
-      // One that has been read to its end before does not say so again.
+      // A stream that has ended already emits no further `end`.
       if (from.readableEnded) end()
       else from.on('end', end)
       from.on('error', (error) => {
@@ -117,7 +116,7 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
     const armIdle = (timeoutMs: number, ms: number): void => {
       const waiting = pendingWriteBytes(a) + pendingWriteBytes(b)
       cancelIdle = systemClock.after(ms, () => {
-        // A slow reader takes bytes that were read long ago.
+        // A slow reader still consumes bytes that were read earlier.
         if (pendingWriteBytes(a) + pendingWriteBytes(b) < waiting) movedAt = performance.now()
         const leftMs = timeoutMs - (performance.now() - movedAt)
         if (leftMs > 0) armIdle(timeoutMs, leftMs)
@@ -125,7 +124,7 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
       })
     }
 
-    // One that has closed already will not say so again.
+    // A stream that has closed already emits no further `close`.
     for (const stream of [a, b]) {
       if (stream.destroyed) failure ??= stream.errored ?? new Error('the connection was closed')
     }
@@ -137,7 +136,7 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
     }
     for (const stream of [a, b]) {
       if (!(stream instanceof Socket)) continue
-      readOnAfterWriteErrors(stream)
+      keepReadingAfterWriteError(stream)
       if (!(stream instanceof TLSSocket)) confirmEnd(stream)
     }
     flow(a, b, 'sent')
@@ -147,46 +146,46 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
 }
 
 /**
- * Waits until a stream has passed on what it was given, and cuts it then. One that was ended is not cut but has the time
- * to end as well, since a reset would take from the other end what it has not received yet.
- * @returns what stops the waiting
+ * Waits until a stream has written all its bytes, and cuts it. A stream that was ended may finish in order, since a
+ * reset would discard bytes that the other end has not received yet.
+ * @returns a function that cancels this
  */
-function sayFarewell(stream: Duplex): () => void {
+function cutWhenFlushed(stream: Duplex): () => void {
   const deadline = performance.now() + LINGER_MS
-  // After what waits for the end of this turn to be written.
+  // Batches are written at the end of this turn.
   const first = setImmediate(() => {
-    look()
+    check()
   })
   let cancel = (): void => {
     clearImmediate(first)
   }
-  const look = (): void => {
+  const check = (): void => {
     const isOver = stream.writableEnded
       ? stream.readableEnded && stream.writableFinished
       : pendingWriteBytes(stream) === 0
     if (stream.destroyed || isOver || performance.now() > deadline) cut(stream)
-    else cancel = systemClock.after(FAREWELL_STEP_MS, look)
+    else cancel = systemClock.after(FLUSH_CHECK_MS, check)
   }
   return () => {
     cancel()
   }
 }
 
-/** Ends a stream at once; a TCP socket with a reset, unless all that it was to say is said. */
+/** Destroys a stream at once; a TCP socket by a reset, unless its end has been sent. */
 export function cut(stream: Duplex): void {
   if (isTcp(stream) && !isShuttingDown(stream)) stream.resetAndDestroy()
   else stream.destroy()
 }
 
 /**
- * In the turn in which a socket's end is sent, libuv refuses a reset with EINVAL, and Node forgets the handle without
- * closing it: it would be read, into nothing, for as long as the other end writes.
+ * Whether the end of a socket is being sent in this turn. libuv rejects a reset then (EINVAL), and Node.js leaks the
+ * handle, which keeps reading for as long as the other end writes.
  */
 function isShuttingDown({ writableEnded, writableLength, writableFinished }: Socket): boolean {
   return writableEnded && writableLength === 0 && !writableFinished
 }
 
-/** TLS has no reset of its own, unix sockets have none, and Node throws when asked for one. */
+/** Whether a stream can be reset: TLS and Unix sockets cannot, and Node.js throws for them. */
 function isTcp(stream: Duplex): stream is Socket {
   return (
     stream instanceof Socket &&

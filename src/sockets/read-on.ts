@@ -3,18 +3,18 @@ import { systemClock } from '../base/clock.js'
 import { isNetworkError } from './network-errors.js'
 import { onceDestroyed } from './open-sockets.js'
 
-/** How long what the other end had said may wait for its reader, in milliseconds, without a byte of it being read. */
-const PATIENCE_MS = 2_000
+/** How long received bytes may stay unread before the socket is destroyed, in milliseconds. */
+const UNREAD_TIMEOUT_MS = 2_000
 
 /**
- * When a write fails, the other end may have answered before it closed: a server that refuses an upload says so and
- * hangs up. Node.js destroys the socket at once, with what the kernel has received for it. This reads on to the end, and
- * fails with the same error after that; what is written in the meantime is dropped.
+ * Keeps a socket readable after a failed write. A server that rejects an upload sends its response and closes the
+ * connection; Node.js destroys the socket at the write error and discards the response. With this, the socket reads to
+ * its end and is destroyed with the same error afterwards. Writes in the meantime are discarded.
  */
-export function readOnAfterWriteErrors(socket: Socket): void {
+export function keepReadingAfterWriteError(socket: Socket): void {
   if (socket._write === write) return
   socket._write = write
-  // Node's own, which its published types lack.
+  // The types of Node.js lack `_writev`.
   if ('_writev' in Socket.prototype) socket._writev = writev
 }
 
@@ -41,21 +41,21 @@ function whenWritten(socket: Socket, callback: Callback): Callback {
 }
 
 function readOn(socket: Socket, error: Error): void {
-  if (socket._write === dropped) return
-  socket._write = dropped
+  if (socket._write === discard) return
+  socket._write = discard
   socket._writev = (_chunks, callback) => {
     setImmediate(callback)
   }
-  // It cannot finish any more.
+  // The writable side can no longer finish.
   socket._final = () => undefined
   const fail = (): void => {
     socket.destroy(error)
   }
-  // After those who wait for the end: it is a good one to them.
+  // Added last, so that earlier `end` listeners see an orderly end.
   socket.once('end', fail)
   let cancel = (): void => undefined
   const arm = (bytesRead: number): void => {
-    cancel = systemClock.after(PATIENCE_MS, () => {
+    cancel = systemClock.after(UNREAD_TIMEOUT_MS, () => {
       if (socket.bytesRead > bytesRead) arm(socket.bytesRead)
       else fail()
     })
@@ -66,7 +66,7 @@ function readOn(socket: Socket, error: Error): void {
   })
 }
 
-/** Takes one turn of the event loop for each chunk: a writer that never waits would leave no turn for reading. */
-function dropped(_chunk: unknown, _encoding: BufferEncoding, callback: Callback): void {
+/** Discards a chunk, one per turn of the event loop: a writer that never waits would block reading. */
+function discard(_chunk: unknown, _encoding: BufferEncoding, callback: Callback): void {
   setImmediate(callback)
 }

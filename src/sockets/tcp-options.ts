@@ -3,5 +3,5 @@ import { DEFAULTS } from '../base/validate.js'
 
 type TcpOptions = Required<Pick<TcpNetConnectOpts, 'noDelay' | 'keepAlive' | 'keepAliveInitialDelay'>>
 
-/** What holds for each TCP connection, by the names that node:net has for it. */
+/** Options of every TCP connection, by their names in node:net. */
 export const TCP: TcpOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: DEFAULTS.keepAliveMs }

@@ -4,13 +4,13 @@ import { TLSSocket } from 'node:tls'
 import { dropReads, isEndOfTcp } from '../base/node-internals.js'
 import { resetError } from './network-errors.js'
 
-/** Sockets whose TCP connection has ended, while it is not known yet whether TLS had ended before. */
+/** Sockets whose TCP connection has ended, until it is known whether a close_notify came first. */
 const doubtful = new WeakSet<TLSSocket>()
 
 /**
- * Makes an end without the peer's close_notify an error with the code ECONNRESET, after what came before it: anybody on
- * the way can end a TCP connection, so what was received may be cut short (RFC 8446, section 6.1). Node.js takes such
- * an end for a good one.
+ * Makes an end without a close_notify of the peer an error with the code ECONNRESET, after all received bytes have been
+ * read. Anyone on the network path can end a TCP connection, so the received data may be truncated (RFC 8446, section
+ * 6.1). Node.js treats such an end as orderly.
  */
 export function refuseTruncation(socket: TLSSocket): void {
   socket.push = push
@@ -19,7 +19,7 @@ export function refuseTruncation(socket: TLSSocket): void {
 function push(this: TLSSocket, chunk: unknown): boolean {
   if (chunk !== null) return TLSSocket.prototype.push.call(this, chunk)
   if (doubtful.delete(this)) {
-    // Node.js told of the end of TLS, and in the same turn of the event loop of that of TCP.
+    // Node.js reported the end of TLS and the end of TCP in the same turn of the event loop.
     return TLSSocket.prototype.push.call(this, null)
   }
   if (!isEndOfTcp(this)) return TLSSocket.prototype.push.call(this, null)
@@ -33,14 +33,14 @@ function push(this: TLSSocket, chunk: unknown): boolean {
 function truncated(socket: TLSSocket): void {
   const fail = (): void => {
     socket.destroy(
-      resetError('the peer closed the connection without a close_notify: what it sent may be cut short'),
+      resetError('the peer closed the connection without a close_notify; the received data may be truncated'),
     )
   }
   if (socket.readableLength === 0) {
     fail()
     return
   }
-  // A reader may come later. An empty chunk ends the read under way, so that `_read` is called for each further one.
+  // The application may read later. An empty chunk ends the pending read, so that `_read` is called again for each one.
   const endRead = (): void => {
     TLSSocket.prototype.push.call(socket, Buffer.alloc(0))
   }
@@ -52,9 +52,9 @@ function truncated(socket: TLSSocket): void {
 }
 
 /**
- * Makes an accepted socket that is ended in the turn of its handshake send its close_notify: OpenSSL refuses to before it
- * has sent its session tickets, which it does after Node.js has told of the handshake, and Node.js 20 and 22 then end
- * the TCP connection without.
+ * Makes an accepted socket that is ended in the turn of its handshake send a close_notify. OpenSSL cannot send one
+ * before its session tickets, which it sends after Node.js has reported the handshake; Node.js 20 and 22 would end the
+ * TCP connection without a close_notify.
  */
 export function endAfterHandshake(socket: TLSSocket): void {
   const final = socket._final.bind(socket)
@@ -72,19 +72,19 @@ export function endAfterHandshake(socket: TLSSocket): void {
 }
 
 /**
- * Makes `destroy` send a close_notify while `isDone()`: when whatever would be cut short says so itself, as an HTTP
- * message does. The clients and servers of Node.js end their idle connections by `destroy`, which sends none.
+ * Makes `destroy()` send a close_notify if `isIdle()` returns true. The HTTP clients and servers of Node.js end idle
+ * connections by `destroy()`, which sends none, so that the peer would report a truncation.
  */
-export function closeWhenDestroyed(socket: Duplex, isDone: () => boolean): void {
+export function closeWhenDestroyed(socket: Duplex, isIdle: () => boolean): void {
   const destroy = socket._destroy.bind(socket)
   socket._destroy = (error, callback) => {
-    if (socket.writableEnded || !isDone() || !dropReads(socket)) {
+    if (socket.writableEnded || !isIdle() || !dropReads(socket)) {
       destroy(error, callback)
       return
     }
-    // What has just been written is on its way after this turn, and a close_notify is only sent after it.
+    // Bytes that were just written are sent after this turn, and the close_notify must follow them.
     setImmediate(() => {
-      // It is not waited for: what does not fit into the kernel's buffer was not read by the peer either.
+      // Not awaited: bytes that do not fit into the buffer of the kernel were not read by the peer either.
       Socket.prototype._final.call(socket, () => undefined)
       destroy(error, callback)
     })

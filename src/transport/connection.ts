@@ -2,9 +2,9 @@ import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import type { Roots } from '../identity/roots.js'
 import type { Generation } from '../identity/identity-store.js'
-import { lingerWhenDestroyedSoon } from '../sockets/linger.js'
+import { lingerOnDestroySoon } from '../sockets/linger.js'
 import { attachPeer } from './verify-peer.js'
-import { readOnAfterWriteErrors } from '../sockets/read-on.js'
+import { keepReadingAfterWriteError } from '../sockets/read-on.js'
 import { type PeerPath, RootsCheck } from './roots-check.js'
 import type { MeshSocket } from './mesh-socket.js'
 import { endAfterHandshake, refuseTruncation } from '../sockets/truncation.js'
@@ -24,8 +24,8 @@ export function openConnection(socket: TLSSocket, connection: Connection): MeshS
   connections.set(socket, connection)
   refuseTruncation(socket)
   if (connection.side === 'inbound') endAfterHandshake(socket)
-  readOnAfterWriteErrors(socket)
-  lingerWhenDestroyedSoon(socket)
+  keepReadingAfterWriteError(socket)
+  lingerOnDestroySoon(socket)
   return attachPeer(socket, connection.peer)
 }
 

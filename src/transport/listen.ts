@@ -13,8 +13,8 @@ import { AdmittedConnections } from './revocation.js'
 import { handshakes } from './diagnostics.js'
 import { type Connection, isPeerTrusted, openConnection } from './connection.js'
 import { type FinishedHandshake, Handshakes } from './handshakes.js'
-import { type ListenAddress, openServer } from '../sockets/bind-server.js'
-import { OpenSockets, drained } from '../sockets/open-sockets.js'
+import { type ListenAddress, bindServer } from '../sockets/bind-server.js'
+import { OpenSockets, withinDrain } from '../sockets/open-sockets.js'
 import { withShortMessage } from '../sockets/openssl-error.js'
 import { pathError, verifySocket, withdrawnRoot } from './verify-peer.js'
 import type { MeshSocket } from './mesh-socket.js'
@@ -153,7 +153,7 @@ export class Listener implements AsyncDisposable {
    * @throws ConnectError with ERR_CONNECT_LISTEN
    */
   async open(address: ListenAddress): Promise<void> {
-    await openServer(this.#tcpServer, address, this.#closed).catch((error: unknown) => {
+    await bindServer(this.#tcpServer, address, this.#closed).catch((error: unknown) => {
       this.destroy()
       throw error
     })
@@ -193,7 +193,7 @@ export class Listener implements AsyncDisposable {
   async close(options?: CloseOptions): Promise<void> {
     const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
     this.#closing ??= this.#drain(timeoutMs)
-    await drained(this.#closing, timeoutMs, () => {
+    await withinDrain(this.#closing, timeoutMs, () => {
       this.destroy()
     })
   }

@@ -9,7 +9,7 @@ import { type OpenSockets, onceDestroyed } from '../sockets/open-sockets.js'
 import type { MeshSocket } from './mesh-socket.js'
 
 /** The outcome for a peer whose CA root was withdrawn. */
-export const UNTRUSTED = {
+const UNTRUSTED = {
   authorized: false,
   basis: 'roots',
   reason: 'the CA root of its certificate has been withdrawn',

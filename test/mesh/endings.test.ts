@@ -6,7 +6,7 @@ import { type AddressInfo, type Socket, connect } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import type { Service } from '../../src/index.js'
-import { readOnAfterWriteErrors } from '../../src/sockets/read-on.js'
+import { keepReadingAfterWriteError } from '../../src/sockets/read-on.js'
 import { rejection, startMesh } from '../fixtures/mesh.js'
 
 const SERVICE = fileURLToPath(new URL('../fixtures/answering-service.ts', import.meta.url))
@@ -63,7 +63,7 @@ for (const way of ['serve', 'pump']) {
       const { open } = await begin(t, way)
       for (let i = 0; i < TRIES; i += 1) {
         const socket = await open()
-        readOnAfterWriteErrors(socket)
+        keepReadingAfterWriteError(socket)
         socket.on('error', () => undefined)
         socket.write(`POST / HTTP/1.1\r\nHost: api\r\nContent-Length: ${64 << 20}\r\n\r\n`)
         const upload = Buffer.alloc(1 << 20)
