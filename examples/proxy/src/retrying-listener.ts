@@ -10,13 +10,13 @@ export interface Closable {
 export const NO_DRAIN_LIMIT_MS: number = 2 ** 40
 
 /** Registers a listener with the start of a proxy that replaces a running one. */
-export interface StandbyListener {
+interface StandbyListener {
   readonly standby: Standby
   /** Whether the proxy can take over without this listener. */
   readonly isOptional: boolean
 }
 
-export interface RetryingListenerOptions<T extends Closable> {
+interface RetryingListenerOptions<T extends Closable> {
   /** Opens the listener; the signal is aborted by `close()`. */
   readonly open: (signal: AbortSignal) => Promise<T>
   readonly onFailed: (error: Error, retryInMs: number) => void
