@@ -1,4 +1,4 @@
-// An application, the proxy before it, and a client that reaches it through the mesh, on an embedded agent.
+// Runs an application behind the proxy, and a client that calls it through the mesh, with an embedded agent.
 import { once } from 'node:events'
 import { createServer, get, type IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -34,10 +34,10 @@ const proxy = await startProxy('shop-proxy', agent, (line) => {
   await using client = connect.service('till', { agent })
   for (const path of ['/', '/basket?item=3']) {
     const socket = await client.dial('shop')
-    // A mesh connection is a Duplex, and that is all that node:http wants.
-    const sent = get({ path, headers: { host: 'shop' }, createConnection: () => socket })
-    const [response] = (await once(sent, 'response')) as [IncomingMessage]
-    console.log(`the client hears: ${await text(response)}`)
+    // node:http accepts any Duplex as a connection.
+    const clientRequest = get({ path, headers: { host: 'shop' }, createConnection: () => socket })
+    const [response] = (await once(clientRequest, 'response')) as [IncomingMessage]
+    console.log(`response: ${await text(response)}`)
   }
 }
 await proxy.close()

@@ -1,10 +1,13 @@
-// A proxy of one's own: HTTP from the mesh to an application that knows nothing of it, with a line for each request.
+// A custom proxy: forwards HTTP requests from the mesh to a local application, and logs each request.
 import { type IncomingMessage, type ServerResponse, createServer, request } from 'node:http'
 import { pipeline } from 'node:stream'
 import * as connect from 'consul-connect'
 import { type LocalAddress, proxyConfig } from 'consul-connect/proxy'
 
-/** Runs the proxy that is registered with the agent under this id, and follows its configuration. */
+/**
+ * Starts the proxy that is registered with the agent under this ID, and follows the address of its application.
+ * @param log - receives a line for each request and warning
+ */
 export async function startProxy(
   proxyId: string,
   agent: connect.AgentOptions,
@@ -15,37 +18,37 @@ export async function startProxy(
     log(`warning: ${error.message}`)
   })
   const { service: name, listener, upstreams } = await source.ready()
-  if (listener === undefined) throw new Error(`${proxyId} has no port`)
+  if (listener === undefined) throw new Error(`${proxyId}: no public listener; set Port in the registration`)
   const service = connect.service(name, { agent })
 
-  /** Where the application is: looked at for each request, since it may move. */
+  /** The address of the application. Read for each request, since the configuration may change. */
   const application = (): LocalAddress => (source.current?.listener ?? listener).application
-  const target = (incoming: IncomingMessage): object => {
-    const at = application()
-    const where = 'path' in at ? { socketPath: at.path } : { host: at.host, port: at.port }
-    // The application hears who is asking, from the proxy alone: what a caller says of itself is overwritten.
+  const requestOptions = (incoming: IncomingMessage): object => {
+    const local = application()
+    const address = 'path' in local ? { socketPath: local.path } : { host: local.host, port: local.port }
+    // Overwrites the header if the caller sent it: only the proxy may set the identity.
     const headers = { ...incoming.headers, 'x-connect-peer': connect.peer(incoming.socket)?.spiffeId ?? '' }
-    return { ...where, method: incoming.method, path: incoming.url, headers }
+    return { ...address, method: incoming.method, path: incoming.url, headers }
   }
-  const carry = (incoming: IncomingMessage, response: ServerResponse): void => {
-    const began = performance.now()
-    const onward = request(target(incoming), (answer) => {
-      response.writeHead(answer.statusCode ?? 502, answer.headers)
-      pipeline(answer, response, () => undefined)
+  const forward = (incoming: IncomingMessage, response: ServerResponse): void => {
+    const startedAt = performance.now()
+    const outgoing = request(requestOptions(incoming), (appResponse) => {
+      response.writeHead(appResponse.statusCode ?? 502, appResponse.headers)
+      pipeline(appResponse, response, () => undefined)
     })
-    onward.on('error', () => {
+    outgoing.on('error', () => {
       if (response.headersSent) response.destroy()
       else response.writeHead(502).end()
     })
     response.on('close', () => {
-      const who = connect.peer(incoming.socket)?.service ?? '?'
-      const ms = (performance.now() - began).toFixed(1)
-      log(`${who} ${incoming.method ?? ''} ${incoming.url ?? ''} ${response.statusCode} ${ms} ms`)
+      const caller = connect.peer(incoming.socket)?.service ?? '?'
+      const ms = (performance.now() - startedAt).toFixed(1)
+      log(`${caller} ${incoming.method ?? ''} ${incoming.url ?? ''} ${response.statusCode} ${ms} ms`)
     })
-    pipeline(incoming, onward, () => undefined)
+    pipeline(incoming, outgoing, () => undefined)
   }
 
-  await service.serve(createServer(carry), { port: listener.port, host: listener.host })
+  await service.serve(createServer(forward), { port: listener.port, host: listener.host })
   for (const { bind, target: upstream } of upstreams) await service.forward(upstream, bind)
   return {
     close: async () => {

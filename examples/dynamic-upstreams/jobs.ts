@@ -1,12 +1,12 @@
-// What goes over the queue: a job a line, and a result a line. Both are JSON, and neither is trusted.
+// Messages on the queue: one job or result per line, as JSON.
 import type { Upstream } from 'consul-connect'
 
 export interface Job {
   readonly id: number
-  /** Whom to ask: an upstream, or the name of one that the KV store knows. */
+  /** An upstream, or a key of the KV store that holds one. */
   readonly upstream: Upstream | { readonly kv: string }
-  /** How: a line over a connection of the mesh, or a GET through a local port by a client that knows no mesh. */
-  readonly by: 'line' | 'http'
+  /** `text` sends the payload over a mesh connection; `http` sends a GET request through a local port. */
+  readonly protocol: 'text' | 'http'
   readonly payload: string
 }
 
@@ -16,17 +16,24 @@ export interface Result {
   readonly error?: string
 }
 
-/** Checks what a queue says. What an upstream may be is checked by whoever dials it. */
+/**
+ * Parses and validates a job. The upstream is validated by `dial()` or `forward()`.
+ * @throws Error for an invalid job
+ */
 export function parseJob(line: string): Job {
   const job = JSON.parse(line) as Partial<Record<keyof Job, unknown>>
-  const { id, upstream, by, payload } = job
-  if (!Number.isSafeInteger(id) || (by !== 'line' && by !== 'http') || typeof payload !== 'string') {
-    throw new Error(`not a job: ${line.slice(0, 200)}`)
+  const { id, upstream, protocol, payload } = job
+  if (
+    !Number.isSafeInteger(id) ||
+    (protocol !== 'text' && protocol !== 'http') ||
+    typeof payload !== 'string'
+  ) {
+    throw new Error(`invalid job: ${line.slice(0, 200)}`)
   }
   if (typeof upstream !== 'string' && (typeof upstream !== 'object' || upstream === null)) {
-    throw new Error(`job ${String(id)} names no upstream`)
+    throw new Error(`job ${String(id)}: upstream is missing`)
   }
-  return { id: id as number, upstream: upstream as Upstream, by, payload }
+  return { id: id as number, upstream: upstream as Upstream, protocol, payload }
 }
 
 export function parseResult(line: string): Result {

@@ -4,18 +4,18 @@ import type { AddressInfo } from 'node:net'
 import * as connect from 'consul-connect'
 import express, { type RequestHandler } from 'express'
 
-/** Puts the caller where every handler finds it. */
+/** Stores the verified caller in `response.locals`. */
 const withPeer: RequestHandler = (request, response, next) => {
   response.locals['peer'] = connect.peer(request.socket)
   next()
 }
 
-/** A route for named services only. Intentions have let the caller in; this says what for. */
+/** Restricts a route to these services. Intentions decide which services may connect at all. */
 const only =
   (...services: string[]): RequestHandler =>
   (request, response, next) => {
     if (services.includes(connect.peer(request.socket)?.service ?? '')) next()
-    else response.status(403).send('not for you')
+    else response.status(403).send('forbidden')
   }
 
 const app = express()
@@ -25,7 +25,7 @@ app.get('/', (_request, response) => {
   response.send(`hello ${service}`)
 })
 app.get('/admin', only('ops'), (_request, response) => {
-  response.send('the keys')
+  response.send('admin page')
 })
 
 const api = connect.service('api')

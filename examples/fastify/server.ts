@@ -11,23 +11,23 @@ declare module 'fastify' {
 
 const app = Fastify()
 
-// Puts the caller on every request.
+// Adds the verified caller to each request.
 app.decorateRequest('peer')
 app.addHook('onRequest', (request, _reply, done) => {
   request.peer = connect.peer(request.raw.socket)
   done()
 })
 
-/** A route for named services only. Intentions have let the caller in; this says what for. */
+/** Restricts a route to these services. Intentions decide which services may connect at all. */
 const only =
   (...services: string[]): preHandlerHookHandler =>
   (request, reply, done) => {
     if (services.includes(request.peer?.service ?? '')) done()
-    else void reply.code(403).send('not for you')
+    else void reply.code(403).send('forbidden')
   }
 
 app.get('/', (request) => `hello ${request.peer?.service ?? ''}`)
-app.get('/admin', { preHandler: only('ops') }, () => 'the keys')
+app.get('/admin', { preHandler: only('ops') }, () => 'admin page')
 
 const api = connect.service('api')
 await app.ready()
@@ -35,6 +35,6 @@ const listener = await api.serve(app.server, { port: Number(process.env['PORT'] 
 const { port } = listener.address() as AddressInfo
 await api.register({ port })
 console.log(`ready on port ${port}`)
-// Leave the mesh first, which drains the connections; then close what else the application holds. Not awaited, since this is an
-// event listener: a rejection ends the process as an unhandled one.
+// Leave the mesh first, which drains the connections, then run the onClose hooks of the application. A rejection is unhandled
+// and ends the process.
 process.once('SIGTERM', () => void api.close().then(() => app.close()))

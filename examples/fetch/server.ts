@@ -1,17 +1,17 @@
-// A service that is busy at first, so that its client has something to try again.
+// A service that returns 503 once, so that the client has to retry.
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import * as connect from 'consul-connect'
 
-let asked = 0
+let requests = 0
 let isBusy = true
 const server = createServer((request, response) => {
   const caller = connect.peer(request.socket)?.service ?? ''
-  asked += 1
+  requests += 1
   if (request.url === '/busy' && isBusy) {
     isBusy = false
     response.writeHead(503).end('busy')
-  } else response.setHeader('content-type', 'application/json').end(JSON.stringify({ caller, asked }))
+  } else response.setHeader('content-type', 'application/json').end(JSON.stringify({ caller, requests }))
 })
 
 const billing = connect.service('billing')

@@ -1,4 +1,4 @@
-// A gRPC client of grpc-js: it wants an address, and gets a unix socket of this process that leads into the mesh.
+// A grpc-js client. It requires an address, so it connects to a Unix socket that is forwarded into the mesh.
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,24 +9,24 @@ import { Greeter, type Greeting } from './greeter.js'
 await using web = connect.service('web')
 const folder = await mkdtemp(join(tmpdir(), 'greeter-'))
 const path = join(folder, 'socket')
-await using door = await web.forward('greeter', { path })
-// A client sees a forward's connection end; why it did is told here.
+await using forward = await web.forward('greeter', { path })
+// The client only sees its connection close. This event has the reason.
 web.on('warning', (error) => {
   console.error(error.message)
 })
 
-const client = new Greeter(`unix:${door.address() as string}`, credentials.createInsecure())
+const client = new Greeter(`unix:${forward.address() as string}`, credentials.createInsecure())
 try {
   const greeting = await new Promise<Greeting>((resolve, reject) => {
     const deadline = Date.now() + 5_000
-    client['greet']?.({ text: 'hello' }, { deadline }, (error: Error | null, answer: Greeting) => {
-      if (error === null) resolve(answer)
+    client['greet']?.({ text: 'hello' }, { deadline }, (error: Error | null, response: Greeting) => {
+      if (error === null) resolve(response)
       else reject(error)
     })
   })
   console.log(greeting.text)
-  const counted = client['count']?.({ text: '' }) as ClientReadableStream<Greeting>
-  for await (const { text } of counted) console.log(text)
+  const stream = client['count']?.({ text: '' }) as ClientReadableStream<Greeting>
+  for await (const { text } of stream) console.log(text)
 } finally {
   client.close()
   await rm(folder, { recursive: true })

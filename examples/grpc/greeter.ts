@@ -1,4 +1,4 @@
-// The service of greeter.proto, for both ends.
+// Loads the service of greeter.proto, for server and client.
 import { join } from 'node:path'
 import { type GrpcObject, type ServiceClientConstructor, loadPackageDefinition } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'

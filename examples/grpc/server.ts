@@ -1,4 +1,4 @@
-// A gRPC server of grpc-js in the mesh.
+// A grpc-js server in the mesh.
 import type { AddressInfo } from 'node:net'
 import {
   Server,
@@ -10,7 +10,7 @@ import {
 import * as connect from 'consul-connect'
 import { Greeter, type Greeting } from './greeter.js'
 
-/** Who calls: grpc-js shows its handlers the certificate that the listener has verified. */
+/** Returns the name of the calling service, from the certificate that the listener has verified. */
 function callerOf(call: {
   getAuthContext(): { sslPeerCertificate?: { subjectaltname?: string } } | null
 }): string {
@@ -22,8 +22,8 @@ function callerOf(call: {
 
 const server = new Server()
 server.addService(Greeter.service, {
-  greet(call: ServerUnaryCall<Greeting, Greeting>, answer: sendUnaryData<Greeting>) {
-    answer(null, { text: `${call.request.text} to you, ${callerOf(call)}` })
+  greet(call: ServerUnaryCall<Greeting, Greeting>, respond: sendUnaryData<Greeting>) {
+    respond(null, { text: `${call.request.text} to you, ${callerOf(call)}` })
   },
   count(call: ServerWritableStream<Greeting, Greeting>) {
     for (const text of ['one', 'two', 'three']) call.write({ text })
@@ -32,7 +32,7 @@ server.addService(Greeter.service, {
 })
 
 const greeter = connect.service('greeter')
-// The mesh's TLS is around it: "insecure" is what gRPC calls a connection that it does not encrypt itself.
+// "Insecure" means that gRPC itself does not encrypt; the mesh does, with mutual TLS.
 const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
 const listener = await greeter.serve(injector, { port: Number(process.env['PORT'] ?? 0) })
 const { port } = listener.address() as AddressInfo

@@ -1,4 +1,4 @@
-// Any service of the mesh that asks the application.
+// A service that calls the application.
 import * as connect from 'consul-connect'
 
 await using web = connect.service('web')

@@ -12,21 +12,21 @@ interface Env {
 
 const app = new Hono<Env>()
 
-// Puts the caller on every context.
+// Adds the verified caller to each context.
 app.use(async (context, next) => {
   context.set('peer', connect.peer(context.env.incoming.socket))
   await next()
 })
 
-/** A route for named services only. Intentions have let the caller in; this says what for. */
+/** Restricts a route to these services. Intentions decide which services may connect at all. */
 const only = (...services: string[]) =>
   createMiddleware<Env>(async (context, next) => {
     const isAllowed = services.includes(context.get('peer')?.service ?? '')
-    return isAllowed ? next() : context.text('not for you', 403)
+    return isAllowed ? next() : context.text('forbidden', 403)
   })
 
 app.get('/', (context) => context.text(`hello ${context.get('peer')?.service ?? ''}`))
-app.get('/admin', only('ops'), (context) => context.text('the keys'))
+app.get('/admin', only('ops'), (context) => context.text('admin page'))
 
 const api = connect.service('api')
 const server = createAdaptorServer({ fetch: app.fetch })

@@ -1,4 +1,4 @@
-// A client of node:https. Whatever takes an agent of Node's reaches the mesh the same way.
+// A node:https client. Any library that accepts an http.Agent works the same way.
 import { once } from 'node:events'
 import type { IncomingMessage } from 'node:http'
 import { get } from 'node:https'

@@ -1,15 +1,15 @@
-// A server of node:http in the mesh. Intentions say who may connect; each route may say more.
+// A node:http server in the mesh. Intentions decide which services may connect; `allowedServices` restricts single routes.
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import * as connect from 'consul-connect'
 
-const onlyFor: Readonly<Record<string, readonly string[]>> = { '/admin': ['ops'] }
+const allowedServices: Readonly<Record<string, readonly string[]>> = { '/admin': ['ops'] }
 
 const server = createServer((request, response) => {
   const caller = connect.peer(request.socket)
-  const names = onlyFor[request.url?.split('?')[0] ?? '']
-  if (caller === undefined || names?.includes(caller.service) === false) {
-    response.writeHead(403).end(`not for ${caller?.service ?? 'strangers'}`)
+  const services = allowedServices[request.url?.split('?')[0] ?? '']
+  if (caller === undefined || services?.includes(caller.service) === false) {
+    response.writeHead(403).end(`forbidden for ${caller?.service ?? 'unknown callers'}`)
     return
   }
   response.end(`hello ${caller.service}`)

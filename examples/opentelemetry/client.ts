@@ -1,4 +1,4 @@
-// A client whose request is a span, with the dial that it needed inside.
+// A client that traces a request; the span of the dial is its child.
 import { metrics, trace } from '@opentelemetry/api'
 import {
   AggregationTemporality,
@@ -10,11 +10,14 @@ import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@
 import * as connect from 'consul-connect'
 import { instrument } from './telemetry.js'
 
-// In memory, so that all of it can be shown; an application exports to its collector.
+// Exports to memory, to print the results. An application exports to its collector.
 const spans = new InMemorySpanExporter()
 new NodeTracerProvider({ spanProcessors: [new SimpleSpanProcessor(spans)] }).register()
-const measures = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE)
-const reader = new PeriodicExportingMetricReader({ exporter: measures, exportIntervalMillis: 3_600_000 })
+const metricExporter = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE)
+const reader = new PeriodicExportingMetricReader({
+  exporter: metricExporter,
+  exportIntervalMillis: 3_600_000,
+})
 metrics.setGlobalMeterProvider(new MeterProvider({ readers: [reader] }))
 instrument()
 
@@ -39,7 +42,7 @@ async function report(): Promise<void> {
     console.log(`span "${name}" in "${parent?.name ?? ''}"`, attributes, status.message ?? '')
   }
   await reader.forceFlush()
-  for (const { scopeMetrics } of measures.getMetrics()) {
+  for (const { scopeMetrics } of metricExporter.getMetrics()) {
     for (const { descriptor, dataPoints } of scopeMetrics.flatMap((scope) => scope.metrics)) {
       for (const { attributes } of dataPoints) console.log(descriptor.name, JSON.stringify(attributes))
     }

@@ -1,28 +1,29 @@
-// Spans and metrics from the channels of consul-connect. Start it before the first service.
+// Spans and metrics from the diagnostics channels of consul-connect.
 import { subscribe } from 'node:diagnostics_channel'
 import { SpanKind, SpanStatusCode, metrics, trace } from '@opentelemetry/api'
 import type { ChannelMessages } from 'consul-connect'
 
 const NAME = 'consul-connect'
 
+/** Starts recording for all services of the process. Call it before the first service is created. */
 export function instrument(): void {
   const tracer = trace.getTracer(NAME)
   const meter = metrics.getMeter(NAME)
   const durations = (name: string, description: string) =>
     meter.createHistogram(`connect.${name}.duration`, { unit: 'ms', description })
-  const dials = durations('dial', 'Dials of upstreams, by how they ended')
-  const handshakes = durations('handshake', 'Inbound handshakes, by how they ended')
-  const decisions = durations('decision', 'Decisions whether a peer may connect')
-  const requests = durations('agent.request', 'Requests to the agent that did not block')
+  const dials = durations('dial', 'Dials of upstreams, by outcome')
+  const handshakes = durations('handshake', 'Inbound handshakes, by outcome')
+  const decisions = durations('decision', 'Authorization decisions')
+  const requests = durations('agent.request', 'Non-blocking requests to the agent')
   const revocations = meter.createCounter('connect.revocations', {
-    description: 'Connections that were ended',
+    description: 'Connections closed because the peer is no longer authorized',
   })
   const rotations = meter.createCounter('connect.rotations', { description: 'New certificates and roots' })
 
   on('consul-connect:dial', ({ service, upstream, peer, address, attempts, durationMs, error }) => {
     const outcome = codeOf(error)
     dials.record(durationMs, { service, upstream, outcome })
-    // It is told of where it was asked for, so that the span has the right parent.
+    // The message is published in the async context of the caller, so that the span gets the right parent.
     const end = Date.now()
     const span = tracer.startSpan(`dial ${upstream}`, {
       kind: SpanKind.CLIENT,
@@ -54,14 +55,17 @@ export function instrument(): void {
     rotations.add(1, { service, what })
   })
   on('consul-connect:agent-request', ({ method, status, isBlocking, durationMs, error }) => {
-    // One that blocks takes as long as nothing happens.
+    // The duration of a blocking query depends on when the next change happens.
     if (!isBlocking) requests.record(durationMs, { method, outcome: String(status ?? codeOf(error)) })
   })
 }
 
-function on<K extends keyof ChannelMessages>(channel: K, tell: (message: ChannelMessages[K]) => void): void {
+function on<K extends keyof ChannelMessages>(
+  channel: K,
+  onMessage: (message: ChannelMessages[K]) => void,
+): void {
   subscribe(channel, (message) => {
-    tell(message as ChannelMessages[K])
+    onMessage(message as ChannelMessages[K])
   })
 }
 

@@ -1,4 +1,4 @@
-// PostgreSQL over the mesh by pg: its pool opens a stream for each of its connections.
+// PostgreSQL over the mesh with pg, whose pool opens a stream for each connection.
 import * as connect from 'consul-connect'
 import { meshPool } from './pool.js'
 

@@ -1,13 +1,13 @@
-// A pool of pg whose connections are the mesh's.
+// A pg pool with connections through the mesh.
 import type { Service } from 'consul-connect'
 import pg from 'pg'
 
 export function meshPool(service: Service, upstream: string, options: pg.PoolConfig): pg.Pool {
   const pool = new pg.Pool({ ...options, stream: () => service.stream(upstream) })
-  // An idle connection that ends, because the database restarts or an intention turns to deny, is an `error` event of the
-  // pool. Without a listener it ends the process. The pool has dropped the connection, and opens another when it is asked.
+  // The pool emits `error` when an idle connection closes, because the database restarts or an intention changes to deny.
+  // Without a listener, this ends the process. The pool replaces the connection for the next query.
   pool.on('error', (error) => {
-    console.warn(`${upstream}: an idle connection ended: ${error.message}`)
+    console.warn(`${upstream}: idle connection closed: ${error.message}`)
   })
   return pool
 }

@@ -1,10 +1,10 @@
-// PostgreSQL over the mesh by postgres.js: it asks for a socket and waits for it.
+// PostgreSQL over the mesh with postgres.js, whose `socket` option returns a promise of a connection.
 import * as connect from 'consul-connect'
 import postgres from 'postgres'
 
 await using web = connect.service('web')
 
-// Its types leave out the option that its documentation has.
+// The `socket` option is documented but missing in the types of postgres.js.
 const options: object = { socket: () => web.dial('postgres') }
 const sql = postgres({ user: 'postgres', database: 'postgres', ...options })
 try {

@@ -1,4 +1,4 @@
-// A client that shows what its own metrics say afterwards.
+// A client that prints its own metrics after a request.
 import * as connect from 'consul-connect'
 import { expose, observe, registry } from './metrics.js'
 

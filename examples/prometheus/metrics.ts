@@ -1,4 +1,4 @@
-// Metrics for Prometheus by prom-client, from the channels of consul-connect and the counts of service.stats().
+// Prometheus metrics with prom-client, from the diagnostics channels of consul-connect and from service.stats().
 import { subscribe } from 'node:diagnostics_channel'
 import type { ChannelMessages, Service } from 'consul-connect'
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
@@ -9,11 +9,11 @@ const registers = [registry]
 const histogram = <L extends string>(name: string, help: string, labelNames: readonly L[]) =>
   new Histogram({ name: `connect_${name}_seconds`, help, labelNames, registers })
 
-/** What happens, for every service of the process. Call it before the first service is made. */
+/** Starts recording events of all services of the process. Call it before the first service is created. */
 export function observe(): void {
   const dials = histogram('dial', 'Dials of upstreams', ['service', 'upstream', 'outcome'])
   const handshakes = histogram('handshake', 'Inbound handshakes', ['service', 'outcome'])
-  const requests = histogram('agent_request', 'Requests to the agent that did not block', ['outcome'])
+  const requests = histogram('agent_request', 'Non-blocking requests to the agent', ['outcome'])
   const rotations = new Counter({
     name: 'connect_rotations_total',
     help: 'New certificates and roots',
@@ -36,13 +36,13 @@ export function observe(): void {
 
 const exposed = new Set<Service>()
 
-/** Adds a service to the metrics that are read whenever Prometheus asks. They end with the service. */
+/** Adds the counters of a service, which are read on each scrape. They are removed when the service closes. */
 export function expose(service: Service): void {
   exposed.add(service)
   service.once('closed', () => exposed.delete(service))
 }
 
-gauge('certificate_expires_timestamp_seconds', 'When the certificate expires', [], ({ leaf }, set) => {
+gauge('certificate_expires_timestamp_seconds', 'Expiry time of the certificate', [], ({ leaf }, set) => {
   if (leaf !== undefined) set({}, leaf.notAfter.getTime() / 1_000)
 })
 gauge('agent_stale_seconds', 'Time since the agent was last reached', [], (service, set) => {
@@ -51,23 +51,23 @@ gauge('agent_stale_seconds', 'Time since the agent was last reached', [], (servi
 gauge('inbound_connections', 'Open inbound connections', [], (service, set) => {
   set({}, service.stats().connections)
 })
-gauge('decisions_total', 'Decisions about peers', ['authorized', 'basis'], (service, set) => {
+gauge('decisions_total', 'Authorization decisions', ['authorized', 'basis'], (service, set) => {
   for (const { authorized, basis, count } of service.stats().decisions)
     set({ authorized: String(authorized), basis }, count)
 })
 gauge(
   'revocations_total',
-  'Connections ended because their peer may no longer connect',
+  'Connections closed because the peer is no longer authorized',
   ['basis'],
   (service, set) => {
     for (const { basis, count } of service.stats().revocations) set({ basis }, count)
   },
 )
-gauge('rejections_total', 'Peers that did not prove their identity', ['code'], (service, set) => {
+gauge('rejections_total', 'Inbound connections rejected before authorization', ['code'], (service, set) => {
   for (const { code, count } of service.stats().rejections) set({ code }, count)
 })
 
-/** A gauge with the label `service` for each service that is exposed. */
+/** Creates a gauge with the label `service`, read from each exposed service. */
 function gauge<L extends string>(
   name: string,
   help: string,
@@ -90,9 +90,12 @@ function gauge<L extends string>(
   })
 }
 
-function on<K extends keyof ChannelMessages>(channel: K, tell: (message: ChannelMessages[K]) => void): void {
+function on<K extends keyof ChannelMessages>(
+  channel: K,
+  onMessage: (message: ChannelMessages[K]) => void,
+): void {
   subscribe(channel, (message) => {
-    tell(message as ChannelMessages[K])
+    onMessage(message as ChannelMessages[K])
   })
 }
 

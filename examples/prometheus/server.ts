@@ -1,4 +1,4 @@
-// A service whose metrics can be read where Prometheus looks: on the loopback, and not by the mesh.
+// A service that serves its metrics to Prometheus on the loopback address, outside the mesh.
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import * as connect from 'consul-connect'
@@ -21,5 +21,5 @@ const { port } = listener.address() as AddressInfo
 await api.register({ port })
 console.log(`metrics at http://127.0.0.1:${(metrics.address() as AddressInfo).port}/metrics`)
 console.log(`ready on port ${port}`)
-// The signal ends the process afterwards, and the server of the metrics with it.
+// After closing the service, the signal ends the process, including the metrics server.
 connect.closeOnSignals(api)

@@ -1,14 +1,14 @@
-// Calls of the agent's HTTP API that consul-connect does not make: intentions, a new CA, and the removal of leftovers.
+// Calls of Consul's HTTP API that consul-connect has no functions for: intentions, CA rotation, and cleanup.
 import { generateKeyPairSync } from 'node:crypto'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-/** Marks the intentions and registrations of the demo, so that a later run can remove those of a run that was killed. */
+/** Marks intentions and registrations of the demo, so that the next run can delete those of a killed run. */
 export const DEMO_MARK = 'consul-connect quickstart demo'
 
-/** How long the programs of a run that was killed may take to leave the mesh. */
+/** Time for the programs of a killed run to leave the mesh. */
 const LEAVE_MS = 5_000
-/** How long an instance may take to accept a connection. */
+/** Timeout for connecting to an instance. */
 const PROBE_MS = 1_000
 
 interface Intention {
@@ -35,16 +35,16 @@ export class Consul {
     this.#token = token
   }
 
-  /** Whether this is an agent that was started to play with. */
-  async isForDevelopment(): Promise<boolean> {
-    const self = (await this.#ask('GET', '/v1/agent/self')) as { DebugConfig?: { DevMode?: boolean } }
+  /** Whether the agent was started with `-dev`. */
+  async isDevAgent(): Promise<boolean> {
+    const self = (await this.#request('GET', '/v1/agent/self')) as { DebugConfig?: { DevMode?: boolean } }
     return self.DebugConfig?.DevMode === true
   }
 
   /**
-   * Makes sure that no other program is reached by the name of a service of the demo. Instances that accept no connection
-   * are ignored, and removed if they are leftovers of an earlier run.
-   * @throws Error when an instance accepts connections
+   * Verifies that no other program provides a service of the demo. Instances that accept no connections are ignored, and
+   * deregistered if an earlier run of the demo registered them.
+   * @throws Error if an instance accepts connections
    */
   async claimService(service: string): Promise<void> {
     const deadline = performance.now() + LEAVE_MS
@@ -65,9 +65,12 @@ export class Consul {
     }
   }
 
-  /** @throws Error when there is such an intention that the demo has not made */
+  /**
+   * Creates an intention. Replaces one of an earlier run.
+   * @throws Error if the agent has an intention for these services that the demo has not created
+   */
   async setIntention(source: string, destination: string, action: 'allow' | 'deny'): Promise<void> {
-    const existing = ((await this.#ask('GET', '/v1/connect/intentions')) ?? []) as Intention[]
+    const existing = ((await this.#request('GET', '/v1/connect/intentions')) ?? []) as Intention[]
     for (const { ID, Description, SourceName, DestinationName } of existing) {
       if (SourceName !== source || DestinationName !== destination) continue
       if (Description !== DEMO_MARK) {
@@ -75,66 +78,65 @@ export class Consul {
           `the agent has an intention from ${source} to ${destination}, which this demo would change; delete it, or start another agent`,
         )
       }
-      await this.#ask('DELETE', `/v1/connect/intentions/${ID}`)
+      await this.#request('DELETE', `/v1/connect/intentions/${ID}`)
     }
     const body = intention(source, destination, action)
-    const { ID } = (await this.#ask('POST', '/v1/connect/intentions', body)) as { ID: string }
+    const { ID } = (await this.#request('POST', '/v1/connect/intentions', body)) as { ID: string }
     this.#intentions.push(ID)
   }
 
-  /** Changes the intention that was made last. */
-  async turnLastIntention(source: string, destination: string, action: 'allow' | 'deny'): Promise<void> {
+  /** Changes the action of the intention that was created last. */
+  async changeLastIntention(source: string, destination: string, action: 'allow' | 'deny'): Promise<void> {
     const id = this.#intentions.at(-1) ?? ''
-    await this.#ask('PUT', `/v1/connect/intentions/${id}`, intention(source, destination, action))
+    await this.#request('PUT', `/v1/connect/intentions/${id}`, intention(source, destination, action))
   }
 
-  /** Gives the mesh's CA a new key, and so a new root. */
+  /** Sets a new key of the CA, which creates a new root certificate. */
   async rotateCa(): Promise<void> {
     const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'prime256v1' })
     const PrivateKey = privateKey.export({ type: 'sec1', format: 'pem' })
-    const { Provider, Config } = (await this.#ask('GET', '/v1/connect/ca/configuration')) as {
+    const { Provider, Config } = (await this.#request('GET', '/v1/connect/ca/configuration')) as {
       Provider: string
       Config: object
     }
-    await this.#ask('PUT', '/v1/connect/ca/configuration', {
+    await this.#request('PUT', '/v1/connect/ca/configuration', {
       Provider,
       Config: { ...Config, PrivateKey, RootCert: '' },
     })
   }
 
-  /** Whether the agent has a registration with this id. */
+  /** Whether a service with this ID is registered with the agent. */
   async isRegistered(id: string): Promise<boolean> {
-    return Object.hasOwn((await this.#ask('GET', '/v1/agent/services')) as object, id)
+    return Object.hasOwn((await this.#request('GET', '/v1/agent/services')) as object, id)
   }
 
-  /** Takes back every intention that was made here. */
-  async tidyUp(): Promise<void> {
-    for (const id of this.#intentions.splice(0)) await this.#ask('DELETE', `/v1/connect/intentions/${id}`)
+  /** Deletes the intentions that were created by this object. */
+  async deleteIntentions(): Promise<void> {
+    for (const id of this.#intentions.splice(0)) await this.#request('DELETE', `/v1/connect/intentions/${id}`)
   }
 
   async #instances(service: string): Promise<{ Node: { Address: string }; Service: Instance }[]> {
-    return (await this.#ask('GET', `/v1/health/service/${service}`)) as {
+    return (await this.#request('GET', `/v1/health/service/${service}`)) as {
       Node: { Address: string }
       Service: Instance
     }[]
   }
 
   async #deregister(id: string): Promise<void> {
-    await this.#ask('PUT', `/v1/agent/service/deregister/${encodeURIComponent(id)}`)
+    await this.#request('PUT', `/v1/agent/service/deregister/${encodeURIComponent(id)}`)
   }
 
-  async #ask(method: string, path: string, body?: unknown): Promise<unknown> {
+  async #request(method: string, path: string, body?: unknown): Promise<unknown> {
     const response = await fetch(this.#url + path, {
       method,
       headers: this.#token === undefined ? {} : { 'x-consul-token': this.#token },
       ...(body !== undefined && { body: JSON.stringify(body) }),
       signal: AbortSignal.timeout(10_000),
     }).catch((error: unknown) => {
-      throw new Error(`no answer from ${this.#url}: is a Consul agent running there?`, { cause: error })
+      throw new Error(`no response from ${this.#url}; is a Consul agent running there?`, { cause: error })
     })
     const text = await response.text()
-    if (!response.ok)
-      throw new Error(`${method} ${path}: the agent answered ${response.status} ${text.trim()}`)
+    if (!response.ok) throw new Error(`${method} ${path}: agent returned ${response.status} ${text.trim()}`)
     return text === '' ? undefined : (JSON.parse(text) as unknown)
   }
 }

@@ -1,15 +1,15 @@
-// A member of the mesh like any other, with a certificate of its own. No intention lets it call api.
+// A service with a valid certificate that no intention allows to call `api`.
 import * as connect from 'consul-connect'
-import { Narrator } from './story.js'
+import { Demo } from './programs.js'
 
 await using intruder = connect.service('intruder')
-using narrator = new Narrator(intruder)
+using demo = new Demo(intruder)
 try {
   const socket = await intruder.dial('api')
   let answer = ''
   for await (const chunk of socket) answer += String(chunk)
-  narrator.tell({ event: 'answer', answer, who: socket.peer.spiffeId })
+  demo.send({ event: 'answer', answer, spiffeId: socket.peer.spiffeId })
 } catch (error) {
   if (!(error instanceof connect.DialError)) throw error
-  narrator.tell({ event: 'refused', code: error.code, message: error.message })
+  demo.send({ event: 'refused', code: error.code, message: error.message })
 }

@@ -1,16 +1,16 @@
-// The service that calls: once when it is asked to, without a pause from "stream" to "hold", and then by a connection
-// that it keeps open.
+// The calling service. Calls `api` once at its start, continuously from the command "stream" to "hold", and then keeps one
+// connection open.
 import { once } from 'node:events'
 import * as connect from 'consul-connect'
-import { Narrator } from './story.js'
+import { Demo } from './programs.js'
 
 await using web = connect.service('web')
-using narrator = new Narrator(web)
-const stop = narrator.command('stop')
-const hold = narrator.command('hold')
-const stream = narrator.command('stream')
+using demo = new Demo(web)
+const stop = demo.command('stop')
+const hold = demo.command('hold')
+const stream = demo.command('stream')
 web.on('rotated', (leaf) => {
-  narrator.tell({ event: 'rotated', serial: leaf.serialNumber })
+  demo.send({ event: 'rotated', serial: leaf.serialNumber })
 })
 
 async function open(): Promise<{ socket: connect.MeshSocket; answer: string }> {
@@ -19,23 +19,23 @@ async function open(): Promise<{ socket: connect.MeshSocket; answer: string }> {
   return { socket, answer: answer.toString() }
 }
 
-async function call(): Promise<{ answer: string; who: string }> {
+async function call(): Promise<{ answer: string; spiffeId: string }> {
   const { socket, answer } = await open()
   socket.end()
   await once(socket, 'close')
-  return { answer, who: socket.peer.spiffeId }
+  return { answer, spiffeId: socket.peer.spiffeId }
 }
 
-narrator.tell({ event: 'answer', ...(await call()) })
+demo.send({ event: 'answer', ...(await call()) })
 
 const held = hold.then(() => 'hold')
 await stream
 for (let calls = 1; (await Promise.race([held, call()])) !== 'hold'; calls += 1)
-  narrator.tell({ event: 'called', calls })
+  demo.send({ event: 'called', calls })
 
 const { socket } = await open()
-narrator.tell({ event: 'held' })
-// A connection that is cut ends with an error.
+demo.send({ event: 'held' })
+// A revoked connection closes with an error.
 await once(socket, 'close').catch(() => undefined)
-narrator.tell({ event: 'cut' })
+demo.send({ event: 'cut' })
 await stop

@@ -1,4 +1,4 @@
-// Redis over the mesh by ioredis: a connector of its own dials each of its connections.
+// Redis over the mesh with ioredis and a custom connector.
 import type { Socket } from 'node:net'
 import * as connect from 'consul-connect'
 import { AbstractConnector, Redis } from 'ioredis'
@@ -11,7 +11,7 @@ class MeshConnector extends AbstractConnector {
   }
 
   async connect(): Promise<Socket> {
-    // It asks for a socket of node:net, uses what a mesh connection has, and ends it when it disconnects.
+    // ioredis declares a net.Socket, but uses only members that a MeshSocket has as well.
     this.stream = (await web.dial('redis')) as unknown as Socket
     return this.stream
   }
@@ -24,7 +24,7 @@ try {
   await redis.set('greeting', 'hello')
   console.log('ioredis:', await redis.get('greeting'))
 } catch (error) {
-  // What it rejects with is that the connection is closed; the event said why.
+  // The rejection says only that the connection is closed; the `error` event had the reason.
   throw failure ?? error
 } finally {
   redis.disconnect()

@@ -1,4 +1,4 @@
-// Redis over the mesh by node-redis, which wants an address: a unix socket of this process leads into the mesh.
+// Redis over the mesh with node-redis. It requires an address, so it connects to a Unix socket that is forwarded into the mesh.
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -7,13 +7,13 @@ import { createClient } from 'redis'
 
 await using web = connect.service('web')
 const folder = await mkdtemp(join(tmpdir(), 'redis-'))
-await using door = await web.forward('redis', { path: join(folder, 'socket') })
-// A client sees a forward's connection end; why it did is told here.
+await using forward = await web.forward('redis', { path: join(folder, 'socket') })
+// The client only sees its connection close. This event has the reason.
 web.on('warning', (error) => {
   console.error(error.message)
 })
 
-const client = createClient({ socket: { path: door.address() as string, reconnectStrategy: false } })
+const client = createClient({ socket: { path: forward.address() as string, reconnectStrategy: false } })
 client.on('error', () => undefined)
 try {
   await client.connect()

@@ -1,4 +1,4 @@
-// A WebSocket client of ws, by the agent of the service.
+// A ws client that connects with the HTTP agent of a service.
 import { once } from 'node:events'
 import * as connect from 'consul-connect'
 import { WebSocket } from 'ws'
@@ -9,8 +9,8 @@ const socket = new WebSocket('wss://chat.service.consul/', { agent: web.httpAgen
 await once(socket, 'open')
 for (const line of ['hello', 'goodbye']) {
   socket.send(line)
-  const [answer] = (await once(socket, 'message')) as [Buffer]
-  console.log(answer.toString())
+  const [reply] = (await once(socket, 'message')) as [Buffer]
+  console.log(reply.toString())
 }
 socket.close()
 await once(socket, 'close')

@@ -1,4 +1,4 @@
-// A WebSocket server in the mesh. An intention that turns to deny ends its connections too.
+// A WebSocket server in the mesh. Its open connections are closed when an intention changes to deny.
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import * as connect from 'consul-connect'
@@ -7,7 +7,7 @@ import { WebSocketServer } from 'ws'
 const server = createServer()
 new WebSocketServer({ server }).on('connection', (socket, request) => {
   const caller = connect.peer(request.socket)?.service ?? ''
-  // A frame that is none ends the connection, and not the program.
+  // Without this listener, an invalid frame would end the process.
   socket.on('error', (error) => {
     console.error(caller, error.message)
   })

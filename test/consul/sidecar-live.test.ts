@@ -58,7 +58,7 @@ test('a sidecar that follows a real agent', { skip }, async (t) => {
     const change = async (...upstreams: object[]): Promise<void> => {
       const from = proxy.lines.length
       await define([steady, ...upstreams])
-      await proxy.logged('configuration is applied', from)
+      await proxy.logged('configuration applied', from)
     }
     for (let i = 0; i < 5; i += 1) {
       await change({ ...nearest, LocalBindPort: movedPort })

@@ -272,7 +272,7 @@ async function tlsClient({ join }: TestMesh, port: number): Promise<Run> {
 /** The second signal ends the drain. */
 async function stopTwice(proxy: RunningProxy): Promise<void> {
   proxy.signal('SIGTERM')
-  await proxy.logged('open connections are drained')
+  await proxy.logged('draining open connections')
   await proxy.stop('SIGTERM')
 }
 

@@ -123,7 +123,7 @@ async function isEcho(t: TestContext, port: number): Promise<Socket> {
 async function applied(proxy: RunningProxy, change: () => Promise<void>): Promise<void> {
   const before = proxy.lines.length
   await change()
-  await proxy.logged('configuration is applied', before)
+  await proxy.logged('configuration applied', before)
 }
 
 describe('a configuration that changes under load', () => {
@@ -233,7 +233,7 @@ describe('a configuration that changes under load', () => {
     const from = proxy.lines.length
     await register(agent, { ...registered, service: 'shop' })
     await proxy.logged(
-      ({ msg, uri }) => msg === 'certificate is in use' && String(uri).endsWith('/svc/shop'),
+      ({ msg, uri }) => msg === 'certificate in use' && String(uri).endsWith('/svc/shop'),
       from,
     )
     await proxy.logged('public listener is open', from)

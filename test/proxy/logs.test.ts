@@ -99,12 +99,12 @@ describe('the log level of the agent', () => {
     const address = await startAgent(t, () => ({ status: 200, body }))
     const flags = ['-service', 'web', '-http-addr', address, '-log-json']
     const proxy = spawnProxy(t, flags)
-    assert.equal((await proxy.logged('log level is that of the agent'))['level'], 'debug')
+    assert.equal((await proxy.logged('log level set from the agent'))['level'], 'debug')
     const other = spawnProxy(t, [...flags, '-log-level', 'info'])
-    await other.logged('configuration is applied')
+    await other.logged('configuration applied')
     await other.stop()
     assert.equal(
-      other.lines.some(({ msg }) => msg === 'log level is that of the agent'),
+      other.lines.some(({ msg }) => msg === 'log level set from the agent'),
       false,
     )
   })

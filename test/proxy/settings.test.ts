@@ -108,8 +108,8 @@ describe('settings: flags', () => {
   it('without an effect are accepted with a warning', () => {
     const { warnings } = readSettings(['-service', 'web', '-pprof-addr', ':6060', '-stale'], {})
     assert.deepEqual(warnings, [
-      '-stale: has no effect',
-      '-pprof-addr: has no effect; set NODE_OPTIONS=--inspect to profile the proxy',
+      '-stale: ignored',
+      '-pprof-addr: ignored; set NODE_OPTIONS=--inspect to profile the proxy',
     ])
   })
 
@@ -204,9 +204,7 @@ describe('settings: environment', () => {
 
   it('is a better place for a token than the command line', () => {
     const { warnings } = readSettings(['-service', 'web', '-token', 'secret-7'], {})
-    assert.deepEqual(warnings, [
-      '-token: everybody on this machine can see it; use -token-file or CONSUL_HTTP_TOKEN',
-    ])
+    assert.deepEqual(warnings, ['-token: visible in the process list; use -token-file or CONSUL_HTTP_TOKEN'])
   })
 })
 
@@ -250,19 +248,25 @@ describe('settings: a file', () => {
 
 describe('settings: what is wrong', () => {
   const wrong: [args: () => string[], message: RegExp][] = [
-    [() => [], /^expected -sidecar-for, -proxy-id, -service or -config-file: see -help$/],
+    [
+      () => [],
+      /^no configuration: expected -sidecar-for, -proxy-id, -service, or -config-file \(see -help\)$/,
+    ],
     [() => ['-servcie', 'web'], /^unknown flag: -servcie \(see -help\)$/],
     [() => ['web'], /^Unexpected argument 'web'/],
     [() => ['-service'], /argument missing/],
     [() => ['-service', 'web', '-log-json=maybe'], /^-log-json: expected true or false, got "maybe"$/],
-    [() => ['-proxy-id', 'a', '-sidecar-for', 'b'], /^expected either -proxy-id or -sidecar-for, got both$/],
-    [() => ['-proxy-id', ''], /^-proxy-id, -sidecar-for: expected an id$/],
+    [() => ['-proxy-id', 'a', '-sidecar-for', 'b'], /^-proxy-id, -sidecar-for: set only one of them$/],
+    [() => ['-proxy-id', ''], /^-proxy-id, -sidecar-for: expected an ID, got ""$/],
     [
       () => ['-proxy-id', 'a', '-upstream', 'db:1'],
-      /^upstreams: the configuration of a comes from the agent, and from there alone$/,
+      /^upstreams: not allowed with -proxy-id or -sidecar-for; the agent has the configuration of a$/,
     ],
-    [() => ['-sidecar-for', 'a', '-service', 'web'], /^service: the configuration of a comes from the agent/],
-    [() => ['-service', 'web', '-listen', ':1'], /^-listen: expected -service-addr beside it/],
+    [
+      () => ['-sidecar-for', 'a', '-service', 'web'],
+      /^service: not allowed with -proxy-id or -sidecar-for; /,
+    ],
+    [() => ['-service', 'web', '-listen', ':1'], /^-listen: expected -service-addr as well/],
     [
       () => ['-service', 'web', '-listen', 'x'],
       /^-listen: expected \[HOST\]:PORT with a port from 1 to 65535, got "x"$/,
@@ -278,8 +282,11 @@ describe('settings: what is wrong', () => {
       () => ['-service', 'web', '-upstream', 'db:1?tags=a'],
       /^-upstream: unknown parameter "tags"; expected one of tag, near, filter$/,
     ],
-    [() => ['-service', 'web', '-upstream', 'db:1?near=a&near=b'], /^-upstream: expected near once$/],
-    [() => ['-service', 'web', '-upstream', 'db:1?tag='], /^-upstream: expected a value of tag$/],
+    [
+      () => ['-service', 'web', '-upstream', 'db:1?near=a&near=b'],
+      /^-upstream: expected near once; it is repeated$/,
+    ],
+    [() => ['-service', 'web', '-upstream', 'db:1?tag='], /^-upstream: expected a value for tag, got ""$/],
     [
       () => ['-service', 'web', '-upstream', 'db.query:1?tag=a'],
       /^upstreams\[0\]\.tags: expected destination_type service, got prepared_query$/,
@@ -292,34 +299,37 @@ describe('settings: what is wrong', () => {
       /^upstreams\[0\]\.tag: expected one of tags, filter, near, got an unknown key$/,
     ],
     [() => ['-service', 'a/b'], /^service: expected a Consul name .*, got the string "a\/b"$/],
-    [() => ['-service', 'web', '-register'], /^-register: expected -listen beside it/],
-    [() => ['-proxy-id', 'a', '-register'], /^-register: the agent has the registration already/],
-    [() => ['-service', 'web', '-register-id', 'a'], /^-register-id: expected -register beside it$/],
+    [() => ['-service', 'web', '-register'], /^-register: expected -listen as well/],
+    [() => ['-proxy-id', 'a', '-register'], /^-register: not allowed with -proxy-id or -sidecar-for; /],
+    [() => ['-service', 'web', '-register-id', 'a'], /^-register-id: expected -register as well$/],
     [
       () => ['-service', 'web', '-log-level', 'loud'],
       /^-log-level: expected one of trace, debug, info, warn, error, got "loud"$/,
     ],
     [
       () => ['-service', 'web', '-workers', '0'],
-      /^-workers: expected auto, or a number from 1 to 64, got "0"$/,
+      /^-workers: expected auto or a number from 1 to 64, got "0"$/,
     ],
     [() => ['-service', 'web', '-workers', 'many'], /^-workers: expected auto/],
     [
       () => ['-service', 'web', '-ecdh-curve', 'X25518'],
-      /^-ecdh-curve: expected groups that this OpenSSL knows, such as X25519:P-256, got "X25518"$/,
+      /^-ecdh-curve: expected groups supported by OpenSSL, such as X25519:P-256, got "X25518"$/,
     ],
     [() => ['-service', 'web', '-ecdh-curve='], /^-ecdh-curve: expected groups/],
     [() => ['-service', 'web', '-admin-addr', 'x'], /^-admin-addr: expected \[HOST\]:PORT/],
     [
       () => ['-service', 'web', '-token', 'a', '-token-file', 'b'],
-      /^expected either -token or -token-file, got both$/,
+      /^-token, -token-file: set only one of them; -token-file is safer$/,
     ],
-    [() => ['-config-file', join(folder, 'nowhere')], /^-config-file: .*nowhere cannot be read \(ENOENT\)$/],
+    [() => ['-config-file', join(folder, 'nowhere')], /^-config-file: cannot read .*nowhere \(ENOENT\)$/],
     [() => ['-config-file', file('[]')], /^.*json: expected a JSON object, got an array$/],
-    [() => ['-config-file', file('{"service":\n  "web",\n}')], /^.*\.json(:3:1)?: expected JSON$/],
+    [
+      () => ['-config-file', file('{"service":\n  "web",\n}')],
+      /^.*\.json(:3:1)?: invalid JSON; expected a JSON object$/,
+    ],
     [
       () => ['-config-file', file({ service: 'web', token: 's' })],
-      /^token: a configuration file holds no token/,
+      /^token: not allowed in a configuration file; use token_file$/,
     ],
     [
       () => ['-config-file', file({ service: 'web', log_json: 'yes' })],

@@ -197,7 +197,7 @@ describe('what goes wrong around a sidecar', () => {
     await proxy.logged(`upstream api: cannot listen on 127.0.0.1, port ${taken.port}`)
     const { status, text } = await proxy.admin('/ready')
     assert.equal(status, 503)
-    assert.match(text, /the listener of api: cannot listen on .*EADDRINUSE/)
+    assert.match(text, /listener of api: cannot listen on .*EADDRINUSE/)
     assert.equal(
       await proxy.metric('dial_failures_total', { upstream: 'missing', code: 'ERR_CONNECT_NO_INSTANCES' }),
       1,
@@ -213,7 +213,7 @@ describe('what goes wrong around a sidecar', () => {
     agent.pause()
     const port = await freePort()
     const proxy = await startProxy(t, agent.address, ['-service', 'web', '-upstream', `api:${port}`], {
-      ready: ['configuration is applied'],
+      ready: ['configuration applied'],
     })
     assert.equal((await proxy.admin('/ready')).status, 503)
     assert.equal((await proxy.admin('/health')).status, 200)
@@ -300,9 +300,7 @@ describe('the life of a sidecar', () => {
     socket.write('before')
     await nextData(socket)
     for (const proxy of [inbound, outbound]) proxy.signal('SIGTERM')
-    await Promise.all(
-      [inbound, outbound].map((proxy) => proxy.logged('SIGTERM: open connections are drained')),
-    )
+    await Promise.all([inbound, outbound].map((proxy) => proxy.logged('SIGTERM: draining open connections')))
     await until('nobody comes in', () => isRefused(port))
     socket.write('after')
     assert.equal(await nextData(socket), 'after')
@@ -345,7 +343,7 @@ describe('the life of a sidecar', () => {
     socket.write('x')
     await nextData(socket)
     inbound.signal('SIGTERM')
-    await inbound.logged('SIGTERM: open connections are drained')
+    await inbound.logged('SIGTERM: draining open connections')
     assert.equal(await inbound.stop('SIGINT'), 1)
   })
 
@@ -368,7 +366,9 @@ describe('the life of a sidecar', () => {
     assert.equal(await readAll(localConnect(t, second)), 'hello web')
     write('many')
     proxy.signal('SIGHUP')
-    await proxy.logged('the configuration stays as it is: upstreams[0].local_bind_port: expected a port')
+    await proxy.logged(
+      'reload failed; keeping the current configuration: upstreams[0].local_bind_port: expected a port',
+    )
     assert.equal(await readAll(localConnect(t, first)), 'hello web')
   })
 
@@ -377,7 +377,7 @@ describe('the life of a sidecar', () => {
     const port = await freePort()
     const proxy = await startProxy(t, agent.address, ['-service', 'web', '-upstream', `api:${port}`], {
       env: { CONSUL_HTTP_TOKEN: 'secret-7' },
-      ready: ['configuration is applied'],
+      ready: ['configuration applied'],
     })
     const { status, text } = await proxy.admin('/config')
     assert.equal(status, 200)
@@ -409,10 +409,10 @@ describe('the life of a sidecar', () => {
 
   it('logs for people unless asked for JSON', async (t) => {
     const proxy = spawnProxy(t, ['-service', 'web', '-http-addr', `127.0.0.1:${await freePort()}`])
-    await until('it has logged', () => proxy.text.includes('configuration is applied'), WAIT_MS)
+    await until('it has logged', () => proxy.text.includes('configuration applied'), WAIT_MS)
     assert.match(
       proxy.text,
-      /^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] INFO: configuration is applied \{"service":"web"/m,
+      /^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] INFO: configuration applied \{"service":"web"/m,
     )
     assert.equal(await proxy.stop(), 0)
   })

@@ -74,7 +74,7 @@ describe('a proxy with workers', () => {
     const { outbound, sockets, port } = await start(t)
     const [victim] = workersOf(outbound)
     process.kill(victim!, 'SIGKILL')
-    await outbound.logged('a worker has ended')
+    await outbound.logged('worker exited')
     const alive = await Promise.all(
       sockets.map(async (socket) => {
         if (socket.destroyed || socket.readableEnded) return 0
@@ -109,9 +109,7 @@ describe('a proxy with workers', () => {
     const [socket] = sockets
     const pids = [...workersOf(inbound), ...workersOf(outbound)]
     for (const proxy of [inbound, outbound]) proxy.signal('SIGTERM')
-    await Promise.all(
-      [inbound, outbound].map((proxy) => proxy.logged('SIGTERM: open connections are drained')),
-    )
+    await Promise.all([inbound, outbound].map((proxy) => proxy.logged('SIGTERM: draining open connections')))
     socket!.write('after')
     assert.equal(await nextData(socket!), 'after')
     for (const one of sockets) one.end()

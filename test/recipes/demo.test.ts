@@ -49,7 +49,7 @@ for (const [kind, startAgent, skipped] of [
 
       const orphaning = runDemo(t, agent)
       await orphaning.prints('intruder joins too')
-      orphaning.kill('narrator')
+      orphaning.kill('parent')
       // Its programs notice, and leave the mesh by themselves.
       await until('the api of the killed run has left', async () => (await apis(agent)).length === 1, STEP_MS)
 
@@ -127,8 +127,8 @@ async function intentions({ api }: Agent): Promise<string[]> {
 interface Demo {
   readonly output: string
   prints(text: string): Promise<unknown>
-  /** Sends SIGKILL to the narrator alone, or to the programs that it has started as well. */
-  kill(victims: 'narrator' | 'all'): void
+  /** Sends SIGKILL to the demo process alone, or also to the programs that it has started. */
+  kill(victims: 'parent' | 'all'): void
   ended(): Promise<number | null>
 }
 

@@ -35,7 +35,7 @@ describe('postgres: meshPool', () => {
     const client = await pool.connect()
     client.release()
     agent.setIntention('web', 'postgres', 'deny')
-    assert.match(String(await warned), /^postgres: an idle connection ended/)
+    assert.match(String(await warned), /^postgres: idle connection closed/)
     await pool.end()
   })
 })

@@ -19,12 +19,12 @@ export interface Recipe {
 }
 
 const REJECTED = /ERR_CONNECT_REJECTED/
-const frameworks = ['/ 200 hello web', '/admin 403 not for you']
+const frameworks = ['/ 200 hello web', '/admin 403 forbidden']
 
 export const recipes: Readonly<Record<string, Recipe>> = {
   'http-server': {
     servers: ['server'],
-    clients: { client: ['/ 200 hello web', '/admin 403 not for web'] },
+    clients: { client: ['/ 200 hello web', '/admin 403 forbidden for web'] },
     source: 'web',
     destination: 'api',
     denial: REJECTED,
@@ -33,9 +33,9 @@ export const recipes: Readonly<Record<string, Recipe>> = {
     servers: ['server'],
     clients: {
       client: [
-        "fetch 200 { caller: 'shop', asked: 1 }",
-        "undici 200 { caller: 'shop', asked: 3 }",
-        'a stray URL: host "example.com" is not in the domain consul',
+        "fetch 200 { caller: 'shop', requests: 1 }",
+        "undici 200 { caller: 'shop', requests: 3 }",
+        'outside the mesh: host "example.com" is not in the domain consul',
       ],
     },
     source: 'shop',

@@ -2,10 +2,10 @@ import { chmodSync, rmSync } from 'node:fs'
 import { Admin, type Pages } from './admin.js'
 import type { Log } from './log.js'
 
-/** Names the unix socket on which a supervisor reads the pages of a proxy. The process id is appended. */
+/** Environment variable with the path prefix of the Unix socket. The full path is `<prefix>.<pid>`. */
 const VARIABLE = 'CONNECT_PROXY_ADMIN_SOCKET'
 
-/** Serves the admin pages on a unix socket, for the supervisor that started this process. */
+/** Serves the admin pages on a Unix socket to the supervisor that started this process. */
 export class AdminSocket {
   readonly #admin: Admin
   readonly #log: Log
@@ -20,11 +20,11 @@ export class AdminSocket {
     return this.#path !== undefined
   }
 
-  /** Opens the socket where the environment names one. A failure costs the pages, not the proxy. */
+  /** Opens the socket if the environment sets a path. Logs errors: the proxy also works without this socket. */
   async open(): Promise<void> {
     const prefix = process.env[VARIABLE]
     if (prefix === undefined || prefix === '') return
-    // During a restart two processes of one proxy may run.
+    // The pid keeps paths apart during a restart, when two processes of a proxy run.
     const path = `${prefix}.${process.pid}`
     try {
       rmSync(path, { force: true })

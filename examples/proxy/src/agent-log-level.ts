@@ -1,14 +1,14 @@
 import { type AgentOptions, ConnectError, consul } from 'consul-connect'
 import { DEFAULT_LEVEL, type LogLevel, toLevel } from './log.js'
 
-/** An agent has no blocking query for its own configuration. */
+/** The agent's configuration has no blocking query, so it is polled. */
 const POLL_MS = 30_000
-/** An agent logs each request that it refuses: after a refusal the pause is this many times longer. */
-const REFUSED_PAUSES = 20
+/** Factor on the poll interval after a 403, because the agent logs each denied request. */
+const FORBIDDEN_PAUSE_FACTOR = 20
 
 /**
- * Follows the log level of the Consul agent, as Consul's own proxy inherits it. Needs `agent:read`; without this right the
- * level is `info`. Agents report the level that they started with: after `consul reload` it is the old one.
+ * Follows the log level of the Consul agent; Consul's built-in proxy inherits it in the same way. Requires `agent:read`,
+ * otherwise the level is `info`. The agent reports the level it was started with, even after `consul reload` changed it.
  */
 export class AgentLogLevel {
   readonly #agent: ReturnType<typeof consul>
@@ -18,7 +18,7 @@ export class AgentLogLevel {
   #timer: NodeJS.Timeout | undefined
   #level: LogLevel = DEFAULT_LEVEL
 
-  /** @param onLevel - called with each level that differs from the last one, which at first is `info` */
+  /** @param onLevel - called with the new level after each change; the initial level is `info` */
   constructor(options: AgentOptions, onLevel: (level: LogLevel) => void, pollMs = POLL_MS) {
     this.#agent = consul(options)
     this.#onLevel = onLevel
@@ -33,35 +33,35 @@ export class AgentLogLevel {
   }
 
   async #poll(): Promise<void> {
-    const { level, isRefused = false } = await this.#read()
+    const { level, isForbidden = false } = await this.#read()
     if (this.#closed.signal.aborted) return
     if (level !== undefined && level !== this.#level) {
       this.#level = level
       this.#onLevel(level)
     }
-    const pauseMs = isRefused ? this.#pollMs * REFUSED_PAUSES : this.#pollMs
+    const pauseMs = isForbidden ? this.#pollMs * FORBIDDEN_PAUSE_FACTOR : this.#pollMs
     this.#timer = setTimeout(() => void this.#poll(), pauseMs)
   }
 
-  /** Reads the level; without one in the answer, the last level stays. */
-  async #read(): Promise<{ readonly level?: LogLevel; readonly isRefused?: boolean }> {
+  /** Reads the level. Returns no level when the request fails, so that the current level stays. */
+  async #read(): Promise<{ readonly level?: LogLevel; readonly isForbidden?: boolean }> {
     try {
       const { signal } = this.#closed
-      return { level: levelIn(await this.#agent.request({ path: '/v1/agent/self', signal })) }
+      return { level: parseLevel(await this.#agent.request({ path: '/v1/agent/self', signal })) }
     } catch (error) {
-      const isRefused = error instanceof ConnectError && error.code === 'ERR_CONNECT_AGENT_FORBIDDEN'
-      return isRefused ? { level: DEFAULT_LEVEL, isRefused } : {}
+      const isForbidden = error instanceof ConnectError && error.code === 'ERR_CONNECT_AGENT_FORBIDDEN'
+      return isForbidden ? { level: DEFAULT_LEVEL, isForbidden } : {}
     }
   }
 }
 
-/** The level in the answer of `GET /v1/agent/self`: agents before 1.7 have it in another place. */
-function levelIn(body: unknown): LogLevel {
-  const { DebugConfig } = record(body)
-  const { Logging, LogLevel } = record(DebugConfig)
-  return toLevel(record(Logging)['LogLevel'] ?? LogLevel) ?? DEFAULT_LEVEL
+/** Reads the level from the response of `GET /v1/agent/self`. Consul before 1.7 reports `DebugConfig.LogLevel`. */
+function parseLevel(body: unknown): LogLevel {
+  const { DebugConfig } = asRecord(body)
+  const { Logging, LogLevel } = asRecord(DebugConfig)
+  return toLevel(asRecord(Logging)['LogLevel'] ?? LogLevel) ?? DEFAULT_LEVEL
 }
 
-function record(value: unknown): Readonly<Record<string, unknown>> {
+function asRecord(value: unknown): Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null ? (value as Readonly<Record<string, unknown>>) : {}
 }

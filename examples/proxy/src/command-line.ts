@@ -2,7 +2,7 @@ import { parseArgs } from 'node:util'
 import type { Environment } from 'consul-connect'
 import { LOG_LEVELS, type LogLevel, toLevel } from './log.js'
 
-/** A mistake of the user, shown without a stack. */
+/** An invalid flag or setting. Its message is printed without a stack trace. */
 export class UsageError extends Error {
   override readonly name = 'UsageError'
 }
@@ -10,14 +10,14 @@ export class UsageError extends Error {
 export interface Flag {
   readonly type: 'string' | 'boolean'
   readonly multiple?: true
-  /** The name of its value in the help. */
+  /** Placeholder of the value in the help text. */
   readonly value?: string
   readonly help: string
 }
 
 export type Flags = Readonly<Record<string, Flag>>
 
-/** The values of the flags. */
+/** Parsed values by flag name. */
 export type FlagValues<F extends Flags> = { readonly [K in keyof F]?: Value<F[K]> }
 type Value<F extends Flag> = F extends { type: 'boolean' }
   ? boolean
@@ -25,44 +25,44 @@ type Value<F extends Flag> = F extends { type: 'boolean' }
     ? string[]
     : string
 
-/** Flags of the log. */
+/** Logging flags. */
 export const LOG_FLAGS = {
-  'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn or error (default info)' },
-  'log-json': { type: 'boolean', help: 'log lines of JSON' },
+  'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn, or error (default info)' },
+  'log-json': { type: 'boolean', help: 'write log lines as JSON' },
 } as const satisfies Flags
 
-/** Flags for the connection to the agent: the HTTP flags of Consul's own commands. */
+/** Flags for the connection to the agent; the same as the HTTP flags of `consul` commands. */
 export const AGENT_FLAGS = {
   'http-addr': {
     type: 'string',
     value: 'ADDR',
-    help: 'the Consul agent (default CONSUL_HTTP_ADDR or 127.0.0.1:8500)',
+    help: 'address of the Consul agent (default CONSUL_HTTP_ADDR or 127.0.0.1:8500)',
   },
   token: {
     type: 'string',
     value: 'TOKEN',
-    help: 'an ACL token; visible in the list of processes',
+    help: 'ACL token; visible in the process list',
   },
   'token-file': {
     type: 'string',
     value: 'FILE',
-    help: 'a file with an ACL token, read again for each request',
+    help: 'file with an ACL token, read for each request',
   },
-  'ca-file': { type: 'string', value: 'FILE', help: 'the CA of the agent’s HTTPS' },
-  'ca-path': { type: 'string', value: 'DIR', help: 'a folder of CA files' },
-  'client-cert': { type: 'string', value: 'FILE', help: 'a client certificate for the agent’s HTTPS' },
-  'client-key': { type: 'string', value: 'FILE', help: 'its key' },
+  'ca-file': { type: 'string', value: 'FILE', help: 'CA certificate for HTTPS to the agent' },
+  'ca-path': { type: 'string', value: 'DIR', help: 'directory of CA certificates for HTTPS to the agent' },
+  'client-cert': { type: 'string', value: 'FILE', help: 'client certificate for HTTPS to the agent' },
+  'client-key': { type: 'string', value: 'FILE', help: 'private key of -client-cert' },
   'tls-server-name': {
     type: 'string',
     value: 'NAME',
-    help: 'the name that the agent’s certificate must have',
+    help: 'expected name in the certificate of the agent',
   },
-  datacenter: { type: 'string', value: 'NAME', help: 'where upstreams are looked up' },
-  namespace: { type: 'string', value: 'NAME', help: 'the namespace of the service (Consul Enterprise)' },
-  partition: { type: 'string', value: 'NAME', help: 'its partition (Consul Enterprise)' },
+  datacenter: { type: 'string', value: 'NAME', help: 'datacenter in which upstreams are looked up' },
+  namespace: { type: 'string', value: 'NAME', help: 'namespace of the service (Consul Enterprise)' },
+  partition: { type: 'string', value: 'NAME', help: 'partition of the service (Consul Enterprise)' },
 } as const satisfies Flags
 
-/** The flags that stand for a variable of Consul. */
+/** The environment variable that each flag overrides. */
 const VARIABLES = {
   'http-addr': 'CONSUL_HTTP_ADDR',
   'ca-file': 'CONSUL_CACERT',
@@ -76,12 +76,12 @@ const VARIABLES = {
 } as const satisfies Partial<Record<keyof typeof AGENT_FLAGS, string>>
 
 /**
- * Parses flags as Go's programs do: with one dash or two, with a value after `=` or in the next argument, and with
- * `=true` or `=false` for a flag that is on or off.
- * @throws UsageError
+ * Parses flags in Go's syntax: one or two dashes, a value after `=` or in the next argument, and `=true` or `=false` after
+ * a boolean flag.
+ * @throws UsageError for an unknown flag, a missing value, or a positional argument
  */
 export function parseFlags<F extends Flags>(flags: F, args: readonly string[]): FlagValues<F>
-/** Accepts arguments beside flags. */
+/** Also accepts positional arguments. */
 export function parseFlags<F extends Flags>(
   flags: F,
   args: readonly string[],
@@ -99,9 +99,9 @@ export function parseFlags<F extends Flags>(
     const { name, text } = splitFlag(arg)
     const flag = name === undefined ? undefined : known.get(name)
     if (name === undefined) rest.push(arg)
-    // Go's programs take a dash for a flag even where a value is missing.
+    // As in Go, an argument with a dash is a flag even after a flag without its value.
     else if (flag === undefined) throw new UsageError(`unknown flag: -${shorten(name)} (see -help)`)
-    else if (flag.type === 'boolean' && text !== undefined) values[name] = onOrOff(name, text)
+    else if (flag.type === 'boolean' && text !== undefined) values[name] = parseBoolean(name, text)
     else rest.push(text === undefined ? `--${name}` : `--${name}=${text}`)
   }
   const options = Object.fromEntries(
@@ -116,34 +116,34 @@ export function parseFlags<F extends Flags>(
     }
     return all as FlagValues<F> & { readonly positionals: readonly string[] }
   } catch (error) {
-    throw new UsageError(firstSentence(error), { cause: error })
+    throw new UsageError(parserMessage(error), { cause: error })
   }
 }
 
 const MAX_SHOWN = 64
 
-/** The beginning of a text, for a message. */
+/** Shortens a text to 64 characters, for a message. */
 export function shorten(text: string): string {
   return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text
 }
 
-/** A text of the user in quotes, for a message. */
+/** Quotes and shortens user input, for a message. */
 export function quote(text: string): string {
   return JSON.stringify(shorten(text))
 }
 
-/** Splits `-name`, `--name`, or either with `=text`; any other argument has no name. */
+/** Splits `-name`, `--name`, `-name=text`, or `--name=text`. Returns no name for any other argument. */
 function splitFlag(arg: string): { readonly name?: string; readonly text?: string } {
   const dashes = arg.startsWith('--') ? 2 : arg.startsWith('-') ? 1 : 0
   const equals = arg.indexOf('=')
   const name = equals === -1 ? arg.slice(dashes) : arg.slice(dashes, equals)
-  // A dash alone is a value, two end the flags.
+  // `-` is a value; `--` ends the flags.
   if (dashes === 0 || arg.length === dashes) return {}
-  const known = name === 'h' ? 'help' : name
-  return equals === -1 ? { name: known } : { name: known, text: arg.slice(equals + 1) }
+  const fullName = name === 'h' ? 'help' : name
+  return equals === -1 ? { name: fullName } : { name: fullName, text: arg.slice(equals + 1) }
 }
 
-/** A line of help for each flag. */
+/** Formats the help of flags, one line or two for each. */
 export function flagLines(flags: Flags): string {
   const width = 36
   const lines = Object.entries(flags).map(([name, { value, help }]) => {
@@ -154,8 +154,8 @@ export function flagLines(flags: Flags): string {
 }
 
 /**
- * Consul's variables, with the values of flags in their place.
- * @throws UsageError
+ * Returns the environment for the library's agent client: `env`, overridden by flags.
+ * @throws UsageError when both -token and -token-file are set
  */
 export function agentEnvironment(flags: FlagValues<typeof AGENT_FLAGS>, env: Environment): Environment {
   const result: Record<string, string | undefined> = { ...env }
@@ -164,7 +164,7 @@ export function agentEnvironment(flags: FlagValues<typeof AGENT_FLAGS>, env: Env
     if (value !== undefined) result[variable] = value
   }
   if (flags.token !== undefined && flags['token-file'] !== undefined) {
-    throw new UsageError('expected either -token or -token-file, got both')
+    throw new UsageError('-token, -token-file: set only one of them; -token-file is safer')
   }
   if (flags['token-file'] !== undefined) result['CONSUL_HTTP_TOKEN_FILE'] = flags['token-file']
   if (flags.token !== undefined && flags.token !== '') {
@@ -175,7 +175,8 @@ export function agentEnvironment(flags: FlagValues<typeof AGENT_FLAGS>, env: Env
 }
 
 /**
- * Parses `host:port`, `:port`, or a port alone.
+ * Parses `host:port`, `[ipv6]:port`, `:port`, or a port.
+ * @param flag - name of the flag, for the message
  * @throws UsageError
  */
 export function hostAndPort(flag: string, text: string): { host: string | undefined; port: number } {
@@ -183,7 +184,7 @@ export function hostAndPort(flag: string, text: string): { host: string | undefi
   const host = text.slice(0, Math.max(colon, 0)).replace(/^\[([^\]]*)\]$/, '$1')
   const digits = text.slice(colon + 1)
   const port = /^\d{1,5}$/.test(digits) ? Number(digits) : NaN
-  // A colon in a host is part of an IPv6 address, which stands in brackets.
+  // An IPv6 address must be in brackets.
   const isHost = !host.includes(':') || text.startsWith('[')
   if (text.length > MAX_ADDRESS_LENGTH || !isHost || !(port >= 1 && port <= 65_535)) {
     throw new UsageError(`${flag}: expected [HOST]:PORT with a port from 1 to 65535, got ${quote(text)}`)
@@ -191,11 +192,11 @@ export function hostAndPort(flag: string, text: string): { host: string | undefi
   return { host: host === '' ? undefined : host, port }
 }
 
-/** Longer than any host name with a port. */
+/** A DNS name has at most 253 characters. */
 const MAX_ADDRESS_LENGTH = 300
 
 /**
- * The address of an HTTP server for operators: on the loopback unless a host is given.
+ * Parses the address of an admin server. The host defaults to 127.0.0.1.
  * @throws UsageError
  */
 export function adminAddress(flag: string, text: string): { host: string; port: number } {
@@ -203,23 +204,27 @@ export function adminAddress(flag: string, text: string): { host: string; port: 
   return { host: host ?? '127.0.0.1', port }
 }
 
-/** @throws UsageError */
+/**
+ * Parses a log level.
+ * @param key - name of the flag or key, for the message
+ * @throws UsageError
+ */
 export function levelOf(key: string, text = 'info'): LogLevel {
   const level = toLevel(text)
   if (level !== undefined) return level
   throw new UsageError(`${key}: expected one of ${LOG_LEVELS.join(', ')}, got ${quote(text)}`)
 }
 
-function onOrOff(name: string, text: string): boolean {
+function parseBoolean(name: string, text: string): boolean {
   if (text === 'true' || text === '1') return true
   if (text === 'false' || text === '0') return false
   throw new UsageError(`-${name}: expected true or false, got ${quote(text)}`)
 }
 
-const MAX_MESSAGE = 200
+const MAX_MESSAGE_LENGTH = 200
 
-/** Removes the advice about Node's own options from a message of its parser. */
-function firstSentence(error: unknown): string {
+/** Returns the first sentence of a message of `parseArgs`; the rest is advice for developers. */
+function parserMessage(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error)
-  return (message.split('. ', 1)[0] ?? message).slice(0, MAX_MESSAGE)
+  return (message.split('. ', 1)[0] ?? message).slice(0, MAX_MESSAGE_LENGTH)
 }

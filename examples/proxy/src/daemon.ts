@@ -10,29 +10,29 @@ import { Admin, METRICS_TYPE, type Pages } from './admin.js'
 import { AdminSocket } from './admin-socket.js'
 import { AgentLogLevel } from './agent-log-level.js'
 import { DEFAULT_LEVEL, type Log, type LogLevel } from './log.js'
-import { Opening } from './opening.js'
 import type { ProxyStatus } from './proxy.js'
 import { SelfRegistration } from './registration.js'
+import { RetryingListener } from './retrying-listener.js'
 import type { Settings, Source } from './settings.js'
 import type { Standby } from './standby.js'
 
-/** Carries the connections: the proxy in this process, or several processes with one proxy each. */
+/** Handles the connections: one `Proxy` in this process, or one in each of several workers. */
 export interface Engine {
-  /** Starts what must run before the first configuration. */
+  /** Called once, before the first configuration. */
   start?(): Promise<void>
   setLevel?(level: LogLevel): void
   apply(config: ProxyConfig): void
   status(): ProxyStatus
   metrics(): Promise<string>
   close(): Promise<void>
-  /** Resets the connections that are still open. To be called after `close`. */
+  /** Resets the connections that are still open. Call it after `close()`. */
   cut(): void
 }
 
 /** Called each time the public listener opens. */
 export type OnListening = (service: Service, listener: ProxyListener) => void
 
-/** Runs an engine: gives it its configuration, registers it, and serves the admin address. */
+/** Runs an engine: applies configurations, registers the proxy, serves the admin pages, and sets the log level. */
 export class Daemon {
   readonly #engine: Engine
   readonly #log: Log
@@ -40,22 +40,30 @@ export class Daemon {
   readonly #standby: Standby | undefined
   readonly #admin: Admin
   readonly #adminSocket: AdminSocket
-  #adminOpening: Opening<Admin> | undefined
+  #adminListener: RetryingListener<Admin> | undefined
   #config: ProxyConfig | undefined
-  #live: ProxyConfigSource | undefined
+  #configSource: ProxyConfigSource | undefined
   #agentLevel: AgentLogLevel | undefined
   readonly #registration: SelfRegistration | undefined
   #reported: readonly string[] = []
   #closing: Promise<void> | undefined
 
-  /** @param standby - for a proxy that replaces a running one */
-  constructor(settings: Settings, log: Log, start: (onListening: OnListening) => Engine, standby?: Standby) {
+  /**
+   * @param startEngine - creates the engine
+   * @param standby - set only in a proxy that replaces a running one
+   */
+  constructor(
+    settings: Settings,
+    log: Log,
+    startEngine: (onListening: OnListening) => Engine,
+    standby?: Standby,
+  ) {
     const { registration } = settings
     this.#settings = settings
     this.#standby = standby
     this.#log = log
     this.#registration = registration && new SelfRegistration(registration.idSuffix, settings.agent, log)
-    this.#engine = start((service, listener) => this.#registration?.set(service, listener))
+    this.#engine = startEngine((service, listener) => this.#registration?.set(service, listener))
     const pages: Pages = {
       '/metrics': async () => ({ type: METRICS_TYPE, body: await this.#engine.metrics() }),
       '/health': () => ({ body: 'alive\n' }),
@@ -69,7 +77,7 @@ export class Daemon {
     this.#adminSocket = new AdminSocket(pages, log)
   }
 
-  /** @throws Error when the admin address is taken, or the engine cannot start */
+  /** @throws Error if the admin address is in use, or the engine cannot start */
   async start(): Promise<void> {
     const { admin, source, warnings } = this.#settings
     for (const warning of warnings) this.#log.warn(warning)
@@ -77,23 +85,21 @@ export class Daemon {
     await this.#adminSocket.open()
     await this.#engine.start?.()
     this.#setLevel(this.#settings.log.level)
-    this.#follow(source)
+    this.#startSource(source)
   }
 
-  /** Applies other settings. A setting that cannot change while the proxy runs stays, with a warning. */
+  /** Applies new settings. Changes that require a restart are ignored with a warning. */
   reload(settings: Settings): void {
     const { source, log, admin, workers, ecdhCurve } = this.#settings
     this.#setLevel(settings.log.level)
     if (settings.source.kind !== source.kind || JSON.stringify(admin) !== JSON.stringify(settings.admin)) {
-      this.#log.warn('where the configuration comes from, and the admin address, change with a restart alone')
+      this.#log.warn('reload: the configuration source and -admin-addr cannot change; restart the proxy')
     }
     if (settings.workers !== workers || settings.ecdhCurve !== ecdhCurve || settings.log.json !== log.json) {
-      this.#log.warn(
-        'the number of workers, the key exchange and the form of the log change with a restart alone',
-      )
+      this.#log.warn('reload: -workers, -ecdh-curve, and -log-json cannot change; restart the proxy')
     }
     if (settings.source.kind === 'static' && source.kind === 'static') this.#apply(settings.source.config)
-    else this.#live?.refresh()
+    else this.#configSource?.refresh()
   }
 
   /** Deregisters, then drains and closes the proxy. Idempotent. */
@@ -102,12 +108,12 @@ export class Daemon {
     return this.#closing
   }
 
-  /** Ends a `close` that is under way: resets the connections that are still open. */
+  /** Resets the connections that are still open. Call it after `close()`. */
   cut(): void {
     this.#engine.cut()
   }
 
-  /** Opens the admin address. A proxy that replaces a running one waits until that one has left the address. */
+  /** Opens the admin address. A proxy that replaces a running one retries until the address is free. */
   async #openAdmin(admin: NonNullable<Settings['admin']>): Promise<void> {
     const open = async (): Promise<void> => {
       const { address, port } = await this.#admin.open(admin)
@@ -119,63 +125,62 @@ export class Daemon {
       })
       return
     }
-    this.#adminOpening = new Opening(
-      async () => {
+    this.#adminListener = new RetryingListener({
+      open: async () => {
         await open()
         return this.#admin
       },
-      (error, retryInMs) => {
+      onFailed: (error, retryInMs) => {
         this.#log.warn(`admin address: ${error.message}`, { retry_in_ms: retryInMs })
       },
-      () => undefined,
-      { of: this.#standby, isOptional: true },
-    )
+      standby: { standby: this.#standby, isOptional: true },
+    })
   }
 
   async #closeAdmin(): Promise<void> {
-    await this.#adminOpening?.close(0)
+    await this.#adminListener?.close(0)
     this.#admin.close()
   }
 
   async #close(): Promise<void> {
-    // A successor needs the address at once. The supervisor reads the pages of a draining proxy from its socket.
+    // A successor needs the admin address at once. While this proxy drains, the supervisor reads its pages from the socket.
     if (this.#adminSocket.isOpen) await this.#closeAdmin()
-    await Promise.all([this.#live?.close(), this.#agentLevel?.close()])
-    // Other members must not dial this proxy while it drains.
+    await Promise.all([this.#configSource?.close(), this.#agentLevel?.close()])
+    // Deregister first: other services must not dial this proxy while it drains.
     await this.#registration?.close()
     await this.#engine.close()
     await this.#closeAdmin()
     this.#adminSocket.close()
   }
 
-  #follow(source: Source): void {
+  #startSource(source: Source): void {
     if (source.kind === 'static') {
       this.#apply(source.config)
       return
     }
-    const live = proxyConfig(source.selector, { agent: this.#settings.agent })
-    live.on('changed', (config) => {
+    const configSource = proxyConfig(source.selector, { agent: this.#settings.agent })
+    configSource.on('changed', (config) => {
       this.#apply(config)
     })
-    live.on('warning', (error) => {
+    configSource.on('warning', (error) => {
       this.#log.warn(`configuration: ${error.message}`)
     })
-    this.#live = live
+    this.#configSource = configSource
   }
 
-  /** Sets the level, or lets it follow the agent's where none is set. */
+  /** Sets the log level; undefined follows the level of the agent. */
   #setLevel(level: LogLevel | undefined): void {
-    // A new follower reads the level at once.
+    // A new AgentLogLevel reads the level at once.
     void this.#agentLevel?.close()
     this.#agentLevel = undefined
     this.#applyLevel(level ?? DEFAULT_LEVEL)
     if (level !== undefined) return
-    const following = new AgentLogLevel(this.#settings.agent, (next) => {
-      if (this.#agentLevel !== following) return
+    const agentLevel = new AgentLogLevel(this.#settings.agent, (next) => {
+      if (this.#agentLevel !== agentLevel) return
       this.#applyLevel(next)
-      this.#log.info('log level is that of the agent', { level: next })
+      this.#log.info('log level set from the agent', { level: next })
     })
-    this.#agentLevel = following
+    this.#agentLevel = agentLevel
   }
 
   #applyLevel(level: LogLevel): void {
@@ -183,10 +188,10 @@ export class Daemon {
     this.#engine.setLevel?.(level)
   }
 
-  /** Wrong values of the configuration, and why it cannot be read; the proxy serves what is right. */
+  /** Lists wrong values of the current configuration, and the error of the last attempt to read it. */
   #problems(): readonly string[] {
     const problems = (this.#config?.problems ?? []).map(formatProblem)
-    const error = this.#live?.lastError
+    const error = this.#configSource?.lastError
     return error === undefined ? problems : [...problems, `configuration: ${error.message}`]
   }
 
@@ -196,7 +201,7 @@ export class Daemon {
     for (const report of reports) if (!this.#reported.includes(report)) this.#log.warn(report)
     this.#reported = reports
     this.#config = config
-    this.#log.info('configuration is applied', {
+    this.#log.info('configuration applied', {
       service: config.service,
       public: config.listener && `${config.listener.host}:${config.listener.port}`,
       upstreams: config.upstreams.length,

@@ -6,7 +6,7 @@ type Channel = keyof ChannelMessages
 type Fields = Readonly<Record<string, unknown>>
 type Level = 'debug' | 'trace'
 
-/** How each event of the library is logged: level, message, and fields. Nothing secret is among the fields. */
+/** Log level, message, and fields for each diagnostics channel of the library. Fields must not hold secrets. */
 const LINES: { readonly [C in Channel]?: (message: ChannelMessages[C]) => [Level, string, Fields] } = {
   'consul-connect:resolution': ({ upstream, datacenter, addresses, isSorted, error }) => [
     'debug',
@@ -15,7 +15,7 @@ const LINES: { readonly [C in Channel]?: (message: ChannelMessages[C]) => [Level
       upstream,
       datacenter,
       instances: addresses.length,
-      addresses: addresses.slice(0, MOST_ADDRESSES),
+      addresses: addresses.slice(0, MAX_ADDRESSES),
       nearest_first: isSorted,
       error: error?.message,
     },
@@ -23,7 +23,7 @@ const LINES: { readonly [C in Channel]?: (message: ChannelMessages[C]) => [Level
   'consul-connect:decision': ({ service, peer, authorized, basis, reason, durationMs }) => [
     'debug',
     'authorization',
-    { service, peer: peer.spiffeId, authorized, basis, reason, duration_ms: rounded(durationMs) },
+    { service, peer: peer.spiffeId, authorized, basis, reason, duration_ms: roundMs(durationMs) },
   ],
   'consul-connect:rotation': ({ service, what, leaf, roots }) => [
     'debug',
@@ -41,7 +41,7 @@ const LINES: { readonly [C in Channel]?: (message: ChannelMessages[C]) => [Level
   'consul-connect:handshake': ({ service, peer, durationMs, error }) => [
     'trace',
     'inbound handshake',
-    { service, peer: peer?.spiffeId, duration_ms: rounded(durationMs), error: error?.message },
+    { service, peer: peer?.spiffeId, duration_ms: roundMs(durationMs), error: error?.message },
   ],
   'consul-connect:dial': ({ upstream, address, peer, attempts, durationMs, error }) => [
     'trace',
@@ -51,7 +51,7 @@ const LINES: { readonly [C in Channel]?: (message: ChannelMessages[C]) => [Level
       address,
       peer: peer?.spiffeId,
       failed_attempts: attempts.length,
-      duration_ms: rounded(durationMs),
+      duration_ms: roundMs(durationMs),
       error: error?.message,
     },
   ],
@@ -63,14 +63,14 @@ const LINES: { readonly [C in Channel]?: (message: ChannelMessages[C]) => [Level
       path,
       blocking: isBlocking,
       status,
-      duration_ms: rounded(durationMs),
+      duration_ms: roundMs(durationMs),
       error: error?.message,
     },
   ],
 }
-const MOST_ADDRESSES = 20
+const MAX_ADDRESSES = 20
 
-/** Logs the library's events: at debug what was decided, at trace every step. */
+/** Logs the library's diagnostics: decisions at `debug`, single steps at `trace`. */
 export class EventLog {
   readonly #subscriptions: [Channel, (message: unknown) => void][]
 
@@ -78,7 +78,7 @@ export class EventLog {
     this.#subscriptions = (Object.keys(LINES) as Channel[]).map((channel) => [
       channel,
       (message) => {
-        // Without debug, no line of any event is written.
+        // Skip building the fields when neither `debug` nor `trace` is enabled.
         if (!log.isDebug) return
         const toLine = LINES[channel] as ((message: unknown) => [Level, string, Fields]) | undefined
         if (toLine === undefined) return
@@ -94,6 +94,6 @@ export class EventLog {
   }
 }
 
-function rounded(ms: number | undefined): number | undefined {
+function roundMs(ms: number | undefined): number | undefined {
   return ms === undefined ? undefined : Math.round(ms * 10) / 10
 }

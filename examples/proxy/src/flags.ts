@@ -8,75 +8,83 @@ import {
   parseFlags as parse,
 } from './command-line.js'
 
-/** All flags. Those of `consul connect proxy` mean the same here. */
+/** All flags. Includes those of `consul connect proxy`, with the same meaning. */
 export const FLAGS = {
   'proxy-id': {
     type: 'string',
     value: 'ID',
-    help: 'take the configuration of this proxy from the agent, and follow it',
+    help: 'follow the configuration of the proxy registered with this ID',
   },
   'sidecar-for': {
     type: 'string',
     value: 'ID',
-    help: 'the same, of the only proxy that is registered for this service instance',
+    help: 'follow the configuration of the proxy registered for this service instance',
   },
   'config-file': {
     type: 'string',
     value: 'FILE',
-    help: 'take the configuration from a JSON file; SIGHUP reads it again',
+    help: 'read the configuration from a JSON file; SIGHUP reloads it',
   },
   service: {
     type: 'string',
     value: 'NAME',
-    help: 'the service that the proxy represents, configured by the flags below',
+    help: 'service that the proxy represents, configured by the flags below',
   },
-  'service-addr': { type: 'string', value: '[HOST:]PORT', help: 'where its application listens' },
-  listen: { type: 'string', value: '[HOST]:PORT', help: 'the public listener; needs -service-addr' },
+  'service-addr': { type: 'string', value: '[HOST:]PORT', help: 'address of the application' },
+  listen: {
+    type: 'string',
+    value: '[HOST]:PORT',
+    help: 'address of the public listener; requires -service-addr',
+  },
   upstream: {
     type: 'string',
     multiple: true,
     value: 'NAME[.service|.query]:[HOST:]PORT[?tag=TAG&near=NODE&filter=EXPRESSION]',
-    help: 'a local port that leads to a service or a prepared query, or to some of its instances; may be repeated',
+    help: 'local listener for a service or prepared query, or for some of its instances; repeatable',
   },
-  register: { type: 'boolean', help: 'register the proxy with the agent while it runs; needs -listen' },
+  register: { type: 'boolean', help: 'register the proxy with the agent while it runs; requires -listen' },
   'register-id': {
     type: 'string',
     value: 'SUFFIX',
-    help: 'distinguishes it from other proxies of the service',
+    help: 'suffix of the registration ID, for several proxies of a service',
   },
-  workers: { type: 'string', value: 'N|auto', help: 'how many processes share the work (default 1)' },
+  workers: {
+    type: 'string',
+    value: 'N|auto',
+    help: 'number of processes that carry connections (default 1)',
+  },
   'admin-addr': {
     type: 'string',
     value: '[HOST]:PORT',
-    help: 'serve /metrics, /health, /ready and /config there, on the loopback unless a host is given (default off)',
+    help: 'serve /metrics, /health, /ready, and /config; the host defaults to 127.0.0.1 (default off)',
   },
   'ecdh-curve': {
     type: 'string',
     value: 'NAMES',
-    help: 'the groups for the key exchange, such as X25519:P-256 (default those of Node.js)',
+    help: 'key exchange groups, such as X25519:P-256 (default those of Node.js)',
   },
   ...LOG_FLAGS,
   'log-level': {
     ...LOG_FLAGS['log-level'],
-    help: 'trace, debug, info, warn or error (default: as the agent, or info where it may not be read)',
+    help: 'trace, debug, info, warn, or error (default: the level of the agent, or info without agent:read)',
   },
   ...AGENT_FLAGS,
   stale: {
     type: 'boolean',
-    help: 'has no effect: reads are stale where that is safe',
+    help: 'ignored: stale reads are used where they are safe',
   },
   'pprof-addr': {
     type: 'string',
     value: '[HOST]:PORT',
-    help: 'has no effect: NODE_OPTIONS=--inspect profiles a program of Node.js',
+    help: 'ignored: set NODE_OPTIONS=--inspect to profile the proxy',
   },
-  version: { type: 'boolean', help: 'print the version' },
-  help: { type: 'boolean', help: 'print this text; -h does the same' },
+  version: { type: 'boolean', help: 'print the version and exit' },
+  help: { type: 'boolean', help: 'print this help and exit; -h is short for it' },
 } as const satisfies Flags
 
 export type FlagName = keyof typeof FLAGS
 
-/** The values on the command line. */
+/** Parsed values of the command line. */
 export type FlagValues = Values<typeof FLAGS>
 
 /** @throws UsageError */
@@ -95,14 +103,14 @@ export function helpText(): string {
 
 const USAGE = `Usage: connect-proxy [flags]
 
-A sidecar proxy for Consul Connect: mutual TLS between processes, plain TCP on the
-loopback to a program without Connect.
+A sidecar proxy for Consul Connect. It speaks mutual TLS to other services and plain TCP
+or Unix sockets to a local application.
 
   connect-proxy -sidecar-for web
   connect-proxy -service web -upstream db:5432
   connect-proxy -service web -service-addr 127.0.0.1:8080 -listen :8443 -register
   connect-proxy -config-file proxy.json
 
-Consul's client environment (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN_FILE, ...) applies, and
-CONNECT_PROXY_ID, CONNECT_SIDECAR_FOR and CONNECT_PROXY_TOKEN.
+Environment: Consul's client variables (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN_FILE, ...),
+CONNECT_PROXY_ID, CONNECT_SIDECAR_FOR, and CONNECT_PROXY_TOKEN.
 `

@@ -1,123 +1,128 @@
 import type { Socket } from 'node:net'
-import { ConnectError, type Listener, type MeshSocket, type Service } from 'consul-connect'
+import type { Listener, MeshSocket, Service } from 'consul-connect'
 import { type ProxyListener, dialLocal, pump } from 'consul-connect/proxy'
 import type { Log } from './log.js'
-import { FOREVER_MS, Opening } from './opening.js'
+import { NO_DRAIN_LIMIT_MS, RetryingListener } from './retrying-listener.js'
 import type { Standby } from './standby.js'
-import type { CloseReason, Connection, Door, Traffic } from './traffic.js'
+import { type Connection, type ListenerLabels, type Traffic, closeReason } from './traffic.js'
 
 export interface InboundOptions {
   readonly service: Service
   readonly traffic: Traffic
   readonly log: Log
-  readonly isEnding: () => boolean
+  readonly isShuttingDown: () => boolean
   readonly standby: Standby | undefined
-  /** Called each time it listens. */
+  /** Called each time the listener opens. */
   readonly onOpen: (config: ProxyListener) => void
 }
 
-/** The public listener: from the mesh to the application, once the peer has proved who it is and may connect. */
+/** The public listener. Connects authorized peers to the application. */
 export class Inbound {
   readonly #options: InboundOptions
-  readonly #door: Door
+  readonly #labels: ListenerLabels
   #config: ProxyListener | undefined
-  #opening: Opening<Listener> | undefined
+  #listener: RetryingListener<Listener> | undefined
 
   constructor(options: InboundOptions) {
     this.#options = options
-    this.#door = { direction: 'inbound', name: options.service.name }
+    this.#labels = { direction: 'inbound', name: options.service.name }
   }
 
-  /** Whether it listens; undefined when it is not to. */
+  /** Whether the listener is open; undefined if the configuration has none. */
   get isOpen(): boolean | undefined {
-    return this.#opening && this.#opening.current !== undefined
+    return this.#listener && this.#listener.current !== undefined
   }
 
+  /** Why the listener is not open. */
   get error(): Error | undefined {
-    return this.#opening?.error
+    return this.#listener?.error
   }
 
-  /** Takes another configuration. Connections that are open keep what they have. */
+  /** Applies a configuration. Open connections keep the previous one. */
   apply(config: ProxyListener | undefined): void {
-    const before = this.#config
+    const previous = this.#config
     this.#config = config
-    if (before !== undefined && config !== undefined && isSameListener(before, config)) return
-    // Not awaited: its connections may last, and the new listener must not wait for them.
-    void this.#opening?.close(FOREVER_MS)
-    this.#opening = config && this.#open(config)
+    if (previous !== undefined && config !== undefined && isSameListener(previous, config)) return
+    // Not awaited: the new listener must not wait for the connections of the old one.
+    void this.#listener?.close(NO_DRAIN_LIMIT_MS)
+    this.#listener = config && this.#open(config)
   }
 
-  /** Stops to listen, and ends with its connections. */
+  /** Stops listening, and resolves when all connections have ended. */
   async close(drainTimeoutMs: number): Promise<void> {
-    await this.#opening?.close(drainTimeoutMs)
+    await this.#listener?.close(drainTimeoutMs)
   }
 
-  #open(config: ProxyListener): Opening<Listener> {
+  #open(config: ProxyListener): RetryingListener<Listener> {
     const { service, log, onOpen, standby } = this.#options
     const { host, port, handshakeTimeoutMs, maxConnections, maxHandshakes } = config
-    const bounds = {
+    const limits = {
       handshakeTimeoutMs,
       maxHandshakes,
       ...(maxConnections !== undefined && { maxConnections }),
     }
-    return new Opening(
-      (signal) =>
-        service.listen({ host, port, signal, allowHalfOpen: true, ...bounds }, (socket) =>
-          this.#carry(socket),
+    return new RetryingListener({
+      open: (signal) =>
+        service.listen({ host, port, signal, allowHalfOpen: true, ...limits }, (socket) =>
+          this.#forward(socket),
         ),
-      (error, retryInMs) => {
+      onFailed: (error, retryInMs) => {
         log.warn(`public listener: ${error.message}`, { retry_in_ms: retryInMs })
       },
-      () => {
+      onOpen: () => {
         log.info('public listener is open', { address: `${host}:${port}` })
         onOpen(config)
       },
-      standby && { of: standby, isOptional: false },
-    )
+      standby: standby && { standby, isOptional: false },
+    })
   }
 
-  async #carry(mesh: MeshSocket): Promise<void> {
+  /** Connects a peer to the application and copies bytes until both sides have finished. */
+  async #forward(mesh: MeshSocket): Promise<void> {
     const config = this.#config
-    // It came through a listener that is being closed.
+    // The listener was removed from the configuration while this connection was accepted.
     if (config === undefined) {
       mesh.destroy()
       return
     }
     const { traffic, log } = this.#options
     const connection = new InboundConnection(mesh)
-    traffic.opened(this.#door, connection)
+    traffic.opened(this.#labels, connection)
     let local: Socket
     try {
       local = await dialLocal(config.application, {
         timeoutMs: config.connectTimeoutMs,
-        signal: connection.gone,
+        signal: connection.peerClosed,
       })
     } catch (error) {
       mesh.destroy()
-      const problem = error as Error
-      if (!connection.gone.aborted) log.warn(problem.message)
-      traffic.closed(this.#door, connection, connection.gone.aborted ? 'broken' : 'unreachable', problem)
+      const dialError = error as Error
+      if (!connection.peerClosed.aborted) log.warn(dialError.message)
+      traffic.closed(
+        this.#labels,
+        connection,
+        connection.peerClosed.aborted ? 'broken' : 'unreachable',
+        dialError,
+      )
       return
     }
     connection.local = local
     try {
       const { idleTimeoutMs } = config
       await pump(mesh, local, idleTimeoutMs === undefined ? {} : { idleTimeoutMs })
-      traffic.closed(this.#door, connection, 'ended')
+      traffic.closed(this.#labels, connection, 'ended')
     } catch (error) {
-      traffic.closed(this.#door, connection, reasonOf(error, this.#options.isEnding()), error as Error)
+      traffic.closed(
+        this.#labels,
+        connection,
+        closeReason(error, this.#options.isShuttingDown()),
+        error as Error,
+      )
     }
   }
 }
 
-/** Why a connection that was open ended. */
-export function reasonOf(error: unknown, isEnding: boolean): CloseReason {
-  if (error instanceof ConnectError && error.code === 'ERR_CONNECT_REVOKED') return 'revoked'
-  if (error instanceof ConnectError && error.code === 'ERR_CONNECT_TIMEOUT') return 'idle'
-  return isEnding ? 'shutdown' : 'broken'
-}
-
-/** Whether what is listening can go on: the rest is looked at for each connection. */
+/** Whether the listener can stay open. The other settings are read for each connection. */
 function isSameListener(a: ProxyListener, b: ProxyListener): boolean {
   return (
     a.host === b.host &&
@@ -129,20 +134,21 @@ function isSameListener(a: ProxyListener, b: ProxyListener): boolean {
 }
 
 class InboundConnection implements Connection {
-  readonly #since = performance.now()
+  readonly #openedAt = performance.now()
   readonly peer: MeshSocket['peer']
   readonly remote: string | undefined
-  /** Aborted when the mesh's end is gone. */
-  readonly gone: AbortSignal
+  /** Aborted when the peer's connection closes. */
+  readonly peerClosed: AbortSignal
+  /** The connection to the application, once it is open. */
   local: Socket | undefined
 
   constructor(mesh: MeshSocket) {
     this.peer = mesh.peer
     this.remote = mesh.remoteAddress && `${mesh.remoteAddress}:${mesh.remotePort ?? ''}`
-    const gone = new AbortController()
-    this.gone = gone.signal
+    const closed = new AbortController()
+    this.peerClosed = closed.signal
     mesh.once('close', () => {
-      gone.abort(new Error('the peer closed the connection'))
+      closed.abort(new Error('the peer closed the connection'))
     })
   }
 
@@ -155,6 +161,6 @@ class InboundConnection implements Connection {
   }
 
   get durationMs(): number {
-    return performance.now() - this.#since
+    return performance.now() - this.#openedAt
   }
 }

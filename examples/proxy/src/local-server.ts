@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http'
 import { type AddressInfo, type ListenOptions, type Socket, isIP } from 'node:net'
 
-/** An answer: text, or an object that is sent as JSON. */
+/** A response. An object body is sent as JSON. */
 export interface Reply {
   /** @default 200 */
   readonly status?: number
@@ -13,31 +13,34 @@ export interface Reply {
 }
 
 export interface LocalServerOptions {
-  /** How many connections may be open. @default 64 */
+  /** Maximum number of open connections. @default 64 */
   readonly maxConnections?: number
-  /** How long the headers of a request may take. @default 5000 */
+  /** Timeout for the request headers, in milliseconds. @default 5000 */
   readonly headersTimeoutMs?: number
 }
 
 const MAX_CONNECTIONS = 64
 const HEADERS_TIMEOUT_MS = 5_000
-/** Bound on a whole request, its body included. */
+/** Timeout for a whole request, including its body. */
 const REQUEST_TIMEOUT_MS = 10_000
-/** Node looks at the timeouts above every 30 s unless this is said. */
+/** Node.js checks the timeouts above every 30 s by default. */
 const CHECK_INTERVAL_MS = 500
 const MAX_HOST_LENGTH = 255
 
-/** A small HTTP server for operators and their tools. */
+/** A small HTTP server for operators and monitoring tools. Rejects DNS rebinding and limits connections. */
 export class LocalServer {
   readonly #server: Server
   readonly #maxConnections: number
-  /** Open connections, oldest first, with the number of their requests that are being answered. */
+  /** Open connections, oldest first, with their number of pending requests. */
   readonly #pending = new Map<Socket, number>()
 
-  /** @param failure makes the answer when `answer` rejects */
+  /**
+   * @param handle - handles a request
+   * @param onError - makes the response when `handle` rejects
+   */
   constructor(
-    answer: (request: IncomingMessage) => Promise<Reply>,
-    failure: (error: Error) => Reply,
+    handle: (request: IncomingMessage) => Promise<Reply>,
+    onError: (error: Error) => Reply,
     { maxConnections = MAX_CONNECTIONS, headersTimeoutMs = HEADERS_TIMEOUT_MS }: LocalServerOptions = {},
   ) {
     this.#maxConnections = maxConnections
@@ -49,11 +52,11 @@ export class LocalServer {
     this.#server = createServer(options, (request, response) => {
       this.#count(request.socket, response)
       const { host } = request.headers
-      // Old health checkers speak HTTP/1.0 without a Host header; browsers always send one.
+      // Health checkers with HTTP/1.0 send no Host header; browsers always send one.
       const isRefused = host !== undefined && isLoopback(request.socket) && !isLocalHost(host)
-      const reply = isRefused ? Promise.resolve(FOREIGN_HOST) : answer(request).catch(failure)
-      void reply.then((each) => {
-        send(response, each)
+      const reply = isRefused ? Promise.resolve(FOREIGN_HOST) : handle(request).catch(onError)
+      void reply.then((result) => {
+        send(response, result)
       })
     })
     this.#server.on('connection', (socket: Socket) => {
@@ -63,11 +66,11 @@ export class LocalServer {
     })
   }
 
-  /** @throws the system's error */
+  /** @throws the system error, such as EADDRINUSE */
   async open(address: ListenOptions): Promise<AddressInfo> {
     this.#server.listen(address)
     await once(this.#server, 'listening')
-    // An accept error must not end the process.
+    // An error on accept, such as EMFILE, must not end the process.
     this.#server.on('error', () => undefined)
     return this.#server.address() as AddressInfo
   }
@@ -85,7 +88,10 @@ export class LocalServer {
     })
   }
 
-  /** Closes the oldest connection without a request, so that silent connections cannot lock out a health check. */
+  /**
+   * Closes a connection when the limit is reached: the oldest without a pending request, or else the oldest. Idle connections
+   * must not lock out a health check.
+   */
   #makeRoom(): void {
     if (this.#pending.size < this.#maxConnections) return
     const [oldest] = this.#pending.keys()
@@ -110,12 +116,12 @@ function send(response: ServerResponse, { status = 200, type, headers, body }: R
 
 const FOREIGN_HOST: Reply = {
   status: 403,
-  body: 'Host header: expected an IP address or localhost, got another name; DNS rebinding is refused\n',
+  body: 'Host header: expected an IP address or localhost; other names are rejected to prevent DNS rebinding\n',
 }
 
 /**
- * Whether a Host header names this machine by an IP address or `localhost`. A web page that reaches a loopback server by
- * DNS rebinding sends its own name.
+ * Whether a Host header is `localhost` or an IP address, with an optional port. A web page that reaches a loopback server
+ * by DNS rebinding sends its own host name.
  */
 export function isLocalHost(host = ''): boolean {
   if (host.length > MAX_HOST_LENGTH) return false
@@ -123,7 +129,7 @@ export function isLocalHost(host = ''): boolean {
   return name === 'localhost' || isIP(name) !== 0
 }
 
-/** Whether a connection came in over the loopback. False for a unix socket. */
+/** Whether the local address of a connection is a loopback address. False for a Unix socket. */
 function isLoopback({ localAddress = '' }: Socket): boolean {
   const address = localAddress.replace(/^::ffff:/, '')
   return address === '::1' || address.startsWith('127.')

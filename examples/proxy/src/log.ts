@@ -6,17 +6,17 @@ export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const
 export type LogLevel = (typeof LOG_LEVELS)[number]
 export const DEFAULT_LEVEL: LogLevel = 'info'
 
-/** The level that a text names, in any case and in Consul's spelling too; undefined when it names none. */
+/** Parses a log level, ignoring case; undefined for an unknown level. */
 export function toLevel(text: unknown): LogLevel | undefined {
   if (typeof text !== 'string' || text.length > MAX_LEVEL_LENGTH) return undefined
   const name = text.toLowerCase()
-  // Consul writes ERR.
+  // Consul's name for `error`.
   return name === 'err' ? 'error' : LOG_LEVELS.find((level) => level === name)
 }
 
 const MAX_LEVEL_LENGTH = 16
 
-/** Fields of a line. They never hold a secret. */
+/** Structured fields of a log line. They must not hold secrets. */
 type Fields = Readonly<Record<string, unknown>>
 
 export interface Log {
@@ -26,7 +26,7 @@ export interface Log {
   trace(message: string, fields?: Fields): void
   debug(message: string, fields?: Fields): void
   info(message: string, fields?: Fields): void
-  /** Writes the same message once a minute at most, with the number of repetitions. */
+  /** Logs a warning. The same message is logged at most once a minute, with the number of suppressed ones as `repeated`. */
   warn(message: string, fields?: Fields): void
   error(message: string, fields?: Fields): void
 }
@@ -34,15 +34,15 @@ export interface Log {
 export interface LogOptions {
   readonly level: LogLevel
   readonly json: boolean
-  /** The number of this worker, a field of each line. */
+  /** Number of the worker, added to each line. */
   readonly worker?: number
 }
 
-/** The same warning is not repeated for this time: retries for hours must not fill a disk. */
+/** Minimum time between two equal warnings, so that hours of retries do not fill a disk. */
 const REPEAT_MS = 60_000
-const MOST_REMEMBERED = 1_000
+const MAX_REMEMBERED = 1_000
 
-/** Names come from peers, the agent, and requests: they must not steer a terminal or disguise other names. */
+/** Escapes every text: names come from peers, the agent, and requests, and may hold terminal control characters. */
 const HOOKS: NonNullable<LoggerOptions['hooks']> = {
   logMethod([fields, message], method) {
     const shown = Object.entries(fields as Fields).map(([key, value]) => [
@@ -53,7 +53,7 @@ const HOOKS: NonNullable<LoggerOptions['hooks']> = {
   },
 }
 
-/** Logs to standard error: a line of JSON each, or one for people to read. */
+/** Creates a log that writes to standard error, as JSON lines or as text. */
 export function openLog({ level, json, worker }: LogOptions): Log {
   const stderr = 2
   const stream = json
@@ -88,7 +88,7 @@ export function openLog({ level, json, worker }: LogOptions): Log {
       logger.info(fields, message)
     },
     warn: (message, fields = {}) => {
-      const repeated = repeats(repetitions, message, performance.now())
+      const repeated = countRepetition(repetitions, message, performance.now())
       if (repeated === undefined) return
       logger.warn(repeated === 0 ? fields : { ...fields, repeated }, message)
     },
@@ -98,20 +98,20 @@ export function openLog({ level, json, worker }: LogOptions): Log {
   }
 }
 
-/** How often a message was repeated since it was last logged; undefined while it must not be logged again. */
-function repeats(
+/** Returns how often a message was suppressed since it was last logged; undefined if it must be suppressed now. */
+function countRepetition(
   repetitions: Map<string, { since: number; times: number }>,
-  words: string,
+  message: string,
   now: number,
 ): number | undefined {
-  const before = repetitions.get(words)
+  const before = repetitions.get(message)
   if (before !== undefined && now - before.since < REPEAT_MS) {
     before.times += 1
     return undefined
   }
-  repetitions.delete(words)
-  const oldest = repetitions.size >= MOST_REMEMBERED ? repetitions.keys().next() : undefined
+  repetitions.delete(message)
+  const oldest = repetitions.size >= MAX_REMEMBERED ? repetitions.keys().next() : undefined
   if (oldest?.done === false) repetitions.delete(oldest.value)
-  repetitions.set(words, { since: now, times: 0 })
+  repetitions.set(message, { since: now, times: 0 })
   return before?.times ?? 0
 }

@@ -11,8 +11,8 @@ import { Workers } from './workers.js'
 
 const args = process.argv.slice(2)
 
-/** Ends with a message and no stack, when a user has to mend something. */
-function read(): Settings {
+/** Reads the settings. Prints a wrong flag or value without a stack trace and exits with 1. */
+function readSettingsOrExit(): Settings {
   try {
     const flags = parseFlags(args)
     if (flags.version === true) {
@@ -31,10 +31,10 @@ function read(): Settings {
   }
 }
 
-const settings = read()
+const settings = readSettingsOrExit()
 const log = openLog({ ...settings.log, level: settings.log.level ?? DEFAULT_LEVEL })
 const standby = openStandby(process.env)
-const start = (onListening: OnListening): Engine => {
+const startEngine = (onListening: OnListening): Engine => {
   const { agent, ecdhCurve, workers, registration } = settings
   if (workers === 1) return new Proxy({ agent, ecdhCurve, log, onListening, standby })
   const registers = registration !== undefined
@@ -42,37 +42,37 @@ const start = (onListening: OnListening): Engine => {
   const { level } = log
   return new Workers({ json, level, count: workers, agent, ecdhCurve, log, onListening, registers })
 }
-const daemon = new Daemon(settings, log, start, standby)
+const daemon = new Daemon(settings, log, startEngine, standby)
 
-/** How long the connections that a second signal cuts may take, in milliseconds. */
+/** Time for sending resets after a second signal. */
 const CUT_MS = 1_000
 
-let isEnding = false
+let isShuttingDown = false
 let exitCode = 0
-const end = (signal: NodeJS.Signals): void => {
-  if (isEnding) {
-    log.warn(`${signal} for the second time: what is open is cut`)
+const shutDown = (signal: NodeJS.Signals): void => {
+  if (isShuttingDown) {
+    log.warn(`${signal}: second signal; resetting open connections`)
     exitCode = 1
-    // A process that just exits ends its plain connections in order: what is cut short would look complete.
+    // A process that just exits closes its TCP connections with a FIN, so that a truncated response would look complete.
     daemon.cut()
     setTimeout(() => process.exit(exitCode), CUT_MS)
     return
   }
-  isEnding = true
-  log.info(`${signal}: open connections are drained`)
+  isShuttingDown = true
+  log.info(`${signal}: draining open connections`)
   void daemon.close().then(() => {
-    log.info('ended')
-    // Whatever a library may have left open does not keep it alive.
+    log.info('stopped')
+    // Open handles of a library must not keep the process running.
     process.exit(exitCode)
   })
 }
-process.on('SIGTERM', end)
-process.on('SIGINT', end)
+process.on('SIGTERM', shutDown)
+process.on('SIGINT', shutDown)
 process.on('SIGHUP', () => {
   try {
     daemon.reload(readSettings(args, process.env))
   } catch (error) {
-    log.error(`the configuration stays as it is: ${(error as Error).message}`)
+    log.error(`reload failed; keeping the current configuration: ${(error as Error).message}`)
   }
 })
 

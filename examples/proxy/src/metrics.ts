@@ -5,10 +5,10 @@ import type { Traffic } from './traffic.js'
 
 const PREFIX = 'connect_proxy_'
 const CHANNEL = 'consul-connect:handshake'
-/** In seconds; a handshake takes milliseconds in a datacenter, and a few hundred between continents. */
+/** Histogram buckets in seconds: a handshake takes milliseconds in a datacenter, and some 300 ms between continents. */
 const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 
-/** What a metrics server reads of one process. Counts are taken from where they are kept, when they are read. */
+/** Prometheus metrics of one process. Counters of the library and of `Traffic` are copied when they are collected. */
 export class Metrics {
   readonly registry = new Registry()
   readonly #handshakes: Histogram<'outcome'>
@@ -32,28 +32,28 @@ export class Metrics {
     })
     this.#dials = new Histogram({
       name: `${PREFIX}dial_seconds`,
-      help: 'Time from a local connection to its upstream’s proved identity',
+      help: 'Time from accepting a local connection until the upstream is connected and its identity verified',
       labelNames: ['upstream'],
       buckets: BUCKETS,
       registers,
     })
     this.#dialFailures = new Counter({
       name: `${PREFIX}dial_failures_total`,
-      help: 'Local connections that could not be taken to their upstream',
+      help: 'Local connections whose upstream could not be reached, by error code',
       labelNames: ['upstream', 'code'],
       registers,
     })
     this.#countTraffic(traffic)
-    this.#describeService()
+    this.#countDecisions()
     subscribe(CHANNEL, this.#onHandshake)
   }
 
-  /** Whose decisions and certificate are shown. */
-  follow(service: Service): void {
+  /** Sets the service whose decisions and certificate are exported. */
+  setService(service: Service): void {
     this.#service = service
   }
 
-  dialled(upstream: string, ms: number): void {
+  dialed(upstream: string, ms: number): void {
     this.#dials.observe({ upstream }, ms / 1_000)
   }
 
@@ -68,11 +68,11 @@ export class Metrics {
 
   #countTraffic(traffic: Traffic): void {
     const registers = [this.registry]
-    const door = ['direction', 'name'] as const
+    const labelNames = ['direction', 'name'] as const
     new Counter({
       name: `${PREFIX}connections_opened_total`,
-      help: 'Connections that were accepted',
-      labelNames: door,
+      help: 'Accepted connections',
+      labelNames,
       registers,
       collect() {
         this.reset()
@@ -81,8 +81,8 @@ export class Metrics {
     })
     new Gauge({
       name: `${PREFIX}connections_open`,
-      help: 'Connections that are open',
-      labelNames: door,
+      help: 'Open connections',
+      labelNames,
       registers,
       collect() {
         this.reset()
@@ -91,8 +91,8 @@ export class Metrics {
     })
     new Counter({
       name: `${PREFIX}connections_closed_total`,
-      help: 'Connections that have ended, by how',
-      labelNames: [...door, 'reason'],
+      help: 'Closed connections, by reason',
+      labelNames: [...labelNames, 'reason'],
       registers,
       collect() {
         this.reset()
@@ -102,8 +102,8 @@ export class Metrics {
     })
     new Counter({
       name: `${PREFIX}bytes_total`,
-      help: 'Bytes that were carried; sent is from the application to the mesh',
-      labelNames: [...door, 'way'],
+      help: 'Bytes transferred; sent is from the application to the mesh',
+      labelNames: [...labelNames, 'way'],
       registers,
       collect() {
         this.reset()
@@ -115,12 +115,12 @@ export class Metrics {
     })
   }
 
-  #describeService(): void {
+  #countDecisions(): void {
     const registers = [this.registry]
     const service = (): Service | undefined => this.#service
     new Counter({
       name: `${PREFIX}decisions_total`,
-      help: 'Inbound connections whose peer proved who it is, by what was decided and on what ground',
+      help: 'Authorization decisions on authenticated inbound connections, by result and basis',
       labelNames: ['authorized', 'basis'],
       registers,
       collect() {
@@ -131,7 +131,7 @@ export class Metrics {
     })
     new Counter({
       name: `${PREFIX}revocations_total`,
-      help: 'Open connections that were ended since their peer may no longer connect',
+      help: 'Open connections closed because their peer is no longer authorized, by basis',
       labelNames: ['basis'],
       registers,
       collect() {
@@ -141,7 +141,7 @@ export class Metrics {
     })
     new Counter({
       name: `${PREFIX}rejections_total`,
-      help: 'Inbound connections whose peer did not prove who it is, or that were over a limit',
+      help: 'Inbound connections rejected because authentication failed or a limit was reached, by error code',
       labelNames: ['code'],
       registers,
       collect() {
@@ -151,7 +151,7 @@ export class Metrics {
     })
     new Gauge({
       name: `${PREFIX}certificate_expiry_timestamp_seconds`,
-      help: 'When the certificate in use expires, since the epoch',
+      help: 'Expiry time of the certificate in use, in seconds since the epoch',
       aggregator: 'min',
       registers,
       collect() {
@@ -161,7 +161,7 @@ export class Metrics {
     })
     new Gauge({
       name: `${PREFIX}agent_stale_seconds`,
-      help: 'For how long the intentions have not been heard of from the agent; 0 while it is there',
+      help: 'Time since the agent last confirmed the intentions; 0 while the agent answers',
       aggregator: 'max',
       registers,
       collect() {
@@ -175,7 +175,7 @@ function outcomeOf(error: Error | undefined): string {
   return error === undefined ? 'ok' : codeOf(error)
 }
 
-/** A stable code, of which there are few: never a message, of which there may be any number. */
+/** Returns the error code as a label value. Messages are unbounded and must not become labels. */
 function codeOf(error: Error): string {
   const { code } = error as { code?: unknown }
   return typeof code === 'string' ? code : 'unknown'

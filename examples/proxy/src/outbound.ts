@@ -1,91 +1,93 @@
 import type { Forward, Service } from 'consul-connect'
 import type { ProxyUpstream } from 'consul-connect/proxy'
-import { addressOf } from './address.js'
-import { reasonOf } from './inbound.js'
+import { formatAddress } from './format-address.js'
 import type { Log } from './log.js'
 import type { Metrics } from './metrics.js'
-import { Opening } from './opening.js'
+import { RetryingListener } from './retrying-listener.js'
 import type { Standby } from './standby.js'
-import type { Door, Traffic } from './traffic.js'
+import { type ListenerLabels, type Traffic, closeReason } from './traffic.js'
 
 export interface OutboundOptions {
   readonly service: Service
   readonly traffic: Traffic
   readonly metrics: Metrics
   readonly log: Log
-  readonly isEnding: () => boolean
+  readonly isShuttingDown: () => boolean
   readonly standby: Standby | undefined
 }
 
-/** One upstream: a local port or unix socket that leads to a service or a prepared query. */
+/** The local listener of an upstream: a port or Unix socket whose connections go to a service or prepared query. */
 export class Outbound {
   readonly upstream: ProxyUpstream
   readonly name: string
-  readonly #opening: Opening<Forward>
+  readonly #listener: RetryingListener<Forward>
   #isClosed = false
 
   constructor(upstream: ProxyUpstream, options: OutboundOptions) {
     const { service, log, standby } = options
     this.upstream = upstream
     this.name = nameOf(upstream)
-    const address = addressOf(upstream.bind)
+    const address = formatAddress(upstream.bind)
     const { target, connectTimeoutMs, idleTimeoutMs, bind } = upstream
-    const bounds = {
+    const timeouts = {
       dialTimeoutMs: connectTimeoutMs,
       ...(idleTimeoutMs !== undefined && { idleTimeoutMs }),
     }
-    this.#opening = new Opening(
-      async (signal) => {
-        const forward = await service.forward(target, { ...bind, ...bounds, signal })
+    this.#listener = new RetryingListener({
+      open: async (signal) => {
+        const forward = await service.forward(target, { ...bind, ...timeouts, signal })
         this.#observe(forward, options)
         return forward
       },
-      (error, retryInMs) => {
+      onFailed: (error, retryInMs) => {
         log.warn(`upstream ${this.name}: ${error.message}`, { retry_in_ms: retryInMs })
       },
-      () => {
+      onOpen: () => {
         log.info('upstream is open', { upstream: this.name, address })
       },
-      standby && { of: standby, isOptional: true },
-    )
+      standby: standby && { standby, isOptional: true },
+    })
   }
 
+  /** Whether the listener is open. */
   get isOpen(): boolean {
-    return this.#opening.current !== undefined
+    return this.#listener.current !== undefined
   }
 
+  /** Why the listener is not open. */
   get error(): Error | undefined {
-    return this.#opening.error
+    return this.#listener.error
   }
 
-  /** Stops to listen at once. */
+  /** Stops listening at once, and resolves when all connections have ended. */
   async close(drainTimeoutMs: number): Promise<void> {
     this.#isClosed = true
-    await this.#opening.close(drainTimeoutMs)
+    await this.#listener.close(drainTimeoutMs)
   }
 
-  #observe(forward: Forward, { traffic, metrics, isEnding }: OutboundOptions): void {
-    const isCut = (): boolean => this.#isClosed || isEnding()
-    const door: Door = { direction: 'upstream', name: this.name }
+  #observe(forward: Forward, { traffic, metrics, isShuttingDown }: OutboundOptions): void {
+    const isClosing = (): boolean => this.#isClosed || isShuttingDown()
+    const labels: ListenerLabels = { direction: 'upstream', name: this.name }
     forward.on('accepted', (connection) => {
-      traffic.opened(door, connection)
+      traffic.opened(labels, connection)
     })
     forward.on('dialled', ({ dialMs }) => {
-      if (dialMs !== undefined) metrics.dialled(this.name, dialMs)
+      if (dialMs !== undefined) metrics.dialed(this.name, dialMs)
     })
     forward.on('ended', (connection) => {
       const { error, dialMs } = connection
-      if (error === undefined) traffic.closed(door, connection, 'ended')
-      else if (dialMs !== undefined) traffic.closed(door, connection, reasonOf(error, isCut()), error)
+      if (error === undefined) traffic.closed(labels, connection, 'ended')
+      else if (dialMs !== undefined)
+        traffic.closed(labels, connection, closeReason(error, isClosing()), error)
       else {
         metrics.dialFailed(this.name, error)
-        traffic.closed(door, connection, isCut() ? 'shutdown' : 'unreachable', error)
+        traffic.closed(labels, connection, isClosing() ? 'shutdown' : 'unreachable', error)
       }
     })
   }
 }
 
-/** `db`, `nearest-redis.query`, and after an `@` the datacenter if one is named. */
+/** Formats the name of an upstream: `db`, `nearest-redis.query`, or `db@dc2`. */
 function nameOf({ target }: ProxyUpstream): string {
   const name = 'service' in target ? target.service : `${target.query}.query`
   return target.datacenter === undefined ? name : `${name}@${target.datacenter}`

@@ -1,20 +1,20 @@
 import { isDeepStrictEqual } from 'node:util'
 import { type AgentOptions, type Service, service } from 'consul-connect'
 import type { ProxyConfig, ProxyListener } from 'consul-connect/proxy'
-import { addressOf } from './address.js'
 import { EventLog } from './event-log.js'
+import { formatAddress } from './format-address.js'
 import { Inbound } from './inbound.js'
 import type { Log } from './log.js'
 import { Metrics } from './metrics.js'
-import { FOREVER_MS } from './opening.js'
 import { Outbound } from './outbound.js'
+import { NO_DRAIN_LIMIT_MS } from './retrying-listener.js'
 import type { Standby } from './standby.js'
 import { Traffic } from './traffic.js'
 
-/** How things stand, for whoever operates it. */
+/** The readiness of a proxy, served at `/ready`. */
 export interface ProxyStatus {
   readonly ready: boolean
-  /** What is missing, in words; empty when it is ready. */
+  /** Reasons why the proxy is not ready, as text. */
   readonly missing: readonly string[]
 }
 
@@ -23,19 +23,22 @@ export interface ProxyOptions {
   readonly ecdhCurve: string | undefined
   readonly log: Log
   readonly onListening: (service: Service, listener: ProxyListener) => void
-  /** For a proxy that replaces a running one. */
+  /** Set only in a proxy that replaces a running one. */
   readonly standby?: Standby | undefined
 }
 
-/** The proxy in one process: a service of the mesh, its public listener and its upstreams, changed by difference. */
+/**
+ * The proxy in one process. Each configuration is compared with the current one: unchanged listeners and their connections
+ * are not touched. A change of service, namespace, or partition replaces everything.
+ */
 export class Proxy {
   readonly #options: ProxyOptions
   readonly #traffic: Traffic
   readonly #metrics: Metrics
   readonly #events: EventLog
-  readonly #closing = new Map<Member, Promise<void>>()
-  #member: Member | undefined
-  #isEnding = false
+  readonly #closing = new Map<ServiceProxy, Promise<void>>()
+  #current: ServiceProxy | undefined
+  #isShuttingDown = false
 
   constructor(options: ProxyOptions) {
     this.#options = options
@@ -44,26 +47,29 @@ export class Proxy {
     this.#events = new EventLog(options.log)
   }
 
-  /** Takes another configuration: what is the same goes on, with its connections. */
+  /** Applies a configuration. */
   apply(config: ProxyConfig): void {
-    if (this.#isEnding) return
-    const before = this.#member
-    if (before === undefined || !before.isFor(config)) {
-      // Another identity has nothing in common with this one.
-      if (before !== undefined) this.#end(before, before.drainTimeoutMs)
-      const parts = { traffic: this.#traffic, metrics: this.#metrics, isEnding: () => this.#isEnding }
-      this.#member = new Member(config, { ...this.#options, ...parts })
-      this.#metrics.follow(this.#member.service)
+    if (this.#isShuttingDown) return
+    const previous = this.#current
+    if (previous === undefined || !previous.isFor(config)) {
+      if (previous !== undefined) this.#close(previous)
+      const shared = {
+        traffic: this.#traffic,
+        metrics: this.#metrics,
+        isShuttingDown: () => this.#isShuttingDown,
+      }
+      this.#current = new ServiceProxy(config, { ...this.#options, ...shared })
+      this.#metrics.setService(this.#current.service)
     }
-    this.#member?.apply(config)
+    this.#current?.apply(config)
     this.#options.standby?.configured()
   }
 
   status(): ProxyStatus {
-    const missing = this.#member?.missing() ?? ['a configuration']
+    const missing = this.#current?.missing() ?? ['configuration']
     return {
-      ready: missing.length === 0 && !this.#isEnding,
-      missing: this.#isEnding ? ['it is ending'] : missing,
+      ready: missing.length === 0 && !this.#isShuttingDown,
+      missing: this.#isShuttingDown ? ['shutting down'] : missing,
     }
   }
 
@@ -71,47 +77,48 @@ export class Proxy {
     return this.#metrics.registry.metrics()
   }
 
-  /** The same for another process to put together with those of others. */
+  /** Returns the metrics in a form that another process can aggregate. */
   metricsAsJson(): Promise<object> {
     return this.#metrics.registry.getMetricsAsJSON()
   }
 
-  /** Accepts no more, waits for open connections, and cuts those that are left. */
+  /** Stops listening, waits for open connections up to the drain timeout, and resets the remaining ones. */
   async close(): Promise<void> {
-    this.#isEnding = true
-    if (this.#member !== undefined) this.#end(this.#member, this.#member.drainTimeoutMs)
-    this.#member = undefined
+    this.#isShuttingDown = true
+    if (this.#current !== undefined) this.#close(this.#current)
+    this.#current = undefined
     await Promise.all(this.#closing.values())
     await this.#traffic.settled()
     this.#metrics.close()
     this.#events.close()
   }
 
+  /** Resets the connections that are still open. Call it after `close()`. */
   cut(): void {
     for (const { service } of this.#closing.keys()) service.destroy()
   }
 
-  #end(member: Member, drainTimeoutMs: number): void {
-    const closed = member.close(drainTimeoutMs).finally(() => this.#closing.delete(member))
-    this.#closing.set(member, closed)
+  #close(proxy: ServiceProxy): void {
+    const closed = proxy.close().finally(() => this.#closing.delete(proxy))
+    this.#closing.set(proxy, closed)
   }
 }
 
-interface MemberOptions extends ProxyOptions {
+interface ServiceProxyOptions extends ProxyOptions {
   readonly traffic: Traffic
   readonly metrics: Metrics
-  readonly isEnding: () => boolean
+  readonly isShuttingDown: () => boolean
 }
 
-/** One identity and everything that is done with it. */
-class Member {
+/** The proxy of one service identity: its certificate, its public listener, and its upstreams. */
+class ServiceProxy {
   readonly service: Service
-  readonly #options: MemberOptions
+  readonly #options: ServiceProxyOptions
   readonly #inbound: Inbound
   readonly #outbounds = new Map<string, Outbound>()
   #config: ProxyConfig
 
-  constructor(config: ProxyConfig, options: MemberOptions) {
+  constructor(config: ProxyConfig, options: ServiceProxyOptions) {
     const { namespace, partition, drainTimeoutMs } = config
     const agent = {
       ...options.agent,
@@ -123,7 +130,7 @@ class Member {
     this.service = service(config.service, { agent, drainTimeoutMs, ...tls })
     this.#options = options
     this.#config = config
-    logEvents(this.service, options.log)
+    logServiceEvents(this.service, options.log)
     const onOpen = (listener: ProxyListener): void => {
       options.onListening(this.service, listener)
     }
@@ -131,30 +138,27 @@ class Member {
     this.#inbound = new Inbound({ ...options, standby, onOpen, service: this.service })
   }
 
-  get drainTimeoutMs(): number {
-    return this.#config.drainTimeoutMs
-  }
-
+  /** Whether a configuration is for the same service, namespace, and partition. */
   isFor({ service, namespace, partition }: ProxyConfig): boolean {
-    const own = this.#config
-    return own.service === service && own.namespace === namespace && own.partition === partition
+    const current = this.#config
+    return current.service === service && current.namespace === namespace && current.partition === partition
   }
 
   apply(config: ProxyConfig): void {
     this.#config = config
     this.#inbound.apply(config.listener)
-    const wanted = new Map(config.upstreams.map((upstream) => [addressOf(upstream.bind), upstream]))
-    // First what goes, since something else may be to listen where it did.
+    const upstreams = new Map(config.upstreams.map((upstream) => [formatAddress(upstream.bind), upstream]))
+    // Close old listeners first, so that new ones can use their addresses.
     for (const [address, outbound] of this.#outbounds) {
-      const next = wanted.get(address)
+      const next = upstreams.get(address)
       if (isDeepStrictEqual(outbound.upstream, next)) continue
       this.#outbounds.delete(address)
       this.#options.log.info('upstream is closed', { upstream: outbound.name, address })
-      // Connections to where it leads still are left to their ends, which nothing waits for.
-      const isTuned = next !== undefined && isDeepStrictEqual(outbound.upstream.target, next.target)
-      void outbound.close(isTuned ? FOREVER_MS : config.drainTimeoutMs)
+      // Connections stay open if only settings of the upstream have changed. Nothing waits for their end.
+      const isSameTarget = next !== undefined && isDeepStrictEqual(outbound.upstream.target, next.target)
+      void outbound.close(isSameTarget ? NO_DRAIN_LIMIT_MS : config.drainTimeoutMs)
     }
-    for (const [address, upstream] of wanted) {
+    for (const [address, upstream] of upstreams) {
       if (this.#outbounds.has(address)) continue
       const { standby } = this.#options
       this.#outbounds.set(
@@ -164,35 +168,38 @@ class Member {
     }
   }
 
+  /** Lists reasons why the proxy is not ready. */
   missing(): string[] {
     const { leaf } = this.service
     const missing: string[] = []
-    if (leaf === undefined) missing.push('a certificate')
-    else if (leaf.notAfter.getTime() <= Date.now()) missing.push('a certificate that has not expired')
-    if (this.#inbound.isOpen === false) missing.push(`the public listener${because(this.#inbound.error)}`)
+    if (leaf === undefined) missing.push('certificate')
+    else if (leaf.notAfter.getTime() <= Date.now()) missing.push('certificate: expired')
+    if (this.#inbound.isOpen === false) missing.push(`public listener${formatReason(this.#inbound.error)}`)
     for (const { name, isOpen, error } of this.#outbounds.values())
-      if (!isOpen) missing.push(`the listener of ${name}${because(error)}`)
+      if (!isOpen) missing.push(`listener of ${name}${formatReason(error)}`)
     return missing
   }
 
-  async close(drainTimeoutMs: number): Promise<void> {
-    // All drain at once; the service waits for its listeners and forwards.
+  /** Drains and closes all listeners. */
+  async close(): Promise<void> {
+    const { drainTimeoutMs } = this.#config
+    // Not awaited: the service waits for all its listeners and forwards, which drain in parallel.
     void this.#inbound.close(drainTimeoutMs)
     for (const outbound of this.#outbounds.values()) void outbound.close(drainTimeoutMs)
     await this.service.close({ drainTimeoutMs })
   }
 }
 
-function because(error: Error | undefined): string {
+function formatReason(error: Error | undefined): string {
   return error === undefined ? '' : `: ${error.message}`
 }
 
-function logEvents(service: Service, log: Log): void {
+function logServiceEvents(service: Service, log: Log): void {
   service.on('rotated', ({ uri, notAfter }) => {
-    log.info('certificate is in use', { uri, expires: notAfter.toISOString() })
+    log.info('certificate in use', { uri, expires: notAfter.toISOString() })
   })
   service.on('roots', ({ trustDomain, pems }) => {
-    log.info('roots are in use', { trust_domain: trustDomain, roots: pems.length })
+    log.info('CA roots in use', { trust_domain: trustDomain, roots: pems.length })
   })
   service.on('denied', (error) => {
     log.warn(error.message)
@@ -201,13 +208,13 @@ function logEvents(service: Service, log: Log): void {
     log.warn(error.message)
   })
   service.on('rejected', (error, remoteAddress) => {
-    log.warn(`a connection was rejected: ${error.message}`, { remote: remoteAddress })
+    log.warn(`inbound connection rejected: ${error.message}`, { remote: remoteAddress })
   })
   service.on('stale', ({ deniesAt }) => {
-    log.warn('the agent is away, the last known intentions serve', { denies_at: deniesAt.toISOString() })
+    log.warn('agent unreachable; using the last known intentions', { denies_at: deniesAt.toISOString() })
   })
   service.on('fresh', () => {
-    log.info('the agent is back')
+    log.info('agent reachable again')
   })
   service.on('warning', (error) => {
     log.warn(error.message)

@@ -10,26 +10,27 @@ import {
 import type { ProxyListener } from 'consul-connect/proxy'
 import type { Log } from './log.js'
 
-/** The TTL of the built-in proxy, which has a heartbeat every 10 s. */
+/** TTL of the check; the same as that of Consul's built-in proxy. */
 const CHECK_TTL_MS = 30_000
-const PAUSE_MS = 2_000
-/** How often the registration of the application is read. */
+const RETRY_MS = 2_000
+/** Interval at which the registration of the application is read. */
 const FOLLOW_MS = 10_000
-const TIMEOUT_MS = 5_000
+const REQUEST_TIMEOUT_MS = 5_000
 
-/** What a proxy takes over from the registration of its application. */
+/** Fields that the proxy copies from the registration of its application. */
 type Inherited = Pick<RegisterOptions, 'destinationId' | 'tags' | 'meta' | 'weights'>
 
 /**
- * The registration that `-register` makes: present while the public listener is open. When the agent has exactly one
- * instance of the application, the proxy follows that instance's checks and has its tags, metadata, and weights.
+ * The registration made by `-register`, present while the public listener is open. If the agent has exactly one matching
+ * instance of the application, the proxy is registered as its sidecar: the instance's failed checks apply to the proxy, and
+ * its tags, metadata, and weights are copied.
  */
 export class SelfRegistration {
   readonly #idSuffix: string | undefined
   readonly #agent: ConsulApi
   readonly #log: Log
-  readonly #ended = new AbortController()
-  #wanted: { readonly service: Service; readonly listener: ProxyListener } | undefined
+  readonly #closed = new AbortController()
+  #target: { readonly service: Service; readonly listener: ProxyListener } | undefined
   #current: Registration | undefined
   #inherited: Inherited = {}
   #work: Promise<void> = Promise.resolve()
@@ -41,39 +42,42 @@ export class SelfRegistration {
     this.#log = log
   }
 
-  /** Registers an open listener, in the place of the one before. */
+  /** Registers an open listener, replacing the previous registration. */
   set(service: Service, listener: ProxyListener): void {
-    this.#wanted = { service, listener }
-    this.#next(() => this.#register())
+    this.#target = { service, listener }
+    this.#schedule(() => this.#register())
   }
 
-  /** Deregisters, so that the mesh dials this proxy no longer. */
+  /** Deregisters the proxy, so that other services stop dialing it. */
   async close(): Promise<void> {
-    this.#ended.abort()
+    this.#closed.abort()
     clearTimeout(this.#timer)
     await this.#work
     await this.#current?.close()
     await this.#agent.close()
   }
 
-  #isEnded(): boolean {
-    return this.#ended.signal.aborted
+  #isClosed(): boolean {
+    return this.#closed.signal.aborted
   }
 
-  /** Runs one step at a time, so that the last registration is the one that stays. */
-  #next(step: () => Promise<number>): void {
+  /**
+   * Runs steps one after the other, so that the latest registration wins.
+   * @param step - returns the pause before the next check of the application, in milliseconds
+   */
+  #schedule(step: () => Promise<number>): void {
     clearTimeout(this.#timer)
     this.#work = this.#work.then(async () => {
-      if (this.#isEnded()) return
+      if (this.#isClosed()) return
       const pauseMs = await step()
-      if (this.#isEnded()) return
+      if (this.#isClosed()) return
       this.#timer = setTimeout(() => {
-        this.#next(() => this.#follow())
+        this.#schedule(() => this.#follow())
       }, pauseMs)
     })
   }
 
-  /** Registers again when the registration of the application has changed. */
+  /** Registers the proxy again if the registration of the application has changed. */
   async #follow(): Promise<number> {
     if (this.#current !== undefined && isDeepStrictEqual(await this.#readApplication(), this.#inherited)) {
       return FOLLOW_MS
@@ -81,12 +85,12 @@ export class SelfRegistration {
     return this.#register()
   }
 
-  /** @returns the pause before the next step, in milliseconds */
+  /** Registers the current target. Returns the pause before the next step, in milliseconds. */
   async #register(): Promise<number> {
-    if (this.#wanted === undefined) return FOLLOW_MS
-    const { service, listener } = this.#wanted
+    if (this.#target === undefined) return FOLLOW_MS
+    const { service, listener } = this.#target
     const { host, port } = listener
-    // The id that the built-in proxy uses.
+    // The same ID as that of Consul's built-in proxy.
     const id = `${service.name}-proxy${this.#idSuffix === undefined ? '' : `-${this.#idSuffix}`}`
     try {
       this.#inherited = await this.#readApplication()
@@ -98,42 +102,42 @@ export class SelfRegistration {
         port,
         check: { ttlMs: CHECK_TTL_MS },
         ...this.#inherited,
-        // Other members cannot dial a wildcard: the proxy has the node's address then.
+        // A wildcard cannot be dialed; without an address, the agent uses that of the node.
         ...(!isWildcard(host) && { address: host }),
-        signal: this.#ended.signal,
+        signal: this.#closed.signal,
       })
       this.#log.info('registered', { id, port, instance: this.#inherited.destinationId })
       return FOLLOW_MS
     } catch (error) {
-      if (!this.#isEnded()) {
-        this.#log.warn(`registration of ${id}: ${(error as Error).message}`, { retry_in_ms: PAUSE_MS })
+      if (!this.#isClosed()) {
+        this.#log.warn(`register ${id}: ${(error as Error).message}`, { retry_in_ms: RETRY_MS })
       }
-      return PAUSE_MS
+      return RETRY_MS
     }
   }
 
   /**
-   * The instance that the proxy represents. When there is none, or it cannot be read, the last one: an application that
-   * deregisters itself must not make its proxy healthy.
+   * Reads the fields to copy from the instance that the proxy represents. Keeps the last ones if the instance is missing or
+   * cannot be read: a proxy must not become healthy because its application has deregistered itself.
    */
   async #readApplication(): Promise<Inherited> {
-    if (this.#wanted === undefined) return {}
-    const { service, listener } = this.#wanted
-    const options = { signal: this.#ended.signal, timeoutMs: TIMEOUT_MS }
+    if (this.#target === undefined) return {}
+    const { service, listener } = this.#target
+    const options = { signal: this.#closed.signal, timeoutMs: REQUEST_TIMEOUT_MS }
     try {
       const query = { filter: `Service == ${JSON.stringify(service.name)}` }
       const services = await this.#agent.request({ path: '/v1/agent/services', query, ...options })
       return inheritedFrom(services, service.name, listener) ?? this.#inherited
     } catch (error) {
-      if (!this.#isEnded()) {
-        this.#log.warn(`the instance of ${service.name} cannot be read: ${(error as Error).message}`)
+      if (!this.#isClosed()) {
+        this.#log.warn(`read instances of ${service.name}: ${(error as Error).message}`)
       }
       return this.#inherited
     }
   }
 }
 
-/** The part of an answer of the agent that is read here. */
+/** The fields read from `GET /v1/agent/services`. */
 interface AgentService {
   readonly Kind?: string
   readonly ID: string
@@ -144,7 +148,7 @@ interface AgentService {
   readonly Weights?: { readonly Passing: number; readonly Warning: number } | null
 }
 
-/** Undefined unless it is clear which instance the proxy represents. */
+/** Returns the fields of the only instance, or of the only one on the application's port; undefined if it is ambiguous. */
 function inheritedFrom(
   services: unknown,
   name: string,
@@ -154,8 +158,8 @@ function inheritedFrom(
   const instances = Object.values(services as Readonly<Record<string, AgentService>>).filter(
     ({ Kind, Service }) => (Kind ?? '') === '' && Service === name,
   )
-  const onPort = instances.filter(({ Port }) => 'port' in application && Port === application.port)
-  const [instance, ...others] = instances.length > 1 ? onPort : instances
+  const onApplicationPort = instances.filter(({ Port }) => 'port' in application && Port === application.port)
+  const [instance, ...others] = instances.length > 1 ? onApplicationPort : instances
   if (instance === undefined || others.length > 0) return undefined
   const { ID, Tags, Meta, Weights } = instance
   return {

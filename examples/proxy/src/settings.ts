@@ -2,33 +2,33 @@ import { availableParallelism } from 'node:os'
 import { createSecureContext } from 'node:tls'
 import type { AgentOptions, Environment } from 'consul-connect'
 import { type ProxyConfig, type ProxySelector, parseProxyConfig } from 'consul-connect/proxy'
-import { type Json, readFile } from './file.js'
 import { UsageError, adminAddress, agentEnvironment, hostAndPort, levelOf, quote } from './command-line.js'
+import { type Json, readConfigFile } from './config-file.js'
 import { FLAGS, type FlagName, type FlagValues, parseFlags } from './flags.js'
 import type { LogLevel } from './log.js'
 
-/** All settings of the command line, the file, and the environment. */
+/** The settings of the process, from the command line, the configuration file, and the environment. */
 export interface Settings {
   readonly agent: AgentOptions
   readonly source: Source
-  /** Undefined unless the proxy registers itself. */
+  /** Set by -register: the proxy registers itself with the agent. */
   readonly registration: { readonly idSuffix: string | undefined } | undefined
-  /** Without a level, it follows the agent's. */
+  /** An undefined level follows the level of the agent. */
   readonly log: { readonly level: LogLevel | undefined; readonly json: boolean }
-  /** Undefined without an admin address. */
+  /** Undefined if the admin server is off. */
   readonly admin: { readonly host: string; readonly port: number } | undefined
   readonly workers: number
-  /** Undefined for the default of Node.js. */
+  /** Key exchange groups; undefined for the default of Node.js. */
   readonly ecdhCurve: string | undefined
   readonly warnings: readonly string[]
 }
 
-/** Where the configuration of the proxy comes from. */
+/** The source of the proxy configuration: a registration that is followed, or flags and file. */
 export type Source =
   | { readonly kind: 'agent'; readonly selector: ProxySelector }
   | { readonly kind: 'static'; readonly config: ProxyConfig }
 
-/** Flags that a file may have too, with underscores for dashes. */
+/** Flags that a configuration file may set as well, with underscores for dashes. */
 const FILE_FLAGS = [
   'proxy-id',
   'sidecar-for',
@@ -50,26 +50,26 @@ const FILE_FLAGS = [
 ] as const satisfies readonly FlagName[]
 
 /**
- * Reads the command line, the file that it names and the environment, in this order of precedence.
- * @throws UsageError, OptionError
+ * Reads the settings from the command line, the file of -config-file, and the environment, in this order of precedence.
+ * @param args - command line arguments, without the program
+ * @throws UsageError for a wrong flag or file, OptionError for a wrong configuration value
  */
 export function readSettings(args: readonly string[], env: Environment): Settings {
   const flags = parseFlags(args)
-  const file = flags['config-file'] === undefined ? {} : readFile(flags['config-file'])
+  const file = flags['config-file'] === undefined ? {} : readConfigFile(flags['config-file'])
   return combine(flags, file, env)
 }
 
-/** @throws UsageError, OptionError */
 function combine(flags: FlagValues, file: Json, env: Environment): Settings {
-  const { process: fromFile, config } = split(file)
-  const all: FlagValues = { ...fromFile, ...flags }
+  const { flags: fileFlags, config } = splitFile(file)
+  const all: FlagValues = { ...fileFlags, ...flags }
   const warnings: string[] = []
   if (flags.token !== undefined) {
-    warnings.push('-token: everybody on this machine can see it; use -token-file or CONSUL_HTTP_TOKEN')
+    warnings.push('-token: visible in the process list; use -token-file or CONSUL_HTTP_TOKEN')
   }
-  if (all.stale === true) warnings.push('-stale: has no effect')
+  if (all.stale === true) warnings.push('-stale: ignored')
   if (all['pprof-addr'] !== undefined) {
-    warnings.push('-pprof-addr: has no effect; set NODE_OPTIONS=--inspect to profile the proxy')
+    warnings.push('-pprof-addr: ignored; set NODE_OPTIONS=--inspect to profile the proxy')
   }
   const source = sourceOf(all, config, env)
   return {
@@ -87,51 +87,55 @@ function combine(flags: FlagValues, file: Json, env: Environment): Settings {
   }
 }
 
-/** Separates the flags in a file from the configuration of the proxy. */
-function split(file: Json): { process: FlagValues; config: Json } {
+/** Splits a file into values of flags and the configuration of the proxy. */
+function splitFile(file: Json): { flags: FlagValues; config: Json } {
   if (file['token'] !== undefined) {
-    throw new UsageError('token: a configuration file holds no token; name one that does in token_file')
+    throw new UsageError('token: not allowed in a configuration file; use token_file')
   }
-  const ofProcess = new Map<string, FlagName>(FILE_FLAGS.map((flag) => [flag.replaceAll('-', '_'), flag]))
-  const process: Record<string, unknown> = {}
+  const flagsByKey = new Map<string, FlagName>(FILE_FLAGS.map((flag) => [flag.replaceAll('-', '_'), flag]))
+  const flags: Record<string, unknown> = {}
   const config: Record<string, unknown> = {}
   for (const [key, value] of Object.entries(file)) {
-    const flag = ofProcess.get(key)
+    const flag = flagsByKey.get(key)
     if (flag === undefined) config[key] = value
-    else process[flag] = expectType(key, value, FLAGS[flag].type)
+    else flags[flag] = expectType(key, value, FLAGS[flag].type)
   }
-  return { process, config }
+  return { flags, config }
 }
 
 function expectType(key: string, value: unknown, type: 'boolean' | 'string'): unknown {
   if (typeof value === type) return value
-  // A number of workers is more natural as one.
+  // JSON files may hold the number of workers as a number.
   if (key === 'workers' && typeof value === 'number') return String(value)
   throw new UsageError(`${key}: expected a ${type}, got ${JSON.stringify(value).slice(0, 64)}`)
 }
 
-function sourceOf(flags: FlagValues, fromFile: Json, env: Environment): Source {
-  const config = { ...fromFile, ...configOf(flags) }
+function sourceOf(flags: FlagValues, fileConfig: Json, env: Environment): Source {
+  const config = { ...fileConfig, ...configOf(flags) }
   const selector = selectorOf(flags, config, env)
   if (selector !== undefined) {
     const [key] = Object.keys(config)
     if (key === undefined) return { kind: 'agent', selector }
-    const [chosen] = Object.values(selector)
-    throw new UsageError(`${key}: the configuration of ${chosen} comes from the agent, and from there alone`)
+    const [id] = Object.values(selector)
+    throw new UsageError(
+      `${key}: not allowed with -proxy-id or -sidecar-for; the agent has the configuration of ${id}`,
+    )
   }
   if (config['service'] === undefined) {
-    throw new UsageError('expected -sidecar-for, -proxy-id, -service or -config-file: see -help')
+    throw new UsageError(
+      'no configuration: expected -sidecar-for, -proxy-id, -service, or -config-file (see -help)',
+    )
   }
   if (flags.listen !== undefined && flags['service-addr'] === undefined && !hasApplication(config)) {
-    throw new UsageError('-listen: expected -service-addr beside it, the address of the application')
+    throw new UsageError('-listen: expected -service-addr as well, the address of the application')
   }
   const { namespace, partition } = flags
-  const scoped = {
+  const scopedConfig = {
     ...config,
     ...(namespace !== undefined && { namespace }),
     ...(partition !== undefined && { partition }),
   }
-  return { kind: 'static', config: parseProxyConfig(scoped) }
+  return { kind: 'static', config: parseProxyConfig(scopedConfig) }
 }
 
 function hasApplication(config: Json): boolean {
@@ -140,26 +144,27 @@ function hasApplication(config: Json): boolean {
   )
 }
 
-/** Reads which proxy to follow: the environment counts only where flags and file name none. */
+/** Selects the registered proxy to follow. The environment applies only if flags and file select neither a proxy nor a service. */
 function selectorOf(flags: FlagValues, config: Json, env: Environment): ProxySelector | undefined {
-  const given = { proxyId: flags['proxy-id'], sidecarFor: flags['sidecar-for'] }
-  const own = Object.values(given).some((value) => value !== undefined)
-  const named =
-    own || config['service'] !== undefined
-      ? given
+  const fromFlags = { proxyId: flags['proxy-id'], sidecarFor: flags['sidecar-for'] }
+  const isInFlags = Object.values(fromFlags).some((value) => value !== undefined)
+  const selected =
+    isInFlags || config['service'] !== undefined
+      ? fromFlags
       : { proxyId: env['CONNECT_PROXY_ID'], sidecarFor: env['CONNECT_SIDECAR_FOR'] }
   // An empty variable counts as absent.
-  const proxyId = own ? named.proxyId : named.proxyId || undefined
-  const sidecarFor = own ? named.sidecarFor : named.sidecarFor || undefined
+  const proxyId = isInFlags ? selected.proxyId : selected.proxyId || undefined
+  const sidecarFor = isInFlags ? selected.sidecarFor : selected.sidecarFor || undefined
   if (proxyId !== undefined && sidecarFor !== undefined) {
-    throw new UsageError('expected either -proxy-id or -sidecar-for, got both')
+    throw new UsageError('-proxy-id, -sidecar-for: set only one of them')
   }
-  if (proxyId === '' || sidecarFor === '') throw new UsageError('-proxy-id, -sidecar-for: expected an id')
+  if (proxyId === '' || sidecarFor === '')
+    throw new UsageError('-proxy-id, -sidecar-for: expected an ID, got ""')
   if (proxyId !== undefined) return { proxyId }
   return sidecarFor === undefined ? undefined : { sidecarFor }
 }
 
-/** Translates flags to the keys of a configuration. */
+/** Converts flags to configuration keys. */
 function configOf(flags: FlagValues): Json {
   const { service, listen, upstream } = flags
   return {
@@ -183,37 +188,37 @@ function applicationKeys(text: string): Json {
 }
 
 const UPSTREAM_FORM = 'NAME[.service|.query]:[HOST:]PORT[?tag=TAG&near=NODE&filter=EXPRESSION]'
-/** Room for the longest filter with every character encoded. */
+/** The longest filter, with every character percent-encoded, fits. */
 const MAX_UPSTREAM_LENGTH = 8_192
 
 /**
- * Parses `name[.service|.query]:[host:]port`, as the built-in proxy has it, or with a Unix path in the place of host and
- * port; after a question mark, which instances are wanted.
+ * Parses an upstream in the syntax of the built-in proxy, `name[.service|.query]:[host:]port`. Additions: a Unix socket path
+ * instead of host and port, and `?tag=...&near=...&filter=...`, which selects instances.
  * @throws UsageError
  */
 function upstreamKeys(text: string): Json {
   const colon = text.indexOf(':')
   const isTooLong = text.length > MAX_UPSTREAM_LENGTH
   if (colon < 1 || isTooLong) {
-    const found = isTooLong ? `${text.length} characters` : quote(text)
-    throw new UsageError(`-upstream: expected ${UPSTREAM_FORM}, got ${found}`)
+    const actual = isTooLong ? `${text.length} characters` : quote(text)
+    throw new UsageError(`-upstream: expected ${UPSTREAM_FORM}, got ${actual}`)
   }
   const { name, isQuery } = destinationOf(text.slice(0, colon))
-  const [where = '', ...search] = text.slice(colon + 1).split('?')
+  const [address = '', ...search] = text.slice(colon + 1).split('?')
   const destination = {
     destination_name: name,
     destination_type: isQuery ? 'prepared_query' : 'service',
     ...selectionKeys(search.join('?')),
   }
-  const path = unixPath(where)
+  const path = unixPath(address)
   if (path !== undefined) return { ...destination, local_bind_socket_path: path }
-  const { host, port } = hostAndPort('-upstream', where)
+  const { host, port } = hostAndPort('-upstream', address)
   return { ...destination, local_bind_port: port, ...(host !== undefined && { local_bind_address: host }) }
 }
 
 function destinationOf(text: string): { readonly name: string; readonly isQuery: boolean } {
   for (const type of ['.service', '.query']) {
-    // A name consists of more than the type.
+    // `.query` alone is the name of a service.
     if (text.length > type.length && text.endsWith(type)) {
       return { name: text.slice(0, -type.length), isQuery: type === '.query' }
     }
@@ -223,19 +228,23 @@ function destinationOf(text: string): { readonly name: string; readonly isQuery:
 
 const SELECTION_PARAMETERS = ['tag', 'near', 'filter']
 
-/** Parses `tag=a&tag=b&near=_agent&filter=...`, encoded as in a URL. @throws UsageError */
+/**
+ * Parses `tag=a&tag=b&near=_agent&filter=...`, with URL encoding.
+ * @throws UsageError
+ */
 function selectionKeys(search: string): Json {
   const parameters = new URLSearchParams(search)
   for (const name of parameters.keys()) {
     if (SELECTION_PARAMETERS.includes(name)) continue
-    const known = SELECTION_PARAMETERS.join(', ')
-    throw new UsageError(`-upstream: unknown parameter ${quote(name)}; expected one of ${known}`)
+    const expected = SELECTION_PARAMETERS.join(', ')
+    throw new UsageError(`-upstream: unknown parameter ${quote(name)}; expected one of ${expected}`)
   }
   for (const name of ['near', 'filter']) {
-    if (parameters.getAll(name).length > 1) throw new UsageError(`-upstream: expected ${name} once`)
+    if (parameters.getAll(name).length > 1)
+      throw new UsageError(`-upstream: expected ${name} once; it is repeated`)
   }
   for (const [name, value] of parameters) {
-    if (value === '') throw new UsageError(`-upstream: expected a value of ${name}`)
+    if (value === '') throw new UsageError(`-upstream: expected a value for ${name}, got ""`)
   }
   const tags = parameters.getAll('tag')
   const [near, filter] = [parameters.get('near'), parameters.get('filter')]
@@ -254,28 +263,28 @@ function unixPath(text: string): string | undefined {
 function registrationOf(flags: FlagValues, source: Source): Settings['registration'] {
   if (flags.register !== true) {
     if (flags['register-id'] === undefined) return undefined
-    throw new UsageError('-register-id: expected -register beside it')
+    throw new UsageError('-register-id: expected -register as well')
   }
   if (source.kind === 'agent') {
     throw new UsageError(
-      '-register: the agent has the registration already, the configuration comes from there',
+      '-register: not allowed with -proxy-id or -sidecar-for; that proxy is already registered',
     )
   }
   if (source.config.listener === undefined) {
     throw new UsageError(
-      '-register: expected -listen beside it; a proxy without a public listener is not registered',
+      '-register: expected -listen as well; a proxy without a public listener cannot be registered',
     )
   }
   return { idSuffix: flags['register-id'] }
 }
 
-const MOST_WORKERS = 64
+const MAX_WORKERS = 64
 
 function workersOf(text = '1'): number {
-  if (text === 'auto') return Math.min(MOST_WORKERS, availableParallelism())
+  if (text === 'auto') return Math.min(MAX_WORKERS, availableParallelism())
   const count = Number(text)
-  if (/^\d+$/.test(text) && count >= 1 && count <= MOST_WORKERS) return count
-  throw new UsageError(`-workers: expected auto, or a number from 1 to ${MOST_WORKERS}, got ${quote(text)}`)
+  if (/^\d+$/.test(text) && count >= 1 && count <= MAX_WORKERS) return count
+  throw new UsageError(`-workers: expected auto or a number from 1 to ${MAX_WORKERS}, got ${quote(text)}`)
 }
 
 function curvesOf(ecdhCurve: string): string {
@@ -283,16 +292,16 @@ function curvesOf(ecdhCurve: string): string {
     createSecureContext({ ecdhCurve })
     return ecdhCurve
   } catch (cause) {
-    const expected = 'expected groups that this OpenSSL knows, such as X25519:P-256'
+    const expected = 'expected groups supported by OpenSSL, such as X25519:P-256'
     throw new UsageError(`-ecdh-curve: ${expected}, got ${quote(ecdhCurve)}`, { cause })
   }
 }
 
-/** The environment for the agent, with the token that a supervisor gave to this proxy. */
+/** Returns the environment for the agent client. The token of a supervisor, CONNECT_PROXY_TOKEN, overrides Consul's variables. */
 function proxyEnvironment(flags: FlagValues, env: Environment): Environment {
-  const own = env['CONNECT_PROXY_TOKEN']
-  if (own === undefined || own === '' || flags.token !== undefined || flags['token-file'] !== undefined) {
+  const token = env['CONNECT_PROXY_TOKEN']
+  if (token === undefined || token === '' || flags.token !== undefined || flags['token-file'] !== undefined) {
     return agentEnvironment(flags, env)
   }
-  return agentEnvironment({ ...flags, token: own }, env)
+  return agentEnvironment({ ...flags, token }, env)
 }

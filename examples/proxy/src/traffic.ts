@@ -1,11 +1,15 @@
+import { ConnectError } from 'consul-connect'
 import type { Log } from './log.js'
 
 type Direction = 'inbound' | 'upstream'
 
-/** How a connection ended: `ended` when both sides had said all; `unreachable` when the other end was not reached. */
+/**
+ * How a connection ended: `ended` after both sides had finished; `unreachable` if the application or upstream could not be
+ * reached.
+ */
 export type CloseReason = 'ended' | 'broken' | 'idle' | 'revoked' | 'unreachable' | 'shutdown'
 
-/** A connection through the proxy, as it stands now. */
+/** A connection through the proxy. The properties change while it is open. */
 export interface Connection {
   /** Bytes from the application to the mesh. */
   readonly sent: number
@@ -13,18 +17,18 @@ export interface Connection {
   readonly received: number
   readonly durationMs: number
   readonly peer: { readonly spiffeId: string } | undefined
-  /** The address at the mesh's end. */
+  /** Address of the peer in the mesh. */
   readonly remote: string | undefined
 }
 
-/** Where connections come in: the public listener, with the service's name, or an upstream's, with that one's. */
-export interface Door {
+/** Labels of a listener. The name is that of the service for the public listener, or else that of the upstream. */
+export interface ListenerLabels {
   readonly direction: Direction
   readonly name: string
 }
 
-/** What went through one door since the start. */
-export interface Totals extends Door {
+/** Counts of a listener since the start of the process. */
+export interface Totals extends ListenerLabels {
   readonly opened: number
   readonly open: number
   readonly closed: ReadonlyMap<CloseReason, number>
@@ -32,22 +36,22 @@ export interface Totals extends Door {
   readonly received: number
 }
 
-interface Counts extends Door {
+interface Counts extends ListenerLabels {
   opened: number
   readonly open: Set<Connection>
   readonly closed: Map<CloseReason, number>
-  /** Of those that are closed. */
+  /** Bytes of closed connections. */
   sent: number
   received: number
 }
 
-/** Far more than the turns of the event loop that it takes. */
+/** Bound on `settled()`. Destroyed connections report their end within a few turns of the event loop. */
 const SETTLE_MS = 1_000
 
-/** Counts connections and bytes, and writes a line for each connection that has ended. */
+/** Counts connections and bytes by listener, and logs each closed connection at `debug`. */
 export class Traffic {
   readonly #log: Log
-  readonly #doors = new Map<string, Counts>()
+  readonly #counts = new Map<string, Counts>()
   #open = 0
   #onEmpty: (() => void) | undefined
 
@@ -55,15 +59,15 @@ export class Traffic {
     this.#log = log
   }
 
-  opened(door: Door, connection: Connection): void {
-    const counts = this.#at(door)
+  opened(labels: ListenerLabels, connection: Connection): void {
+    const counts = this.#countsOf(labels)
     counts.opened += 1
     this.#open += 1
     counts.open.add(connection)
   }
 
-  closed(door: Door, connection: Connection, reason: CloseReason, error?: Error): void {
-    const counts = this.#at(door)
+  closed(labels: ListenerLabels, connection: Connection, reason: CloseReason, error?: Error): void {
+    const counts = this.#countsOf(labels)
     const { sent, received } = connection
     counts.open.delete(connection)
     counts.closed.set(reason, (counts.closed.get(reason) ?? 0) + 1)
@@ -73,7 +77,7 @@ export class Traffic {
     if (this.#open === 0) this.#onEmpty?.()
     if (!this.#log.isDebug) return
     this.#log.debug('connection', {
-      ...door,
+      ...labels,
       peer: connection.peer?.spiffeId,
       remote: connection.remote,
       sent,
@@ -84,7 +88,7 @@ export class Traffic {
     })
   }
 
-  /** Resolves when every connection that was cut has been accounted for, which is a matter of moments. */
+  /** Resolves when all connections have been counted as closed, after 1 s at most. Call it after destroying them. */
   async settled(): Promise<void> {
     if (this.#open === 0) return
     let timer: NodeJS.Timeout | undefined
@@ -96,7 +100,7 @@ export class Traffic {
   }
 
   totals(): Totals[] {
-    return [...this.#doors.values()].map(({ direction, name, opened, open, closed, ...bytes }) => {
+    return [...this.#counts.values()].map(({ direction, name, opened, open, closed, ...bytes }) => {
       let { sent, received } = bytes
       for (const connection of open) {
         sent += connection.sent
@@ -106,13 +110,20 @@ export class Traffic {
     })
   }
 
-  #at({ direction, name }: Door): Counts {
+  #countsOf({ direction, name }: ListenerLabels): Counts {
     const key = `${direction} ${name}`
-    let counts = this.#doors.get(key)
+    let counts = this.#counts.get(key)
     if (counts === undefined) {
       counts = { direction, name, opened: 0, open: new Set(), closed: new Map(), sent: 0, received: 0 }
-      this.#doors.set(key, counts)
+      this.#counts.set(key, counts)
     }
     return counts
   }
+}
+
+/** Classifies the error that ended an open connection. */
+export function closeReason(error: unknown, isShuttingDown: boolean): CloseReason {
+  if (error instanceof ConnectError && error.code === 'ERR_CONNECT_REVOKED') return 'revoked'
+  if (error instanceof ConnectError && error.code === 'ERR_CONNECT_TIMEOUT') return 'idle'
+  return isShuttingDown ? 'shutdown' : 'broken'
 }

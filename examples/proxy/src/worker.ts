@@ -1,16 +1,15 @@
-// One of several processes that share the listeners. It acts on what the first process says, and on no signal.
+// Entry point of a worker process. The primary process controls it by messages; signals are ignored.
 import './heap.js'
 import { type Log, openLog } from './log.js'
-import type { FromWorker, ToWorker } from './messages.js'
 import { Proxy } from './proxy.js'
+import type { FromWorker, ToWorker } from './worker-messages.js'
 
-/** How often the first process hears how things stand. */
-const STATUS_MS = 250
+const STATUS_INTERVAL_MS = 250
 
 let log: Log | undefined
 let proxy: Proxy | undefined
 
-// A terminal and a service manager signal the whole group.
+// Terminals and service managers signal the whole process group; the primary process decides when a worker exits.
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => undefined)
 
 process.on('message', (message: ToWorker) => {
@@ -21,19 +20,19 @@ process.on('message', (message: ToWorker) => {
       ecdhCurve: message.ecdhCurve,
       log,
       onListening: (_service, listener) => {
-        tell({ type: 'listening', listener })
+        send({ type: 'listening', listener })
       },
     })
-    setInterval(report, STATUS_MS).unref()
+    setInterval(sendStatus, STATUS_INTERVAL_MS).unref()
   } else if (message.type === 'config') {
     proxy?.apply(message.config)
-    report()
+    sendStatus()
   } else if (message.type === 'level') {
     log?.setLevel(message.level)
   } else if (message.type === 'metrics') {
-    const { question } = message
+    const { requestId } = message
     void proxy?.metricsAsJson().then((metrics) => {
-      tell({ type: 'metrics', question, metrics })
+      send({ type: 'metrics', requestId, metrics })
     })
   } else if (message.type === 'cut') {
     proxy?.cut()
@@ -44,13 +43,13 @@ process.on('message', (message: ToWorker) => {
   }
 })
 
-tell({ type: 'hello' })
+send({ type: 'online' })
 
-function report(): void {
-  if (proxy !== undefined) tell({ type: 'status', status: proxy.status() })
+function sendStatus(): void {
+  if (proxy !== undefined) send({ type: 'status', status: proxy.status() })
 }
 
-function tell(message: FromWorker): void {
-  // The first process may be gone, and this one is about to be.
+function send(message: FromWorker): void {
+  // Send errors are ignored: without the primary process, cluster ends this worker.
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
 }

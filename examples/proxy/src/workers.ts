@@ -7,9 +7,9 @@ import { type AgentRelay, type ProxyConfig, relayAgent } from 'consul-connect/pr
 import { AggregatorRegistry } from 'prom-client'
 import type { Engine, OnListening } from './daemon.js'
 import type { Log, LogLevel } from './log.js'
-import type { FromWorker, ToWorker } from './messages.js'
 import type { ProxyStatus } from './proxy.js'
 import { elapsed } from './time.js'
+import type { FromWorker, ToWorker } from './worker-messages.js'
 
 export interface WorkersOptions {
   readonly count: number
@@ -19,10 +19,11 @@ export interface WorkersOptions {
   readonly level: LogLevel
   readonly json: boolean
   readonly onListening: OnListening
-  /** Whether somebody registers: that takes a service in this process. */
+  /** Whether the proxy registers itself. The registration is made by a service in this process. */
   readonly registers: boolean
 }
 
+/** A worker and its replacements. */
 interface Slot {
   readonly number: number
   worker: Worker | undefined
@@ -33,32 +34,38 @@ interface Slot {
 }
 
 const FIRST_PAUSE_MS = 100
-const LONGEST_PAUSE_MS = 10_000
-/** One that has lived so long did not die of its start. */
-const LIVED_MS = 10_000
-/** How long a worker may take to say its metrics. */
-const METRICS_MS = 2_000
-/** What a worker's end takes beyond its drain. */
-const END_GRACE_MS = 5_000
+const MAX_PAUSE_MS = 10_000
+/** A worker that ran for longer did not fail at its start, so that its replacement starts without a long pause. */
+const HEALTHY_MS = 10_000
+/** Time for a worker to return its metrics. */
+const METRICS_TIMEOUT_MS = 2_000
+/** Time for a worker to exit after its drain timeout, before it is killed. */
+const EXIT_GRACE_MS = 5_000
 
-/** These are for this process alone: the workers ask it, and not the agent. */
-const SECRETS = ['CONSUL_HTTP_TOKEN', 'CONSUL_HTTP_TOKEN_FILE', 'CONSUL_HTTP_AUTH', 'CONNECT_PROXY_TOKEN']
+/** Variables that are cleared for workers, which need no credentials: this process relays their requests. */
+const SECRET_VARIABLES = [
+  'CONSUL_HTTP_TOKEN',
+  'CONSUL_HTTP_TOKEN_FILE',
+  'CONSUL_HTTP_AUTH',
+  'CONNECT_PROXY_TOKEN',
+]
 
 /**
- * Several processes with a proxy each, which share the listeners. This one accepts, hands connections out in turn, and is
- * the only one that speaks to the agent: the workers read through a private socket, without a token.
+ * Runs a proxy in each of several worker processes, which share the listeners. This process accepts connections and
+ * distributes them round-robin. It alone talks to the agent and holds the token: it relays requests of the workers, which
+ * arrive on a private Unix socket.
  */
 export class Workers implements Engine {
   readonly #options: WorkersOptions
   readonly #folder: string
   readonly #slots: Slot[]
-  readonly #questions = new Map<number, (metrics: object) => void>()
+  readonly #pendingMetrics = new Map<number, (metrics: object) => void>()
   #relay: AgentRelay | undefined
   #service: Service | undefined
   #config: ProxyConfig | undefined
   #level: LogLevel
-  #question = 0
-  #isEnding = false
+  #lastRequestId = 0
+  #isClosing = false
 
   constructor(options: WorkersOptions) {
     this.#options = options
@@ -73,19 +80,19 @@ export class Workers implements Engine {
       retry: undefined,
     }))
     const exec = join(import.meta.dirname, 'worker.js')
-    // None of the arguments, where a token may be.
+    // No arguments: they may hold a token.
     cluster.setupPrimary({ exec, args: [], serialization: 'advanced' })
-    // Cluster binds in this process what the workers listen on.
+    // Cluster binds the workers' Unix sockets in this process; they must be accessible to this user only.
     process.umask(0o077)
     cluster.on('message', (worker, message: FromWorker) => {
-      this.#hear(worker, message)
+      this.#onMessage(worker, message)
     })
     cluster.on('exit', (worker, code, signal) => {
-      this.#lost(worker, signal === '' ? String(code) : signal)
+      this.#onExit(worker, signal === '' ? String(code) : signal)
     })
   }
 
-  /** @throws ConnectError when the private socket cannot be made */
+  /** @throws ConnectError if the private socket cannot be created */
   async start(): Promise<void> {
     const { agent } = this.#options
     this.#relay = await relayAgent({ path: join(this.#folder, 'agent.sock'), agent })
@@ -95,53 +102,54 @@ export class Workers implements Engine {
   apply(config: ProxyConfig): void {
     const { registers } = this.#options
     if (registers && this.#service?.name !== config.service) {
-      // Not awaited: the service that replaces it must not wait for its drain. close() rejects only for a wrong option.
+      // Not awaited: the new service must not wait for the drain. close() rejects only for a wrong option.
       void this.#service?.close()
       this.#service = service(config.service, { agent: this.#options.agent })
     }
     this.#config = config
-    this.#tellAll({ type: 'config', config })
+    this.#sendAll({ type: 'config', config })
   }
 
   setLevel(level: LogLevel): void {
     this.#level = level
-    this.#tellAll({ type: 'level', level })
+    this.#sendAll({ type: 'level', level })
   }
 
   status(): ProxyStatus {
     const missing = this.#slots.flatMap(({ number, status }) =>
-      (status?.missing ?? ['it has not started']).map((what) => `worker ${number}: ${what}`),
+      (status?.missing ?? ['not started']).map((reason) => `worker ${number}: ${reason}`),
     )
     return { ready: missing.length === 0, missing }
   }
 
   async metrics(): Promise<string> {
-    const answers = await Promise.all(this.#slots.map((slot) => this.#ask(slot)))
-    const known = answers.filter((answer) => answer !== undefined)
-    return AggregatorRegistry.aggregate(known).metrics()
+    const responses = await Promise.all(this.#slots.map((slot) => this.#requestMetrics(slot)))
+    const metrics = responses.filter((response) => response !== undefined)
+    return AggregatorRegistry.aggregate(metrics).metrics()
   }
 
   async close(): Promise<void> {
-    this.#isEnding = true
+    this.#isClosing = true
     for (const { retry } of this.#slots) clearTimeout(retry)
     await this.#service?.close()
-    this.#tellAll({ type: 'close' })
-    await Promise.all(this.#slots.map(({ worker }) => this.#ended(worker)))
+    this.#sendAll({ type: 'close' })
+    await Promise.all(this.#slots.map(({ worker }) => this.#exited(worker)))
     await this.#relay?.close()
     rmSync(this.#folder, { recursive: true, force: true })
   }
 
   cut(): void {
-    this.#tellAll({ type: 'cut' })
+    this.#sendAll({ type: 'cut' })
   }
 
   #fork(slot: Slot): void {
     slot.startedAt = performance.now()
-    slot.worker = cluster.fork(Object.fromEntries(SECRETS.map((name) => [name, ''])))
+    slot.worker = cluster.fork(Object.fromEntries(SECRET_VARIABLES.map((name) => [name, ''])))
   }
 
-  #welcome({ worker, number }: Slot): void {
-    // A worker that was still starting has not received the first one.
+  /** Sends the options and the current configuration to a new worker. */
+  #initialize({ worker, number }: Slot): void {
+    // A worker that was starting did not receive the message of close().
     if (this.#isEnding) {
       worker?.send({ type: 'close' } satisfies ToWorker)
       return
@@ -155,57 +163,62 @@ export class Workers implements Engine {
     }
   }
 
-  #hear(worker: Worker, message: FromWorker): void {
-    const slot = this.#slots.find((one) => one.worker === worker)
+  #onMessage(worker: Worker, message: FromWorker): void {
+    const slot = this.#slots.find((each) => each.worker === worker)
     if (slot === undefined) return
-    if (message.type === 'hello') this.#welcome(slot)
+    if (message.type === 'online') this.#initialize(slot)
     else if (message.type === 'status') slot.status = message.status
-    else if (message.type === 'metrics') this.#questions.get(message.question)?.(message.metrics)
+    else if (message.type === 'metrics') this.#pendingMetrics.get(message.requestId)?.(message.metrics)
     else if (this.#service !== undefined) this.#options.onListening(this.#service, message.listener)
   }
 
-  /** Its connections are gone with it; another takes its place. */
-  #lost(worker: Worker, how: string): void {
-    const slot = this.#slots.find((one) => one.worker === worker)
-    if (slot === undefined || this.#isEnding) return
+  /** Replaces a worker that has exited, with a pause that doubles from 0.1 s to 10 s. Its connections are lost. */
+  #onExit(worker: Worker, status: string): void {
+    const slot = this.#slots.find((each) => each.worker === worker)
+    if (slot === undefined || this.#isClosing) return
     slot.status = undefined
     slot.worker = undefined
-    if (performance.now() - slot.startedAt > LIVED_MS) slot.pauseMs = FIRST_PAUSE_MS
-    this.#options.log.error('a worker has ended', { worker: slot.number, how, again_in_ms: slot.pauseMs })
+    if (performance.now() - slot.startedAt > HEALTHY_MS) slot.pauseMs = FIRST_PAUSE_MS
+    this.#options.log.error('worker exited; its connections are lost', {
+      worker: slot.number,
+      how: status,
+      again_in_ms: slot.pauseMs,
+    })
     slot.retry = setTimeout(() => {
       this.#fork(slot)
     }, slot.pauseMs)
-    slot.pauseMs = Math.min(LONGEST_PAUSE_MS, slot.pauseMs * 2)
+    slot.pauseMs = Math.min(MAX_PAUSE_MS, slot.pauseMs * 2)
   }
 
-  #ask({ worker }: Slot): Promise<object | undefined> {
-    const question = (this.#question += 1)
+  #requestMetrics({ worker }: Slot): Promise<object | undefined> {
+    const requestId = (this.#lastRequestId += 1)
     return new Promise<object | undefined>((resolve) => {
       const timer = setTimeout(() => {
         resolve(undefined)
-      }, METRICS_MS)
-      this.#questions.set(question, (metrics) => {
+      }, METRICS_TIMEOUT_MS)
+      this.#pendingMetrics.set(requestId, (metrics) => {
         clearTimeout(timer)
         resolve(metrics)
       })
-      if (worker?.isConnected() === true) worker.send({ type: 'metrics', question } satisfies ToWorker)
+      if (worker?.isConnected() === true) worker.send({ type: 'metrics', requestId } satisfies ToWorker)
       else resolve(undefined)
-    }).finally(() => this.#questions.delete(question))
+    }).finally(() => this.#pendingMetrics.delete(requestId))
   }
 
-  async #ended(worker: Worker | undefined): Promise<void> {
+  /** Waits until a worker has exited. Kills it 5 s after its drain timeout. */
+  async #exited(worker: Worker | undefined): Promise<void> {
     if (worker === undefined || worker.isDead()) return
     const drainMs = this.#config?.drainTimeoutMs ?? 0
-    const exited = new AbortController()
+    const stopWaiting = new AbortController()
     const exit = new Promise<void>((resolve) => worker.once('exit', resolve))
     void exit.then(() => {
-      exited.abort()
+      stopWaiting.abort()
     })
-    if (await elapsed(drainMs + END_GRACE_MS, exited.signal)) worker.process.kill('SIGKILL')
+    if (await elapsed(drainMs + EXIT_GRACE_MS, stopWaiting.signal)) worker.process.kill('SIGKILL')
     await exit
   }
 
-  #tellAll(message: ToWorker): void {
+  #sendAll(message: ToWorker): void {
     for (const { worker } of this.#slots) if (worker?.isConnected() === true) worker.send(message)
   }
 }

@@ -1,20 +1,20 @@
 import { readFileSync } from 'node:fs'
 import { UsageError } from './command-line.js'
 
-/** The values of a file, by their keys. */
+/** A JSON object. */
 export type Json = Readonly<Record<string, unknown>>
 
 /**
- * Reads a JSON object.
- * @throws UsageError, with the place and without the content of the file
+ * Reads a configuration file, which must hold a JSON object.
+ * @throws UsageError with the path and position, never with content of the file
  */
-export function readFile(path: string): Json {
+export function readConfigFile(path: string): Json {
   let text: string
   try {
     text = readFileSync(path, 'utf8')
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
-    throw new UsageError(`-config-file: ${path} cannot be read (${code ?? 'unknown error'})`, {
+    throw new UsageError(`-config-file: cannot read ${path} (${code ?? 'unknown error'})`, {
       cause: error,
     })
   }
@@ -29,14 +29,14 @@ function parseJson(path: string, text: string): unknown {
   try {
     return JSON.parse(text)
   } catch (error) {
-    const place = placeOf(error, text)
-    // Node quotes the text, which may hold anything: no cause.
-    throw new UsageError(`${path}${place}: expected JSON`)
+    const position = positionOf(error, text)
+    // No cause: the message of Node.js quotes the file, which may hold secrets.
+    throw new UsageError(`${path}${position}: invalid JSON; expected a JSON object`)
   }
 }
 
-/** `:line:column` of a syntax error, where Node reports it. */
-function placeOf(error: unknown, text: string): string {
+/** Returns `:line:column` of a syntax error; an empty string if Node.js does not report the position. */
+function positionOf(error: unknown, text: string): string {
   const position = /at position (\d+)/.exec(String(error))?.[1]
   if (position === undefined) return ''
   const before = text.slice(0, Number(position)).split('\n')
