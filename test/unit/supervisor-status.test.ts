@@ -33,7 +33,7 @@ const FAILING: ProxyStatus = {
   uptimeS: undefined,
   lastExit: 'exit code 1',
   token: 'none',
-  problem: 'command: expected an executable file, and /x is not there',
+  problem: 'command: /x does not exist',
 }
 
 function statusOf(proxies: readonly ProxyStatus[], agent: string = 'ok'): SupervisorStatus {
@@ -59,7 +59,7 @@ describe('supervisor: the status', () => {
 redis         redis-proxy         20001  4711  running  0         59s     -
 web-frontend  web-frontend-proxy  -      -     failing  12        -       exit code 1
 
-web-frontend-proxy: command: expected an executable file, and /x is not there
+web-frontend-proxy: command: /x does not exist
 `,
     )
   })
@@ -75,10 +75,7 @@ web-frontend-proxy: command: expected an executable file, and /x is not there
   it('says what is wrong with the agent, before all else', () => {
     const text = formatStatus(statusOf([RUNNING, FAILING], 'it is away'))
     const [, problems] = text.split('\n\n')
-    assert.equal(
-      problems,
-      'agent: it is away\nweb-frontend-proxy: command: expected an executable file, and /x is not there\n',
-    )
+    assert.equal(problems, 'agent: it is away\nweb-frontend-proxy: command: /x does not exist\n')
   })
 
   it('keeps the order of the proxies', () => {
@@ -170,7 +167,7 @@ web-frontend-proxy: command: expected an executable file, and /x is not there
   it('shows the loss of a token', () => {
     const { token, problem } = proxyStatus(proxyWith({ state: 'running' }, false, 'missing'), undefined)
     assert.equal(token, 'missing')
-    assert.match(problem ?? '', /its ACL token is not known to the agent/)
+    assert.match(problem ?? '', /ACL token is unknown to the agent/)
   })
 
   it('has as many lines as there are proxies and problems, whatever they are called', () => {
@@ -261,6 +258,6 @@ describe('supervisor: the status of a proxy', () => {
   it('says what to do when its service was deregistered by somebody else', () => {
     const { state, problem } = goneStatus(proxyWith({ state: 'stopped' }))
     assert.equal(state, 'gone')
-    assert.match(problem ?? '', /deregistered by somebody else; a reload, or start, registers it again$/)
+    assert.match(problem ?? '', /deregistered by another client; reload, or use start, to register it again$/)
   })
 })

@@ -4,13 +4,13 @@ import type { Sender } from './configuration/definition.js'
 import { Retries } from './retries.js'
 import type { SavedService } from './state/snapshot.js'
 
-/** What is to be taken away from the agent, and is tried until it is: registrations and tokens. */
+/** Removes registrations and tokens that are no longer needed, and retries until the agent accepts each removal. */
 export class CleanUp {
   readonly #registry: Registry
   readonly #tokens: Tokens
   readonly #complain: (message: string) => void
   readonly #retries = new Retries()
-  /** Registered once, and not wanted any more. */
+  /** Registrations to remove, by service id. */
   readonly #registrations: Map<string, Sender>
   readonly #accessors: Set<string>
 
@@ -39,7 +39,7 @@ export class CleanUp {
     this.#registrations.set(id, sender)
   }
 
-  /** It is wanted after all. */
+  /** Cancels a pending deregistration. */
   keep(id: string): void {
     this.#registrations.delete(id)
   }
@@ -48,12 +48,12 @@ export class CleanUp {
     this.#accessors.add(accessor)
   }
 
-  /** One step for each thing that there is to do; none of them rejects. */
+  /** Returns one step for each pending removal whose retry is due. Steps log their errors and never reject. */
   steps(known: ReadonlyMap<string, Registered>): readonly (() => Promise<void>)[] {
     const registrations = [...this.#registrations].map(
       ([id, sender]) =>
         () =>
-          this.#attempt(`service ${id}`, `${id} is not wanted any more: `, async () => {
+          this.#attempt(`service ${id}`, `cannot deregister ${id}: `, async () => {
             if (known.has(id)) await this.#registry.deregister(id, sender)
             this.#registrations.delete(id)
           }),
@@ -67,7 +67,7 @@ export class CleanUp {
     return [...registrations, ...tokens]
   }
 
-  /** All at once, whatever the agent was seen to know, and once. */
+  /** Attempts all pending removals once, in parallel, ignoring the retry schedule. Never rejects. */
   async finish(): Promise<void> {
     const registrations = [...this.#registrations].map(([id, sender]) =>
       this.#registry.deregister(id, sender),

@@ -1,7 +1,7 @@
 import { type LogBounds, STREAMS, logPath, rotate } from './process/logs.js'
 import { fileName } from './state/folder.js'
 
-/** Keeps what proxies write within bounds. */
+/** Rotates the log files of proxies. */
 export class LogRotation {
   readonly #folder: string
   readonly #bounds: LogBounds
@@ -19,7 +19,7 @@ export class LogRotation {
         try {
           rotate(logPath(this.#folder, fileName(id), stream), this.#bounds)
         } catch (error) {
-          this.#complain(`${id}: its log cannot be rotated: ${(error as Error).message}`)
+          this.#complain(`${id}: cannot rotate its log: ${(error as Error).message}`)
         }
       }
     }

@@ -37,50 +37,56 @@ import { removePidFile, writePidFile } from './state/pid-file.js'
 import type { SavedProcess, SavedProxy } from './state/snapshot.js'
 import { elapsed } from './time.js'
 
-/** What all proxies have in common. */
+/** Settings and services shared by all proxies. */
 export interface Surroundings {
   readonly registry: Registry
   readonly tokens: Tokens
   readonly log: Log
-  /** Undefined for those that leave nothing behind. */
+  /** Undefined with `-dev`: nothing is persisted. */
   readonly folder: StateFolder | undefined
-  /** The environment that they get, besides what is their own. */
+  /** Base environment of the proxies. */
   readonly environment: Environment
-  /** The working directory that they get. */
+  /** Working directory of the proxies. */
   readonly directory: string
-  /** For those whose definition has no command. */
+  /** Command for proxies whose definition has none. */
   readonly defaultCommand: { readonly command: readonly string[]; readonly logArgs: readonly string[] }
   readonly ports: PortRange
   readonly bindAddress: string
-  /** One proxy at a time looks for a port. The ports of all others are given. */
+  /**
+   * Runs a port selection while no other proxy selects one. `taken` holds the ports of all other proxies and
+   * services.
+   */
   withPorts(proxyId: string, choose: (taken: ReadonlySet<number>) => Promise<void>): Promise<void>
-  /** @throws when the state cannot be written */
+  /**
+   * Saves the state.
+   * @throws the system's error
+   */
   save(): Promise<void>
-  /** A token is not needed any more. */
+  /** Schedules the revocation of a token. */
   revokeLater(accessor: string): void
-  /** The agent could not be told that it is gone. */
+  /** Schedules a deregistration that the agent did not accept yet. */
   deregisterLater(id: string, sender: Sender): void
-  /** Something has to be settled anew, soon. */
+  /** Starts the next pass immediately. */
   wake(): void
 }
 
-/** The default of our own proxy. */
+/** Default `drain_timeout_ms` of `connect-proxy`. */
 const DEFAULT_DRAIN_TIMEOUT_MS = 10_000
 
-/** What the end of an orphan may take beyond its drain. */
+/** Time beyond its drain timeout that an orphaned process has to exit. */
 const ORPHAN_GRACE_MS = 1_000
 
-/** How long a process may take until it listens. Later the agent's check notices it. */
+/** How long to wait for a new process to listen. After that, the check of the agent detects it. */
 const LISTENING_MS = 60_000
 
-/** How long a successor takes at most to listen after its predecessor. */
+/** Upper bound on the time between the predecessor closing its listener and the successor opening it. */
 const TAKEOVER_MS = 1_000
 
-/** How long a port may be held by what is left of the process before. */
+/** How long to wait for the previous process to release the port. */
 const PORT_PATIENCE_MS = 1_000
 const PORT_POLL_MS = 100
 
-/** The proxy of one service, from its port to its process. */
+/** Manages the proxy of one service: its port, token, registration, and process. */
 export class ManagedProxy {
   readonly id: string
   readonly serviceId: string
@@ -93,17 +99,17 @@ export class ManagedProxy {
   #isStopped: boolean
   #process: SavedProcess | undefined
   #sender: Sender
-  /** How long the proxy drains its connections before it ends. */
+  /** Drain timeout of the proxy, in milliseconds. */
   #drainTimeoutMs: number
-  /** The registration that was sent to the agent last. */
+  /** Fingerprint of the last registration that the agent accepted. */
   #sent: string | undefined
-  /** Where it listens. */
+  /** Bind address. */
   #address: string
   #mustMove = false
   #hasNoOrphan = false
   #check: PortCheck | undefined
   #isRetired = false
-  /** It is being stopped: nothing is to start it, and nothing waits for that. */
+  /** Set while the process is being stopped: passes skip the proxy meanwhile. */
   #isEnding = false
   #turn: Promise<unknown> = Promise.resolve()
 
@@ -124,7 +130,7 @@ export class ManagedProxy {
         this.#surroundings.revokeLater(accessor)
       },
       deleted: () => {
-        this.#surroundings.log.warn(`${this.id}: somebody has deleted its token: it gets another`)
+        this.#surroundings.log.warn(`${this.id}: ACL token was deleted; creating another one`)
       },
     })
     this.#sender = saved?.sender ?? { token: undefined, isForeign: false }
@@ -138,7 +144,7 @@ export class ManagedProxy {
       prepareStandby: () => this.#openOutputs(),
       started: async (running, launch, launchId, isReplacement) => {
         await this.#started(running, launch, launchId)
-        // A check of the agent may fall between the listeners of a process and its successor.
+        // The agent may have checked the port after the old listener closed and before the new one opened.
         void this.#markPassing(running, isReplacement ? TAKEOVER_MS : 0)
       },
       ended: (exit, aliveMs) => {
@@ -160,7 +166,7 @@ export class ManagedProxy {
     return this.#token.state
   }
 
-  /** The socket with the admin pages of a running proxy of our own. */
+  /** Path of the admin socket of a running `connect-proxy`; undefined without one. */
   get adminSocket(): string | undefined {
     const prefix = this.#adminSocketPrefix
     const pid = this.keeper.running?.id.pid
@@ -187,18 +193,18 @@ export class ManagedProxy {
     }
   }
 
-  /** Takes the settings that hold from now on. */
+  /** Replaces the shared settings, after a reload. */
   set surroundings(surroundings: Surroundings) {
     this.#surroundings = surroundings
   }
 
   /**
-   * Keeps it running with what is known already: for a time in which the agent is away.
-   * @throws Error when its command cannot be found
+   * Restarts a registered proxy from its saved state, without the agent.
+   * @throws Error when its command is not found
    */
   resume({ name }: ServiceDefinition, managed: ManagedBlock): void {
     if (!this.#isRegistered || this.#isStopped || this.#isEnding) return
-    // A token of another service is no token for this command.
+    // The service was renamed, and the token carries the identity of the old name.
     if (this.#token.isOfOther(name)) return
     this.#address = bindAddressOf(managed, this.#surroundings.bindAddress)
     this.#drainTimeoutMs = drainTimeoutOf(managed)
@@ -206,7 +212,7 @@ export class ManagedProxy {
   }
 
   /**
-   * Brings the agent and the process to what the definition says.
+   * Registers the proxy if it is missing or has changed, and keeps its process running.
    * @throws Error
    */
   async settle(
@@ -228,7 +234,7 @@ export class ManagedProxy {
       const print = registrationPrint(body, definition.sender)
       const mustRegister = known.get(this.id)?.port !== this.#port || print !== this.#sent
       if (mustRegister) {
-        // Its port must not be another's after a crash.
+        // Save the port before registering it, so that no other proxy takes the port after a crash.
         await this.#surroundings.save()
         await registry.register(body, definition.sender)
         this.#sent = print
@@ -241,8 +247,8 @@ export class ManagedProxy {
   }
 
   /**
-   * An operator wants it to be stopped, until it is started again.
-   * @throws Error when its process does not end
+   * Stops the proxy until `start()` or `restart()`.
+   * @throws Error when its process does not exit
    */
   stop(): Promise<void> {
     this.#isStopped = true
@@ -253,29 +259,29 @@ export class ManagedProxy {
     this.#isStopped = false
   }
 
-  /** Replaces the process by a new one, and keeps the registration. A proxy that was stopped is started. */
+  /** Replaces the process and keeps the registration. Starts a stopped proxy. */
   restart(): void {
     this.#isStopped = false
     this.keeper.restart()
   }
 
   /**
-   * Reports a running process to the agent as soon as it listens: after a restart of the agent, and in a new
-   * registration, the check of the port is critical until the agent runs it.
+   * Sets the check of the agent to passing once the process listens. In a new registration, and after a restart of
+   * the agent, the check is critical until its first run.
    */
   reportListening(): void {
     const { running } = this.keeper
     if (running !== undefined) void this.#markPassing(running, 0)
   }
 
-  /** Deregisters with the supervisor's own token from now on: that of the registrant was deleted. */
+  /** Uses the supervisor's token for the deregistration, because the token that registered the service was deleted. */
   disown(): void {
     this.#sender = { token: undefined, isForeign: false }
   }
 
   /**
-   * Ends the process, and takes away what was made for it. It is of no use afterwards.
-   * @throws Error when its process does not end: it is to be called again
+   * Stops the process, deregisters the proxy, and revokes its token. Permanent. Call again after a failure.
+   * @throws Error when the process does not exit
    */
   retire(): Promise<void> {
     this.#isRetired = true
@@ -283,8 +289,8 @@ export class ManagedProxy {
   }
 
   /**
-   * Ends the process. The registration, the port, and the token stay.
-   * @throws Error when it does not end
+   * Stops the process. Keeps the registration, port, and token.
+   * @throws Error when the process does not exit
    */
   endProcess(): Promise<void> {
     if (this.keeper.running === undefined || this.#isEnding) return Promise.resolve()
@@ -297,14 +303,15 @@ export class ManagedProxy {
   #takeAway(): Promise<void> {
     return this.#ending(async () => {
       const { registry, log } = this.#surroundings
-      // Nobody is to be sent here while it ends; but an agent that is away holds up nothing.
+      // Deregister first, so that clients stop connecting while the process drains. An unreachable agent does not
+      // delay the stop.
       await registry.deregister(this.id, this.#sender).catch((error: unknown) => {
         log.warn(`${this.id}: ${(error as Error).message}`)
         this.#surroundings.deregisterLater(this.id, this.#sender)
       })
       this.#isRegistered = false
       this.#sent = undefined
-      if (this.keeper.running !== undefined) log.info(`${this.id}: is stopped`)
+      if (this.keeper.running !== undefined) log.info(`${this.id}: stopping`)
       await this.keeper.stop()
       this.#forgetProcess()
       this.#token.giveUp()
@@ -320,14 +327,17 @@ export class ManagedProxy {
     }
   }
 
-  /** One after the other: what is being registered must not be taken away meanwhile, and come after it. */
+  /** Serializes registration and removal, so that a late registration cannot undo a removal. */
   async #inTurn(act: () => Promise<void>): Promise<void> {
     const turn = this.#turn.then(act)
     this.#turn = turn.catch(() => undefined)
     return turn
   }
 
-  /** @param registered - the port of an earlier registration, which is kept when the state is lost */
+  /**
+   * Selects the port of the proxy.
+   * @param registered - port of an existing registration, reused if the state was lost
+   */
   async #choosePort(managed: ManagedBlock, registered = 0): Promise<void> {
     if (managed.bindPort !== undefined) {
       this.#port = managed.bindPort
@@ -335,7 +345,7 @@ export class ManagedProxy {
     }
     const { ports, log } = this.#surroundings
     await this.#surroundings.withPorts(this.id, async (taken) => {
-      // One that runs listens there, whoever wants the port besides.
+      // A running process keeps its port, even if the port is taken by another service as well.
       const isHeld = this.keeper.running !== undefined || (!this.#mustMove && !taken.has(this.#port))
       if (this.#port !== 0 && isHeld) return
       const isUsable = registered >= ports.min && registered <= ports.max && !taken.has(registered)
@@ -348,7 +358,7 @@ export class ManagedProxy {
       this.#port = await findPort({ range: ports, taken: others, address: this.#address })
       this.#mustMove = false
       if (before !== 0)
-        log.warn(`${this.id}: port ${before} is somebody else’s now: it moves to ${this.#port}`)
+        log.warn(`${this.id}: port ${before} is used by another program; moving to ${this.#port}`)
     })
   }
 
@@ -371,7 +381,7 @@ export class ManagedProxy {
     }
   }
 
-  /** Undefined where nothing is left behind, and where the path would be too long for a unix socket. */
+  /** Undefined with `-dev`, and if the path is too long for a Unix socket. */
   get #adminSocketPrefix(): string | undefined {
     const { folder } = this.#surroundings
     return folder === undefined ? undefined : adminSocketPrefix(folder.pids, this.id)
@@ -381,12 +391,12 @@ export class ManagedProxy {
     const { log } = this.#surroundings
     const id = process.id ?? findByEnvironment(LAUNCH_VARIABLE, process.launchId)
     if (id !== undefined && isRunning(id)) {
-      log.info(`${this.id}: found again`, { process: id.pid })
+      log.info(`${this.id}: adopted running process`, { process: id.pid })
       this.#process = { ...process, id }
       this.keeper.adopt(adoptProcess(id), process.fingerprint)
       this.#endOthers(id)
     } else if (process.id !== undefined) {
-      log.warn(`${this.id}: process ${process.id.pid} has ended meanwhile`)
+      log.warn(`${this.id}: process ${process.id.pid} exited while no supervisor was running`)
     }
   }
 
@@ -417,41 +427,44 @@ export class ManagedProxy {
     }
   }
 
-  /** Once is enough: what this supervisor starts is in its state. */
+  /** Stops orphans before the first start. Once is enough: later processes are in the state. */
   async #expectNoOrphan({ env }: Launch, signal: AbortSignal): Promise<void> {
     if (this.#hasNoOrphan) return
     const orphans = findOrphans(this.id, env, undefined)
     if (orphans.length > 0) {
       const pids = orphans.map(({ pid }) => pid).join(', ')
       this.#surroundings.log.warn(
-        `${this.id}: ends a process of an earlier supervisor that is not in the state: ${pids}`,
+        `${this.id}: stopping a process of an earlier supervisor that is missing from the state: ${pids}`,
       )
     }
     if (!(await endOrphans(orphans, this.#drainTimeoutMs + ORPHAN_GRACE_MS, signal))) {
-      throw new Error('its start was interrupted, or an orphan does not end')
+      throw new Error('start aborted: interrupted, or a process of an earlier supervisor does not exit')
     }
     this.#hasNoOrphan = true
   }
 
-  /** Another program may have taken the port while ours did not run. */
+  /** Waits for the port to become free. Another program may have taken it while the proxy was not running. */
   async #expectPort(): Promise<void> {
     const deadline = performance.now() + PORT_PATIENCE_MS
     while (!(await isFree(this.#port, this.#address))) {
       if (performance.now() > deadline) {
         this.#mustMove = true
         this.#surroundings.wake()
-        throw new Error(`port ${this.#port} is taken by another program`)
+        throw new Error(`port ${this.#port} is used by another program`)
       }
       await sleep(PORT_POLL_MS)
     }
   }
 
-  /** A supervisor that was killed during a restart leaves two processes: one is in the state, and stays. */
+  /**
+   * Stops a duplicate process. A supervisor that is killed during a restart leaves two processes, and only one is in
+   * the state.
+   */
   #endOthers(own: ProcessId): void {
     const { environment, log } = this.#surroundings
     const others = findOrphans(this.id, environment, own)
     if (others.length === 0) return
-    log.warn(`${this.id}: ends a second process: ${others.map(({ pid }) => pid).join(', ')}`)
+    log.warn(`${this.id}: stopping a duplicate process: ${others.map(({ pid }) => pid).join(', ')}`)
     const { signal } = new AbortController()
     void endOrphans(others, this.#drainTimeoutMs + ORPHAN_GRACE_MS, signal)
   }
@@ -464,15 +477,15 @@ export class ManagedProxy {
       if (folder !== undefined) writePidFile(this.#pidFile(folder), running.id.pid)
       await this.#surroundings.save()
     } catch (error) {
-      // It would be found by its launch, which is written down; and it is written with the next change.
-      log.warn(`${this.id}: its process could not be written down: ${(error as Error).message}`)
+      // Not fatal: the launch id in the state identifies the process, and the next save records it.
+      log.warn(`${this.id}: cannot record its process: ${(error as Error).message}`)
     }
   }
 
   /**
-   * Reports a process that listens to the agent. The agent's check runs every 10 s, and calls the proxy critical until
-   * then: callers would be refused although the proxy is there.
-   * @param delayMs - how long to wait before the first look
+   * Sets the check of the agent to passing once a process listens. The agent runs the check every 10 s and reports a
+   * new proxy as critical until then, so that clients would not use it.
+   * @param delayMs - delay before the first connection attempt
    */
   async #markPassing(running: RunningProcess, delayMs: number): Promise<void> {
     const done = new AbortController()
@@ -488,14 +501,17 @@ export class ManagedProxy {
         if (this.keeper.running !== running || !isSame || !this.#isRegistered) return
         const { registry } = this.#surroundings
         if (await registry.isPassing(String(check.body['CheckID']), this.#sender)) return
-        // If the second of two requests fails, the check is missing, and the next pass registers everything again.
+        // If the second of the two requests fails, the check is missing. A cleared fingerprint makes the next pass
+        // register everything again.
         const sent = this.#sent
         this.#sent = undefined
         await registry.registerPassing(this.id, check.body, this.#sender)
         this.#sent = sent
       })
     } catch (error) {
-      this.#surroundings.log.debug(`${this.id}: the agent's check decides alone: ${(error as Error).message}`)
+      this.#surroundings.log.debug(
+        `${this.id}: cannot report to the agent that it listens; its check will: ${(error as Error).message}`,
+      )
     } finally {
       done.abort()
     }
@@ -503,7 +519,7 @@ export class ManagedProxy {
 
   #ended(exit: Exit, aliveMs: number): void {
     const aliveS = Math.round(aliveMs / 100) / 10
-    this.#surroundings.log.warn(`${this.id}: it ended by itself`, { how: describeExit(exit), aliveS })
+    this.#surroundings.log.warn(`${this.id}: exited unexpectedly`, { how: describeExit(exit), aliveS })
     this.#forgetProcess()
   }
 
@@ -516,7 +532,7 @@ export class ManagedProxy {
       removeAdminSocket(this.#adminSocketPrefix, pid)
       removePidFile(this.#pidFile(folder))
     } catch (error) {
-      log.warn(`${this.id}: its pid file cannot be removed: ${(error as Error).message}`)
+      log.warn(`${this.id}: cannot remove its pid file: ${(error as Error).message}`)
     }
   }
 

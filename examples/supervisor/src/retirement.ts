@@ -1,7 +1,10 @@
 import type { Log } from 'consul-connect-proxy/log'
 import type { ManagedProxy } from './managed-proxy.js'
 
-/** Proxies on their way out. Nothing waits for them: a process may take its time to end. */
+/**
+ * Stops and deregisters proxies in the background, because draining connections may take long. Failed removals are
+ * retried by `proceed()`.
+ */
 export class Retirement {
   readonly #proxies = new Map<ManagedProxy, Promise<void> | undefined>()
   readonly #log: Log
@@ -16,7 +19,7 @@ export class Retirement {
     return [...this.#proxies.keys()]
   }
 
-  /** Whether one of this service is under way. */
+  /** Whether a proxy of this service is still being removed. */
   has(serviceId: string): boolean {
     return this.proxies.some((proxy) => proxy.serviceId === serviceId)
   }
@@ -26,7 +29,7 @@ export class Retirement {
     this.proceed()
   }
 
-  /** Tries again what has failed. */
+  /** Retries failed removals. Called once per pass. */
   proceed(): void {
     for (const [proxy, underWay] of this.#proxies) {
       if (underWay === undefined) this.#proxies.set(proxy, this.#retire(proxy))

@@ -2,14 +2,17 @@ import { type Registered, type Registry, registrationPrint } from './agent/regis
 import type { ServiceDefinition } from './configuration/definition.js'
 import type { SavedService } from './state/snapshot.js'
 
-/** So many times in a row it must be missing: its registration may be under way. */
+/**
+ * Number of consecutive passes without the service before it counts as deregistered. A single miss may be a
+ * registration in progress.
+ */
 const MISSING = 2
 
-/** A service that we register, without its proxy. */
+/** Keeps one service of the configuration registered. Its proxy is a `ManagedProxy`. */
 export class DefinedService {
   #definition: ServiceDefinition
   #sent: string | undefined
-  /** In which run of the agent it was seen last. */
+  /** Generation of the agent in which the service was last listed. */
   #seenIn: number | undefined
   #missing = 0
   #isGone = false
@@ -23,7 +26,7 @@ export class DefinedService {
     return this.#definition
   }
 
-  /** Somebody else has deregistered it: it stays away until somebody asks for it again. */
+  /** Whether another client deregistered the service. It then stays deregistered until `forgive()`. */
   get isGone(): boolean {
     return this.#isGone
   }
@@ -38,7 +41,7 @@ export class DefinedService {
     this.#definition = definition
   }
 
-  /** What was deregistered meanwhile is registered again. */
+  /** Registers the service again even if another client deregistered it. */
   forgive(): void {
     this.#isGone = false
     this.#missing = 0
@@ -46,7 +49,9 @@ export class DefinedService {
   }
 
   /**
-   * @param run of the agent; undefined when it cannot be told from others
+   * Registers the service if it is missing or has changed. A service that disappears while the agent keeps running
+   * was deregistered by another client, and is not registered again.
+   * @param run - generation of the agent; undefined while the agent is unreachable
    * @throws Error
    */
   async settle(

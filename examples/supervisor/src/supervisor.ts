@@ -25,10 +25,10 @@ import { elapsed, within } from './time.js'
 
 export interface SupervisorOptions {
   readonly api: ConsulApi
-  /** The same without a token, for what others have asked for. */
+  /** Client without a token, for services that were registered by HTTP. */
   readonly anonymous: ConsulApi
   readonly log: Log
-  /** Undefined for one that leaves nothing behind. */
+  /** Undefined with `-dev`: nothing is persisted. */
   readonly state: { readonly folder: StateFolder; readonly file: StateFile } | undefined
   readonly environment: Environment
   readonly directory: string
@@ -37,26 +37,34 @@ export interface SupervisorOptions {
   readonly logBounds: LogBounds
 }
 
-/** How often the agent is asked what it knows. */
+/** Pause between two passes. */
 const POLL_MS = 2_000
-/** The same while it does not answer: an agent that is back calls every proxy critical. */
+/**
+ * Pause while the agent is unreachable. Shorter, because a restarted agent reports every proxy as critical until the
+ * supervisor updates the checks.
+ */
 const AWAY_POLL_MS = 500
 const LOG_CHECK_MS = 10_000
-/** How many things are asked of the agent at a time. */
+/** Number of parallel requests to the agent. */
 const CONCURRENCY = 8
-/** How long work in progress may take when the supervisor ends. */
+/** How long `close()` waits for a pass in progress, and for the last save. */
 const CLOSE_MS = 5_000
-/** How long the agent may take to accept the deregistrations of proxies that end with the supervisor. */
+/** How long `close()` waits for deregistrations when proxies stop with the supervisor. */
 const DEREGISTER_MS = 10_000
-/** How long an operator waits for a proxy to stop; below the time-out of the command. */
+/** How long the `stop` command waits for a proxy. Must be below the timeout of the control client. */
 const STOP_ANSWER_MS = 25_000
-/** Where proxies listen when neither the configuration nor the agent says it. */
+/** Bind address if neither the configuration nor the agent provides one. */
 const EVERY_ADDRESS = '0.0.0.0'
 const BIND_RETRY_MS = 15_000
-/** A pass that takes longer is one that hangs. */
+/** A supervisor whose last pass ended longer ago counts as stalled. */
 const STALLED_MS = 60_000
 
-/** Looks after all services and their proxies. */
+/**
+ * Keeps all configured services registered and their proxies running.
+ *
+ * Runs reconciliation passes: each pass lists the registrations of the agent, compares them with the configuration,
+ * and takes the next step for every service. A pass never waits for a process.
+ */
 export class Supervisor {
   readonly #options: SupervisorOptions
   readonly #registry: Registry
@@ -79,7 +87,7 @@ export class Supervisor {
   #agentProblem: string | undefined
   #agentBind: { readonly run: number | undefined; readonly address: string | undefined } | undefined
   #bindRetryAt = 0
-  /** The run of the agent that has been told which proxies listen. */
+  /** Generation of the agent to which the listening proxies were last reported. */
   #reportedRun: number | undefined
   #registrantsCheckedAt = 0
 
@@ -123,7 +131,7 @@ export class Supervisor {
     this.#working ??= this.#work()
   }
 
-  /** Takes what the files say now. Connections of what has not changed live on. */
+  /** Applies a new configuration. Proxies whose definition is unchanged keep their processes and connections. */
   apply(configuration: Configuration): void {
     this.#configuration = configuration
     for (const service of this.#services.values()) service.forgive()
@@ -133,14 +141,15 @@ export class Supervisor {
   }
 
   /**
-   * Ends its work. Proxies run on, unless nothing would find them again.
-   * @param stopsProxies ends them too, and takes away what was registered
+   * Stops supervising and saves the state.
+   * @param stopsProxies - stops the proxies as well and removes their registrations and tokens; without a data
+   * directory, no later supervisor could find them
    */
   async close(stopsProxies: boolean): Promise<void> {
     this.#closed.abort()
     this.#wakeUp()
     this.#presence.close()
-    // What is under way is safe to break off, as by a crash.
+    // Interrupting a pass is safe: the state on disk covers a crash at any point.
     await within(CLOSE_MS, this.#working)
     const proxies = [...this.#proxies.values(), ...this.#retirement.proxies]
     if (stopsProxies) {
@@ -156,7 +165,7 @@ export class Supervisor {
     }
   }
 
-  /** Ends what runs, at once. */
+  /** Kills all proxies with SIGKILL. */
   kill(): void {
     for (const { keeper } of [...this.#proxies.values(), ...this.#retirement.proxies]) keeper.kill()
   }
@@ -183,14 +192,15 @@ export class Supervisor {
   }
 
   /**
-   * @returns whether there is such a proxy
-   * @throws Error when its process has not ended in time, or the state cannot be written
+   * Stops a proxy until `startProxy()`, and waits for its process to exit.
+   * @returns whether the id is known
+   * @throws Error when the process does not exit in time, or the state cannot be saved
    */
   async stop(id: string): Promise<boolean> {
     const proxy = this.#find(id)
     if (proxy === undefined) return false
     const stopping = proxy.stop().finally(() => this.#save())
-    // The wait below may end first, and the failure must be reported all the same.
+    // Log a failure that arrives after the wait below has timed out.
     stopping.catch((error: unknown) => {
       this.#complain(`${proxy.id}: ${(error as Error).message}`)
     })
@@ -200,7 +210,7 @@ export class Supervisor {
     )
     if (isStopped === true) return true
     const atMostS = Math.ceil(proxy.keeper.stopMs / 1_000)
-    throw new Error(`${proxy.id}: still draining its connections; it ends after ${atMostS} s at the latest`)
+    throw new Error(`${proxy.id}: still draining its connections; it exits within ${atMostS} s`)
   }
 
   /** @returns whether there is such a proxy */
@@ -211,8 +221,8 @@ export class Supervisor {
   }
 
   /**
-   * Replaces the process of a proxy, which stays registered.
-   * @returns whether there is such a proxy
+   * Replaces the process of a proxy and keeps its registration. Starts a stopped proxy.
+   * @returns whether the id is known
    */
   restartProxy(id: string): boolean {
     return this.#startAgain(id, (proxy) => {
@@ -231,7 +241,7 @@ export class Supervisor {
   }
 
   /**
-   * What a definition that came by HTTP means, before anybody is told of it.
+   * Parses and validates a definition that was sent by HTTP, before it is registered.
    * @throws ConfigurationError
    */
   readRequest(request: Json): ServiceDefinition {
@@ -239,33 +249,33 @@ export class Supervisor {
   }
 
   /**
-   * Refuses an id that is not for whoever sends requests.
+   * Checks that clients may register or deregister this id by HTTP.
    * @throws ConfigurationError
    */
   expectFree(id: string): void {
     this.#requests.expectFree(id, this.#configuration)
   }
 
-  /** A definition that came by HTTP, and was registered: it is looked after from now on. */
+  /** Adds a definition that was registered by HTTP, and starts its proxy with the next pass. */
   async keepRequest({ id }: ServiceDefinition, request: Json): Promise<void> {
     this.#requests.keep(id, request)
     this.#services.get(id)?.forgive()
     await this.#requestsChanged(id)
   }
 
-  /** It was deregistered, or registered without a proxy, and is nothing to us any more. */
+  /** Removes a definition that was deregistered by HTTP, or registered again without a proxy. */
   async forgetRequest(id: string): Promise<void> {
     if (!this.#requests.remove(id)) return
     this.#services.delete(id)
     await this.#requestsChanged(id)
   }
 
-  /** The token with which a service was registered by HTTP; undefined for none, and for an unknown id. */
+  /** The token with which a service was registered by HTTP; undefined for none and for an unknown id. */
   tokenOfRequest(id: string): string | undefined {
     return this.#requests.tokenOf(id)
   }
 
-  /** The running proxies that serve metrics to the supervisor. */
+  /** Running proxies that serve metrics on an admin socket. */
   metricsSources(): readonly MetricsSource[] {
     return [...this.#proxies.values()].flatMap(({ id, adminSocket }) =>
       adminSocket === undefined ? [] : [{ proxyId: id, socketPath: adminSocket }],
@@ -288,18 +298,21 @@ export class Supervisor {
     await this.#save()
   }
 
-  /** Why no proxy is started at all. */
+  /** Why no proxy may be started; undefined if proxies may run. */
   get #refusal(): string | undefined {
     if (!this.#options.isRoot || this.#configuration.allowManagedRoot) return undefined
-    return 'nothing is started as root: run the supervisor as another user, or set connect { proxy { allow_managed_root = true } }'
+    return 'no proxy is started as root; run the supervisor as another user, or set connect { proxy { allow_managed_root = true } }'
   }
 
-  /** By its own id or that of its service. */
+  /** Finds a proxy by its own id or by the id of its service. */
   #find(id: string): ManagedProxy | undefined {
     return [...this.#proxies.values()].find((proxy) => proxy.id === id || proxy.serviceId === id)
   }
 
-  /** Makes of the definitions what is to be there. */
+  /**
+   * Updates the sets of services and proxies from the configuration and the HTTP requests.
+   * @param sent - fingerprints of saved registrations, by service id
+   */
   #define(sent: ReadonlyMap<string, string | undefined> = new Map()): void {
     const requested = this.#requests.definitions(this.#configuration)
     const wanted = new Map(
@@ -328,7 +341,7 @@ export class Supervisor {
     this.#resume()
   }
 
-  /** What ran before runs on, whether or not the agent is there. */
+  /** Restarts registered proxies without waiting for the agent, which may be unreachable. */
   #resume(): void {
     if (this.#refusal !== undefined) return
     for (const [id, proxy] of this.#proxies) {
@@ -367,7 +380,7 @@ export class Supervisor {
     this.#wake.abort()
   }
 
-  /** Brings everything one step closer to what is wanted. Nothing in it waits for a process. */
+  /** Runs one reconciliation pass. Never waits for a process. */
   async #pass(): Promise<void> {
     this.#refuseAll()
     this.#retirement.proceed()
@@ -382,18 +395,24 @@ export class Supervisor {
     if (known !== undefined) await this.#checkRegistrants()
     await this.#save().catch((error: unknown) => {
       const where = this.#options.state?.folder.path ?? ''
-      this.#complain(`the state cannot be written to ${where}: ${(error as Error).message}`)
+      this.#complain(`cannot write the state to ${where}: ${(error as Error).message}`)
     })
   }
 
-  /** An agent that was restarted calls each proxy critical until it has run the check of its port. */
+  /**
+   * Reports listening proxies after a restart of the agent, which marks each of them critical until it has checked
+   * the port.
+   */
   #reportAfterRestart(run: number | undefined): void {
     if (run === undefined || run === this.#reportedRun) return
     this.#reportedRun = run
     for (const proxy of this.#proxies.values()) proxy.reportListening()
   }
 
-  /** Takes the agent's own bind address where the configuration has none. It may change with a restart of the agent. */
+  /**
+   * Reads the bind address of the agent if the configuration does not set one. Reads it again after a restart of the
+   * agent, which may change it.
+   */
   async #followBindAddress(run: number | undefined): Promise<void> {
     const { bindAddress, isBindTemplate } = this.#configuration
     const isKnown = this.#agentBind?.address !== undefined && this.#agentBind.run === run
@@ -407,7 +426,7 @@ export class Supervisor {
       if (this.#agentBind.address === undefined) {
         const effect = isBindTemplate ? 'no proxy is started' : `proxies listen on ${EVERY_ADDRESS}`
         this.#complain(
-          `the bind address of the agent cannot be read, so ${effect}; grant agent:read, or set bind_addr to an IP address: ${(error as Error).message}`,
+          `cannot read the agent’s bind address, so ${effect}; grant agent:read, or set bind_addr to an IP address: ${(error as Error).message}`,
         )
       }
     }
@@ -419,20 +438,23 @@ export class Supervisor {
     return this.#configuration.bindAddress ?? this.#agentBind?.address ?? EVERY_ADDRESS
   }
 
-  /** @throws Error when `bind_addr` is a template that cannot be filled in: every address would be too many */
+  /**
+   * Checks that a `bind_addr` template has a value. Falling back to all addresses would expose the proxies.
+   * @throws Error
+   */
   #expectBindAddress(): void {
     const { bindAddress, isBindTemplate } = this.#configuration
     if (!isBindTemplate || (bindAddress ?? this.#agentBind?.address) !== undefined) return
     throw new Error(
-      'bind_addr: a template has the value of the agent’s own bind address, which cannot be read; set bind_addr to an IP address',
+      'bind_addr: a template stands for the agent’s bind address, which cannot be read; set bind_addr to an IP address',
     )
   }
 
-  /** What the agent knows; undefined when it is away. */
+  /** Lists the registrations of the agent; undefined if it is unreachable. */
   async #ask(): Promise<ReadonlyMap<string, Registered> | undefined> {
     try {
       const known = await this.#registry.list(this.#closed.signal)
-      if (this.#agentProblem !== undefined) this.#options.log.info('the agent is back')
+      if (this.#agentProblem !== undefined) this.#options.log.info('agent is reachable again')
       this.#agentProblem = undefined
       return known
     } catch (error) {
@@ -466,7 +488,7 @@ export class Supervisor {
       await service.settle(this.#registry, known, run)
       if (service.isGone && !wasGone) this.#giveUp(definition)
       const proxy = this.#proxies.get(id)
-      // One with the same id must have ended first.
+      // The previous proxy with this id must have exited first.
       const mayRun = !service.isGone && !this.#retirement.has(id) && this.#refusal === undefined
       if (managed !== undefined && proxy !== undefined && mayRun) {
         this.#expectBindAddress()
@@ -481,7 +503,7 @@ export class Supervisor {
     }
   }
 
-  /** Services that came by HTTP live no longer than the token that registered them. */
+  /** Removes services that were registered by HTTP once the token that registered them is deleted. */
   async #checkRegistrants(): Promise<void> {
     const now = performance.now()
     if (now - this.#registrantsCheckedAt < TOKEN_CHECK_MS) return
@@ -493,35 +515,37 @@ export class Supervisor {
           await this.#disown(id, sender.token)
         }
       } catch (error) {
-        this.#complain(`${id}: the token that registered it: ${(error as Error).message}`)
+        this.#complain(
+          `${id}: cannot check the token that registered the service: ${(error as Error).message}`,
+        )
       }
     })
   }
 
   async #disown(id: string, token: string): Promise<void> {
-    // It may have been registered again meanwhile, with another token.
+    // The service may have been registered again with another token in the meantime.
     if (this.#services.get(id)?.definition.sender.token !== token) return
-    this.#options.log.warn(`${id}: the token that registered it was deleted; its proxy is stopped`)
+    this.#options.log.warn(`${id}: the token that registered the service was deleted; stopping its proxy`)
     this.#proxies.get(id)?.disown()
     await this.forgetRequest(id)
   }
 
-  /** What is broken off because we end is no news. */
+  /** Logs a warning. Silent during shutdown, when interrupted requests fail as expected. */
   #complain(message: string): void {
     if (!this.#closed.signal.aborted) this.#options.log.warn(message)
   }
 
-  /** Somebody has deregistered the service: its proxy has nothing to stand for. */
+  /** Stops the proxy of a service that another client deregistered. */
   #giveUp(definition: ServiceDefinition): void {
     const { id, managed } = definition
     this.#options.log.warn(
-      `${id}: it was deregistered by somebody else: its proxy is stopped; a reload registers it again`,
+      `${id}: deregistered by another client; stopping its proxy; reload to register the service again`,
     )
     this.#requests.remove(id)
     const proxy = this.#proxies.get(id)
     if (proxy === undefined) return
     this.#retire(proxy)
-    // For the time when it is asked for again.
+    // Keep an idle proxy, which starts if the service is registered again.
     if (managed !== undefined) this.#proxies.set(id, new ManagedProxy(this.#surroundings(), definition))
   }
 
@@ -558,7 +582,7 @@ export class Supervisor {
     }
   }
 
-  /** One after the other: two that look at the same time would find the same. */
+  /** Runs port selections one after another, since two parallel selections could choose the same port. */
   async #withPorts(proxyId: string, choose: (taken: ReadonlySet<number>) => Promise<void>): Promise<void> {
     const choosing = this.#choosing.then(() => choose(this.#takenPorts(proxyId)))
     this.#choosing = choosing.catch(() => undefined)
@@ -568,7 +592,7 @@ export class Supervisor {
   #takenPorts(proxyId: string): ReadonlySet<number> {
     const others = [...this.#proxies.values(), ...this.#retirement.proxies].filter(({ id }) => id !== proxyId)
     const definitions = [...this.#services.values()].map(({ definition }) => definition)
-    // Applications of this machine. One that is elsewhere may have any port.
+    // Only applications on this host occupy one of its ports.
     const applications = definitions.filter(({ address }) => address === undefined)
     const fixed = definitions.filter(({ id }) => this.#proxies.get(id)?.id !== proxyId)
     return new Set([
@@ -587,7 +611,7 @@ export class Supervisor {
     })
   }
 
-  /** Breaks off when the supervisor ends. */
+  /** Runs an action for each item, at most `CONCURRENCY` at a time. Skips the rest once the supervisor closes. */
   async #inParallel<T>(items: Iterable<T>, act: (item: T) => Promise<void>): Promise<void> {
     const rest = [...items].values()
     const workers = Array.from({ length: CONCURRENCY }, async () => {

@@ -6,9 +6,9 @@ const WAIT_S = 60
 const PAUSE_MS = 500
 
 /**
- * Tells one run of the agent from the next. An agent that was started anew may have forgotten what was registered with
- * it, and is to be told again; what is missing from one that has run all the time was taken away by somebody, and is to
- * stay away. A query that blocks breaks off when the agent ends.
+ * Detects restarts of the agent. A restarted agent may have lost registrations, so they are sent again. If a
+ * registration disappears while the agent keeps running, another client removed it. A blocking query on the CA roots
+ * fails when the agent stops.
  */
 export class Presence {
   readonly #api: ConsulApi
@@ -17,19 +17,19 @@ export class Presence {
   #run = 0
   #isThere = false
 
-  /** @param onBack - called when the agent answers for the first time, and for the first time after an outage */
+  /** @param onBack - called when the agent responds for the first time, and after each outage */
   constructor(api: ConsulApi, onBack: () => void) {
     this.#api = api
     this.#onBack = onBack
     void this.#watch()
   }
 
-  /** Another number for each run of the agent that may be another. */
+  /** Generation of the agent. Increases with each interruption, which may have been a restart. */
   get run(): number {
     return this.#run
   }
 
-  /** Whether this run can be told from the next. */
+  /** Whether the blocking query is established, so that a restart would be detected. */
   get isThere(): boolean {
     return this.#isThere
   }
@@ -44,15 +44,15 @@ export class Presence {
     while (!signal.aborted) {
       try {
         const query = index === '0' ? {} : { index, wait: `${WAIT_S}s` }
-        // The agent adds up to a sixteenth to the wait.
+        // The agent adds jitter of up to 1/16 to the wait.
         const timeoutMs = (WAIT_S * 1.0625 + 10) * 1_000
         const answer = await this.#api.exchange({ path: PATH, query, signal, timeoutMs })
         const seen = answer.headers['x-consul-index']
         const wasThere = this.#isThere
         this.#isThere = answer.status === 200 && typeof seen === 'string'
-        if (!this.#isThere) throw new Error(`${PATH} was answered with ${answer.status}`)
+        if (!this.#isThere) throw new Error(`${PATH} returned status ${answer.status}`)
         if (!wasThere) this.#onBack()
-        // An index that does not change, or is none, would be answered at once.
+        // A repeated or invalid index makes the next query return immediately.
         if (String(seen) === index) await this.#pause()
         index = /^[1-9]\d*$/.test(String(seen)) ? String(seen) : '0'
       } catch {

@@ -21,21 +21,21 @@ import type { Json } from './parse.js'
 import { TOP_LEVEL, unblock } from './shape.js'
 import { closestKey } from './typos.js'
 
-/** Everything that the files say, checked, with nothing left to default. */
+/** The validated configuration of all files, with defaults applied. */
 export interface Configuration {
   readonly services: readonly ServiceDefinition[]
   readonly defaults: ManagedBlock
   readonly ports: PortRange
-  /** The IP address on which proxies listen; undefined for the agent's own bind address. */
+  /** IP address on which proxies listen; undefined to use the bind address of the agent. */
   readonly bindAddress: string | undefined
-  /** Whether `bind_addr` is a template, whose value only the agent has. */
+  /** Whether `bind_addr` is a go-sockaddr template, which only the agent can evaluate. */
   readonly isBindTemplate: boolean
   readonly allowManagedRoot: boolean
   readonly allowManagedApiRegistration: boolean
   readonly dataDir: string | undefined
   readonly logLevel: string | undefined
   readonly logJson: boolean | undefined
-  /** What was written and has no effect. */
+  /** Settings that have no effect, and likely typos. */
   readonly warnings: readonly string[]
 }
 
@@ -44,7 +44,7 @@ export interface PortRange {
   readonly max: number
 }
 
-/** Those of Consul 1.2 to 1.5. */
+/** Defaults of Consul 1.2 to 1.5. */
 const DEFAULT_PORTS: PortRange = { min: 20_000, max: 20_255 }
 
 const NO_BLOCK: ManagedBlock = {
@@ -57,20 +57,23 @@ const NO_BLOCK: ManagedBlock = {
   bindPort: undefined,
 }
 
-/** Of `connect { … }` of the agent; the rest of it is the agent's. */
+/** Keys of `connect` that the supervisor reads. The agent reads the others. */
 const PROXY_KEYS = ['allow_managed_root', 'allow_managed_api_registration']
 const CONNECT_KEYS = ['proxy', 'proxy_defaults', 'enabled']
 const PORT_KEYS = ['proxy_min_port', 'proxy_max_port']
 
 /**
- * Reads all files. Services add up; of everything else the later word counts.
+ * Reads and merges all files. Services accumulate; for other settings the last value wins.
  * @throws ConfigurationError
  */
 export async function readConfiguration(paths: readonly string[]): Promise<Configuration> {
   return combine(await readFiles(paths))
 }
 
-/** @throws ConfigurationError */
+/**
+ * Merges parsed files into one configuration, and validates it.
+ * @throws ConfigurationError
+ */
 export function combine(files: readonly ConfigurationFile[]): Configuration {
   const warnings: string[] = []
   const warn = (message: string): void => {
@@ -100,7 +103,7 @@ export function combine(files: readonly ConfigurationFile[]): Configuration {
   }
 }
 
-/** What one file says. */
+/** Settings of one file. */
 interface Part {
   readonly path: string
   readonly services: readonly ServiceDefinition[]
@@ -149,7 +152,7 @@ function readPart({ path, content }: ConfigurationFile, warn: (message: string) 
   }
 }
 
-/** Other keys belong to the agent; one that is a typo of ours belongs to neither. */
+/** Warns of keys that look like typos of known keys. Other unknown keys may be meant for the agent. */
 function warnTypos(
   place: string,
   given: Json,
@@ -180,7 +183,7 @@ function several(path: string, file: Json, key: string): readonly unknown[] {
   return file[key] === undefined ? [] : expectList(`${path}: ${key}`, file[key])
 }
 
-/** An IP address, or a template such as `{{ GetPrivateIP }}`. */
+/** Checks for an IP address, or a template such as `{{ GetPrivateIP }}`. */
 function expectAddress(place: string, value: unknown): string {
   const text = expectString(place, value)
   if (text.length <= MAX_ADDRESS_LENGTH) {
@@ -192,12 +195,12 @@ function expectAddress(place: string, value: unknown): string {
 
 const MAX_ADDRESS_LENGTH = 1_024
 
-/** Consul fills in templates by go-sockaddr. */
+/** Consul evaluates `bind_addr` as a go-sockaddr template. */
 function isTemplate(address: string | undefined): boolean {
   return address?.includes('{{') === true
 }
 
-/** The two ends may be in two files. */
+/** Merges the port range. Its two ends may be set in different files. */
 function portRange(parts: readonly Part[]): PortRange {
   const ofMin = parts.findLast(({ minPort }) => minPort !== undefined)
   const ofMax = parts.findLast(({ maxPort }) => maxPort !== undefined)
@@ -206,7 +209,7 @@ function portRange(parts: readonly Part[]): PortRange {
   if (min <= max) return { min, max }
   const files = [...new Set([ofMin?.path, ofMax?.path])].filter((path) => path !== undefined)
   throw new ConfigurationError(
-    `${files.join(', ')}: ports: expected proxy_min_port not above proxy_max_port, got ${min} and ${max}`,
+    `${files.join(', ')}: ports: proxy_min_port ${min} is greater than proxy_max_port ${max}`,
   )
 }
 
@@ -216,7 +219,7 @@ function expectDistinct(services: readonly ServiceDefinition[]): void {
     const before = seen.get(service.id)
     if (before !== undefined) {
       throw new ConfigurationError(
-        `${service.origin}: service ${service.name}: expected an id of its own, and ${service.id} is in ${before.origin} already; give each its "id"`,
+        `${service.origin}: service ${service.name}: duplicate service id ${service.id}, already used in ${before.origin}; set a distinct "id"`,
       )
     }
     seen.set(service.id, service)
@@ -229,7 +232,7 @@ function expectDistinct(services: readonly ServiceDefinition[]): void {
     const before = fixed.get(port)
     if (before !== undefined) {
       throw new ConfigurationError(
-        `${service.origin}: service ${service.name}: connect.proxy: config: bind_port: expected a port of its own, and ${port} is that of ${before.id} in ${before.origin}`,
+        `${service.origin}: service ${service.name}: connect.proxy: config: bind_port: port ${port} is already used by ${before.id} in ${before.origin}; set a distinct port`,
       )
     }
     fixed.set(port, service)
@@ -238,7 +241,7 @@ function expectDistinct(services: readonly ServiceDefinition[]): void {
     const clash = managed === undefined ? undefined : seen.get(`${id}-proxy`)
     if (clash !== undefined) {
       throw new ConfigurationError(
-        `${clash.origin}: service ${clash.name}: the id ${clash.id} is that of the managed proxy of ${id} in ${origin}`,
+        `${clash.origin}: service ${clash.name}: id ${clash.id} conflicts with the managed proxy of ${id} in ${origin}; set another "id"`,
       )
     }
   }
@@ -252,14 +255,17 @@ function expectDistinctAdminAddresses(services: readonly ServiceDefinition[]): v
     const before = seen.get(address)
     if (before !== undefined) {
       throw new ConfigurationError(
-        `${service.origin}: service ${service.name}: connect.proxy: config: admin_addr: expected an address of its own, and ${address} is that of ${before.id} in ${before.origin}`,
+        `${service.origin}: service ${service.name}: connect.proxy: config: admin_addr: address ${address} is already used by ${before.id} in ${before.origin}; set a distinct address`,
       )
     }
     seen.set(address, service)
   }
 }
 
-/** Only one of two proxies can listen at an address. A warning, since the other upstreams of both are fine. */
+/**
+ * Warns of upstreams with the same local address, on which only one of the proxies can listen. Only a warning,
+ * because the other upstreams work.
+ */
 function warnSharedUpstreamAddresses(
   services: readonly ServiceDefinition[],
   warn: (message: string) => void,
@@ -272,7 +278,7 @@ function warnSharedUpstreamAddresses(
       const before = seen.get(address)
       if (before !== undefined && before !== service) {
         warn(
-          `${service.origin}: service ${service.name}: connect.proxy: upstreams[${i}]: the proxy of ${before.id} in ${before.origin} listens at the same address, ${address}; give each upstream a local_bind_port of its own`,
+          `${service.origin}: service ${service.name}: connect.proxy: upstreams[${i}]: local address ${address} is also used by the proxy of ${before.id} in ${before.origin}; give each upstream its own local_bind_port`,
         )
       }
       seen.set(address, service)

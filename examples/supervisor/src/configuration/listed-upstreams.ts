@@ -5,9 +5,9 @@ import type { Json } from './parse.js'
 type Warn = (message: string) => void
 
 /**
- * Checks the upstreams of an unmanaged proxy, or of a `sidecar_service`. An agent accepts any upstreams of a
- * `sidecar_service` with status 200 and then cannot bring them to its servers; its other registrations wait for the next
- * try (seen in 1.8.7).
+ * Validates the upstreams of an unmanaged proxy or a `sidecar_service`. Agents accept invalid upstreams of a
+ * `sidecar_service` with status 200. Their servers then reject the registration, which delays the agent's other
+ * registrations until the next sync (seen in 1.8.7).
  * @param body - the registration, as the agent's API takes it
  * @throws ConfigurationError
  */
@@ -25,15 +25,15 @@ function expectUpstreams(place: string, proxy: unknown, warn: Warn): void {
   for (const [i, upstream] of upstreams.entries()) {
     const where = `${place}: upstreams[${i}]`
     expectDestination(where, upstream)
-    expectOwn(`${where}.destination_name`, 'a destination', destinations, i, destinationOf(upstream))
+    expectOwn(`${where}.destination_name`, 'destination', destinations, i, destinationOf(upstream))
     const address = addressOf(where, upstream)
-    expectOwn(`${where}.${address.key}`, 'an address', addresses, i, address.text)
+    expectOwn(`${where}.${address.key}`, 'address', addresses, i, address.text)
     if (address.key === 'local_bind_port') continue
     warn(`${where}.${address.key}: agents before 1.10 reject it; a managed proxy (connect.proxy) accepts it`)
   }
 }
 
-/** Where a proxy listens for an upstream, in one spelling; undefined where the upstream is no valid one. */
+/** Returns the local address of an upstream in a canonical spelling; undefined for an invalid upstream. */
 export function localAddressOf(upstream: unknown): string | undefined {
   try {
     return addressOf('', upstream).text
@@ -78,10 +78,10 @@ function expectOwn(where: string, noun: string, seen: Map<string, number>, i: nu
   const other = seen.get(value)
   seen.set(value, i)
   if (other === undefined) return
-  throw new ConfigurationError(`${where}: expected ${noun} of its own, got that of upstreams[${other}]`)
+  throw new ConfigurationError(`${where}: duplicate ${noun}, same as in upstreams[${other}]; remove one`)
 }
 
-/** A value by its key, in any spelling that agents accept; undefined where there is no object. */
+/** Returns the value of a key in any spelling that agents accept; undefined if there is none. */
 function field(from: unknown, key: string): unknown {
   if (typeof from !== 'object' || from === null) return undefined
   return Object.entries(from).find(([each]) => foldKey(each) === foldKey(key))?.[1]

@@ -1,14 +1,17 @@
-/** So many starts follow each other at once. */
+/** Number of starts without a delay. */
 const AT_ONCE = 3
 const MAX_WAIT_MS = 60_000
-/** One that has lived so long was healthy. */
+/** A process that ran for this long counts as healthy, which resets the delay. */
 const HEALTHY_MS = 10_000
 
-/** When a proxy that ended is started again, as Consul 1.2 to 1.5 did it: three times at once, then after 2, 4, 8 s. */
+/**
+ * Computes the delay before each restart, as in Consul 1.2 to 1.5: three starts without a delay, then 2, 4, 8 s, up
+ * to 60 s.
+ */
 export class Restarts {
   #attempts = 0
 
-  /** How long to wait before the next start, in milliseconds. */
+  /** Delay before the next start, in milliseconds. */
   get waitMs(): number {
     return this.#attempts < AT_ONCE ? 0 : Math.min(MAX_WAIT_MS, 1_000 * 2 ** (this.#attempts - AT_ONCE + 1))
   }
@@ -17,12 +20,15 @@ export class Restarts {
     this.#attempts += 1
   }
 
-  /** A clock that jumps changes nothing: the time is measured by whoever calls. */
+  /**
+   * Records an exit.
+   * @param aliveMs - how long the process ran, by a monotonic clock
+   */
   ended(aliveMs: number): void {
     if (aliveMs >= HEALTHY_MS) this.#attempts = 0
   }
 
-  /** For a start that somebody asked for. */
+  /** Resets the delay, for a start that an operator requested. */
   reset(): void {
     this.#attempts = 0
   }
