@@ -307,10 +307,19 @@ describe('supervisor: the snapshot', () => {
     ['web-proxy: BootID: expected a string', changed((_, proxy) => (proxy['BootID'] = []))],
     ['web-proxy: Launch: expected a string', changed((_, proxy) => (proxy['Launch'] = true))],
     ['web-proxy: Fingerprint: expected a string', changed((_, proxy) => (proxy['Fingerprint'] = 5))],
-    ['web-proxy: Config: Pid: expected a non-negative integer', changed((_, __, config) => (config['Pid'] = '4711'))],
+    [
+      'web-proxy: Config: Pid: expected a non-negative integer',
+      changed((_, __, config) => (config['Pid'] = '4711')),
+    ],
     // To these, a signal would go to all.
-    ['web-proxy: Config: Pid: expected a non-negative integer', changed((_, __, config) => (config['Pid'] = -1))],
-    ['web-proxy: Config: Pid: expected a non-negative integer', changed((_, __, config) => (config['Pid'] = 1e300))],
+    [
+      'web-proxy: Config: Pid: expected a non-negative integer',
+      changed((_, __, config) => (config['Pid'] = -1)),
+    ],
+    [
+      'web-proxy: Config: Pid: expected a non-negative integer',
+      changed((_, __, config) => (config['Pid'] = 1e300)),
+    ],
     [
       'web-proxy: Config: ProxyToken: expected a string',
       changed((_, __, config) => (config['ProxyToken'] = [SECRET])),
