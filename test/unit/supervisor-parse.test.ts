@@ -7,7 +7,7 @@ import fc from 'fast-check'
 import { ConfigurationError } from '../../examples/supervisor/src/configuration/error.js'
 import { readFiles } from '../../examples/supervisor/src/configuration/files.js'
 import { parseHcl, parseJson } from '../../examples/supervisor/src/configuration/parse.js'
-import { snakeCase, unblock } from '../../examples/supervisor/src/configuration/shape.js'
+import { snakeCase, unwrapBlocks } from '../../examples/supervisor/src/configuration/shape.js'
 
 const PATH = '/etc/connect.d/redis.json'
 const SECRET = '5f0c1e9a-5ec7-e7aa-a11a-0123456789ab'
@@ -362,13 +362,13 @@ describe('supervisor: blocks', () => {
   ]
   for (const [what, content, unblocked] of shapes) {
     it(`are objects where one is meant: ${what}`, () => {
-      assert.deepEqual(unblock(PATH, content as Record<string, unknown>), unblocked)
+      assert.deepEqual(unwrapBlocks(PATH, content as Record<string, unknown>), unblocked)
     })
   }
 
   it('are refused where one is meant and there are two', () => {
     const twice = { connect: [{ proxy: [{}, {}] }] }
-    assert.throws(() => unblock(PATH, twice), {
+    assert.throws(() => unwrapBlocks(PATH, twice), {
       name: 'ConfigurationError',
       message: `${PATH}: connect.proxy: expected one block, found 2`,
     })
@@ -378,19 +378,19 @@ describe('supervisor: blocks', () => {
   it('are left alone where nobody but the proxy knows what is meant', () => {
     const proxy = { config: { routes: [{ a: 1 }, { b: 2 }] } }
     const content = { service: { name: 'x', connect: { proxy } } }
-    assert.deepEqual(unblock(PATH, content), content)
+    assert.deepEqual(unwrapBlocks(PATH, content), content)
   })
 
   it('may not be nested deeper than they can be looked at', () => {
     const text = `{"service":${nested('{"a":', '}', 4_000)}}`
-    const error = errorOf(() => unblock(PATH, parseJson(PATH, text)))
+    const error = errorOf(() => unwrapBlocks(PATH, parseJson(PATH, text)))
     assert.equal(error.name, 'ConfigurationError', error.message)
   })
 
   for (const place of ['meta', 'proxy', 'check', 'weights', 'tagged_addresses', 'connect']) {
     it(`are refused where Consul has one of a service, and there are two: ${place}`, () => {
       const content = { services: [{ name: 'x', [place]: [{ a: 'b' }, { c: 'd' }] }] }
-      assert.throws(() => unblock(PATH, content), {
+      assert.throws(() => unwrapBlocks(PATH, content), {
         message: `${PATH}: services.${place}: expected one block, found 2`,
       })
     })
@@ -399,8 +399,8 @@ describe('supervisor: blocks', () => {
   it('may be nested as deep as anybody does it, and no deeper', () => {
     const content = (depth: number): Record<string, unknown> =>
       JSON.parse(`{"service":${nested('{"a":', '}', depth)}}`) as Record<string, unknown>
-    assert.deepEqual(unblock(PATH, content(60)), content(60))
-    assert.throws(() => unblock(PATH, content(70)), {
+    assert.deepEqual(unwrapBlocks(PATH, content(60)), content(60))
+    assert.throws(() => unwrapBlocks(PATH, content(70)), {
       name: 'ConfigurationError',
       message: `${PATH}: expected at most 64 levels of nesting`,
     })
@@ -411,7 +411,7 @@ describe('supervisor: blocks', () => {
       string,
       unknown
     >
-    const { service } = unblock(PATH, content) as { service: object }
+    const { service } = unwrapBlocks(PATH, content) as { service: object }
     assert.deepEqual(Object.keys(service), ['__proto__', 'name'])
     assert.equal(Reflect.get(service, 'polluted'), undefined)
   })

@@ -44,7 +44,7 @@ import {
 } from '../../examples/supervisor/src/process/launch.js'
 import { STREAMS, logPath, openLogs, rotate } from '../../examples/supervisor/src/process/logs.js'
 import { findPort, isFree } from '../../examples/supervisor/src/process/ports.js'
-import { Restarts } from '../../examples/supervisor/src/process/restarts.js'
+import { RestartBackoff } from '../../examples/supervisor/src/process/restart-backoff.js'
 import { freePort, freePorts } from '../fixtures/free-ports.js'
 import { scripted, seeded } from '../fixtures/random.js'
 
@@ -62,7 +62,7 @@ function newFolder(): string {
 
 describe('supervisor: restarts', () => {
   it('come three times at once, then later and later, and every minute at last', () => {
-    const restarts = new Restarts()
+    const restarts = new RestartBackoff()
     const waits = Array.from({ length: 12 }, () => {
       const { waitMs } = restarts
       restarts.started()
@@ -73,7 +73,7 @@ describe('supervisor: restarts', () => {
   })
 
   it('never wait longer than a minute, however often it has failed', () => {
-    const restarts = new Restarts()
+    const restarts = new RestartBackoff()
     for (let i = 0; i < 2_000; i++) restarts.started()
     assert.equal(restarts.waitMs, 60_000)
   })
@@ -86,7 +86,7 @@ describe('supervisor: restarts', () => {
   ]
   for (const [aliveMs, waitS] of lives) {
     it(`wait ${waitS} s after one that lived for ${aliveMs} ms`, () => {
-      const restarts = new Restarts()
+      const restarts = new RestartBackoff()
       for (let i = 0; i < 4; i++) restarts.started()
       restarts.ended(aliveMs)
       assert.equal(restarts.waitMs, waitS * 1_000)
@@ -94,7 +94,7 @@ describe('supervisor: restarts', () => {
   }
 
   it('begin anew after one that was healthy, with three at once', () => {
-    const restarts = new Restarts()
+    const restarts = new RestartBackoff()
     for (let i = 0; i < 7; i++) restarts.started()
     restarts.ended(10_000)
     const waits = Array.from({ length: 4 }, () => {
@@ -107,14 +107,14 @@ describe('supervisor: restarts', () => {
   })
 
   it('begin anew when somebody asked for it', () => {
-    const restarts = new Restarts()
+    const restarts = new RestartBackoff()
     for (let i = 0; i < 7; i++) restarts.started()
     restarts.reset()
     assert.equal(restarts.waitMs, 0)
   })
 
   it('do not wait for the first', () => {
-    assert.equal(new Restarts().waitMs, 0)
+    assert.equal(new RestartBackoff().waitMs, 0)
   })
 })
 

@@ -59,7 +59,7 @@ const WEB: SavedProxy = {
   serviceId: 'web',
   serviceName: 'web',
   port: 20_001,
-  token: { accessor: 'accessor-of-web', secret: SECRET, service: 'web', isMade: true },
+  token: { accessor: 'accessor-of-web', secret: SECRET, service: 'web', isCreated: true },
   sender: { token: 'token-of-sender', isForeign: true },
   drainTimeoutMs: 60_000.5,
   sent: 'print-of-registration',
@@ -123,7 +123,7 @@ describe('supervisor: the snapshot', () => {
     serviceId: filled,
     serviceName: text,
     port: fc.nat({ max: 65_535 }),
-    token: fc.option(record({ accessor: filled, secret: text, service: text, isMade: fc.boolean() }), {
+    token: fc.option(record({ accessor: filled, secret: text, service: text, isCreated: fc.boolean() }), {
       nil: undefined,
     }),
     sender,

@@ -185,7 +185,7 @@ web-frontend-proxy: command: /x does not exist
 })
 
 /** As much of a proxy as its status is made of. */
-function proxyWith(keeper: object, isStopped: boolean = false, tokenState: string = 'valid'): ManagedProxy {
+function proxyWith(runner: object, isStopped: boolean = false, tokenState: string = 'valid'): ManagedProxy {
   const whole = { state: 'stopped', running: undefined, restarts: 0, lastExit: undefined, problem: undefined }
   const proxy = {
     id: 'web-proxy',
@@ -193,7 +193,7 @@ function proxyWith(keeper: object, isStopped: boolean = false, tokenState: strin
     port: 20_001,
     isStopped,
     tokenState,
-    keeper: { ...whole, ...keeper },
+    runner: { ...whole, ...runner },
   }
   return proxy as unknown as ManagedProxy
 }
@@ -201,8 +201,8 @@ function proxyWith(keeper: object, isStopped: boolean = false, tokenState: strin
 describe('supervisor: the status of a proxy', () => {
   it('is what is known of it', () => {
     const running = { id: { pid: 4_711 }, since: performance.now() - 61_500 }
-    const keeper = { state: 'running', running, restarts: 2, lastExit: { code: 3, signal: null } }
-    assert.deepEqual(proxyStatus(proxyWith(keeper), undefined), {
+    const runner = { state: 'running', running, restarts: 2, lastExit: { code: 3, signal: null } }
+    assert.deepEqual(proxyStatus(proxyWith(runner), undefined), {
       service: 'web',
       proxy: 'web-proxy',
       port: 20_001,
@@ -232,7 +232,7 @@ describe('supervisor: the status of a proxy', () => {
 
   const failed = new Error('it cannot be started')
   const states: [
-    keeper: object,
+    runner: object,
     isStopped: boolean,
     problem: string | undefined,
     state: string,
@@ -248,9 +248,9 @@ describe('supervisor: the status of a proxy', () => {
     [{ state: 'waiting', problem: failed }, false, undefined, 'failing', 'it cannot be started'],
     [{ state: 'waiting', problem: failed }, false, 'x', 'refused', 'x'],
   ]
-  for (const [keeper, isStopped, problem, state, told] of states) {
-    it(`is ${state} for ${JSON.stringify([keeper, isStopped, problem])}`, () => {
-      const status = proxyStatus(proxyWith(keeper, isStopped), problem)
+  for (const [runner, isStopped, problem, state, told] of states) {
+    it(`is ${state} for ${JSON.stringify([runner, isStopped, problem])}`, () => {
+      const status = proxyStatus(proxyWith(runner, isStopped), problem)
       assert.deepEqual([status.state, status.problem], [state, told])
     })
   }

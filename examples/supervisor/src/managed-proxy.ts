@@ -11,14 +11,14 @@ import {
   proxyIdOf,
   proxyRegistration,
 } from './agent/proxy-registration.js'
-import { type Registered, type Registry, registrationPrint } from './agent/registry.js'
-import { OwnToken } from './agent/own-token.js'
+import { type Registered, type Registry, registrationFingerprint } from './agent/registry.js'
+import { ManagedToken } from './agent/managed-token.js'
 import type { Tokens } from './agent/tokens.js'
 import type { PortRange } from './configuration/configuration.js'
 import type { Sender, ServiceDefinition } from './configuration/definition.js'
 import { type ManagedBlock, adminArgs } from './configuration/managed.js'
 import { type ProcessId, findByEnvironment, isRunning } from './process/identity.js'
-import { Keeper, type Prepared } from './process/keeper.js'
+import { ProcessRunner, type Prepared } from './process/process-runner.js'
 import { adminSocketPrefix, removeAdminSocket } from './process/admin-socket.js'
 import { endOrphans, findOrphans } from './process/orphans.js'
 import {
@@ -38,7 +38,7 @@ import type { SavedProcess, SavedProxy } from './state/snapshot.js'
 import { elapsed } from './time.js'
 
 /** Settings and services shared by all proxies. */
-export interface Surroundings {
+export interface ProxyContext {
   readonly registry: Registry
   readonly tokens: Tokens
   readonly log: Log
@@ -90,11 +90,11 @@ const PORT_POLL_MS = 100
 export class ManagedProxy {
   readonly id: string
   readonly serviceId: string
-  readonly keeper: Keeper
-  #surroundings: Surroundings
+  readonly runner: ProcessRunner
+  #context: ProxyContext
   #serviceName: string
   #port: number
-  readonly #token: OwnToken
+  readonly #token: ManagedToken
   #isRegistered: boolean
   #isStopped: boolean
   #process: SavedProcess | undefined
@@ -102,56 +102,56 @@ export class ManagedProxy {
   /** Drain timeout of the proxy, in milliseconds. */
   #drainTimeoutMs: number
   /** Fingerprint of the last registration that the agent accepted. */
-  #sent: string | undefined
+  #sentFingerprint: string | undefined
   /** Bind address. */
   #address: string
-  #mustMove = false
-  #hasNoOrphan = false
+  #needsNewPort = false
+  #orphansChecked = false
   #check: PortCheck | undefined
-  #isRetired = false
+  #isRemoved = false
   /** Set while the process is being stopped: passes skip the proxy meanwhile. */
-  #isEnding = false
-  #turn: Promise<unknown> = Promise.resolve()
+  #isStopping = false
+  #queue: Promise<unknown> = Promise.resolve()
 
   constructor(
-    surroundings: Surroundings,
+    context: ProxyContext,
     definition: { readonly id: string; readonly name: string },
     saved?: SavedProxy,
   ) {
-    this.#surroundings = surroundings
+    this.#context = context
     this.serviceId = definition.id
     this.id = proxyIdOf(definition.id)
     this.#serviceName = definition.name
     this.#port = saved?.port ?? 0
     const description = `managed proxy of the service instance ${this.serviceId}, made by connect-supervisor`
-    this.#token = new OwnToken(saved?.token, description, {
-      save: () => this.#surroundings.save(),
+    this.#token = new ManagedToken(saved?.token, description, {
+      save: () => this.#context.save(),
       revokeLater: (accessor) => {
-        this.#surroundings.revokeLater(accessor)
+        this.#context.revokeLater(accessor)
       },
       deleted: () => {
-        this.#surroundings.log.warn(`${this.id}: ACL token was deleted; creating another one`)
+        this.#context.log.warn(`${this.id}: ACL token was deleted; creating another one`)
       },
     })
     this.#sender = saved?.sender ?? { token: undefined, isForeign: false }
     this.#drainTimeoutMs = saved?.drainTimeoutMs ?? DEFAULT_DRAIN_TIMEOUT_MS
-    this.#sent = saved?.sent
-    this.#address = surroundings.bindAddress
+    this.#sentFingerprint = saved?.sent
+    this.#address = context.bindAddress
     this.#isRegistered = saved?.isRegistered ?? false
     this.#isStopped = saved?.isStopped ?? false
-    this.keeper = new Keeper({
+    this.runner = new ProcessRunner({
       prepare: (launch, signal) => this.#prepare(launch, signal),
       prepareStandby: () => this.#openOutputs(),
       started: async (running, launch, launchId, isReplacement) => {
-        await this.#started(running, launch, launchId)
+        await this.#onStarted(running, launch, launchId)
         // The agent may have checked the port after the old listener closed and before the new one opened.
         void this.#markPassing(running, isReplacement ? TAKEOVER_MS : 0)
       },
       ended: (exit, aliveMs) => {
-        this.#ended(exit, aliveMs)
+        this.#onExit(exit, aliveMs)
       },
       failed: (error) => {
-        this.#surroundings.log.warn(`${this.id}: ${error.message}`)
+        this.#context.log.warn(`${this.id}: ${error.message}`)
       },
       drainMs: () => this.#drainTimeoutMs,
     })
@@ -162,14 +162,14 @@ export class ManagedProxy {
     return this.#port
   }
 
-  get tokenState(): OwnToken['state'] {
+  get tokenState(): ManagedToken['state'] {
     return this.#token.state
   }
 
   /** Path of the admin socket of a running `connect-proxy`; undefined without one. */
   get adminSocket(): string | undefined {
     const prefix = this.#adminSocketPrefix
-    const pid = this.keeper.running?.id.pid
+    const pid = this.runner.running?.id.pid
     return prefix === undefined || pid === undefined ? undefined : `${prefix}.${pid}`
   }
 
@@ -186,7 +186,7 @@ export class ManagedProxy {
       token: this.#token.saved,
       sender: this.#sender,
       drainTimeoutMs: this.#drainTimeoutMs,
-      sent: this.#sent,
+      sent: this.#sentFingerprint,
       isRegistered: this.#isRegistered,
       isStopped: this.#isStopped,
       process: this.#process,
@@ -194,8 +194,8 @@ export class ManagedProxy {
   }
 
   /** Replaces the shared settings, after a reload. */
-  set surroundings(surroundings: Surroundings) {
-    this.#surroundings = surroundings
+  set context(context: ProxyContext) {
+    this.#context = context
   }
 
   /**
@@ -203,45 +203,45 @@ export class ManagedProxy {
    * @throws Error when its command is not found
    */
   resume({ name }: ServiceDefinition, managed: ManagedBlock): void {
-    if (!this.#isRegistered || this.#isStopped || this.#isEnding) return
+    if (!this.#isRegistered || this.#isStopped || this.#isStopping) return
     // The service was renamed, and the token carries the identity of the old name.
-    if (this.#token.isOfOther(name)) return
-    this.#address = bindAddressOf(managed, this.#surroundings.bindAddress)
+    if (this.#token.isForOtherService(name)) return
+    this.#address = bindAddressOf(managed, this.#context.bindAddress)
     this.#drainTimeoutMs = drainTimeoutOf(managed)
-    this.keeper.run(this.#launch(managed))
+    this.runner.run(this.#launch(managed))
   }
 
   /**
    * Registers the proxy if it is missing or has changed, and keeps its process running.
    * @throws Error
    */
-  async settle(
+  async reconcile(
     definition: ServiceDefinition,
     managed: ManagedBlock,
     known: ReadonlyMap<string, Registered>,
   ): Promise<void> {
-    if (this.#isRetired || this.#isStopped || this.#isEnding) return
-    await this.#inTurn(async () => {
-      if (this.#isRetired || this.#isStopped) return
-      const { registry, bindAddress } = this.#surroundings
+    if (this.#isRemoved || this.#isStopped || this.#isStopping) return
+    await this.#serialize(async () => {
+      if (this.#isRemoved || this.#isStopped) return
+      const { registry, bindAddress } = this.#context
       this.#serviceName = definition.name
       this.#sender = definition.sender
       this.#address = bindAddressOf(managed, bindAddress)
       this.#drainTimeoutMs = drainTimeoutOf(managed)
       await this.#choosePort(managed, known.get(this.id)?.port)
-      await this.#token.ensure(this.#surroundings.tokens, definition.name)
+      await this.#token.ensure(this.#context.tokens, definition.name)
       const body = proxyRegistration(definition, managed, this.#port, bindAddress)
-      const print = registrationPrint(body, definition.sender)
-      const mustRegister = known.get(this.id)?.port !== this.#port || print !== this.#sent
+      const newFingerprint = registrationFingerprint(body, definition.sender)
+      const mustRegister = known.get(this.id)?.port !== this.#port || newFingerprint !== this.#sentFingerprint
       if (mustRegister) {
         // Save the port before registering it, so that no other proxy takes the port after a crash.
-        await this.#surroundings.save()
+        await this.#context.save()
         await registry.register(body, definition.sender)
-        this.#sent = print
+        this.#sentFingerprint = newFingerprint
       }
       this.#isRegistered = true
       this.#check = portCheck(definition, managed, this.#port, bindAddress)
-      this.keeper.run(this.#launch(managed))
+      this.runner.run(this.#launch(managed))
       if (mustRegister) this.reportListening()
     })
   }
@@ -252,7 +252,7 @@ export class ManagedProxy {
    */
   stop(): Promise<void> {
     this.#isStopped = true
-    return this.#takeAway()
+    return this.#deregisterAndStop()
   }
 
   start(): void {
@@ -262,7 +262,7 @@ export class ManagedProxy {
   /** Replaces the process and keeps the registration. Starts a stopped proxy. */
   restart(): void {
     this.#isStopped = false
-    this.keeper.restart()
+    this.runner.restart()
   }
 
   /**
@@ -270,12 +270,12 @@ export class ManagedProxy {
    * the agent, the check is critical until its first run.
    */
   reportListening(): void {
-    const { running } = this.keeper
+    const { running } = this.runner
     if (running !== undefined) void this.#markPassing(running, 0)
   }
 
   /** Uses the supervisor's token for the deregistration, because the token that registered the service was deleted. */
-  disown(): void {
+  useSupervisorToken(): void {
     this.#sender = { token: undefined, isForeign: false }
   }
 
@@ -283,9 +283,9 @@ export class ManagedProxy {
    * Stops the process, deregisters the proxy, and revokes its token. Permanent. Call again after a failure.
    * @throws Error when the process does not exit
    */
-  retire(): Promise<void> {
-    this.#isRetired = true
-    return this.#takeAway()
+  remove(): Promise<void> {
+    this.#isRemoved = true
+    return this.#deregisterAndStop()
   }
 
   /**
@@ -293,44 +293,44 @@ export class ManagedProxy {
    * @throws Error when the process does not exit
    */
   endProcess(): Promise<void> {
-    if (this.keeper.running === undefined || this.#isEnding) return Promise.resolve()
-    return this.#ending(async () => {
-      await this.keeper.stop()
-      this.#forgetProcess()
+    if (this.runner.running === undefined || this.#isStopping) return Promise.resolve()
+    return this.#whileStopping(async () => {
+      await this.runner.stop()
+      this.#clearProcess()
     })
   }
 
-  #takeAway(): Promise<void> {
-    return this.#ending(async () => {
-      const { registry, log } = this.#surroundings
+  #deregisterAndStop(): Promise<void> {
+    return this.#whileStopping(async () => {
+      const { registry, log } = this.#context
       // Deregister first, so that clients stop connecting while the process drains. An unreachable agent does not
       // delay the stop.
       await registry.deregister(this.id, this.#sender).catch((error: unknown) => {
         log.warn(`${this.id}: ${(error as Error).message}`)
-        this.#surroundings.deregisterLater(this.id, this.#sender)
+        this.#context.deregisterLater(this.id, this.#sender)
       })
       this.#isRegistered = false
-      this.#sent = undefined
-      if (this.keeper.running !== undefined) log.info(`${this.id}: stopping`)
-      await this.keeper.stop()
-      this.#forgetProcess()
-      this.#token.giveUp()
+      this.#sentFingerprint = undefined
+      if (this.runner.running !== undefined) log.info(`${this.id}: stopping`)
+      await this.runner.stop()
+      this.#clearProcess()
+      this.#token.release()
     })
   }
 
-  async #ending(act: () => Promise<void>): Promise<void> {
-    this.#isEnding = true
+  async #whileStopping(act: () => Promise<void>): Promise<void> {
+    this.#isStopping = true
     try {
-      await this.#inTurn(act)
+      await this.#serialize(act)
     } finally {
-      this.#isEnding = false
+      this.#isStopping = false
     }
   }
 
   /** Serializes registration and removal, so that a late registration cannot undo a removal. */
-  async #inTurn(act: () => Promise<void>): Promise<void> {
-    const turn = this.#turn.then(act)
-    this.#turn = turn.catch(() => undefined)
+  async #serialize(act: () => Promise<void>): Promise<void> {
+    const turn = this.#queue.then(act)
+    this.#queue = turn.catch(() => undefined)
     return turn
   }
 
@@ -343,10 +343,10 @@ export class ManagedProxy {
       this.#port = managed.bindPort
       return
     }
-    const { ports, log } = this.#surroundings
-    await this.#surroundings.withPorts(this.id, async (taken) => {
+    const { ports, log } = this.#context
+    await this.#context.withPorts(this.id, async (taken) => {
       // A running process keeps its port, even if the port is taken by another service as well.
-      const isHeld = this.keeper.running !== undefined || (!this.#mustMove && !taken.has(this.#port))
+      const isHeld = this.runner.running !== undefined || (!this.#needsNewPort && !taken.has(this.#port))
       if (this.#port !== 0 && isHeld) return
       const isUsable = registered >= ports.min && registered <= ports.max && !taken.has(registered)
       if (this.#port === 0 && isUsable) {
@@ -356,14 +356,14 @@ export class ManagedProxy {
       const before = this.#port
       const others = before === 0 ? taken : new Set([...taken, before])
       this.#port = await findPort({ range: ports, taken: others, address: this.#address })
-      this.#mustMove = false
+      this.#needsNewPort = false
       if (before !== 0)
         log.warn(`${this.id}: port ${before} is used by another program; moving to ${this.#port}`)
     })
   }
 
   #launch(managed: ManagedBlock): Launch {
-    const { defaultCommand, environment, directory } = this.#surroundings
+    const { defaultCommand, environment, directory } = this.#context
     const [program = '', ...args] = managed.command ?? defaultCommand.command
     const isDefault = managed.command === undefined
     const socket = isDefault ? this.#adminSocketPrefix : undefined
@@ -383,30 +383,30 @@ export class ManagedProxy {
 
   /** Undefined with `-dev`, and if the path is too long for a Unix socket. */
   get #adminSocketPrefix(): string | undefined {
-    const { folder } = this.#surroundings
+    const { folder } = this.#context
     return folder === undefined ? undefined : adminSocketPrefix(folder.pids, this.id)
   }
 
   #adopt(process: SavedProcess): void {
-    const { log } = this.#surroundings
+    const { log } = this.#context
     const id = process.id ?? findByEnvironment(LAUNCH_VARIABLE, process.launchId)
     if (id !== undefined && isRunning(id)) {
       log.info(`${this.id}: adopted running process`, { process: id.pid })
       this.#process = { ...process, id }
-      this.keeper.adopt(adoptProcess(id), process.fingerprint)
-      this.#endOthers(id)
+      this.runner.adopt(adoptProcess(id), process.fingerprint)
+      this.#stopDuplicates(id)
     } else if (process.id !== undefined) {
       log.warn(`${this.id}: process ${process.id.pid} exited while no supervisor was running`)
     }
   }
 
   async #prepare(launch: Launch, signal: AbortSignal): Promise<Prepared> {
-    await this.#expectNoOrphan(launch, signal)
-    await this.#expectPort()
+    await this.#stopOrphans(launch, signal)
+    await this.#waitForPort()
     const prepared = this.#openOutputs()
     try {
       this.#process = savedProcess(launch, prepared.launchId, undefined)
-      await this.#surroundings.save()
+      await this.#context.save()
       return prepared
     } catch (error) {
       prepared.release()
@@ -415,7 +415,7 @@ export class ManagedProxy {
   }
 
   #openOutputs(): Prepared {
-    const { folder } = this.#surroundings
+    const { folder } = this.#context
     const launchId = randomUUID()
     const outputs = folder === undefined ? undefined : openLogs(folder.logs, fileName(this.id))
     return {
@@ -428,28 +428,28 @@ export class ManagedProxy {
   }
 
   /** Stops orphans before the first start. Once is enough: later processes are in the state. */
-  async #expectNoOrphan({ env }: Launch, signal: AbortSignal): Promise<void> {
-    if (this.#hasNoOrphan) return
+  async #stopOrphans({ env }: Launch, signal: AbortSignal): Promise<void> {
+    if (this.#orphansChecked) return
     const orphans = findOrphans(this.id, env, undefined)
     if (orphans.length > 0) {
       const pids = orphans.map(({ pid }) => pid).join(', ')
-      this.#surroundings.log.warn(
+      this.#context.log.warn(
         `${this.id}: stopping a process of an earlier supervisor that is missing from the state: ${pids}`,
       )
     }
     if (!(await endOrphans(orphans, this.#drainTimeoutMs + ORPHAN_GRACE_MS, signal))) {
       throw new Error('start aborted: interrupted, or a process of an earlier supervisor does not exit')
     }
-    this.#hasNoOrphan = true
+    this.#orphansChecked = true
   }
 
   /** Waits for the port to become free. Another program may have taken it while the proxy was not running. */
-  async #expectPort(): Promise<void> {
+  async #waitForPort(): Promise<void> {
     const deadline = performance.now() + PORT_PATIENCE_MS
     while (!(await isFree(this.#port, this.#address))) {
       if (performance.now() > deadline) {
-        this.#mustMove = true
-        this.#surroundings.wake()
+        this.#needsNewPort = true
+        this.#context.wake()
         throw new Error(`port ${this.#port} is used by another program`)
       }
       await sleep(PORT_POLL_MS)
@@ -460,8 +460,8 @@ export class ManagedProxy {
    * Stops a duplicate process. A supervisor that is killed during a restart leaves two processes, and only one is in
    * the state.
    */
-  #endOthers(own: ProcessId): void {
-    const { environment, log } = this.#surroundings
+  #stopDuplicates(own: ProcessId): void {
+    const { environment, log } = this.#context
     const others = findOrphans(this.id, environment, own)
     if (others.length === 0) return
     log.warn(`${this.id}: stopping a duplicate process: ${others.map(({ pid }) => pid).join(', ')}`)
@@ -469,13 +469,13 @@ export class ManagedProxy {
     void endOrphans(others, this.#drainTimeoutMs + ORPHAN_GRACE_MS, signal)
   }
 
-  async #started(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
-    const { log, folder } = this.#surroundings
+  async #onStarted(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
+    const { log, folder } = this.#context
     log.info(`${this.id}: started`, { process: running.id.pid, port: this.#port, command: launch.path })
     this.#process = savedProcess(launch, launchId, running.id)
     try {
       if (folder !== undefined) writePidFile(this.#pidFile(folder), running.id.pid)
-      await this.#surroundings.save()
+      await this.#context.save()
     } catch (error) {
       // Not fatal: the launch id in the state identifies the process, and the next save records it.
       log.warn(`${this.id}: cannot record its process: ${(error as Error).message}`)
@@ -496,20 +496,20 @@ export class ManagedProxy {
       if (delayMs > 0) await elapsed(delayMs, done.signal)
       const check = this.#check
       if (check === undefined || !(await accepts(check.port, check.host, done.signal))) return
-      await this.#inTurn(async () => {
+      await this.#serialize(async () => {
         const isSame = this.#check?.port === check.port && this.#check.host === check.host
-        if (this.keeper.running !== running || !isSame || !this.#isRegistered) return
-        const { registry } = this.#surroundings
+        if (this.runner.running !== running || !isSame || !this.#isRegistered) return
+        const { registry } = this.#context
         if (await registry.isPassing(String(check.body['CheckID']), this.#sender)) return
         // If the second of the two requests fails, the check is missing. A cleared fingerprint makes the next pass
         // register everything again.
-        const sent = this.#sent
-        this.#sent = undefined
+        const sent = this.#sentFingerprint
+        this.#sentFingerprint = undefined
         await registry.registerPassing(this.id, check.body, this.#sender)
-        this.#sent = sent
+        this.#sentFingerprint = sent
       })
     } catch (error) {
-      this.#surroundings.log.debug(
+      this.#context.log.debug(
         `${this.id}: cannot report to the agent that it listens; its check will: ${(error as Error).message}`,
       )
     } finally {
@@ -517,14 +517,14 @@ export class ManagedProxy {
     }
   }
 
-  #ended(exit: Exit, aliveMs: number): void {
+  #onExit(exit: Exit, aliveMs: number): void {
     const aliveS = Math.round(aliveMs / 100) / 10
-    this.#surroundings.log.warn(`${this.id}: exited unexpectedly`, { how: describeExit(exit), aliveS })
-    this.#forgetProcess()
+    this.#context.log.warn(`${this.id}: exited unexpectedly`, { how: describeExit(exit), aliveS })
+    this.#clearProcess()
   }
 
-  #forgetProcess(): void {
-    const { folder, log } = this.#surroundings
+  #clearProcess(): void {
+    const { folder, log } = this.#context
     const pid = this.#process?.id?.pid
     this.#process = undefined
     if (folder === undefined) return

@@ -4,7 +4,7 @@ import type { Configuration } from './configuration/configuration.js'
 import {
   type DefinitionContext,
   type ServiceDefinition,
-  complete,
+  applyDefaults,
   readDefinition,
 } from './configuration/definition.js'
 import { ConfigurationError } from './configuration/error.js'
@@ -51,7 +51,7 @@ export class RequestedServices {
    * @throws ConfigurationError
    */
   read(request: Json, configuration: Configuration, path?: string): ServiceDefinition {
-    const service = this.#complete(request, configuration)
+    const service = this.#applyDefaults(request, configuration)
     this.expectFree(service.id, configuration)
     if (service.managed === undefined) return service
     this.#expectFreeProxyId(service.id, configuration)
@@ -78,7 +78,7 @@ export class RequestedServices {
   }
 
   /** Stores a request. Replaces an earlier one with the same id. */
-  keep(id: string, request: Json): void {
+  add(id: string, request: Json): void {
     this.remove(id)
     this.#requests = [...this.#requests, request]
   }
@@ -125,15 +125,15 @@ export class RequestedServices {
       return { ...service, managed: undefined }
     }
     try {
-      return this.#complete(request, configuration)
+      return this.#applyDefaults(request, configuration)
     } catch (error) {
       warn(`${service.id}: no proxy is started: ${(error as Error).message}`)
       return { ...service, managed: undefined }
     }
   }
 
-  #complete(request: Json, { defaults }: Configuration): ServiceDefinition {
-    return complete(readDefinition(request, this.#context), defaults, this.#context.warn)
+  #applyDefaults(request: Json, { defaults }: Configuration): ServiceDefinition {
+    return applyDefaults(readDefinition(request, this.#context), defaults, this.#context.warn)
   }
 }
 

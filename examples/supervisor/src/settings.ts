@@ -76,8 +76,8 @@ function dataDirOf(flags: FlagValues, configuration: Configuration): string | un
   return dataDir
 }
 
-function count(flag: string, text: string | undefined, otherwise: number): number {
-  if (text === undefined) return otherwise
+function count(flag: string, text: string | undefined, fallback: number): number {
+  if (text === undefined) return fallback
   const number = Number(text)
   if (/^\d{1,15}$/.test(text)) return number
   throw new UsageError(`${flag}: expected a non-negative integer, got ${JSON.stringify(text)}`)

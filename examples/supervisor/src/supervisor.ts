@@ -1,23 +1,23 @@
 import type { ConsulApi, Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
 import { readBindAddress } from './agent/bind-address.js'
-import { TOKEN_CHECK_MS } from './agent/own-token.js'
-import { Presence } from './agent/presence.js'
+import { TOKEN_CHECK_MS } from './agent/managed-token.js'
+import { RestartDetector } from './agent/restart-detector.js'
 import { type Registered, Registry } from './agent/registry.js'
 import { Tokens, isAway } from './agent/tokens.js'
-import { CleanUp } from './clean-up.js'
+import { Cleanup } from './cleanup.js'
 import type { Configuration } from './configuration/configuration.js'
 import type { ServiceDefinition } from './configuration/definition.js'
 import type { Json } from './configuration/parse.js'
-import { ManagedProxy, type Surroundings } from './managed-proxy.js'
+import { ManagedProxy, type ProxyContext } from './managed-proxy.js'
 import type { MetricsSource } from './operator/proxy-metrics.js'
 import { type ProxyStatus, type SupervisorStatus, goneStatus, proxyStatus } from './operator/status.js'
 import type { LogBounds } from './process/logs.js'
 import { LogRotation } from './log-rotation.js'
 import { RequestedServices } from './requested-services.js'
-import { Retirement } from './retirement.js'
-import { Retries } from './retries.js'
-import { DefinedService } from './service.js'
+import { ProxyRemovals } from './proxy-removals.js'
+import { RetrySchedule } from './retry-schedule.js'
+import { RegisteredService } from './registered-service.js'
 import type { StateFolder } from './state/folder.js'
 import type { SavedState } from './state/snapshot.js'
 import type { StateFile } from './state/store.js'
@@ -32,7 +32,7 @@ export interface SupervisorOptions {
   readonly state: { readonly folder: StateFolder; readonly file: StateFile } | undefined
   readonly environment: Environment
   readonly directory: string
-  readonly defaultCommand: Surroundings['defaultCommand']
+  readonly defaultCommand: ProxyContext['defaultCommand']
   readonly isRoot: boolean
   readonly logBounds: LogBounds
 }
@@ -69,26 +69,26 @@ export class Supervisor {
   readonly #options: SupervisorOptions
   readonly #registry: Registry
   readonly #tokens: Tokens
-  readonly #presence: Presence
-  readonly #services = new Map<string, DefinedService>()
+  readonly #restartDetector: RestartDetector
+  readonly #services = new Map<string, RegisteredService>()
   readonly #proxies = new Map<string, ManagedProxy>()
-  readonly #retirement: Retirement
-  readonly #cleanUp: CleanUp
+  readonly #removals: ProxyRemovals
+  readonly #cleanup: Cleanup
   readonly #logs: LogRotation | undefined
   readonly #requests: RequestedServices
-  readonly #retries = new Retries()
+  readonly #retries = new RetrySchedule()
   readonly #closed = new AbortController()
   #configuration: Configuration
-  #choosing: Promise<unknown> = Promise.resolve()
+  #portSelection: Promise<unknown> = Promise.resolve()
   #wake = new AbortController()
-  #working: Promise<void> | undefined
+  #loop: Promise<void> | undefined
   #passes = 0
-  #passedAt = performance.now()
+  #lastPassAt = performance.now()
   #agentProblem: string | undefined
-  #agentBind: { readonly run: number | undefined; readonly address: string | undefined } | undefined
+  #agentBind: { readonly generation: number | undefined; readonly address: string | undefined } | undefined
   #bindRetryAt = 0
   /** Generation of the agent to which the listening proxies were last reported. */
-  #reportedRun: number | undefined
+  #reportedGeneration: number | undefined
   #registrantsCheckedAt = 0
 
   constructor(configuration: Configuration, saved: SavedState, options: SupervisorOptions) {
@@ -96,21 +96,21 @@ export class Supervisor {
     this.#options = options
     this.#registry = new Registry(options.api, options.anonymous)
     this.#tokens = new Tokens(options.api)
-    this.#presence = new Presence(options.api, () => {
+    this.#restartDetector = new RestartDetector(options.api, () => {
       this.#wakeUp()
     })
-    this.#retirement = new Retirement(options.log, () => {
+    this.#removals = new ProxyRemovals(options.log, () => {
       this.#wakeUp()
     })
     const { state, logBounds } = options
     this.#logs =
       state &&
       new LogRotation(state.folder.logs, logBounds, (message) => {
-        this.#complain(message)
+        this.#warn(message)
       })
     const toCleanUp = { services: saved.services, accessors: saved.tokensToRevoke }
-    this.#cleanUp = new CleanUp(this.#registry, this.#tokens, toCleanUp, (message) => {
-      this.#complain(message)
+    this.#cleanup = new Cleanup(this.#registry, this.#tokens, toCleanUp, (message) => {
+      this.#warn(message)
     })
     this.#requests = new RequestedServices(saved.requests, options.log, {
       ownerOf: (proxyId) => [...this.#proxies.values()].find(({ id }) => id === proxyId)?.serviceId,
@@ -118,9 +118,9 @@ export class Supervisor {
     })
     for (const proxy of saved.proxies) {
       const definition = { id: proxy.serviceId, name: proxy.serviceName }
-      this.#proxies.set(proxy.serviceId, new ManagedProxy(this.#surroundings(), definition, proxy))
+      this.#proxies.set(proxy.serviceId, new ManagedProxy(this.#proxyContext(), definition, proxy))
     }
-    this.#define(new Map(saved.services.map(({ id, sent }) => [id, sent])))
+    this.#updateServices(new Map(saved.services.map(({ id, sent }) => [id, sent])))
   }
 
   get configuration(): Configuration {
@@ -128,14 +128,14 @@ export class Supervisor {
   }
 
   start(): void {
-    this.#working ??= this.#work()
+    this.#loop ??= this.#runPasses()
   }
 
   /** Applies a new configuration. Proxies whose definition is unchanged keep their processes and connections. */
   apply(configuration: Configuration): void {
     this.#configuration = configuration
-    for (const service of this.#services.values()) service.forgive()
-    this.#define()
+    for (const service of this.#services.values()) service.allowReregistration()
+    this.#updateServices()
     this.#retries.clear()
     this.#wakeUp()
   }
@@ -148,16 +148,16 @@ export class Supervisor {
   async close(stopsProxies: boolean): Promise<void> {
     this.#closed.abort()
     this.#wakeUp()
-    this.#presence.close()
+    this.#restartDetector.close()
     // Interrupting a pass is safe: the state on disk covers a crash at any point.
-    await within(CLOSE_MS, this.#working)
-    const proxies = [...this.#proxies.values(), ...this.#retirement.proxies]
+    await within(CLOSE_MS, this.#loop)
+    const proxies = [...this.#proxies.values(), ...this.#removals.proxies]
     if (stopsProxies) {
-      const stopMs = Math.max(0, ...proxies.map(({ keeper }) => keeper.stopMs))
-      await within(stopMs + DEREGISTER_MS, this.#takeAllAway(proxies))
+      const stopMs = Math.max(0, ...proxies.map(({ runner }) => runner.stopMs))
+      await within(stopMs + DEREGISTER_MS, this.#removeAll(proxies))
       this.kill()
     } else {
-      for (const proxy of proxies) proxy.keeper.leave()
+      for (const proxy of proxies) proxy.runner.detach()
       await within(
         CLOSE_MS,
         this.#save().catch(() => undefined),
@@ -167,7 +167,7 @@ export class Supervisor {
 
   /** Kills all proxies with SIGKILL. */
   kill(): void {
-    for (const { keeper } of [...this.#proxies.values(), ...this.#retirement.proxies]) keeper.kill()
+    for (const { runner } of [...this.#proxies.values(), ...this.#removals.proxies]) runner.kill()
   }
 
   status(): SupervisorStatus {
@@ -179,12 +179,12 @@ export class Supervisor {
       const problem = this.#refusal ?? this.#retries.problem(id)
       proxies.push(service.isGone ? goneStatus(proxy) : proxyStatus(proxy, problem))
     }
-    for (const proxy of this.#retirement.proxies) {
+    for (const proxy of this.#removals.proxies) {
       proxies.push({ ...proxyStatus(proxy, undefined), state: 'stopping' })
     }
     return {
       agent: this.#agentProblem ?? 'ok',
-      isWorking: performance.now() - this.#passedAt < STALLED_MS,
+      isWorking: performance.now() - this.#lastPassAt < STALLED_MS,
       passes: this.#passes,
       services: this.#services.size,
       proxies: proxies.sort((a, b) => (a.service < b.service ? -1 : 1)),
@@ -202,14 +202,14 @@ export class Supervisor {
     const stopping = proxy.stop().finally(() => this.#save())
     // Log a failure that arrives after the wait below has timed out.
     stopping.catch((error: unknown) => {
-      this.#complain(`${proxy.id}: ${(error as Error).message}`)
+      this.#warn(`${proxy.id}: ${(error as Error).message}`)
     })
     const isStopped = await within(
       STOP_ANSWER_MS,
       stopping.then(() => true),
     )
     if (isStopped === true) return true
-    const atMostS = Math.ceil(proxy.keeper.stopMs / 1_000)
+    const atMostS = Math.ceil(proxy.runner.stopMs / 1_000)
     throw new Error(`${proxy.id}: still draining its connections; it exits within ${atMostS} s`)
   }
 
@@ -234,7 +234,7 @@ export class Supervisor {
     const proxy = this.#find(id)
     if (proxy === undefined) return false
     act(proxy)
-    this.#services.get(proxy.serviceId)?.forgive()
+    this.#services.get(proxy.serviceId)?.allowReregistration()
     this.#retries.succeeded(proxy.serviceId)
     this.#wakeUp()
     return true
@@ -257,14 +257,14 @@ export class Supervisor {
   }
 
   /** Adds a definition that was registered by HTTP, and starts its proxy with the next pass. */
-  async keepRequest({ id }: ServiceDefinition, request: Json): Promise<void> {
-    this.#requests.keep(id, request)
-    this.#services.get(id)?.forgive()
+  async addRequest({ id }: ServiceDefinition, request: Json): Promise<void> {
+    this.#requests.add(id, request)
+    this.#services.get(id)?.allowReregistration()
     await this.#requestsChanged(id)
   }
 
   /** Removes a definition that was deregistered by HTTP, or registered again without a proxy. */
-  async forgetRequest(id: string): Promise<void> {
+  async removeRequest(id: string): Promise<void> {
     if (!this.#requests.remove(id)) return
     this.#services.delete(id)
     await this.#requestsChanged(id)
@@ -292,7 +292,7 @@ export class Supervisor {
   }
 
   async #requestsChanged(id: string): Promise<void> {
-    this.#define()
+    this.#updateServices()
     this.#retries.succeeded(id)
     this.#wakeUp()
     await this.#save()
@@ -313,7 +313,7 @@ export class Supervisor {
    * Updates the sets of services and proxies from the configuration and the HTTP requests.
    * @param sent - fingerprints of saved registrations, by service id
    */
-  #define(sent: ReadonlyMap<string, string | undefined> = new Map()): void {
+  #updateServices(sent: ReadonlyMap<string, string | undefined> = new Map()): void {
     const requested = this.#requests.definitions(this.#configuration)
     const wanted = new Map(
       [...requested, ...this.#configuration.services].map((service) => [service.id, service]),
@@ -321,22 +321,22 @@ export class Supervisor {
     for (const [id, { saved }] of this.#services) {
       if (wanted.has(id)) continue
       this.#services.delete(id)
-      this.#cleanUp.deregister(id, saved.sender)
+      this.#cleanup.deregister(id, saved.sender)
     }
     for (const [id, definition] of wanted) {
-      this.#cleanUp.keep(id)
+      this.#cleanup.cancel(id)
       const known = this.#services.get(id)
-      if (known === undefined) this.#services.set(id, new DefinedService(definition, sent.get(id)))
+      if (known === undefined) this.#services.set(id, new RegisteredService(definition, sent.get(id)))
       else known.redefine(definition)
     }
-    const surroundings = this.#surroundings()
+    const context = this.#proxyContext()
     for (const [id, proxy] of this.#proxies) {
-      proxy.surroundings = surroundings
-      if (wanted.get(id)?.managed === undefined) this.#retire(proxy)
+      proxy.context = context
+      if (wanted.get(id)?.managed === undefined) this.#remove(proxy)
     }
     for (const [id, definition] of wanted) {
       if (definition.managed === undefined || this.#proxies.has(id)) continue
-      this.#proxies.set(id, new ManagedProxy(surroundings, definition))
+      this.#proxies.set(id, new ManagedProxy(context, definition))
     }
     this.#resume()
   }
@@ -349,27 +349,27 @@ export class Supervisor {
       try {
         if (definition?.managed !== undefined) proxy.resume(definition, definition.managed)
       } catch (error) {
-        this.#complain(`${proxy.id}: ${(error as Error).message}`)
+        this.#warn(`${proxy.id}: ${(error as Error).message}`)
       }
     }
   }
 
-  #retire(proxy: ManagedProxy): void {
+  #remove(proxy: ManagedProxy): void {
     this.#proxies.delete(proxy.serviceId)
-    this.#retirement.add(proxy)
+    this.#removals.add(proxy)
   }
 
-  async #work(): Promise<void> {
+  async #runPasses(): Promise<void> {
     let logsCheckedAt = performance.now()
     while (!this.#closed.signal.aborted) {
       this.#wake = new AbortController()
       await this.#pass().catch((error: unknown) => {
-        this.#complain((error as Error).message)
+        this.#warn((error as Error).message)
       })
       this.#passes += 1
-      this.#passedAt = performance.now()
-      if (this.#passedAt - logsCheckedAt > LOG_CHECK_MS) {
-        logsCheckedAt = this.#passedAt
+      this.#lastPassAt = performance.now()
+      if (this.#lastPassAt - logsCheckedAt > LOG_CHECK_MS) {
+        logsCheckedAt = this.#lastPassAt
         this.#logs?.rotate([...this.#proxies.values()].map(({ id }) => id))
       }
       await elapsed(this.#agentProblem === undefined ? POLL_MS : AWAY_POLL_MS, this.#wake.signal)
@@ -382,20 +382,22 @@ export class Supervisor {
 
   /** Runs one reconciliation pass. Never waits for a process. */
   async #pass(): Promise<void> {
-    this.#refuseAll()
-    this.#retirement.proceed()
-    const run = this.#presence.isThere ? this.#presence.run : undefined
-    const known = await this.#ask()
+    this.#stopIfRefused()
+    this.#removals.retryFailed()
+    const generation = this.#restartDetector.isConnected ? this.#restartDetector.generation : undefined
+    const known = await this.#listRegistrations()
     if (known !== undefined) {
-      await this.#followBindAddress(run)
-      await this.#inParallel(this.#services.values(), (service) => this.#settle(service, known, run))
-      await this.#inParallel(this.#cleanUp.steps(known), (step) => step())
-      this.#reportAfterRestart(run)
+      await this.#updateBindAddress(generation)
+      await this.#inParallel(this.#services.values(), (service) =>
+        this.#reconcile(service, known, generation),
+      )
+      await this.#inParallel(this.#cleanup.steps(known), (step) => step())
+      this.#reportAfterRestart(generation)
     }
     if (known !== undefined) await this.#checkRegistrants()
     await this.#save().catch((error: unknown) => {
       const where = this.#options.state?.folder.path ?? ''
-      this.#complain(`cannot write the state to ${where}: ${(error as Error).message}`)
+      this.#warn(`cannot write the state to ${where}: ${(error as Error).message}`)
     })
   }
 
@@ -403,9 +405,9 @@ export class Supervisor {
    * Reports listening proxies after a restart of the agent, which marks each of them critical until it has checked
    * the port.
    */
-  #reportAfterRestart(run: number | undefined): void {
-    if (run === undefined || run === this.#reportedRun) return
-    this.#reportedRun = run
+  #reportAfterRestart(generation: number | undefined): void {
+    if (generation === undefined || generation === this.#reportedGeneration) return
+    this.#reportedGeneration = generation
     for (const proxy of this.#proxies.values()) proxy.reportListening()
   }
 
@@ -413,25 +415,25 @@ export class Supervisor {
    * Reads the bind address of the agent if the configuration does not set one. Reads it again after a restart of the
    * agent, which may change it.
    */
-  async #followBindAddress(run: number | undefined): Promise<void> {
+  async #updateBindAddress(generation: number | undefined): Promise<void> {
     const { bindAddress, isBindTemplate } = this.#configuration
-    const isKnown = this.#agentBind?.address !== undefined && this.#agentBind.run === run
+    const isKnown = this.#agentBind?.address !== undefined && this.#agentBind.generation === generation
     if (bindAddress !== undefined || isKnown || performance.now() < this.#bindRetryAt) return
     this.#bindRetryAt = performance.now() + BIND_RETRY_MS
     try {
       const address = await readBindAddress(this.#options.api, this.#closed.signal)
-      this.#agentBind = { run, address }
+      this.#agentBind = { generation, address }
     } catch (error) {
-      this.#agentBind ??= { run, address: undefined }
+      this.#agentBind ??= { generation, address: undefined }
       if (this.#agentBind.address === undefined) {
         const effect = isBindTemplate ? 'no proxy is started' : `proxies listen on ${EVERY_ADDRESS}`
-        this.#complain(
+        this.#warn(
           `cannot read the agent’s bind address, so ${effect}; grant agent:read, or set bind_addr to an IP address: ${(error as Error).message}`,
         )
       }
     }
-    const surroundings = this.#surroundings()
-    for (const proxy of this.#proxies.values()) proxy.surroundings = surroundings
+    const context = this.#proxyContext()
+    for (const proxy of this.#proxies.values()) proxy.context = context
   }
 
   get #bindAddress(): string {
@@ -451,7 +453,7 @@ export class Supervisor {
   }
 
   /** Lists the registrations of the agent; undefined if it is unreachable. */
-  async #ask(): Promise<ReadonlyMap<string, Registered> | undefined> {
+  async #listRegistrations(): Promise<ReadonlyMap<string, Registered> | undefined> {
     try {
       const known = await this.#registry.list(this.#closed.signal)
       if (this.#agentProblem !== undefined) this.#options.log.info('agent is reachable again')
@@ -459,47 +461,47 @@ export class Supervisor {
       return known
     } catch (error) {
       this.#agentProblem = (error as Error).message
-      this.#complain(this.#agentProblem)
+      this.#warn(this.#agentProblem)
       return undefined
     }
   }
 
-  #refuseAll(): void {
+  #stopIfRefused(): void {
     const refusal = this.#refusal
     if (refusal === undefined || this.#proxies.size === 0) return
-    this.#complain(refusal)
+    this.#warn(refusal)
     for (const proxy of this.#proxies.values()) {
       proxy.endProcess().catch((error: unknown) => {
-        this.#complain(`${proxy.id}: ${(error as Error).message}`)
+        this.#warn(`${proxy.id}: ${(error as Error).message}`)
       })
     }
   }
 
-  async #settle(
-    service: DefinedService,
+  async #reconcile(
+    service: RegisteredService,
     known: ReadonlyMap<string, Registered>,
-    run: number | undefined,
+    generation: number | undefined,
   ): Promise<void> {
     const { definition } = service
     const { id, managed } = definition
     if (!this.#retries.isDue(id)) return
     try {
       const wasGone = service.isGone
-      await service.settle(this.#registry, known, run)
-      if (service.isGone && !wasGone) this.#giveUp(definition)
+      await service.reconcile(this.#registry, known, generation)
+      if (service.isGone && !wasGone) this.#stopDeregistered(definition)
       const proxy = this.#proxies.get(id)
       // The previous proxy with this id must have exited first.
-      const mayRun = !service.isGone && !this.#retirement.has(id) && this.#refusal === undefined
+      const mayRun = !service.isGone && !this.#removals.has(id) && this.#refusal === undefined
       if (managed !== undefined && proxy !== undefined && mayRun) {
         this.#expectBindAddress()
-        await proxy.settle(definition, managed, known)
-        this.#cleanUp.keep(proxy.id)
+        await proxy.reconcile(definition, managed, known)
+        this.#cleanup.cancel(proxy.id)
       }
       this.#retries.succeeded(id)
     } catch (error) {
       const { message } = error as Error
       this.#retries.failed(id, message, isAway(error))
-      this.#complain(`${id}: ${message}`)
+      this.#warn(`${id}: ${message}`)
     }
   }
 
@@ -512,31 +514,29 @@ export class Supervisor {
       if (!sender.isForeign || sender.token === undefined) return
       try {
         if ((await this.#tokens.state({ secret: sender.token })) === 'unknown') {
-          await this.#disown(id, sender.token)
+          await this.#removeRevoked(id, sender.token)
         }
       } catch (error) {
-        this.#complain(
-          `${id}: cannot check the token that registered the service: ${(error as Error).message}`,
-        )
+        this.#warn(`${id}: cannot check the token that registered the service: ${(error as Error).message}`)
       }
     })
   }
 
-  async #disown(id: string, token: string): Promise<void> {
+  async #removeRevoked(id: string, token: string): Promise<void> {
     // The service may have been registered again with another token in the meantime.
     if (this.#services.get(id)?.definition.sender.token !== token) return
     this.#options.log.warn(`${id}: the token that registered the service was deleted; stopping its proxy`)
-    this.#proxies.get(id)?.disown()
-    await this.forgetRequest(id)
+    this.#proxies.get(id)?.useSupervisorToken()
+    await this.removeRequest(id)
   }
 
   /** Logs a warning. Silent during shutdown, when interrupted requests fail as expected. */
-  #complain(message: string): void {
+  #warn(message: string): void {
     if (!this.#closed.signal.aborted) this.#options.log.warn(message)
   }
 
   /** Stops the proxy of a service that another client deregistered. */
-  #giveUp(definition: ServiceDefinition): void {
+  #stopDeregistered(definition: ServiceDefinition): void {
     const { id, managed } = definition
     this.#options.log.warn(
       `${id}: deregistered by another client; stopping its proxy; reload to register the service again`,
@@ -544,18 +544,18 @@ export class Supervisor {
     this.#requests.remove(id)
     const proxy = this.#proxies.get(id)
     if (proxy === undefined) return
-    this.#retire(proxy)
+    this.#remove(proxy)
     // Keep an idle proxy, which starts if the service is registered again.
-    if (managed !== undefined) this.#proxies.set(id, new ManagedProxy(this.#surroundings(), definition))
+    if (managed !== undefined) this.#proxies.set(id, new ManagedProxy(this.#proxyContext(), definition))
   }
 
-  async #takeAllAway(proxies: readonly ManagedProxy[]): Promise<void> {
-    await Promise.all(proxies.map((proxy) => proxy.retire().catch(() => undefined)))
-    for (const [id, { saved }] of this.#services) this.#cleanUp.deregister(id, saved.sender)
-    await this.#cleanUp.finish()
+  async #removeAll(proxies: readonly ManagedProxy[]): Promise<void> {
+    await Promise.all(proxies.map((proxy) => proxy.remove().catch(() => undefined)))
+    for (const [id, { saved }] of this.#services) this.#cleanup.deregister(id, saved.sender)
+    await this.#cleanup.finish()
   }
 
-  #surroundings(): Surroundings {
+  #proxyContext(): ProxyContext {
     const { log, state, environment, directory, defaultCommand } = this.#options
     const { ports } = this.#configuration
     return {
@@ -571,10 +571,10 @@ export class Supervisor {
       withPorts: (proxyId, choose) => this.#withPorts(proxyId, choose),
       save: () => this.#save(),
       revokeLater: (accessor) => {
-        this.#cleanUp.revoke(accessor)
+        this.#cleanup.revoke(accessor)
       },
       deregisterLater: (id, sender) => {
-        this.#cleanUp.deregister(id, sender)
+        this.#cleanup.deregister(id, sender)
       },
       wake: () => {
         this.#wakeUp()
@@ -584,13 +584,13 @@ export class Supervisor {
 
   /** Runs port selections one after another, since two parallel selections could choose the same port. */
   async #withPorts(proxyId: string, choose: (taken: ReadonlySet<number>) => Promise<void>): Promise<void> {
-    const choosing = this.#choosing.then(() => choose(this.#takenPorts(proxyId)))
-    this.#choosing = choosing.catch(() => undefined)
-    await choosing
+    const selection = this.#portSelection.then(() => choose(this.#takenPorts(proxyId)))
+    this.#portSelection = selection.catch(() => undefined)
+    await selection
   }
 
   #takenPorts(proxyId: string): ReadonlySet<number> {
-    const others = [...this.#proxies.values(), ...this.#retirement.proxies].filter(({ id }) => id !== proxyId)
+    const others = [...this.#proxies.values(), ...this.#removals.proxies].filter(({ id }) => id !== proxyId)
     const definitions = [...this.#services.values()].map(({ definition }) => definition)
     // Only applications on this host occupy one of its ports.
     const applications = definitions.filter(({ address }) => address === undefined)
@@ -604,9 +604,9 @@ export class Supervisor {
 
   async #save(): Promise<void> {
     await this.#options.state?.file.save({
-      proxies: [...this.#proxies.values(), ...this.#retirement.proxies].map(({ saved }) => saved),
-      services: [...[...this.#services.values()].map(({ saved }) => saved), ...this.#cleanUp.services],
-      tokensToRevoke: this.#cleanUp.accessors,
+      proxies: [...this.#proxies.values(), ...this.#removals.proxies].map(({ saved }) => saved),
+      services: [...[...this.#services.values()].map(({ saved }) => saved), ...this.#cleanup.services],
+      tokensToRevoke: this.#cleanup.accessors,
       requests: this.#requests.saved,
     })
   }

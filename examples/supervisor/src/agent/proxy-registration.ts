@@ -1,7 +1,7 @@
 import { isIPv6 } from 'node:net'
 import type { ServiceDefinition } from '../configuration/definition.js'
 import { foldKey, unbracketed } from '../configuration/keys.js'
-import { type ManagedBlock, proxyConfigOf, saysApplication } from '../configuration/managed.js'
+import { type ManagedBlock, proxyConfigOf, setsLocalService } from '../configuration/managed.js'
 import type { Json } from '../configuration/parse.js'
 import { upstreamRequest } from '../configuration/request.js'
 
@@ -12,9 +12,9 @@ const LOOPBACKS: ReadonlyMap<string, string> = new Map([
 ])
 
 /** Returns the bind address of a proxy: `bind_address` of its configuration, or the default. */
-export function bindAddressOf({ config }: ManagedBlock, agentsOwn: string): string {
+export function bindAddressOf({ config }: ManagedBlock, defaultAddress: string): string {
   const own = config['bind_address']
-  return typeof own === 'string' && own !== '' ? own : agentsOwn
+  return typeof own === 'string' && own !== '' ? own : defaultAddress
 }
 
 /**
@@ -26,10 +26,10 @@ export function proxyRegistration(
   definition: ServiceDefinition,
   managed: ManagedBlock,
   port: number,
-  agentsOwn: string,
+  defaultAddress: string,
 ): Json {
   const { id, name, address } = definition
-  const bindAddress = bindAddressOf(managed, agentsOwn)
+  const bindAddress = bindAddressOf(managed, defaultAddress)
   // Clients cannot connect to a wildcard address. Register the address of the service, or by default the node's.
   const reachable = loopbackFor(bindAddress) === undefined ? bindAddress : address
   const local = localService(definition, managed)
@@ -73,10 +73,10 @@ export function portCheck(
   definition: ServiceDefinition,
   managed: ManagedBlock,
   port: number,
-  agentsOwn: string,
+  defaultAddress: string,
 ): PortCheck | undefined {
   if (managed.disableTcpCheck === true) return undefined
-  const bindAddress = bindAddressOf(managed, agentsOwn)
+  const bindAddress = bindAddressOf(managed, defaultAddress)
   const body = listeningCheck(definition, managed, bindAddress, port)
   return { body, host: checkedHost(managed, bindAddress), port }
 }
@@ -171,7 +171,7 @@ function loopbackFor(host: string): string | undefined {
 
 /** Address of the application, unless the configuration sets it. */
 function localService({ port }: ServiceDefinition, managed: ManagedBlock): Json {
-  return saysApplication(managed) || port === undefined ? {} : { local_service_address: `127.0.0.1:${port}` }
+  return setsLocalService(managed) || port === undefined ? {} : { local_service_address: `127.0.0.1:${port}` }
 }
 
 /** The fields for the application's address in later versions, if host and port are known. */

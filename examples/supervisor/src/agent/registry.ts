@@ -42,7 +42,7 @@ export class Registry {
    * Whether a service is registered. Unlike `list`, distinguishes a missing service from a missing right to read it.
    * @throws Error when the token lacks `service:read`, AgentError
    */
-  async isThere(id: string): Promise<boolean> {
+  async isRegistered(id: string): Promise<boolean> {
     const { status } = await this.#api.exchange({ path: `/v1/agent/service/${encodeURIComponent(id)}` })
     if (status === 200 || status === 404) return status === 200
     throw new Error(
@@ -117,7 +117,7 @@ export class Registry {
  * Fingerprint of a registration, which tells after a restart whether it has changed. Repeating an unchanged
  * registration would remove checks and maintenance that others have set.
  */
-export function registrationPrint(body: Json, { token, isForeign }: Sender): string {
+export function registrationFingerprint(body: Json, { token, isForeign }: Sender): string {
   return createHash('sha256')
     .update(JSON.stringify([body, token, isForeign]))
     .digest('base64url')

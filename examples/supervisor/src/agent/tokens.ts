@@ -8,12 +8,12 @@ export interface ProxyToken {
   /** Name of the service identity. */
   readonly service: string
   /** Whether the agent confirmed the creation. */
-  readonly isMade: boolean
+  readonly isCreated: boolean
 }
 
 /** Chooses the ids of a new token, which `Tokens.create` creates. */
 export function newToken(service: string): ProxyToken {
-  return { accessor: randomUUID(), secret: randomUUID(), service, isMade: false }
+  return { accessor: randomUUID(), secret: randomUUID(), service, isCreated: false }
 }
 
 /** How long to cache the response that ACLs are disabled. */
@@ -62,8 +62,8 @@ export class Tokens {
         'the supervisor’s token may not create tokens; grant it acl = "write" (and service:write for the services and their proxies)',
       )
     }
-    const isMade = /already in use/i.test(answer.text) && (await this.state(token)) === 'known'
-    if (!isMade) throw refusal(`cannot create a token for ${token.service}`, answer)
+    const isCreated = /already in use/i.test(answer.text) && (await this.state(token)) === 'known'
+    if (!isCreated) throw refusal(`cannot create a token for ${token.service}`, answer)
   }
 
   /**

@@ -19,7 +19,7 @@ export async function status(dataDir: string, { json }: { readonly json: boolean
   } catch (error) {
     if (!(error instanceof NotRunningError)) throw error
     const { proxies } = await new StateFile(folder.snapshot).load()
-    const left = { agent: 'ok', isWorking: false, passes: 0, services: 0, proxies: proxies.map(leftStatus) }
+    const left = { agent: 'ok', isWorking: false, passes: 0, services: 0, proxies: proxies.map(savedStatus) }
     process.stdout.write(
       json
         ? formatJson({ isRunning: false, ...left, agent: 'unknown' })
@@ -57,7 +57,7 @@ export async function operate(verb: Verb, dataDir: string, ids: readonly string[
   process.stdout.write(`${printable(id)} ${VERBS[verb]}\n`)
 }
 
-function leftStatus({ proxyId, serviceId, port, process, isStopped }: SavedProxy): ProxyStatus {
+function savedStatus({ proxyId, serviceId, port, process, isStopped }: SavedProxy): ProxyStatus {
   const isAlive = process?.id !== undefined && isRunning(process.id)
   return {
     service: serviceId,

@@ -63,7 +63,7 @@ export async function run(flags: FlagValues): Promise<void> {
     await openAdmin(settings, supervisor, log),
     await openApi(settings, supervisor, anonymous, log),
   )
-  const reload = reloader(paths, flags, supervisor, log)
+  const reload = createReloader(paths, flags, supervisor, log)
   process.on('SIGHUP', reload)
   if (flags.watch === true) {
     const watcher = new ConfigurationWatcher(paths, reload)
@@ -71,14 +71,14 @@ export async function run(flags: FlagValues): Promise<void> {
       watcher.close()
     })
   }
-  endOnSignals(log, {
+  exitOnSignals(log, {
     close: async () => {
       await supervisor.close(state === undefined)
       for (const close of closers.reverse()) await close()
       await Promise.all([api.close(), anonymous.close()])
     },
     // Without a data directory, no later supervisor could find the proxies.
-    cut: () => {
+    killProxies: () => {
       if (state === undefined) supervisor.kill()
     },
   })
@@ -150,8 +150,8 @@ async function openApi(
     expectFree: (id) => {
       supervisor.expectFree(id)
     },
-    keep: (definition, request) => supervisor.keepRequest(definition, request),
-    forget: (id) => supervisor.forgetRequest(id),
+    add: (definition, request) => supervisor.addRequest(definition, request),
+    remove: (id) => supervisor.removeRequest(id),
     tokenOf: (id) => supervisor.tokenOfRequest(id),
     isManagedProxy: (id) => supervisor.isManagedProxy(id),
     nextRegistration: (id, signal) => supervisor.nextRegistration(id, signal),
@@ -169,7 +169,12 @@ async function openApi(
  * Returns a function that reloads the configuration. Reloads run one at a time, and an invalid configuration changes
  * nothing.
  */
-function reloader(paths: readonly string[], flags: FlagValues, supervisor: Supervisor, log: Log): () => void {
+function createReloader(
+  paths: readonly string[],
+  flags: FlagValues,
+  supervisor: Supervisor,
+  log: Log,
+): () => void {
   let last = Promise.resolve()
   const reload = async (): Promise<void> => {
     try {
@@ -188,14 +193,14 @@ function reloader(paths: readonly string[], flags: FlagValues, supervisor: Super
   }
 }
 
-function endOnSignals(
+function exitOnSignals(
   log: Log,
-  { close, cut }: { readonly close: () => Promise<void>; readonly cut: () => void },
+  { close, killProxies }: { readonly close: () => Promise<void>; readonly killProxies: () => void },
 ): void {
   let isEnding = false
   const end = (signal: NodeJS.Signals): void => {
     if (isEnding) {
-      cut()
+      killProxies()
       process.exit(1)
     }
     isEnding = true
@@ -206,5 +211,5 @@ function endOnSignals(
   }
   process.on('SIGTERM', end)
   process.on('SIGINT', end)
-  process.on('uncaughtExceptionMonitor', cut)
+  process.on('uncaughtExceptionMonitor', killProxies)
 }

@@ -1,6 +1,6 @@
 import { isIP } from 'node:net'
 import { dirname } from 'node:path'
-import { type ServiceDefinition, complete, readDefinition } from './definition.js'
+import { type ServiceDefinition, applyDefaults, readDefinition } from './definition.js'
 import { ConfigurationError, describe } from './error.js'
 import { type ConfigurationFile, readFiles } from './files.js'
 import {
@@ -18,7 +18,7 @@ import { localAddressOf } from './listed-upstreams.js'
 import { type ManagedBlock, adminAddressOf, readDefaults, withDefaults } from './managed.js'
 import { printable } from 'consul-connect-proxy/printable'
 import type { Json } from './parse.js'
-import { TOP_LEVEL, unblock } from './shape.js'
+import { TOP_LEVEL, unwrapBlocks } from './shape.js'
 import { closestKey } from './typos.js'
 
 /** The validated configuration of all files, with defaults applied. */
@@ -85,7 +85,9 @@ export function combine(files: readonly ConfigurationFile[]): Configuration {
   const defaults = parts
     .map((part) => part.defaults ?? NO_BLOCK)
     .reduce((earlier, later) => withDefaults(later, earlier), NO_BLOCK)
-  const services = parts.flatMap((part) => part.services).map((service) => complete(service, defaults, warn))
+  const services = parts
+    .flatMap((part) => part.services)
+    .map((service) => applyDefaults(service, defaults, warn))
   expectDistinct(services)
   warnSharedUpstreamAddresses(services, warn)
   return {
@@ -119,7 +121,7 @@ interface Part {
 }
 
 function readPart({ path, content }: ConfigurationFile, warn: (message: string) => void): Part {
-  const file = keysOf(path, unblock(path, content))
+  const file = keysOf(path, unwrapBlocks(path, content))
   warnTypos(path, content, TOP_LEVEL, warn)
   const context = { origin: path, folder: dirname(path), warn }
   const given = [...several(path, file, 'service'), ...several(path, file, 'services')]

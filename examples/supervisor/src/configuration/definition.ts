@@ -13,7 +13,7 @@ import {
   take,
 } from './keys.js'
 import { expectListedUpstreams } from './listed-upstreams.js'
-import { type ManagedBlock, checkConfig, readManaged, saysApplication, withDefaults } from './managed.js'
+import { type ManagedBlock, checkConfig, readManaged, setsLocalService, withDefaults } from './managed.js'
 import type { Json } from './parse.js'
 import { toRequest, upstreamRequest } from './request.js'
 import { closestKey } from './typos.js'
@@ -128,7 +128,7 @@ export function readDefinition(
  * Applies the defaults to a definition and validates the result.
  * @throws ConfigurationError
  */
-export function complete(
+export function applyDefaults(
   definition: ServiceDefinition,
   defaults: ManagedBlock,
   warn: (message: string) => void,
@@ -136,7 +136,7 @@ export function complete(
   if (definition.managed === undefined) return definition
   const managed = withDefaults(definition.managed, defaults)
   const place = `${definition.origin}: service ${definition.name}: connect.proxy`
-  if (definition.port === undefined && !saysApplication(managed)) {
+  if (definition.port === undefined && !setsLocalService(managed)) {
     throw new ConfigurationError(
       `${place}: address of the application unknown; set port in the service, or local_service_address in config`,
     )

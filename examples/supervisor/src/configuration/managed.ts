@@ -111,7 +111,7 @@ export function checkConfig(
   expectAdminAddress(place, managed)
   expectShortValues(place, config)
   for (const [i, upstream] of upstreams.entries()) expectShortValues(`${place}: upstreams[${i}]`, upstream)
-  const local = saysApplication(managed) ? {} : { local_service_port: service.port }
+  const local = setsLocalService(managed) ? {} : { local_service_port: service.port }
   try {
     const { warnings } = parseProxyConfig({ ...local, ...config, upstreams, service: service.name })
     for (const warning of warnings.slice(0, MAX_WARNINGS)) warn(`${place}: ${warning}`)
@@ -162,7 +162,7 @@ function expectShortValues(place: string, settings: Json): void {
 }
 
 /** Whether the configuration sets the address of the application. */
-export function saysApplication({ config }: ManagedBlock): boolean {
+export function setsLocalService({ config }: ManagedBlock): boolean {
   return ['local_service_address', 'local_service_port', 'local_service_socket_path'].some(
     (key) => config[key] !== undefined,
   )

@@ -61,7 +61,7 @@ function syntaxError(path: string, text: string): ConfigurationError {
 }
 
 /**
- * Parses HCL with the parser of Consul. A block becomes a list of objects, which `unblock` converts.
+ * Parses HCL with the parser of Consul. A block becomes a list of objects, which `unwrapBlocks` converts.
  * @throws ConfigurationError, with line and column
  */
 export async function parseHcl(path: string, text: string): Promise<Json> {

@@ -9,7 +9,7 @@ import { snakeCase } from './shape.js'
  * @throws ConfigurationError
  */
 export function toRequest(place: string, service: Json): Json {
-  return named(place, () => withDestination(convert(service, SERVICE)))
+  return withPlace(place, () => withDestination(convert(service, SERVICE)))
 }
 
 /** Moves `ProxyDestination` (Consul 1.2) to `Proxy.DestinationServiceName`, which agents require since 1.6. */
@@ -31,7 +31,7 @@ function withDestination({ ProxyDestination: destination, ...service }: Json): J
 }
 
 /** Prefixes errors with the place of the value. */
-function named(place: string, act: () => Json): Json {
+function withPlace(place: string, act: () => Json): Json {
   try {
     return act()
   } catch (cause) {
@@ -85,8 +85,8 @@ function convert(from: Json, { names = {}, inside = {} }: Shape): Json {
   }
   return Object.fromEntries(
     Object.entries(from).map(([key, value]) => {
-      const name = spelled(names, key)
-      const shape = spelled(inside, key)
+      const name = findKey(names, key)
+      const shape = findKey(inside, key)
       return [
         (name === undefined ? undefined : names[name]) ?? pascalCase(snakeCase(key)),
         converted(value, (shape === undefined ? undefined : inside[shape]) ?? PLAIN),
@@ -96,7 +96,7 @@ function convert(from: Json, { names = {}, inside = {} }: Shape): Json {
 }
 
 /** Finds the key of a table that an agent considers equal. */
-function spelled(table: object, key: string): string | undefined {
+function findKey(table: object, key: string): string | undefined {
   const folded = foldKey(key)
   return Object.keys(table).find((each) => foldKey(each) === folded)
 }
@@ -114,16 +114,16 @@ function pascalCase(key: string): string {
 }
 
 /** Keys of `connect-proxy` that an agent accepts only in an upstream's `config`. */
-const TUNING = ['connect_timeout_ms', 'idle_timeout_ms', 'tags', 'filter', 'near']
+const CONFIG_ONLY_KEYS = ['connect_timeout_ms', 'idle_timeout_ms', 'tags', 'filter', 'near']
 
 /**
  * Converts an upstream to the format of the agent's HTTP API.
  * @throws ConfigurationError
  */
 export function upstreamRequest(place: string, upstream: Json): Json {
-  const tuning = Object.entries(upstream).filter(([key]) => TUNING.includes(snakeCase(key)))
-  const rest = Object.entries(upstream).filter(([key]) => !TUNING.includes(snakeCase(key)))
-  const request = named(place, () => convert(Object.fromEntries(rest), UPSTREAM))
+  const tuning = Object.entries(upstream).filter(([key]) => CONFIG_ONLY_KEYS.includes(snakeCase(key)))
+  const rest = Object.entries(upstream).filter(([key]) => !CONFIG_ONLY_KEYS.includes(snakeCase(key)))
+  const request = withPlace(place, () => convert(Object.fromEntries(rest), UPSTREAM))
   if (tuning.length === 0) return request
   const own = request['Config']
   const config = typeof own === 'object' && own !== null ? own : {}

@@ -38,7 +38,7 @@ export const TOP_LEVEL = [
  * similar table.
  * @throws ConfigurationError
  */
-export function unblock(path: string, content: Json): Json {
+export function unwrapBlocks(path: string, content: Json): Json {
   const known: readonly string[] = TOP_LEVEL
   expectShallow(path, content)
   return Object.fromEntries(

@@ -20,8 +20,8 @@ export interface RegistrationActions {
   read(request: Json): ServiceDefinition
   /** @throws ConfigurationError when clients may not use the id */
   expectFree(id: string): void
-  keep(definition: ServiceDefinition, request: Json): Promise<void>
-  forget(id: string): Promise<void>
+  add(definition: ServiceDefinition, request: Json): Promise<void>
+  remove(id: string): Promise<void>
   /** The token with which a definition was registered; undefined for none and for an unknown id. */
   tokenOf(id: string): string | undefined
   isManagedProxy(id: string): boolean
@@ -108,8 +108,8 @@ export class RegistrationApi {
     const sent = { ...passed, body: definition.body, token: definition.sender.token }
     const { status, text } = await this.#agent.exchange(sent)
     if (status === 200) {
-      if (definition.managed === undefined) await this.#actions.forget(definition.id)
-      else await this.#actions.keep(definition, request)
+      if (definition.managed === undefined) await this.#actions.remove(definition.id)
+      else await this.#actions.add(definition, request)
     }
     return { status, body: text }
   }
@@ -120,7 +120,7 @@ export class RegistrationApi {
     const answer = await this.#agent.exchange({ method: 'PUT', path, token })
     const isGone = answer.status === 200 || this.#isOwnersLeftover(id, token, answer)
     if (!isGone) return { status: answer.status, body: answer.text }
-    await this.#actions.forget(id)
+    await this.#actions.remove(id)
     return { status: 200, body: '' }
   }
 
@@ -166,7 +166,7 @@ export class RegistrationApi {
   }
 
   /**
-   * Whether a deregistration may proceed although the agent no longer has the service. The agent checks no rights on
+   * Whether a deregistration may retryFailed although the agent no longer has the service. The agent checks no rights on
    * an unknown service, so the client must present the token of the registration.
    */
   #isOwnersLeftover(id: string, token: string | undefined, { status, text }: AgentExchange): boolean {

@@ -43,19 +43,19 @@ export interface SupervisorStatus {
 }
 
 export function proxyStatus(proxy: ManagedProxy, problem: string | undefined): ProxyStatus {
-  const { keeper } = proxy
-  const { running, lastExit } = keeper
+  const { runner } = proxy
+  const { running, lastExit } = runner
   return {
     service: proxy.serviceId,
     proxy: proxy.id,
     port: proxy.port,
     pid: running?.id.pid,
     state: stateOf(proxy, problem),
-    restarts: keeper.restarts,
+    restarts: runner.restarts,
     uptimeS: running && Math.floor((performance.now() - running.since) / 1_000),
     lastExit: lastExit && describeExit(lastExit),
     token: proxy.tokenState,
-    problem: problem ?? keeper.problem?.message ?? tokenProblem(proxy),
+    problem: problem ?? runner.problem?.message ?? tokenProblem(proxy),
   }
 }
 
@@ -69,11 +69,11 @@ export function goneStatus(proxy: ManagedProxy): ProxyStatus {
   return { ...proxyStatus(proxy, problem), state: 'gone' }
 }
 
-function stateOf({ isStopped, keeper }: ManagedProxy, problem: string | undefined): ProxyState {
-  if (keeper.state === 'running' || keeper.state === 'stopping') return keeper.state
+function stateOf({ isStopped, runner }: ManagedProxy, problem: string | undefined): ProxyState {
+  if (runner.state === 'running' || runner.state === 'stopping') return runner.state
   if (isStopped) return 'stopped'
   if (problem !== undefined) return 'refused'
-  return keeper.problem === undefined ? 'waiting' : 'failing'
+  return runner.problem === undefined ? 'waiting' : 'failing'
 }
 
 const COLUMNS: readonly [string, (proxy: ProxyStatus) => string][] = [

@@ -107,7 +107,7 @@ export function findAllByEnvironment(
 }
 
 /** Whether a process runs as the same user and in the same network namespace as the supervisor. */
-export function isNeighbor({ pid }: ProcessId): boolean {
+export function sharesUserAndNetwork({ pid }: ProcessId): boolean {
   try {
     // In another network namespace, the same loopback addresses lead to other programs.
     const isSameNetwork = readlinkSync(`/proc/${pid}/ns/net`) === readlinkSync('/proc/self/ns/net')

@@ -3,7 +3,7 @@ import { elapsed } from '../time.js'
 import {
   type ProcessId,
   findAllByEnvironment,
-  isNeighbor,
+  sharesUserAndNetwork,
   killSession,
   sessionOf,
   signalProcess,
@@ -32,7 +32,7 @@ export function findOrphans(
       variables.has(LAUNCH_VARIABLE) &&
       variables.get(PROXY_ID_VARIABLE) === proxyId &&
       (variables.get(AGENT_VARIABLE) ?? '') === (env[AGENT_VARIABLE] ?? ''),
-  ).filter((id) => id.pid !== own?.pid && isNeighbor(id))
+  ).filter((id) => id.pid !== own?.pid && sharesUserAndNetwork(id))
 }
 
 /**

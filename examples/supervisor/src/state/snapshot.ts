@@ -95,7 +95,7 @@ function formatProxy({ process, token, ...proxy }: SavedProxy): Json {
     Port: proxy.port,
     TokenAccessor: token?.accessor ?? '',
     TokenService: token?.service ?? '',
-    TokenIsMade: token?.isMade ?? false,
+    TokenIsMade: token?.isCreated ?? false,
     ...formatSender(proxy.sender),
     DrainTimeoutMs: proxy.drainTimeoutMs ?? 0,
     Sent: proxy.sent ?? '',
@@ -124,7 +124,7 @@ export function parseSnapshot(text: string): SavedState {
   }
   const content = object('the file', parsed)
   if (content['Version'] !== VERSION) {
-    const version = shown(content['Version'])
+    const version = formatValue(content['Version'])
     throw new SnapshotError(
       `unsupported version ${version} (this supervisor supports ${VERSION}); a later version wrote the file`,
     )
@@ -165,7 +165,7 @@ function parseProxy(proxyId: string, value: unknown): SavedProxy {
     token:
       accessor === ''
         ? undefined
-        : { accessor, secret, service: proxy.text('TokenService'), isMade: proxy.flag('TokenIsMade') },
+        : { accessor, secret, service: proxy.text('TokenService'), isCreated: proxy.flag('TokenIsMade') },
     sender: senderOf(proxy),
     drainTimeoutMs: proxy.duration('DrainTimeoutMs'),
     sent: proxy.text('Sent') || undefined,
@@ -223,7 +223,7 @@ function reader(place: string, value: unknown): Reader {
 }
 
 /** Formats a value for a message. Hides other types, whose content may be secret. */
-function shown(value: unknown): string {
+function formatValue(value: unknown): string {
   if (typeof value === 'number') return String(value)
   return typeof value === 'string' ? JSON.stringify(value.slice(0, MAX_SHOWN)) : typeof value
 }

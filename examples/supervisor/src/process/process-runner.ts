@@ -2,13 +2,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { elapsed, within } from '../time.js'
 import { type ProcessId, isRunning, killSession, sessionOf, signalProcess } from './identity.js'
 import { type Launch, fingerprint } from './launch.js'
-import { Restarts } from './restarts.js'
+import { RestartBackoff } from './restart-backoff.js'
 import { type Exit, type RunningProcess, type StandbyProcess, startProcess, startStandby } from './running.js'
 
-export type KeeperState = 'stopped' | 'waiting' | 'running' | 'stopping'
+export type ProcessState = 'stopped' | 'waiting' | 'running' | 'stopping'
 
-/** Callbacks of a `Keeper`. */
-export interface KeeperHooks {
+/** Callbacks of a `ProcessRunner`. */
+export interface RunnerHooks {
   /**
    * Called before a start: saves the launch id and opens the log files.
    * @param signal - aborted when the launch changes or the process is to stop
@@ -46,31 +46,31 @@ const RETRY_MS = 5_000
 const SWEEP_POLL_MS = 50
 
 /** Runs one process: starts it, restarts it when it exits or its launch changes, and stops it. */
-export class Keeper {
-  readonly #hooks: KeeperHooks
-  readonly #restarts = new Restarts()
+export class ProcessRunner {
+  readonly #hooks: RunnerHooks
+  readonly #backoff = new RestartBackoff()
   /** Replaced processes that are draining their connections. */
   readonly #draining = new Map<RunningProcess, Promise<void>>()
   #launch: Launch | undefined
   #running: RunningProcess | undefined
   /** Fingerprint of the launch of the running process. */
-  #print: string | undefined
+  #runningFingerprint: string | undefined
   #changed = new AbortController()
   #loop: Promise<void> | undefined
   /** Whether the loop runs. Becomes false in the same turn in which the loop decides to return. */
-  #isKeeping = false
-  #state: KeeperState = 'stopped'
+  #isLooping = false
+  #state: ProcessState = 'stopped'
   #mustRestart = false
-  #hasLeft = false
+  #isDetached = false
   #starts = 0
-  #exit: Exit | undefined
+  #lastExit: Exit | undefined
   #problem: Error | undefined
 
-  constructor(hooks: KeeperHooks) {
+  constructor(hooks: RunnerHooks) {
     this.#hooks = hooks
   }
 
-  get state(): KeeperState {
+  get state(): ProcessState {
     return this.#state
   }
 
@@ -84,7 +84,7 @@ export class Keeper {
   }
 
   get lastExit(): Exit | undefined {
-    return this.#exit
+    return this.#lastExit
   }
 
   /** Upper bound on the duration of `stop()`, in milliseconds. */
@@ -105,36 +105,36 @@ export class Keeper {
 
   /**
    * Takes over a running process of an earlier supervisor.
-   * @param print - fingerprint of its launch
+   * @param launchFingerprint - fingerprint of its launch
    */
-  adopt(running: RunningProcess, print: string): void {
+  adopt(running: RunningProcess, launchFingerprint: string): void {
     this.#running = running
-    this.#print = print
+    this.#runningFingerprint = launchFingerprint
     this.#starts = 1
     this.#state = 'running'
-    this.#restarts.started()
+    this.#backoff.started()
   }
 
   /** Keeps a process with this launch running. Replaces a process that has another launch. */
   run(launch: Launch): void {
     if (this.#launch !== undefined && fingerprint(this.#launch) === fingerprint(launch)) return
     this.#launch = launch
-    this.#change()
+    this.#onChange()
   }
 
   /** Replaces the running process. If none is running, starts one without a delay. */
   restart(): void {
     this.#mustRestart = this.#running !== undefined
-    if (this.#launch !== undefined) this.#change()
+    if (this.#launch !== undefined) this.#onChange()
   }
 
   /**
    * Stops the process and resolves once its session is empty. Do not call `run` until then.
-   * @throws Error when the process does not exit in time; the keeper keeps trying
+   * @throws Error when the process does not exit in time; the runner keeps trying
    */
   async stop(): Promise<void> {
     this.#launch = undefined
-    this.#change()
+    this.#onChange()
     const done = new AbortController()
     const ended = Promise.all([this.#loop, ...this.#draining.values()]).then(() => false)
     const isLate = await Promise.race([ended, elapsed(this.stopMs, done.signal)])
@@ -149,37 +149,40 @@ export class Keeper {
   }
 
   /** Stops supervising the process but leaves it running. */
-  leave(): void {
-    this.#hasLeft = true
-    this.#change()
+  detach(): void {
+    this.#isDetached = true
+    this.#onChange()
   }
 
-  #change(): void {
+  #onChange(): void {
     this.#changed.abort()
     this.#changed = new AbortController()
-    if (this.#isKeeping) return
-    this.#isKeeping = true
-    this.#loop = this.#keep()
+    if (this.#isLooping) return
+    this.#isLooping = true
+    this.#loop = this.#run()
   }
 
-  async #keep(): Promise<void> {
-    while (!this.#hasLeft) {
+  async #run(): Promise<void> {
+    while (!this.#isDetached) {
       const { signal } = this.#changed
       const launch = this.#launch
       const running = this.#running
       try {
         if (running !== undefined && launch === undefined) {
-          await this.#end(running)
+          await this.#stop(running)
         } else if (launch === undefined) {
           this.#state = 'stopped'
-          this.#isKeeping = false
+          this.#isLooping = false
           return
         } else if (running === undefined) {
           await this.#start(launch, signal)
-        } else if (isRunning(running.id) && (this.#mustRestart || fingerprint(launch) !== this.#print)) {
+        } else if (
+          isRunning(running.id) &&
+          (this.#mustRestart || fingerprint(launch) !== this.#runningFingerprint)
+        ) {
           await this.#replace(running, launch, signal)
         } else {
-          await this.#attend(running, signal)
+          await this.#waitForExit(running, signal)
         }
       } catch (error) {
         this.#problem = error as Error
@@ -191,27 +194,27 @@ export class Keeper {
   }
 
   async #start(launch: Launch, signal: AbortSignal): Promise<void> {
-    const { waitMs } = this.#restarts
+    const { waitMs } = this.#backoff
     this.#state = 'waiting'
     if (waitMs > 0 && !(await elapsed(waitMs, signal))) {
       // The change may have fixed the cause of the failures.
-      this.#restarts.reset()
+      this.#backoff.reset()
       return
     }
-    this.#restarts.started()
+    this.#backoff.started()
     const prepared = await this.#hooks.prepare(launch, signal)
     try {
       const running = await startProcess(launch, prepared.launchId, prepared.outputs)
-      await this.#started(running, launch, prepared.launchId)
+      await this.#onStarted(running, launch, prepared.launchId)
     } finally {
       prepared.release()
     }
   }
 
-  async #started(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
+  async #onStarted(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
     const isReplacement = this.#running !== undefined
     this.#running = running
-    this.#print = fingerprint(launch)
+    this.#runningFingerprint = fingerprint(launch)
     this.#mustRestart = false
     this.#starts += 1
     this.#state = 'running'
@@ -220,18 +223,18 @@ export class Keeper {
   }
 
   /** Waits until the process exits or the launch changes. */
-  async #attend(running: RunningProcess, signal: AbortSignal): Promise<void> {
+  async #waitForExit(running: RunningProcess, signal: AbortSignal): Promise<void> {
     const done = new AbortController()
     const exit = await Promise.race([running.ended, aborted(signal, done.signal)])
     done.abort()
     if (exit === undefined) return
     const aliveMs = performance.now() - running.since
-    this.#gone(exit)
+    this.#recordExit(exit)
     this.#state = 'waiting'
-    this.#restarts.ended(aliveMs)
+    this.#backoff.ended(aliveMs)
     this.#hooks.ended(exit, aliveMs)
     // Processes that remain in its session may hold its port.
-    await sweep(running.id, performance.now() + KILL_MS)
+    await stopSession(running.id, performance.now() + KILL_MS)
   }
 
   /**
@@ -241,7 +244,7 @@ export class Keeper {
    */
   async #replace(running: RunningProcess, launch: Launch, signal: AbortSignal): Promise<void> {
     if (!launch.canStandBy) {
-      await this.#end(running)
+      await this.#stop(running)
       return
     }
     const prepared = this.#hooks.prepareStandby()
@@ -249,10 +252,10 @@ export class Keeper {
       const next = await startStandby(launch, prepared.launchId, prepared.outputs)
       const outcome = await readiness(next, running, signal)
       if (outcome === 'ready') {
-        this.#restarts.reset()
-        this.#restarts.started()
+        this.#backoff.reset()
+        this.#backoff.started()
         // Save before the old process exits: if the supervisor is killed now, the next one adopts the new process.
-        await this.#started(next, launch, prepared.launchId)
+        await this.#onStarted(next, launch, prepared.launchId)
         this.#drain(running)
         return
       }
@@ -268,10 +271,10 @@ export class Keeper {
   }
 
   #drain(running: RunningProcess): void {
-    const ending = this.#finish(running)
+    const ending = this.#stopProcess(running)
       .then(
         (exit) => {
-          this.#exit = exit
+          this.#lastExit = exit
         },
         (error: unknown) => {
           this.#hooks.failed(error as Error)
@@ -281,18 +284,18 @@ export class Keeper {
     this.#draining.set(running, ending)
   }
 
-  async #end(running: RunningProcess): Promise<void> {
+  async #stop(running: RunningProcess): Promise<void> {
     this.#state = 'stopping'
-    this.#gone(await this.#finish(running))
+    this.#recordExit(await this.#stopProcess(running))
     this.#mustRestart = false
-    this.#restarts.reset()
+    this.#backoff.reset()
   }
 
   /**
    * Stops a process: SIGINT, and SIGKILL after the drain timeout.
    * @throws Error when the process does not exit
    */
-  async #finish(running: RunningProcess): Promise<Exit> {
+  async #stopProcess(running: RunningProcess): Promise<Exit> {
     const deadline = performance.now() + this.#drainMs
     signalProcess(running.id, 'SIGINT')
     let exit = await within(this.#drainMs, running.ended)
@@ -302,14 +305,14 @@ export class Keeper {
     }
     if (exit === undefined) throw new Error(`process ${running.id.pid} does not exit, even after SIGKILL`)
     // A wrapper script may exit before the proxy that it started, which has the same time to drain.
-    await sweep(running.id, deadline)
+    await stopSession(running.id, deadline)
     return exit
   }
 
-  #gone(exit: Exit): void {
-    this.#exit = exit
+  #recordExit(exit: Exit): void {
+    this.#lastExit = exit
     this.#running = undefined
-    this.#print = undefined
+    this.#runningFingerprint = undefined
   }
 }
 
@@ -332,7 +335,7 @@ async function readiness(
 }
 
 /** Stops the processes that remain in a session: SIGINT, and SIGKILL after the deadline. */
-async function sweep(leader: ProcessId, deadline: number): Promise<void> {
+async function stopSession(leader: ProcessId, deadline: number): Promise<void> {
   for (const member of sessionOf(leader)) signalProcess(member, 'SIGINT')
   while (sessionOf(leader).length > 0) {
     if (performance.now() > deadline) {

@@ -3,16 +3,16 @@ import type { ManagedProxy } from './managed-proxy.js'
 
 /**
  * Stops and deregisters proxies in the background, because draining connections may take long. Failed removals are
- * retried by `proceed()`.
+ * retried by `retryFailed()`.
  */
-export class Retirement {
+export class ProxyRemovals {
   readonly #proxies = new Map<ManagedProxy, Promise<void> | undefined>()
   readonly #log: Log
-  readonly #onGone: () => void
+  readonly #onRemoved: () => void
 
-  constructor(log: Log, onGone: () => void) {
+  constructor(log: Log, onRemoved: () => void) {
     this.#log = log
-    this.#onGone = onGone
+    this.#onRemoved = onRemoved
   }
 
   get proxies(): readonly ManagedProxy[] {
@@ -26,21 +26,21 @@ export class Retirement {
 
   add(proxy: ManagedProxy): void {
     this.#proxies.set(proxy, undefined)
-    this.proceed()
+    this.retryFailed()
   }
 
-  /** Retries failed removals. Called once per pass. */
-  proceed(): void {
-    for (const [proxy, underWay] of this.#proxies) {
-      if (underWay === undefined) this.#proxies.set(proxy, this.#retire(proxy))
+  /** RetrySchedule failed removals. Called once per pass. */
+  retryFailed(): void {
+    for (const [proxy, pending] of this.#proxies) {
+      if (pending === undefined) this.#proxies.set(proxy, this.#remove(proxy))
     }
   }
 
-  async #retire(proxy: ManagedProxy): Promise<void> {
+  async #remove(proxy: ManagedProxy): Promise<void> {
     try {
-      await proxy.retire()
+      await proxy.remove()
       this.#proxies.delete(proxy)
-      this.#onGone()
+      this.#onRemoved()
     } catch (error) {
       this.#proxies.set(proxy, undefined)
       this.#log.warn(`${proxy.id}: ${(error as Error).message}`)

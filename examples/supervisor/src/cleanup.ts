@@ -1,15 +1,15 @@
 import type { Registered, Registry } from './agent/registry.js'
 import { type Tokens, isAway } from './agent/tokens.js'
 import type { Sender } from './configuration/definition.js'
-import { Retries } from './retries.js'
+import { RetrySchedule } from './retry-schedule.js'
 import type { SavedService } from './state/snapshot.js'
 
 /** Removes registrations and tokens that are no longer needed, and retries until the agent accepts each removal. */
-export class CleanUp {
+export class Cleanup {
   readonly #registry: Registry
   readonly #tokens: Tokens
-  readonly #complain: (message: string) => void
-  readonly #retries = new Retries()
+  readonly #warn: (message: string) => void
+  readonly #retries = new RetrySchedule()
   /** Registrations to remove, by service id. */
   readonly #registrations: Map<string, Sender>
   readonly #accessors: Set<string>
@@ -18,11 +18,11 @@ export class CleanUp {
     registry: Registry,
     tokens: Tokens,
     saved: { readonly services: readonly SavedService[]; readonly accessors: readonly string[] },
-    complain: (message: string) => void,
+    warn: (message: string) => void,
   ) {
     this.#registry = registry
     this.#tokens = tokens
-    this.#complain = complain
+    this.#warn = warn
     this.#registrations = new Map(saved.services.map(({ id, sender }) => [id, sender]))
     this.#accessors = new Set(saved.accessors)
   }
@@ -40,7 +40,7 @@ export class CleanUp {
   }
 
   /** Cancels a pending deregistration. */
-  keep(id: string): void {
+  cancel(id: string): void {
     this.#registrations.delete(id)
   }
 
@@ -83,7 +83,7 @@ export class CleanUp {
       this.#retries.succeeded(key)
     } catch (error) {
       this.#retries.failed(key, '', isAway(error))
-      this.#complain(`${what}${(error as Error).message}`)
+      this.#warn(`${what}${(error as Error).message}`)
     }
   }
 }

@@ -20,7 +20,7 @@ export const TOKEN_CHECK_MS = 12_000
  * Manages the ACL token of one proxy: creates it, replaces it after deletion or a rename of the service, and revokes
  * it.
  */
-export class OwnToken {
+export class ManagedToken {
   readonly #hooks: TokenHooks
   readonly #description: string
   #token: ProxyToken | undefined
@@ -38,7 +38,7 @@ export class OwnToken {
 
   /** The secret; undefined until the agent has confirmed the creation. */
   get secret(): string | undefined {
-    return this.#token?.isMade === true ? this.#token.secret : undefined
+    return this.#token?.isCreated === true ? this.#token.secret : undefined
   }
 
   /**
@@ -46,11 +46,11 @@ export class OwnToken {
    */
   get state(): 'none' | 'valid' | 'missing' {
     if (this.#token === undefined) return 'none'
-    return this.#token.isMade ? 'valid' : 'missing'
+    return this.#token.isCreated ? 'valid' : 'missing'
   }
 
   /** Whether the token carries the identity of another service. */
-  isOfOther(service: string): boolean {
+  isForOtherService(service: string): boolean {
     return this.#token !== undefined && this.#token.service !== service
   }
 
@@ -61,26 +61,26 @@ export class OwnToken {
   async ensure(tokens: Tokens, service: string): Promise<void> {
     if (!(await tokens.areOn())) return
     const now = performance.now()
-    if (this.isOfOther(service)) this.giveUp()
-    if (this.#token?.isMade === true) {
+    if (this.isForOtherService(service)) this.release()
+    if (this.#token?.isCreated === true) {
       const isDue = this.#checkedAt === undefined || now - this.#checkedAt >= TOKEN_CHECK_MS
       if (!isDue) return
       const state = await tokens.state(this.#token)
       this.#checkedAt = now
       if (state !== 'unknown') return
       this.#hooks.deleted()
-      this.giveUp()
+      this.release()
     }
     // Save the ids before creating the token: after a crash in between, an unrecorded token would never be revoked.
     this.#token ??= newToken(service)
     await this.#hooks.save()
     await tokens.create(this.#token, this.#description)
-    this.#token = { ...this.#token, isMade: true }
+    this.#token = { ...this.#token, isCreated: true }
     this.#checkedAt = now
     await this.#hooks.save()
   }
 
-  giveUp(): void {
+  release(): void {
     if (this.#token !== undefined) this.#hooks.revokeLater(this.#token.accessor)
     this.#token = undefined
     this.#checkedAt = undefined

@@ -8,7 +8,7 @@ const HEALTHY_MS = 10_000
  * Computes the delay before each restart, as in Consul 1.2 to 1.5: three starts without a delay, then 2, 4, 8 s, up
  * to 60 s.
  */
-export class Restarts {
+export class RestartBackoff {
   #attempts = 0
 
   /** Delay before the next start, in milliseconds. */

@@ -9,7 +9,7 @@ interface Failure {
 }
 
 /** Tracks failed operations by id, and delays the next attempt of each. */
-export class Retries {
+export class RetrySchedule {
   readonly #failures = new Map<string, Failure>()
 
   /** The message of the last failure; undefined if the last attempt succeeded. */

@@ -1,4 +1,4 @@
-import { type Registered, type Registry, registrationPrint } from './agent/registry.js'
+import { type Registered, type Registry, registrationFingerprint } from './agent/registry.js'
 import type { ServiceDefinition } from './configuration/definition.js'
 import type { SavedService } from './state/snapshot.js'
 
@@ -9,70 +9,74 @@ import type { SavedService } from './state/snapshot.js'
 const MISSING = 2
 
 /** Keeps one service of the configuration registered. Its proxy is a `ManagedProxy`. */
-export class DefinedService {
+export class RegisteredService {
   #definition: ServiceDefinition
-  #sent: string | undefined
+  #sentFingerprint: string | undefined
   /** Generation of the agent in which the service was last listed. */
-  #seenIn: number | undefined
+  #lastSeenGeneration: number | undefined
   #missing = 0
   #isGone = false
 
   constructor(definition: ServiceDefinition, sent?: string) {
     this.#definition = definition
-    this.#sent = sent
+    this.#sentFingerprint = sent
   }
 
   get definition(): ServiceDefinition {
     return this.#definition
   }
 
-  /** Whether another client deregistered the service. It then stays deregistered until `forgive()`. */
+  /** Whether another client deregistered the service. It then stays deregistered until `allowReregistration()`. */
   get isGone(): boolean {
     return this.#isGone
   }
 
   get saved(): SavedService {
-    return { id: this.#definition.id, sender: this.#definition.sender, sent: this.#sent }
+    return { id: this.#definition.id, sender: this.#definition.sender, sent: this.#sentFingerprint }
   }
 
   redefine(definition: ServiceDefinition): void {
-    const before = registrationPrint(this.#definition.body, this.#definition.sender)
-    if (before !== registrationPrint(definition.body, definition.sender)) this.forgive()
+    const before = registrationFingerprint(this.#definition.body, this.#definition.sender)
+    if (before !== registrationFingerprint(definition.body, definition.sender)) this.allowReregistration()
     this.#definition = definition
   }
 
   /** Registers the service again even if another client deregistered it. */
-  forgive(): void {
+  allowReregistration(): void {
     this.#isGone = false
     this.#missing = 0
-    this.#seenIn = undefined
+    this.#lastSeenGeneration = undefined
   }
 
   /**
    * Registers the service if it is missing or has changed. A service that disappears while the agent keeps running
    * was deregistered by another client, and is not registered again.
-   * @param run - generation of the agent; undefined while the agent is unreachable
+   * @param generation - generation of the agent; undefined while the agent is unreachable
    * @throws Error
    */
-  async settle(
+  async reconcile(
     registry: Registry,
     known: ReadonlyMap<string, Registered>,
-    run: number | undefined,
+    generation: number | undefined,
   ): Promise<void> {
     const { id, body, sender } = this.#definition
     if (this.#isGone) return
-    const print = registrationPrint(body, sender)
+    const newFingerprint = registrationFingerprint(body, sender)
     if (known.has(id)) {
       this.#missing = 0
-      this.#seenIn = run
-      if (print === this.#sent) return
-    } else if (this.#sent !== undefined && run !== undefined && this.#seenIn === run) {
+      this.#lastSeenGeneration = generation
+      if (newFingerprint === this.#sentFingerprint) return
+    } else if (
+      this.#sentFingerprint !== undefined &&
+      generation !== undefined &&
+      this.#lastSeenGeneration === generation
+    ) {
       this.#missing += 1
       if (this.#missing < MISSING) return
-      this.#isGone = !(await registry.isThere(id))
+      this.#isGone = !(await registry.isRegistered(id))
       return
     }
     await registry.register(body, sender)
-    this.#sent = print
+    this.#sentFingerprint = newFingerprint
   }
 }

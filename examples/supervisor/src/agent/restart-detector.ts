@@ -10,12 +10,12 @@ const PAUSE_MS = 500
  * registration disappears while the agent keeps running, another client removed it. A blocking query on the CA roots
  * fails when the agent stops.
  */
-export class Presence {
+export class RestartDetector {
   readonly #api: ConsulApi
   readonly #onBack: () => void
   readonly #closed = new AbortController()
-  #run = 0
-  #isThere = false
+  #generation = 0
+  #isConnected = false
 
   /** @param onBack - called when the agent responds for the first time, and after each outage */
   constructor(api: ConsulApi, onBack: () => void) {
@@ -25,13 +25,13 @@ export class Presence {
   }
 
   /** Generation of the agent. Increases with each interruption, which may have been a restart. */
-  get run(): number {
-    return this.#run
+  get generation(): number {
+    return this.#generation
   }
 
   /** Whether the blocking query is established, so that a restart would be detected. */
-  get isThere(): boolean {
-    return this.#isThere
+  get isConnected(): boolean {
+    return this.#isConnected
   }
 
   close(): void {
@@ -48,16 +48,16 @@ export class Presence {
         const timeoutMs = (WAIT_S * 1.0625 + 10) * 1_000
         const answer = await this.#api.exchange({ path: PATH, query, signal, timeoutMs })
         const seen = answer.headers['x-consul-index']
-        const wasThere = this.#isThere
-        this.#isThere = answer.status === 200 && typeof seen === 'string'
-        if (!this.#isThere) throw new Error(`${PATH} returned status ${answer.status}`)
-        if (!wasThere) this.#onBack()
+        const wasConnected = this.#isConnected
+        this.#isConnected = answer.status === 200 && typeof seen === 'string'
+        if (!this.#isConnected) throw new Error(`${PATH} returned status ${answer.status}`)
+        if (!wasConnected) this.#onBack()
         // A repeated or invalid index makes the next query return immediately.
         if (String(seen) === index) await this.#pause()
         index = /^[1-9]\d*$/.test(String(seen)) ? String(seen) : '0'
       } catch {
-        this.#isThere = false
-        this.#run += 1
+        this.#isConnected = false
+        this.#generation += 1
         index = '0'
         await this.#pause()
       }
