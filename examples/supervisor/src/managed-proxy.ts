@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { closeSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
 import {
@@ -14,6 +13,7 @@ import {
 import { type Registered, type Registry, registrationFingerprint } from './agent/registry.js'
 import { ManagedToken } from './agent/managed-token.js'
 import type { Tokens } from './agent/tokens.js'
+import { SerialQueue } from './concurrency.js'
 import type { PortRange } from './configuration/configuration.js'
 import type { Sender, ServiceDefinition } from './configuration/definition.js'
 import { type ManagedBlock, adminArgs } from './configuration/managed.js'
@@ -30,7 +30,8 @@ import {
   proxyEnvironment,
 } from './process/launch.js'
 import { openLogs } from './process/logs.js'
-import { accepts, findPort, isFree } from './process/ports.js'
+import { accepts } from './process/ports.js'
+import { ProxyPort } from './proxy-port.js'
 import { type Exit, type RunningProcess, adoptProcess, describeExit } from './process/running.js'
 import { type StateFolder, fileName } from './state/folder.js'
 import { removePidFile, writePidFile } from './state/pid-file.js'
@@ -82,10 +83,6 @@ const LISTENING_MS = 60_000
 /** Upper bound on the time between the predecessor closing its listener and the successor opening it. */
 const TAKEOVER_MS = 1_000
 
-/** How long to wait for the previous process to release the port. */
-const PORT_PATIENCE_MS = 1_000
-const PORT_POLL_MS = 100
-
 /** Manages the proxy of one service: its port, token, registration, and process. */
 export class ManagedProxy {
   readonly id: string
@@ -93,7 +90,7 @@ export class ManagedProxy {
   readonly runner: ProcessRunner
   #context: ProxyContext
   #serviceName: string
-  #port: number
+  readonly #port: ProxyPort
   readonly #token: ManagedToken
   #isRegistered: boolean
   #isStopped: boolean
@@ -105,13 +102,13 @@ export class ManagedProxy {
   #sentFingerprint: string | undefined
   /** Bind address. */
   #address: string
-  #needsNewPort = false
   #orphansChecked = false
   #check: PortCheck | undefined
   #isRemoved = false
   /** Set while the process is being stopped: passes skip the proxy meanwhile. */
   #isStopping = false
-  #queue: Promise<unknown> = Promise.resolve()
+  /** Serializes registration and removal, so that a late registration cannot undo a removal. */
+  readonly #queue = new SerialQueue()
 
   constructor(
     context: ProxyContext,
@@ -122,7 +119,7 @@ export class ManagedProxy {
     this.serviceId = definition.id
     this.id = proxyIdOf(definition.id)
     this.#serviceName = definition.name
-    this.#port = saved?.port ?? 0
+    this.#port = new ProxyPort(this.id, saved?.port ?? 0)
     const description = `managed proxy of the service instance ${this.serviceId}, made by connect-supervisor`
     this.#token = new ManagedToken(saved?.token, description, {
       save: () => this.#context.save(),
@@ -159,7 +156,7 @@ export class ManagedProxy {
   }
 
   get port(): number {
-    return this.#port
+    return this.#port.number
   }
 
   get tokenState(): ManagedToken['state'] {
@@ -182,7 +179,7 @@ export class ManagedProxy {
       proxyId: this.id,
       serviceId: this.serviceId,
       serviceName: this.#serviceName,
-      port: this.#port,
+      port: this.#port.number,
       token: this.#token.saved,
       sender: this.#sender,
       drainTimeoutMs: this.#drainTimeoutMs,
@@ -221,18 +218,24 @@ export class ManagedProxy {
     known: ReadonlyMap<string, Registered>,
   ): Promise<void> {
     if (this.#isRemoved || this.#isStopped || this.#isStopping) return
-    await this.#serialize(async () => {
+    await this.#queue.run(async () => {
       if (this.#isRemoved || this.#isStopped) return
       const { registry, bindAddress } = this.#context
       this.#serviceName = definition.name
       this.#sender = definition.sender
       this.#address = bindAddressOf(managed, bindAddress)
       this.#drainTimeoutMs = drainTimeoutOf(managed)
-      await this.#choosePort(managed, known.get(this.id)?.port)
+      await this.#port.select(this.#context, {
+        fixed: managed.bindPort,
+        registered: known.get(this.id)?.port,
+        isRunning: this.runner.running !== undefined,
+        address: this.#address,
+      })
       await this.#token.ensure(this.#context.tokens, definition.name)
-      const body = proxyRegistration(definition, managed, this.#port, bindAddress)
+      const body = proxyRegistration(definition, managed, this.#port.number, bindAddress)
       const newFingerprint = registrationFingerprint(body, definition.sender)
-      const mustRegister = known.get(this.id)?.port !== this.#port || newFingerprint !== this.#sentFingerprint
+      const mustRegister =
+        known.get(this.id)?.port !== this.#port.number || newFingerprint !== this.#sentFingerprint
       if (mustRegister) {
         // Save the port before registering it, so that no other proxy takes the port after a crash.
         await this.#context.save()
@@ -240,7 +243,7 @@ export class ManagedProxy {
         this.#sentFingerprint = newFingerprint
       }
       this.#isRegistered = true
-      this.#check = portCheck(definition, managed, this.#port, bindAddress)
+      this.#check = portCheck(definition, managed, this.#port.number, bindAddress)
       this.runner.run(this.#launch(managed))
       if (mustRegister) this.reportListening()
     })
@@ -321,45 +324,10 @@ export class ManagedProxy {
   async #whileStopping(act: () => Promise<void>): Promise<void> {
     this.#isStopping = true
     try {
-      await this.#serialize(act)
+      await this.#queue.run(act)
     } finally {
       this.#isStopping = false
     }
-  }
-
-  /** Serializes registration and removal, so that a late registration cannot undo a removal. */
-  async #serialize(act: () => Promise<void>): Promise<void> {
-    const turn = this.#queue.then(act)
-    this.#queue = turn.catch(() => undefined)
-    return turn
-  }
-
-  /**
-   * Selects the port of the proxy.
-   * @param registered - port of an existing registration, reused if the state was lost
-   */
-  async #choosePort(managed: ManagedBlock, registered = 0): Promise<void> {
-    if (managed.bindPort !== undefined) {
-      this.#port = managed.bindPort
-      return
-    }
-    const { ports, log } = this.#context
-    await this.#context.withPorts(this.id, async (taken) => {
-      // A running process keeps its port, even if the port is taken by another service as well.
-      const isHeld = this.runner.running !== undefined || (!this.#needsNewPort && !taken.has(this.#port))
-      if (this.#port !== 0 && isHeld) return
-      const isUsable = registered >= ports.min && registered <= ports.max && !taken.has(registered)
-      if (this.#port === 0 && isUsable) {
-        this.#port = registered
-        return
-      }
-      const before = this.#port
-      const others = before === 0 ? taken : new Set([...taken, before])
-      this.#port = await findPort({ range: ports, taken: others, address: this.#address })
-      this.#needsNewPort = false
-      if (before !== 0)
-        log.warn(`${this.id}: port ${before} is used by another program; moving to ${this.#port}`)
-    })
   }
 
   #launch(managed: ManagedBlock): Launch {
@@ -402,7 +370,7 @@ export class ManagedProxy {
 
   async #prepare(launch: Launch, signal: AbortSignal): Promise<Prepared> {
     await this.#stopOrphans(launch, signal)
-    await this.#waitForPort()
+    await this.#port.waitUntilFree(this.#context, this.#address)
     const prepared = this.#openOutputs()
     try {
       this.#process = savedProcess(launch, prepared.launchId, undefined)
@@ -443,19 +411,6 @@ export class ManagedProxy {
     this.#orphansChecked = true
   }
 
-  /** Waits for the port to become free. Another program may have taken it while the proxy was not running. */
-  async #waitForPort(): Promise<void> {
-    const deadline = performance.now() + PORT_PATIENCE_MS
-    while (!(await isFree(this.#port, this.#address))) {
-      if (performance.now() > deadline) {
-        this.#needsNewPort = true
-        this.#context.wake()
-        throw new Error(`port ${this.#port} is used by another program`)
-      }
-      await sleep(PORT_POLL_MS)
-    }
-  }
-
   /**
    * Stops a duplicate process. A supervisor that is killed during a restart leaves two processes, and only one is in
    * the state.
@@ -471,7 +426,11 @@ export class ManagedProxy {
 
   async #onStarted(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
     const { log, folder } = this.#context
-    log.info(`${this.id}: started`, { process: running.id.pid, port: this.#port, command: launch.path })
+    log.info(`${this.id}: started`, {
+      process: running.id.pid,
+      port: this.#port.number,
+      command: launch.path,
+    })
     this.#process = savedProcess(launch, launchId, running.id)
     try {
       if (folder !== undefined) writePidFile(this.#pidFile(folder), running.id.pid)
@@ -496,7 +455,7 @@ export class ManagedProxy {
       if (delayMs > 0) await elapsed(delayMs, done.signal)
       const check = this.#check
       if (check === undefined || !(await accepts(check.port, check.host, done.signal))) return
-      await this.#serialize(async () => {
+      await this.#queue.run(async () => {
         const isSame = this.#check?.port === check.port && this.#check.host === check.host
         if (this.runner.running !== running || !isSame || !this.#isRegistered) return
         const { registry } = this.#context

@@ -1,11 +1,12 @@
 import type { ConsulApi, Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
-import { readBindAddress } from './agent/bind-address.js'
+import { BindAddress } from './agent/bind-address.js'
 import { TOKEN_CHECK_MS } from './agent/managed-token.js'
 import { RestartDetector } from './agent/restart-detector.js'
 import { type Registered, Registry } from './agent/registry.js'
 import { Tokens, isAway } from './agent/tokens.js'
 import { Cleanup } from './cleanup.js'
+import { SerialQueue, forEachConcurrently } from './concurrency.js'
 import type { Configuration } from './configuration/configuration.js'
 import type { ServiceDefinition } from './configuration/definition.js'
 import type { Json } from './configuration/parse.js'
@@ -53,9 +54,6 @@ const CLOSE_MS = 5_000
 const DEREGISTER_MS = 10_000
 /** How long the `stop` command waits for a proxy. Must be below the timeout of the control client. */
 const STOP_ANSWER_MS = 25_000
-/** Bind address if neither the configuration nor the agent provides one. */
-const EVERY_ADDRESS = '0.0.0.0'
-const BIND_RETRY_MS = 15_000
 /** A supervisor whose last pass ended longer ago counts as stalled. */
 const STALLED_MS = 60_000
 
@@ -69,6 +67,8 @@ export class Supervisor {
   readonly #options: SupervisorOptions
   readonly #registry: Registry
   readonly #tokens: Tokens
+  readonly #bindAddress: BindAddress
+  readonly #portSelections = new SerialQueue()
   readonly #restartDetector: RestartDetector
   readonly #services = new Map<string, RegisteredService>()
   readonly #proxies = new Map<string, ManagedProxy>()
@@ -79,14 +79,11 @@ export class Supervisor {
   readonly #retries = new RetrySchedule()
   readonly #closed = new AbortController()
   #configuration: Configuration
-  #portSelection: Promise<unknown> = Promise.resolve()
   #wake = new AbortController()
   #loop: Promise<void> | undefined
   #passes = 0
   #lastPassAt = performance.now()
   #agentProblem: string | undefined
-  #agentBind: { readonly generation: number | undefined; readonly address: string | undefined } | undefined
-  #bindRetryAt = 0
   /** Generation of the agent to which the listening proxies were last reported. */
   #reportedGeneration: number | undefined
   #registrantsCheckedAt = 0
@@ -96,6 +93,9 @@ export class Supervisor {
     this.#options = options
     this.#registry = new Registry(options.api, options.anonymous)
     this.#tokens = new Tokens(options.api)
+    this.#bindAddress = new BindAddress(options.api, (message) => {
+      this.#warn(message)
+    })
     this.#restartDetector = new RestartDetector(options.api, () => {
       this.#wakeUp()
     })
@@ -387,11 +387,11 @@ export class Supervisor {
     const generation = this.#restartDetector.isConnected ? this.#restartDetector.generation : undefined
     const known = await this.#listRegistrations()
     if (known !== undefined) {
-      await this.#updateBindAddress(generation)
-      await this.#inParallel(this.#services.values(), (service) =>
-        this.#reconcile(service, known, generation),
-      )
-      await this.#inParallel(this.#cleanup.steps(known), (step) => step())
+      if (await this.#bindAddress.update(this.#configuration, generation, this.#closed.signal)) {
+        this.#updateContext()
+      }
+      await this.#forEach(this.#services.values(), (service) => this.#reconcile(service, known, generation))
+      await this.#forEach(this.#cleanup.steps(known), (step) => step())
       this.#reportAfterRestart(generation)
     }
     if (known !== undefined) await this.#checkRegistrants()
@@ -399,6 +399,11 @@ export class Supervisor {
       const where = this.#options.state?.folder.path ?? ''
       this.#warn(`cannot write the state to ${where}: ${(error as Error).message}`)
     })
+  }
+
+  #updateContext(): void {
+    const context = this.#proxyContext()
+    for (const proxy of this.#proxies.values()) proxy.context = context
   }
 
   /**
@@ -409,47 +414,6 @@ export class Supervisor {
     if (generation === undefined || generation === this.#reportedGeneration) return
     this.#reportedGeneration = generation
     for (const proxy of this.#proxies.values()) proxy.reportListening()
-  }
-
-  /**
-   * Reads the bind address of the agent if the configuration does not set one. Reads it again after a restart of the
-   * agent, which may change it.
-   */
-  async #updateBindAddress(generation: number | undefined): Promise<void> {
-    const { bindAddress, isBindTemplate } = this.#configuration
-    const isKnown = this.#agentBind?.address !== undefined && this.#agentBind.generation === generation
-    if (bindAddress !== undefined || isKnown || performance.now() < this.#bindRetryAt) return
-    this.#bindRetryAt = performance.now() + BIND_RETRY_MS
-    try {
-      const address = await readBindAddress(this.#options.api, this.#closed.signal)
-      this.#agentBind = { generation, address }
-    } catch (error) {
-      this.#agentBind ??= { generation, address: undefined }
-      if (this.#agentBind.address === undefined) {
-        const effect = isBindTemplate ? 'no proxy is started' : `proxies listen on ${EVERY_ADDRESS}`
-        this.#warn(
-          `cannot read the agent’s bind address, so ${effect}; grant agent:read, or set bind_addr to an IP address: ${(error as Error).message}`,
-        )
-      }
-    }
-    const context = this.#proxyContext()
-    for (const proxy of this.#proxies.values()) proxy.context = context
-  }
-
-  get #bindAddress(): string {
-    return this.#configuration.bindAddress ?? this.#agentBind?.address ?? EVERY_ADDRESS
-  }
-
-  /**
-   * Checks that a `bind_addr` template has a value. Falling back to all addresses would expose the proxies.
-   * @throws Error
-   */
-  #expectBindAddress(): void {
-    const { bindAddress, isBindTemplate } = this.#configuration
-    if (!isBindTemplate || (bindAddress ?? this.#agentBind?.address) !== undefined) return
-    throw new Error(
-      'bind_addr: a template stands for the agent’s bind address, which cannot be read; set bind_addr to an IP address',
-    )
   }
 
   /** Lists the registrations of the agent; undefined if it is unreachable. */
@@ -493,7 +457,7 @@ export class Supervisor {
       // The previous proxy with this id must have exited first.
       const mayRun = !service.isGone && !this.#removals.has(id) && this.#refusal === undefined
       if (managed !== undefined && proxy !== undefined && mayRun) {
-        this.#expectBindAddress()
+        this.#bindAddress.expectKnown(this.#configuration)
         await proxy.reconcile(definition, managed, known)
         this.#cleanup.cancel(proxy.id)
       }
@@ -510,7 +474,7 @@ export class Supervisor {
     const now = performance.now()
     if (now - this.#registrantsCheckedAt < TOKEN_CHECK_MS) return
     this.#registrantsCheckedAt = now
-    await this.#inParallel(this.#services.values(), async ({ definition: { id, sender } }) => {
+    await this.#forEach(this.#services.values(), async ({ definition: { id, sender } }) => {
       if (!sender.isForeign || sender.token === undefined) return
       try {
         if ((await this.#tokens.state({ secret: sender.token })) === 'unknown') {
@@ -567,8 +531,9 @@ export class Supervisor {
       directory,
       defaultCommand,
       ports,
-      bindAddress: this.#bindAddress,
-      withPorts: (proxyId, choose) => this.#withPorts(proxyId, choose),
+      bindAddress: this.#bindAddress.resolve(this.#configuration),
+      // Two parallel selections could choose the same port.
+      withPorts: (proxyId, choose) => this.#portSelections.run(() => choose(this.#takenPorts(proxyId))),
       save: () => this.#save(),
       revokeLater: (accessor) => {
         this.#cleanup.revoke(accessor)
@@ -580,13 +545,6 @@ export class Supervisor {
         this.#wakeUp()
       },
     }
-  }
-
-  /** Runs port selections one after another, since two parallel selections could choose the same port. */
-  async #withPorts(proxyId: string, choose: (taken: ReadonlySet<number>) => Promise<void>): Promise<void> {
-    const selection = this.#portSelection.then(() => choose(this.#takenPorts(proxyId)))
-    this.#portSelection = selection.catch(() => undefined)
-    await selection
   }
 
   #takenPorts(proxyId: string): ReadonlySet<number> {
@@ -611,12 +569,8 @@ export class Supervisor {
     })
   }
 
-  /** Runs an action for each item, at most `CONCURRENCY` at a time. Skips the rest once the supervisor closes. */
-  async #inParallel<T>(items: Iterable<T>, act: (item: T) => Promise<void>): Promise<void> {
-    const rest = [...items].values()
-    const workers = Array.from({ length: CONCURRENCY }, async () => {
-      for (const item of rest) if (!this.#closed.signal.aborted) await act(item)
-    })
-    await Promise.all(workers)
+  /** Runs an action for each item, in parallel. Skips the rest once the supervisor closes. */
+  #forEach<T>(items: Iterable<T>, act: (item: T) => Promise<void>): Promise<void> {
+    return forEachConcurrently(items, CONCURRENCY, act, this.#closed.signal)
   }
 }

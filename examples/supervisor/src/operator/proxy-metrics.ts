@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { type IncomingMessage, request } from 'node:http'
+import { forEachConcurrently } from '../concurrency.js'
 
 /** A proxy with an admin socket. */
 export interface MetricsSource {
@@ -20,14 +21,9 @@ const PREFIX = 'connect_proxy_'
  */
 export async function proxyMetrics(sources: Iterable<MetricsSource>): Promise<string> {
   const families = new Map<string, Family>()
-  const rest = [...sources].values()
-  const workers = Array.from({ length: CONCURRENCY }, async () => {
-    for (const { proxyId, socketPath } of rest) {
-      const text = await read(socketPath).catch(() => '')
-      addMetrics(families, proxyId, text)
-    }
+  await forEachConcurrently(sources, CONCURRENCY, async ({ proxyId, socketPath }) => {
+    addMetrics(families, proxyId, await read(socketPath).catch(() => ''))
   })
-  await Promise.all(workers)
   return [...families.values()].map(({ header, samples }) => [...header, ...samples, ''].join('\n')).join('')
 }
 
