@@ -8,7 +8,7 @@ import {
   readDefinition,
 } from './configuration/definition.js'
 import { ConfigurationError } from './configuration/error.js'
-import { foldKey } from './configuration/keys.js'
+import { valueOf } from './configuration/keys.js'
 import type { ManagedBlock } from './configuration/managed.js'
 import type { Json } from './configuration/parse.js'
 import { findProgram } from './process/launch.js'
@@ -144,7 +144,7 @@ function idOf(request: Json): string | undefined {
 }
 
 function textOf(request: Json, key: string): string | undefined {
-  const value = Object.entries(request).find(([each]) => foldKey(each) === key)?.[1]
+  const value = valueOf(request, key)
   return typeof value === 'string' ? value : undefined
 }
 

@@ -18,12 +18,17 @@ export interface Settings {
   readonly log: { readonly level: LogLevel; readonly json: boolean }
 }
 
+/** Values of `-config-file` and `-config-dir`. */
+export function pathsOf(flags: FlagValues): readonly string[] {
+  return [...(flags['config-file'] ?? []), ...(flags['config-dir'] ?? [])]
+}
+
 /**
  * Paths of the configuration, from the flags. A reload reads them again.
  * @throws UsageError when there are none
  */
 export function configurationPaths(flags: FlagValues): readonly string[] {
-  const paths = [...(flags['config-file'] ?? []), ...(flags['config-dir'] ?? [])]
+  const paths = pathsOf(flags)
   if (paths.length > 0) return paths
   throw new UsageError('expected -config-file or -config-dir (see -help)')
 }

@@ -1,6 +1,6 @@
 import { isIPv6 } from 'node:net'
 import type { ServiceDefinition } from '../configuration/definition.js'
-import { foldKey, unbracketed } from '../configuration/keys.js'
+import { unbracketed, valueOf } from '../configuration/keys.js'
 import { type ManagedBlock, proxyConfigOf, setsLocalService } from '../configuration/managed.js'
 import type { Json } from '../configuration/parse.js'
 import { upstreamRequest } from '../configuration/request.js'
@@ -90,7 +90,7 @@ const INHERITED = ['Tags', 'Meta', 'Weights']
 function inherited(service: Json): Json {
   return Object.fromEntries(
     INHERITED.flatMap((key) => {
-      const value = Object.entries(service).find(([each]) => foldKey(each) === foldKey(key))?.[1]
+      const value = valueOf(service, key)
       return value === undefined || value === null ? [] : [[key, value]]
     }),
   )

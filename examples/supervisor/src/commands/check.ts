@@ -3,14 +3,14 @@ import { printable } from 'consul-connect-proxy/printable'
 import { readConfiguration } from '../configuration/configuration.js'
 import { type FlagValues } from '../flags.js'
 import { findProgram } from '../process/launch.js'
-import { readSettings } from '../settings.js'
+import { pathsOf, readSettings } from '../settings.js'
 
 /**
  * Validates configuration files and prints errors and warnings. Starts nothing.
  * @throws ConfigurationError, UsageError
  */
 export async function check(flags: FlagValues, files: readonly string[]): Promise<void> {
-  const paths = [...(flags['config-file'] ?? []), ...(flags['config-dir'] ?? []), ...files]
+  const paths = [...pathsOf(flags), ...files]
   if (paths.length === 0) throw new UsageError('check: expected files or directories')
   const configuration = await readConfiguration(paths)
   // A single file need not set data_dir.

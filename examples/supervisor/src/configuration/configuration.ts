@@ -216,31 +216,25 @@ function portRange(parts: readonly Part[]): PortRange {
 }
 
 function expectDistinct(services: readonly ServiceDefinition[]): void {
-  const seen = new Map<string, ServiceDefinition>()
-  for (const service of services) {
-    const before = seen.get(service.id)
-    if (before !== undefined) {
-      throw new ConfigurationError(
-        `${service.origin}: service ${service.name}: duplicate service id ${service.id}, already used in ${before.origin}; set a distinct "id"`,
-      )
-    }
-    seen.set(service.id, service)
-  }
-  expectDistinctAdminAddresses(services)
-  const fixed = new Map<number, ServiceDefinition>()
-  for (const service of services) {
-    const port = service.managed?.bindPort
-    if (port === undefined) continue
-    const before = fixed.get(port)
-    if (before !== undefined) {
-      throw new ConfigurationError(
-        `${service.origin}: service ${service.name}: connect.proxy: config: bind_port: port ${port} is already used by ${before.id} in ${before.origin}; set a distinct port`,
-      )
-    }
-    fixed.set(port, service)
-  }
+  const byId = expectUnique(
+    services,
+    ({ id }) => id,
+    (id, { origin }) => `duplicate service id ${id}, already used in ${origin}; set a distinct "id"`,
+  )
+  expectUnique(
+    services,
+    ({ managed }) => managed && adminAddressOf(managed),
+    (address, { id, origin }) =>
+      `connect.proxy: config: admin_addr: address ${address} is already used by ${id} in ${origin}; set a distinct address`,
+  )
+  expectUnique(
+    services,
+    ({ managed }) => managed?.bindPort,
+    (port, { id, origin }) =>
+      `connect.proxy: config: bind_port: port ${port} is already used by ${id} in ${origin}; set a distinct port`,
+  )
   for (const { id, managed, origin } of services) {
-    const clash = managed === undefined ? undefined : seen.get(`${id}-proxy`)
+    const clash = managed === undefined ? undefined : byId.get(`${id}-proxy`)
     if (clash !== undefined) {
       throw new ConfigurationError(
         `${clash.origin}: service ${clash.name}: id ${clash.id} conflicts with the managed proxy of ${id} in ${origin}; set another "id"`,
@@ -249,19 +243,27 @@ function expectDistinct(services: readonly ServiceDefinition[]): void {
   }
 }
 
-function expectDistinctAdminAddresses(services: readonly ServiceDefinition[]): void {
-  const seen = new Map<string, ServiceDefinition>()
+/**
+ * Checks that no two services have the same value, and returns the services by value.
+ * @param problem - describes a conflict with an earlier service
+ * @throws ConfigurationError
+ */
+function expectUnique<T extends string | number>(
+  services: readonly ServiceDefinition[],
+  value: (service: ServiceDefinition) => T | undefined,
+  problem: (value: T, other: ServiceDefinition) => string,
+): ReadonlyMap<T, ServiceDefinition> {
+  const seen = new Map<T, ServiceDefinition>()
   for (const service of services) {
-    const address = service.managed && adminAddressOf(service.managed)
-    if (address === undefined) continue
-    const before = seen.get(address)
-    if (before !== undefined) {
-      throw new ConfigurationError(
-        `${service.origin}: service ${service.name}: connect.proxy: config: admin_addr: address ${address} is already used by ${before.id} in ${before.origin}; set a distinct address`,
-      )
+    const found = value(service)
+    if (found === undefined) continue
+    const other = seen.get(found)
+    if (other !== undefined) {
+      throw new ConfigurationError(`${service.origin}: service ${service.name}: ${problem(found, other)}`)
     }
-    seen.set(address, service)
+    seen.set(found, service)
   }
+  return seen
 }
 
 /**

@@ -81,6 +81,12 @@ export function foldKey(key: string): string {
   return key.toLowerCase().replaceAll('_', '')
 }
 
+/** Returns the value of a key in any spelling that agents accept; undefined if `from` is no object or lacks the key. */
+export function valueOf(from: unknown, key: string): unknown {
+  if (typeof from !== 'object' || from === null) return undefined
+  return Object.entries(from).find(([name]) => foldKey(name) === foldKey(key))?.[1]
+}
+
 /** Keys that the supervisor reads, by their folded spelling. */
 const CANONICAL: ReadonlyMap<string, string> = new Map(
   [
