@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto'
 import { closeSync } from 'node:fs'
-import { join } from 'node:path'
 import type { Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
 import {
@@ -19,14 +18,13 @@ import type { Sender, ServiceDefinition } from './configuration/definition.js'
 import { type ManagedBlock, adminArgs } from './configuration/managed.js'
 import { type ProcessId, findByEnvironment, isRunning } from './process/identity.js'
 import { ProcessRunner, type Prepared } from './process/process-runner.js'
-import { adminSocketPrefix, removeAdminSocket } from './process/admin-socket.js'
+import { ProcessRecord } from './process/process-record.js'
 import { endOrphans, findOrphans } from './process/orphans.js'
 import {
   ADMIN_SOCKET_VARIABLE,
   LAUNCH_VARIABLE,
   type Launch,
   findProgram,
-  fingerprint,
   proxyEnvironment,
 } from './process/launch.js'
 import { openLogs } from './process/logs.js'
@@ -34,7 +32,6 @@ import { accepts } from './process/ports.js'
 import { ProxyPort } from './proxy-port.js'
 import { type Exit, type RunningProcess, adoptProcess, describeExit } from './process/running.js'
 import { type StateFolder, fileName } from './state/folder.js'
-import { removePidFile, writePidFile } from './state/pid-file.js'
 import type { SavedProcess, SavedProxy } from './state/snapshot.js'
 import { elapsed } from './time.js'
 
@@ -94,7 +91,7 @@ export class ManagedProxy {
   readonly #token: ManagedToken
   #isRegistered: boolean
   #isStopped: boolean
-  #process: SavedProcess | undefined
+  readonly #process: ProcessRecord
   #sender: Sender
   /** Drain timeout of the proxy, in milliseconds. */
   #drainTimeoutMs: number
@@ -119,6 +116,7 @@ export class ManagedProxy {
     this.serviceId = definition.id
     this.id = proxyIdOf(definition.id)
     this.#serviceName = definition.name
+    this.#process = new ProcessRecord(this.id, context.folder)
     this.#port = new ProxyPort(this.id, saved?.port ?? 0)
     const description = `managed proxy of the service instance ${this.serviceId}, made by connect-supervisor`
     this.#token = new ManagedToken(saved?.token, description, {
@@ -165,7 +163,7 @@ export class ManagedProxy {
 
   /** Path of the admin socket of a running `connect-proxy`; undefined without one. */
   get adminSocket(): string | undefined {
-    const prefix = this.#adminSocketPrefix
+    const prefix = this.#process.adminSocketPrefix
     const pid = this.runner.running?.id.pid
     return prefix === undefined || pid === undefined ? undefined : `${prefix}.${pid}`
   }
@@ -186,7 +184,7 @@ export class ManagedProxy {
       sent: this.#sentFingerprint,
       isRegistered: this.#isRegistered,
       isStopped: this.#isStopped,
-      process: this.#process,
+      process: this.#process.saved,
     }
   }
 
@@ -299,7 +297,7 @@ export class ManagedProxy {
     if (this.runner.running === undefined || this.#isStopping) return Promise.resolve()
     return this.#whileStopping(async () => {
       await this.runner.stop()
-      this.#clearProcess()
+      this.#clearRecord()
     })
   }
 
@@ -316,7 +314,7 @@ export class ManagedProxy {
       this.#sentFingerprint = undefined
       if (this.runner.running !== undefined) log.info(`${this.id}: stopping`)
       await this.runner.stop()
-      this.#clearProcess()
+      this.#clearRecord()
       this.#token.release()
     })
   }
@@ -334,7 +332,7 @@ export class ManagedProxy {
     const { defaultCommand, environment, directory } = this.#context
     const [program = '', ...args] = managed.command ?? defaultCommand.command
     const isDefault = managed.command === undefined
-    const socket = isDefault ? this.#adminSocketPrefix : undefined
+    const socket = isDefault ? this.#process.adminSocketPrefix : undefined
     return {
       proxyId: this.id,
       path: findProgram(program, managed.folder, environment['PATH']),
@@ -349,18 +347,12 @@ export class ManagedProxy {
     }
   }
 
-  /** Undefined with `-dev`, and if the path is too long for a Unix socket. */
-  get #adminSocketPrefix(): string | undefined {
-    const { folder } = this.#context
-    return folder === undefined ? undefined : adminSocketPrefix(folder.pids, this.id)
-  }
-
   #adopt(process: SavedProcess): void {
     const { log } = this.#context
     const id = process.id ?? findByEnvironment(LAUNCH_VARIABLE, process.launchId)
     if (id !== undefined && isRunning(id)) {
       log.info(`${this.id}: adopted running process`, { process: id.pid })
-      this.#process = { ...process, id }
+      this.#process.adopted(process, id)
       this.runner.adopt(adoptProcess(id), process.fingerprint)
       this.#stopDuplicates(id)
     } else if (process.id !== undefined) {
@@ -373,7 +365,7 @@ export class ManagedProxy {
     await this.#port.waitUntilFree(this.#context, this.#address)
     const prepared = this.#openOutputs()
     try {
-      this.#process = savedProcess(launch, prepared.launchId, undefined)
+      this.#process.launching(launch, prepared.launchId)
       await this.#context.save()
       return prepared
     } catch (error) {
@@ -425,15 +417,14 @@ export class ManagedProxy {
   }
 
   async #onStarted(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
-    const { log, folder } = this.#context
+    const { log } = this.#context
     log.info(`${this.id}: started`, {
       process: running.id.pid,
       port: this.#port.number,
       command: launch.path,
     })
-    this.#process = savedProcess(launch, launchId, running.id)
     try {
-      if (folder !== undefined) writePidFile(this.#pidFile(folder), running.id.pid)
+      this.#process.started(launch, launchId, running.id)
       await this.#context.save()
     } catch (error) {
       // Not fatal: the launch id in the state identifies the process, and the next save records it.
@@ -479,33 +470,19 @@ export class ManagedProxy {
   #onExit(exit: Exit, aliveMs: number): void {
     const aliveS = Math.round(aliveMs / 100) / 10
     this.#context.log.warn(`${this.id}: exited unexpectedly`, { how: describeExit(exit), aliveS })
-    this.#clearProcess()
+    this.#clearRecord()
   }
 
-  #clearProcess(): void {
-    const { folder, log } = this.#context
-    const pid = this.#process?.id?.pid
-    this.#process = undefined
-    if (folder === undefined) return
+  #clearRecord(): void {
     try {
-      removeAdminSocket(this.#adminSocketPrefix, pid)
-      removePidFile(this.#pidFile(folder))
+      this.#process.clear()
     } catch (error) {
-      log.warn(`${this.id}: cannot remove its pid file: ${(error as Error).message}`)
+      this.#context.log.warn(`${this.id}: cannot remove its pid file: ${(error as Error).message}`)
     }
-  }
-
-  #pidFile(folder: StateFolder): string {
-    return join(folder.pids, `${fileName(this.id)}.pid`)
   }
 }
 
 function drainTimeoutOf({ config }: ManagedBlock): number {
   const value = config['drain_timeout_ms']
   return typeof value === 'number' && value > 0 ? value : DEFAULT_DRAIN_TIMEOUT_MS
-}
-
-function savedProcess(launch: Launch, launchId: string, id: ProcessId | undefined): SavedProcess {
-  const { path, args, directory } = launch
-  return { launchId, fingerprint: fingerprint(launch), id, path, args, directory }
 }
