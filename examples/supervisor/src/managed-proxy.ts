@@ -1,7 +1,5 @@
 import { randomUUID } from 'node:crypto'
 import { closeSync } from 'node:fs'
-import type { Environment } from 'consul-connect'
-import type { Log } from 'consul-connect-proxy/log'
 import {
   type PortCheck,
   bindAddressOf,
@@ -9,11 +7,9 @@ import {
   proxyIdOf,
   proxyRegistration,
 } from './agent/proxy-registration.js'
-import { type Registered, type Registry, registrationFingerprint } from './agent/registry.js'
+import { type Registered, registrationFingerprint } from './agent/registry.js'
 import { ManagedToken } from './agent/managed-token.js'
-import type { Tokens } from './agent/tokens.js'
 import { SerialQueue } from './concurrency.js'
-import type { PortRange } from './configuration/configuration.js'
 import type { Sender, ServiceDefinition } from './configuration/definition.js'
 import { type ManagedBlock, adminArgs } from './configuration/managed.js'
 import { type ProcessId, findByEnvironment, isRunning } from './process/identity.js'
@@ -29,44 +25,12 @@ import {
 } from './process/launch.js'
 import { openLogs } from './process/logs.js'
 import { accepts } from './process/ports.js'
+import type { ProxyContext } from './proxy-context.js'
 import { ProxyPort } from './proxy-port.js'
 import { type Exit, type RunningProcess, adoptProcess, describeExit } from './process/running.js'
-import { type StateFolder, fileName } from './state/folder.js'
+import { fileName } from './state/folder.js'
 import type { SavedProcess, SavedProxy } from './state/snapshot.js'
 import { elapsed } from './time.js'
-
-/** Settings and services shared by all proxies. */
-export interface ProxyContext {
-  readonly registry: Registry
-  readonly tokens: Tokens
-  readonly log: Log
-  /** Undefined with `-dev`: nothing is persisted. */
-  readonly folder: StateFolder | undefined
-  /** Base environment of the proxies. */
-  readonly environment: Environment
-  /** Working directory of the proxies. */
-  readonly directory: string
-  /** Command for proxies whose definition has none. */
-  readonly defaultCommand: { readonly command: readonly string[]; readonly logArgs: readonly string[] }
-  readonly ports: PortRange
-  readonly bindAddress: string
-  /**
-   * Runs a port selection while no other proxy selects one. `taken` holds the ports of all other proxies and
-   * services.
-   */
-  withPorts(proxyId: string, choose: (taken: ReadonlySet<number>) => Promise<void>): Promise<void>
-  /**
-   * Saves the state.
-   * @throws the system's error
-   */
-  save(): Promise<void>
-  /** Schedules the revocation of a token. */
-  revokeLater(accessor: string): void
-  /** Schedules a deregistration that the agent did not accept yet. */
-  deregisterLater(id: string, sender: Sender): void
-  /** Starts the next pass immediately. */
-  wake(): void
-}
 
 /** Default `drain_timeout_ms` of `connect-proxy`. */
 const DEFAULT_DRAIN_TIMEOUT_MS = 10_000
@@ -118,7 +82,7 @@ export class ManagedProxy {
     this.#serviceName = definition.name
     this.#process = new ProcessRecord(this.id, context.folder)
     this.#port = new ProxyPort(this.id, saved?.port ?? 0)
-    const description = `managed proxy of the service instance ${this.serviceId}, made by connect-supervisor`
+    const description = `managed proxy of service instance ${this.serviceId}, created by connect-supervisor`
     this.#token = new ManagedToken(saved?.token, description, {
       save: () => this.#context.save(),
       revokeLater: (accessor) => {

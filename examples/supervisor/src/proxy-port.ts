@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { ProxyContext } from './managed-proxy.js'
 import { findPort, isFree } from './process/ports.js'
+import type { ProxyContext } from './proxy-context.js'
 
 /** How long to wait for the previous process to release the port. */
 const RELEASE_MS = 1_000
