@@ -76,14 +76,14 @@ export class Cleanup {
     await Promise.allSettled([...registrations, ...tokens])
   }
 
-  async #attempt(key: string, what: string, act: () => Promise<void>): Promise<void> {
+  async #attempt(key: string, messagePrefix: string, act: () => Promise<void>): Promise<void> {
     if (!this.#retries.isDue(key)) return
     try {
       await act()
       this.#retries.succeeded(key)
     } catch (error) {
       this.#retries.failed(key, '', isAway(error))
-      this.#warn(`${what}${(error as Error).message}`)
+      this.#warn(`${messagePrefix}${(error as Error).message}`)
     }
   }
 }

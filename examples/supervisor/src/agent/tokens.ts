@@ -108,12 +108,12 @@ function areAclsOff({ status, text }: AgentExchange): boolean {
   return status === 401 && /acl support disabled/i.test(text)
 }
 
-const MAX_SAID_LENGTH = 500
+const MAX_MESSAGE_LENGTH = 500
 
-function refusal(what: string, { status, text }: AgentExchange): Error {
+function refusal(problem: string, { status, text }: AgentExchange): Error {
   // The agent reports several problems as a list with one line each.
-  const said = text.trim().replaceAll(/\s+/g, ' ').slice(0, MAX_SAID_LENGTH)
-  return new Error(`${what}: the agent answered ${status} ${JSON.stringify(said)}`)
+  const message = text.trim().replaceAll(/\s+/g, ' ').slice(0, MAX_MESSAGE_LENGTH)
+  return new Error(`${problem}: the agent answered ${status} ${JSON.stringify(message)}`)
 }
 
 /** Whether a request failed because the agent was unavailable, so that a retry may succeed soon. */

@@ -77,9 +77,11 @@ export async function parseHcl(path: string, text: string): Promise<Json> {
     return object(path, value)
   } catch (cause) {
     if (cause instanceof ConfigurationError) throw cause
-    const [, line = '1', column = '1', said] = /At (\d+):(\d+): (.*)/s.exec(json) ?? []
+    const [, line = '1', column = '1', parserMessage] = /At (\d+):(\d+): (.*)/s.exec(json) ?? []
     // The parser quotes the input, which may be an unquoted token.
-    const problem = said?.replace(/^Unknown token: .*/s, 'Unknown token').replaceAll(/'[^']*'|"[^"]*"/g, '…')
+    const problem = parserMessage
+      ?.replace(/^Unknown token: .*/s, 'Unknown token')
+      .replaceAll(/'[^']*'|"[^"]*"/g, '…')
     throw new ConfigurationError(
       `${path}:${line}:${column}: expected HCL: ${problem?.slice(0, 200) ?? 'a value cannot be parsed'}`,
     )
