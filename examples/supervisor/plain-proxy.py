@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The contract of a managed proxy, in fifty lines. IT IS NO SECURITY: bytes go in plain text, and nobody is asked who he is."""
+"""The interface of a managed proxy, in fifty lines. INSECURE: it neither encrypts nor authenticates connections."""
 import asyncio, json, os, signal, sys, urllib.parse, urllib.request
 
-# What the supervisor gives: who it is, its token, and where the agent is.
+# Set by the supervisor: the proxy's id, its ACL token, and the address of the agent.
 PROXY_ID, TOKEN = os.environ["CONNECT_PROXY_ID"], os.environ.get("CONNECT_PROXY_TOKEN", "")
 ADDRESS = os.environ.get("CONSUL_HTTP_ADDR", "127.0.0.1:8500")
 AGENT = ADDRESS if "://" in ADDRESS else f"http://{ADDRESS}"
@@ -12,7 +12,7 @@ def ask(path):
     with urllib.request.urlopen(request, timeout=400) as response:
         return json.load(response), response.headers.get("X-Consul-ContentHash", "")
 
-def configuration(seen=""):  # Blocks until it is another one than was seen.
+def configuration(seen=""):  # Blocks until the configuration differs from the given hash.
     return ask(f"/v1/agent/service/{urllib.parse.quote(PROXY_ID, safe='')}?wait=5m&hash={seen}")
 
 def instance_of(upstream):
@@ -33,7 +33,7 @@ async def serve(host, port, find):
             await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
             there[1].close()
         except (OSError, IndexError) as error:
-            print("a connection failed:", error, file=sys.stderr)
+            print("connection failed:", error, file=sys.stderr)
         writer.close()
     return await asyncio.start_server(connected, host, port)
 
@@ -51,5 +51,5 @@ async def main():
             servers.append(await serve(bind, up["LocalBindPort"], lambda up=up: instance_of(up)))
         print("listening on", config["bind_port"], flush=True)
 
-signal.signal(signal.SIGINT, lambda *_: os._exit(0))  # It has five seconds to end; this one needs none.
+signal.signal(signal.SIGINT, lambda *_: os._exit(0))  # Has no connections worth draining, so exits at once.
 asyncio.run(main())

@@ -189,7 +189,7 @@ test('the supervisor is killed under traffic: no byte is lost', { skip }, async 
   const whileAway = bytes
   await until('bytes go on without it', () => bytes > whileAway + 10_000_000)
   const second = await host.start()
-  assert.equal(second.lines.filter(({ msg }) => msg.includes('found again')).length, 2)
+  assert.equal(second.lines.filter(({ msg }) => msg.includes('adopted running process')).length, 2)
   const whileBack = bytes
   await until('and with the next one', () => bytes > whileBack + 10_000_000)
   sending.abort()

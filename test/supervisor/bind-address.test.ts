@@ -47,7 +47,7 @@ test('a template that the agent does not show starts no proxy', async (t) => {
   })
   assert.equal(created.status, 200)
   const supervisor = await host.start()
-  await supervisor.logged('the bind address of the agent cannot be read, so no proxy is started')
+  await supervisor.logged('cannot read the agent’s bind address, so no proxy is started')
   const { problem } = await host.row('a', ({ state }) => state === 'refused')
   assert.match(problem ?? '', /bind_addr: a template .*; set bind_addr to an IP address$/)
 })

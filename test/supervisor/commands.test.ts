@@ -15,7 +15,7 @@ test('restart replaces the process and keeps the registration and the port', asy
   assert.equal(after.port, before.port)
   await until('the former process is gone', () => !isAlive(before.pid))
   assert.deepEqual((await servicesOf(agent))['a-proxy'], registration)
-  assert.match((await host.run('restart', 'nope')).error, /there is no managed proxy "nope"/)
+  assert.match((await host.run('restart', 'nope')).error, /unknown managed proxy: "nope"/)
 })
 
 test('restart starts a stopped proxy, and restarts one while the agent is away', async (t) => {

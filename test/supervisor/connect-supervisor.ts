@@ -72,7 +72,7 @@ export class Host {
   /** Starts a supervisor and waits until it runs. */
   async start(flags: readonly string[] = []): Promise<RunningProgram> {
     const supervisor = this.spawn(flags)
-    await supervisor.logged('the supervisor runs')
+    await supervisor.logged('supervisor started')
     return supervisor
   }
 

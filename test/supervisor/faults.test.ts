@@ -34,12 +34,12 @@ for (const [what, files, expected] of [
   [
     'two services with one id',
     { 'x.json': TWICE },
-    /service b: expected an id of its own, and a is in .*x\.json/,
+    /service b: duplicate service id a, already used in .*x\.json/,
   ],
   [
     'another exec_mode',
     { 'x.json': managed('a', { exec_mode: 'script' }) },
-    /service a: connect\.proxy: exec_mode: expected "daemon", the only mode there is, got "script"/,
+    /service a: connect\.proxy: exec_mode: expected "daemon", the only supported mode, got "script"/,
   ],
   [
     'a value that is wrong for the proxy',
@@ -49,7 +49,7 @@ for (const [what, files, expected] of [
   [
     'a range of ports upside down',
     { 'x.json': { ports: { proxy_min_port: 9, proxy_max_port: 8 } } },
-    /ports: expected proxy_min_port not above proxy_max_port, got 9 and 8/,
+    /ports: proxy_min_port 9 is greater than proxy_max_port 8/,
   ],
 ] as [string, Setup['files'], RegExp][]) {
   test(`a configuration with ${what} is refused, and by check as well`, async (t) => {
@@ -70,27 +70,24 @@ test('check says that files are valid, and warns of what has no effect', async (
     },
   })
   const { code, out, error } = await host.run('check', host.configuration)
-  assert.deepEqual([code, out], [0, '2 services, 1 of them with a managed proxy: valid\n'])
+  assert.deepEqual([code, out], [0, 'configuration is valid: 2 services, 1 with a managed proxy\n'])
   assert.match(error, /warning: .*a\.json: service a: .*handshake_timeout/)
   host.write('c.json', managed('c', { command: ['./not-there'] }))
   const wrong = await host.run('check', host.configuration)
   assert.equal(wrong.code, 1)
-  assert.match(
-    wrong.error,
-    /service c: command: expected an executable file, and .*\/conf\/not-there is not there/,
-  )
+  assert.match(wrong.error, /service c: command: .*\/conf\/not-there does not exist/)
 })
 
 test('a command that is not there, or not executable, is told until it is mended', async (t) => {
   const { host } = await startHost(t, { 'a.json': managed('a', { command: ['./proxy'] }) })
   const supervisor = await host.start()
-  await supervisor.logged('proxy is not there')
+  await supervisor.logged('proxy does not exist')
   const program = join(host.configuration, 'proxy')
   writeFileSync(program, '#!/bin/sh\nexec sleep 1000\n', { mode: 0o644 })
   supervisor.signal('SIGHUP')
   // Root may execute what anybody may: a file without any such right is refused to all.
   const { problem } = await host.row('a', ({ problem = '' }) => problem.includes('not executable'))
-  assert.match(problem ?? '', /conf\/proxy is not executable for this user/)
+  assert.match(problem ?? '', /conf\/proxy is not executable by this user/)
   chmodSync(program, 0o755)
   supervisor.signal('SIGHUP')
   await host.running('a')
@@ -140,8 +137,8 @@ test('a range of one port for two services: one runs, the other says what to do'
   host.write('a.json', managed('a', IDLE))
   host.write('b.json', managed('b', IDLE))
   const supervisor = await host.start()
-  const { msg } = await supervisor.logged('no port is left')
-  assert.match(msg, new RegExp(`all of ${port} to ${port} are taken; make the range larger`))
+  const { msg } = await supervisor.logged('no free port')
+  assert.match(msg, new RegExp(`no free port from ${port} to ${port}; enlarge the range`))
   await until('one of them runs', () => host.processes().length === 1)
   host.write('agent.json', range(more))
   supervisor.signal('SIGHUP')
@@ -167,8 +164,8 @@ test('ports that other programs have are left to them', async (t) => {
     }),
   )
   const supervisor = await host.start()
-  const { msg } = await supervisor.logged('no port is left')
-  assert.match(msg, /other programs have 3 of them/)
+  const { msg } = await supervisor.logged('no free port')
+  assert.match(msg, /other programs use 3 of them/)
   others[1]?.close()
   const first = await host.running('a')
   assert.equal(first.port, range[1])
@@ -190,7 +187,7 @@ test('a data dir that may not be written to', async (t) => {
   writeFileSync(host.dataDir, '')
   assert.match(
     await refused(host),
-    /data_dir: .*data\/proxy cannot be used \(E[A-Z]+\): expected a folder that this user may write to/,
+    /data_dir: .*data\/proxy cannot be used \(E[A-Z]+\): expected a directory that only this user can write to/,
   )
 })
 
@@ -201,8 +198,8 @@ test('a disk that takes no more: what runs goes on, and nothing is started that 
   const { pid } = await host.running('a')
   for (const name of ['b', 'c', 'd']) host.write(`${name}.json`, managed(name, IDLE))
   supervisor.signal('SIGHUP')
-  const { msg } = await supervisor.logged('the state cannot be written')
-  assert.match(msg, /written to .*data\/proxy: EFBIG/)
+  const { msg } = await supervisor.logged('cannot write the state')
+  assert.match(msg, /cannot write the state to .*data\/proxy: EFBIG/)
   const { passes } = await host.status()
   await until('it has been tried again', async () => (await host.status()).passes > passes)
   assert.deepEqual(host.processes(), [pid])
@@ -222,13 +219,13 @@ test('a state file that is torn, or from the future, stops nothing and loses not
   const path = join(host.dataDir, 'proxy', 'snapshot.json')
   const whole = readFileSync(path, 'utf8')
   for (const [content, expected] of [
-    [whole.slice(0, whole.length / 2), /it is no JSON .*: it is torn/],
-    [whole.replace('"Version":1', '"Version":2'), /it has version 2, and this supervisor knows version 1/],
+    [whole.slice(0, whole.length / 2), /not valid JSON .*: the file is truncated/],
+    [whole.replace('"Version":1', '"Version":2'), /unsupported version 2 \(this supervisor supports 1\)/],
   ] as [string, RegExp][]) {
     writeFileSync(path, content)
     const said = await refused(host)
     assert.match(said, expected)
-    assert.match(said, /Nothing has been changed, and proxies that run go on\. .*move it away/)
+    assert.match(said, /Nothing was changed, and running proxies keep running\. .*move it away/)
     assert.equal(readFileSync(path, 'utf8'), content)
     assert.ok(isAlive(pid))
   }
@@ -242,7 +239,7 @@ test('a second supervisor in the same data dir is refused', async (t) => {
   const first = await host.start()
   assert.match(
     await refused(host),
-    new RegExp(`another supervisor runs in this data_dir already, with pid ${first.pid}`),
+    new RegExp(`another supervisor already uses this data_dir \\(pid ${first.pid}\\)`),
   )
 })
 
@@ -259,7 +256,7 @@ test('the agent is away at the start, and comes', async (t) => {
   assert.equal(host.processes().length, 0)
   await agent.restart()
   await host.running('a')
-  await supervisor.logged('the agent is back')
+  await supervisor.logged('agent is reachable again')
 })
 
 test('the agent is away while a proxy crashes, and when the supervisor starts: what was registered runs on', async (t) => {
@@ -315,7 +312,7 @@ test('as root nothing is started unless that is allowed, and what is registered 
     await host.running('a')
     return
   }
-  const { msg } = await supervisor.logged('nothing is started as root')
+  const { msg } = await supervisor.logged('no proxy is started as root')
   assert.match(
     msg,
     /run the supervisor as another user, or set connect \{ proxy \{ allow_managed_root = true \} \}/,
@@ -353,7 +350,10 @@ test('wrong flags and commands are refused in one line', async (t) => {
   const bin = join(import.meta.dirname, '..', '..', 'examples', 'supervisor', 'bin.js')
   for (const [args, expected] of [
     [[], /expected -config-file or -config-dir/],
-    [['-config-dir', host.configuration], /expected data_dir in the configuration, or -data-dir/],
+    [
+      ['-config-dir', host.configuration],
+      /data_dir: required, .* set it in the configuration or with -data-dir/,
+    ],
     [
       ['-config-dir', host.configuration, '-data-dir', 'relative'],
       /data_dir: expected an absolute path, got "relative"/,
@@ -362,9 +362,9 @@ test('wrong flags and commands are refused in one line', async (t) => {
     [['-bogus'], /unknown flag: -bogus \(see -help\)/],
     [['bogus'], /unknown command: "bogus" \(see -help\)/],
     [['status'], /expected -data-dir, or a configuration with data_dir/],
-    [['logs', 'x', '-data-dir', host.dataDir], /there are no logs of "x"/],
+    [['logs', 'x', '-data-dir', host.dataDir], /no logs found for "x"/],
     [['stop', '-data-dir', host.dataDir], /stop: expected the id of one proxy/],
-    [['stop', 'x', '-data-dir', host.dataDir], /no supervisor runs with the data_dir/],
+    [['stop', 'x', '-data-dir', host.dataDir], /no supervisor is running with data_dir/],
     [
       ['-config-dir', host.configuration, '-dev', '-log-level', 'loud'],
       /-log-level: expected one of .*, got "loud"/,

@@ -99,7 +99,7 @@ test('the supervisor ends, by SIGTERM and by SIGKILL, and its proxies are found 
   const before = [await host.running('a'), await host.running('b')]
   assert.equal(await first.stop('SIGTERM'), 0)
   const second = await host.start()
-  assert.equal(second.lines.filter(({ msg }) => msg.includes('found again')).length, 2)
+  assert.equal(second.lines.filter(({ msg }) => msg.includes('adopted running process')).length, 2)
   assert.equal(await second.stop('SIGKILL'), 'SIGKILL')
   await host.start()
   const after = [await host.running('a'), await host.running('b')]
@@ -177,8 +177,8 @@ test('a proxy whose state is lost is ended, and started again on its port', asyn
   })
   rmSync(host.dataDir, { recursive: true })
   const second = await host.start()
-  const { msg } = await second.logged('ends a process of an earlier supervisor')
-  assert.match(msg, /^[ab]-proxy: .* that is not in the state: \d+$/)
+  const { msg } = await second.logged('stopping a process of an earlier supervisor')
+  assert.match(msg, /^[ab]-proxy: .* that is missing from the state: \d+$/)
   const { port, pid } = await host.running('a')
   assert.notEqual(pid, orphan.pid)
   assert.equal(port, orphan.port)
@@ -215,7 +215,7 @@ test('the files are watched when that is asked for; a file that is wrong changes
   host.write('b.json', managed('b', IDLE))
   await host.running('b')
   host.write('c.json', '{"service": ')
-  const { msg } = await supervisor.logged('stays as it is')
+  const { msg } = await supervisor.logged('configuration rejected')
   assert.match(msg, /c\.json:1:\d+: expected JSON/)
   assert.equal((await host.running('a')).pid, pid)
   host.write('c.json', '{}')
@@ -255,7 +255,7 @@ test('a service that somebody deregisters loses its proxy, and keeps it lost unt
     return (await host.status()).passes > 1
   })
   await fetch(`${agent.url}/v1/agent/service/deregister/a`, { method: 'PUT' })
-  await supervisor.logged('deregistered by somebody else')
+  await supervisor.logged('deregistered by another client')
   await registered(agent, ['b', 'b-proxy'])
   await until('its proxy is gone', () => host.processes().length === 1)
   supervisor.signal('SIGHUP')
@@ -274,13 +274,13 @@ test('an operator stops a proxy, over a restart of the supervisor, and starts it
   await first.stop()
   const left = await host.run('status')
   assert.equal(left.code, 3)
-  assert.match(left.out, /no supervisor runs/)
+  assert.match(left.out, /no supervisor is running/)
   await host.start()
   await host.row('a', ({ state }) => state === 'stopped')
   await host.command('start', 'a')
   await host.running('a')
   await registered(agent, ['a', 'a-proxy'])
-  assert.match((await host.run('stop', 'nope')).error, /there is no managed proxy "nope"/)
+  assert.match((await host.run('stop', 'nope')).error, /unknown managed proxy: "nope"/)
 })
 
 test('a proxy may drain for its drain_timeout_ms before it is killed', async (t) => {

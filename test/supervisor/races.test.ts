@@ -161,7 +161,7 @@ test('a data dir that somebody else could change is none', async (t) => {
   symlinkSync(elsewhere, join(host.dataDir, 'proxy'))
   const linked = host.spawn()
   assert.equal(await linked.ended(), 1)
-  assert.match(linked.text, /data_dir: .*proxy cannot be used \(it is a link\)/)
+  assert.match(linked.text, /data_dir: .*proxy cannot be used \(symbolic link\)/)
   assert.equal(existsSync(join(elsewhere, 'snapshot.json')), false)
   if (process.getuid?.() !== 0) return
   const NOBODY = 65_534

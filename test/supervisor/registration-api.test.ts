@@ -71,7 +71,7 @@ test('without the setting nothing managed is taken, and the refusal says why and
   assert.equal(status, 400)
   assert.match(
     text,
-    /everyone who can register a service could run a command here; set .*allow_managed_api_registration = true/,
+    /anyone who can register a service could run commands on this host; set .*allow_managed_api_registration = true/,
   )
   // A service without a proxy is nobody's business but the agent's.
   assert.equal((await put(url, REGISTER, { Name: 'plain', Port: 1 })).status, 200)
@@ -105,7 +105,7 @@ test('what came by HTTP is known to the next supervisor, and gets no proxy where
   await second.stop('SIGKILL')
   host.write('api.json', { connect: { proxy: { allow_managed_api_registration: false } } })
   const third = await host.start()
-  await third.logged('allow_managed_api_registration is off: it gets no proxy')
+  await third.logged('allow_managed_api_registration is off; no proxy is started')
   await until('it ends', () => !host.processes().includes(pid))
 })
 
@@ -129,7 +129,10 @@ test('refuses by switch and by token before it parses the definition', async (t)
   const env = { CONSUL_HTTP_TOKEN: MANAGEMENT_TOKEN }
   const wrong = { ...MANAGED, Port: 'no number' }
   const off = await start(t, false, { acl }, env)
-  assert.match((await put(off.url, REGISTER, wrong)).text, /managed proxies by HTTP are off/)
+  assert.match(
+    (await put(off.url, REGISTER, wrong)).text,
+    /registration of managed proxies by HTTP is disabled/,
+  )
   const on = await start(t, true, { acl }, env)
   const unknown = await put(on.url, REGISTER, wrong, { 'X-Consul-Token': randomUUID() })
   assert.deepEqual([unknown.status, /ACL not found/.test(unknown.text)], [403, true])
@@ -150,7 +153,9 @@ test('retires a proxy when the token that registered it is deleted', async (t) =
     headers: asManager,
   })
   assert.equal(deleted.status, 200)
-  await host.supervisors[0]!.logged('web-1: the token that registered it was deleted; its proxy is stopped')
+  await host.supervisors[0]!.logged(
+    'web-1: the token that registered the service was deleted; stopping its proxy',
+  )
   await until('the process and the registration are gone', async () => {
     const answer = await fetch(`${agent.url}/v1/agent/services`, { headers: asManager })
     return !('web-1-proxy' in ((await answer.json()) as object)) && !host.processes().includes(pid)
@@ -185,8 +190,14 @@ test('what is no request for us is refused', async (t) => {
   for (const [path, body, headers, status, expected] of [
     [REGISTER, '{', {}, 400, /expected a JSON object/],
     [REGISTER, '[]', {}, 400, /expected a JSON object/],
-    [REGISTER, { Port: 1 }, {}, 400, /expected a name, found none/],
-    [REGISTER, { Name: 'a', Port: 1 }, {}, 400, /the service a is in a file of the supervisor/],
+    [REGISTER, { Port: 1 }, {}, 400, /missing name/],
+    [
+      REGISTER,
+      { Name: 'a', Port: 1 },
+      {},
+      400,
+      /service a is defined in a configuration file; change it there/,
+    ],
     [
       REGISTER,
       { ...MANAGED, Connect: { Proxy: { ExecMode: 'script' } } },
@@ -200,9 +211,21 @@ test('what is no request for us is refused', async (t) => {
     [REGISTER, { ...MANAGED, Token: 'x'.repeat(5_000) }, {}, 400, /token: expected a string of at most/],
     [REGISTER, { ...MANAGED, ID: '\ud800' }, {}, 400, /expected a name/],
     // Go would take the last of them for the name.
-    [REGISTER, { ...MANAGED, NaMe: 'other' }, {}, 400, /name is there in two spellings/],
-    [REGISTER, { ...MANAGED, Meta: {}, Check: { TTL: '1s', tTl: '2s' } }, {}, 400, /are one key to an agent/],
-    [REGISTER, { ...MANAGED, Port: 0 }, {}, 400, /expected a port in the service/],
+    [REGISTER, { ...MANAGED, NaMe: 'other' }, {}, 400, /name: set twice, in two spellings/],
+    [
+      REGISTER,
+      { ...MANAGED, Meta: {}, Check: { TTL: '1s', tTl: '2s' } },
+      {},
+      400,
+      /are the same key to an agent/,
+    ],
+    [
+      REGISTER,
+      { ...MANAGED, Port: 0 },
+      {},
+      400,
+      /address of the application unknown; set port in the service/,
+    ],
     [
       REGISTER,
       { ...MANAGED, Connect: { Proxy: { Config: { bind_port: 'x' } } } },
@@ -218,12 +241,12 @@ test('what is no request for us is refused', async (t) => {
       /expected an absolute path/,
     ],
     [REGISTER, { Name: 'x', ID: 'a-proxy', Port: 1 }, {}, 400, /a-proxy is the managed proxy of a/],
-    ['/v1/agent/service/deregister/%zz', undefined, {}, 400, /encoded as a part of a path/],
+    ['/v1/agent/service/deregister/%zz', undefined, {}, 400, /id: invalid percent-encoding/],
     [REGISTER, MANAGED, { host: 'evil.example' }, 403, /Host header: expected an IP address or localhost/],
     [REGISTER, `"${'x'.repeat(1_100_000)}"`, {}, 413, /at most/],
     [REGISTER, `"${'x'.repeat(140_000)}"`, { 'transfer-encoding': 'chunked' }, 413, /at most/],
-    ['/v1/agent/services', undefined, {}, 404, /all other endpoints are the agent's/],
-    ['/v1/agent/service/deregister/a', undefined, {}, 400, /in a file of the supervisor/],
+    ['/v1/agent/services', undefined, {}, 404, /for other endpoints, use the agent at /],
+    ['/v1/agent/service/deregister/a', undefined, {}, 400, /defined in a configuration file/],
   ] as [string, unknown, Record<string, string>, number, RegExp][]) {
     const answer = await put(url, path, body, headers)
     assert.equal(answer.status, status, `${path} ${JSON.stringify(body)}: ${answer.text}`.slice(0, 300))

@@ -121,7 +121,7 @@ test('a bundled proxy that cannot be replaced stays', async (t) => {
   const { pid } = await host.running('web')
   await agent.stop()
   await host.command('restart', 'web')
-  await host.row('web', ({ problem = '' }) => problem.includes('does not get ready'), waitBound(40_000))
+  await host.row('web', ({ problem = '' }) => problem.includes('did not become ready'), waitBound(40_000))
   assert.ok(isAlive(pid))
   await agent.restart()
   await host.row('web', (row) => row.state === 'running' && row.pid !== pid, waitBound(40_000))
@@ -178,7 +178,7 @@ test('a second process of a proxy, left by a supervisor that was killed, is ende
   })
   const ended = once(second, 'exit')
   const next = await host.start()
-  await next.logged(`ends a second process: ${second.pid}`)
+  await next.logged(`stopping a duplicate process: ${second.pid}`)
   await ended
   assert.equal((await host.running('a')).pid, pid)
 })

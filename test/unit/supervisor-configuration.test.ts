@@ -336,7 +336,7 @@ describe('supervisor: a service', () => {
     assert.deepEqual(body, { ID: 'redis-1', Name: 'redis', Port: 6379, Address: '10.0.0.1' })
   })
 
-  it('takes what is empty for what is not there', () => {
+  it('takes what is empty for what does not exist', () => {
     const { id, port, address, sender, managed } = serviceOf({
       name: 'redis',
       id: '',
@@ -525,14 +525,8 @@ describe('supervisor: a service', () => {
   it('rejects upstreams of a sidecar_service or an unmanaged proxy that servers reject', () => {
     const api = { destination_name: 'api', local_bind_port: 1 }
     const wrong: [object[], RegExp][] = [
-      [
-        [api, { ...api, local_bind_port: 2 }],
-        /upstreams\[1\].destination_name: expected a destination of its own/,
-      ],
-      [
-        [api, { ...api, destination_name: 'db' }],
-        /upstreams\[1\].local_bind_port: expected an address of its own/,
-      ],
+      [[api, { ...api, local_bind_port: 2 }], /upstreams\[1\].destination_name: duplicate destination/],
+      [[api, { ...api, destination_name: 'db' }], /upstreams\[1\].local_bind_port: duplicate address/],
       [[{ local_bind_port: 1 }], /upstreams\[0\].destination_name: expected the name of a service/],
       [[{ destination_name: 'api' }], /upstreams\[0\].local_bind_port: expected a port from 1 to 65535/],
       [
@@ -638,7 +632,7 @@ describe('supervisor: a service', () => {
     ]) {
       assert.throws(() => one({ service }), {
         name: 'ConfigurationError',
-        message: /are one key to an agent|two spellings/,
+        message: /are the same key to an agent|two spellings/,
       })
     }
   })
@@ -832,7 +826,7 @@ describe('supervisor: a managed proxy', () => {
       message: /config: admin_addr: expected \[HOST\]:PORT/,
     })
     const services = ['a', 'b'].map((name) => ({ name, port: 80, connect: { proxy: { config } } }))
-    assert.throws(() => one({ services }), { message: /admin_addr: expected an address of its own/ })
+    assert.throws(() => one({ services }), { message: /admin_addr: address \S+ is already used by a in / })
   })
 
   it('warns of an upstream that listens where that of another proxy does', () => {
@@ -854,7 +848,10 @@ describe('supervisor: a managed proxy', () => {
     ] as const) {
       const warnings = warningsOf(first, second)
       assert.equal(warnings.length, 1)
-      assert.match(warnings[0]!, /service b: .*upstreams\[0\]: the proxy of a .* listens at the same address/)
+      assert.match(
+        warnings[0]!,
+        /service b: .*upstreams\[0\]: local address .* is also used by the proxy of a in /,
+      )
     }
   })
 
@@ -919,7 +916,9 @@ describe('supervisor: a managed proxy', () => {
         '/usr/bin/my-proxy',
       ])
       const both = defaults({ command: ['/a'], daemon_command: ['/b'] })
-      assert.throws(() => managedOf({}, both), { message: /expected either command or daemon_command/ })
+      assert.throws(() => managedOf({}, both), {
+        message: /command and daemon_command are aliases; remove one/,
+      })
     })
 
     it('takes the command of the defaults against their folder', () => {
@@ -1009,8 +1008,8 @@ describe('supervisor: keys', () => {
     )
     assert.deepEqual(Object.keys(keys), ['known', 'other', 'to_string'])
     assert.deepEqual(warnings, [
-      'a place: Other is not known and has no effect; known are known',
-      'a place: toString is not known and has no effect; known are known',
+      'a place: unknown key Other has no effect; known keys: known',
+      'a place: unknown key toString has no effect; known keys: known',
     ])
   })
 
@@ -1027,11 +1026,11 @@ describe('supervisor: warnings', () => {
   const warned: [content: object, warning: string][] = [
     [
       web({ colour: 'red' }),
-      'service web: connect.proxy: colour is not known and has no effect; known are exec_mode, command, config, upstreams',
+      'service web: connect.proxy: unknown key colour has no effect; known keys: exec_mode, command, config, upstreams',
     ],
     [
       web({ Colour: 'red' }),
-      'service web: connect.proxy: Colour is not known and has no effect; known are exec_mode, command, config, upstreams',
+      'service web: connect.proxy: unknown key Colour has no effect; known keys: exec_mode, command, config, upstreams',
     ],
     [web({ config: { colour: 'red' } }), 'service web: connect.proxy: colour: no such key; it has no effect'],
     [
@@ -1057,7 +1056,7 @@ describe('supervisor: warnings', () => {
     [{ ports: { proxy_min_prot: 1 } }, 'ports: unknown key proxy_min_prot; did you mean proxy_min_port?'],
     [
       { connect: { proxy: { allow_root: true } } },
-      'connect: proxy: allow_root is not known and has no effect; known are allow_managed_root, allow_managed_api_registration',
+      'connect: proxy: unknown key allow_root has no effect; known keys: allow_managed_root, allow_managed_api_registration',
     ],
   ]
   for (const [content, warning] of warned) {
@@ -1107,8 +1106,8 @@ describe('supervisor: mistakes', () => {
   const mistakes: [content: object, message: string][] = [
     [{ service: 'x' }, 'service: expected a list, got "x"'],
     [{ services: ['x'] }, 'service: expected an object, got "x"'],
-    [{ service: {} }, 'service: expected a name, found none'],
-    [{ service: { id: 'x' } }, 'service: expected a name, found none'],
+    [{ service: {} }, 'service: missing name'],
+    [{ service: { id: 'x' } }, 'service: missing name'],
     [{ service: { name: '' } }, 'service: name: expected a string, got ""'],
     [{ service: { name: 5 } }, 'service: name: expected a string, got the number 5'],
     [
@@ -1132,8 +1131,8 @@ describe('supervisor: mistakes', () => {
       'service x: id: expected a name of at most 200 characters without slashes, got "../y"',
     ],
     [{ service: { name: 'x', id: 5 } }, 'service x: id: expected a string, got the number 5'],
-    [{ service: { name: 'x', Name: 'y' } }, 'service: name is there in two spellings'],
-    [{ service: { name: 'x', Connect: {}, connect: {} } }, 'service: connect is there in two spellings'],
+    [{ service: { name: 'x', Name: 'y' } }, 'service: name: set twice, in two spellings'],
+    [{ service: { name: 'x', Connect: {}, connect: {} } }, 'service: connect: set twice, in two spellings'],
     [{ service: { name: 'x', port: '80' } }, `service x: port: ${PORT}, got "80"`],
     [{ service: { name: 'x', port: 65_536 } }, `service x: port: ${PORT}, got the number 65536`],
     [{ service: { name: 'x', port: -1 } }, `service x: port: ${PORT}, got the number -1`],
@@ -1143,21 +1142,21 @@ describe('supervisor: mistakes', () => {
       { service: { name: 'x', connect: true } },
       'service x: connect: expected an object, got the boolean true',
     ],
-    [{ Service: { Name: 'x' }, service: { name: 'y' } }, 'service is there in two spellings'],
+    [{ Service: { Name: 'x' }, service: { name: 'y' } }, 'service: set twice, in two spellings'],
     [web(true), 'service web: connect.proxy: expected an object, got the boolean true'],
     [web([]), 'service web: connect.proxy: expected an object, got a list'],
     [web([{}, {}]), 'service.connect.proxy: expected one block, found 2'],
     [
       web({ exec_mode: 'script' }),
-      'service web: connect.proxy: exec_mode: expected "daemon", the only mode there is, got "script"',
+      'service web: connect.proxy: exec_mode: expected "daemon", the only supported mode, got "script"',
     ],
     [
       web({ exec_mode: 5 }),
-      'service web: connect.proxy: exec_mode: expected "daemon", the only mode there is, got the number 5',
+      'service web: connect.proxy: exec_mode: expected "daemon", the only supported mode, got the number 5',
     ],
     [
       web({ ExecMode: 'script' }),
-      'service web: connect.proxy: exec_mode: expected "daemon", the only mode there is, got "script"',
+      'service web: connect.proxy: exec_mode: expected "daemon", the only supported mode, got "script"',
     ],
     [web({ command: '/x -y' }), `service web: connect.proxy: command: ${COMMAND}`],
     [web({ command: [] }), `service web: connect.proxy: command: ${COMMAND}`],
@@ -1166,20 +1165,20 @@ describe('supervisor: mistakes', () => {
     [web({ command: ['/x', 'a\0b'] }), `service web: connect.proxy: command: ${COMMAND}`],
     [
       web({ command: ['/x'], Command: ['/y'] }),
-      'service web: connect.proxy: command is there in two spellings',
+      'service web: connect.proxy: command: set twice, in two spellings',
     ],
     [web({ config: 'x' }), 'service web: connect.proxy: config: expected an object, got "x"'],
     [
       web({ config: { bind_port: 1, BindPort: 1 } }),
-      'service web: connect.proxy: config: bind_port is there in two spellings',
+      'service web: connect.proxy: config: bind_port: set twice, in two spellings',
     ],
     [
       web({ config: { a_b: 1, aB: 1 } }),
       'service web: connect.proxy: aB: expected one spelling of a key, got two',
     ],
-    [{ service: { name: 'x', NAME: 'y' } }, 'service: name is there in two spellings'],
-    [{ service: { name: 'x', tags: ['a'], TAGS: ['b'] } }, 'service: tags is there in two spellings'],
-    [{ service: { name: 'x', meta: {}, Me_Ta: {} } }, 'service: me_ta is there in two spellings'],
+    [{ service: { name: 'x', NAME: 'y' } }, 'service: name: set twice, in two spellings'],
+    [{ service: { name: 'x', tags: ['a'], TAGS: ['b'] } }, 'service: tags: set twice, in two spellings'],
+    [{ service: { name: 'x', meta: {}, Me_Ta: {} } }, 'service: me_ta: set twice, in two spellings'],
     [
       web({ config: { tcp_check_address: 5 } }),
       'service web: connect.proxy: config: tcp_check_address: expected a string, got the number 5',
@@ -1228,31 +1227,31 @@ describe('supervisor: mistakes', () => {
     ],
     [
       web({}, { port: 0 }),
-      'service web: connect.proxy: expected a port in the service, or local_service_address in config: the proxy must know where the application is',
+      'service web: connect.proxy: address of the application unknown; set port in the service, or local_service_address in config',
     ],
     [
       { service: { name: 'web', connect: { proxy: {} } } },
-      'service web: connect.proxy: expected a port in the service, or local_service_address in config: the proxy must know where the application is',
+      'service web: connect.proxy: address of the application unknown; set port in the service, or local_service_address in config',
     ],
     [
       web({ command: ['/x'] }, { port: undefined }),
-      'service web: connect.proxy: expected a port in the service, or local_service_address in config: the proxy must know where the application is',
+      'service web: connect.proxy: address of the application unknown; set port in the service, or local_service_address in config',
     ],
     [
       web({}, { kind: 'connect-proxy', proxy: { destination_service_name: 'x' } }),
-      'service web: connect.proxy: expected an ordinary service, and this one is a proxy itself',
+      'service web: connect.proxy: a proxy cannot have a managed proxy; remove connect.proxy or kind',
     ],
     [
       web({}, { Kind: 'mesh-gateway' }),
-      'service web: connect.proxy: expected an ordinary service, and this one is a proxy itself',
+      'service web: connect.proxy: a proxy cannot have a managed proxy; remove connect.proxy or kind',
     ],
     [
       { service: { name: 'web', port: 80, connect: { native: true, proxy: {} } } },
-      'service web: connect.proxy: expected either native or a managed proxy: a native service needs no proxy',
+      'service web: connect.proxy: a native service needs no managed proxy; remove native or proxy',
     ],
     [
       { service: { name: 'web', port: 80, Connect: { Native: true, Proxy: {} } } },
-      'service web: connect.proxy: expected either native or a managed proxy: a native service needs no proxy',
+      'service web: connect.proxy: a native service needs no managed proxy; remove native or proxy',
     ],
     [
       {
@@ -1261,15 +1260,15 @@ describe('supervisor: mistakes', () => {
           { name: 'b', id: 'x' },
         ],
       },
-      `service b: expected an id of its own, and x is in ${PATH} already; give each its "id"`,
+      `service b: duplicate service id x, already used in ${PATH}; set a distinct "id"`,
     ],
     [
       { services: [{ name: 'a' }, { name: 'b', id: 'a' }] },
-      `service b: expected an id of its own, and a is in ${PATH} already; give each its "id"`,
+      `service b: duplicate service id a, already used in ${PATH}; set a distinct "id"`,
     ],
     [
       { services: [{ name: 'a', port: 1, connect: { proxy: {} } }, { name: 'a-proxy' }] },
-      `service a-proxy: the id a-proxy is that of the managed proxy of a in ${PATH}`,
+      `service a-proxy: id a-proxy conflicts with the managed proxy of a in ${PATH}; set another "id"`,
     ],
     [
       {
@@ -1278,7 +1277,7 @@ describe('supervisor: mistakes', () => {
           { name: 'a', port: 1, connect: { proxy: {} } },
         ],
       },
-      `service b: the id a-proxy is that of the managed proxy of a in ${PATH}`,
+      `service b: id a-proxy conflicts with the managed proxy of a in ${PATH}; set another "id"`,
     ],
     [{ connect: 5 }, 'connect: expected an object, got the number 5'],
     [{ connect: [{}, {}] }, 'connect: expected one block, found 2'],
@@ -1294,7 +1293,7 @@ describe('supervisor: mistakes', () => {
     [{ connect: { proxy_defaults: 'x' } }, 'connect.proxy_defaults: expected an object, got "x"'],
     [
       { connect: { proxy_defaults: { exec_mode: 'script' } } },
-      'connect.proxy_defaults: exec_mode: expected "daemon", the only mode there is, got "script"',
+      'connect.proxy_defaults: exec_mode: expected "daemon", the only supported mode, got "script"',
     ],
     [
       { connect: { proxy_defaults: { daemon_command: 'x' } } },
@@ -1333,7 +1332,7 @@ describe('supervisor: mistakes', () => {
   it('in a range are named with the numbers', () => {
     assert.throws(() => one({ ports: { proxy_min_port: 5, proxy_max_port: 4 } }), {
       name: 'ConfigurationError',
-      message: /proxy_min_port not above proxy_max_port, got 5 and 4$/,
+      message: /proxy_min_port 5 is greater than proxy_max_port 4$/,
     })
   })
 
@@ -1344,7 +1343,7 @@ describe('supervisor: mistakes', () => {
   it('of two files are named with both', () => {
     assert.throws(() => combined({ service: { name: 'a' } }, { service: { name: 'a' } }), {
       message:
-        '/etc/connect.d/1.json: service a: expected an id of its own, and a is in /etc/connect.d/0.json already; give each its "id"',
+        '/etc/connect.d/1.json: service a: duplicate service id a, already used in /etc/connect.d/0.json; set a distinct "id"',
     })
   })
 

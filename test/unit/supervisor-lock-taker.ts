@@ -26,7 +26,7 @@ function takeAll(begin: number): { won: number[]; unexpected: string[] } {
       won.push(round)
     } catch (error) {
       const { message } = error as Error
-      if (!message.startsWith('another supervisor runs')) unexpected.push(`${round}: ${message}`)
+      if (!message.startsWith('another supervisor already uses')) unexpected.push(`${round}: ${message}`)
     }
   }
   return { won, unexpected }

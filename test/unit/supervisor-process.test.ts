@@ -44,7 +44,7 @@ import {
 } from '../../examples/supervisor/src/process/launch.js'
 import { STREAMS, logPath, openLogs, rotate } from '../../examples/supervisor/src/process/logs.js'
 import { findPort, isFree } from '../../examples/supervisor/src/process/ports.js'
-import { Restarts } from '../../examples/supervisor/src/process/restarts.js'
+import { RestartBackoff } from '../../examples/supervisor/src/process/restart-backoff.js'
 import { freePort, freePorts } from '../fixtures/free-ports.js'
 import { scripted, seeded } from '../fixtures/random.js'
 
@@ -62,7 +62,7 @@ function newFolder(): string {
 
 describe('supervisor: restarts', () => {
   it('come three times at once, then later and later, and every minute at last', () => {
-    const restarts = new Restarts()
+    const restarts = new RestartBackoff()
     const waits = Array.from({ length: 12 }, () => {
       const { waitMs } = restarts
       restarts.started()
@@ -73,7 +73,7 @@ describe('supervisor: restarts', () => {
   })
 
   it('never wait longer than a minute, however often it has failed', () => {
-    const restarts = new Restarts()
+    const restarts = new RestartBackoff()
     for (let i = 0; i < 2_000; i++) restarts.started()
     assert.equal(restarts.waitMs, 60_000)
   })
@@ -86,7 +86,7 @@ describe('supervisor: restarts', () => {
   ]
   for (const [aliveMs, waitS] of lives) {
     it(`wait ${waitS} s after one that lived for ${aliveMs} ms`, () => {
-      const restarts = new Restarts()
+      const restarts = new RestartBackoff()
       for (let i = 0; i < 4; i++) restarts.started()
       restarts.ended(aliveMs)
       assert.equal(restarts.waitMs, waitS * 1_000)
@@ -94,7 +94,7 @@ describe('supervisor: restarts', () => {
   }
 
   it('begin anew after one that was healthy, with three at once', () => {
-    const restarts = new Restarts()
+    const restarts = new RestartBackoff()
     for (let i = 0; i < 7; i++) restarts.started()
     restarts.ended(10_000)
     const waits = Array.from({ length: 4 }, () => {
@@ -107,14 +107,14 @@ describe('supervisor: restarts', () => {
   })
 
   it('begin anew when somebody asked for it', () => {
-    const restarts = new Restarts()
+    const restarts = new RestartBackoff()
     for (let i = 0; i < 7; i++) restarts.started()
     restarts.reset()
     assert.equal(restarts.waitMs, 0)
   })
 
   it('do not wait for the first', () => {
-    assert.equal(new Restarts().waitMs, 0)
+    assert.equal(new RestartBackoff().waitMs, 0)
   })
 })
 
@@ -331,41 +331,41 @@ describe('supervisor: a program', () => {
     path: string | undefined,
     message: string,
   ][] = [
-    ['is not there', join(folder, 'nothing'), folder, PATH, `${join(folder, 'nothing')} is not there`],
-    ['leads nowhere', join(folder, 'dangling'), folder, PATH, `${join(folder, 'dangling')} is not there`],
+    ['does not exist', join(folder, 'nothing'), folder, PATH, `${join(folder, 'nothing')} does not exist`],
+    ['leads nowhere', join(folder, 'dangling'), folder, PATH, `${join(folder, 'dangling')} does not exist`],
     [
       'is inside a file',
       join(folder, 'proxy', 'x'),
       folder,
       PATH,
-      `${join(folder, 'proxy', 'x')} is not there`,
+      `${join(folder, 'proxy', 'x')} does not exist`,
     ],
     [
       'is not executable',
       join(folder, 'data'),
       folder,
       PATH,
-      `${join(folder, 'data')} is not executable for this user`,
+      `${join(folder, 'data')} is not executable by this user`,
     ],
-    ['is a folder', join(folder, 'sub'), folder, PATH, `${join(folder, 'sub')} is no file`],
-    ['is a device', '/dev/null', folder, PATH, '/dev/null is no file'],
-    ['is relative, and not there', './nothing', folder, PATH, `${join(folder, 'nothing')} is not there`],
+    ['is a folder', join(folder, 'sub'), folder, PATH, `${join(folder, 'sub')} is not a file`],
+    ['is a device', '/dev/null', folder, PATH, '/dev/null is not a file'],
+    ['is relative, and not there', './nothing', folder, PATH, `${join(folder, 'nothing')} does not exist`],
     [
       'is relative, and in the PATH alone',
       './data',
       bin,
       PATH,
-      `${join(bin, 'data')} is not executable for this user`,
+      `${join(bin, 'data')} is not executable by this user`,
     ],
-    ['is in no folder of the PATH', 'nothing', folder, PATH, 'nothing is in no folder of the PATH'],
-    ['is in the folder of the file alone', 'proxy', folder, '', 'proxy is in no folder of the PATH'],
-    ['has no PATH', 'proxy', folder, undefined, 'proxy is in no folder of the PATH'],
-    ['is a folder in the PATH', 'folder', folder, PATH, 'folder is in no folder of the PATH'],
+    ['is not in the PATH', 'nothing', folder, PATH, 'nothing is not in the PATH'],
+    ['is in the folder of the file alone', 'proxy', folder, '', 'proxy is not in the PATH'],
+    ['has no PATH', 'proxy', folder, undefined, 'proxy is not in the PATH'],
+    ['is a folder in the PATH', 'folder', folder, PATH, 'folder is not in the PATH'],
   ]
   for (const [what, name, from, path, message] of missing) {
     it(`is refused by name when it ${what}`, () => {
       assert.throws(() => findProgram(name, from, path), {
-        message: `command: expected an executable file, and ${message}`,
+        message: `command: ${message}`,
       })
     })
   }
@@ -373,7 +373,7 @@ describe('supervisor: a program', () => {
   it('is never looked for where the supervisor happens to stand', () => {
     const path = relative(process.cwd(), bin)
     assert.ok(existsSync(join(path, 'proxy')))
-    assert.throws(() => findProgram('proxy', undefined, path), /in no folder of the PATH$/)
+    assert.throws(() => findProgram('proxy', undefined, path), /is not in the PATH$/)
     assert.throws(() => findProgram('./proxy', undefined, PATH), {
       message: 'command: expected an absolute path, got ./proxy',
     })
@@ -728,7 +728,7 @@ describe('supervisor: a port', () => {
     assert.equal(await findPort({ range, taken: NONE, address }), range.min)
     await listen(t, range.min)
     await assert.rejects(findPort({ range, taken: NONE, address }), {
-      message: `no port is left for it: all of ${range.min} to ${range.min} are taken, and other programs have 1 of them; make the range larger (ports { proxy_min_port, proxy_max_port })`,
+      message: `no free port from ${range.min} to ${range.min} (other programs use 1 of them); enlarge the range (ports { proxy_min_port, proxy_max_port })`,
     })
   })
 
@@ -737,12 +737,12 @@ describe('supervisor: a port', () => {
     const { min, max } = range
     const all = new Set([min, min + 1, max])
     await assert.rejects(findPort({ range, taken: all, address }), {
-      message: `no port is left for it: all of ${min} to ${max} are taken; make the range larger (ports { proxy_min_port, proxy_max_port })`,
+      message: `no free port from ${min} to ${max}; enlarge the range (ports { proxy_min_port, proxy_max_port })`,
     })
     await listen(t, min)
     await listen(t, max)
     await assert.rejects(findPort({ range, taken: new Set([min + 1]), address }), {
-      message: `no port is left for it: all of ${min} to ${max} are taken, and other programs have 2 of them; make the range larger (ports { proxy_min_port, proxy_max_port })`,
+      message: `no free port from ${min} to ${max} (other programs use 2 of them); enlarge the range (ports { proxy_min_port, proxy_max_port })`,
     })
   })
 

@@ -59,7 +59,7 @@ const WEB: SavedProxy = {
   serviceId: 'web',
   serviceName: 'web',
   port: 20_001,
-  token: { accessor: 'accessor-of-web', secret: SECRET, service: 'web', isMade: true },
+  token: { accessor: 'accessor-of-web', secret: SECRET, service: 'web', isCreated: true },
   sender: { token: 'token-of-sender', isForeign: true },
   drainTimeoutMs: 60_000.5,
   sent: 'print-of-registration',
@@ -123,7 +123,7 @@ describe('supervisor: the snapshot', () => {
     serviceId: filled,
     serviceName: text,
     port: fc.nat({ max: 65_535 }),
-    token: fc.option(record({ accessor: filled, secret: text, service: text, isMade: fc.boolean() }), {
+    token: fc.option(record({ accessor: filled, secret: text, service: text, isCreated: fc.boolean() }), {
       nil: undefined,
     }),
     sender,
@@ -227,7 +227,7 @@ describe('supervisor: the snapshot', () => {
     const later = formatSnapshot(A).replace('"Version":1', '"Version":2')
     assert.throws(() => parseSnapshot(later), {
       name: 'SnapshotError',
-      message: 'it has version 2, and this supervisor knows version 1: a later one wrote it',
+      message: 'unsupported version 2 (this supervisor supports 1); a later version wrote the file',
     })
   })
 
@@ -285,9 +285,9 @@ describe('supervisor: the snapshot', () => {
     ['Requests: expected an object', changed((content) => (content['Requests'] = ['x']))],
     ['web-proxy: ServiceID: expected a string', changed((_, proxy) => (proxy['ServiceID'] = 5))],
     ['web-proxy: ServiceName: expected a string', changed((_, proxy) => (proxy['ServiceName'] = {}))],
-    ['web-proxy: Port: expected a whole number', changed((_, proxy) => (proxy['Port'] = '20001'))],
-    ['web-proxy: Port: expected a whole number', changed((_, proxy) => (proxy['Port'] = 1.5))],
-    ['web-proxy: Port: expected a whole number', changed((_, proxy) => (proxy['Port'] = -1))],
+    ['web-proxy: Port: expected a non-negative integer', changed((_, proxy) => (proxy['Port'] = '20001'))],
+    ['web-proxy: Port: expected a non-negative integer', changed((_, proxy) => (proxy['Port'] = 1.5))],
+    ['web-proxy: Port: expected a non-negative integer', changed((_, proxy) => (proxy['Port'] = -1))],
     ['web-proxy: TokenService: expected a string', changed((_, proxy) => (proxy['TokenService'] = 5))],
     ['web-proxy: TokenIsMade: expected true or false', changed((_, proxy) => (proxy['TokenIsMade'] = 1))],
     ['web-proxy: Token: expected a string', changed((_, proxy) => (proxy['Token'] = { x: SECRET }))],
@@ -307,10 +307,19 @@ describe('supervisor: the snapshot', () => {
     ['web-proxy: BootID: expected a string', changed((_, proxy) => (proxy['BootID'] = []))],
     ['web-proxy: Launch: expected a string', changed((_, proxy) => (proxy['Launch'] = true))],
     ['web-proxy: Fingerprint: expected a string', changed((_, proxy) => (proxy['Fingerprint'] = 5))],
-    ['web-proxy: Config: Pid: expected a whole number', changed((_, __, config) => (config['Pid'] = '4711'))],
+    [
+      'web-proxy: Config: Pid: expected a non-negative integer',
+      changed((_, __, config) => (config['Pid'] = '4711')),
+    ],
     // To these, a signal would go to all.
-    ['web-proxy: Config: Pid: expected a whole number', changed((_, __, config) => (config['Pid'] = -1))],
-    ['web-proxy: Config: Pid: expected a whole number', changed((_, __, config) => (config['Pid'] = 1e300))],
+    [
+      'web-proxy: Config: Pid: expected a non-negative integer',
+      changed((_, __, config) => (config['Pid'] = -1)),
+    ],
+    [
+      'web-proxy: Config: Pid: expected a non-negative integer',
+      changed((_, __, config) => (config['Pid'] = 1e300)),
+    ],
     [
       'web-proxy: Config: ProxyToken: expected a string',
       changed((_, __, config) => (config['ProxyToken'] = [SECRET])),
@@ -345,7 +354,7 @@ describe('supervisor: the snapshot', () => {
   it('without a version, or with another thing as one, is refused', () => {
     for (const version of [undefined, null, 0, '1', 1.5, true, [1], {}]) {
       const content = changed((content) => (content['Version'] = version))
-      assert.throws(() => parseSnapshot(content), { name: 'SnapshotError', message: /^it has version / })
+      assert.throws(() => parseSnapshot(content), { name: 'SnapshotError', message: /^unsupported version / })
     }
   })
 
@@ -556,7 +565,7 @@ describe('supervisor: the state on the disk', () => {
     assert.deepEqual(await new StateFile(path).load(), C)
   })
 
-  it('is not written into a folder that is not there', async () => {
+  it('is not written into a folder that does not exist', async () => {
     await assert.rejects(new StateFile(join(root, 'nowhere', 'snapshot.json')).save(A), { code: 'ENOENT' })
   })
 
@@ -589,10 +598,14 @@ describe('supervisor: the state on the disk', () => {
     [
       'is of a later supervisor',
       formatSnapshot(A).replace('"Version":1', '"Version":2'),
-      /it has version 2, /,
+      /unsupported version 2 /,
     ],
-    ['is torn', formatSnapshot(A).slice(0, -100), /it is no JSON \(\d+ characters\): it is torn, /],
-    ['is empty', '', /it is no JSON \(0 characters\)/],
+    [
+      'is torn',
+      formatSnapshot(A).slice(0, -100),
+      /not valid JSON \(\d+ characters\): the file is truncated, /,
+    ],
+    ['is empty', '', /not valid JSON \(0 characters\)/],
     ['is something else', '{"Version":1,"Proxies":[]}', /Proxies: expected an object/],
   ]
   for (const [what, content, problem] of unreadable) {
@@ -602,10 +615,10 @@ describe('supervisor: the state on the disk', () => {
       await assert.rejects(new StateFile(path).load(), (error: Error) => {
         assert.ok(error.message.startsWith(`${path}: `))
         assert.match(error.message, problem)
-        assert.match(error.message, /Nothing has been changed, and proxies that run go on\./)
+        assert.match(error.message, /Nothing was changed, and running proxies keep running\./)
         assert.ok(
           error.message.includes(
-            `move it away: then end the processes in ${join(path, '..', 'pids')} yourself`,
+            `move it away and stop the processes listed in ${join(path, '..', 'pids')} yourself`,
           ),
         )
         assert.ok(!`${error.message}${String(error.cause)}`.includes(SECRET.slice(0, 8)))
@@ -732,7 +745,7 @@ describe('supervisor: its folder', () => {
         createFolder(stateFolder(dataDir))
       },
       {
-        message: `data_dir: ${join(dataDir, 'proxy')} cannot be used (EEXIST): expected a folder that this user may write to, and nobody else; -data-dir names another`,
+        message: `data_dir: ${join(dataDir, 'proxy')} cannot be used (EEXIST): expected a directory that only this user can write to; set another one with -data-dir`,
       },
     )
     assert.throws(
@@ -740,7 +753,7 @@ describe('supervisor: its folder', () => {
         createFolder(stateFolder(join(dataDir, 'proxy')))
       },
       {
-        message: /^data_dir: .* cannot be used \(ENOTDIR\): expected a folder/,
+        message: /^data_dir: .* cannot be used \(ENOTDIR\): expected a directory/,
       },
     )
   })
@@ -754,12 +767,12 @@ describe('supervisor: its folder', () => {
         createFolder(stateFolder(dataDir))
       },
       {
-        message: /cannot be used \(it belongs to another user\)/,
+        message: /cannot be used \(owned by another user\)/,
       },
     )
   })
 
-  it('is refused when it is a link', () => {
+  it('is refused when it is a symbolic link', () => {
     for (const name of ['path', 'pids', 'logs'] as const) {
       const folder = stateFolder(newFolder())
       if (name !== 'path') mkdirSync(folder.path)
@@ -769,7 +782,7 @@ describe('supervisor: its folder', () => {
         () => {
           createFolder(folder)
         },
-        { message: /cannot be used \(it is a link\)/ },
+        { message: /cannot be used \(symbolic link\)/ },
       )
     }
   })
@@ -931,7 +944,7 @@ describe('supervisor: its folder', () => {
 describe('supervisor: the lock', () => {
   const newLock = (): string => join(newFolder(), 'supervisor.lock')
   const refused = (pid: number): { message: string } => ({
-    message: `another supervisor runs in this data_dir already, with pid ${pid}`,
+    message: `another supervisor already uses this data_dir (pid ${pid})`,
   })
 
   it('says who has it, for one user alone', (t) => {
@@ -1025,7 +1038,7 @@ describe('supervisor: the lock', () => {
       process.env['PATH'] = PATH
     })
     process.env['PATH'] = '/nowhere'
-    assert.throws(() => takeLock(newLock()), { message: /^expected flock of util-linux in the PATH/ })
+    assert.throws(() => takeLock(newLock()), { message: /^flock cannot be run .*; install util-linux$/ })
   })
 
   for (const [what, content] of [

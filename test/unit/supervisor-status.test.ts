@@ -33,7 +33,7 @@ const FAILING: ProxyStatus = {
   uptimeS: undefined,
   lastExit: 'exit code 1',
   token: 'none',
-  problem: 'command: expected an executable file, and /x is not there',
+  problem: 'command: /x does not exist',
 }
 
 function statusOf(proxies: readonly ProxyStatus[], agent: string = 'ok'): SupervisorStatus {
@@ -59,7 +59,7 @@ describe('supervisor: the status', () => {
 redis         redis-proxy         20001  4711  running  0         59s     -
 web-frontend  web-frontend-proxy  -      -     failing  12        -       exit code 1
 
-web-frontend-proxy: command: expected an executable file, and /x is not there
+web-frontend-proxy: command: /x does not exist
 `,
     )
   })
@@ -75,10 +75,7 @@ web-frontend-proxy: command: expected an executable file, and /x is not there
   it('says what is wrong with the agent, before all else', () => {
     const text = formatStatus(statusOf([RUNNING, FAILING], 'it is away'))
     const [, problems] = text.split('\n\n')
-    assert.equal(
-      problems,
-      'agent: it is away\nweb-frontend-proxy: command: expected an executable file, and /x is not there\n',
-    )
+    assert.equal(problems, 'agent: it is away\nweb-frontend-proxy: command: /x does not exist\n')
   })
 
   it('keeps the order of the proxies', () => {
@@ -170,7 +167,7 @@ web-frontend-proxy: command: expected an executable file, and /x is not there
   it('shows the loss of a token', () => {
     const { token, problem } = proxyStatus(proxyWith({ state: 'running' }, false, 'missing'), undefined)
     assert.equal(token, 'missing')
-    assert.match(problem ?? '', /its ACL token is not known to the agent/)
+    assert.match(problem ?? '', /ACL token is unknown to the agent/)
   })
 
   it('has as many lines as there are proxies and problems, whatever they are called', () => {
@@ -188,7 +185,7 @@ web-frontend-proxy: command: expected an executable file, and /x is not there
 })
 
 /** As much of a proxy as its status is made of. */
-function proxyWith(keeper: object, isStopped: boolean = false, tokenState: string = 'valid'): ManagedProxy {
+function proxyWith(runner: object, isStopped: boolean = false, tokenState: string = 'valid'): ManagedProxy {
   const whole = { state: 'stopped', running: undefined, restarts: 0, lastExit: undefined, problem: undefined }
   const proxy = {
     id: 'web-proxy',
@@ -196,7 +193,7 @@ function proxyWith(keeper: object, isStopped: boolean = false, tokenState: strin
     port: 20_001,
     isStopped,
     tokenState,
-    keeper: { ...whole, ...keeper },
+    runner: { ...whole, ...runner },
   }
   return proxy as unknown as ManagedProxy
 }
@@ -204,8 +201,8 @@ function proxyWith(keeper: object, isStopped: boolean = false, tokenState: strin
 describe('supervisor: the status of a proxy', () => {
   it('is what is known of it', () => {
     const running = { id: { pid: 4_711 }, since: performance.now() - 61_500 }
-    const keeper = { state: 'running', running, restarts: 2, lastExit: { code: 3, signal: null } }
-    assert.deepEqual(proxyStatus(proxyWith(keeper), undefined), {
+    const runner = { state: 'running', running, restarts: 2, lastExit: { code: 3, signal: null } }
+    assert.deepEqual(proxyStatus(proxyWith(runner), undefined), {
       service: 'web',
       proxy: 'web-proxy',
       port: 20_001,
@@ -235,7 +232,7 @@ describe('supervisor: the status of a proxy', () => {
 
   const failed = new Error('it cannot be started')
   const states: [
-    keeper: object,
+    runner: object,
     isStopped: boolean,
     problem: string | undefined,
     state: string,
@@ -251,9 +248,9 @@ describe('supervisor: the status of a proxy', () => {
     [{ state: 'waiting', problem: failed }, false, undefined, 'failing', 'it cannot be started'],
     [{ state: 'waiting', problem: failed }, false, 'x', 'refused', 'x'],
   ]
-  for (const [keeper, isStopped, problem, state, told] of states) {
-    it(`is ${state} for ${JSON.stringify([keeper, isStopped, problem])}`, () => {
-      const status = proxyStatus(proxyWith(keeper, isStopped), problem)
+  for (const [runner, isStopped, problem, state, told] of states) {
+    it(`is ${state} for ${JSON.stringify([runner, isStopped, problem])}`, () => {
+      const status = proxyStatus(proxyWith(runner, isStopped), problem)
       assert.deepEqual([status.state, status.problem], [state, told])
     })
   }
@@ -261,6 +258,6 @@ describe('supervisor: the status of a proxy', () => {
   it('says what to do when its service was deregistered by somebody else', () => {
     const { state, problem } = goneStatus(proxyWith({ state: 'stopped' }))
     assert.equal(state, 'gone')
-    assert.match(problem ?? '', /deregistered by somebody else; a reload, or start, registers it again$/)
+    assert.match(problem ?? '', /deregistered by another client; reload, or use start, to register it again$/)
   })
 })

@@ -12,51 +12,54 @@ export const FLAGS = {
     type: 'string',
     multiple: true,
     value: 'FILE',
-    help: 'a file of definitions, .json or .hcl; may be repeated',
+    help: 'configuration file, .json or .hcl; repeatable',
   },
   'config-dir': {
     type: 'string',
     multiple: true,
     value: 'DIR',
-    help: 'a folder of such, read in lexical order; may be repeated',
+    help: 'directory of configuration files, read in lexical order; repeatable',
   },
   'data-dir': {
     type: 'string',
     value: 'DIR',
-    help: 'where state and logs are (default data_dir of the configuration)',
+    help: 'directory for state and logs (default: data_dir of the configuration)',
   },
-  dev: { type: 'boolean', help: 'without a data dir: proxies end with the supervisor, and keep no logs' },
+  dev: {
+    type: 'boolean',
+    help: 'run without a data directory: proxies stop with the supervisor, and their output is discarded',
+  },
   watch: {
     type: 'boolean',
-    help: 'read the configuration again when a file changes; SIGHUP does it as well',
+    help: 'reload the configuration when a file changes, as on SIGHUP',
   },
   'admin-addr': {
     type: 'string',
     value: '[HOST]:PORT',
-    help: 'serve /metrics, /health, /ready and /status there, on the loopback unless a host is given (default off)',
+    help: 'serve /metrics, /health, /ready, and /status; HOST defaults to loopback (default: off)',
   },
   'api-addr': {
     type: 'string',
     value: '[HOST]:PORT',
-    help: 'take registrations of services by HTTP there, as Consul 1.2 did (default off)',
+    help: 'accept service registrations by HTTP, as Consul 1.2 did; HOST defaults to loopback (default: off)',
   },
   'proxy-log-bytes': {
     type: 'string',
     value: 'N',
-    help: 'how large a log of a proxy grows before it is put aside (default 10485760)',
+    help: 'size at which the log of a proxy is rotated (default 10485760)',
   },
   'proxy-log-files': {
     type: 'string',
     value: 'N',
-    help: 'how many are kept that were put aside (default 3)',
+    help: 'number of rotated log files to keep (default 3)',
   },
-  json: { type: 'boolean', help: 'of status: print JSON' },
-  follow: { type: 'boolean', help: 'of logs: go on with what is written (also -f)' },
-  f: { type: 'boolean', help: 'the same' },
+  json: { type: 'boolean', help: 'print JSON (status)' },
+  follow: { type: 'boolean', help: 'keep printing new output (logs); also -f' },
+  f: { type: 'boolean', help: 'same as -follow' },
   ...LOG_FLAGS,
   ...AGENT_FLAGS,
   version: { type: 'boolean', help: 'print the version' },
-  help: { type: 'boolean', help: 'print this text' },
+  help: { type: 'boolean', help: 'print this help' },
 } as const satisfies Flags
 
 export type FlagValues = Values<typeof FLAGS>
@@ -72,18 +75,18 @@ export function helpText(): string {
 
 const USAGE = `Usage: connect-supervisor [command] [flags]
 
-Managed proxies for Consul Connect: registers the services of its configuration, and starts,
-registers and looks after a proxy for each whose definition has connect { proxy { } }.
+Managed proxies for Consul Connect: registers the configured services, and runs a proxy for each
+service whose definition has connect { proxy { } }.
 
   connect-supervisor -config-dir /etc/connect.d -data-dir /var/lib/connect
-  connect-supervisor check /etc/connect.d      reports errors in files, and starts nothing
-  connect-supervisor status [-json]            lists all proxies
-  connect-supervisor stop ID                   stops a proxy until it is started again
+  connect-supervisor check /etc/connect.d      validates files and exits
+  connect-supervisor status [-json]            prints the state of all proxies
+  connect-supervisor stop ID                   stops a proxy until the next start
   connect-supervisor start ID                  starts a stopped proxy
-  connect-supervisor restart ID                replaces the process of a proxy, which stays registered
+  connect-supervisor restart ID                replaces the process of a proxy, keeps its registration
   connect-supervisor logs ID [-f]              prints the output of a proxy
   connect-supervisor version
 
-The commands find the supervisor by -data-dir, or by the configuration. Consul's client environment
-(CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN_FILE, ...) applies.
+Commands find the running supervisor by -data-dir, or by data_dir of the configuration. Consul's
+environment variables (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN_FILE, ...) apply.
 `

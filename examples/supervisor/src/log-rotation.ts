@@ -1,16 +1,16 @@
 import { type LogBounds, STREAMS, logPath, rotate } from './process/logs.js'
 import { fileName } from './state/folder.js'
 
-/** Keeps what proxies write within bounds. */
+/** Rotates the log files of proxies. */
 export class LogRotation {
   readonly #folder: string
   readonly #bounds: LogBounds
-  readonly #complain: (message: string) => void
+  readonly #warn: (message: string) => void
 
-  constructor(folder: string, bounds: LogBounds, complain: (message: string) => void) {
+  constructor(folder: string, bounds: LogBounds, warn: (message: string) => void) {
     this.#folder = folder
     this.#bounds = bounds
-    this.#complain = complain
+    this.#warn = warn
   }
 
   rotate(proxyIds: readonly string[]): void {
@@ -19,7 +19,7 @@ export class LogRotation {
         try {
           rotate(logPath(this.#folder, fileName(id), stream), this.#bounds)
         } catch (error) {
-          this.#complain(`${id}: its log cannot be rotated: ${(error as Error).message}`)
+          this.#warn(`${id}: cannot rotate its log: ${(error as Error).message}`)
         }
       }
     }

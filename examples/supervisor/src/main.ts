@@ -8,7 +8,7 @@ import { run } from './commands/run.js'
 import { readConfiguration } from './configuration/configuration.js'
 import { FLAGS, type FlagValues, helpText, versionText } from './flags.js'
 import { printable } from 'consul-connect-proxy/printable'
-import { expectDataDir } from './settings.js'
+import { expectDataDir, pathsOf } from './settings.js'
 
 async function main(args: readonly string[]): Promise<void> {
   const { positionals, ...flags } = parseFlags(FLAGS, args, { allowPositionals: true })
@@ -39,7 +39,7 @@ async function main(args: readonly string[]): Promise<void> {
 }
 
 async function dataDirOf(flags: FlagValues): Promise<string> {
-  const paths = [...(flags['config-file'] ?? []), ...(flags['config-dir'] ?? [])]
+  const paths = pathsOf(flags)
   const isGiven = flags['data-dir'] !== undefined || paths.length === 0
   return expectDataDir(flags, isGiven ? undefined : await readConfiguration(paths))
 }

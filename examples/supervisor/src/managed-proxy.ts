@@ -1,9 +1,5 @@
 import { randomUUID } from 'node:crypto'
 import { closeSync } from 'node:fs'
-import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
-import type { Environment } from 'consul-connect'
-import type { Log } from 'consul-connect-proxy/log'
 import {
   type PortCheck,
   bindAddressOf,
@@ -11,141 +7,110 @@ import {
   proxyIdOf,
   proxyRegistration,
 } from './agent/proxy-registration.js'
-import { type Registered, type Registry, registrationPrint } from './agent/registry.js'
-import { OwnToken } from './agent/own-token.js'
-import type { Tokens } from './agent/tokens.js'
-import type { PortRange } from './configuration/configuration.js'
+import { type Registered, registrationFingerprint } from './agent/registry.js'
+import { ManagedToken } from './agent/managed-token.js'
+import { SerialQueue } from './concurrency.js'
 import type { Sender, ServiceDefinition } from './configuration/definition.js'
 import { type ManagedBlock, adminArgs } from './configuration/managed.js'
 import { type ProcessId, findByEnvironment, isRunning } from './process/identity.js'
-import { Keeper, type Prepared } from './process/keeper.js'
-import { adminSocketPrefix, removeAdminSocket } from './process/admin-socket.js'
+import { ProcessRunner, type Prepared } from './process/process-runner.js'
+import { ProcessRecord } from './process/process-record.js'
 import { endOrphans, findOrphans } from './process/orphans.js'
 import {
   ADMIN_SOCKET_VARIABLE,
   LAUNCH_VARIABLE,
   type Launch,
   findProgram,
-  fingerprint,
   proxyEnvironment,
 } from './process/launch.js'
 import { openLogs } from './process/logs.js'
-import { accepts, findPort, isFree } from './process/ports.js'
+import { accepts } from './process/ports.js'
+import type { ProxyContext } from './proxy-context.js'
+import { ProxyPort } from './proxy-port.js'
 import { type Exit, type RunningProcess, adoptProcess, describeExit } from './process/running.js'
-import { type StateFolder, fileName } from './state/folder.js'
-import { removePidFile, writePidFile } from './state/pid-file.js'
+import { fileName } from './state/folder.js'
 import type { SavedProcess, SavedProxy } from './state/snapshot.js'
 import { elapsed } from './time.js'
 
-/** What all proxies have in common. */
-export interface Surroundings {
-  readonly registry: Registry
-  readonly tokens: Tokens
-  readonly log: Log
-  /** Undefined for those that leave nothing behind. */
-  readonly folder: StateFolder | undefined
-  /** The environment that they get, besides what is their own. */
-  readonly environment: Environment
-  /** The working directory that they get. */
-  readonly directory: string
-  /** For those whose definition has no command. */
-  readonly defaultCommand: { readonly command: readonly string[]; readonly logArgs: readonly string[] }
-  readonly ports: PortRange
-  readonly bindAddress: string
-  /** One proxy at a time looks for a port. The ports of all others are given. */
-  withPorts(proxyId: string, choose: (taken: ReadonlySet<number>) => Promise<void>): Promise<void>
-  /** @throws when the state cannot be written */
-  save(): Promise<void>
-  /** A token is not needed any more. */
-  revokeLater(accessor: string): void
-  /** The agent could not be told that it is gone. */
-  deregisterLater(id: string, sender: Sender): void
-  /** Something has to be settled anew, soon. */
-  wake(): void
-}
-
-/** The default of our own proxy. */
+/** Default `drain_timeout_ms` of `connect-proxy`. */
 const DEFAULT_DRAIN_TIMEOUT_MS = 10_000
 
-/** What the end of an orphan may take beyond its drain. */
+/** Time beyond its drain timeout that an orphaned process has to exit. */
 const ORPHAN_GRACE_MS = 1_000
 
-/** How long a process may take until it listens. Later the agent's check notices it. */
+/** How long to wait for a new process to listen. After that, the check of the agent detects it. */
 const LISTENING_MS = 60_000
 
-/** How long a successor takes at most to listen after its predecessor. */
+/** Upper bound on the time between the predecessor closing its listener and the successor opening it. */
 const TAKEOVER_MS = 1_000
 
-/** How long a port may be held by what is left of the process before. */
-const PORT_PATIENCE_MS = 1_000
-const PORT_POLL_MS = 100
-
-/** The proxy of one service, from its port to its process. */
+/** Manages the proxy of one service: its port, token, registration, and process. */
 export class ManagedProxy {
   readonly id: string
   readonly serviceId: string
-  readonly keeper: Keeper
-  #surroundings: Surroundings
+  readonly runner: ProcessRunner
+  #context: ProxyContext
   #serviceName: string
-  #port: number
-  readonly #token: OwnToken
+  readonly #port: ProxyPort
+  readonly #token: ManagedToken
   #isRegistered: boolean
   #isStopped: boolean
-  #process: SavedProcess | undefined
+  readonly #process: ProcessRecord
   #sender: Sender
-  /** How long the proxy drains its connections before it ends. */
+  /** Drain timeout of the proxy, in milliseconds. */
   #drainTimeoutMs: number
-  /** The registration that was sent to the agent last. */
-  #sent: string | undefined
-  /** Where it listens. */
+  /** Fingerprint of the last registration that the agent accepted. */
+  #sentFingerprint: string | undefined
+  /** Bind address. */
   #address: string
-  #mustMove = false
-  #hasNoOrphan = false
+  #orphansChecked = false
   #check: PortCheck | undefined
-  #isRetired = false
-  /** It is being stopped: nothing is to start it, and nothing waits for that. */
-  #isEnding = false
-  #turn: Promise<unknown> = Promise.resolve()
+  #isRemoved = false
+  /** Set while the process is being stopped: passes skip the proxy meanwhile. */
+  #isStopping = false
+  /** Serializes registration and removal, so that a late registration cannot undo a removal. */
+  readonly #queue = new SerialQueue()
 
   constructor(
-    surroundings: Surroundings,
+    context: ProxyContext,
     definition: { readonly id: string; readonly name: string },
     saved?: SavedProxy,
   ) {
-    this.#surroundings = surroundings
+    this.#context = context
     this.serviceId = definition.id
     this.id = proxyIdOf(definition.id)
     this.#serviceName = definition.name
-    this.#port = saved?.port ?? 0
-    const description = `managed proxy of the service instance ${this.serviceId}, made by connect-supervisor`
-    this.#token = new OwnToken(saved?.token, description, {
-      save: () => this.#surroundings.save(),
+    this.#process = new ProcessRecord(this.id, context.folder)
+    this.#port = new ProxyPort(this.id, saved?.port ?? 0)
+    const description = `managed proxy of service instance ${this.serviceId}, created by connect-supervisor`
+    this.#token = new ManagedToken(saved?.token, description, {
+      save: () => this.#context.save(),
       revokeLater: (accessor) => {
-        this.#surroundings.revokeLater(accessor)
+        this.#context.revokeLater(accessor)
       },
       deleted: () => {
-        this.#surroundings.log.warn(`${this.id}: somebody has deleted its token: it gets another`)
+        this.#context.log.warn(`${this.id}: ACL token was deleted; creating another one`)
       },
     })
     this.#sender = saved?.sender ?? { token: undefined, isForeign: false }
     this.#drainTimeoutMs = saved?.drainTimeoutMs ?? DEFAULT_DRAIN_TIMEOUT_MS
-    this.#sent = saved?.sent
-    this.#address = surroundings.bindAddress
+    this.#sentFingerprint = saved?.sent
+    this.#address = context.bindAddress
     this.#isRegistered = saved?.isRegistered ?? false
     this.#isStopped = saved?.isStopped ?? false
-    this.keeper = new Keeper({
+    this.runner = new ProcessRunner({
       prepare: (launch, signal) => this.#prepare(launch, signal),
       prepareStandby: () => this.#openOutputs(),
       started: async (running, launch, launchId, isReplacement) => {
-        await this.#started(running, launch, launchId)
-        // A check of the agent may fall between the listeners of a process and its successor.
+        await this.#onStarted(running, launch, launchId)
+        // The agent may have checked the port after the old listener closed and before the new one opened.
         void this.#markPassing(running, isReplacement ? TAKEOVER_MS : 0)
       },
       ended: (exit, aliveMs) => {
-        this.#ended(exit, aliveMs)
+        this.#onExit(exit, aliveMs)
       },
       failed: (error) => {
-        this.#surroundings.log.warn(`${this.id}: ${error.message}`)
+        this.#context.log.warn(`${this.id}: ${error.message}`)
       },
       drainMs: () => this.#drainTimeoutMs,
     })
@@ -153,17 +118,17 @@ export class ManagedProxy {
   }
 
   get port(): number {
-    return this.#port
+    return this.#port.number
   }
 
-  get tokenState(): OwnToken['state'] {
+  get tokenState(): ManagedToken['state'] {
     return this.#token.state
   }
 
-  /** The socket with the admin pages of a running proxy of our own. */
+  /** Path of the admin socket of a running `connect-proxy`; undefined without one. */
   get adminSocket(): string | undefined {
-    const prefix = this.#adminSocketPrefix
-    const pid = this.keeper.running?.id.pid
+    const prefix = this.#process.adminSocketPrefix
+    const pid = this.runner.running?.id.pid
     return prefix === undefined || pid === undefined ? undefined : `${prefix}.${pid}`
   }
 
@@ -176,187 +141,162 @@ export class ManagedProxy {
       proxyId: this.id,
       serviceId: this.serviceId,
       serviceName: this.#serviceName,
-      port: this.#port,
+      port: this.#port.number,
       token: this.#token.saved,
       sender: this.#sender,
       drainTimeoutMs: this.#drainTimeoutMs,
-      sent: this.#sent,
+      sent: this.#sentFingerprint,
       isRegistered: this.#isRegistered,
       isStopped: this.#isStopped,
-      process: this.#process,
+      process: this.#process.saved,
     }
   }
 
-  /** Takes the settings that hold from now on. */
-  set surroundings(surroundings: Surroundings) {
-    this.#surroundings = surroundings
+  /** Replaces the shared settings, after a reload. */
+  set context(context: ProxyContext) {
+    this.#context = context
   }
 
   /**
-   * Keeps it running with what is known already: for a time in which the agent is away.
-   * @throws Error when its command cannot be found
+   * Restarts a registered proxy from its saved state, without the agent.
+   * @throws Error when its command is not found
    */
   resume({ name }: ServiceDefinition, managed: ManagedBlock): void {
-    if (!this.#isRegistered || this.#isStopped || this.#isEnding) return
-    // A token of another service is no token for this command.
-    if (this.#token.isOfOther(name)) return
-    this.#address = bindAddressOf(managed, this.#surroundings.bindAddress)
+    if (!this.#isRegistered || this.#isStopped || this.#isStopping) return
+    // The service was renamed, and the token carries the identity of the old name.
+    if (this.#token.isForOtherService(name)) return
+    this.#address = bindAddressOf(managed, this.#context.bindAddress)
     this.#drainTimeoutMs = drainTimeoutOf(managed)
-    this.keeper.run(this.#launch(managed))
+    this.runner.run(this.#launch(managed))
   }
 
   /**
-   * Brings the agent and the process to what the definition says.
+   * Registers the proxy if it is missing or has changed, and keeps its process running.
    * @throws Error
    */
-  async settle(
+  async reconcile(
     definition: ServiceDefinition,
     managed: ManagedBlock,
     known: ReadonlyMap<string, Registered>,
   ): Promise<void> {
-    if (this.#isRetired || this.#isStopped || this.#isEnding) return
-    await this.#inTurn(async () => {
-      if (this.#isRetired || this.#isStopped) return
-      const { registry, bindAddress } = this.#surroundings
+    if (this.#isRemoved || this.#isStopped || this.#isStopping) return
+    await this.#queue.run(async () => {
+      if (this.#isRemoved || this.#isStopped) return
+      const { registry, bindAddress } = this.#context
       this.#serviceName = definition.name
       this.#sender = definition.sender
       this.#address = bindAddressOf(managed, bindAddress)
       this.#drainTimeoutMs = drainTimeoutOf(managed)
-      await this.#choosePort(managed, known.get(this.id)?.port)
-      await this.#token.ensure(this.#surroundings.tokens, definition.name)
-      const body = proxyRegistration(definition, managed, this.#port, bindAddress)
-      const print = registrationPrint(body, definition.sender)
-      const mustRegister = known.get(this.id)?.port !== this.#port || print !== this.#sent
+      await this.#port.select(this.#context, {
+        fixed: managed.bindPort,
+        registered: known.get(this.id)?.port,
+        isRunning: this.runner.running !== undefined,
+        address: this.#address,
+      })
+      await this.#token.ensure(this.#context.tokens, definition.name)
+      const body = proxyRegistration(definition, managed, this.#port.number, bindAddress)
+      const newFingerprint = registrationFingerprint(body, definition.sender)
+      const mustRegister =
+        known.get(this.id)?.port !== this.#port.number || newFingerprint !== this.#sentFingerprint
       if (mustRegister) {
-        // Its port must not be another's after a crash.
-        await this.#surroundings.save()
+        // Save the port before registering it, so that no other proxy takes the port after a crash.
+        await this.#context.save()
         await registry.register(body, definition.sender)
-        this.#sent = print
+        this.#sentFingerprint = newFingerprint
       }
       this.#isRegistered = true
-      this.#check = portCheck(definition, managed, this.#port, bindAddress)
-      this.keeper.run(this.#launch(managed))
+      this.#check = portCheck(definition, managed, this.#port.number, bindAddress)
+      this.runner.run(this.#launch(managed))
       if (mustRegister) this.reportListening()
     })
   }
 
   /**
-   * An operator wants it to be stopped, until it is started again.
-   * @throws Error when its process does not end
+   * Stops the proxy until `start()` or `restart()`.
+   * @throws Error when its process does not exit
    */
   stop(): Promise<void> {
     this.#isStopped = true
-    return this.#takeAway()
+    return this.#deregisterAndStop()
   }
 
   start(): void {
     this.#isStopped = false
   }
 
-  /** Replaces the process by a new one, and keeps the registration. A proxy that was stopped is started. */
+  /** Replaces the process and keeps the registration. Starts a stopped proxy. */
   restart(): void {
     this.#isStopped = false
-    this.keeper.restart()
+    this.runner.restart()
   }
 
   /**
-   * Reports a running process to the agent as soon as it listens: after a restart of the agent, and in a new
-   * registration, the check of the port is critical until the agent runs it.
+   * Sets the check of the agent to passing once the process listens. In a new registration, and after a restart of
+   * the agent, the check is critical until its first run.
    */
   reportListening(): void {
-    const { running } = this.keeper
+    const { running } = this.runner
     if (running !== undefined) void this.#markPassing(running, 0)
   }
 
-  /** Deregisters with the supervisor's own token from now on: that of the registrant was deleted. */
-  disown(): void {
+  /** Uses the supervisor's token for the deregistration, because the token that registered the service was deleted. */
+  useSupervisorToken(): void {
     this.#sender = { token: undefined, isForeign: false }
   }
 
   /**
-   * Ends the process, and takes away what was made for it. It is of no use afterwards.
-   * @throws Error when its process does not end: it is to be called again
+   * Stops the process, deregisters the proxy, and revokes its token. Permanent. Call again after a failure.
+   * @throws Error when the process does not exit
    */
-  retire(): Promise<void> {
-    this.#isRetired = true
-    return this.#takeAway()
+  remove(): Promise<void> {
+    this.#isRemoved = true
+    return this.#deregisterAndStop()
   }
 
   /**
-   * Ends the process. The registration, the port, and the token stay.
-   * @throws Error when it does not end
+   * Stops the process. Keeps the registration, port, and token.
+   * @throws Error when the process does not exit
    */
   endProcess(): Promise<void> {
-    if (this.keeper.running === undefined || this.#isEnding) return Promise.resolve()
-    return this.#ending(async () => {
-      await this.keeper.stop()
-      this.#forgetProcess()
+    if (this.runner.running === undefined || this.#isStopping) return Promise.resolve()
+    return this.#whileStopping(async () => {
+      await this.runner.stop()
+      this.#clearRecord()
     })
   }
 
-  #takeAway(): Promise<void> {
-    return this.#ending(async () => {
-      const { registry, log } = this.#surroundings
-      // Nobody is to be sent here while it ends; but an agent that is away holds up nothing.
+  #deregisterAndStop(): Promise<void> {
+    return this.#whileStopping(async () => {
+      const { registry, log } = this.#context
+      // Deregister first, so that clients stop connecting while the process drains. An unreachable agent does not
+      // delay the stop.
       await registry.deregister(this.id, this.#sender).catch((error: unknown) => {
         log.warn(`${this.id}: ${(error as Error).message}`)
-        this.#surroundings.deregisterLater(this.id, this.#sender)
+        this.#context.deregisterLater(this.id, this.#sender)
       })
       this.#isRegistered = false
-      this.#sent = undefined
-      if (this.keeper.running !== undefined) log.info(`${this.id}: is stopped`)
-      await this.keeper.stop()
-      this.#forgetProcess()
-      this.#token.giveUp()
+      this.#sentFingerprint = undefined
+      if (this.runner.running !== undefined) log.info(`${this.id}: stopping`)
+      await this.runner.stop()
+      this.#clearRecord()
+      this.#token.release()
     })
   }
 
-  async #ending(act: () => Promise<void>): Promise<void> {
-    this.#isEnding = true
+  async #whileStopping(act: () => Promise<void>): Promise<void> {
+    this.#isStopping = true
     try {
-      await this.#inTurn(act)
+      await this.#queue.run(act)
     } finally {
-      this.#isEnding = false
+      this.#isStopping = false
     }
-  }
-
-  /** One after the other: what is being registered must not be taken away meanwhile, and come after it. */
-  async #inTurn(act: () => Promise<void>): Promise<void> {
-    const turn = this.#turn.then(act)
-    this.#turn = turn.catch(() => undefined)
-    return turn
-  }
-
-  /** @param registered - the port of an earlier registration, which is kept when the state is lost */
-  async #choosePort(managed: ManagedBlock, registered = 0): Promise<void> {
-    if (managed.bindPort !== undefined) {
-      this.#port = managed.bindPort
-      return
-    }
-    const { ports, log } = this.#surroundings
-    await this.#surroundings.withPorts(this.id, async (taken) => {
-      // One that runs listens there, whoever wants the port besides.
-      const isHeld = this.keeper.running !== undefined || (!this.#mustMove && !taken.has(this.#port))
-      if (this.#port !== 0 && isHeld) return
-      const isUsable = registered >= ports.min && registered <= ports.max && !taken.has(registered)
-      if (this.#port === 0 && isUsable) {
-        this.#port = registered
-        return
-      }
-      const before = this.#port
-      const others = before === 0 ? taken : new Set([...taken, before])
-      this.#port = await findPort({ range: ports, taken: others, address: this.#address })
-      this.#mustMove = false
-      if (before !== 0)
-        log.warn(`${this.id}: port ${before} is somebody else’s now: it moves to ${this.#port}`)
-    })
   }
 
   #launch(managed: ManagedBlock): Launch {
-    const { defaultCommand, environment, directory } = this.#surroundings
+    const { defaultCommand, environment, directory } = this.#context
     const [program = '', ...args] = managed.command ?? defaultCommand.command
     const isDefault = managed.command === undefined
-    const socket = isDefault ? this.#adminSocketPrefix : undefined
+    const socket = isDefault ? this.#process.adminSocketPrefix : undefined
     return {
       proxyId: this.id,
       path: findProgram(program, managed.folder, environment['PATH']),
@@ -371,32 +311,26 @@ export class ManagedProxy {
     }
   }
 
-  /** Undefined where nothing is left behind, and where the path would be too long for a unix socket. */
-  get #adminSocketPrefix(): string | undefined {
-    const { folder } = this.#surroundings
-    return folder === undefined ? undefined : adminSocketPrefix(folder.pids, this.id)
-  }
-
   #adopt(process: SavedProcess): void {
-    const { log } = this.#surroundings
+    const { log } = this.#context
     const id = process.id ?? findByEnvironment(LAUNCH_VARIABLE, process.launchId)
     if (id !== undefined && isRunning(id)) {
-      log.info(`${this.id}: found again`, { process: id.pid })
-      this.#process = { ...process, id }
-      this.keeper.adopt(adoptProcess(id), process.fingerprint)
-      this.#endOthers(id)
+      log.info(`${this.id}: adopted running process`, { process: id.pid })
+      this.#process.adopted(process, id)
+      this.runner.adopt(adoptProcess(id), process.fingerprint)
+      this.#stopDuplicates(id)
     } else if (process.id !== undefined) {
-      log.warn(`${this.id}: process ${process.id.pid} has ended meanwhile`)
+      log.warn(`${this.id}: process ${process.id.pid} exited while no supervisor was running`)
     }
   }
 
   async #prepare(launch: Launch, signal: AbortSignal): Promise<Prepared> {
-    await this.#expectNoOrphan(launch, signal)
-    await this.#expectPort()
+    await this.#stopOrphans(launch, signal)
+    await this.#port.waitUntilFree(this.#context, this.#address)
     const prepared = this.#openOutputs()
     try {
-      this.#process = savedProcess(launch, prepared.launchId, undefined)
-      await this.#surroundings.save()
+      this.#process.launching(launch, prepared.launchId)
+      await this.#context.save()
       return prepared
     } catch (error) {
       prepared.release()
@@ -405,7 +339,7 @@ export class ManagedProxy {
   }
 
   #openOutputs(): Prepared {
-    const { folder } = this.#surroundings
+    const { folder } = this.#context
     const launchId = randomUUID()
     const outputs = folder === undefined ? undefined : openLogs(folder.logs, fileName(this.id))
     return {
@@ -417,62 +351,55 @@ export class ManagedProxy {
     }
   }
 
-  /** Once is enough: what this supervisor starts is in its state. */
-  async #expectNoOrphan({ env }: Launch, signal: AbortSignal): Promise<void> {
-    if (this.#hasNoOrphan) return
+  /** Stops orphans before the first start. Once is enough: later processes are in the state. */
+  async #stopOrphans({ env }: Launch, signal: AbortSignal): Promise<void> {
+    if (this.#orphansChecked) return
     const orphans = findOrphans(this.id, env, undefined)
     if (orphans.length > 0) {
       const pids = orphans.map(({ pid }) => pid).join(', ')
-      this.#surroundings.log.warn(
-        `${this.id}: ends a process of an earlier supervisor that is not in the state: ${pids}`,
+      this.#context.log.warn(
+        `${this.id}: stopping a process of an earlier supervisor that is missing from the state: ${pids}`,
       )
     }
     if (!(await endOrphans(orphans, this.#drainTimeoutMs + ORPHAN_GRACE_MS, signal))) {
-      throw new Error('its start was interrupted, or an orphan does not end')
+      throw new Error('start aborted: interrupted, or a process of an earlier supervisor does not exit')
     }
-    this.#hasNoOrphan = true
+    this.#orphansChecked = true
   }
 
-  /** Another program may have taken the port while ours did not run. */
-  async #expectPort(): Promise<void> {
-    const deadline = performance.now() + PORT_PATIENCE_MS
-    while (!(await isFree(this.#port, this.#address))) {
-      if (performance.now() > deadline) {
-        this.#mustMove = true
-        this.#surroundings.wake()
-        throw new Error(`port ${this.#port} is taken by another program`)
-      }
-      await sleep(PORT_POLL_MS)
-    }
-  }
-
-  /** A supervisor that was killed during a restart leaves two processes: one is in the state, and stays. */
-  #endOthers(own: ProcessId): void {
-    const { environment, log } = this.#surroundings
+  /**
+   * Stops a duplicate process. A supervisor that is killed during a restart leaves two processes, and only one is in
+   * the state.
+   */
+  #stopDuplicates(own: ProcessId): void {
+    const { environment, log } = this.#context
     const others = findOrphans(this.id, environment, own)
     if (others.length === 0) return
-    log.warn(`${this.id}: ends a second process: ${others.map(({ pid }) => pid).join(', ')}`)
+    log.warn(`${this.id}: stopping a duplicate process: ${others.map(({ pid }) => pid).join(', ')}`)
     const { signal } = new AbortController()
     void endOrphans(others, this.#drainTimeoutMs + ORPHAN_GRACE_MS, signal)
   }
 
-  async #started(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
-    const { log, folder } = this.#surroundings
-    log.info(`${this.id}: started`, { process: running.id.pid, port: this.#port, command: launch.path })
-    this.#process = savedProcess(launch, launchId, running.id)
+  async #onStarted(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
+    const { log } = this.#context
+    log.info(`${this.id}: started`, {
+      process: running.id.pid,
+      port: this.#port.number,
+      command: launch.path,
+    })
     try {
-      if (folder !== undefined) writePidFile(this.#pidFile(folder), running.id.pid)
-      await this.#surroundings.save()
+      this.#process.started(launch, launchId, running.id)
+      await this.#context.save()
     } catch (error) {
-      // It would be found by its launch, which is written down; and it is written with the next change.
-      log.warn(`${this.id}: its process could not be written down: ${(error as Error).message}`)
+      // Not fatal: the launch id in the state identifies the process, and the next save records it.
+      log.warn(`${this.id}: cannot record its process: ${(error as Error).message}`)
     }
   }
 
   /**
-   * Reports a process that listens to the agent. The agent's check runs every 10 s, and calls the proxy critical until
-   * then: callers would be refused although the proxy is there.
-   * @param delayMs - how long to wait before the first look
+   * Sets the check of the agent to passing once a process listens. The agent runs the check every 10 s and reports a
+   * new proxy as critical until then, so that clients would not use it.
+   * @param delayMs - delay before the first connection attempt
    */
   async #markPassing(running: RunningProcess, delayMs: number): Promise<void> {
     const done = new AbortController()
@@ -483,54 +410,43 @@ export class ManagedProxy {
       if (delayMs > 0) await elapsed(delayMs, done.signal)
       const check = this.#check
       if (check === undefined || !(await accepts(check.port, check.host, done.signal))) return
-      await this.#inTurn(async () => {
+      await this.#queue.run(async () => {
         const isSame = this.#check?.port === check.port && this.#check.host === check.host
-        if (this.keeper.running !== running || !isSame || !this.#isRegistered) return
-        const { registry } = this.#surroundings
+        if (this.runner.running !== running || !isSame || !this.#isRegistered) return
+        const { registry } = this.#context
         if (await registry.isPassing(String(check.body['CheckID']), this.#sender)) return
-        // If the second of two requests fails, the check is missing, and the next pass registers everything again.
-        const sent = this.#sent
-        this.#sent = undefined
+        // If the second of the two requests fails, the check is missing. A cleared fingerprint makes the next pass
+        // register everything again.
+        const sent = this.#sentFingerprint
+        this.#sentFingerprint = undefined
         await registry.registerPassing(this.id, check.body, this.#sender)
-        this.#sent = sent
+        this.#sentFingerprint = sent
       })
     } catch (error) {
-      this.#surroundings.log.debug(`${this.id}: the agent's check decides alone: ${(error as Error).message}`)
+      this.#context.log.debug(
+        `${this.id}: cannot report to the agent that it listens; its check will: ${(error as Error).message}`,
+      )
     } finally {
       done.abort()
     }
   }
 
-  #ended(exit: Exit, aliveMs: number): void {
+  #onExit(exit: Exit, aliveMs: number): void {
     const aliveS = Math.round(aliveMs / 100) / 10
-    this.#surroundings.log.warn(`${this.id}: it ended by itself`, { how: describeExit(exit), aliveS })
-    this.#forgetProcess()
+    this.#context.log.warn(`${this.id}: exited unexpectedly`, { how: describeExit(exit), aliveS })
+    this.#clearRecord()
   }
 
-  #forgetProcess(): void {
-    const { folder, log } = this.#surroundings
-    const pid = this.#process?.id?.pid
-    this.#process = undefined
-    if (folder === undefined) return
+  #clearRecord(): void {
     try {
-      removeAdminSocket(this.#adminSocketPrefix, pid)
-      removePidFile(this.#pidFile(folder))
+      this.#process.clear()
     } catch (error) {
-      log.warn(`${this.id}: its pid file cannot be removed: ${(error as Error).message}`)
+      this.#context.log.warn(`${this.id}: cannot remove its pid file: ${(error as Error).message}`)
     }
-  }
-
-  #pidFile(folder: StateFolder): string {
-    return join(folder.pids, `${fileName(this.id)}.pid`)
   }
 }
 
 function drainTimeoutOf({ config }: ManagedBlock): number {
   const value = config['drain_timeout_ms']
   return typeof value === 'number' && value > 0 ? value : DEFAULT_DRAIN_TIMEOUT_MS
-}
-
-function savedProcess(launch: Launch, launchId: string, id: ProcessId | undefined): SavedProcess {
-  const { path, args, directory } = launch
-  return { launchId, fingerprint: fingerprint(launch), id, path, args, directory }
 }

@@ -1,22 +1,22 @@
 import { type Stats, lstatSync, readlinkSync } from 'node:fs'
 import { dirname, join, parse, resolve, sep } from 'node:path'
 
-/** One name that the system looks up on the way to a file. */
+/** One path component that the system resolves on the way to a file. */
 export interface PathStep {
   readonly path: string
-  /** The folder in which the name is looked up. */
+  /** Directory that contains the component. */
   readonly folder: string
   readonly name: string
-  /** Of the name itself, not of what a link leads to. */
+  /** From lstat(2): describes a symbolic link itself, not its target. */
   readonly stats: Stats
 }
 
-/** As many links as Linux follows in one path, path_resolution(7). */
+/** Limit on symbolic links in one path; Linux has the same limit, path_resolution(7). */
 const MAX_LINKS = 40
 
 /**
- * Lists every name that the system looks up to find a file, links and what they lead to included, from the root on. The
- * list ends at the first name that does not exist.
+ * Lists every path component that the system resolves to find a file, starting at the root and including symbolic
+ * links and their targets. The list ends at the first component that does not exist.
  * @throws Error with the code ELOOP, and the system's errors other than ENOENT
  */
 export function pathSteps(path: string): readonly PathStep[] {

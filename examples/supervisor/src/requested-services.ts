@@ -4,25 +4,25 @@ import type { Configuration } from './configuration/configuration.js'
 import {
   type DefinitionContext,
   type ServiceDefinition,
-  complete,
+  applyDefaults,
   readDefinition,
 } from './configuration/definition.js'
 import { ConfigurationError } from './configuration/error.js'
-import { foldKey } from './configuration/keys.js'
+import { valueOf } from './configuration/keys.js'
 import type { ManagedBlock } from './configuration/managed.js'
 import type { Json } from './configuration/parse.js'
 import { findProgram } from './process/launch.js'
 
-/** Whose an id is already. */
+/** Looks up which ids are already in use. */
 export interface Ids {
-  /** The service whose managed proxy has it. */
+  /** The id of the service whose managed proxy has this id; undefined if there is none. */
   ownerOf(proxyId: string): string | undefined
   isService(id: string): boolean
 }
 
-/** Definitions that came by HTTP, and are in no file. */
+/** Service definitions that were registered by HTTP and are in no configuration file. */
 export class RequestedServices {
-  /** As they came: one that cannot be read today may be read by whoever comes next. */
+  /** Unparsed, so that a definition this version rejects is kept for a later version. */
   #requests: readonly Json[]
   readonly #context: DefinitionContext
   readonly #ids: Ids
@@ -33,7 +33,7 @@ export class RequestedServices {
     this.#context = {
       origin: 'the request',
       isForeign: true,
-      // They come from anywhere: there is no folder to take a command against.
+      // A request has no directory, so a relative command cannot be resolved.
       folder: undefined,
       warn: (message) => {
         log.warn(message)
@@ -46,12 +46,12 @@ export class RequestedServices {
   }
 
   /**
-   * What a request means, without keeping it.
-   * @param path the folders in which programs are looked for
+   * Parses and validates a request without storing it.
+   * @param path - value of `PATH`, to check that the command exists
    * @throws ConfigurationError
    */
   read(request: Json, configuration: Configuration, path?: string): ServiceDefinition {
-    const service = this.#complete(request, configuration)
+    const service = this.#applyDefaults(request, configuration)
     this.expectFree(service.id, configuration)
     if (service.managed === undefined) return service
     this.#expectFreeProxyId(service.id, configuration)
@@ -60,7 +60,8 @@ export class RequestedServices {
   }
 
   /**
-   * Refuses an id that is not for whoever sends requests.
+   * Checks that clients may register or deregister this id: it belongs neither to a configuration file nor to a
+   * managed proxy.
    * @throws ConfigurationError
    */
   expectFree(id: string, { services }: Configuration): void {
@@ -73,31 +74,34 @@ export class RequestedServices {
     const id = proxyIdOf(serviceId)
     expectNotOfFile(id, services)
     if (!this.#ids.isService(id)) return
-    throw new ConfigurationError(`the service ${id} has the id of the managed proxy of ${serviceId}`)
+    throw new ConfigurationError(`service ${id} already has the id of the managed proxy of ${serviceId}`)
   }
 
-  /** Keeps it, in the place of one with the same id. */
-  keep(id: string, request: Json): void {
+  /** Stores a request. Replaces an earlier one with the same id. */
+  add(id: string, request: Json): void {
     this.remove(id)
     this.#requests = [...this.#requests, request]
   }
 
-  /** @returns whether there was one */
+  /**
+   * Removes a request.
+   * @returns whether the id was known
+   */
   remove(id: string): boolean {
     const before = this.#requests.length
     this.#requests = this.#requests.filter((request) => idOf(request) !== id)
     return this.#requests.length < before
   }
 
-  /** The token with which a service was registered; undefined for none, and for an unknown id. */
+  /** The token with which a service was registered; undefined for none and for an unknown id. */
   tokenOf(id: string): string | undefined {
     const request = this.#requests.find((each) => idOf(each) === id)
     return (request && textOf(request, 'token')) || undefined
   }
 
   /**
-   * As they mean it under these settings. What was taken once may be refused under others: its service stays, without a
-   * proxy.
+   * Parses all stored requests with the current settings. A service whose proxy is no longer allowed or valid stays
+   * registered, without its proxy.
    */
   definitions(configuration: Configuration): readonly ServiceDefinition[] {
     return this.#requests.flatMap((request) => {
@@ -115,36 +119,38 @@ export class RequestedServices {
     if (service.managed === undefined) return service
     const { warn } = this.#context
     if (!configuration.allowManagedApiRegistration) {
-      warn(`${service.id}: it came by HTTP, and allow_managed_api_registration is off: it gets no proxy`)
+      warn(
+        `${service.id}: allow_managed_api_registration is off; no proxy is started for a service registered by HTTP`,
+      )
       return { ...service, managed: undefined }
     }
     try {
-      return this.#complete(request, configuration)
+      return this.#applyDefaults(request, configuration)
     } catch (error) {
-      warn(`${service.id}: it gets no proxy: ${(error as Error).message}`)
+      warn(`${service.id}: no proxy is started: ${(error as Error).message}`)
       return { ...service, managed: undefined }
     }
   }
 
-  #complete(request: Json, { defaults }: Configuration): ServiceDefinition {
-    return complete(readDefinition(request, this.#context), defaults, this.#context.warn)
+  #applyDefaults(request: Json, { defaults }: Configuration): ServiceDefinition {
+    return applyDefaults(readDefinition(request, this.#context), defaults, this.#context.warn)
   }
 }
 
-/** The id of a request. Also of a request that an older version accepted and this one rejects, so that it can be removed. */
+/** Returns the id of a request, even if this version rejects the request, so that it can be removed. */
 function idOf(request: Json): string | undefined {
   const [id, name] = [textOf(request, 'id'), textOf(request, 'name')]
   return id === undefined || id === '' ? name : id
 }
 
 function textOf(request: Json, key: string): string | undefined {
-  const value = Object.entries(request).find(([each]) => foldKey(each) === key)?.[1]
+  const value = valueOf(request, key)
   return typeof value === 'string' ? value : undefined
 }
 
 function expectNotOfFile(id: string, services: readonly ServiceDefinition[]): void {
   if (!services.some((service) => service.id === id)) return
-  throw new ConfigurationError(`the service ${id} is in a file of the supervisor, and is changed there`)
+  throw new ConfigurationError(`service ${id} is defined in a configuration file; change it there`)
 }
 
 function expectProgram({ command, folder }: ManagedBlock, path: string | undefined): void {

@@ -6,9 +6,9 @@ import type { Configuration } from './configuration/configuration.js'
 import type { FlagValues } from './flags.js'
 import { LOG_BOUNDS, type LogBounds } from './process/logs.js'
 
-/** Everything that holds for one run of the supervisor. */
+/** Settings that stay fixed for one run of the supervisor. */
 export interface Settings {
-  /** The environment with what the flags say of the agent. */
+  /** Environment variables, overridden by the flags that configure the agent connection. */
   readonly environment: Environment
   /** Undefined with -dev. */
   readonly dataDir: string | undefined
@@ -18,14 +18,25 @@ export interface Settings {
   readonly log: { readonly level: LogLevel; readonly json: boolean }
 }
 
-/** What is read again when the configuration is. */
-export function configurationPaths(flags: FlagValues): readonly string[] {
-  const paths = [...(flags['config-file'] ?? []), ...(flags['config-dir'] ?? [])]
-  if (paths.length > 0) return paths
-  throw new UsageError('expected -config-file or -config-dir: see -help')
+/** Values of `-config-file` and `-config-dir`. */
+export function pathsOf(flags: FlagValues): readonly string[] {
+  return [...(flags['config-file'] ?? []), ...(flags['config-dir'] ?? [])]
 }
 
-/** @throws UsageError */
+/**
+ * Paths of the configuration, from the flags. A reload reads them again.
+ * @throws UsageError when there are none
+ */
+export function configurationPaths(flags: FlagValues): readonly string[] {
+  const paths = pathsOf(flags)
+  if (paths.length > 0) return paths
+  throw new UsageError('expected -config-file or -config-dir (see -help)')
+}
+
+/**
+ * Combines flags, configuration, and environment.
+ * @throws UsageError
+ */
 export function readSettings(flags: FlagValues, configuration: Configuration, env: Environment): Settings {
   return {
     environment: agentEnvironment(flags, env),
@@ -47,7 +58,7 @@ export function readSettings(flags: FlagValues, configuration: Configuration, en
 }
 
 /**
- * Where the state of a supervisor is, for the commands that look for one.
+ * Data directory of a running supervisor, for the commands that connect to it.
  * @throws UsageError
  */
 export function expectDataDir(flags: FlagValues, configuration: Configuration | undefined): string {
@@ -61,18 +72,18 @@ function dataDirOf(flags: FlagValues, configuration: Configuration): string | un
   if (dataDir === undefined && flags.dev === true) return undefined
   if (dataDir === undefined || dataDir === '') {
     throw new UsageError(
-      'expected data_dir in the configuration, or -data-dir: what is started must be found again; -dev does without',
+      'data_dir: required, to find running proxies again after a restart; set it in the configuration or with -data-dir, or use -dev',
     )
   }
-  // A folder that depends on where somebody stands would not be found again.
+  // A relative path would depend on the working directory, so the next supervisor might not find its proxies.
   if (!isAbsolute(dataDir))
     throw new UsageError(`data_dir: expected an absolute path, got ${JSON.stringify(dataDir)}`)
   return dataDir
 }
 
-function count(flag: string, text: string | undefined, otherwise: number): number {
-  if (text === undefined) return otherwise
+function count(flag: string, text: string | undefined, fallback: number): number {
+  if (text === undefined) return fallback
   const number = Number(text)
   if (/^\d{1,15}$/.test(text)) return number
-  throw new UsageError(`${flag}: expected a whole number, got ${JSON.stringify(text)}`)
+  throw new UsageError(`${flag}: expected a non-negative integer, got ${JSON.stringify(text)}`)
 }

@@ -1,23 +1,25 @@
 import type { ConsulApi, Environment } from 'consul-connect'
 import type { Log } from 'consul-connect-proxy/log'
-import { readBindAddress } from './agent/bind-address.js'
-import { TOKEN_CHECK_MS } from './agent/own-token.js'
-import { Presence } from './agent/presence.js'
+import { BindAddress } from './agent/bind-address.js'
+import { TOKEN_CHECK_MS } from './agent/managed-token.js'
+import { RestartDetector } from './agent/restart-detector.js'
 import { type Registered, Registry } from './agent/registry.js'
 import { Tokens, isAway } from './agent/tokens.js'
-import { CleanUp } from './clean-up.js'
+import { Cleanup } from './cleanup.js'
+import { SerialQueue, forEachConcurrently } from './concurrency.js'
 import type { Configuration } from './configuration/configuration.js'
 import type { ServiceDefinition } from './configuration/definition.js'
 import type { Json } from './configuration/parse.js'
-import { ManagedProxy, type Surroundings } from './managed-proxy.js'
+import { ManagedProxy } from './managed-proxy.js'
+import type { ProxyContext } from './proxy-context.js'
 import type { MetricsSource } from './operator/proxy-metrics.js'
 import { type ProxyStatus, type SupervisorStatus, goneStatus, proxyStatus } from './operator/status.js'
 import type { LogBounds } from './process/logs.js'
 import { LogRotation } from './log-rotation.js'
 import { RequestedServices } from './requested-services.js'
-import { Retirement } from './retirement.js'
-import { Retries } from './retries.js'
-import { DefinedService } from './service.js'
+import { ProxyRemovals } from './proxy-removals.js'
+import { RetrySchedule } from './retry-schedule.js'
+import { RegisteredService } from './registered-service.js'
 import type { StateFolder } from './state/folder.js'
 import type { SavedState } from './state/snapshot.js'
 import type { StateFile } from './state/store.js'
@@ -25,62 +27,66 @@ import { elapsed, within } from './time.js'
 
 export interface SupervisorOptions {
   readonly api: ConsulApi
-  /** The same without a token, for what others have asked for. */
+  /** Client without a token, for services that were registered by HTTP. */
   readonly anonymous: ConsulApi
   readonly log: Log
-  /** Undefined for one that leaves nothing behind. */
+  /** Undefined with `-dev`: nothing is persisted. */
   readonly state: { readonly folder: StateFolder; readonly file: StateFile } | undefined
   readonly environment: Environment
   readonly directory: string
-  readonly defaultCommand: Surroundings['defaultCommand']
+  readonly defaultCommand: ProxyContext['defaultCommand']
   readonly isRoot: boolean
   readonly logBounds: LogBounds
 }
 
-/** How often the agent is asked what it knows. */
+/** Pause between two passes. */
 const POLL_MS = 2_000
-/** The same while it does not answer: an agent that is back calls every proxy critical. */
+/**
+ * Pause while the agent is unreachable. Shorter, because a restarted agent reports every proxy as critical until the
+ * supervisor updates the checks.
+ */
 const AWAY_POLL_MS = 500
 const LOG_CHECK_MS = 10_000
-/** How many things are asked of the agent at a time. */
+/** Number of parallel requests to the agent. */
 const CONCURRENCY = 8
-/** How long work in progress may take when the supervisor ends. */
+/** How long `close()` waits for a pass in progress, and for the last save. */
 const CLOSE_MS = 5_000
-/** How long the agent may take to accept the deregistrations of proxies that end with the supervisor. */
+/** How long `close()` waits for deregistrations when proxies stop with the supervisor. */
 const DEREGISTER_MS = 10_000
-/** How long an operator waits for a proxy to stop; below the time-out of the command. */
+/** How long the `stop` command waits for a proxy. Must be below the timeout of the control client. */
 const STOP_ANSWER_MS = 25_000
-/** Where proxies listen when neither the configuration nor the agent says it. */
-const EVERY_ADDRESS = '0.0.0.0'
-const BIND_RETRY_MS = 15_000
-/** A pass that takes longer is one that hangs. */
+/** A supervisor whose last pass ended longer ago counts as stalled. */
 const STALLED_MS = 60_000
 
-/** Looks after all services and their proxies. */
+/**
+ * Keeps all configured services registered and their proxies running.
+ *
+ * Runs reconciliation passes: each pass lists the registrations of the agent, compares them with the configuration,
+ * and takes the next step for every service. A pass never waits for a process.
+ */
 export class Supervisor {
   readonly #options: SupervisorOptions
   readonly #registry: Registry
   readonly #tokens: Tokens
-  readonly #presence: Presence
-  readonly #services = new Map<string, DefinedService>()
+  readonly #bindAddress: BindAddress
+  readonly #portSelections = new SerialQueue()
+  readonly #restartDetector: RestartDetector
+  readonly #services = new Map<string, RegisteredService>()
   readonly #proxies = new Map<string, ManagedProxy>()
-  readonly #retirement: Retirement
-  readonly #cleanUp: CleanUp
+  readonly #removals: ProxyRemovals
+  readonly #cleanup: Cleanup
   readonly #logs: LogRotation | undefined
   readonly #requests: RequestedServices
-  readonly #retries = new Retries()
+  readonly #retries = new RetrySchedule()
   readonly #closed = new AbortController()
   #configuration: Configuration
-  #choosing: Promise<unknown> = Promise.resolve()
   #wake = new AbortController()
-  #working: Promise<void> | undefined
+  #loop: Promise<void> | undefined
   #passes = 0
-  #passedAt = performance.now()
+  #lastPassAt = performance.now()
   #agentProblem: string | undefined
-  #agentBind: { readonly run: number | undefined; readonly address: string | undefined } | undefined
-  #bindRetryAt = 0
-  /** The run of the agent that has been told which proxies listen. */
-  #reportedRun: number | undefined
+  /** Generation of the agent to which the listening proxies were last reported. */
+  #reportedGeneration: number | undefined
   #registrantsCheckedAt = 0
 
   constructor(configuration: Configuration, saved: SavedState, options: SupervisorOptions) {
@@ -88,21 +94,24 @@ export class Supervisor {
     this.#options = options
     this.#registry = new Registry(options.api, options.anonymous)
     this.#tokens = new Tokens(options.api)
-    this.#presence = new Presence(options.api, () => {
+    this.#bindAddress = new BindAddress(options.api, (message) => {
+      this.#warn(message)
+    })
+    this.#restartDetector = new RestartDetector(options.api, () => {
       this.#wakeUp()
     })
-    this.#retirement = new Retirement(options.log, () => {
+    this.#removals = new ProxyRemovals(options.log, () => {
       this.#wakeUp()
     })
     const { state, logBounds } = options
     this.#logs =
       state &&
       new LogRotation(state.folder.logs, logBounds, (message) => {
-        this.#complain(message)
+        this.#warn(message)
       })
     const toCleanUp = { services: saved.services, accessors: saved.tokensToRevoke }
-    this.#cleanUp = new CleanUp(this.#registry, this.#tokens, toCleanUp, (message) => {
-      this.#complain(message)
+    this.#cleanup = new Cleanup(this.#registry, this.#tokens, toCleanUp, (message) => {
+      this.#warn(message)
     })
     this.#requests = new RequestedServices(saved.requests, options.log, {
       ownerOf: (proxyId) => [...this.#proxies.values()].find(({ id }) => id === proxyId)?.serviceId,
@@ -110,9 +119,9 @@ export class Supervisor {
     })
     for (const proxy of saved.proxies) {
       const definition = { id: proxy.serviceId, name: proxy.serviceName }
-      this.#proxies.set(proxy.serviceId, new ManagedProxy(this.#surroundings(), definition, proxy))
+      this.#proxies.set(proxy.serviceId, new ManagedProxy(this.#proxyContext(), definition, proxy))
     }
-    this.#define(new Map(saved.services.map(({ id, sent }) => [id, sent])))
+    this.#updateServices(new Map(saved.services.map(({ id, sent }) => [id, sent])))
   }
 
   get configuration(): Configuration {
@@ -120,35 +129,36 @@ export class Supervisor {
   }
 
   start(): void {
-    this.#working ??= this.#work()
+    this.#loop ??= this.#runPasses()
   }
 
-  /** Takes what the files say now. Connections of what has not changed live on. */
+  /** Applies a new configuration. Proxies whose definition is unchanged keep their processes and connections. */
   apply(configuration: Configuration): void {
     this.#configuration = configuration
-    for (const service of this.#services.values()) service.forgive()
-    this.#define()
+    for (const service of this.#services.values()) service.allowReregistration()
+    this.#updateServices()
     this.#retries.clear()
     this.#wakeUp()
   }
 
   /**
-   * Ends its work. Proxies run on, unless nothing would find them again.
-   * @param stopsProxies ends them too, and takes away what was registered
+   * Stops supervising and saves the state.
+   * @param stopsProxies - stops the proxies as well and removes their registrations and tokens; without a data
+   * directory, no later supervisor could find them
    */
   async close(stopsProxies: boolean): Promise<void> {
     this.#closed.abort()
     this.#wakeUp()
-    this.#presence.close()
-    // What is under way is safe to break off, as by a crash.
-    await within(CLOSE_MS, this.#working)
-    const proxies = [...this.#proxies.values(), ...this.#retirement.proxies]
+    this.#restartDetector.close()
+    // Interrupting a pass is safe: the state on disk covers a crash at any point.
+    await within(CLOSE_MS, this.#loop)
+    const proxies = [...this.#proxies.values(), ...this.#removals.proxies]
     if (stopsProxies) {
-      const stopMs = Math.max(0, ...proxies.map(({ keeper }) => keeper.stopMs))
-      await within(stopMs + DEREGISTER_MS, this.#takeAllAway(proxies))
+      const stopMs = Math.max(0, ...proxies.map(({ runner }) => runner.stopMs))
+      await within(stopMs + DEREGISTER_MS, this.#removeAll(proxies))
       this.kill()
     } else {
-      for (const proxy of proxies) proxy.keeper.leave()
+      for (const proxy of proxies) proxy.runner.detach()
       await within(
         CLOSE_MS,
         this.#save().catch(() => undefined),
@@ -156,9 +166,9 @@ export class Supervisor {
     }
   }
 
-  /** Ends what runs, at once. */
+  /** Kills all proxies with SIGKILL. */
   kill(): void {
-    for (const { keeper } of [...this.#proxies.values(), ...this.#retirement.proxies]) keeper.kill()
+    for (const { runner } of [...this.#proxies.values(), ...this.#removals.proxies]) runner.kill()
   }
 
   status(): SupervisorStatus {
@@ -170,12 +180,12 @@ export class Supervisor {
       const problem = this.#refusal ?? this.#retries.problem(id)
       proxies.push(service.isGone ? goneStatus(proxy) : proxyStatus(proxy, problem))
     }
-    for (const proxy of this.#retirement.proxies) {
+    for (const proxy of this.#removals.proxies) {
       proxies.push({ ...proxyStatus(proxy, undefined), state: 'stopping' })
     }
     return {
       agent: this.#agentProblem ?? 'ok',
-      isWorking: performance.now() - this.#passedAt < STALLED_MS,
+      isWorking: performance.now() - this.#lastPassAt < STALLED_MS,
       passes: this.#passes,
       services: this.#services.size,
       proxies: proxies.sort((a, b) => (a.service < b.service ? -1 : 1)),
@@ -183,24 +193,25 @@ export class Supervisor {
   }
 
   /**
-   * @returns whether there is such a proxy
-   * @throws Error when its process has not ended in time, or the state cannot be written
+   * Stops a proxy until `startProxy()`, and waits for its process to exit.
+   * @returns whether the id is known
+   * @throws Error when the process does not exit in time, or the state cannot be saved
    */
   async stop(id: string): Promise<boolean> {
     const proxy = this.#find(id)
     if (proxy === undefined) return false
     const stopping = proxy.stop().finally(() => this.#save())
-    // The wait below may end first, and the failure must be reported all the same.
+    // Log a failure that arrives after the wait below has timed out.
     stopping.catch((error: unknown) => {
-      this.#complain(`${proxy.id}: ${(error as Error).message}`)
+      this.#warn(`${proxy.id}: ${(error as Error).message}`)
     })
     const isStopped = await within(
       STOP_ANSWER_MS,
       stopping.then(() => true),
     )
     if (isStopped === true) return true
-    const atMostS = Math.ceil(proxy.keeper.stopMs / 1_000)
-    throw new Error(`${proxy.id}: still draining its connections; it ends after ${atMostS} s at the latest`)
+    const atMostS = Math.ceil(proxy.runner.stopMs / 1_000)
+    throw new Error(`${proxy.id}: still draining its connections; it exits within ${atMostS} s`)
   }
 
   /** @returns whether there is such a proxy */
@@ -211,8 +222,8 @@ export class Supervisor {
   }
 
   /**
-   * Replaces the process of a proxy, which stays registered.
-   * @returns whether there is such a proxy
+   * Replaces the process of a proxy and keeps its registration. Starts a stopped proxy.
+   * @returns whether the id is known
    */
   restartProxy(id: string): boolean {
     return this.#startAgain(id, (proxy) => {
@@ -224,14 +235,14 @@ export class Supervisor {
     const proxy = this.#find(id)
     if (proxy === undefined) return false
     act(proxy)
-    this.#services.get(proxy.serviceId)?.forgive()
+    this.#services.get(proxy.serviceId)?.allowReregistration()
     this.#retries.succeeded(proxy.serviceId)
     this.#wakeUp()
     return true
   }
 
   /**
-   * What a definition that came by HTTP means, before anybody is told of it.
+   * Parses and validates a definition that was sent by HTTP, before it is registered.
    * @throws ConfigurationError
    */
   readRequest(request: Json): ServiceDefinition {
@@ -239,33 +250,33 @@ export class Supervisor {
   }
 
   /**
-   * Refuses an id that is not for whoever sends requests.
+   * Checks that clients may register or deregister this id by HTTP.
    * @throws ConfigurationError
    */
   expectFree(id: string): void {
     this.#requests.expectFree(id, this.#configuration)
   }
 
-  /** A definition that came by HTTP, and was registered: it is looked after from now on. */
-  async keepRequest({ id }: ServiceDefinition, request: Json): Promise<void> {
-    this.#requests.keep(id, request)
-    this.#services.get(id)?.forgive()
+  /** Adds a definition that was registered by HTTP, and starts its proxy with the next pass. */
+  async addRequest({ id }: ServiceDefinition, request: Json): Promise<void> {
+    this.#requests.add(id, request)
+    this.#services.get(id)?.allowReregistration()
     await this.#requestsChanged(id)
   }
 
-  /** It was deregistered, or registered without a proxy, and is nothing to us any more. */
-  async forgetRequest(id: string): Promise<void> {
+  /** Removes a definition that was deregistered by HTTP, or registered again without a proxy. */
+  async removeRequest(id: string): Promise<void> {
     if (!this.#requests.remove(id)) return
     this.#services.delete(id)
     await this.#requestsChanged(id)
   }
 
-  /** The token with which a service was registered by HTTP; undefined for none, and for an unknown id. */
+  /** The token with which a service was registered by HTTP; undefined for none and for an unknown id. */
   tokenOfRequest(id: string): string | undefined {
     return this.#requests.tokenOf(id)
   }
 
-  /** The running proxies that serve metrics to the supervisor. */
+  /** Running proxies that serve metrics on an admin socket. */
   metricsSources(): readonly MetricsSource[] {
     return [...this.#proxies.values()].flatMap(({ id, adminSocket }) =>
       adminSocket === undefined ? [] : [{ proxyId: id, socketPath: adminSocket }],
@@ -282,25 +293,28 @@ export class Supervisor {
   }
 
   async #requestsChanged(id: string): Promise<void> {
-    this.#define()
+    this.#updateServices()
     this.#retries.succeeded(id)
     this.#wakeUp()
     await this.#save()
   }
 
-  /** Why no proxy is started at all. */
+  /** Why no proxy may be started; undefined if proxies may run. */
   get #refusal(): string | undefined {
     if (!this.#options.isRoot || this.#configuration.allowManagedRoot) return undefined
-    return 'nothing is started as root: run the supervisor as another user, or set connect { proxy { allow_managed_root = true } }'
+    return 'no proxy is started as root; run the supervisor as another user, or set connect { proxy { allow_managed_root = true } }'
   }
 
-  /** By its own id or that of its service. */
+  /** Finds a proxy by its own id or by the id of its service. */
   #find(id: string): ManagedProxy | undefined {
     return [...this.#proxies.values()].find((proxy) => proxy.id === id || proxy.serviceId === id)
   }
 
-  /** Makes of the definitions what is to be there. */
-  #define(sent: ReadonlyMap<string, string | undefined> = new Map()): void {
+  /**
+   * Updates the sets of services and proxies from the configuration and the HTTP requests.
+   * @param sent - fingerprints of saved registrations, by service id
+   */
+  #updateServices(sent: ReadonlyMap<string, string | undefined> = new Map()): void {
     const requested = this.#requests.definitions(this.#configuration)
     const wanted = new Map(
       [...requested, ...this.#configuration.services].map((service) => [service.id, service]),
@@ -308,27 +322,27 @@ export class Supervisor {
     for (const [id, { saved }] of this.#services) {
       if (wanted.has(id)) continue
       this.#services.delete(id)
-      this.#cleanUp.deregister(id, saved.sender)
+      this.#cleanup.deregister(id, saved.sender)
     }
     for (const [id, definition] of wanted) {
-      this.#cleanUp.keep(id)
+      this.#cleanup.cancel(id)
       const known = this.#services.get(id)
-      if (known === undefined) this.#services.set(id, new DefinedService(definition, sent.get(id)))
+      if (known === undefined) this.#services.set(id, new RegisteredService(definition, sent.get(id)))
       else known.redefine(definition)
     }
-    const surroundings = this.#surroundings()
+    const context = this.#proxyContext()
     for (const [id, proxy] of this.#proxies) {
-      proxy.surroundings = surroundings
-      if (wanted.get(id)?.managed === undefined) this.#retire(proxy)
+      proxy.context = context
+      if (wanted.get(id)?.managed === undefined) this.#remove(proxy)
     }
     for (const [id, definition] of wanted) {
       if (definition.managed === undefined || this.#proxies.has(id)) continue
-      this.#proxies.set(id, new ManagedProxy(surroundings, definition))
+      this.#proxies.set(id, new ManagedProxy(context, definition))
     }
     this.#resume()
   }
 
-  /** What ran before runs on, whether or not the agent is there. */
+  /** Restarts registered proxies without waiting for the agent, which may be unreachable. */
   #resume(): void {
     if (this.#refusal !== undefined) return
     for (const [id, proxy] of this.#proxies) {
@@ -336,27 +350,27 @@ export class Supervisor {
       try {
         if (definition?.managed !== undefined) proxy.resume(definition, definition.managed)
       } catch (error) {
-        this.#complain(`${proxy.id}: ${(error as Error).message}`)
+        this.#warn(`${proxy.id}: ${(error as Error).message}`)
       }
     }
   }
 
-  #retire(proxy: ManagedProxy): void {
+  #remove(proxy: ManagedProxy): void {
     this.#proxies.delete(proxy.serviceId)
-    this.#retirement.add(proxy)
+    this.#removals.add(proxy)
   }
 
-  async #work(): Promise<void> {
+  async #runPasses(): Promise<void> {
     let logsCheckedAt = performance.now()
     while (!this.#closed.signal.aborted) {
       this.#wake = new AbortController()
       await this.#pass().catch((error: unknown) => {
-        this.#complain((error as Error).message)
+        this.#warn((error as Error).message)
       })
       this.#passes += 1
-      this.#passedAt = performance.now()
-      if (this.#passedAt - logsCheckedAt > LOG_CHECK_MS) {
-        logsCheckedAt = this.#passedAt
+      this.#lastPassAt = performance.now()
+      if (this.#lastPassAt - logsCheckedAt > LOG_CHECK_MS) {
+        logsCheckedAt = this.#lastPassAt
         this.#logs?.rotate([...this.#proxies.values()].map(({ id }) => id))
       }
       await elapsed(this.#agentProblem === undefined ? POLL_MS : AWAY_POLL_MS, this.#wake.signal)
@@ -367,171 +381,146 @@ export class Supervisor {
     this.#wake.abort()
   }
 
-  /** Brings everything one step closer to what is wanted. Nothing in it waits for a process. */
+  /** Runs one reconciliation pass. Never waits for a process. */
   async #pass(): Promise<void> {
-    this.#refuseAll()
-    this.#retirement.proceed()
-    const run = this.#presence.isThere ? this.#presence.run : undefined
-    const known = await this.#ask()
+    this.#stopIfRefused()
+    this.#removals.retryFailed()
+    const generation = this.#restartDetector.isConnected ? this.#restartDetector.generation : undefined
+    const known = await this.#listRegistrations()
     if (known !== undefined) {
-      await this.#followBindAddress(run)
-      await this.#inParallel(this.#services.values(), (service) => this.#settle(service, known, run))
-      await this.#inParallel(this.#cleanUp.steps(known), (step) => step())
-      this.#reportAfterRestart(run)
+      if (await this.#bindAddress.update(this.#configuration, generation, this.#closed.signal)) {
+        this.#updateContext()
+      }
+      await this.#forEach(this.#services.values(), (service) => this.#reconcile(service, known, generation))
+      await this.#forEach(this.#cleanup.steps(known), (step) => step())
+      this.#reportAfterRestart(generation)
     }
     if (known !== undefined) await this.#checkRegistrants()
     await this.#save().catch((error: unknown) => {
       const where = this.#options.state?.folder.path ?? ''
-      this.#complain(`the state cannot be written to ${where}: ${(error as Error).message}`)
+      this.#warn(`cannot write the state to ${where}: ${(error as Error).message}`)
     })
   }
 
-  /** An agent that was restarted calls each proxy critical until it has run the check of its port. */
-  #reportAfterRestart(run: number | undefined): void {
-    if (run === undefined || run === this.#reportedRun) return
-    this.#reportedRun = run
+  #updateContext(): void {
+    const context = this.#proxyContext()
+    for (const proxy of this.#proxies.values()) proxy.context = context
+  }
+
+  /**
+   * Reports listening proxies after a restart of the agent, which marks each of them critical until it has checked
+   * the port.
+   */
+  #reportAfterRestart(generation: number | undefined): void {
+    if (generation === undefined || generation === this.#reportedGeneration) return
+    this.#reportedGeneration = generation
     for (const proxy of this.#proxies.values()) proxy.reportListening()
   }
 
-  /** Takes the agent's own bind address where the configuration has none. It may change with a restart of the agent. */
-  async #followBindAddress(run: number | undefined): Promise<void> {
-    const { bindAddress, isBindTemplate } = this.#configuration
-    const isKnown = this.#agentBind?.address !== undefined && this.#agentBind.run === run
-    if (bindAddress !== undefined || isKnown || performance.now() < this.#bindRetryAt) return
-    this.#bindRetryAt = performance.now() + BIND_RETRY_MS
-    try {
-      const address = await readBindAddress(this.#options.api, this.#closed.signal)
-      this.#agentBind = { run, address }
-    } catch (error) {
-      this.#agentBind ??= { run, address: undefined }
-      if (this.#agentBind.address === undefined) {
-        const effect = isBindTemplate ? 'no proxy is started' : `proxies listen on ${EVERY_ADDRESS}`
-        this.#complain(
-          `the bind address of the agent cannot be read, so ${effect}; grant agent:read, or set bind_addr to an IP address: ${(error as Error).message}`,
-        )
-      }
-    }
-    const surroundings = this.#surroundings()
-    for (const proxy of this.#proxies.values()) proxy.surroundings = surroundings
-  }
-
-  get #bindAddress(): string {
-    return this.#configuration.bindAddress ?? this.#agentBind?.address ?? EVERY_ADDRESS
-  }
-
-  /** @throws Error when `bind_addr` is a template that cannot be filled in: every address would be too many */
-  #expectBindAddress(): void {
-    const { bindAddress, isBindTemplate } = this.#configuration
-    if (!isBindTemplate || (bindAddress ?? this.#agentBind?.address) !== undefined) return
-    throw new Error(
-      'bind_addr: a template has the value of the agent’s own bind address, which cannot be read; set bind_addr to an IP address',
-    )
-  }
-
-  /** What the agent knows; undefined when it is away. */
-  async #ask(): Promise<ReadonlyMap<string, Registered> | undefined> {
+  /** Lists the registrations of the agent; undefined if it is unreachable. */
+  async #listRegistrations(): Promise<ReadonlyMap<string, Registered> | undefined> {
     try {
       const known = await this.#registry.list(this.#closed.signal)
-      if (this.#agentProblem !== undefined) this.#options.log.info('the agent is back')
+      if (this.#agentProblem !== undefined) this.#options.log.info('agent is reachable again')
       this.#agentProblem = undefined
       return known
     } catch (error) {
       this.#agentProblem = (error as Error).message
-      this.#complain(this.#agentProblem)
+      this.#warn(this.#agentProblem)
       return undefined
     }
   }
 
-  #refuseAll(): void {
+  #stopIfRefused(): void {
     const refusal = this.#refusal
     if (refusal === undefined || this.#proxies.size === 0) return
-    this.#complain(refusal)
+    this.#warn(refusal)
     for (const proxy of this.#proxies.values()) {
       proxy.endProcess().catch((error: unknown) => {
-        this.#complain(`${proxy.id}: ${(error as Error).message}`)
+        this.#warn(`${proxy.id}: ${(error as Error).message}`)
       })
     }
   }
 
-  async #settle(
-    service: DefinedService,
+  async #reconcile(
+    service: RegisteredService,
     known: ReadonlyMap<string, Registered>,
-    run: number | undefined,
+    generation: number | undefined,
   ): Promise<void> {
     const { definition } = service
     const { id, managed } = definition
     if (!this.#retries.isDue(id)) return
     try {
       const wasGone = service.isGone
-      await service.settle(this.#registry, known, run)
-      if (service.isGone && !wasGone) this.#giveUp(definition)
+      await service.reconcile(this.#registry, known, generation)
+      if (service.isGone && !wasGone) this.#stopDeregistered(definition)
       const proxy = this.#proxies.get(id)
-      // One with the same id must have ended first.
-      const mayRun = !service.isGone && !this.#retirement.has(id) && this.#refusal === undefined
+      // The previous proxy with this id must have exited first.
+      const mayRun = !service.isGone && !this.#removals.has(id) && this.#refusal === undefined
       if (managed !== undefined && proxy !== undefined && mayRun) {
-        this.#expectBindAddress()
-        await proxy.settle(definition, managed, known)
-        this.#cleanUp.keep(proxy.id)
+        this.#bindAddress.expectKnown(this.#configuration)
+        await proxy.reconcile(definition, managed, known)
+        this.#cleanup.cancel(proxy.id)
       }
       this.#retries.succeeded(id)
     } catch (error) {
       const { message } = error as Error
       this.#retries.failed(id, message, isAway(error))
-      this.#complain(`${id}: ${message}`)
+      this.#warn(`${id}: ${message}`)
     }
   }
 
-  /** Services that came by HTTP live no longer than the token that registered them. */
+  /** Removes services that were registered by HTTP once the token that registered them is deleted. */
   async #checkRegistrants(): Promise<void> {
     const now = performance.now()
     if (now - this.#registrantsCheckedAt < TOKEN_CHECK_MS) return
     this.#registrantsCheckedAt = now
-    await this.#inParallel(this.#services.values(), async ({ definition: { id, sender } }) => {
+    await this.#forEach(this.#services.values(), async ({ definition: { id, sender } }) => {
       if (!sender.isForeign || sender.token === undefined) return
       try {
         if ((await this.#tokens.state({ secret: sender.token })) === 'unknown') {
-          await this.#disown(id, sender.token)
+          await this.#removeRevoked(id, sender.token)
         }
       } catch (error) {
-        this.#complain(`${id}: the token that registered it: ${(error as Error).message}`)
+        this.#warn(`${id}: cannot check the token that registered the service: ${(error as Error).message}`)
       }
     })
   }
 
-  async #disown(id: string, token: string): Promise<void> {
-    // It may have been registered again meanwhile, with another token.
+  async #removeRevoked(id: string, token: string): Promise<void> {
+    // The service may have been registered again with another token in the meantime.
     if (this.#services.get(id)?.definition.sender.token !== token) return
-    this.#options.log.warn(`${id}: the token that registered it was deleted; its proxy is stopped`)
-    this.#proxies.get(id)?.disown()
-    await this.forgetRequest(id)
+    this.#options.log.warn(`${id}: the token that registered the service was deleted; stopping its proxy`)
+    this.#proxies.get(id)?.useSupervisorToken()
+    await this.removeRequest(id)
   }
 
-  /** What is broken off because we end is no news. */
-  #complain(message: string): void {
+  /** Logs a warning. Silent during shutdown, when interrupted requests fail as expected. */
+  #warn(message: string): void {
     if (!this.#closed.signal.aborted) this.#options.log.warn(message)
   }
 
-  /** Somebody has deregistered the service: its proxy has nothing to stand for. */
-  #giveUp(definition: ServiceDefinition): void {
+  /** Stops the proxy of a service that another client deregistered. */
+  #stopDeregistered(definition: ServiceDefinition): void {
     const { id, managed } = definition
     this.#options.log.warn(
-      `${id}: it was deregistered by somebody else: its proxy is stopped; a reload registers it again`,
+      `${id}: deregistered by another client; stopping its proxy; reload to register the service again`,
     )
     this.#requests.remove(id)
     const proxy = this.#proxies.get(id)
     if (proxy === undefined) return
-    this.#retire(proxy)
-    // For the time when it is asked for again.
-    if (managed !== undefined) this.#proxies.set(id, new ManagedProxy(this.#surroundings(), definition))
+    this.#remove(proxy)
+    // Keep an idle proxy, which starts if the service is registered again.
+    if (managed !== undefined) this.#proxies.set(id, new ManagedProxy(this.#proxyContext(), definition))
   }
 
-  async #takeAllAway(proxies: readonly ManagedProxy[]): Promise<void> {
-    await Promise.all(proxies.map((proxy) => proxy.retire().catch(() => undefined)))
-    for (const [id, { saved }] of this.#services) this.#cleanUp.deregister(id, saved.sender)
-    await this.#cleanUp.finish()
+  async #removeAll(proxies: readonly ManagedProxy[]): Promise<void> {
+    await Promise.all(proxies.map((proxy) => proxy.remove().catch(() => undefined)))
+    for (const [id, { saved }] of this.#services) this.#cleanup.deregister(id, saved.sender)
+    await this.#cleanup.finish()
   }
 
-  #surroundings(): Surroundings {
+  #proxyContext(): ProxyContext {
     const { log, state, environment, directory, defaultCommand } = this.#options
     const { ports } = this.#configuration
     return {
@@ -543,14 +532,15 @@ export class Supervisor {
       directory,
       defaultCommand,
       ports,
-      bindAddress: this.#bindAddress,
-      withPorts: (proxyId, choose) => this.#withPorts(proxyId, choose),
+      bindAddress: this.#bindAddress.resolve(this.#configuration),
+      // Two parallel selections could choose the same port.
+      withPorts: (proxyId, choose) => this.#portSelections.run(() => choose(this.#takenPorts(proxyId))),
       save: () => this.#save(),
       revokeLater: (accessor) => {
-        this.#cleanUp.revoke(accessor)
+        this.#cleanup.revoke(accessor)
       },
       deregisterLater: (id, sender) => {
-        this.#cleanUp.deregister(id, sender)
+        this.#cleanup.deregister(id, sender)
       },
       wake: () => {
         this.#wakeUp()
@@ -558,17 +548,10 @@ export class Supervisor {
     }
   }
 
-  /** One after the other: two that look at the same time would find the same. */
-  async #withPorts(proxyId: string, choose: (taken: ReadonlySet<number>) => Promise<void>): Promise<void> {
-    const choosing = this.#choosing.then(() => choose(this.#takenPorts(proxyId)))
-    this.#choosing = choosing.catch(() => undefined)
-    await choosing
-  }
-
   #takenPorts(proxyId: string): ReadonlySet<number> {
-    const others = [...this.#proxies.values(), ...this.#retirement.proxies].filter(({ id }) => id !== proxyId)
+    const others = [...this.#proxies.values(), ...this.#removals.proxies].filter(({ id }) => id !== proxyId)
     const definitions = [...this.#services.values()].map(({ definition }) => definition)
-    // Applications of this machine. One that is elsewhere may have any port.
+    // Only applications on this host occupy one of its ports.
     const applications = definitions.filter(({ address }) => address === undefined)
     const fixed = definitions.filter(({ id }) => this.#proxies.get(id)?.id !== proxyId)
     return new Set([
@@ -580,19 +563,15 @@ export class Supervisor {
 
   async #save(): Promise<void> {
     await this.#options.state?.file.save({
-      proxies: [...this.#proxies.values(), ...this.#retirement.proxies].map(({ saved }) => saved),
-      services: [...[...this.#services.values()].map(({ saved }) => saved), ...this.#cleanUp.services],
-      tokensToRevoke: this.#cleanUp.accessors,
+      proxies: [...this.#proxies.values(), ...this.#removals.proxies].map(({ saved }) => saved),
+      services: [...[...this.#services.values()].map(({ saved }) => saved), ...this.#cleanup.services],
+      tokensToRevoke: this.#cleanup.accessors,
       requests: this.#requests.saved,
     })
   }
 
-  /** Breaks off when the supervisor ends. */
-  async #inParallel<T>(items: Iterable<T>, act: (item: T) => Promise<void>): Promise<void> {
-    const rest = [...items].values()
-    const workers = Array.from({ length: CONCURRENCY }, async () => {
-      for (const item of rest) if (!this.#closed.signal.aborted) await act(item)
-    })
-    await Promise.all(workers)
+  /** Runs an action for each item, in parallel. Skips the rest once the supervisor closes. */
+  #forEach<T>(items: Iterable<T>, act: (item: T) => Promise<void>): Promise<void> {
+    return forEachConcurrently(items, CONCURRENCY, act, this.#closed.signal)
   }
 }

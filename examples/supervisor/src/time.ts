@@ -2,7 +2,7 @@ import { elapsed } from 'consul-connect-proxy/time'
 
 export { elapsed }
 
-/** Resolves with the value, or with undefined after `ms`. */
+/** Waits for a promise. Resolves with its value, or with undefined after `ms`. */
 export async function within<T>(ms: number, value: Promise<T> | undefined): Promise<T | undefined> {
   const done = new AbortController()
   try {

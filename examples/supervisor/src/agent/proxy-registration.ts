@@ -1,36 +1,36 @@
 import { isIPv6 } from 'node:net'
 import type { ServiceDefinition } from '../configuration/definition.js'
-import { foldKey, unbracketed } from '../configuration/keys.js'
-import { type ManagedBlock, proxyConfigOf, saysApplication } from '../configuration/managed.js'
+import { unbracketed, valueOf } from '../configuration/keys.js'
+import { type ManagedBlock, proxyConfigOf, setsLocalService } from '../configuration/managed.js'
 import type { Json } from '../configuration/parse.js'
 import { upstreamRequest } from '../configuration/request.js'
 
-/** What reaches a program that listens on every address. */
+/** Loopback address to use in the place of a wildcard address. */
 const LOOPBACKS: ReadonlyMap<string, string> = new Map([
   ['0.0.0.0', '127.0.0.1'],
   ['::', '::1'],
 ])
 
-/** Where a proxy listens: what its configuration says, or else the agent's address. */
-export function bindAddressOf({ config }: ManagedBlock, agentsOwn: string): string {
+/** Returns the bind address of a proxy: `bind_address` of its configuration, or the default. */
+export function bindAddressOf({ config }: ManagedBlock, defaultAddress: string): string {
   const own = config['bind_address']
-  return typeof own === 'string' && own !== '' ? own : agentsOwn
+  return typeof own === 'string' && own !== '' ? own : defaultAddress
 }
 
 /**
- * The registration of a managed proxy, as Consul 1.2 to 1.5 made it, in the form of later versions. Like a
- * `sidecar_service`, the proxy has the tags and the metadata of its service and is critical when its service is; it has
- * the weights of its service, too.
+ * Builds the registration of a managed proxy: the fields of Consul 1.2 to 1.5 in the format of later versions. As
+ * with a `sidecar_service`, the proxy inherits the tags and metadata of its service and is critical while the service
+ * is. It also inherits the weights.
  */
 export function proxyRegistration(
   definition: ServiceDefinition,
   managed: ManagedBlock,
   port: number,
-  agentsOwn: string,
+  defaultAddress: string,
 ): Json {
   const { id, name, address } = definition
-  const bindAddress = bindAddressOf(managed, agentsOwn)
-  // A wildcard cannot be dialed: the proxy has the address of its service, or the node's.
+  const bindAddress = bindAddressOf(managed, defaultAddress)
+  // Clients cannot connect to a wildcard address. Register the address of the service, or by default the node's.
   const reachable = loopbackFor(bindAddress) === undefined ? bindAddress : address
   const local = localService(definition, managed)
   const { listed, inConfig } = upstreamsOf(name, managed)
@@ -61,22 +61,22 @@ export function proxyRegistration(
   }
 }
 
-/** The check of a proxy's port: its definition, and where it connects to. */
+/** The TCP check of a proxy: its definition, and the address it connects to. */
 export interface PortCheck {
   readonly body: Json
   readonly host: string
   readonly port: number
 }
 
-/** The check of a registration; undefined when the configuration turns it off. */
+/** Builds the TCP check; undefined if the configuration disables it. */
 export function portCheck(
   definition: ServiceDefinition,
   managed: ManagedBlock,
   port: number,
-  agentsOwn: string,
+  defaultAddress: string,
 ): PortCheck | undefined {
   if (managed.disableTcpCheck === true) return undefined
-  const bindAddress = bindAddressOf(managed, agentsOwn)
+  const bindAddress = bindAddressOf(managed, defaultAddress)
   const body = listeningCheck(definition, managed, bindAddress, port)
   return { body, host: checkedHost(managed, bindAddress), port }
 }
@@ -90,16 +90,16 @@ const INHERITED = ['Tags', 'Meta', 'Weights']
 function inherited(service: Json): Json {
   return Object.fromEntries(
     INHERITED.flatMap((key) => {
-      const value = Object.entries(service).find(([each]) => foldKey(each) === foldKey(key))?.[1]
+      const value = valueOf(service, key)
       return value === undefined || value === null ? [] : [[key, value]]
     }),
   )
 }
 
 /**
- * The upstreams as the agent takes them. Agents reject two upstreams of one destination, and some versions reject some
- * keys, such as a unix socket before 1.10. In that case all upstreams go into the configuration, as in Consul 1.2, which
- * the agent passes on unread.
+ * Splits upstreams into those to register and those to pass in `Config`. Agents reject two upstreams with the same
+ * destination, and some versions reject some keys, such as a Unix socket before 1.10. In that case all upstreams go
+ * into `Config`, as in Consul 1.2, which agents do not validate.
  */
 function upstreamsOf(
   service: string,
@@ -163,18 +163,18 @@ function checkedHost({ tcpCheckAddress }: ManagedBlock, bindAddress: string): st
   return loopbackFor(host) ?? host
 }
 
-/** Undefined for one that is no wildcard, in whatever spelling. */
+/** Returns the loopback address for a wildcard address in any spelling; undefined for other addresses. */
 function loopbackFor(host: string): string | undefined {
   const canonical = isIPv6(host) ? new URL(`http://[${host}]`).hostname.slice(1, -1) : host
   return LOOPBACKS.get(canonical)
 }
 
-/** Where the application is, unless the configuration says it already. */
+/** Address of the application, unless the configuration sets it. */
 function localService({ port }: ServiceDefinition, managed: ManagedBlock): Json {
-  return saysApplication(managed) || port === undefined ? {} : { local_service_address: `127.0.0.1:${port}` }
+  return setsLocalService(managed) || port === undefined ? {} : { local_service_address: `127.0.0.1:${port}` }
 }
 
-/** The fields that later versions have for it, where host and port are both said. */
+/** The fields for the application's address in later versions, if host and port are known. */
 function fieldsOf({ config }: ManagedBlock, local: Json): Json {
   const address = config['local_service_address'] ?? local['local_service_address']
   const [, bracketed, plain, digits] =

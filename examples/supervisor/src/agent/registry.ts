@@ -4,26 +4,29 @@ import { type ConsulApi, AgentError } from 'consul-connect'
 import type { Sender } from '../configuration/definition.js'
 import type { Json } from '../configuration/parse.js'
 
-/** What the agent knows of a service that is registered with it. */
+/** A service registered with the agent. */
 export interface Registered {
   readonly id: string
-  /** 0 for none */
+  /** 0 if the service has no port. */
   readonly port: number
 }
 
-/** The services of one agent. */
+/** Reads and changes the registrations of the local agent. */
 export class Registry {
   readonly #api: ConsulApi
   readonly #anonymous: ConsulApi
   readonly #registered = new EventEmitter().setMaxListeners(0)
 
-  /** @param anonymous the same without a token, for what others have asked for */
+  /** @param anonymous - client without a token, for services registered by HTTP */
   constructor(api: ConsulApi, anonymous: ConsulApi) {
     this.#api = api
     this.#anonymous = anonymous
   }
 
-  /** @throws AgentError */
+  /**
+   * Lists the services of the agent, by id. Services that the token may not read are left out.
+   * @throws AgentError
+   */
   async list(signal?: AbortSignal): Promise<ReadonlyMap<string, Registered>> {
     const services = await this.#api.request({ path: '/v1/agent/services', ...(signal && { signal }) })
     if (typeof services !== 'object' || services === null) return new Map()
@@ -36,30 +39,30 @@ export class Registry {
   }
 
   /**
-   * Whether it is there, for certain: the list leaves out what a token may not see.
-   * @throws Error when that cannot be told, AgentError
+   * Whether a service is registered. Unlike `list`, distinguishes a missing service from a missing right to read it.
+   * @throws Error when the token lacks `service:read`, AgentError
    */
-  async isThere(id: string): Promise<boolean> {
+  async isRegistered(id: string): Promise<boolean> {
     const { status } = await this.#api.exchange({ path: `/v1/agent/service/${encodeURIComponent(id)}` })
     if (status === 200 || status === 404) return status === 200
     throw new Error(
-      `the agent does not tell whether it knows ${id}: it answered ${status}; the supervisor’s token needs service:read`,
+      `cannot determine whether ${id} is registered: the agent answered ${status}; grant service:read to the supervisor’s token`,
     )
   }
 
   /**
-   * Needs `service:write`.
+   * Registers a service. Needs `service:write`.
    * @throws AgentError
    */
   async register(body: Json, sender: Sender): Promise<void> {
-    // Without this flag a registration would keep the checks of an older one under the same id.
+    // Without this flag the agent keeps checks of an older registration with the same id.
     const query = { 'replace-existing-checks': true }
     const path = '/v1/agent/service/register'
     await this.#as(sender).request({ method: 'PUT', path, query, body, token: sender.token })
     this.#registered.emit(`id ${String(body['ID'])}`)
   }
 
-  /** Resolves at the next registration under this id, or when the signal is aborted. */
+  /** Resolves at the next registration of this id, or when the signal is aborted. */
   async nextRegistration(id: string, signal: AbortSignal): Promise<void> {
     await once(this.#registered, `id ${id}`, { signal }).catch(() => undefined)
   }
@@ -75,10 +78,10 @@ export class Registry {
   }
 
   /**
-   * Replaces a check of a service by one that is passing until the agent runs it. Needs `service:write`.
+   * Replaces a check of a service by one that is passing until its first run. Needs `service:write`.
    *
    * An agent keeps the status of a check that is registered again (seen in 1.8.7), so the check is removed first. The
-   * service has its other checks meanwhile.
+   * other checks of the service stay.
    * @param check - as in the registration of the service
    * @throws AgentError, after which the check may be missing
    */
@@ -93,7 +96,7 @@ export class Registry {
   }
 
   /**
-   * One that is not there is as good as taken away.
+   * Deregisters a service. Does nothing if it is not registered.
    * @throws AgentError
    */
   async deregister(id: string, sender: Sender): Promise<void> {
@@ -110,8 +113,11 @@ export class Registry {
   }
 }
 
-/** By which a registration is known again, after a restart too: what is registered anew loses what others have added. */
-export function registrationPrint(body: Json, { token, isForeign }: Sender): string {
+/**
+ * Fingerprint of a registration, which tells after a restart whether it has changed. Repeating an unchanged
+ * registration would remove checks and maintenance that others have set.
+ */
+export function registrationFingerprint(body: Json, { token, isForeign }: Sender): string {
   return createHash('sha256')
     .update(JSON.stringify([body, token, isForeign]))
     .digest('base64url')
@@ -121,7 +127,10 @@ function isUnknown({ code, message }: AgentError): boolean {
   return code === 'ERR_CONNECT_AGENT_NOT_FOUND' || isUnknownService(0, message)
 }
 
-/** Whether an agent says that it has no such service. Status 404, or 500 with words up to 1.10 (seen in 1.8.7). */
+/**
+ * Whether a response means that the service is unknown. Agents return status 404, or 500 with a message up to 1.10
+ * (seen in 1.8.7).
+ */
 export function isUnknownService(status: number, text: string): boolean {
   return status === 404 || /unknown service/i.test(text)
 }

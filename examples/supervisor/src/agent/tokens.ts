@@ -1,24 +1,28 @@
 import { randomUUID } from 'node:crypto'
 import { type ConsulApi, type AgentExchange, AgentError } from 'consul-connect'
 
-/** An ACL token of one proxy. Both of its ids are chosen here, and written down before the agent is asked for it. */
+/** ACL token of one proxy. The supervisor chooses both ids and saves them before it creates the token. */
 export interface ProxyToken {
   readonly accessor: string
   readonly secret: string
-  /** The service whose identity it has. */
+  /** Name of the service identity. */
   readonly service: string
-  /** Whether the agent has said that it is made. */
-  readonly isMade: boolean
+  /** Whether the agent confirmed the creation. */
+  readonly isCreated: boolean
 }
 
+/** Chooses the ids of a new token, which `Tokens.create` creates. */
 export function newToken(service: string): ProxyToken {
-  return { accessor: randomUUID(), secret: randomUUID(), service, isMade: false }
+  return { accessor: randomUUID(), secret: randomUUID(), service, isCreated: false }
 }
 
-/** How long the word of the agent counts that it has no ACLs. */
+/** How long to cache the response that ACLs are disabled. */
 const OFF_MS = 60_000
 
-/** Makes tokens that are as narrow as a proxy can live with: those of its service's identity, in this datacenter. */
+/**
+ * Creates, checks, and revokes the ACL tokens of proxies. A token is local to the datacenter and carries only the
+ * identity of its service.
+ */
 export class Tokens {
   readonly #api: ConsulApi
   #offSince: number | undefined
@@ -27,7 +31,10 @@ export class Tokens {
     this.#api = api
   }
 
-  /** @throws AgentError */
+  /**
+   * Whether ACLs are enabled. A negative response is cached for 1 minute.
+   * @throws AgentError
+   */
   async areOn(): Promise<boolean> {
     const now = performance.now()
     if (this.#offSince !== undefined && now - this.#offSince < OFF_MS) return false
@@ -37,8 +44,8 @@ export class Tokens {
   }
 
   /**
-   * Makes it, or finds that an earlier try has made it already.
-   * @throws Error, which says what to grant; AgentError
+   * Creates a token. Succeeds if an earlier attempt already created it.
+   * @throws AgentError, or Error that says which right to grant
    */
   async create(token: ProxyToken, description: string): Promise<void> {
     const body = {
@@ -52,11 +59,11 @@ export class Tokens {
     if (answer.status === 200) return
     if (answer.status === 403) {
       throw new Error(
-        'the supervisor’s token may not create tokens: grant it acl = "write" (and service:write for the services and their proxies)',
+        'the supervisor’s token may not create tokens; grant it acl = "write" (and service:write for the services and their proxies)',
       )
     }
-    const isMade = /already in use/i.test(answer.text) && (await this.state(token)) === 'known'
-    if (!isMade) throw refusal(`the agent made no token for ${token.service}`, answer)
+    const isCreated = /already in use/i.test(answer.text) && (await this.state(token)) === 'known'
+    if (!isCreated) throw refusal(`cannot create a token for ${token.service}`, answer)
   }
 
   /**
@@ -68,7 +75,7 @@ export class Tokens {
     const first = await this.#read(secret)
     if (first !== 'unknown') return first
     const own = await this.#api.exchange({ path: '/v1/acl/token/self' })
-    if (own.status !== 200) throw refusal('the agent does not recognize the supervisor’s own token', own)
+    if (own.status !== 200) throw refusal('the agent rejected the supervisor’s own token', own)
     return this.#read(secret)
   }
 
@@ -76,39 +83,40 @@ export class Tokens {
     const answer = await this.#api.exchange({ path: '/v1/acl/token/self', token: secret })
     if (answer.status === 200) return 'known'
     if (areAclsOff(answer)) return 'off'
-    // 1.8: "ACL not found" with status 403. Other statuses say nothing about the token.
+    // Consul 1.8 returns "ACL not found" with status 403. Other statuses do not say whether the token exists.
     if (answer.status === 403) return 'unknown'
-    throw refusal('the agent does not tell whether a token exists', answer)
+    throw refusal('cannot determine whether a token exists', answer)
   }
 
   /**
-   * @returns whether it is gone; with ACLs off it is there still
+   * Revokes a token.
+   * @returns whether the token is gone; false if ACLs are disabled, when the token may still exist
    * @throws Error, AgentError
    */
   async revoke(accessor: string): Promise<boolean> {
     const path = `/v1/acl/token/${encodeURIComponent(accessor)}`
     const answer = await this.#api.exchange({ method: 'DELETE', path })
-    // 1.8.7 answers 200 for one that it does not know; 403 is about our own token.
+    // Consul 1.8.7 returns 200 for an unknown token. Status 403 means that the supervisor's token lacks rights.
     if (answer.status === 200 || answer.status === 404) return true
     if (areAclsOff(answer)) return false
-    throw refusal(`the token ${accessor} could not be revoked`, answer)
+    throw refusal(`cannot revoke token ${accessor}`, answer)
   }
 }
 
-/** 1.8: "ACL support disabled", with status 401. */
+/** Consul 1.8 returns "ACL support disabled" with status 401. */
 function areAclsOff({ status, text }: AgentExchange): boolean {
   return status === 401 && /acl support disabled/i.test(text)
 }
 
-const MAX_SAID_LENGTH = 500
+const MAX_MESSAGE_LENGTH = 500
 
-function refusal(what: string, { status, text }: AgentExchange): Error {
+function refusal(problem: string, { status, text }: AgentExchange): Error {
   // The agent reports several problems as a list with one line each.
-  const said = text.trim().replaceAll(/\s+/g, ' ').slice(0, MAX_SAID_LENGTH)
-  return new Error(`${what}: it answered ${status} ${JSON.stringify(said)}`)
+  const message = text.trim().replaceAll(/\s+/g, ' ').slice(0, MAX_MESSAGE_LENGTH)
+  return new Error(`${problem}: the agent answered ${status} ${JSON.stringify(message)}`)
 }
 
-/** Whether it may succeed a moment later although nobody has done anything about it. */
+/** Whether a request failed because the agent was unavailable, so that a retry may succeed soon. */
 export function isAway(error: unknown): boolean {
   return (
     error instanceof AgentError &&

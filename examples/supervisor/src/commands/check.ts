@@ -3,17 +3,17 @@ import { printable } from 'consul-connect-proxy/printable'
 import { readConfiguration } from '../configuration/configuration.js'
 import { type FlagValues } from '../flags.js'
 import { findProgram } from '../process/launch.js'
-import { readSettings } from '../settings.js'
+import { pathsOf, readSettings } from '../settings.js'
 
 /**
- * Says what is wrong with files, and starts nothing.
+ * Validates configuration files and prints errors and warnings. Starts nothing.
  * @throws ConfigurationError, UsageError
  */
 export async function check(flags: FlagValues, files: readonly string[]): Promise<void> {
-  const paths = [...(flags['config-file'] ?? []), ...(flags['config-dir'] ?? []), ...files]
-  if (paths.length === 0) throw new UsageError('check: expected files or folders')
+  const paths = [...pathsOf(flags), ...files]
+  if (paths.length === 0) throw new UsageError('check: expected files or directories')
   const configuration = await readConfiguration(paths)
-  // A file alone need not have a data_dir.
+  // A single file need not set data_dir.
   readSettings({ ...flags, dev: true }, configuration, process.env)
   const problems: string[] = []
   for (const { name, managed, origin } of configuration.services) {
@@ -32,6 +32,6 @@ export async function check(flags: FlagValues, files: readonly string[]): Promis
     return
   }
   process.stdout.write(
-    `${configuration.services.length} services, ${managed.length} of them with a managed proxy: valid\n`,
+    `configuration is valid: ${configuration.services.length} services, ${managed.length} with a managed proxy\n`,
   )
 }

@@ -5,11 +5,11 @@ import { STREAMS, logPath } from '../process/logs.js'
 import { fileName, stateFolder } from '../state/folder.js'
 
 const POLL_MS = 250
-/** Of what was written before. */
+/** How much of the existing log to print. */
 const LAST_BYTES = 64 * 1024
 
 /**
- * What a proxy has written, its standard output to ours and its standard error to ours.
+ * Prints the log of a proxy: its standard output to stdout, its standard error to stderr.
  * @throws Error
  */
 export async function logs(
@@ -31,7 +31,7 @@ export async function logs(
     }),
   )
   const found = tails.filter((tail) => tail !== undefined)
-  if (found.length === 0) throw new Error(`there are no logs of ${JSON.stringify(id)} in ${folder}`)
+  if (found.length === 0) throw new Error(`no logs found for ${JSON.stringify(id)} in ${folder}`)
   try {
     do {
       for (const tail of found) await copy(tail)
@@ -62,7 +62,7 @@ async function openTail(path: string, output: NodeJS.WritableStream): Promise<Ta
 
 async function copy(tail: Tail): Promise<void> {
   const { size } = await tail.file.stat()
-  // It was put aside, and goes on from its start.
+  // The log was rotated and starts again at its beginning.
   if (size < tail.position) tail.position = 0
   const buffer = Buffer.alloc(Math.min(LAST_BYTES, size - tail.position))
   while (tail.position < size && buffer.length > 0) {

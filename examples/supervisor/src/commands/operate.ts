@@ -8,7 +8,7 @@ import type { SavedProxy } from '../state/snapshot.js'
 import { StateFile } from '../state/store.js'
 
 /**
- * Prints the state of all proxies; without a supervisor, what the last one left, with the exit code 3.
+ * Prints the state of all proxies. Without a running supervisor, prints the saved state and sets the exit code 3.
  * @throws Error
  */
 export async function status(dataDir: string, { json }: { readonly json: boolean }): Promise<void> {
@@ -19,11 +19,11 @@ export async function status(dataDir: string, { json }: { readonly json: boolean
   } catch (error) {
     if (!(error instanceof NotRunningError)) throw error
     const { proxies } = await new StateFile(folder.snapshot).load()
-    const left = { agent: 'ok', isWorking: false, passes: 0, services: 0, proxies: proxies.map(leftStatus) }
+    const left = { agent: 'ok', isWorking: false, passes: 0, services: 0, proxies: proxies.map(savedStatus) }
     process.stdout.write(
       json
         ? formatJson({ isRunning: false, ...left, agent: 'unknown' })
-        : `${error.message}; this is what the last one left:\n\n${formatStatus(left)}`,
+        : `${error.message}; last saved state:\n\n${formatStatus(left)}`,
     )
     process.exitCode = 3
   }
@@ -33,7 +33,7 @@ function formatJson(value: object): string {
   return `${JSON.stringify(value, undefined, 2)}\n`
 }
 
-/** What each command prints when the supervisor has accepted it. */
+/** Text that each command prints on success. */
 const VERBS = {
   stop: 'is stopped',
   start: 'is being started',
@@ -46,7 +46,10 @@ export function isVerb(command: string): command is Verb {
   return Object.hasOwn(VERBS, command)
 }
 
-/** @throws Error */
+/**
+ * Runs `stop`, `start`, or `restart`.
+ * @throws Error with the message of the supervisor
+ */
 export async function operate(verb: Verb, dataDir: string, ids: readonly string[]): Promise<void> {
   const [id, ...others] = ids
   if (id === undefined || others.length > 0) throw new UsageError(`${verb}: expected the id of one proxy`)
@@ -54,7 +57,7 @@ export async function operate(verb: Verb, dataDir: string, ids: readonly string[
   process.stdout.write(`${printable(id)} ${VERBS[verb]}\n`)
 }
 
-function leftStatus({ proxyId, serviceId, port, process, isStopped }: SavedProxy): ProxyStatus {
+function savedStatus({ proxyId, serviceId, port, process, isStopped }: SavedProxy): ProxyStatus {
   const isAlive = process?.id !== undefined && isRunning(process.id)
   return {
     service: serviceId,
@@ -66,6 +69,6 @@ function leftStatus({ proxyId, serviceId, port, process, isStopped }: SavedProxy
     uptimeS: undefined,
     lastExit: undefined,
     token: 'none',
-    problem: isAlive ? 'it runs, and nobody looks after it' : undefined,
+    problem: isAlive ? 'running without a supervisor' : undefined,
   }
 }

@@ -17,8 +17,8 @@ import { StateFile } from '../state/store.js'
 import { Supervisor, type SupervisorOptions } from '../supervisor.js'
 
 /**
- * Runs until a signal ends it. Proxies run on then, and are found again.
- * @throws Error, for which a user has to mend something
+ * Runs the supervisor until SIGTERM or SIGINT. Proxies keep running, and the next supervisor adopts them.
+ * @throws Error that the user has to fix
  */
 export async function run(flags: FlagValues): Promise<void> {
   currentBoot()
@@ -28,7 +28,7 @@ export async function run(flags: FlagValues): Promise<void> {
   const log = openLog(settings.log)
   warn(log, configuration, settings)
   if (flags.token !== undefined) {
-    log.warn('-token: everybody on this machine can see it; use -token-file or CONSUL_HTTP_TOKEN')
+    log.warn('-token: visible in the process list; use -token-file or CONSUL_HTTP_TOKEN')
   }
   const closers: (() => void | Promise<void>)[] = []
   const state = openState(settings, closers)
@@ -63,7 +63,7 @@ export async function run(flags: FlagValues): Promise<void> {
     await openAdmin(settings, supervisor, log),
     await openApi(settings, supervisor, anonymous, log),
   )
-  const reload = reloader(paths, flags, supervisor, log)
+  const reload = createReloader(paths, flags, supervisor, log)
   process.on('SIGHUP', reload)
   if (flags.watch === true) {
     const watcher = new ConfigurationWatcher(paths, reload)
@@ -71,19 +71,19 @@ export async function run(flags: FlagValues): Promise<void> {
       watcher.close()
     })
   }
-  endOnSignals(log, {
+  exitOnSignals(log, {
     close: async () => {
       await supervisor.close(state === undefined)
       for (const close of closers.reverse()) await close()
       await Promise.all([api.close(), anonymous.close()])
     },
-    // Without a folder nobody would find them again.
-    cut: () => {
+    // Without a data directory, no later supervisor could find the proxies.
+    killProxies: () => {
       if (state === undefined) supervisor.kill()
     },
   })
   supervisor.start()
-  log.info('the supervisor runs', {
+  log.info('supervisor started', {
     services: configuration.services.length,
     agent: api.address,
     dataDir: settings.dataDir,
@@ -92,7 +92,7 @@ export async function run(flags: FlagValues): Promise<void> {
 
 function warn(log: Log, { warnings }: Configuration, { dataDir }: Settings): void {
   for (const warning of warnings) log.warn(warning)
-  if (dataDir === undefined) log.warn('-dev: the proxies end with the supervisor, and keep no logs')
+  if (dataDir === undefined) log.warn('-dev: proxies stop with the supervisor, and their output is discarded')
 }
 
 function openState(
@@ -106,7 +106,7 @@ function openState(
   return { folder, file: new StateFile(folder.snapshot) }
 }
 
-/** Our own proxy, which logs as the supervisor does. */
+/** Command of the bundled `connect-proxy`, with the supervisor's log settings. */
 function defaultCommand({ log }: Settings): SupervisorOptions['defaultCommand'] {
   const bin = createRequire(import.meta.url).resolve('consul-connect-proxy/bin.js')
   const logArgs = ['-log-level', log.level, ...(log.json ? ['-log-json'] : [])]
@@ -150,8 +150,8 @@ async function openApi(
     expectFree: (id) => {
       supervisor.expectFree(id)
     },
-    keep: (definition, request) => supervisor.keepRequest(definition, request),
-    forget: (id) => supervisor.forgetRequest(id),
+    add: (definition, request) => supervisor.addRequest(definition, request),
+    remove: (id) => supervisor.removeRequest(id),
     tokenOf: (id) => supervisor.tokenOfRequest(id),
     isManagedProxy: (id) => supervisor.isManagedProxy(id),
     nextRegistration: (id, signal) => supervisor.nextRegistration(id, signal),
@@ -159,14 +159,22 @@ async function openApi(
   const { address, port } = await server.open(settings.api).catch((error: unknown) => {
     throw new Error(`api address: ${(error as Error).message}`, { cause: error })
   })
-  log.info('registrations are taken', { address: `${address}:${port}` })
+  log.info('registration API is open', { address: `${address}:${port}` })
   return () => {
     server.close()
   }
 }
 
-/** A configuration that is wrong changes nothing. One after the other, and never two at a time. */
-function reloader(paths: readonly string[], flags: FlagValues, supervisor: Supervisor, log: Log): () => void {
+/**
+ * Returns a function that reloads the configuration. Reloads run one at a time, and an invalid configuration changes
+ * nothing.
+ */
+function createReloader(
+  paths: readonly string[],
+  flags: FlagValues,
+  supervisor: Supervisor,
+  log: Log,
+): () => void {
   let last = Promise.resolve()
   const reload = async (): Promise<void> => {
     try {
@@ -175,9 +183,9 @@ function reloader(paths: readonly string[], flags: FlagValues, supervisor: Super
       warn(log, configuration, settings)
       log.setLevel(settings.log.level)
       supervisor.apply(configuration)
-      log.info('the configuration is applied', { services: configuration.services.length })
+      log.info('configuration applied', { services: configuration.services.length })
     } catch (error) {
-      log.error(`the configuration stays as it is: ${(error as Error).message}`)
+      log.error(`configuration rejected, the current one stays in effect: ${(error as Error).message}`)
     }
   }
   return () => {
@@ -185,23 +193,23 @@ function reloader(paths: readonly string[], flags: FlagValues, supervisor: Super
   }
 }
 
-function endOnSignals(
+function exitOnSignals(
   log: Log,
-  { close, cut }: { readonly close: () => Promise<void>; readonly cut: () => void },
+  { close, killProxies }: { readonly close: () => Promise<void>; readonly killProxies: () => void },
 ): void {
   let isEnding = false
   const end = (signal: NodeJS.Signals): void => {
     if (isEnding) {
-      cut()
+      killProxies()
       process.exit(1)
     }
     isEnding = true
-    log.info(`${signal}: the supervisor ends`)
+    log.info(`${signal}: shutting down`)
     void close().then(() => {
       process.exit(0)
     })
   }
   process.on('SIGTERM', end)
   process.on('SIGINT', end)
-  process.on('uncaughtExceptionMonitor', cut)
+  process.on('uncaughtExceptionMonitor', killProxies)
 }

@@ -1,6 +1,6 @@
 import { isIP } from 'node:net'
 import { dirname } from 'node:path'
-import { type ServiceDefinition, complete, readDefinition } from './definition.js'
+import { type ServiceDefinition, applyDefaults, readDefinition } from './definition.js'
 import { ConfigurationError, describe } from './error.js'
 import { type ConfigurationFile, readFiles } from './files.js'
 import {
@@ -18,24 +18,24 @@ import { localAddressOf } from './listed-upstreams.js'
 import { type ManagedBlock, adminAddressOf, readDefaults, withDefaults } from './managed.js'
 import { printable } from 'consul-connect-proxy/printable'
 import type { Json } from './parse.js'
-import { TOP_LEVEL, unblock } from './shape.js'
+import { TOP_LEVEL, unwrapBlocks } from './shape.js'
 import { closestKey } from './typos.js'
 
-/** Everything that the files say, checked, with nothing left to default. */
+/** The validated configuration of all files, with defaults applied. */
 export interface Configuration {
   readonly services: readonly ServiceDefinition[]
   readonly defaults: ManagedBlock
   readonly ports: PortRange
-  /** The IP address on which proxies listen; undefined for the agent's own bind address. */
+  /** IP address on which proxies listen; undefined to use the bind address of the agent. */
   readonly bindAddress: string | undefined
-  /** Whether `bind_addr` is a template, whose value only the agent has. */
+  /** Whether `bind_addr` is a go-sockaddr template, which only the agent can evaluate. */
   readonly isBindTemplate: boolean
   readonly allowManagedRoot: boolean
   readonly allowManagedApiRegistration: boolean
   readonly dataDir: string | undefined
   readonly logLevel: string | undefined
   readonly logJson: boolean | undefined
-  /** What was written and has no effect. */
+  /** Settings that have no effect, and likely typos. */
   readonly warnings: readonly string[]
 }
 
@@ -44,7 +44,7 @@ export interface PortRange {
   readonly max: number
 }
 
-/** Those of Consul 1.2 to 1.5. */
+/** Defaults of Consul 1.2 to 1.5. */
 const DEFAULT_PORTS: PortRange = { min: 20_000, max: 20_255 }
 
 const NO_BLOCK: ManagedBlock = {
@@ -57,20 +57,23 @@ const NO_BLOCK: ManagedBlock = {
   bindPort: undefined,
 }
 
-/** Of `connect { … }` of the agent; the rest of it is the agent's. */
+/** Keys of `connect` that the supervisor reads. The agent reads the others. */
 const PROXY_KEYS = ['allow_managed_root', 'allow_managed_api_registration']
 const CONNECT_KEYS = ['proxy', 'proxy_defaults', 'enabled']
 const PORT_KEYS = ['proxy_min_port', 'proxy_max_port']
 
 /**
- * Reads all files. Services add up; of everything else the later word counts.
+ * Reads and merges all files. Services accumulate; for other settings the last value wins.
  * @throws ConfigurationError
  */
 export async function readConfiguration(paths: readonly string[]): Promise<Configuration> {
   return combine(await readFiles(paths))
 }
 
-/** @throws ConfigurationError */
+/**
+ * Merges parsed files into one configuration, and validates it.
+ * @throws ConfigurationError
+ */
 export function combine(files: readonly ConfigurationFile[]): Configuration {
   const warnings: string[] = []
   const warn = (message: string): void => {
@@ -82,7 +85,9 @@ export function combine(files: readonly ConfigurationFile[]): Configuration {
   const defaults = parts
     .map((part) => part.defaults ?? NO_BLOCK)
     .reduce((earlier, later) => withDefaults(later, earlier), NO_BLOCK)
-  const services = parts.flatMap((part) => part.services).map((service) => complete(service, defaults, warn))
+  const services = parts
+    .flatMap((part) => part.services)
+    .map((service) => applyDefaults(service, defaults, warn))
   expectDistinct(services)
   warnSharedUpstreamAddresses(services, warn)
   return {
@@ -100,7 +105,7 @@ export function combine(files: readonly ConfigurationFile[]): Configuration {
   }
 }
 
-/** What one file says. */
+/** Settings of one file. */
 interface Part {
   readonly path: string
   readonly services: readonly ServiceDefinition[]
@@ -116,7 +121,7 @@ interface Part {
 }
 
 function readPart({ path, content }: ConfigurationFile, warn: (message: string) => void): Part {
-  const file = keysOf(path, unblock(path, content))
+  const file = keysOf(path, unwrapBlocks(path, content))
   warnTypos(path, content, TOP_LEVEL, warn)
   const context = { origin: path, folder: dirname(path), warn }
   const given = [...several(path, file, 'service'), ...several(path, file, 'services')]
@@ -149,7 +154,7 @@ function readPart({ path, content }: ConfigurationFile, warn: (message: string) 
   }
 }
 
-/** Other keys belong to the agent; one that is a typo of ours belongs to neither. */
+/** Warns of keys that look like typos of known keys. Other unknown keys may be meant for the agent. */
 function warnTypos(
   place: string,
   given: Json,
@@ -180,7 +185,7 @@ function several(path: string, file: Json, key: string): readonly unknown[] {
   return file[key] === undefined ? [] : expectList(`${path}: ${key}`, file[key])
 }
 
-/** An IP address, or a template such as `{{ GetPrivateIP }}`. */
+/** Checks for an IP address, or a template such as `{{ GetPrivateIP }}`. */
 function expectAddress(place: string, value: unknown): string {
   const text = expectString(place, value)
   if (text.length <= MAX_ADDRESS_LENGTH) {
@@ -192,12 +197,12 @@ function expectAddress(place: string, value: unknown): string {
 
 const MAX_ADDRESS_LENGTH = 1_024
 
-/** Consul fills in templates by go-sockaddr. */
+/** Consul evaluates `bind_addr` as a go-sockaddr template. */
 function isTemplate(address: string | undefined): boolean {
   return address?.includes('{{') === true
 }
 
-/** The two ends may be in two files. */
+/** Merges the port range. Its two ends may be set in different files. */
 function portRange(parts: readonly Part[]): PortRange {
   const ofMin = parts.findLast(({ minPort }) => minPort !== undefined)
   const ofMax = parts.findLast(({ maxPort }) => maxPort !== undefined)
@@ -206,60 +211,65 @@ function portRange(parts: readonly Part[]): PortRange {
   if (min <= max) return { min, max }
   const files = [...new Set([ofMin?.path, ofMax?.path])].filter((path) => path !== undefined)
   throw new ConfigurationError(
-    `${files.join(', ')}: ports: expected proxy_min_port not above proxy_max_port, got ${min} and ${max}`,
+    `${files.join(', ')}: ports: proxy_min_port ${min} is greater than proxy_max_port ${max}`,
   )
 }
 
 function expectDistinct(services: readonly ServiceDefinition[]): void {
-  const seen = new Map<string, ServiceDefinition>()
-  for (const service of services) {
-    const before = seen.get(service.id)
-    if (before !== undefined) {
-      throw new ConfigurationError(
-        `${service.origin}: service ${service.name}: expected an id of its own, and ${service.id} is in ${before.origin} already; give each its "id"`,
-      )
-    }
-    seen.set(service.id, service)
-  }
-  expectDistinctAdminAddresses(services)
-  const fixed = new Map<number, ServiceDefinition>()
-  for (const service of services) {
-    const port = service.managed?.bindPort
-    if (port === undefined) continue
-    const before = fixed.get(port)
-    if (before !== undefined) {
-      throw new ConfigurationError(
-        `${service.origin}: service ${service.name}: connect.proxy: config: bind_port: expected a port of its own, and ${port} is that of ${before.id} in ${before.origin}`,
-      )
-    }
-    fixed.set(port, service)
-  }
+  const byId = expectUnique(
+    services,
+    ({ id }) => id,
+    (id, { origin }) => `duplicate service id ${id}, already used in ${origin}; set a distinct "id"`,
+  )
+  expectUnique(
+    services,
+    ({ managed }) => managed && adminAddressOf(managed),
+    (address, { id, origin }) =>
+      `connect.proxy: config: admin_addr: address ${address} is already used by ${id} in ${origin}; set a distinct address`,
+  )
+  expectUnique(
+    services,
+    ({ managed }) => managed?.bindPort,
+    (port, { id, origin }) =>
+      `connect.proxy: config: bind_port: port ${port} is already used by ${id} in ${origin}; set a distinct port`,
+  )
   for (const { id, managed, origin } of services) {
-    const clash = managed === undefined ? undefined : seen.get(`${id}-proxy`)
+    const clash = managed === undefined ? undefined : byId.get(`${id}-proxy`)
     if (clash !== undefined) {
       throw new ConfigurationError(
-        `${clash.origin}: service ${clash.name}: the id ${clash.id} is that of the managed proxy of ${id} in ${origin}`,
+        `${clash.origin}: service ${clash.name}: id ${clash.id} conflicts with the managed proxy of ${id} in ${origin}; set another "id"`,
       )
     }
   }
 }
 
-function expectDistinctAdminAddresses(services: readonly ServiceDefinition[]): void {
-  const seen = new Map<string, ServiceDefinition>()
+/**
+ * Checks that no two services have the same value, and returns the services by value.
+ * @param problem - describes a conflict with an earlier service
+ * @throws ConfigurationError
+ */
+function expectUnique<T extends string | number>(
+  services: readonly ServiceDefinition[],
+  value: (service: ServiceDefinition) => T | undefined,
+  problem: (value: T, other: ServiceDefinition) => string,
+): ReadonlyMap<T, ServiceDefinition> {
+  const seen = new Map<T, ServiceDefinition>()
   for (const service of services) {
-    const address = service.managed && adminAddressOf(service.managed)
-    if (address === undefined) continue
-    const before = seen.get(address)
-    if (before !== undefined) {
-      throw new ConfigurationError(
-        `${service.origin}: service ${service.name}: connect.proxy: config: admin_addr: expected an address of its own, and ${address} is that of ${before.id} in ${before.origin}`,
-      )
+    const found = value(service)
+    if (found === undefined) continue
+    const other = seen.get(found)
+    if (other !== undefined) {
+      throw new ConfigurationError(`${service.origin}: service ${service.name}: ${problem(found, other)}`)
     }
-    seen.set(address, service)
+    seen.set(found, service)
   }
+  return seen
 }
 
-/** Only one of two proxies can listen at an address. A warning, since the other upstreams of both are fine. */
+/**
+ * Warns of upstreams with the same local address, on which only one of the proxies can listen. Only a warning,
+ * because the other upstreams work.
+ */
 function warnSharedUpstreamAddresses(
   services: readonly ServiceDefinition[],
   warn: (message: string) => void,
@@ -272,7 +282,7 @@ function warnSharedUpstreamAddresses(
       const before = seen.get(address)
       if (before !== undefined && before !== service) {
         warn(
-          `${service.origin}: service ${service.name}: connect.proxy: upstreams[${i}]: the proxy of ${before.id} in ${before.origin} listens at the same address, ${address}; give each upstream a local_bind_port of its own`,
+          `${service.origin}: service ${service.name}: connect.proxy: upstreams[${i}]: local address ${address} is also used by the proxy of ${before.id} in ${before.origin}; give each upstream its own local_bind_port`,
         )
       }
       seen.set(address, service)

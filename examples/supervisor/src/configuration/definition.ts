@@ -13,12 +13,12 @@ import {
   take,
 } from './keys.js'
 import { expectListedUpstreams } from './listed-upstreams.js'
-import { type ManagedBlock, checkConfig, readManaged, saysApplication, withDefaults } from './managed.js'
+import { type ManagedBlock, checkConfig, readManaged, setsLocalService, withDefaults } from './managed.js'
 import type { Json } from './parse.js'
 import { toRequest, upstreamRequest } from './request.js'
 import { closestKey } from './typos.js'
 
-/** The keys of a service definition in Consul 1.2 to 1.22. An agent rejects others. */
+/** Keys of a service definition in Consul 1.2 to 1.22. Agents reject other keys. */
 const SERVICE_KEYS = [
   'address',
   'check',
@@ -44,42 +44,45 @@ const SERVICE_KEYS = [
 ]
 const CONNECT_KEYS = ['native', 'peer_meta', 'proxy', 'sidecar_service']
 
-/** A service as somebody defined it. */
+/** A parsed service definition. */
 export interface ServiceDefinition {
   readonly id: string
   readonly name: string
-  /** Where its application listens; undefined when the definition has no port. */
+  /** Port of the application; undefined if the definition has none. */
   readonly port: number | undefined
-  /** Undefined for the node's. */
+  /** Address of the service; undefined to use the node's. */
   readonly address: string | undefined
   readonly sender: Sender
-  /** What the agent is sent: everything but what is meant for us. */
+  /** Registration for the agent: the definition without `connect.proxy` and `token`. */
   readonly body: Json
   /** Undefined for a service without a managed proxy. */
   readonly managed: ManagedBlock | undefined
-  /** The file that it came from, or who asked for it. */
+  /** File that contains the definition, or a description of the request. Used in messages. */
   readonly origin: string
 }
 
-/** With whose rights a service is registered. */
+/** Credentials with which a service is registered. */
 export interface Sender {
-  /** An ACL token of its own. */
+  /** ACL token from the definition or the request. */
   readonly token: string | undefined
-  /** Whether it has no rights of ours where it has no token: it came from somebody else. */
+  /**
+   * Whether the service was registered by HTTP. Without a token, such a service is registered anonymously and not
+   * with the supervisor's token.
+   */
   readonly isForeign: boolean
 }
 
 export interface DefinitionContext {
-  /** Whether it comes from somebody who is not the operator. @default false */
+  /** Whether the definition was sent by HTTP and not written by the operator. @default false */
   readonly isForeign?: boolean
   readonly origin: string
-  /** Against what relative commands are taken; undefined where none may be. */
+  /** Directory against which relative commands are resolved; undefined to reject them. */
   readonly folder: string | undefined
   readonly warn: (message: string) => void
 }
 
 /**
- * Reads a service definition, in the spelling of files or that of requests.
+ * Parses a service definition, with the keys of files (`snake_case`) or of requests (`PascalCase`).
  * @throws ConfigurationError
  */
 export function readDefinition(
@@ -89,10 +92,10 @@ export function readDefinition(
   expectShallow(`${origin}: service`, value)
   const given = keysOf(`${origin}: service`, value)
   const name = take(`${origin}: service`, given, 'name', expectName)
-  if (name === undefined) throw new ConfigurationError(`${origin}: service: expected a name, found none`)
+  if (name === undefined) throw new ConfigurationError(`${origin}: service: missing name`)
   const place = `${origin}: service ${name}`
   warnUnknown(place, given, SERVICE_KEYS, warn)
-  // Consul takes an empty id for none.
+  // Consul treats an empty id as missing.
   const id = given['id'] === '' ? name : (take(place, given, 'id', expectName) ?? name)
   const connect = given['connect'] === undefined ? {} : keysOf(`${place}: connect`, given['connect'])
   warnUnknown(`${place}: connect`, connect, CONNECT_KEYS, warn)
@@ -122,10 +125,10 @@ export function readDefinition(
 }
 
 /**
- * The same with the defaults of all, checked as a whole.
+ * Applies the defaults to a definition and validates the result.
  * @throws ConfigurationError
  */
-export function complete(
+export function applyDefaults(
   definition: ServiceDefinition,
   defaults: ManagedBlock,
   warn: (message: string) => void,
@@ -133,12 +136,12 @@ export function complete(
   if (definition.managed === undefined) return definition
   const managed = withDefaults(definition.managed, defaults)
   const place = `${definition.origin}: service ${definition.name}: connect.proxy`
-  if (definition.port === undefined && !saysApplication(managed)) {
+  if (definition.port === undefined && !setsLocalService(managed)) {
     throw new ConfigurationError(
-      `${place}: expected a port in the service, or local_service_address in config: the proxy must know where the application is`,
+      `${place}: address of the application unknown; set port in the service, or local_service_address in config`,
     )
   }
-  // An agent would be told of a mistake in them later.
+  // Validate upstreams here, because the agent would report errors only at registration.
   for (const [i, upstream] of managed.upstreams.entries())
     upstreamRequest(`${place}: upstreams[${i}]`, upstream)
   if (managed.command === undefined) checkConfig(place, definition, managed, warn)
@@ -163,12 +166,12 @@ function warnUnknown(
 function expectOrdinary(place: string, service: Json, connect: Json): void {
   const kind = service['kind']
   if (kind !== undefined && kind !== '') {
-    throw new ConfigurationError(`${place}: expected an ordinary service, and this one is a proxy itself`)
+    throw new ConfigurationError(
+      `${place}: a proxy cannot have a managed proxy; remove connect.proxy or kind`,
+    )
   }
   if (take(place, connect, 'native', expectBoolean) === true) {
-    throw new ConfigurationError(
-      `${place}: expected either native or a managed proxy: a native service needs no proxy`,
-    )
+    throw new ConfigurationError(`${place}: a native service needs no managed proxy; remove native or proxy`)
   }
 }
 

@@ -1,7 +1,7 @@
 import { ConfigurationError } from './error.js'
 
 const MAX_DEPTH = 64
-/** In a text, where brackets in strings count as well. */
+/** Limit for unparsed text, in which brackets inside strings count as well. */
 const MAX_OPEN_BRACKETS = 256
 /** Consul limits a key of `meta` to 128 bytes. */
 const MAX_KEY_LENGTH = 256
@@ -14,7 +14,7 @@ export function expectShallow(place: string, value: unknown): void {
   let level: unknown[] = [value]
   for (let depth = 0; level.length > 0; depth++) {
     if (depth > MAX_DEPTH) {
-      throw new ConfigurationError(`${place}: expected at most ${MAX_DEPTH} levels of nesting, found more`)
+      throw new ConfigurationError(`${place}: expected at most ${MAX_DEPTH} levels of nesting`)
     }
     level = level.flatMap((each) => {
       if (typeof each !== 'object' || each === null) return []
@@ -35,9 +35,7 @@ export function expectShallowText(place: string, text: string): void {
     if (character === '{' || character === '[') depth += 1
     else if ((character === '}' || character === ']') && depth > 0) depth -= 1
     if (depth > MAX_OPEN_BRACKETS) {
-      throw new ConfigurationError(
-        `${place}: expected at most ${MAX_OPEN_BRACKETS} open brackets, found more`,
-      )
+      throw new ConfigurationError(`${place}: expected at most ${MAX_OPEN_BRACKETS} open brackets`)
     }
   }
 }
@@ -46,7 +44,7 @@ function expectShortKeys(place: string, value: object): void {
   for (const { length } of Object.keys(value)) {
     if (length <= MAX_KEY_LENGTH) continue
     throw new ConfigurationError(
-      `${place}: expected keys of at most ${MAX_KEY_LENGTH} characters, found one with ${length}`,
+      `${place}: expected keys of at most ${MAX_KEY_LENGTH} characters, got one of ${length}`,
     )
   }
 }

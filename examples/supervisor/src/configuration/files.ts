@@ -3,7 +3,7 @@ import { extname, join, resolve } from 'node:path'
 import { ConfigurationError } from './error.js'
 import { type Json, parseHcl, parseJson } from './parse.js'
 
-/** One file of the configuration, and what it says. */
+/** A parsed configuration file. */
 export interface ConfigurationFile {
   readonly path: string
   readonly content: Json
@@ -18,8 +18,8 @@ const FORMATS: Readonly<Record<string, (path: string, text: string) => Json | Pr
 export const MAX_BYTES = 16 * 1024 * 1024
 
 /**
- * Reads files and folders in the order in which they are given; of a folder, as Consul does, the `.json` and `.hcl`
- * files in lexical order, without what is further inside.
+ * Reads files and directories in the given order. As in Consul, a directory stands for its `.json` and `.hcl` files
+ * in lexical order, without subdirectories.
  * @throws ConfigurationError
  */
 export async function readFiles(paths: readonly string[]): Promise<readonly ConfigurationFile[]> {
@@ -28,13 +28,13 @@ export async function readFiles(paths: readonly string[]): Promise<readonly Conf
   return files
 }
 
-/** Whether a file of this name in a folder is part of the configuration. */
+/** Whether a file with this name in a directory is part of the configuration. */
 export function isConfigurationName(name: string): boolean {
   return Object.hasOwn(FORMATS, extname(name))
 }
 
 /**
- * The files of one path, which is a file or a folder.
+ * Lists the configuration files of one path, which is a file or a directory.
  * @throws ConfigurationError
  */
 export function configurationFiles(given: string): string[] {
@@ -53,7 +53,7 @@ export function configurationFiles(given: string): string[] {
 async function read(path: string): Promise<Json> {
   if (!attempt(path, () => statSync(path).isFile())) throw new ConfigurationError(`${path}: expected a file`)
   if (attempt(path, () => statSync(path).size) > MAX_BYTES) {
-    throw new ConfigurationError(`${path}: expected a configuration, found more than ${MAX_BYTES} bytes`)
+    throw new ConfigurationError(`${path}: file is larger than ${MAX_BYTES} bytes`)
   }
   const text = attempt(path, () => readFileSync(path, 'utf8'))
   const parse = FORMATS[extname(path)] ?? parseJson

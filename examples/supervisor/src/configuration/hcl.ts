@@ -2,12 +2,12 @@ import { once } from 'node:events'
 import { createRequire } from 'node:module'
 import { Worker } from 'node:worker_threads'
 
-/** Far more than any file of a configuration takes. */
+/** Upper bound on the time to parse one file. */
 const TIMEOUT_MS = 10_000
 
 /**
- * The parser is Consul's own, HCL 1, compiled from Go. It changes global settings and takes a megabyte and a half of code,
- * and a file that is nested too deep exhausts its stack: in a thread of its own nothing of that stays.
+ * Runs the HCL 1 parser of Consul, compiled from Go. A worker thread isolates the parser: it modifies globals, loads
+ * 1.5 MB of code, and overflows its stack on deeply nested input.
  */
 const PARSE = `
   const { parentPort, workerData } = require('node:worker_threads')
@@ -15,8 +15,8 @@ const PARSE = `
 `
 
 /**
- * HCL as JSON, or words about what is wrong with it.
- * @throws Error when the parser itself fails
+ * Converts HCL to JSON. For invalid HCL, returns the error message of the parser.
+ * @throws Error when the parser fails or times out
  */
 export async function hclToJson(text: string): Promise<string> {
   const parser = createRequire(import.meta.url).resolve('js-hcl-parser')

@@ -2,7 +2,7 @@ import { ConfigurationError, describe } from './error.js'
 import type { Json } from './parse.js'
 import { snakeCase } from './shape.js'
 
-/** Checks of single values; `place` is where it stands, such as `/etc/x.hcl: service redis: port`. */
+/** Validates one value. `place` names it in messages, such as `/etc/x.hcl: service redis: port`. */
 type Check<T> = (place: string, value: unknown) => T
 
 export function expectObject(place: string, value: unknown): Json {
@@ -12,7 +12,7 @@ export function expectObject(place: string, value: unknown): Json {
 
 export function expectList(place: string, value: unknown): readonly unknown[] {
   if (Array.isArray(value)) return value
-  // In HCL a single block is the same.
+  // HCL represents a single block as an object.
   if (typeof value === 'object' && value !== null) return [value]
   throw new ConfigurationError(`${place}: expected a list, got ${describe(value)}`)
 }
@@ -22,10 +22,10 @@ export function expectString(place: string, value: unknown): string {
   throw new ConfigurationError(`${place}: expected a string, got ${describe(value)}`)
 }
 
-/** A string that no message may show. */
+/** Checks for a string without quoting the value in the error: it may be a token. */
 export function expectSecret(place: string, value: unknown): string {
   if (typeof value === 'string' && value !== '') return value
-  throw new ConfigurationError(`${place}: expected a string, got something else`)
+  throw new ConfigurationError(`${place}: expected a string`)
 }
 
 export function expectBoolean(place: string, value: unknown): boolean {
@@ -38,12 +38,12 @@ export function expectPort(place: string, value: unknown): number {
   throw new ConfigurationError(`${place}: expected a port from 1 to 65535, got ${describe(value)}`)
 }
 
-/** Addresses of IPv6 are often written in brackets, and nobody can listen on one. */
+/** Removes the brackets of an IPv6 address, which `listen` does not accept. */
 export function unbracketed(host: string): string {
   return host.replace(/^\[(.*)\]$/, '$1')
 }
 
-/** An argument may be empty; the name of a program may not. */
+/** Checks for a command line. Arguments may be empty; the program may not. */
 export function expectCommand(place: string, value: unknown): readonly string[] {
   const parts = Array.isArray(value) ? (value as readonly unknown[]) : undefined
   const isCommand = parts?.every((part) => typeof part === 'string' && !part.includes('\0')) === true
@@ -54,7 +54,7 @@ export function expectCommand(place: string, value: unknown): readonly string[] 
 }
 
 /**
- * The name or id of a service, which becomes part of paths, messages and names of files.
+ * Checks the name or id of a service, which becomes part of URLs, messages, and file names.
  * @throws ConfigurationError
  */
 export function expectName(place: string, value: unknown): string {
@@ -73,12 +73,21 @@ export function expectName(place: string, value: unknown): string {
   )
 }
 
-/** Go reads the keys of JSON without regard to their case: these would be one to an agent. */
+/**
+ * Folds a key to compare spellings. Agents ignore case in JSON keys, so that `LocalBindPort` and `localbindport` are
+ * the same key.
+ */
 export function foldKey(key: string): string {
   return key.toLowerCase().replaceAll('_', '')
 }
 
-/** What is read here, by all of its spellings. */
+/** Returns the value of a key in any spelling that agents accept; undefined if `from` is no object or lacks the key. */
+export function valueOf(from: unknown, key: string): unknown {
+  if (typeof from !== 'object' || from === null) return undefined
+  return Object.entries(from).find(([name]) => foldKey(name) === foldKey(key))?.[1]
+}
+
+/** Keys that the supervisor reads, by their folded spelling. */
 const CANONICAL: ReadonlyMap<string, string> = new Map(
   [
     'address',
@@ -111,12 +120,12 @@ const CANONICAL: ReadonlyMap<string, string> = new Map(
   ].map((key) => [foldKey(key), key]),
 )
 
-/** Warnings about one object; a request could otherwise write a log line for each of its keys. */
+/** Limit on warnings per object, so that a request cannot write a log line for each of its keys. */
 export const MAX_WARNINGS = 16
 
 /**
- * An object with its keys in snake_case. The first unknown keys are passed to `warn`.
- * @throws ConfigurationError when one is there in two spellings
+ * Returns an object with its keys in snake_case. Warns of unknown keys if `known` is given.
+ * @throws ConfigurationError when a key occurs in two spellings
  */
 export function keysOf(
   place: string,
@@ -130,17 +139,17 @@ export function keysOf(
   for (const [key, inner] of Object.entries(expectObject(place, value))) {
     const folded = foldKey(key)
     const name = CANONICAL.get(folded) ?? snakeCase(key)
-    if (seen.has(folded)) throw new ConfigurationError(`${place}: ${name} is there in two spellings`)
+    if (seen.has(folded)) throw new ConfigurationError(`${place}: ${name}: set twice, in two spellings`)
     seen.add(folded)
     if (known !== undefined && !known.includes(name) && ++unknown <= MAX_WARNINGS) {
-      warn(`${place}: ${key} is not known and has no effect; known are ${known.join(', ')}`)
+      warn(`${place}: unknown key ${key} has no effect; known keys: ${known.join(', ')}`)
     }
     result.set(name, inner)
   }
   return Object.fromEntries(result)
 }
 
-/** The value of a key, checked; undefined where there is none. */
+/** Validates the value of a key; undefined if the key is missing or null. */
 export function take<T>(place: string, from: Json, key: string, check: Check<T>): T | undefined {
   const value = from[key]
   return value === undefined || value === null ? undefined : check(`${place}: ${key}`, value)

@@ -17,33 +17,33 @@ import {
 import type { Json } from './parse.js'
 import { snakeCase } from './shape.js'
 
-/** What a definition, or the defaults of all, say about a managed proxy. */
+/** Settings of a managed proxy, from a definition or from `proxy_defaults`. */
 export interface ManagedBlock {
-  /** Program and arguments; undefined for the default. */
+  /** Program and arguments; undefined for the default command. */
   readonly command: readonly string[] | undefined
-  /** Against what a relative program is taken; undefined where none may be. */
+  /** Directory against which a relative program is resolved; undefined to reject it. */
   readonly folder: string | undefined
-  /** For the proxy: keys that are known in snake_case, others as they were written. */
+  /** Configuration of the proxy. Known keys are in snake_case; other keys keep their spelling. */
   readonly config: Json
   readonly upstreams: readonly Json[]
   readonly tcpCheckAddress: string | undefined
   readonly disableTcpCheck: boolean | undefined
-  /** A port that it must have; undefined for one of the range. */
+  /** Fixed port; undefined to choose one from the range. */
   readonly bindPort: number | undefined
 }
 
 type Warn = (message: string) => void
 
-/** A host name has at most 253 characters. */
+/** Host names have at most 253 characters. */
 const MAX_VALUE_LENGTH = 256
 
 const SERVICE_KEYS = ['exec_mode', 'command', 'config', 'upstreams']
 const DEFAULTS_KEYS = ['exec_mode', 'command', 'daemon_command', 'script_command', 'config']
-/** Those of `config` that mean something to our own proxy, or here. */
+/** Keys of `config` that `connect-proxy` or the supervisor reads. */
 const KNOWN_KEYS = [...PROXY_CONFIG_KEYS, 'tcp_check_address', 'disable_tcp_check', 'admin_addr']
 
 /**
- * Reads `connect { proxy { … } }` of a service definition.
+ * Parses `connect { proxy { … } }` of a service definition.
  * @throws ConfigurationError
  */
 export function readManaged(
@@ -58,7 +58,7 @@ export function readManaged(
 }
 
 /**
- * Reads `connect { proxy_defaults { … } }` of the agent's configuration.
+ * Parses `connect { proxy_defaults { … } }` of the agent-level configuration.
  * @throws ConfigurationError
  */
 export function readDefaults(
@@ -75,17 +75,15 @@ export function readDefaults(
   return { ...readConfig(place, block), command: defaultCommand(place, block), folder }
 }
 
-/** Consul's documentation calls the key `command`, its code `daemon_command`. */
+/** Consul's documentation names the key `command`, its code `daemon_command`. */
 function defaultCommand(place: string, block: Json): readonly string[] | undefined {
   const command = take(place, block, 'command', expectCommand)
   const daemonCommand = take(place, block, 'daemon_command', expectCommand)
   if (command === undefined || daemonCommand === undefined) return command ?? daemonCommand
-  throw new ConfigurationError(
-    `${place}: expected either command or daemon_command, which mean the same, found both`,
-  )
+  throw new ConfigurationError(`${place}: command and daemon_command are aliases; remove one`)
 }
 
-/** A service's own words come before the defaults of all. */
+/** Merges settings. Those of the service take precedence over the defaults. */
 export function withDefaults(own: ManagedBlock, defaults: ManagedBlock): ManagedBlock {
   return {
     command: own.command ?? defaults.command,
@@ -99,7 +97,7 @@ export function withDefaults(own: ManagedBlock, defaults: ManagedBlock): Managed
 }
 
 /**
- * What our own proxy would say to this configuration. That of another command is its own affair.
+ * Validates the configuration with the parser of `connect-proxy`. Not used for custom commands.
  * @throws ConfigurationError
  */
 export function checkConfig(
@@ -113,7 +111,7 @@ export function checkConfig(
   expectAdminAddress(place, managed)
   expectShortValues(place, config)
   for (const [i, upstream] of upstreams.entries()) expectShortValues(`${place}: upstreams[${i}]`, upstream)
-  const local = saysApplication(managed) ? {} : { local_service_port: service.port }
+  const local = setsLocalService(managed) ? {} : { local_service_port: service.port }
   try {
     const { warnings } = parseProxyConfig({ ...local, ...config, upstreams, service: service.name })
     for (const warning of warnings.slice(0, MAX_WARNINGS)) warn(`${place}: ${warning}`)
@@ -123,20 +121,20 @@ export function checkConfig(
   }
 }
 
-/** The configuration for the proxy itself: our own takes its admin address as a flag. */
+/** Returns the `Config` to register. `connect-proxy` takes its admin address as a flag instead. */
 export function proxyConfigOf({ command, config }: ManagedBlock): Json {
   if (command !== undefined) return config
   const { admin_addr: _, ...rest } = config
   return rest
 }
 
-/** The admin address of our own proxy; a custom proxy does with the key what it wants. */
+/** Admin address of `connect-proxy`; undefined for a custom command, which interprets the key itself. */
 export function adminAddressOf({ command, config }: ManagedBlock): string | undefined {
   const address = config['admin_addr']
   return command === undefined && typeof address === 'string' && address !== '' ? address : undefined
 }
 
-/** The flags by which our own proxy opens its admin address. */
+/** Flags that open the admin address of `connect-proxy`. */
 export function adminArgs(managed: ManagedBlock): readonly string[] {
   const address = adminAddressOf(managed)
   return address === undefined ? [] : ['-admin-addr', address]
@@ -153,18 +151,18 @@ function expectAdminAddress(place: string, managed: ManagedBlock): void {
   }
 }
 
-/** Bounds the texts that `parseProxyConfig` reads: names, addresses, and paths. */
+/** Limits the length of the strings that `parseProxyConfig` parses: names, addresses, and paths. */
 function expectShortValues(place: string, settings: Json): void {
   for (const [key, value] of Object.entries(settings)) {
     if (typeof value !== 'string' || value.length <= MAX_VALUE_LENGTH) continue
     throw new ConfigurationError(
-      `${place}: ${key}: expected at most ${MAX_VALUE_LENGTH} characters, found ${value.length}`,
+      `${place}: ${key}: expected at most ${MAX_VALUE_LENGTH} characters, got ${value.length}`,
     )
   }
 }
 
-/** Whether the configuration itself tells where the application is. */
-export function saysApplication({ config }: ManagedBlock): boolean {
+/** Whether the configuration sets the address of the application. */
+export function setsLocalService({ config }: ManagedBlock): boolean {
   return ['local_service_address', 'local_service_port', 'local_service_socket_path'].some(
     (key) => config[key] !== undefined,
   )
@@ -174,7 +172,7 @@ function expectDaemon(place: string, block: Json): void {
   const mode = block['exec_mode']
   if (mode === undefined || mode === '' || mode === 'daemon') return
   throw new ConfigurationError(
-    `${place}: exec_mode: expected "daemon", the only mode there is, got ${describe(mode)}`,
+    `${place}: exec_mode: expected "daemon", the only supported mode, got ${describe(mode)}`,
   )
 }
 
@@ -195,19 +193,19 @@ function readConfig(place: string, block: Json): Omit<ManagedBlock, 'command' | 
   }
 }
 
-/** HCL 1 and templates often quote numbers, and Consul converted them. */
+/** Accepts a quoted port: HCL 1 files and templates often quote numbers, and Consul converted them. */
 function expectPortOrDigits(place: string, value: unknown): number {
   const isDigits = typeof value === 'string' && /^\d{1,5}$/.test(value)
   return expectPort(place, isDigits ? Number(value) : value)
 }
 
-/** Keys that our own proxy knows, or we do, in one spelling; those of other proxies as they were written. */
+/** Converts known keys to snake_case. Keys of custom proxies keep their spelling. */
 function canonical(place: string, config: Json): Json {
   const result = new Map<string, unknown>()
   for (const [key, value] of Object.entries(config)) {
     const snake = snakeCase(key)
     const name = KNOWN_KEYS.includes(snake) ? snake : key
-    if (result.has(name)) throw new ConfigurationError(`${place}: ${name} is there in two spellings`)
+    if (result.has(name)) throw new ConfigurationError(`${place}: ${name}: set twice, in two spellings`)
     result.set(name, value)
   }
   return Object.fromEntries(result)

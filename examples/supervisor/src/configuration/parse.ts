@@ -3,11 +3,11 @@ import { expectShallow, expectShallowText } from './depth.js'
 import { ConfigurationError, describe } from './error.js'
 import { hclToJson } from './hcl.js'
 
-/** An object of a file, not checked yet. */
+/** An object that was parsed but not validated. */
 export type Json = Readonly<Record<string, unknown>>
 
 /**
- * Reads a JSON object. A repeated key is an error: one of the two values would be ignored.
+ * Parses a JSON object. Rejects repeated keys, because one of the two values would be ignored.
  * @throws ConfigurationError, with line and column
  */
 export function parseJson(path: string, text: string): Json {
@@ -15,7 +15,7 @@ export function parseJson(path: string, text: string): Json {
   try {
     value = JSON.parse(text)
   } catch {
-    // The message of JSON.parse quotes the text, which may hold a token: no cause.
+    // The error of JSON.parse quotes the input, which may hold a token, so it is not the cause.
     throw syntaxError(path, text)
   }
   expectShallow(path, value)
@@ -23,9 +23,7 @@ export function parseJson(path: string, text: string): Json {
   const repeated = tree && findRepeated(tree)
   if (repeated !== undefined) {
     const key: unknown = repeated.value
-    throw new ConfigurationError(
-      `${at(path, text, repeated.offset)}: the key ${describe(key)} is there twice`,
-    )
+    throw new ConfigurationError(`${at(path, text, repeated.offset)}: duplicate key ${describe(key)}`)
   }
   return object(path, value)
 }
@@ -43,14 +41,14 @@ class FirstError extends Error {
 
 function syntaxError(path: string, text: string): ConfigurationError {
   const onError = (error: ParseErrorCode, offset: number): never => {
-    // Ends the visit: a broken file may have an error at each character.
+    // Stops at the first error: an invalid file may have one at each character.
     throw new FirstError(error, offset)
   }
   try {
     visit(text, { onError }, { disallowComments: true, allowTrailingComma: false })
   } catch (error) {
     if (error instanceof RangeError) {
-      return new ConfigurationError(`${path}: expected JSON, found more levels of nesting than can be read`)
+      return new ConfigurationError(`${path}: expected JSON: nested too deeply`)
     }
     if (!(error instanceof FirstError)) throw error
     const found = printParseErrorCode(error.error).replaceAll(
@@ -63,15 +61,15 @@ function syntaxError(path: string, text: string): ConfigurationError {
 }
 
 /**
- * Reads HCL as Consul does, with the parser that Consul has. A block is a list of objects: see `shape.ts`.
+ * Parses HCL with the parser of Consul. A block becomes a list of objects, which `unwrapBlocks` converts.
  * @throws ConfigurationError, with line and column
  */
 export async function parseHcl(path: string, text: string): Promise<Json> {
-  // JSON is HCL as well, but for its mistakes the parser knows no place.
+  // JSON is valid HCL, but the HCL parser reports no position for errors in JSON.
   if (/^\s*\{/.test(text)) return parseJson(path, text)
   expectShallowText(path, text)
   const json = await hclToJson(text).catch((cause: unknown) => {
-    throw new ConfigurationError(`${path}:1:1: expected HCL, and it cannot be parsed`, { cause })
+    throw new ConfigurationError(`${path}:1:1: expected HCL: cannot be parsed`, { cause })
   })
   try {
     const value: unknown = JSON.parse(json)
@@ -79,9 +77,11 @@ export async function parseHcl(path: string, text: string): Promise<Json> {
     return object(path, value)
   } catch (cause) {
     if (cause instanceof ConfigurationError) throw cause
-    const [, line = '1', column = '1', said] = /At (\d+):(\d+): (.*)/s.exec(json) ?? []
-    // The parser quotes what it found, which may be a token without its quotes.
-    const problem = said?.replace(/^Unknown token: .*/s, 'Unknown token').replaceAll(/'[^']*'|"[^"]*"/g, '…')
+    const [, line = '1', column = '1', parserMessage] = /At (\d+):(\d+): (.*)/s.exec(json) ?? []
+    // The parser quotes the input, which may be an unquoted token.
+    const problem = parserMessage
+      ?.replace(/^Unknown token: .*/s, 'Unknown token')
+      .replaceAll(/'[^']*'|"[^"]*"/g, '…')
     throw new ConfigurationError(
       `${path}:${line}:${column}: expected HCL: ${problem?.slice(0, 200) ?? 'a value cannot be parsed'}`,
     )

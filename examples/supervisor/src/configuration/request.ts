@@ -4,23 +4,20 @@ import type { Json } from './parse.js'
 import { snakeCase } from './shape.js'
 
 /**
- * A service definition as the agent's HTTP API takes it. Go reads JSON's keys without regard to their case, so that it is
- * enough to leave the underscores out; what has a name of its own there is in the tables.
+ * Converts a service definition to the format of the agent's HTTP API. Go ignores case in JSON keys, so that removing
+ * underscores is sufficient for most keys. The tables below list the exceptions.
  * @throws ConfigurationError
  */
 export function toRequest(place: string, service: Json): Json {
-  return named(place, () => withDestination(convert(service, SERVICE)))
+  return withPlace(place, () => withDestination(convert(service, SERVICE)))
 }
 
-/**
- * Moves the destination of an unmanaged proxy to where agents since 1.6 expect it; they reject `ProxyDestination`, the
- * key of Consul 1.2.
- */
+/** Moves `ProxyDestination` (Consul 1.2) to `Proxy.DestinationServiceName`, which agents require since 1.6. */
 function withDestination({ ProxyDestination: destination, ...service }: Json): Json {
   if (destination === undefined || destination === null || destination === '') return service
   if (service['Kind'] !== 'connect-proxy' || typeof destination !== 'string') {
     throw new ConfigurationError(
-      `proxy_destination: expected the name of a service, and kind "connect-proxy" beside it`,
+      `proxy_destination: expected a service name, together with kind = "connect-proxy"`,
     )
   }
   const proxy = service['Proxy'] ?? {}
@@ -33,8 +30,8 @@ function withDestination({ ProxyDestination: destination, ...service }: Json): J
   return { ...service, Proxy: { ...proxy, DestinationServiceName: destination } }
 }
 
-/** Says where it is that something is wrong. */
-function named(place: string, act: () => Json): Json {
+/** Prefixes errors with the place of the value. */
+function withPlace(place: string, act: () => Json): Json {
   try {
     return act()
   } catch (cause) {
@@ -42,7 +39,9 @@ function named(place: string, act: () => Json): Json {
   }
 }
 
-/** How the keys of an object are written: `as is` for an object whose keys are the user's. */
+/**
+ * Describes how to convert the keys of an object. `as is`: keep its keys; `named`: keep its keys, convert the values.
+ */
 interface Shape {
   readonly names?: Readonly<Record<string, string>>
   readonly inside?: Readonly<Record<string, Shape | 'as is' | 'named'>>
@@ -50,7 +49,7 @@ interface Shape {
 
 const CHECK: Shape = { names: { id: 'CheckID' }, inside: { header: 'as is' } }
 const UPSTREAM: Shape = {
-  // Consul 1.2 had another word for it.
+  // Name of the key in Consul 1.2.
   names: { destination_datacenter: 'Datacenter' },
   inside: { config: 'as is' },
 }
@@ -60,14 +59,14 @@ const SERVICE: Shape = {
   names: { id: 'ID' },
   inside: {
     meta: 'as is',
-    // Its keys are names, and what they lead to is not.
+    // The keys are user-defined names; the values are structures.
     tagged_addresses: 'named',
     check: CHECK,
     checks: CHECK,
     proxy: PROXY,
     connect: {
       inside: {
-        // A definition inside a definition.
+        // A sidecar_service is a nested service definition.
         get sidecar_service() {
           return SERVICE
         },
@@ -80,13 +79,14 @@ function convert(from: Json, { names = {}, inside = {} }: Shape): Json {
   const seen = new Map<string, string>()
   for (const key of Object.keys(from)) {
     const other = seen.get(foldKey(key))
-    if (other !== undefined) throw new ConfigurationError(`${other} and ${key} are one key to an agent`)
+    if (other !== undefined)
+      throw new ConfigurationError(`${other} and ${key} are the same key to an agent; remove one`)
     seen.set(foldKey(key), key)
   }
   return Object.fromEntries(
     Object.entries(from).map(([key, value]) => {
-      const name = spelled(names, key)
-      const shape = spelled(inside, key)
+      const name = findKey(names, key)
+      const shape = findKey(inside, key)
       return [
         (name === undefined ? undefined : names[name]) ?? pascalCase(snakeCase(key)),
         converted(value, (shape === undefined ? undefined : inside[shape]) ?? PLAIN),
@@ -95,8 +95,8 @@ function convert(from: Json, { names = {}, inside = {} }: Shape): Json {
   )
 }
 
-/** The key of a table that an agent takes for the same. */
-function spelled(table: object, key: string): string | undefined {
+/** Finds the key of a table that an agent considers equal. */
+function findKey(table: object, key: string): string | undefined {
   const folded = foldKey(key)
   return Object.keys(table).find((each) => foldKey(each) === folded)
 }
@@ -113,17 +113,17 @@ function pascalCase(key: string): string {
   return key.replaceAll(/(?:^|_)([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())
 }
 
-/** Keys of our proxy that an agent accepts only in an upstream's `config`. */
-const TUNING = ['connect_timeout_ms', 'idle_timeout_ms', 'tags', 'filter', 'near']
+/** Keys of `connect-proxy` that an agent accepts only in an upstream's `config`. */
+const CONFIG_ONLY_KEYS = ['connect_timeout_ms', 'idle_timeout_ms', 'tags', 'filter', 'near']
 
 /**
- * An upstream as the API takes it.
+ * Converts an upstream to the format of the agent's HTTP API.
  * @throws ConfigurationError
  */
 export function upstreamRequest(place: string, upstream: Json): Json {
-  const tuning = Object.entries(upstream).filter(([key]) => TUNING.includes(snakeCase(key)))
-  const rest = Object.entries(upstream).filter(([key]) => !TUNING.includes(snakeCase(key)))
-  const request = named(place, () => convert(Object.fromEntries(rest), UPSTREAM))
+  const tuning = Object.entries(upstream).filter(([key]) => CONFIG_ONLY_KEYS.includes(snakeCase(key)))
+  const rest = Object.entries(upstream).filter(([key]) => !CONFIG_ONLY_KEYS.includes(snakeCase(key)))
+  const request = withPlace(place, () => convert(Object.fromEntries(rest), UPSTREAM))
   if (tuning.length === 0) return request
   const own = request['Config']
   const config = typeof own === 'object' && own !== null ? own : {}

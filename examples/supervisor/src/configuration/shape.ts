@@ -2,7 +2,7 @@ import { expectShallow } from './depth.js'
 import { ConfigurationError } from './error.js'
 import type { Json } from './parse.js'
 
-/** Where several blocks are several things; everywhere else there is one block, which is one object. */
+/** Paths at which repeated blocks form a list. Elsewhere a block is a single object. */
 const LISTS: readonly RegExp[] = [
   /^services?$/,
   /^services?\.checks$/,
@@ -11,7 +11,7 @@ const LISTS: readonly RegExp[] = [
   /\.expose\.paths$/,
 ]
 
-/** Where there can be one only. Elsewhere, several are for whoever understands them. */
+/** Paths at which repeated blocks are an error. At other paths, repeated blocks are passed on as a list. */
 const SINGLE: readonly RegExp[] = [
   /^(connect|ports)$/,
   /^connect\.(proxy|proxy_defaults)(\.config)?$/,
@@ -21,7 +21,7 @@ const SINGLE: readonly RegExp[] = [
   /^services?\.proxy\.config$/,
 ]
 
-/** The keys that the supervisor reads; other keys belong to the agent. */
+/** Keys that the supervisor reads. The agent reads the others. */
 export const TOP_LEVEL = [
   'service',
   'services',
@@ -34,11 +34,11 @@ export const TOP_LEVEL = [
 ] as const
 
 /**
- * In HCL a block and a list with one object are the same. Makes objects of the blocks where one is meant, as Consul does
- * by its own table, and leaves lists where there may be several.
+ * Converts HCL blocks, which the parser returns as lists, to objects where a single block is expected. Consul uses a
+ * similar table.
  * @throws ConfigurationError
  */
-export function unblock(path: string, content: Json): Json {
+export function unwrapBlocks(path: string, content: Json): Json {
   const known: readonly string[] = TOP_LEVEL
   expectShallow(path, content)
   return Object.fromEntries(
@@ -67,7 +67,9 @@ function isObject(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** Converts the spelling of requests to that of files: `LocalBindPort` becomes `local_bind_port`. Linear in the length. */
+/**
+ * Converts the spelling of requests to that of files: `LocalBindPort` becomes `local_bind_port`. Runs in linear time.
+ */
 export function snakeCase(key: string): string {
   return key.replaceAll(/(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])/g, '_').toLowerCase()
 }

@@ -1,9 +1,9 @@
 import { foldKey } from './keys.js'
 
-/** Shorter keys are too close to each other for a guess. */
+/** Minimum length of a suggested key. Shorter keys are too similar to each other. */
 const MIN_LENGTH = 4
 
-/** The known key from which a key differs by one edit: an inserted, missing, replaced, or swapped character. */
+/** Returns the known key that differs by one edit: an inserted, missing, replaced, or swapped character. */
 export function closestKey(key: string, known: readonly string[]): string | undefined {
   const folded = foldKey(key)
   return known.find((each) => each.length >= MIN_LENGTH && isOneEditApart(folded, foldKey(each)))

@@ -4,16 +4,19 @@ import { basename, dirname, resolve } from 'node:path'
 import { type PathStep, pathSteps } from '../path-steps.js'
 import { MAX_BYTES, configurationFiles, isConfigurationName } from './files.js'
 
-/** Consul coalesced changes in the same way: a reload follows 500 ms of silence, and waits for at most 5 s. */
+/**
+ * A reload starts 500 ms after the last change, and at most 5 s after the first. Consul coalesced changes in the same
+ * way.
+ */
 const QUIET_MS = 500
 const MAX_WAIT_MS = 5_000
 
-/** Which names in a folder are watched. */
+/** Selects the file names to watch in a directory. */
 type Names = (name: string) => boolean
 
 /**
- * Calls back when the content of the configuration has changed. Other files in the same folders, such as a log, are
- * ignored, and so is a file that is written again with the content that it had.
+ * Calls back when the content of the configuration changes. Ignores other files in the same directories, such as
+ * logs, and files that are rewritten with the same content.
  */
 export class ConfigurationWatcher {
   readonly #paths: readonly string[]
@@ -42,7 +45,7 @@ export class ConfigurationWatcher {
     this.#watchers = [...watchedNames(this.#paths)].flatMap(([folder, names]) => {
       try {
         const watcher = watch(folder, (_, name) => {
-          // The system does not always name the file.
+          // The operating system does not always report the name.
           if (name === null || names.some((accepts) => accepts(name))) this.#schedule()
         })
         watcher.on('error', () => {
@@ -50,7 +53,7 @@ export class ConfigurationWatcher {
         })
         return watcher
       } catch {
-        // The folder does not exist for now. An event in its parent folder announces its return.
+        // The directory does not exist at the moment. An event in its parent directory announces its return.
         return []
       }
     })
@@ -63,7 +66,8 @@ export class ConfigurationWatcher {
     const waitMs = Math.max(0, Math.min(QUIET_MS, this.#since + MAX_WAIT_MS - now))
     this.#timer = setTimeout(() => {
       this.#since = undefined
-      // A folder may have been replaced by another with the same name. Watch first: what changes during the read counts.
+      // A directory may have been replaced by another of the same name. Watch before reading, so that no change is
+      // missed.
       this.#watch()
       const content = contentOf(this.#paths)
       if (content === this.#content) return
@@ -74,8 +78,8 @@ export class ConfigurationWatcher {
 }
 
 /**
- * The names on which the configuration depends, by folder: its files, the folders that hold them, and every link on the
- * way. Kubernetes, for one, changes the files of a ConfigMap by replacing a link.
+ * Lists the watched names by directory: the configuration files, the directories that contain them, and all symbolic
+ * links on the path. Kubernetes, for example, updates a ConfigMap by replacing a link.
  */
 function watchedNames(paths: readonly string[]): ReadonlyMap<string, readonly Names[]> {
   const watched = new Map<string, Names[]>()
@@ -87,7 +91,7 @@ function watchedNames(paths: readonly string[]): ReadonlyMap<string, readonly Na
   }
   for (const path of paths) {
     addName(path)
-    // A folder is replaced in the folder above it.
+    // Replacing a directory changes its parent directory.
     if (isFolder(path)) add(path, isConfigurationName)
     else addName(dirname(path))
   }
@@ -100,14 +104,14 @@ function watchedNames(paths: readonly string[]): ReadonlyMap<string, readonly Na
   return watched
 }
 
-/** Identifies the content of all files, or the problem that keeps them from being read. */
+/** Hashes the content of all files. For a file that cannot be read, hashes the error code. */
 function contentOf(paths: readonly string[]): string {
   const hash = createHash('sha256')
   for (const file of filesOf(paths)) {
     hash.update(`\0${file}\0`)
     try {
       const stats = statSync(file)
-      // The reload refuses these without reading them.
+      // A reload rejects these files without reading them.
       if (!stats.isFile() || stats.size > MAX_BYTES) throw new Error('unreadable')
       hash.update(readFileSync(file))
     } catch (error) {

@@ -4,20 +4,20 @@ import { type IncomingMessage, request } from 'node:http'
 import { dirname } from 'node:path'
 import { LocalServer, type Reply } from 'consul-connect-proxy/local-server'
 
-/** What an operator may ask of a running supervisor. */
+/** Actions of the control commands. */
 export interface ControlActions {
   status(): object
-  /** @returns whether there is such a proxy */
+  /** @returns whether the id is known */
   stop(id: string): Promise<boolean>
   start(id: string): boolean
   restart(id: string): boolean
 }
 
-/** `sun_path` of unix(7), without its end. */
+/** Maximum length of a Unix socket path: `sun_path` of unix(7) without the terminating null byte. */
 const MAX_PATH_BYTES = 107
 const TIMEOUT_MS = 30_000
 
-/** A unix socket for the commands of operators. Only the supervisor's user, and root, can reach it. */
+/** Serves the control commands on a Unix socket that only the supervisor's user and root can access. */
 export class ControlServer {
   readonly #server: LocalServer
   readonly #path: string
@@ -30,17 +30,17 @@ export class ControlServer {
     )
   }
 
-  /** @throws Error, which says what to do */
+  /** @throws Error when the path is too long, or the system's error */
   async open(): Promise<void> {
     if (Buffer.byteLength(this.#path) > MAX_PATH_BYTES) {
       throw new Error(
-        `data_dir: expected a shorter path: a unix socket takes ${MAX_PATH_BYTES} bytes, and ${this.#path} has more`,
+        `data_dir: path is too long for a Unix socket (${this.#path}, at most ${MAX_PATH_BYTES} bytes); use a shorter one`,
       )
     }
-    // The lock is ours, so that nobody listens here any more.
+    // This process holds the lock, so the existing socket is stale.
     rmSync(this.#path, { force: true })
     await this.#server.open({ path: this.#path })
-    // The folder is closed to others already.
+    // Defense in depth: the directory already excludes other users.
     chmodSync(this.#path, 0o600)
   }
 
@@ -53,21 +53,21 @@ export class ControlServer {
 async function answer({ method, url = '' }: IncomingMessage, actions: ControlActions): Promise<Reply> {
   if (method === 'GET' && url === '/status') return { status: 200, body: actions.status() }
   const [, verb, encoded] = /^\/(stop|start|restart)\/([^/?]+)$/.exec(url) ?? []
-  if (method !== 'POST' || encoded === undefined) return { status: 404, body: { error: 'no such command' } }
+  if (method !== 'POST' || encoded === undefined) return { status: 404, body: { error: 'unknown command' } }
   const id = decodeURIComponent(encoded)
   const isKnown = await actions[verb as 'stop' | 'start' | 'restart'](id)
   if (isKnown) return { status: 200, body: {} }
-  return { status: 404, body: { error: `there is no managed proxy ${JSON.stringify(id)}` } }
+  return { status: 404, body: { error: `unknown managed proxy: ${JSON.stringify(id)}` } }
 }
 
-/** No supervisor runs there. */
+/** No supervisor is listening on the control socket. */
 export class NotRunningError extends Error {
   override readonly name = 'NotRunningError'
 }
 
 /**
- * Asks a running supervisor.
- * @throws NotRunningError, Error with its words
+ * Sends a request to the running supervisor.
+ * @throws NotRunningError, or Error with the message of the supervisor
  */
 export async function control(socketPath: string, method: 'GET' | 'POST', path: string): Promise<unknown> {
   const sent = request({ socketPath, method, path, signal: AbortSignal.timeout(TIMEOUT_MS) })
@@ -78,11 +78,11 @@ export async function control(socketPath: string, method: 'GET' | 'POST', path: 
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException
     if (code === 'ENOENT' || code === 'ECONNREFUSED') {
-      throw new NotRunningError(`no supervisor runs with the data_dir ${dirname(dirname(socketPath))}`, {
+      throw new NotRunningError(`no supervisor is running with data_dir ${dirname(dirname(socketPath))}`, {
         cause,
       })
     }
-    throw new Error(`the supervisor at ${socketPath} cannot be reached (${code ?? 'timeout'})`, { cause })
+    throw new Error(`cannot reach the supervisor at ${socketPath} (${code ?? 'timeout'})`, { cause })
   }
   const chunks: Buffer[] = []
   for await (const chunk of response) chunks.push(chunk as Buffer)

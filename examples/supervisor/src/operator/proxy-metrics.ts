@@ -1,7 +1,8 @@
 import { once } from 'node:events'
 import { type IncomingMessage, request } from 'node:http'
+import { forEachConcurrently } from '../concurrency.js'
 
-/** A proxy whose metrics are read. */
+/** A proxy with an admin socket. */
 export interface MetricsSource {
   readonly proxyId: string
   readonly socketPath: string
@@ -10,33 +11,29 @@ export interface MetricsSource {
 const TIMEOUT_MS = 2_000
 const MAX_BYTES = 4 * 1024 * 1024
 const CONCURRENCY = 8
-/** The metrics of our own proxy; those of its process would clash with the supervisor's. */
+/** Prefix of the metrics to include. The process metrics of a proxy would collide with the supervisor's. */
 const PREFIX = 'connect_proxy_'
 
 /**
- * Reads the metrics of all proxies over their admin sockets, in the Prometheus text format, with the label `proxy`. A
- * proxy that does not answer is left out.
+ * Reads the metrics of all proxies from their admin sockets and adds the label `proxy`. Skips proxies that do not
+ * respond within 2 s.
+ * @returns metrics in the Prometheus text format
  */
 export async function proxyMetrics(sources: Iterable<MetricsSource>): Promise<string> {
   const families = new Map<string, Family>()
-  const rest = [...sources].values()
-  const workers = Array.from({ length: CONCURRENCY }, async () => {
-    for (const { proxyId, socketPath } of rest) {
-      const text = await read(socketPath).catch(() => '')
-      addMetrics(families, proxyId, text)
-    }
+  await forEachConcurrently(sources, CONCURRENCY, async ({ proxyId, socketPath }) => {
+    addMetrics(families, proxyId, await read(socketPath).catch(() => ''))
   })
-  await Promise.all(workers)
   return [...families.values()].map(({ header, samples }) => [...header, ...samples, ''].join('\n')).join('')
 }
 
-/** The lines of one metric. The text format wants them together. */
+/** Lines of one metric, which the text format requires to be consecutive. */
 interface Family {
   readonly header: string[]
   readonly samples: string[]
 }
 
-/** Adds the metrics of one proxy to those of the others. */
+/** Adds the metrics of one proxy to `families`. */
 export function addMetrics(families: Map<string, Family>, proxyId: string, text: string): void {
   const label = `proxy="${proxyId.replaceAll(/[\\"]/g, '\\$&').replaceAll('\n', '\\n')}"`
   let family: Family | undefined

@@ -14,40 +14,40 @@ import { printable } from 'consul-connect-proxy/printable'
 export interface RegistrationActions {
   allowsManaged(): boolean
   /**
-   * Parses and checks a definition as a whole.
+   * Parses and validates a definition.
    * @throws ConfigurationError
    */
   read(request: Json): ServiceDefinition
-  /** @throws ConfigurationError when requests may not use the id */
+  /** @throws ConfigurationError when clients may not use the id */
   expectFree(id: string): void
-  keep(definition: ServiceDefinition, request: Json): Promise<void>
-  forget(id: string): Promise<void>
-  /** The token with which a definition was registered; undefined for none, and for an unknown id. */
+  add(definition: ServiceDefinition, request: Json): Promise<void>
+  remove(id: string): Promise<void>
+  /** The token with which a definition was registered; undefined for none and for an unknown id. */
   tokenOf(id: string): string | undefined
   isManagedProxy(id: string): boolean
   /** Resolves at the next registration of a proxy, or when the signal is aborted. */
   nextRegistration(id: string, signal: AbortSignal): Promise<void>
 }
 
-/** A definition takes a few KiB; 64 upstreams with all their keys take less than 32. */
+/** Maximum size of a request body. A definition takes a few KiB; 64 upstreams with all keys take less than 32 KiB. */
 const MAX_BODY_BYTES = 128 * 1024
-/** Managed proxies wait here for changes, with a connection each. */
+/** Each managed proxy may hold one connection, to wait for changes. */
 const MAX_CONNECTIONS = 1_024
 const MAX_TOKEN_LENGTH = 4_096
 
 const REFUSAL =
-  'managed proxies by HTTP are off, because everyone who can register a service could run a command here; set connect { proxy { allow_managed_api_registration = true } } to allow them'
+  'registration of managed proxies by HTTP is disabled, because anyone who can register a service could run commands on this host; set connect { proxy { allow_managed_api_registration = true } } to allow it'
 
 /**
- * The part of the agent's API in which Consul 1.2 to 1.5 took managed proxies. A request is passed on with the token of
- * its sender, never with the supervisor's: it achieves nothing here that the agent refuses.
+ * Serves the part of the agent's API through which Consul 1.2 to 1.5 registered managed proxies. Requests are
+ * forwarded with the token of the client, never with the supervisor's, so that a client gains no rights.
  */
 export class RegistrationApi {
   readonly #server: LocalServer
   readonly #agent: ConsulApi
   readonly #actions: RegistrationActions
 
-  /** @param agent a client without a token of its own */
+  /** @param agent - client without a token */
   constructor(agent: ConsulApi, actions: RegistrationActions) {
     this.#agent = agent
     this.#actions = actions
@@ -58,7 +58,10 @@ export class RegistrationApi {
     )
   }
 
-  /** @throws the system's error */
+  /**
+   * Starts to listen.
+   * @throws the system's error
+   */
   open(address: { readonly host: string; readonly port: number }): Promise<AddressInfo> {
     return this.#server.open(address)
   }
@@ -69,7 +72,7 @@ export class RegistrationApi {
 
   async #answer(received: IncomingMessage): Promise<Reply> {
     if (!isLocalHost(received.headers.host)) {
-      throw new RequestError(403, 'Host header: expected an IP address or localhost, got another name')
+      throw new RequestError(403, 'Host header: expected an IP address or localhost')
     }
     const { pathname, searchParams } = urlOf(received)
     const header = received.headers['x-consul-token']
@@ -84,7 +87,7 @@ export class RegistrationApi {
     if (encoded !== undefined) return this.#deregister(decoded(encoded), token)
     throw new RequestError(
       404,
-      `expected /v1/agent/service/register, /v1/agent/service/deregister/:id or /v1/agent/connect/proxy/:id; all other endpoints are the agent's, at ${this.#agent.address}`,
+      `expected /v1/agent/service/register, /v1/agent/service/deregister/:id or /v1/agent/connect/proxy/:id; for other endpoints, use the agent at ${this.#agent.address}`,
     )
   }
 
@@ -92,7 +95,7 @@ export class RegistrationApi {
     expectShallow('request', body)
     const { token: inBody, ...rest } = keysOf('request', body)
     const token = header ?? inBody
-    // Cheap refusals come before the definition is parsed.
+    // Reject unauthorized requests before the more expensive parsing.
     if (asksForProxy(rest) && !this.#actions.allowsManaged()) throw new RequestError(400, REFUSAL)
     await this.#expectKnownToken(token)
     const request = { ...rest, ...(token !== undefined && { token }) }
@@ -105,8 +108,8 @@ export class RegistrationApi {
     const sent = { ...passed, body: definition.body, token: definition.sender.token }
     const { status, text } = await this.#agent.exchange(sent)
     if (status === 200) {
-      if (definition.managed === undefined) await this.#actions.forget(definition.id)
-      else await this.#actions.keep(definition, request)
+      if (definition.managed === undefined) await this.#actions.remove(definition.id)
+      else await this.#actions.add(definition, request)
     }
     return { status, body: text }
   }
@@ -117,13 +120,13 @@ export class RegistrationApi {
     const answer = await this.#agent.exchange({ method: 'PUT', path, token })
     const isGone = answer.status === 200 || this.#isOwnersLeftover(id, token, answer)
     if (!isGone) return { status: answer.status, body: answer.text }
-    await this.#actions.forget(id)
+    await this.#actions.remove(id)
     return { status: 200, body: '' }
   }
 
   /**
-   * `GET /v1/agent/connect/proxy/:id`, which agents answered before 1.6, from the registration that the agent has. With
-   * `hash`, waits for a change. The agent decides whether the token may read it.
+   * Handles `GET /v1/agent/connect/proxy/:id`, which agents served before 1.6, from the registration of the proxy.
+   * With `hash`, blocks until a change. The agent decides whether the token may read the proxy.
    */
   async #proxy(
     id: string,
@@ -141,7 +144,7 @@ export class RegistrationApi {
     socket.once('close', end)
     const timer = setTimeout(end, waitOf(query.get('wait') ?? ''))
     try {
-      // Listening begins before the first read, so that no change falls between the two.
+      // Subscribe before the first read, so that no change is missed.
       const changed = this.#actions.nextRegistration(id, ended.signal)
       const reply = await this.#readProxy(id, token)
       if (reply.headers?.[HASH_HEADER] !== hash) return reply
@@ -158,13 +161,13 @@ export class RegistrationApi {
     const path = `/v1/agent/service/${encodeURIComponent(id)}`
     const { status, text } = await this.#agent.exchange({ path, token })
     if (status !== 200) return { status, body: text }
-    const body = managedProxyAnswer(objectOf(text, new RequestError(502, 'the agent answered no JSON')))
+    const body = managedProxyAnswer(objectOf(text, new RequestError(502, 'the agent did not return JSON')))
     return { headers: { [HASH_HEADER]: body.ContentHash }, body }
   }
 
   /**
-   * Whether the agent no longer has the service and the sender is the one who registered it here. The agent checks no
-   * rights on an unknown service, so the token of the registration stands for them.
+   * Whether a deregistration may retryFailed although the agent no longer has the service. The agent checks no rights on
+   * an unknown service, so the client must present the token of the registration.
    */
   #isOwnersLeftover(id: string, token: string | undefined, { status, text }: AgentExchange): boolean {
     const registrant = this.#actions.tokenOf(id)
@@ -172,14 +175,14 @@ export class RegistrationApi {
     return isUnknownService(status, text)
   }
 
-  /** Refuses a token that the agent does not know, at the price of one small request. */
+  /** Rejects a token that the agent does not know, with one small request. */
   async #expectKnownToken(token: unknown): Promise<void> {
     if (token === undefined || token === '') return
     if (typeof token !== 'string' || token.length > MAX_TOKEN_LENGTH) {
       throw new RequestError(400, `token: expected a string of at most ${MAX_TOKEN_LENGTH} characters`)
     }
     const { status, text } = await this.#agent.exchange({ path: '/v1/acl/token/self', token })
-    if (status === 403) throw new RequestError(403, text.trim() || 'the agent does not know this token')
+    if (status === 403) throw new RequestError(403, text.trim() || 'unknown ACL token')
   }
 }
 
@@ -188,7 +191,7 @@ const DEFAULT_WAIT_MS = 300_000
 const MAX_WAIT_MS = 600_000
 const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000 }
 
-/** A wait as Consul's clients write it, such as `60s`, in milliseconds. */
+/** Parses a wait such as `60s`. Returns milliseconds, at most 10 minutes; 5 minutes for an invalid value. */
 function waitOf(text: string): number {
   const [, digits, unit] = /^(\d{1,9})(ms|s|m)$/.exec(text) ?? []
   const waitMs = Number(digits) * (UNITS[unit ?? ''] ?? NaN)
@@ -196,13 +199,13 @@ function waitOf(text: string): number {
 }
 
 /**
- * Translates a registration into the answer that Consul 1.2 to 1.5 gave a managed proxy. `Command` is left empty: its
- * arguments need more than the right to read the service.
+ * Converts a registration to the response of Consul 1.2 to 1.5. `Command` is empty, because its arguments must not be
+ * visible to every client that may read the service.
  */
 function managedProxyAnswer(service: Json): { readonly ContentHash: string } & Json {
   const proxy = (service['Proxy'] ?? {}) as Json
   const listed = Array.isArray(proxy['Upstreams']) ? (proxy['Upstreams'] as readonly Json[]) : []
-  // Those versions had no mesh gateways.
+  // Consul 1.2 to 1.5 did not have this key.
   const upstreams = listed.map(({ MeshGateway: _, ...upstream }) => upstream)
   const hash = service['ContentHash']
   return {
@@ -214,14 +217,14 @@ function managedProxyAnswer(service: Json): { readonly ContentHash: string } & J
     Command: [],
     Config: {
       ...(proxy['Config'] as Json | undefined),
-      // Consul 1.2 had them here, and 1.3 beside the configuration.
+      // Consul 1.2 returned upstreams here; 1.3 returned them in `Upstreams` as well.
       ...(upstreams.length > 0 && { upstreams: upstreams.map((upstream) => keysOf('upstream', upstream)) }),
     },
     Upstreams: upstreams,
   }
 }
 
-/** Whether a definition has a `connect.proxy`, without looking inside it. */
+/** Whether a definition has a `connect.proxy`, without parsing its content. */
 function asksForProxy(service: Json): boolean {
   const { connect } = service
   if (typeof connect !== 'object' || connect === null) return false
@@ -248,7 +251,7 @@ function decoded(segment: string): string {
   try {
     return decodeURIComponent(segment)
   } catch {
-    throw new RequestError(400, 'expected an id that is encoded as a part of a path')
+    throw new RequestError(400, 'id: invalid percent-encoding')
   }
 }
 
@@ -276,7 +279,7 @@ function objectOf(text: string, failure: RequestError): Json {
   try {
     value = JSON.parse(text)
   } catch {
-    // The message of JSON.parse quotes the text, which may hold a token.
+    // The error of JSON.parse quotes the input, which may hold a token.
     throw failure
   }
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Json
@@ -292,14 +295,14 @@ function textOf(received: IncomingMessage): Promise<string> {
     received.on('data', (chunk: Buffer) => {
       size += chunk.length
       if (size <= MAX_BODY_BYTES) chunks.push(chunk)
-      // Destroying the request would destroy the connection before the answer.
+      // Do not destroy the request: this would close the connection before the response is sent.
       else reject(tooLong)
     })
     received.once('end', () => {
       resolve(Buffer.concat(chunks).toString())
     })
     received.once('close', () => {
-      reject(new RequestError(400, 'the request ended early'))
+      reject(new RequestError(400, 'request body ended early'))
     })
     received.once('error', reject)
   })

@@ -13,67 +13,67 @@ export const PROXY_STATES = [
 ] as const
 type ProxyState = (typeof PROXY_STATES)[number]
 
-/** One proxy, as an operator sees it. */
+/** Status of one proxy, as `status -json` prints it. */
 export interface ProxyStatus {
   readonly service: string
   readonly proxy: string
-  /** 0 before it has one. */
+  /** 0 before a port is selected. */
   readonly port: number
   readonly pid: number | undefined
   readonly state: ProxyState
   readonly restarts: number
   readonly uptimeS: number | undefined
-  /** Such as `exit code 1` or `SIGKILL`. */
+  /** Such as `exit code 1` or `SIGKILL`; undefined if the process has not exited yet. */
   readonly lastExit: string | undefined
-  /** State of the ACL token: `none` where ACLs are off, `missing` until the agent has made the next one. */
+  /** State of the ACL token: `none` if ACLs are disabled, `missing` until the agent has created the next one. */
   readonly token: 'none' | 'valid' | 'missing'
-  /** Why it is not as it should be. */
+  /** Why the proxy is not running as configured. */
   readonly problem: string | undefined
 }
 
 export interface SupervisorStatus {
-  /** `ok`, or what is wrong with it. */
+  /** `ok`, or why the agent is unreachable. */
   readonly agent: string
-  /** Whether it looks after everything, and does not hang. */
+  /** Whether passes complete; false if the last one ended more than 60 s ago. */
   readonly isWorking: boolean
-  /** How often everything has been looked at. */
+  /** Number of completed passes. */
   readonly passes: number
   readonly services: number
   readonly proxies: readonly ProxyStatus[]
 }
 
 export function proxyStatus(proxy: ManagedProxy, problem: string | undefined): ProxyStatus {
-  const { keeper } = proxy
-  const { running, lastExit } = keeper
+  const { runner } = proxy
+  const { running, lastExit } = runner
   return {
     service: proxy.serviceId,
     proxy: proxy.id,
     port: proxy.port,
     pid: running?.id.pid,
     state: stateOf(proxy, problem),
-    restarts: keeper.restarts,
+    restarts: runner.restarts,
     uptimeS: running && Math.floor((performance.now() - running.since) / 1_000),
     lastExit: lastExit && describeExit(lastExit),
     token: proxy.tokenState,
-    problem: problem ?? keeper.problem?.message ?? tokenProblem(proxy),
+    problem: problem ?? runner.problem?.message ?? tokenProblem(proxy),
   }
 }
 
 function tokenProblem({ tokenState }: ManagedProxy): string | undefined {
-  return tokenState === 'missing' ? 'its ACL token is not known to the agent; another one is made' : undefined
+  return tokenState === 'missing' ? 'ACL token is unknown to the agent; creating another one' : undefined
 }
 
-/** Of one whose service somebody else has deregistered. */
+/** Status of a proxy whose service another client deregistered. */
 export function goneStatus(proxy: ManagedProxy): ProxyStatus {
-  const problem = 'its service was deregistered by somebody else; a reload, or start, registers it again'
+  const problem = 'service was deregistered by another client; reload, or use start, to register it again'
   return { ...proxyStatus(proxy, problem), state: 'gone' }
 }
 
-function stateOf({ isStopped, keeper }: ManagedProxy, problem: string | undefined): ProxyState {
-  if (keeper.state === 'running' || keeper.state === 'stopping') return keeper.state
+function stateOf({ isStopped, runner }: ManagedProxy, problem: string | undefined): ProxyState {
+  if (runner.state === 'running' || runner.state === 'stopping') return runner.state
   if (isStopped) return 'stopped'
   if (problem !== undefined) return 'refused'
-  return keeper.problem === undefined ? 'waiting' : 'failing'
+  return runner.problem === undefined ? 'waiting' : 'failing'
 }
 
 const COLUMNS: readonly [string, (proxy: ProxyStatus) => string][] = [
@@ -87,7 +87,7 @@ const COLUMNS: readonly [string, (proxy: ProxyStatus) => string][] = [
   ['LAST EXIT', ({ lastExit }) => lastExit ?? '-'],
 ]
 
-/** A table, and under it what is wrong. */
+/** Formats the status as a table, followed by one line per problem. */
 export function formatStatus({ agent, proxies }: SupervisorStatus): string {
   const rows = [
     COLUMNS.map(([title]) => title),

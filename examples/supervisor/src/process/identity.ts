@@ -1,27 +1,30 @@
 import { readFileSync, readdirSync, readlinkSync, statSync } from 'node:fs'
 
-/** A process that cannot be mistaken for another: a number is given out again, a moment of a run of the machine is not. */
+/** Identifies a process uniquely. The kernel reuses a pid, but not together with the same start time and boot id. */
 export interface ProcessId {
   readonly pid: number
-  /** When it was started, in ticks since the machine was; field 22 of `/proc/<pid>/stat`, proc(5). */
+  /** Start time in clock ticks since boot; field 22 of `/proc/<pid>/stat`, proc(5). */
   readonly startedAt: string
-  /** The run of the machine. */
+  /** Boot id of the machine; changes with each boot. */
   readonly bootId: string
 }
 
 let bootId: string | undefined
 
-/** @throws Error where there is no /proc */
+/**
+ * Returns the boot id of the machine.
+ * @throws Error when /proc is missing
+ */
 export function currentBoot(): string {
   try {
     bootId ??= readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
     return bootId
   } catch (cause) {
-    throw new Error('expected Linux, with /proc: processes cannot be told apart without it', { cause })
+    throw new Error('/proc is not readable; Linux is required', { cause })
   }
 }
 
-/** The process that has this number now; undefined when there is none. */
+/** Returns the identity of the process that has a pid now; undefined if there is none. */
 export function identify(pid: number): ProcessId | undefined {
   const stat = readStat(pid)
   return stat && { pid, startedAt: stat.startedAt, bootId: currentBoot() }
@@ -32,18 +35,21 @@ export function isRunning(id: ProcessId): boolean {
   return now?.startedAt === id.startedAt && now.bootId === id.bootId
 }
 
-/** `sysconf(_SC_CLK_TCK)`: fixed in the interface of the kernel, whatever its own clock does. */
+/** `sysconf(_SC_CLK_TCK)`: part of the kernel's interface, independent of the actual timer frequency. */
 const TICKS_PER_SECOND = 100
 
-/** For how long it has been running, in milliseconds, by the machine's own clock: that of the day may have been set. */
+/**
+ * Returns the age of a process in milliseconds. Uses the uptime of the machine, because the wall clock may have been
+ * changed.
+ */
 export function ageMs({ startedAt }: ProcessId): number {
   const [uptimeS = '0'] = readFileSync('/proc/uptime', 'utf8').split(' ')
   return Math.max(0, (Number(uptimeS) - Number(startedAt) / TICKS_PER_SECOND) * 1_000)
 }
 
 /**
- * Sends a signal to this very process.
- * @returns whether it was there
+ * Sends a signal to a process, unless its pid was reused.
+ * @returns whether the process was running
  */
 export function signalProcess(id: ProcessId, signal: NodeJS.Signals): boolean {
   if (!isRunning(id)) return false
@@ -57,8 +63,8 @@ export function signalProcess(id: ProcessId, signal: NodeJS.Signals): boolean {
 }
 
 /**
- * What lives in the session of a process, that itself included: what it has started, and has not sent away. The number of
- * a session is not given out again as long as anybody is in it.
+ * Lists the processes in the session that a process leads, including the process itself. Processes that created a
+ * session of their own are not included. The kernel does not reuse the id of a session that has members.
  */
 export function sessionOf(leader: ProcessId): readonly ProcessId[] {
   const now = identify(leader.pid)
@@ -66,44 +72,44 @@ export function sessionOf(leader: ProcessId): readonly ProcessId[] {
   return (
     [...allProcesses()]
       .filter(({ session }) => session === leader.pid)
-      // Those of one that had this number before it are older.
+      // Members of an earlier session with the same id are older.
       .filter(({ startedAt }) => Number(startedAt) >= Number(leader.startedAt))
       .map(({ pid, startedAt }) => ({ pid, startedAt, bootId: leader.bootId }))
   )
 }
 
-/** Ends it and all that it has started in its session. */
+/** Kills a process and all members of its session. */
 export function killSession(leader: ProcessId): void {
   for (const member of sessionOf(leader)) signalProcess(member, 'SIGKILL')
 }
 
-/** The process that was started with this variable in its environment; undefined when there is none. */
+/** Finds the process that was started with a variable in its environment; undefined if there is none. */
 export function findByEnvironment(name: string, value: string): ProcessId | undefined {
   return findAllByEnvironment((variables) => variables.get(name) === value)[0]
 }
 
-/** The leaders of sessions whose environment is accepted. Processes of other users are left out. */
+/** Lists session leaders whose environment is accepted. Skips processes of other users. */
 export function findAllByEnvironment(
   accept: (variables: ReadonlyMap<string, string>) => boolean,
 ): readonly ProcessId[] {
   const found: ProcessId[] = []
   for (const { pid, session } of allProcesses()) {
-    // What a proxy starts has its environment too, but not a session of its own.
+    // Child processes inherit the environment but do not lead a session.
     if (session !== pid) continue
     try {
       const id = identify(pid)
       if (id !== undefined && accept(environmentOf(pid))) found.push(id)
     } catch {
-      // The process has ended, or belongs to another user.
+      // The process has exited, or belongs to another user.
     }
   }
   return found
 }
 
-/** Whether a process runs as our user, and reaches the same addresses as we do. */
-export function isNeighbor({ pid }: ProcessId): boolean {
+/** Whether a process runs as the same user and in the same network namespace as the supervisor. */
+export function sharesUserAndNetwork({ pid }: ProcessId): boolean {
   try {
-    // A container may have the same loopback addresses with other programs behind them.
+    // In another network namespace, the same loopback addresses lead to other programs.
     const isSameNetwork = readlinkSync(`/proc/${pid}/ns/net`) === readlinkSync('/proc/self/ns/net')
     return isSameNetwork && statSync(`/proc/${pid}`).uid === process.geteuid?.()
   } catch {
@@ -111,7 +117,10 @@ export function isNeighbor({ pid }: ProcessId): boolean {
   }
 }
 
-/** @throws the system's error */
+/**
+ * Reads the environment with which a process was started.
+ * @throws the system's error
+ */
 function environmentOf(pid: number): ReadonlyMap<string, string> {
   const entries = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0')
   return new Map(
@@ -137,7 +146,7 @@ function* allProcesses(): Generator<Stat> {
   }
 }
 
-/** `/proc/<pid>/stat`, proc(5); undefined when there is none, or it has ended and waits to be reaped. */
+/** Reads `/proc/<pid>/stat`, proc(5); undefined if the process does not exist or is a zombie. */
 function readStat(pid: number): Stat | undefined {
   let stat: string
   try {
@@ -145,7 +154,7 @@ function readStat(pid: number): Stat | undefined {
   } catch {
     return undefined
   }
-  // The name of the program is in parentheses, and may have any character in it.
+  // The program name is in parentheses and may contain any character.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   const [state, session, startedAt] = [fields[0], fields[3], fields[19]]
   if (startedAt === undefined || state === 'Z' || state === 'X') return undefined

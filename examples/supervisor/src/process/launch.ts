@@ -3,34 +3,36 @@ import { accessSync, constants, statSync } from 'node:fs'
 import { delimiter, isAbsolute, join, resolve } from 'node:path'
 import type { Environment } from 'consul-connect'
 
-/** How a proxy is started. A change of any of it is a restart. */
+/** Command and environment of a proxy. A change restarts the proxy, except for `logArgs`. */
 export interface Launch {
   readonly proxyId: string
-  /** An absolute path. */
+  /** Absolute path of the program. */
   readonly path: string
   readonly args: readonly string[]
-  /** Further arguments, with which it is started and for which it is not: how much it logs. */
+  /**
+   * Arguments for the log level and format. Not part of the fingerprint, so that a change does not restart the proxy.
+   */
   readonly logArgs: readonly string[]
   readonly directory: string
   readonly env: Environment
-  /** Whether the program can start while its predecessor still has the addresses. Our own proxy can. */
+  /** Whether the program can start while its predecessor holds the listening addresses. `connect-proxy` can. */
   readonly canStandBy: boolean
 }
 
-/** Tells our own proxy on which descriptor to report that it is ready to take over. */
+/** Tells `connect-proxy` on which file descriptor to report that it is ready to take over. */
 export const STANDBY_VARIABLE = 'CONNECT_PROXY_STANDBY_FD'
 
-/** By which a process is found that was started, and not yet written down. */
+/** Identifies a process that was started but whose pid was not saved yet. */
 export const LAUNCH_VARIABLE = 'CONNECT_SUPERVISOR_LAUNCH'
 
-/** By which a proxy, and an orphan, is known. */
+/** Id of the proxy. Also identifies orphans. */
 export const PROXY_ID_VARIABLE = 'CONNECT_PROXY_ID'
-/** Tells our own proxy where to serve its admin pages to the supervisor. */
+/** Tells `connect-proxy` where to serve its admin pages to the supervisor. */
 export const ADMIN_SOCKET_VARIABLE = 'CONNECT_PROXY_ADMIN_SOCKET'
 
 /**
- * Variables that belong to one start of the supervisor, which would restart every proxy at the next one, and the
- * supervisor's own credentials, which have wider rights than a proxy needs.
+ * Variables that are not passed to proxies: those that differ with each start of the supervisor, which would restart
+ * every proxy, and the supervisor's credentials, which grant more than a proxy needs.
  */
 const NOT_PASSED_ON = new Set([
   'CONSUL_HTTP_AUTH',
@@ -72,29 +74,30 @@ const NOT_PASSED_ON = new Set([
   '_',
 ])
 
-/** The environment of a proxy: the supervisor's, how to reach the agent, and who the proxy is. */
+/** Builds the environment of a proxy: the supervisor's environment, plus the proxy's id and token. */
 export function proxyEnvironment(base: Environment, proxyId: string, token: string | undefined): Environment {
   const passed = Object.entries(base).filter(
     ([name, value]) => value !== undefined && !NOT_PASSED_ON.has(name),
   )
   return {
     ...Object.fromEntries(passed.sort(([a], [b]) => (a < b ? -1 : 1))),
-    // Consul's code had the first pair of names, its documentation the second.
+    // Consul's code used the CONNECT_ names, its documentation the CONSUL_ names.
     [PROXY_ID_VARIABLE]: proxyId,
     CONSUL_PROXY_ID: proxyId,
     ...(token !== undefined && { CONNECT_PROXY_TOKEN: token, CONSUL_PROXY_TOKEN: token }),
   }
 }
 
-/** Two launches with the same one are the same. It tells nothing about what they hold. */
+/** Identifies a launch. A hash, because the environment holds a token. */
 export function fingerprint({ proxyId, path, args, directory, env }: Launch): string {
   const all = JSON.stringify([proxyId, path, args, directory, Object.entries(env)])
   return createHash('sha256').update(all).digest('base64url')
 }
 
 /**
- * The absolute path of a program. One with a slash is taken against `folder`; a bare name is looked for in the PATH.
- * @throws Error, which says what was expected
+ * Resolves a program to an absolute path. A path with a slash is relative to `folder`; a bare name is searched in the
+ * PATH.
+ * @throws Error that describes the problem
  */
 export function findProgram(program: string, folder: string | undefined, path = ''): string {
   if (isAbsolute(program)) return expectProgram(program)
@@ -105,7 +108,7 @@ export function findProgram(program: string, folder: string | undefined, path = 
       .map((each) => join(each, program))
       .find((candidate) => problemOf(candidate) === undefined)
     if (found !== undefined) return found
-    throw new Error(`command: expected an executable file, and ${program} is in no folder of the PATH`)
+    throw new Error(`command: ${program} is not in the PATH`)
   }
   if (folder !== undefined) return expectProgram(resolve(folder, program))
   throw new Error(`command: expected an absolute path, got ${program}`)
@@ -114,19 +117,17 @@ export function findProgram(program: string, folder: string | undefined, path = 
 function expectProgram(path: string): string {
   const problem = problemOf(path)
   if (problem === undefined) return path
-  throw new Error(`command: expected an executable file, and ${path} ${problem}`)
+  throw new Error(`command: ${path} ${problem}`)
 }
 
 function problemOf(path: string): string | undefined {
   try {
-    if (!statSync(path).isFile()) return 'is no file'
+    if (!statSync(path).isFile()) return 'is not a file'
     accessSync(path, constants.X_OK)
     return undefined
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
-    if (code === 'ENOENT' || code === 'ENOTDIR') return 'is not there'
-    return code === 'EACCES'
-      ? 'is not executable for this user'
-      : `cannot be looked at (${code ?? 'unknown'})`
+    if (code === 'ENOENT' || code === 'ENOTDIR') return 'does not exist'
+    return code === 'EACCES' ? 'is not executable by this user' : `cannot be inspected (${code ?? 'unknown'})`
   }
 }

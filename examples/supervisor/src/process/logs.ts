@@ -11,11 +11,11 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 
-/** How much of a proxy's output is kept. */
+/** Limits on the log files of a proxy. */
 export interface LogBounds {
-  /** A file is put aside when it is larger. */
+  /** Size at which a file is rotated. */
   readonly maxBytes: number
-  /** How many older ones there are besides. */
+  /** Number of rotated files to keep. */
   readonly kept: number
 }
 
@@ -29,7 +29,7 @@ export function logPath(folder: string, name: string, stream: Stream): string {
 }
 
 /**
- * Opens both files of a proxy, to write at their ends. They are for the supervisor's user alone.
+ * Opens both log files of a proxy for appending, readable by the supervisor's user only.
  * @throws the system's error
  */
 export function openLogs(folder: string, name: string): [number, number] {
@@ -48,9 +48,9 @@ function open(path: string): number {
 }
 
 /**
- * Puts a file aside that has grown too large, and older ones further. A proxy has it open and writes to it by itself, so
- * that it is copied and emptied: what is written between the two, for a moment, is lost.
- * @returns whether it was too large
+ * Rotates a file that exceeds the limit. The proxy holds the file open, so the file is copied and truncated: output
+ * written between the two steps is lost.
+ * @returns whether the file was rotated
  * @throws the system's error
  */
 export function rotate(path: string, { maxBytes, kept }: LogBounds): boolean {
@@ -72,7 +72,10 @@ export function rotate(path: string, { maxBytes, kept }: LogBounds): boolean {
   }
 }
 
-/** On a disk that is full it cannot be kept, and emptying it is what helps; older ones stay. */
+/**
+ * Copies the file to `.1` and shifts the older copies. On a full disk it skips the copy, because truncating the file
+ * is what frees space.
+ */
 function keep(file: number, path: string, kept: number): void {
   const copy = `${path}.copy`
   try {
@@ -88,14 +91,14 @@ function keep(file: number, path: string, kept: number): void {
 
 const COPY_BYTES = 1024 * 1024
 
-/** Copies an open file to a new one. Whatever has the name, a link or a copy that was cut short, is replaced. */
+/** Copies an open file to a new file. Replaces an existing path, which may be a link or an incomplete copy. */
 function copyTo(file: number, path: string): void {
   rmSync(path, { force: true })
   const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
   const copy = openSync(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
   try {
     const buffer = Buffer.allocUnsafe(COPY_BYTES)
-    // A proxy may write faster than this copies.
+    // Copy only the initial size: a proxy may write faster than this loop copies.
     for (let position = 0, { size } = fstatSync(file); position < size;) {
       const length = readSync(file, buffer, 0, Math.min(buffer.length, size - position), position)
       if (length === 0) break

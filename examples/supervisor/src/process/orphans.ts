@@ -3,7 +3,7 @@ import { elapsed } from '../time.js'
 import {
   type ProcessId,
   findAllByEnvironment,
-  isNeighbor,
+  sharesUserAndNetwork,
   killSession,
   sessionOf,
   signalProcess,
@@ -12,13 +12,15 @@ import { LAUNCH_VARIABLE, PROXY_ID_VARIABLE } from './launch.js'
 
 const AGENT_VARIABLE = 'CONSUL_HTTP_ADDR'
 const POLL_MS = 50
-/** How long a process may take to end after SIGKILL. */
+/** How long a process may take to exit after SIGKILL. */
 const KILL_MS = 5_000
 
 /**
- * Finds processes that an earlier supervisor started for a proxy, and that are in no state file: the data dir was
- * cleared, or a supervisor with -dev was killed. They follow the registration of the proxy, and take its port.
- * @param env - the environment of the proxy; a process with another agent follows another registration
+ * Finds processes that an earlier supervisor started for a proxy and that are in no state file, because the data
+ * directory was deleted or a supervisor with -dev was killed. Such processes follow the registration of the proxy and
+ * occupy its port.
+ * @param env - environment of the proxy; a process with another agent address belongs to another registration
+ * @param own - process to leave out
  */
 export function findOrphans(
   proxyId: string,
@@ -30,12 +32,12 @@ export function findOrphans(
       variables.has(LAUNCH_VARIABLE) &&
       variables.get(PROXY_ID_VARIABLE) === proxyId &&
       (variables.get(AGENT_VARIABLE) ?? '') === (env[AGENT_VARIABLE] ?? ''),
-  ).filter((id) => id.pid !== own?.pid && isNeighbor(id))
+  ).filter((id) => id.pid !== own?.pid && sharesUserAndNetwork(id))
 }
 
 /**
- * Ends processes with SIGINT, and after `drainMs` with SIGKILL.
- * @returns whether nothing of them is left; false when `signal` was aborted before, or SIGKILL does not end them
+ * Stops processes and their sessions with SIGINT, and after `drainMs` with SIGKILL.
+ * @returns whether all have exited; false when `signal` was aborted first, or SIGKILL had no effect
  */
 export async function endOrphans(
   orphans: readonly ProcessId[],

@@ -5,15 +5,15 @@ import type { PortRange } from '../configuration/configuration.js'
 
 export interface PortSearch {
   readonly range: PortRange
-  /** Those that somebody has or will have, whether or not anything listens there now. */
+  /** Ports reserved for other proxies and services, whether or not anything listens there. */
   readonly taken: ReadonlySet<number>
   readonly address: string
   readonly random?: () => number
 }
 
 /**
- * A port of the range that nobody has: by chance, as Consul chose it, so that two supervisors seldom meet.
- * @throws Error when none is left, which says what to do
+ * Chooses a free port at random, as Consul did, so that two supervisors rarely collide.
+ * @throws Error when no port is free
  */
 export async function findPort({ range, taken, address, random = Math.random }: PortSearch): Promise<number> {
   const { min, max } = range
@@ -26,9 +26,9 @@ export async function findPort({ range, taken, address, random = Math.random }: 
     if (await isFree(port, address)) return port
     busy += 1
   }
-  const others = busy === 0 ? '' : `, and other programs have ${busy} of them`
+  const others = busy === 0 ? '' : ` (other programs use ${busy} of them)`
   throw new Error(
-    `no port is left for it: all of ${min} to ${max} are taken${others}; make the range larger (ports { proxy_min_port, proxy_max_port })`,
+    `no free port from ${min} to ${max}${others}; enlarge the range (ports { proxy_min_port, proxy_max_port })`,
   )
 }
 
@@ -37,7 +37,7 @@ const PROBE_MS = 1_000
 
 /**
  * Waits until something accepts connections at an address.
- * @returns whether it does; false when `signal` was aborted before
+ * @returns true once a connection succeeds; false when `signal` is aborted first
  */
 export async function accepts(port: number, host: string, signal: AbortSignal): Promise<boolean> {
   do {
@@ -46,7 +46,7 @@ export async function accepts(port: number, host: string, signal: AbortSignal): 
       await once(probe, 'connect', { signal: AbortSignal.any([signal, AbortSignal.timeout(PROBE_MS)]) })
       return true
     } catch {
-      // Refused, or too slow.
+      // Connection refused or timed out; try again.
     } finally {
       probe.on('error', () => undefined)
       probe.destroy()
@@ -56,7 +56,7 @@ export async function accepts(port: number, host: string, signal: AbortSignal): 
 }
 
 /**
- * Whether something could listen there now.
+ * Whether a listener could be opened on a port.
  * @throws Error when this machine does not have the address
  */
 export async function isFree(port: number, address: string): Promise<boolean> {

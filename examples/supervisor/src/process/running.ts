@@ -6,36 +6,38 @@ import { type ProcessId, ageMs, currentBoot, identify, isRunning } from './ident
 
 /** How a process ended. */
 export interface Exit {
-  /** Null for one that was ended by a signal, and for one that was not our child. */
+  /** Null after a signal, and for a process that is not our child, whose exit code is unknown. */
   readonly code: number | null
   readonly signal: NodeJS.Signals | null
 }
 
-/** Such as `exit code 1` or `SIGKILL`. */
+/** Formats an exit: `exit code 1`, `SIGKILL`, or `unknown`. */
 export function describeExit({ code, signal }: Exit): string {
   return signal ?? (code === null ? 'unknown' : `exit code ${code}`)
 }
 
-/** A process that lives, or has ended. */
+/** A process that was started or adopted. It may have exited. */
 export interface RunningProcess {
   readonly id: ProcessId
-  /** When it was started, by the clock that only goes forward. */
+  /** Start time on the scale of `performance.now()`. */
   readonly since: number
-  /** Never rejects. */
+  /** Resolves when the process exits. Never rejects. */
   readonly ended: Promise<Exit>
 }
 
-/** A process that waits for the addresses of its predecessor. */
+/** A process that waits to take over the listening addresses of its predecessor. */
 export interface StandbyProcess extends RunningProcess {
-  /** Whether the process has everything but the addresses; false when it ends before that. Never rejects. */
+  /**
+   * Resolves with true when the process only waits for its addresses; with false when it exits before. Never rejects.
+   */
   readonly ready: Promise<boolean>
 }
 
-/** Descriptors for the standard output and the standard error; undefined for none. */
+/** File descriptors for standard output and standard error; undefined to discard both. */
 export type Outputs = readonly [number, number] | undefined
 
 /**
- * Starts a daemon: in a session of its own, so that it outlives whoever started it.
+ * Starts a process in a session of its own, so that it outlives the supervisor.
  * @throws the system's error
  */
 export async function startProcess(
@@ -49,7 +51,7 @@ export async function startProcess(
 const STANDBY_DESCRIPTOR = 3
 
 /**
- * The same, while the predecessor still runs.
+ * Starts a process that gets ready while its predecessor still listens.
  * @throws the system's error
  */
 export async function startStandby(
@@ -99,14 +101,14 @@ async function run(child: ChildProcess): Promise<RunningProcess> {
   await once(child, 'spawn')
   child.unref()
   const { pid = 0 } = child
-  // One that has ended by now is nobody: no process has been started at this moment.
+  // The process may have exited already. An impossible start time then matches no process.
   const id = identify(pid) ?? { pid, startedAt: '0', bootId: currentBoot() }
   return { id, since: performance.now(), ended }
 }
 
 const POLL_MS = 1_000
 
-/** Looks after a process that somebody else has started, and that therefore tells nobody when it ends. */
+/** Takes over a process that is not our child. Polls for its exit, because the kernel notifies only the parent. */
 export function adoptProcess(id: ProcessId): RunningProcess {
   const ended = new Promise<Exit>((resolve) => {
     const timer = setInterval(() => {

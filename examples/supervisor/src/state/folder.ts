@@ -3,7 +3,7 @@ import { accessSync, chmodSync, constants, existsSync, lstatSync, mkdirSync } fr
 import { dirname, join } from 'node:path'
 import { pathSteps } from '../path-steps.js'
 
-/** Where everything of the supervisor is. All of it is for its user alone. */
+/** Paths of the files of the supervisor, all accessible to its user only. */
 export interface StateFolder {
   readonly path: string
   readonly snapshot: string
@@ -26,8 +26,8 @@ export function stateFolder(dataDir: string): StateFolder {
 }
 
 /**
- * Makes what is missing, and takes from others what they could read.
- * @throws Error, which says what is wrong with the folder
+ * Creates missing directories and sets their mode to 0700.
+ * @throws Error when a directory is not safe to use
  */
 export function createFolder(folder: StateFolder): void {
   const own = process.getuid?.() ?? 0
@@ -35,14 +35,14 @@ export function createFolder(folder: StateFolder): void {
     try {
       makeFolder(path)
       const found = lstatSync(path)
-      if (found.isSymbolicLink()) throw new Error('it is a link')
-      if (found.uid !== own) throw new Error('it belongs to another user')
+      if (found.isSymbolicLink()) throw new Error('symbolic link')
+      if (found.uid !== own) throw new Error('owned by another user')
       expectOwnPath(dirname(folder.path), own)
       chmodSync(path, 0o700)
     } catch (cause) {
       const { code, message } = cause as NodeJS.ErrnoException
       throw new Error(
-        `data_dir: ${path} cannot be used (${code ?? message}): expected a folder that this user may write to, and nobody else; -data-dir names another`,
+        `data_dir: ${path} cannot be used (${code ?? message}): expected a directory that only this user can write to; set another one with -data-dir`,
         { cause },
       )
     }
@@ -53,7 +53,7 @@ function makeFolder(path: string): void {
   try {
     mkdirSync(path, { recursive: true, mode: 0o700 })
   } catch (error) {
-    // Node.js says ENOENT when it may not make a folder in one that is read-only.
+    // Node.js reports ENOENT for a new directory in a read-only one. Look for the actual error.
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') accessSync(existing(path), constants.W_OK)
     throw error
   }
@@ -67,9 +67,9 @@ const WRITABLE_BY_OTHERS = 0o022
 const STICKY = 0o1000
 
 /**
- * Refuses a path on which another user can replace a folder or a link. OpenSSH has the same rule for its key files
- * (StrictModes): every folder belongs to root or to this user, and only its owner may write to it. A folder with the
- * sticky bit, such as /tmp, may be shared: only the owner of an entry may replace that.
+ * Rejects a path on which another user could replace a directory or a link. As with OpenSSH's StrictModes, every
+ * directory must belong to root or this user, and only its owner may write to it. A directory with the sticky bit,
+ * such as /tmp, may be shared: there, only the owner of an entry can replace it.
  */
 function expectOwnPath(path: string, own: number): void {
   const root = { path: '/', stats: lstatSync('/') }
@@ -84,7 +84,7 @@ function expectOwnPath(path: string, own: number): void {
 
 const MAX_NAME_BYTES = 200
 
-/** A name for a file that belongs to a proxy: an id may have characters, and a length, that no file can have. */
+/** Returns a file name for a proxy id, which may contain characters that file names cannot, or be too long. */
 export function fileName(proxyId: string): string {
   const name = encodeURIComponent(proxyId)
   if (name.length <= MAX_NAME_BYTES) return name

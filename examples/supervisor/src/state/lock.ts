@@ -2,11 +2,11 @@ import { spawnSync } from 'node:child_process'
 import { closeSync, constants, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs'
 
 /**
- * Makes sure that one supervisor works in a folder: two would start everything twice. It is a lock of the kernel, flock(2),
- * which ends with the process that holds it, however that ends. Node.js has no call for it; `flock` of util-linux takes it
- * for a file that we have opened, and it is ours afterwards.
- * @returns how to give it back
- * @throws Error when another one runs
+ * Locks a data directory, so that only one supervisor uses it. Takes a kernel lock, flock(2), which is released when
+ * the process exits for any reason. Node.js has no such call, so `flock` of util-linux locks an inherited file
+ * descriptor.
+ * @returns a function that releases the lock
+ * @throws Error when another supervisor holds the lock
  */
 export function takeLock(path: string): () => void {
   const { O_RDWR, O_CREAT, O_NOFOLLOW } = constants
@@ -15,10 +15,10 @@ export function takeLock(path: string): () => void {
     const { status, signal, error } = spawnSync('flock', ['-n', '3'], {
       stdio: ['ignore', 'ignore', 'ignore', file],
     })
-    if (error !== undefined) throw new Error(`expected flock of util-linux in the PATH (${error.message})`)
+    if (error !== undefined) throw new Error(`flock cannot be run (${error.message}); install util-linux`)
     if (status !== 0 && status !== 1)
       throw new Error(`flock could not lock ${path} (${status ?? signal ?? ''})`)
-    if (status === 1) throw new Error(`another supervisor runs in this data_dir already${holder(path)}`)
+    if (status === 1) throw new Error(`another supervisor already uses this data_dir${holder(path)}`)
     ftruncateSync(file)
     writeSync(file, `${process.pid}\n`)
   } catch (error) {
@@ -32,8 +32,8 @@ export function takeLock(path: string): () => void {
   }
 }
 
-/** For the message alone. */
+/** Returns the pid in the lock file, for the error message. */
 function holder(path: string): string {
   const pid = readFileSync(path, 'utf8').trim()
-  return /^\d+$/.test(pid) ? `, with pid ${pid}` : ''
+  return /^\d+$/.test(pid) ? ` (pid ${pid})` : ''
 }

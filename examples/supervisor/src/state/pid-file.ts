@@ -1,7 +1,7 @@
 import { closeSync, constants, openSync, rmSync, writeSync } from 'node:fs'
 
 /**
- * Writes the number of a process to a new file, in the place of an older one or of a link.
+ * Writes a pid to a new file. Replaces an existing file or link.
  * @throws the system's error
  */
 export function writePidFile(path: string, pid: number): void {
@@ -15,7 +15,10 @@ export function writePidFile(path: string, pid: number): void {
   }
 }
 
-/** @throws the system's error */
+/**
+ * Removes a pid file if it exists.
+ * @throws the system's error
+ */
 export function removePidFile(path: string): void {
   rmSync(path, { force: true })
 }

@@ -3,28 +3,28 @@ import type { Sender } from '../configuration/definition.js'
 import type { Json } from '../configuration/parse.js'
 import type { ProcessId } from '../process/identity.js'
 
-/** What must be known of a proxy by whoever looks after it next. */
+/** State of one proxy that the next supervisor needs. */
 export interface SavedProxy {
   readonly proxyId: string
   readonly serviceId: string
   readonly serviceName: string
   readonly port: number
   readonly token: ProxyToken | undefined
-  /** With whose rights it was registered. */
+  /** Credentials with which the proxy was registered. */
   readonly sender: Sender
-  /** How long it drains its connections before it ends; undefined in a file of an earlier version. */
+  /** Drain timeout, in milliseconds; undefined in a file of an earlier version. */
   readonly drainTimeoutMs: number | undefined
-  /** By which its last registration is known again. */
+  /** Fingerprint of the last registration. */
   readonly sent: string | undefined
-  /** Whether the agent has been told of it, so that it can be started without the agent. */
+  /** Whether the proxy is registered, so that it can be started while the agent is unreachable. */
   readonly isRegistered: boolean
-  /** An operator has stopped it, and it stays so. */
+  /** Whether an operator stopped the proxy. */
   readonly isStopped: boolean
   readonly process: SavedProcess | undefined
 }
 
 export interface SavedProcess {
-  /** By which it is found when there is no id yet: the start was written down before it was tried. */
+  /** Identifies the process before its pid is saved: the launch id is saved before the start. */
   readonly launchId: string
   readonly fingerprint: string
   readonly id: ProcessId | undefined
@@ -35,11 +35,11 @@ export interface SavedProcess {
 
 export interface SavedState {
   readonly proxies: readonly SavedProxy[]
-  /** What was registered besides. */
+  /** Services that were registered. */
   readonly services: readonly SavedService[]
-  /** The accessors of tokens that could not be revoked yet. */
+  /** Accessors of tokens that still have to be revoked. */
   readonly tokensToRevoke: readonly string[]
-  /** Definitions that came by HTTP, and are in no file. */
+  /** Definitions that were registered by HTTP and are in no configuration file. */
   readonly requests: readonly Json[]
 }
 
@@ -51,18 +51,18 @@ export interface SavedService {
 
 export const EMPTY_STATE: SavedState = { proxies: [], services: [], tokensToRevoke: [], requests: [] }
 
-/** The number that Consul 1.2 to 1.5 wrote. What has another one is of a later supervisor. */
+/** The version that Consul 1.2 to 1.5 wrote. A later supervisor writes another one. */
 const VERSION = 1
 
-/** How many characters of a value a message shows. */
+/** Maximum length of a value in a message. */
 const MAX_SHOWN = 255
 
-/** The file cannot be understood. */
+/** The file is not a valid snapshot. */
 export class SnapshotError extends Error {
   override readonly name = 'SnapshotError'
 }
 
-/** In the form of Consul's own snapshot, with what that lacked beside it. */
+/** Formats the state as a Consul snapshot with additional fields. */
 export function formatSnapshot({ proxies, services, tokensToRevoke, requests }: SavedState): string {
   const entries = proxies.map((proxy) => [proxy.proxyId, formatProxy(proxy)])
   const content = {
@@ -95,7 +95,7 @@ function formatProxy({ process, token, ...proxy }: SavedProxy): Json {
     Port: proxy.port,
     TokenAccessor: token?.accessor ?? '',
     TokenService: token?.service ?? '',
-    TokenIsMade: token?.isMade ?? false,
+    TokenIsMade: token?.isCreated ?? false,
     ...formatSender(proxy.sender),
     DrainTimeoutMs: proxy.drainTimeoutMs ?? 0,
     Sent: proxy.sent ?? '',
@@ -108,22 +108,25 @@ function formatProxy({ process, token, ...proxy }: SavedProxy): Json {
   }
 }
 
-/** @throws SnapshotError */
+/**
+ * Parses a snapshot.
+ * @throws SnapshotError
+ */
 export function parseSnapshot(text: string): SavedState {
   let parsed: unknown
   try {
     parsed = JSON.parse(text)
   } catch {
-    // Node quotes the text, and there are tokens in it: no cause.
+    // The error of JSON.parse quotes the text, which contains tokens, so it is not the cause.
     throw new SnapshotError(
-      `it is no JSON (${text.length} characters): it is torn, or something else wrote it`,
+      `not valid JSON (${text.length} characters): the file is truncated, or another program wrote it`,
     )
   }
   const content = object('the file', parsed)
   if (content['Version'] !== VERSION) {
-    const version = shown(content['Version'])
+    const version = formatValue(content['Version'])
     throw new SnapshotError(
-      `it has version ${version}, and this supervisor knows version ${VERSION}: a later one wrote it`,
+      `unsupported version ${version} (this supervisor supports ${VERSION}); a later version wrote the file`,
     )
   }
   return {
@@ -158,11 +161,11 @@ function parseProxy(proxyId: string, value: unknown): SavedProxy {
     serviceId: proxy.text('ServiceID') || proxyId.replace(/-proxy$/, ''),
     serviceName: proxy.text('ServiceName'),
     port: proxy.number('Port'),
-    // One that Consul itself gave out is known to it alone.
+    // A token without an accessor was created by Consul's own agent and is unknown to the ACL system.
     token:
       accessor === ''
         ? undefined
-        : { accessor, secret, service: proxy.text('TokenService'), isMade: proxy.flag('TokenIsMade') },
+        : { accessor, secret, service: proxy.text('TokenService'), isCreated: proxy.flag('TokenIsMade') },
     sender: senderOf(proxy),
     drainTimeoutMs: proxy.duration('DrainTimeoutMs'),
     sent: proxy.text('Sent') || undefined,
@@ -182,13 +185,13 @@ function parseProxy(proxyId: string, value: unknown): SavedProxy {
   }
 }
 
-/** Reads the fields of an object; one that is missing is empty. */
+/** Reads the fields of an object. A missing field has an empty value. */
 interface Reader {
   readonly content: Json
   text(key: string): string
   number(key: string): number
   flag(key: string): boolean
-  /** Milliseconds; undefined for none. */
+  /** In milliseconds; undefined for 0 or a missing field. */
   duration(key: string): number | undefined
 }
 
@@ -204,7 +207,7 @@ function reader(place: string, value: unknown): Reader {
     number: (key) => {
       const found = content[key] ?? 0
       if (typeof found === 'number' && Number.isSafeInteger(found) && found >= 0) return found
-      throw new SnapshotError(`${place}: ${key}: expected a whole number`)
+      throw new SnapshotError(`${place}: ${key}: expected a non-negative integer`)
     },
     duration: (key) => {
       const found = content[key] ?? 0
@@ -219,8 +222,8 @@ function reader(place: string, value: unknown): Reader {
   }
 }
 
-/** A number or a string for a message; nothing else of a file that something else may have written. */
-function shown(value: unknown): string {
+/** Formats a value for a message. Hides other types, whose content may be secret. */
+function formatValue(value: unknown): string {
   if (typeof value === 'number') return String(value)
   return typeof value === 'string' ? JSON.stringify(value.slice(0, MAX_SHOWN)) : typeof value
 }

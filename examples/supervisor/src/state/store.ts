@@ -3,7 +3,7 @@ import { type FileHandle, open, rename } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { EMPTY_STATE, type SavedState, SnapshotError, formatSnapshot, parseSnapshot } from './snapshot.js'
 
-/** The steps of a write, each of which may be the last. */
+/** File operations of a write. Tests inject failures here. */
 export interface FileSteps {
   open(path: string): Promise<FileHandle>
   write(file: FileHandle, text: string): Promise<void>
@@ -12,9 +12,9 @@ export interface FileSteps {
   syncFolder(path: string): Promise<void>
 }
 
-/** As the system does them. */
+/** The default operations, which use the file system. */
 export const STEPS: FileSteps = {
-  // Nothing is followed that somebody may have put there.
+  // O_NOFOLLOW: another user may have placed a link.
   open: (path) =>
     open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW, 0o600),
   write: (file, text) => file.writeFile(text),
@@ -30,7 +30,7 @@ export const STEPS: FileSteps = {
   },
 }
 
-/** Keeps the state in a file: the last whole one is there whenever a process, or the machine, ends. */
+/** Stores the state in a file. Writes are atomic: after a crash, the file holds the last complete state. */
 export class StateFile {
   readonly #path: string
   readonly #steps: FileSteps
@@ -44,8 +44,8 @@ export class StateFile {
   }
 
   /**
-   * An empty state when there is no file yet.
-   * @throws Error, which says what to do
+   * Reads the state; an empty one if there is no file.
+   * @throws Error that says what to do
    */
   async load(): Promise<SavedState> {
     let text: string
@@ -63,21 +63,21 @@ export class StateFile {
     } catch (cause) {
       if (!(cause instanceof SnapshotError)) throw cause
       throw new Error(
-        `${this.#path}: ${cause.message}. Nothing has been changed, and proxies that run go on. Use the supervisor that wrote it, or put back a copy; to start without it, move it away: then end the processes in ${dirname(this.#path)}/pids yourself, for they will not be found again`,
+        `${this.#path}: ${cause.message}. Nothing was changed, and running proxies keep running. Use the supervisor version that wrote the file, or restore a backup. To start without the file, move it away and stop the processes listed in ${dirname(this.#path)}/pids yourself, because the new supervisor does not know them`,
         { cause },
       )
     }
   }
 
   /**
-   * Resolves when this state, or a later one, is on the disk.
+   * Writes the state. Resolves when this state, or a later one, is on disk.
    * @throws the system's error
    */
   async save(state: SavedState): Promise<void> {
     this.#wanted = formatSnapshot(state)
     for (;;) {
       if (this.#writing !== undefined) {
-        // What is asked for while one is written is written next, and once; how the other ends is for who asked for it.
+        // A write is in progress. Write only the latest state after it; its error is reported to its own caller.
         await this.#writing.catch(() => undefined)
       } else if (this.#wanted === this.#written) {
         return
@@ -91,7 +91,7 @@ export class StateFile {
   }
 
   async #write(text: string): Promise<void> {
-    // What is on the disk is not known until all steps are done.
+    // The content on disk is unknown until all steps have completed.
     this.#written = undefined
     const temporary = `${this.#path}.new`
     const file = await this.#steps.open(temporary)

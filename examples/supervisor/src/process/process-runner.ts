@@ -2,75 +2,75 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { elapsed, within } from '../time.js'
 import { type ProcessId, isRunning, killSession, sessionOf, signalProcess } from './identity.js'
 import { type Launch, fingerprint } from './launch.js'
-import { Restarts } from './restarts.js'
+import { RestartBackoff } from './restart-backoff.js'
 import { type Exit, type RunningProcess, type StandbyProcess, startProcess, startStandby } from './running.js'
 
-export type KeeperState = 'stopped' | 'waiting' | 'running' | 'stopping'
+export type ProcessState = 'stopped' | 'waiting' | 'running' | 'stopping'
 
-/** What a keeper calls. */
-export interface KeeperHooks {
+/** Callbacks of a `ProcessRunner`. */
+export interface RunnerHooks {
   /**
-   * Before a start: records in the state that it will be tried, and opens the files for the output.
-   * @param signal - aborted when the process is to be another, or none
+   * Called before a start: saves the launch id and opens the log files.
+   * @param signal - aborted when the launch changes or the process is to stop
    */
   prepare(launch: Launch, signal: AbortSignal): Promise<Prepared>
-  /** Before the start of a process that is to replace a running one: opens the files for the output. */
+  /** Called before a standby start: opens the log files. */
   prepareStandby(): Prepared
   /**
-   * The process is running: records it in the state.
-   * @param isReplacement - whether its predecessor still listens
+   * Called after a start: saves the process id.
+   * @param isReplacement - whether the predecessor still listens
    */
   started(running: RunningProcess, launch: Launch, launchId: string, isReplacement: boolean): Promise<void>
-  /** The process has ended without being asked to. */
+  /** Called when the process exits unexpectedly. */
   ended(exit: Exit, aliveMs: number): void
-  /** The process could not be started, or ended. */
+  /** Called when a start or stop fails. */
   failed(error: Error): void
-  /** How long the process may take to drain its connections after SIGINT, in milliseconds. */
+  /** Drain timeout after SIGINT, in milliseconds. */
   drainMs(): number
 }
 
 export interface Prepared {
   readonly launchId: string
   readonly outputs: readonly [number, number] | undefined
-  /** Called when the process has what it needs, or was not started. */
+  /** Closes the log files. Called after the start succeeded or failed. */
   release(): void
 }
 
-/** What an orderly end takes beyond the drain. */
+/** Time for a graceful exit beyond the drain timeout. */
 const DRAIN_GRACE_MS = 1_000
-/** How long a process may take to end after SIGKILL, and what a crashed process left in its session after SIGINT. */
+/** How long a process may take to exit after SIGKILL, and the remains of a crashed process after SIGINT. */
 const KILL_MS = 5_000
-/** How long the successor of a running process may take to get ready. */
+/** How long a standby process may take to become ready. */
 const STANDBY_MS = 20_000
 const RETRY_MS = 5_000
 const SWEEP_POLL_MS = 50
 
-/** Keeps one process running: starts it, starts it again when it ends or is to be another, and stops it. */
-export class Keeper {
-  readonly #hooks: KeeperHooks
-  readonly #restarts = new Restarts()
-  /** Processes that were replaced, and drain their connections. */
+/** Runs one process: starts it, restarts it when it exits or its launch changes, and stops it. */
+export class ProcessRunner {
+  readonly #hooks: RunnerHooks
+  readonly #backoff = new RestartBackoff()
+  /** Replaced processes that are draining their connections. */
   readonly #draining = new Map<RunningProcess, Promise<void>>()
   #launch: Launch | undefined
   #running: RunningProcess | undefined
-  /** Of the process that is running. */
-  #print: string | undefined
+  /** Fingerprint of the launch of the running process. */
+  #runningFingerprint: string | undefined
   #changed = new AbortController()
   #loop: Promise<void> | undefined
-  /** False from the very moment in which the loop has seen that there is nothing to keep. */
-  #isKeeping = false
-  #state: KeeperState = 'stopped'
+  /** Whether the loop runs. Becomes false in the same turn in which the loop decides to return. */
+  #isLooping = false
+  #state: ProcessState = 'stopped'
   #mustRestart = false
-  #hasLeft = false
+  #isDetached = false
   #starts = 0
-  #exit: Exit | undefined
+  #lastExit: Exit | undefined
   #problem: Error | undefined
 
-  constructor(hooks: KeeperHooks) {
+  constructor(hooks: RunnerHooks) {
     this.#hooks = hooks
   }
 
-  get state(): KeeperState {
+  get state(): ProcessState {
     return this.#state
   }
 
@@ -78,137 +78,143 @@ export class Keeper {
     return this.#running
   }
 
-  /** How often the process was started again. */
+  /** Number of restarts. */
   get restarts(): number {
     return Math.max(0, this.#starts - 1)
   }
 
   get lastExit(): Exit | undefined {
-    return this.#exit
+    return this.#lastExit
   }
 
-  /** The longest that `stop` takes, in milliseconds. */
+  /** Upper bound on the duration of `stop()`, in milliseconds. */
   get stopMs(): number {
-    // The drain, SIGKILL, and SIGKILL to the rest of the session.
+    // Drain, SIGKILL to the process, and SIGKILL to the rest of its session.
     return this.#drainMs + 3 * KILL_MS
   }
 
-  /** How long a process may take to end after SIGINT, in milliseconds. */
+  /** How long a process may take to exit after SIGINT, in milliseconds. */
   get #drainMs(): number {
     return this.#hooks.drainMs() + DRAIN_GRACE_MS
   }
 
-  /** Why the process could not be started or ended, the last time. */
+  /** Error of the last failed start or stop; undefined after a success. */
   get problem(): Error | undefined {
     return this.#problem
   }
 
-  /** Takes on a process that runs already, with the fingerprint of its launch. */
-  adopt(running: RunningProcess, print: string): void {
+  /**
+   * Takes over a running process of an earlier supervisor.
+   * @param launchFingerprint - fingerprint of its launch
+   */
+  adopt(running: RunningProcess, launchFingerprint: string): void {
     this.#running = running
-    this.#print = print
+    this.#runningFingerprint = launchFingerprint
     this.#starts = 1
     this.#state = 'running'
-    this.#restarts.started()
+    this.#backoff.started()
   }
 
-  /** Keeps the process running in this way; another way than the present one is a restart. */
+  /** Keeps a process with this launch running. Replaces a process that has another launch. */
   run(launch: Launch): void {
     if (this.#launch !== undefined && fingerprint(this.#launch) === fingerprint(launch)) return
     this.#launch = launch
-    this.#change()
+    this.#onChange()
   }
 
-  /** Replaces the running process by a new one. Without one, the next start does not wait. */
+  /** Replaces the running process. If none is running, starts one without a delay. */
   restart(): void {
     this.#mustRestart = this.#running !== undefined
-    if (this.#launch !== undefined) this.#change()
+    if (this.#launch !== undefined) this.#onChange()
   }
 
   /**
-   * Resolves when nothing of the process runs any more. `run` is not to be called meanwhile.
-   * @throws Error when the process does not end; the keeper goes on trying
+   * Stops the process and resolves once its session is empty. Do not call `run` until then.
+   * @throws Error when the process does not exit in time; the runner keeps trying
    */
   async stop(): Promise<void> {
     this.#launch = undefined
-    this.#change()
+    this.#onChange()
     const done = new AbortController()
     const ended = Promise.all([this.#loop, ...this.#draining.values()]).then(() => false)
     const isLate = await Promise.race([ended, elapsed(this.stopMs, done.signal)])
     done.abort()
-    if (isLate) throw this.#problem ?? new Error('its process does not end')
+    if (isLate) throw this.#problem ?? new Error('process does not exit')
   }
 
-  /** Ends the process at once, when nothing can be waited for. */
+  /** Kills the process with SIGKILL, without waiting. */
   kill(): void {
     for (const { id } of this.#draining.keys()) killSession(id)
     if (this.#running !== undefined) killSession(this.#running.id)
   }
 
-  /** Stops keeping the process, and leaves it running. */
-  leave(): void {
-    this.#hasLeft = true
-    this.#change()
+  /** Stops supervising the process but leaves it running. */
+  detach(): void {
+    this.#isDetached = true
+    this.#onChange()
   }
 
-  #change(): void {
+  #onChange(): void {
     this.#changed.abort()
     this.#changed = new AbortController()
-    if (this.#isKeeping) return
-    this.#isKeeping = true
-    this.#loop = this.#keep()
+    if (this.#isLooping) return
+    this.#isLooping = true
+    this.#loop = this.#run()
   }
 
-  async #keep(): Promise<void> {
-    while (!this.#hasLeft) {
+  async #run(): Promise<void> {
+    while (!this.#isDetached) {
       const { signal } = this.#changed
       const launch = this.#launch
       const running = this.#running
       try {
         if (running !== undefined && launch === undefined) {
-          await this.#end(running)
+          await this.#stop(running)
         } else if (launch === undefined) {
           this.#state = 'stopped'
-          this.#isKeeping = false
+          this.#isLooping = false
           return
         } else if (running === undefined) {
           await this.#start(launch, signal)
-        } else if (isRunning(running.id) && (this.#mustRestart || fingerprint(launch) !== this.#print)) {
+        } else if (
+          isRunning(running.id) &&
+          (this.#mustRestart || fingerprint(launch) !== this.#runningFingerprint)
+        ) {
           await this.#replace(running, launch, signal)
         } else {
-          await this.#attend(running, signal)
+          await this.#waitForExit(running, signal)
         }
       } catch (error) {
         this.#problem = error as Error
         this.#hooks.failed(error as Error)
-        // A start waits by its own schedule; what cannot be ended is tried again like this.
+        // A failed start waits in #start; a failed stop is retried after this delay.
         if (this.#running !== undefined) await elapsed(RETRY_MS, signal)
       }
     }
   }
 
   async #start(launch: Launch, signal: AbortSignal): Promise<void> {
-    const { waitMs } = this.#restarts
+    const { waitMs } = this.#backoff
     this.#state = 'waiting'
     if (waitMs > 0 && !(await elapsed(waitMs, signal))) {
-      // Something was changed, and may have been mended.
-      this.#restarts.reset()
+      // The change may have fixed the cause of the failures.
+      this.#backoff.reset()
       return
     }
-    this.#restarts.started()
+    this.#backoff.started()
     const prepared = await this.#hooks.prepare(launch, signal)
     try {
       const running = await startProcess(launch, prepared.launchId, prepared.outputs)
-      await this.#started(running, launch, prepared.launchId)
+      await this.#onStarted(running, launch, prepared.launchId)
     } finally {
       prepared.release()
     }
   }
 
-  async #started(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
+  async #onStarted(running: RunningProcess, launch: Launch, launchId: string): Promise<void> {
     const isReplacement = this.#running !== undefined
     this.#running = running
-    this.#print = fingerprint(launch)
+    this.#runningFingerprint = fingerprint(launch)
     this.#mustRestart = false
     this.#starts += 1
     this.#state = 'running'
@@ -216,29 +222,29 @@ export class Keeper {
     await this.#hooks.started(running, launch, launchId, isReplacement)
   }
 
-  /** Until the process ends, or something is changed. */
-  async #attend(running: RunningProcess, signal: AbortSignal): Promise<void> {
+  /** Waits until the process exits or the launch changes. */
+  async #waitForExit(running: RunningProcess, signal: AbortSignal): Promise<void> {
     const done = new AbortController()
     const exit = await Promise.race([running.ended, aborted(signal, done.signal)])
     done.abort()
     if (exit === undefined) return
     const aliveMs = performance.now() - running.since
-    this.#gone(exit)
+    this.#recordExit(exit)
     this.#state = 'waiting'
-    this.#restarts.ended(aliveMs)
+    this.#backoff.ended(aliveMs)
     this.#hooks.ended(exit, aliveMs)
-    // What it has left behind may hold its port.
-    await sweep(running.id, performance.now() + KILL_MS)
+    // Processes that remain in its session may hold its port.
+    await stopSession(running.id, performance.now() + KILL_MS)
   }
 
   /**
-   * Puts a new process in the place of a running one. Where its program can, the new one gets ready first, so that
-   * connections are refused only for the moment between the two listeners.
-   * @throws Error when the new process does not get ready; the running one stays
+   * Replaces a running process. If the program supports standby, the new process gets ready first, so that
+   * connections are refused only between the close of the old listener and the open of the new one.
+   * @throws Error when the new process does not become ready; the running one stays
    */
   async #replace(running: RunningProcess, launch: Launch, signal: AbortSignal): Promise<void> {
     if (!launch.canStandBy) {
-      await this.#end(running)
+      await this.#stop(running)
       return
     }
     const prepared = this.#hooks.prepareStandby()
@@ -246,28 +252,29 @@ export class Keeper {
       const next = await startStandby(launch, prepared.launchId, prepared.outputs)
       const outcome = await readiness(next, running, signal)
       if (outcome === 'ready') {
-        this.#restarts.reset()
-        this.#restarts.started()
-        // Recorded before the other one ends: a supervisor that is killed now finds the process that stays.
-        await this.#started(next, launch, prepared.launchId)
+        this.#backoff.reset()
+        this.#backoff.started()
+        // Save before the old process exits: if the supervisor is killed now, the next one adopts the new process.
+        await this.#onStarted(next, launch, prepared.launchId)
         this.#drain(running)
         return
       }
       killSession(next.id)
       await within(KILL_MS, next.ended)
-      // The next turn of the loop looks at the running process, or at the change.
+      // The next iteration of the loop handles the exit or the change.
       if (outcome === 'crashed') this.#mustRestart = false
-      if (outcome === 'late') throw new Error('its successor does not get ready; the running process stays')
+      if (outcome === 'late')
+        throw new Error('the new process did not become ready; the running process stays')
     } finally {
       prepared.release()
     }
   }
 
   #drain(running: RunningProcess): void {
-    const ending = this.#finish(running)
+    const ending = this.#stopProcess(running)
       .then(
         (exit) => {
-          this.#exit = exit
+          this.#lastExit = exit
         },
         (error: unknown) => {
           this.#hooks.failed(error as Error)
@@ -277,15 +284,18 @@ export class Keeper {
     this.#draining.set(running, ending)
   }
 
-  async #end(running: RunningProcess): Promise<void> {
+  async #stop(running: RunningProcess): Promise<void> {
     this.#state = 'stopping'
-    this.#gone(await this.#finish(running))
+    this.#recordExit(await this.#stopProcess(running))
     this.#mustRestart = false
-    this.#restarts.reset()
+    this.#backoff.reset()
   }
 
-  /** @throws Error when the process does not end */
-  async #finish(running: RunningProcess): Promise<Exit> {
+  /**
+   * Stops a process: SIGINT, and SIGKILL after the drain timeout.
+   * @throws Error when the process does not exit
+   */
+  async #stopProcess(running: RunningProcess): Promise<Exit> {
     const deadline = performance.now() + this.#drainMs
     signalProcess(running.id, 'SIGINT')
     let exit = await within(this.#drainMs, running.ended)
@@ -293,22 +303,22 @@ export class Keeper {
       killSession(running.id)
       exit = await within(KILL_MS, running.ended)
     }
-    if (exit === undefined) throw new Error(`process ${running.id.pid} does not end, even by SIGKILL`)
-    // A wrapper may end before the proxy that it started: that has the same time to drain.
-    await sweep(running.id, deadline)
+    if (exit === undefined) throw new Error(`process ${running.id.pid} does not exit, even after SIGKILL`)
+    // A wrapper script may exit before the proxy that it started, which has the same time to drain.
+    await stopSession(running.id, deadline)
     return exit
   }
 
-  #gone(exit: Exit): void {
-    this.#exit = exit
+  #recordExit(exit: Exit): void {
+    this.#lastExit = exit
     this.#running = undefined
-    this.#print = undefined
+    this.#runningFingerprint = undefined
   }
 }
 
 type Readiness = 'ready' | 'late' | 'crashed' | 'changed'
 
-/** Waits until a process is ready to take over, or the running one ends, or something is changed. */
+/** Waits until a standby process is ready, the running process exits, or the launch changes. */
 async function readiness(
   next: StandbyProcess,
   running: RunningProcess,
@@ -324,8 +334,8 @@ async function readiness(
   return first
 }
 
-/** Ends what a process has left behind in its session, with SIGKILL after the deadline. */
-async function sweep(leader: ProcessId, deadline: number): Promise<void> {
+/** Stops the processes that remain in a session: SIGINT, and SIGKILL after the deadline. */
+async function stopSession(leader: ProcessId, deadline: number): Promise<void> {
   for (const member of sessionOf(leader)) signalProcess(member, 'SIGINT')
   while (sessionOf(leader).length > 0) {
     if (performance.now() > deadline) {
@@ -336,7 +346,7 @@ async function sweep(leader: ProcessId, deadline: number): Promise<void> {
   }
 }
 
-/** Until the signal is given, or nobody waits for it any more. */
+/** Resolves when `signal` is aborted. `done` removes the listener. */
 async function aborted(signal: AbortSignal, done: AbortSignal): Promise<undefined> {
   if (signal.aborted) return undefined
   return new Promise((resolve) => {

@@ -1,20 +1,26 @@
 import { type ProxyToken, type Tokens, newToken } from './tokens.js'
 
-/** What the token of a proxy needs from around it. */
+/** Callbacks of a token. */
 export interface TokenHooks {
-  /** @throws when it cannot be written down */
+  /**
+   * Saves the state.
+   * @throws the system's error
+   */
   save(): Promise<void>
-  /** It is not needed any more. */
+  /** Schedules the revocation of a token. */
   revokeLater(accessor: string): void
-  /** Somebody has deleted it. */
+  /** Called when the agent no longer knows the token. */
   deleted(): void
 }
 
-/** How often the agent is asked whether it still knows the token. With a pass every 2 s, a deletion is noticed within 15 s. */
+/** How often to check that the agent knows a token. With a pass every 2 s, a deletion is detected within 15 s. */
 export const TOKEN_CHECK_MS = 12_000
 
-/** The token of one proxy: made when there is none, made again when it is gone or for another service, and given up. */
-export class OwnToken {
+/**
+ * Manages the ACL token of one proxy: creates it, replaces it after deletion or a rename of the service, and revokes
+ * it.
+ */
+export class ManagedToken {
   readonly #hooks: TokenHooks
   readonly #description: string
   #token: ProxyToken | undefined
@@ -30,49 +36,51 @@ export class OwnToken {
     return this.#token
   }
 
-  /** Undefined as long as the agent has not said that it is made. */
+  /** The secret; undefined until the agent has confirmed the creation. */
   get secret(): string | undefined {
-    return this.#token?.isMade === true ? this.#token.secret : undefined
+    return this.#token?.isCreated === true ? this.#token.secret : undefined
   }
 
-  /** `none` where ACLs are off; `missing` from the loss of a token until the agent has made the next one. */
+  /**
+   * State of the token: `none` if ACLs are disabled; `missing` from the loss of a token until its replacement exists.
+   */
   get state(): 'none' | 'valid' | 'missing' {
     if (this.#token === undefined) return 'none'
-    return this.#token.isMade ? 'valid' : 'missing'
+    return this.#token.isCreated ? 'valid' : 'missing'
   }
 
-  /** Whether it is of another service than this one. */
-  isOfOther(service: string): boolean {
+  /** Whether the token carries the identity of another service. */
+  isForOtherService(service: string): boolean {
     return this.#token !== undefined && this.#token.service !== service
   }
 
   /**
-   * Makes it, where ACLs are on.
-   * @throws Error, which says what to grant; AgentError
+   * Creates the token if ACLs are enabled and there is none.
+   * @throws AgentError, or Error that says which right to grant
    */
   async ensure(tokens: Tokens, service: string): Promise<void> {
     if (!(await tokens.areOn())) return
     const now = performance.now()
-    if (this.isOfOther(service)) this.giveUp()
-    if (this.#token?.isMade === true) {
+    if (this.isForOtherService(service)) this.release()
+    if (this.#token?.isCreated === true) {
       const isDue = this.#checkedAt === undefined || now - this.#checkedAt >= TOKEN_CHECK_MS
       if (!isDue) return
       const state = await tokens.state(this.#token)
       this.#checkedAt = now
       if (state !== 'unknown') return
       this.#hooks.deleted()
-      this.giveUp()
+      this.release()
     }
-    // A token that nobody remembers is one that nobody revokes.
+    // Save the ids before creating the token: after a crash in between, an unrecorded token would never be revoked.
     this.#token ??= newToken(service)
     await this.#hooks.save()
     await tokens.create(this.#token, this.#description)
-    this.#token = { ...this.#token, isMade: true }
+    this.#token = { ...this.#token, isCreated: true }
     this.#checkedAt = now
     await this.#hooks.save()
   }
 
-  giveUp(): void {
+  release(): void {
     if (this.#token !== undefined) this.#hooks.revokeLater(this.#token.accessor)
     this.#token = undefined
     this.#checkedAt = undefined

@@ -1,4 +1,4 @@
-/** The first wait after a failure, and the longest. */
+/** First and longest delay between attempts. */
 const FIRST_MS = 2_000
 const LONGEST_MS = 30_000
 
@@ -8,11 +8,11 @@ interface Failure {
   readonly problem: string
 }
 
-/** What has failed, and when it is to be tried again. */
-export class Retries {
+/** Tracks failed operations by id, and delays the next attempt of each. */
+export class RetrySchedule {
   readonly #failures = new Map<string, Failure>()
 
-  /** What is wrong; undefined for nothing. */
+  /** The message of the last failure; undefined if the last attempt succeeded. */
   problem(id: string): string | undefined {
     return this.#failures.get(id)?.problem
   }
@@ -22,7 +22,10 @@ export class Retries {
     return failure === undefined || performance.now() >= failure.retryAt
   }
 
-  /** @param isSoon whether it may succeed as soon as the agent is back */
+  /**
+   * Records a failure. The delay doubles with each one.
+   * @param isSoon - keeps the shortest delay, for failures that end when the agent is reachable again
+   */
   failed(id: string, problem: string, isSoon: boolean): void {
     const before = this.#failures.get(id)?.waitMs
     const waitMs = isSoon || before === undefined ? FIRST_MS : Math.min(LONGEST_MS, before * 2)
@@ -33,7 +36,7 @@ export class Retries {
     this.#failures.delete(id)
   }
 
-  /** Everything may have been mended. */
+  /** Makes everything due at once, for example after a reload. */
   clear(): void {
     this.#failures.clear()
   }

@@ -1,16 +1,16 @@
 import type { Registered, Registry } from './agent/registry.js'
 import { type Tokens, isAway } from './agent/tokens.js'
 import type { Sender } from './configuration/definition.js'
-import { Retries } from './retries.js'
+import { RetrySchedule } from './retry-schedule.js'
 import type { SavedService } from './state/snapshot.js'
 
-/** What is to be taken away from the agent, and is tried until it is: registrations and tokens. */
-export class CleanUp {
+/** Removes registrations and tokens that are no longer needed, and retries until the agent accepts each removal. */
+export class Cleanup {
   readonly #registry: Registry
   readonly #tokens: Tokens
-  readonly #complain: (message: string) => void
-  readonly #retries = new Retries()
-  /** Registered once, and not wanted any more. */
+  readonly #warn: (message: string) => void
+  readonly #retries = new RetrySchedule()
+  /** Registrations to remove, by service id. */
   readonly #registrations: Map<string, Sender>
   readonly #accessors: Set<string>
 
@@ -18,11 +18,11 @@ export class CleanUp {
     registry: Registry,
     tokens: Tokens,
     saved: { readonly services: readonly SavedService[]; readonly accessors: readonly string[] },
-    complain: (message: string) => void,
+    warn: (message: string) => void,
   ) {
     this.#registry = registry
     this.#tokens = tokens
-    this.#complain = complain
+    this.#warn = warn
     this.#registrations = new Map(saved.services.map(({ id, sender }) => [id, sender]))
     this.#accessors = new Set(saved.accessors)
   }
@@ -39,8 +39,8 @@ export class CleanUp {
     this.#registrations.set(id, sender)
   }
 
-  /** It is wanted after all. */
-  keep(id: string): void {
+  /** Cancels a pending deregistration. */
+  cancel(id: string): void {
     this.#registrations.delete(id)
   }
 
@@ -48,12 +48,12 @@ export class CleanUp {
     this.#accessors.add(accessor)
   }
 
-  /** One step for each thing that there is to do; none of them rejects. */
+  /** Returns one step for each pending removal whose retry is due. Steps log their errors and never reject. */
   steps(known: ReadonlyMap<string, Registered>): readonly (() => Promise<void>)[] {
     const registrations = [...this.#registrations].map(
       ([id, sender]) =>
         () =>
-          this.#attempt(`service ${id}`, `${id} is not wanted any more: `, async () => {
+          this.#attempt(`service ${id}`, `cannot deregister ${id}: `, async () => {
             if (known.has(id)) await this.#registry.deregister(id, sender)
             this.#registrations.delete(id)
           }),
@@ -67,7 +67,7 @@ export class CleanUp {
     return [...registrations, ...tokens]
   }
 
-  /** All at once, whatever the agent was seen to know, and once. */
+  /** Attempts all pending removals once, in parallel, ignoring the retry schedule. Never rejects. */
   async finish(): Promise<void> {
     const registrations = [...this.#registrations].map(([id, sender]) =>
       this.#registry.deregister(id, sender),
@@ -76,14 +76,14 @@ export class CleanUp {
     await Promise.allSettled([...registrations, ...tokens])
   }
 
-  async #attempt(key: string, what: string, act: () => Promise<void>): Promise<void> {
+  async #attempt(key: string, messagePrefix: string, act: () => Promise<void>): Promise<void> {
     if (!this.#retries.isDue(key)) return
     try {
       await act()
       this.#retries.succeeded(key)
     } catch (error) {
       this.#retries.failed(key, '', isAway(error))
-      this.#complain(`${what}${(error as Error).message}`)
+      this.#warn(`${messagePrefix}${(error as Error).message}`)
     }
   }
 }
