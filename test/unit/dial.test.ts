@@ -395,10 +395,7 @@ describe('dial: the way through', () => {
       ['ERR_CONNECT_NO_INSTANCES', 'not-passing', none],
     )
     assert.equal(error.attempts.length, 1)
-    assert.match(
-      error.message,
-      /^dial web: no instance could be reached, and none is left: .*refused$/,
-    )
+    assert.match(error.message, /^dial web: no instance could be reached, and none is left: .*refused$/)
     const { error: empty } = await start(sorted([nowhere], []), identityOf(failing(new Error('refused'))))
     assert.deepEqual(
       [asDialError(empty).code, asDialError(empty).reason, asDialError(empty).attempts.length],

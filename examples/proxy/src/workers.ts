@@ -150,7 +150,7 @@ export class Workers implements Engine {
   /** Sends the options and the current configuration to a new worker. */
   #initialize({ worker, number }: Slot): void {
     // A worker that was starting did not receive the message of close().
-    if (this.#isEnding) {
+    if (this.#isClosing) {
       worker?.send({ type: 'close' } satisfies ToWorker)
       return
     }
