@@ -11,11 +11,7 @@ import {
   type CatalogRegistration,
 } from './catalog-register.js'
 import type { ConnectCa } from './connect-ca.js'
-import { DnsAnswerer } from './dns/answer.js'
-import { DnsFaults, type DnsFault } from './dns/faults.js'
-import { dnsSettings } from './dns/options.js'
-import { DnsQueries, type DnsMatch } from './dns/queries.js'
-import { DnsServer } from './dns/server.js'
+import { DnsServer, type DnsQuery } from './dns.js'
 import { Faults, type FaultAnswer } from './faults.js'
 import { Federation } from './federation.js'
 import { Gate } from './gate.js'
@@ -68,8 +64,6 @@ export class TestAgent {
   readonly #faults = new Faults()
   readonly #gate = new Gate()
   readonly #dns: DnsServer | undefined
-  readonly #dnsQueries = new DnsQueries()
-  readonly #dnsFaults = new DnsFaults()
   readonly #federation: Federation<State>
   #state: State
   #router: Router
@@ -104,13 +98,8 @@ export class TestAgent {
       },
     )
     if (options.dns) {
-      const settings = dnsSettings(options.dns, options.host ?? '127.0.0.1')
-      this.#dns = new DnsServer(settings, {
-        answerer: () => new DnsAnswerer(this.#state, settings),
-        queries: this.#dnsQueries,
-        faults: this.#dnsFaults,
-        gate: this.#gate,
-      })
+      const dns = { host: options.host ?? '127.0.0.1', ...options.dns }
+      this.#dns = new DnsServer(dns, { state: () => this.#state, gate: this.#gate })
     }
   }
 
@@ -320,19 +309,9 @@ export class TestAgent {
     return this.#faults.add(match, answer)
   }
 
-  /**
-   * Puts a hook between DNS queries and their answers. Of several, the newest that has something to say strikes.
-   *
-   * @returns the function that undoes it
-   */
-  dnsFault(fault: DnsFault): () => void {
-    return this.#dnsFaults.add(fault)
-  }
-
-  /** Undoes every fault, those of DNS too. */
+  /** Removes every fault. */
   clearFaults(): void {
     this.#faults.clear()
-    this.#dnsFaults.clear()
   }
 
   /** How many of the last 10 000 requests match. */
@@ -345,14 +324,9 @@ export class TestAgent {
     return this.#requests.until(() => this.#requests.seen(match) >= count, options.signal)
   }
 
-  /** How many of the last 10 000 DNS queries match. */
-  dnsQueryCount(match?: DnsMatch): number {
-    return this.#dnsQueries.seen(match)
-  }
-
-  /** Resolves when so many matching DNS queries have come since the start. */
-  waitForDnsQueries(match: DnsMatch, count: number, options: { signal?: AbortSignal } = {}): Promise<void> {
-    return this.#dnsQueries.until(match, count, options.signal)
+  /** Counts the DNS queries among the last 10 000 that match; all of them by default. */
+  dnsQueryCount(match: (query: DnsQuery) => boolean = () => true): number {
+    return this.#dns?.queries.filter(match).length ?? 0
   }
 
   /** Resolves when at least so many matching requests hang in a blocking query. */

@@ -1,6 +1,14 @@
 import type { DefaultPolicy } from './acl.js'
-import type { TestAgentDnsOptions } from './dns/options.js'
 import type { TestAgentTls } from './server.js'
+
+export interface TestAgentDnsOptions {
+  /** Port for UDP and TCP; 0 selects a port that is free for both. @default 0 */
+  port?: number
+  /** Address to listen on. @default the `host` of the agent */
+  host?: string
+  /** TTL of service records in milliseconds; DNS counts whole seconds. Prepared queries may set their own. @default 0 */
+  serviceTtlMs?: number
+}
 
 export type AgentVersion = '1.8' | '1.15'
 

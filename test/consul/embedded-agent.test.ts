@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { freePort, freePorts } from '../fixtures/free-ports.js'
-import { TestAgent, type TestAgentDnsOptions } from '../../src/testing/index.js'
+import { freePorts } from '../fixtures/free-ports.js'
+import { TestAgent } from '../../src/testing/index.js'
 
 import { asn1Structure } from './asn1-structure.js'
 import { compare, createRecorder, type Difference, type Recorder, type Recording } from './comparison.js'
@@ -9,7 +9,6 @@ import { consulVersion, skip as noConsul, startConsul } from './real-agent.js'
 import { aclScript } from './script-acl.js'
 import { catalog } from './script-catalog.js'
 import { blocking, certificates, rotation, rotationKey, withoutConnect } from './script-connect.js'
-import { dnsElsewhere, dnsQueries } from './script-dns.js'
 import { authorization, intentions, keyValues } from './script-intentions.js'
 import { preparedQueries, twoDatacenters } from './script-queries.js'
 import { checks, discovery, registration } from './script-services.js'
@@ -162,15 +161,15 @@ void test('the embedded agent keeps nodes and queries as a real one does', { ski
 })
 
 void test('the embedded agent knows other datacenters as a real one does', { skip }, async (t) => {
-  const embedded = await TestAgent.start({ dns: {} })
+  const embedded = await TestAgent.start()
   t.after(() => embedded.close())
   const secondary = await TestAgent.start({ datacenter: 'dc2', primary: embedded })
   t.after(() => secondary.close())
-  const [here = 0, there = 0, dns = 0] = await freePorts(3)
+  const [here = 0, there = 0] = await freePorts(2)
   const extraConfig = { primary_datacenter: 'dc1', advertise_addr_wan: '127.0.0.1' }
   const real = await startConsul(t, {
     extraConfig,
-    args: ['-serf-wan-port', String(here), '-dns-port', String(dns)],
+    args: ['-serf-wan-port', String(here)],
   })
   await startConsul(t, {
     extraConfig: { ...extraConfig, datacenter: 'dc2' },
@@ -178,51 +177,10 @@ void test('the embedded agent knows other datacenters as a real one does', { ski
   })
   const expected = createRecorder(real.url)
   await twoDatacenters(expected.record)
-  await dnsElsewhere(expected.recording, `127.0.0.1:${dns}`)
   const actual = createRecorder(embedded.url)
   await twoDatacenters(actual.record)
-  await dnsElsewhere(actual.recording, embedded.dnsAddress ?? '')
   assert.deepEqual(compare(expected.recording, actual.recording, []), [])
 })
-
-const dnsSettings: Record<string, { ours: TestAgentDnsOptions; theirs: Record<string, unknown> }> = {
-  'as it is': { ours: {}, theirs: {} },
-  'with settings': {
-    ours: {
-      serviceTtlMs: 5000,
-      nodeTtlMs: 7000,
-      enableTruncate: true,
-      udpAnswerLimit: 5,
-      onlyPassing: true,
-      nodeMetaTxt: false,
-    },
-    theirs: {
-      service_ttl: { '*': '5s' },
-      node_ttl: '7s',
-      enable_truncate: true,
-      udp_answer_limit: 5,
-      only_passing: true,
-      enable_additional_node_meta_txt: false,
-    },
-  },
-}
-
-for (const [name, { ours, theirs }] of Object.entries(dnsSettings)) {
-  void test(`the embedded agent answers DNS as a real one does, ${name}`, { skip }, async (t) => {
-    const embedded = await TestAgent.start({ dns: ours })
-    t.after(() => embedded.close())
-    const port = await freePort()
-    const real = await startConsul(t, {
-      args: ['-dns-port', String(port)],
-      extraConfig: { dns_config: theirs },
-    })
-    const expected = createRecorder(real.url)
-    await dnsQueries(expected.record, expected.recording, `127.0.0.1:${String(port)}`)
-    const actual = createRecorder(embedded.url)
-    await dnsQueries(actual.record, actual.recording, embedded.dnsAddress ?? '')
-    assert.deepEqual(compare(expected.recording, actual.recording, []), [])
-  })
-}
 
 async function certificateStructures(url: string): Promise<string[][]> {
   const structures = async (path: string): Promise<string[]> => {

@@ -194,7 +194,7 @@ describe('by DNS', () => {
   })
 
   it('goes over to TCP when there are many, and dials any of them', async (t) => {
-    const { agent, agentOptions, join } = await startMesh(t, { dns: { enableTruncate: true } })
+    const { agent, agentOptions, join } = await startMesh(t, { dns: {} })
     const dnsAddress = agent.dnsAddress ?? ''
     const listener = await offer(join('api'), greet)
     const { port } = listener.address() as { port: number }

@@ -102,7 +102,6 @@ describe('TestAgent', () => {
 
   it('rotates, pauses and fails as it is told', () => {
     expectTypeOf<TestAgent['fault']>().returns.toEqualTypeOf<() => void>()
-    expectTypeOf<TestAgent['dnsFault']>().returns.toEqualTypeOf<() => void>()
     compiled((agent: TestAgent, signal: AbortSignal) => {
       agent.rotateCa()
       agent.rotateCa({ crossSign: false })
@@ -121,11 +120,6 @@ describe('TestAgent', () => {
           },
         },
       )
-      agent.dnsFault((query, answer) => {
-        expectTypeOf(query).toEqualTypeOf<DnsQuery>()
-        expectTypeOf(answer).toExtend<Uint8Array>()
-        return query.transport === 'tcp' ? 'reset' : undefined
-      })
       void agent.waitForRequests('/v1/agent', 2, { signal })
       void agent.waitForBlocked(/leaf/)
       // @ts-expect-error -- true of what
@@ -146,6 +140,7 @@ describe('TestAgent', () => {
   it('counts what it was asked', () => {
     expectTypeOf<TestAgent['requestCount']>().returns.toBeNumber()
     expectTypeOf<TestAgent['dnsQueryCount']>().returns.toBeNumber()
+    compiled((agent: TestAgent) => agent.dnsQueryCount((query: DnsQuery) => query.transport === 'udp'))
   })
 })
 
