@@ -2,32 +2,21 @@ import { randomUUID } from 'node:crypto'
 import type { TokenRules } from './acl.js'
 import type { TestCa } from './ca.js'
 import type { IssuedCertificate, IssueOptions } from './ca-options.js'
-import {
-  deregisterNode,
-  readNodeDeregistration,
-  readNodeRegistration,
-  registerNode,
-  type CatalogDeregistration,
-  type CatalogRegistration,
-} from './catalog-register.js'
 import type { ConnectCa } from './connect-ca.js'
 import { DnsServer, type DnsQuery } from './dns.js'
 import { Faults, type FaultAnswer } from './faults.js'
-import { Federation } from './federation.js'
 import { Gate } from './gate.js'
 import { hostAndPort } from './host-port.js'
 import type { Call } from './http.js'
 import type { IntentionAction, ServiceName } from './intentions.js'
 import { FieldReader } from './json.js'
-import type { StandaloneOptions } from './options.js'
-import { readQuery, type QueryDefinition } from './query.js'
+import type { TestAgentOptions } from './options.js'
+import { readQuery, type QueryDefinition } from './queries.js'
 import { Requests, type RequestMatch } from './requests.js'
 import { Router } from './router.js'
 import { aclRoutes } from './routes/acl.js'
 import { agentRoutes } from './routes/agent.js'
-import { catalogRoutes } from './routes/catalog.js'
 import { connectRoutes } from './routes/connect.js'
-import { coordinateRoutes } from './routes/coordinate.js'
 import { healthRoutes } from './routes/health.js'
 import { intentionRoutes } from './routes/intentions.js'
 import { keyValueRoutes } from './routes/kv.js'
@@ -36,16 +25,6 @@ import { queryRoutes } from './routes/query.js'
 import { AgentServer } from './server.js'
 import { readRegistration, type ServiceRegistration } from './service.js'
 import { createState, type State } from './state.js'
-
-export interface TestAgentOptions extends StandaloneOptions {
-  /**
-   * The agent of the primary datacenter, for one in another datacenter: they know each other as after
-   * `TestAgent.joinWan`, and are one mesh, with the primary's trust domain and roots.
-   *
-   * @default none: a primary itself
-   */
-  primary?: TestAgent
-}
 
 /**
  * A Consul agent in memory, for development and tests only: one process, no data on disk, no gossip. It speaks the
@@ -64,24 +43,17 @@ export class TestAgent {
   readonly #faults = new Faults()
   readonly #gate = new Gate()
   readonly #dns: DnsServer | undefined
-  readonly #federation: Federation<State>
   #state: State
   #router: Router
 
   private constructor(options: TestAgentOptions) {
-    const trustDomain = options.primary?.trustDomain ?? options.trustDomain ?? `${randomUUID()}.consul`
+    const trustDomain = options.trustDomain ?? `${randomUUID()}.consul`
     this.#options = { ...options, trustDomain }
     if (options.acl) {
       this.#options.acl = { ...options.acl, managementToken: options.acl.managementToken ?? randomUUID() }
     }
-    this.#federation = new Federation({
-      datacenter: options.datacenter ?? 'dc1',
-      state: () => this.#state,
-      missing: () => (this.#server.listening ? undefined : this.address),
-    })
-    this.#state = this.#createState()
+    this.#state = createState(this.#options)
     this.#router = createRouter(this.#state)
-    if (options.primary) this.joinWan(options.primary)
     this.#server = new AgentServer(
       {
         host: options.host ?? '127.0.0.1',
@@ -155,7 +127,7 @@ export class TestAgent {
 
   /** Ends the listener, every connection and every timer. */
   async close(): Promise<void> {
-    this.#state.local.stop()
+    this.#state.catalog.stop()
     // What is held during a pause is lost with its connection.
     this.#gate.forget()
     await Promise.all([this.#server.stop(), this.#dns?.stop()])
@@ -168,39 +140,16 @@ export class TestAgent {
   /** Registers as `PUT /v1/agent/service/register` does, and throws what that would answer. */
   registerService(definition: ServiceRegistration): void {
     const registration = readRegistration(new FieldReader({ ...definition }))
-    this.#state.local.register(registration, { replaceChecks: false })
+    this.#state.catalog.register(registration, { replaceChecks: false })
   }
 
   deregisterService(id: string): void {
-    this.#state.local.deregister(id)
-  }
-
-  /** Registers a service or checks on any node, as `PUT /v1/catalog/register` does, and throws what that would answer. */
-  registerNode(registration: CatalogRegistration): void {
-    registerNode(this.#state.catalog, readNodeRegistration(new FieldReader({ ...registration })))
-  }
-
-  /** Takes away a check, a service or a whole node, as `PUT /v1/catalog/deregister` does. */
-  deregisterNode(deregistration: CatalogDeregistration): void {
-    deregisterNode(this.#state.catalog, readNodeDeregistration(new FieldReader({ ...deregistration })))
-  }
-
-  /**
-   * Puts the nodes on a line, each as far from the next: `near` and the queries that use it sort by that. Other nodes
-   * come last. A new call replaces the old line.
-   */
-  setNear(nodes: readonly string[]): void {
-    this.#state.coordinates.line(nodes)
+    this.#state.catalog.deregister(id)
   }
 
   /** Makes a prepared query, as `POST /v1/query` does, and returns its ID; throws what that would answer. */
   createQuery(definition: QueryDefinition): string {
-    return this.#state.queries.create(readQuery(new FieldReader({ ...definition })))
-  }
-
-  /** Lets each of the two, and all that either knows, ask the other's datacenter with `dc=`. */
-  joinWan(other: TestAgent): void {
-    this.#federation.join(other.#federation)
+    return this.#state.queries.put(readQuery(new FieldReader({ ...definition })))
   }
 
   /** Creates or changes the intention between two services; `*` stands for all. */
@@ -292,10 +241,10 @@ export class TestAgent {
   async restart(options: { forget?: boolean } = {}): Promise<void> {
     await this.close()
     if (options.forget) {
-      this.#state = this.#createState()
+      this.#state = createState(this.#options)
       this.#router = createRouter(this.#state)
     }
-    this.#state.local.start()
+    this.#state.catalog.start()
     await this.#listen()
   }
 
@@ -344,12 +293,6 @@ export class TestAgent {
     }
   }
 
-  #createState(): State {
-    const { primary } = this.#options
-    const primaryCa = primary && primary.#state.connect
-    return createState(this.#options, { federation: this.#federation, primaryCa })
-  }
-
   get #connect(): ConnectCa {
     if (this.#state.connect) return this.#state.connect
     throw new Error('Connect is disabled on this agent')
@@ -367,9 +310,7 @@ function createRouter(state: State): Router {
   return new Router(
     aclRoutes(state),
     agentRoutes(state),
-    catalogRoutes(state),
     connectRoutes(state),
-    coordinateRoutes(state),
     healthRoutes(state),
     intentionRoutes(state),
     keyValueRoutes(state),

@@ -1,5 +1,3 @@
-import type { JsonObject } from './json.js'
-
 export type CheckStatus = 'passing' | 'warning' | 'critical'
 
 export interface HttpProbe {
@@ -35,23 +33,21 @@ export interface CheckResult {
 }
 
 /** A check that the agent runs. */
-export interface Check extends CheckDefinition, CheckResult {}
+export interface Check extends CheckDefinition, CheckResult {
+  createIndex: number
+  modifyIndex: number
+}
 
-/** A check as the catalog has it. Whoever registers it there may give it any status. */
-export interface CheckState {
+/** A check as the catalog shows it. */
+export interface CatalogCheck {
   id: string
   name: string
   notes: string
   output: string
   /** Empty for a check of the node itself. */
   serviceId: string
-  status: string
-  /** Empty where nobody said how it is run. */
+  status: CheckStatus
   kind: string
-  definition?: JsonObject
-}
-
-export interface CatalogCheck extends CheckState {
   createIndex: number
   modifyIndex: number
 }

@@ -10,12 +10,10 @@ import {
   type Packet,
   type Question,
 } from 'dns-packet'
-import { hasTags, instancesOf } from './discovery.js'
+import { hasTags, type Instance } from './catalog.js'
 import { parseDuration } from './duration.js'
 import type { Gate } from './gate.js'
-import { isCritical, isPassing, type Instance } from './node.js'
-import { executeQuery } from './query-execute.js'
-import { shuffled } from './shuffle.js'
+import { executeQuery, shuffled } from './queries.js'
 import type { TestAgentDnsOptions } from './options.js'
 import type { State } from './state.js'
 
@@ -192,7 +190,7 @@ export class DnsServer {
     for (const instance of instances) {
       const host = hostOf(instance)
       const target = isIP(host) === 0 ? host : `${hex(host)}.addr.${state.datacenter}.consul`
-      const data = { priority: 1, weight: weightOf(instance), port: instance.service.port, target }
+      const data = { priority: 1, weight: weightOf(state, instance), port: instance.service.port, target }
       answers.push({ type: 'SRV', name, ttl, data })
       additionals.set(target, addressRecords(target, host, ttl))
     }
@@ -205,23 +203,17 @@ export class DnsServer {
     const none: Found = { instances: [], ttl: 0 }
     if (kind === undefined || (datacenter ?? state.datacenter) !== state.datacenter) return none
     if (kind === 'query') {
-      const query = state.queries.resolve(tag === undefined ? last : `${tag}.${last}`)?.query
+      const query = state.queries.resolve(tag === undefined ? last : `${tag}.${last}`)
       if (!query) return none
-      const asker = {
-        near: '',
-        limit: 0,
-        connect: false,
-        token: undefined,
-        agentNode: state.catalog.own.name,
-      }
       const ttlMs = query.dnsTtl === '' ? this.#serviceTtlMs : (parseDuration(query.dnsTtl) ?? 0)
-      return { instances: executeQuery(state, { query, ...asker }).instances, ttl: Math.floor(ttlMs / 1000) }
+      return { instances: executeQuery(state, query), ttl: Math.floor(ttlMs / 1000) }
     }
     const permissions = state.acl.permissions(undefined)
-    const instances = instancesOf(state, last, kind === 'connect' ? 'connect' : 'service')
+    const instances = state.catalog
+      .instancesOf(last, kind === 'connect' ? 'connect' : 'service')
       .filter(({ service }) => permissions.service(service.name, 'read'))
       .filter(({ service }) => kind === 'connect' || hasTags(service.tags, tag === undefined ? [] : [tag]))
-      .filter((instance) => !isCritical(instance))
+      .filter((instance) => !state.catalog.isCritical(instance))
     return {
       instances: state.shuffle ? shuffled(instances) : instances,
       ttl: Math.floor(this.#serviceTtlMs / 1000),
@@ -238,13 +230,13 @@ function parse(message: Buffer): ReturnType<typeof decode> | undefined {
   }
 }
 
-function hostOf({ node, service }: Instance): string {
-  return service.address === '' ? node.address : service.address
+function hostOf({ service }: Instance): string {
+  return service.address === '' ? '127.0.0.1' : service.address
 }
 
-function weightOf(instance: Instance): number {
+function weightOf({ catalog }: State, instance: Instance): number {
   const { Passing: passing, Warning: warning } = instance.service.weights
-  return isPassing(instance) ? passing : warning
+  return catalog.isPassing(instance) ? passing : warning
 }
 
 /** @param wanted only an address of this type, `A` or `AAAA`; any address by default */

@@ -12,8 +12,7 @@ export interface TestAgentDnsOptions {
 
 export type AgentVersion = '1.8' | '1.15'
 
-/** What an agent can be told that knows of no other. */
-export interface StandaloneOptions {
+export interface TestAgentOptions {
   /** Port to listen on; 0 takes a free one. @default 0 */
   port?: number
   /** Address to listen on. @default '127.0.0.1' */
@@ -29,13 +28,12 @@ export interface StandaloneOptions {
   /** @default 'embedded' */
   nodeName?: string
   /**
-   * Answer prepared queries and DNS in random order, as Consul does. False answers in the order of the catalog: by
-   * the names of nodes, then the IDs of services.
+   * Answer prepared queries and DNS in random order, as Consul does. False answers in the order of service IDs.
    *
    * @default true
    */
   shuffle?: boolean
-  /** Trust domain of the mesh. @default the primary's, else a random `<uuid>.consul` */
+  /** Trust domain of the mesh. @default a random `<uuid>.consul` */
   trustDomain?: string
   /** Life of a leaf in milliseconds; certificates count whole seconds. @default 259_200_000 (72 h) */
   leafTtlMs?: number

@@ -1,16 +1,14 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { freePorts } from '../fixtures/free-ports.js'
 import { TestAgent } from '../../src/testing/index.js'
 
 import { asn1Structure } from './asn1-structure.js'
 import { compare, createRecorder, type Difference, type Recorder, type Recording } from './comparison.js'
 import { consulVersion, skip as noConsul, startConsul } from './real-agent.js'
 import { aclScript } from './script-acl.js'
-import { catalog } from './script-catalog.js'
 import { blocking, certificates, rotation, rotationKey, withoutConnect } from './script-connect.js'
-import { authorization, intentions, keyValues } from './script-intentions.js'
-import { preparedQueries, twoDatacenters } from './script-queries.js'
+import { authorization, intentions } from './script-intentions.js'
+import { preparedQueries } from './script-queries.js'
 import { checks, discovery, registration } from './script-services.js'
 
 /** Later versions have more fields and other words: the tables below are for this one. */
@@ -79,30 +77,6 @@ const intendedWithAcls: Difference[] = [
       'Consul gives up before it looks at its index; a watcher that is denied is better off with the real one',
   },
   { call: 'health/connect/db: anonymous', what: 'headers.x-consul-knownleader', reason: 'as above' },
-  { call: 'nodes of a service: anonymous', what: 'headers.x-consul-index', reason: 'as above' },
-  { call: 'nodes of a service: anonymous', what: 'headers.x-consul-knownleader', reason: 'as above' },
-  {
-    call: /^node: (web|root)$/,
-    what: 'body.Services.consul',
-    reason: 'Consul itself is in the list of services only: it has no instance',
-  },
-]
-
-/** And in what it differs about nodes and prepared queries. */
-const intendedOfNodes: Difference[] = [
-  {
-    call: 'catalog register with the fields of 1.2',
-    what: 'status',
-    reason: 'it stands for servers of 1.2 too, where ProxyDestination is all that a proxy has',
-  },
-  { call: 'catalog register with the fields of 1.2', what: 'body', reason: 'as above' },
-  { call: 'catalog register with the fields of 1.2', what: 'headers', reason: 'as above' },
-  { call: 'query of an array', what: 'body', reason: "the names of Go's own types are in the message" },
-  {
-    call: 'POST query/plain',
-    what: 'headers.allow',
-    reason: 'Consul leaves OPTIONS out of the list for this path only',
-  },
 ]
 
 void test('the embedded agent answers as a real one does', { skip }, async (t) => {
@@ -147,41 +121,6 @@ void test('certificates are built as the real ones are', { skip }, async (t) => 
   assert.deepEqual(await certificateStructures(embedded.url), expected)
 })
 
-void test('the embedded agent keeps nodes and queries as a real one does', { skip }, async (t) => {
-  const embedded = await TestAgent.start()
-  t.after(() => embedded.close())
-  const real = await startConsul(t, { extraConfig: { consul: { coordinate: { update_period: '50ms' } } } })
-  const nodesAndQueries = async (record: Recorder): Promise<void> => {
-    await catalog(record)
-    await preparedQueries(record)
-  }
-  const expected = await runScript(real.url, nodesAndQueries)
-  const actual = await runScript(embedded.url, nodesAndQueries)
-  assert.deepEqual(compare(expected, actual, intendedOfNodes), [])
-})
-
-void test('the embedded agent knows other datacenters as a real one does', { skip }, async (t) => {
-  const embedded = await TestAgent.start()
-  t.after(() => embedded.close())
-  const secondary = await TestAgent.start({ datacenter: 'dc2', primary: embedded })
-  t.after(() => secondary.close())
-  const [here = 0, there = 0] = await freePorts(2)
-  const extraConfig = { primary_datacenter: 'dc1', advertise_addr_wan: '127.0.0.1' }
-  const real = await startConsul(t, {
-    extraConfig,
-    args: ['-serf-wan-port', String(here)],
-  })
-  await startConsul(t, {
-    extraConfig: { ...extraConfig, datacenter: 'dc2' },
-    args: ['-serf-wan-port', String(there), '-join-wan', `127.0.0.1:${here}`],
-  })
-  const expected = createRecorder(real.url)
-  await twoDatacenters(expected.record)
-  const actual = createRecorder(embedded.url)
-  await twoDatacenters(actual.record)
-  assert.deepEqual(compare(expected.recording, actual.recording, []), [])
-})
-
 async function certificateStructures(url: string): Promise<string[][]> {
   const structures = async (path: string): Promise<string[]> => {
     const response = await fetch(url + path)
@@ -212,10 +151,10 @@ async function script(record: Recorder): Promise<void> {
   await certificates(record)
   await registration(record)
   await discovery(record)
+  await preparedQueries(record)
   await checks(record)
   await intentions(record)
   await authorization(record)
-  await keyValues(record)
   await blocking(record)
   await rotation(record)
   await record('acl off: tokens', 'GET /v1/acl/tokens')

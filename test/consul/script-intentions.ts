@@ -105,25 +105,3 @@ export async function authorization(record: Recorder): Promise<void> {
   }
   await record('authorize by PUT', 'PUT /v1/agent/connect/authorize', { body: {} })
 }
-
-export async function keyValues(record: Recorder): Promise<void> {
-  await record('no key', 'GET /v1/kv/a/b')
-  await record('put', 'PUT /v1/kv/a/b', { body: 'one' })
-  await record('put with flags', 'PUT /v1/kv/a/c?flags=42', { body: 'two' })
-  await record('put nothing', 'PUT /v1/kv/empty')
-  await record('put over', 'PUT /v1/kv/a/b?cas=0', { body: 'three' })
-  await record('put too much', 'PUT /v1/kv/big', { body: 'x'.repeat(600_000) })
-  await record('put without a key', 'PUT /v1/kv/')
-  await record('get', 'GET /v1/kv/a/b')
-  await record('get raw', 'GET /v1/kv/a/b?raw')
-  await record('get empty', 'GET /v1/kv/empty')
-  await record('get recursively', 'GET /v1/kv/a?recurse')
-  await record('get keys', 'GET /v1/kv/a/?keys')
-  await record('get keys of nothing', 'GET /v1/kv/nope?keys')
-  await record('get without a key', 'GET /v1/kv/')
-  await record('get at an index to come', 'GET /v1/kv/gone?index=999999&wait=10ms')
-  await record('post a key', 'POST /v1/kv/x')
-  await record('delete', 'DELETE /v1/kv/a/b')
-  await record('delete recursively', 'DELETE /v1/kv/a?recurse')
-  await record('delete without a key', 'DELETE /v1/kv/')
-}

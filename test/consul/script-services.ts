@@ -184,7 +184,6 @@ const filters: Record<string, string> = {
 const filtersElsewhere: Record<string, string> = {
   'agent/services': 'Tags contains a and Port == 8080',
   'catalog/service/web': 'ServiceTags contains b and ServiceMeta.v == 1',
-  'catalog/nodes': 'Node == nope',
   'health/checks/web': 'Status == passing',
   'connect/intentions': 'SourceName == nope',
 }

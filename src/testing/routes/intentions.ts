@@ -14,11 +14,11 @@ import {
 import type { FieldReader, Json } from '../json.js'
 import type { Routes } from '../router.js'
 import type { State } from '../state.js'
-import { checkDatacenter, filtered, inDatacenter, indexed, indexHeaders } from './indexed.js'
+import { checkDatacenter, filtered, indexed, indexHeaders } from './indexed.js'
 
 export function intentionRoutes(state: State): Routes {
   return {
-    '/v1/connect/intentions': { GET: inDatacenter(state, list), POST: (call) => create(call, state) },
+    '/v1/connect/intentions': { GET: (call) => list(call, state), POST: (call) => create(call, state) },
     '/v1/connect/intentions/match': { GET: (call) => match(call, state) },
     '/v1/connect/intentions/check': { GET: (call) => check(call, state) },
     '/v1/connect/intentions/exact': {
