@@ -1,6 +1,5 @@
 import { readOwnCheck } from '../check-definition.js'
 import { isCheckStatus, type Check, type CheckStatus } from '../checks.js'
-import { checkFields, serviceFields } from '../filter-fields.js'
 import { decode, empty, HttpError, json, type Answer, type Call, type Handler } from '../http.js'
 import { byKey } from '../json.js'
 import type { Routes } from '../router.js'
@@ -67,7 +66,7 @@ function services(call: Call, state: State): Answer {
     .instances()
     .filter((instance) => permissions.service(instance.service.name, 'read'))
     .map((instance) => agentServiceJson(instance.service))
-  return json(byKey(filtered(call, found, serviceFields), 'ID'))
+  return json(byKey(filtered(call, found), 'ID'))
 }
 
 function service(call: Call, state: State): Promise<Answer> {
@@ -116,7 +115,7 @@ function checks(call: Call, state: State): Answer {
       CreateIndex: 0,
       ModifyIndex: 0,
     }))
-  return json(byKey(filtered(call, found, checkFields), 'CheckID'))
+  return json(byKey(filtered(call, found), 'CheckID'))
 }
 
 function registerCheck(call: Call, state: State): Answer {

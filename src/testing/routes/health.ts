@@ -1,5 +1,4 @@
 import { hasTags, type Instance } from '../catalog.js'
-import { catalogServiceFields, checkFields, entryFields, type Fields } from '../filter-fields.js'
 import { HttpError, type Answer, type Call } from '../http.js'
 import type { Json, JsonObject } from '../json.js'
 import type { Routes } from '../router.js'
@@ -15,7 +14,7 @@ export function healthRoutes(state: State): Routes {
     '/v1/health/connect/': { GET: (call) => entries(call, state, 'connect') },
     '/v1/health/checks/': {
       GET: (call) =>
-        instances(call, state, 'service', checkFields, (found) =>
+        instances(call, state, 'service', (found) =>
           found.flatMap(({ service }) =>
             catalog.checksOf(service.id).map((check) => catalog.checkJson(check)),
           ),
@@ -23,7 +22,7 @@ export function healthRoutes(state: State): Routes {
     },
     '/v1/catalog/service/': {
       GET: (call) =>
-        instances(call, state, 'service', catalogServiceFields, (found) =>
+        instances(call, state, 'service', (found) =>
           tagged(call, found).map(({ service, createIndex, modifyIndex }) => ({
             ...catalog.nodeJson(),
             NodeMeta: { 'consul-network-segment': '' },
@@ -38,7 +37,7 @@ export function healthRoutes(state: State): Routes {
 }
 
 function entries(call: Call, state: State, topic: 'service' | 'connect'): Promise<Answer> {
-  return instances(call, state, topic, entryFields, (all) => {
+  return instances(call, state, topic, (all) => {
     // Consul ignores `tag` here when the name is that of a Connect service.
     const wanted = topic === 'connect' ? all : tagged(call, all)
     const found = isPassingOnly(call) ? wanted.filter((each) => state.catalog.isPassing(each)) : wanted
@@ -51,14 +50,13 @@ function instances(
   call: Call,
   state: State,
   topic: 'service' | 'connect',
-  fields: Fields,
   show: (instances: Instance[]) => JsonObject[],
 ): Promise<Answer> {
   const { acl, catalog } = state
   if (call.rest === '') throw new HttpError(400, 'Missing service name')
   const read = (): Json => {
     const isReadable = acl.permissions(call.token).service(call.rest, 'read')
-    return filtered(call, show(isReadable ? catalog.instancesOf(call.rest, topic) : []), fields)
+    return filtered(call, show(isReadable ? catalog.instancesOf(call.rest, topic) : []))
   }
   const index = (): number => catalog.index(call.rest, topic)
   return indexed(call, state, { index, read, headers: consistencyHeader(call) })

@@ -1,6 +1,5 @@
 import { blockOnIndex } from '../blocking.js'
 import { parseFilter } from '../filter.js'
-import type { Fields } from '../filter-fields.js'
 import { HttpError, json, type Answer, type Call } from '../http.js'
 import type { Json, JsonObject } from '../json.js'
 import type { State } from '../state.js'
@@ -46,9 +45,9 @@ export async function indexed(
 }
 
 /** Returns the items that match the `filter` parameter. */
-export function filtered(call: Call, items: JsonObject[], fields: Fields): JsonObject[] {
+export function filtered(call: Call, items: JsonObject[]): JsonObject[] {
   const expression = call.query.get('filter') ?? ''
-  return expression === '' ? items : items.filter(parseFilter(expression, fields))
+  return expression === '' ? items : items.filter(parseFilter(expression))
 }
 
 /** The header in which Consul repeats the consistency that a read asked for. */

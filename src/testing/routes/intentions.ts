@@ -1,5 +1,4 @@
 import { blockOnIndex } from '../blocking.js'
-import { intentionFields } from '../filter-fields.js'
 import { decode, HttpError, json, multiError, type Answer, type Call } from '../http.js'
 import {
   decidingIntention,
@@ -42,7 +41,7 @@ function list(call: Call, state: State): Promise<Answer> {
       .filter(({ sourceName, destinationName }) =>
         [sourceName, destinationName].some((name) => permissions.intention(name, 'read')),
       )
-    return filtered(call, visible.map(intentionJson), intentionFields)
+    return filtered(call, visible.map(intentionJson))
   }
   return indexed(call, state, { index: () => state.changes.modified('intentions'), read })
 }
