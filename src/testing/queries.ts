@@ -107,7 +107,7 @@ export function readQuery(fields: FieldReader): PreparedQuery {
     createIndex: 0,
     modifyIndex: 0,
   }
-  for (const ignored of ['ID', 'CreateIndex', 'ModifyIndex']) fields.json(ignored)
+  fields.ignore('ID', 'CreateIndex', 'ModifyIndex')
   for (const reader of [failover, service, dns, fields]) reader?.end()
   const problem = problemOf(query)
   if (problem !== undefined) throw new HttpError(500, `Invalid prepared query: ${problem}`)

@@ -41,21 +41,6 @@ const intended: Difference[] = [
     reason: 'Consul lists everything that could stand where the mistake is',
   },
   { call: 'register of an array', what: 'body', reason: "the names of Go's own types are in the message" },
-  {
-    call: 'register with the fields of 1.2',
-    what: 'status',
-    reason:
-      'it stands for agents of 1.2 too, where ProxyDestination is all that a proxy has; 1.6 took it away',
-  },
-  { call: 'register with the fields of 1.2', what: 'body', reason: 'as above' },
-  { call: 'register with the fields of 1.2', what: 'headers', reason: 'as above' },
-  {
-    call: /^spelling of upstreams to one and the same/,
-    what: 'status',
-    reason: 'several listeners for one upstream are of use to the tests of a proxy',
-  },
-  { call: /^spelling of upstreams to one and the same/, what: 'body', reason: 'as above' },
-  { call: /^spelling of upstreams to one and the same/, what: 'headers', reason: 'as above' },
   { call: 'root path', what: 'status', reason: 'no user interface to redirect to' },
   { call: 'root path', what: 'headers', reason: 'as above' },
   { call: 'root path', what: 'body', reason: 'as above' },

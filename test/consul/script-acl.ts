@@ -7,7 +7,6 @@ export async function aclScript(record: Recorder, management: string): Promise<v
   const root = { token: management }
   const bodies: Record<string, unknown> = {
     'with an unknown field': { Bogus: 1 },
-    'in snake_case': { service_identities: [] },
     'of nothing': '',
     'of an identity without a name': { ServiceIdentities: [{ ServiceName: '' }] },
     'of an identity with a bad name': { ServiceIdentities: [{ ServiceName: 'Bad Name' }] },

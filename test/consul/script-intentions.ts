@@ -1,4 +1,4 @@
-// Calls about who may connect to whom, and the key-value store.
+// Calls about intentions and authorization.
 import type { Recorder } from './comparison.js'
 
 const intentionBodies: Record<string, unknown> = {
@@ -7,7 +7,6 @@ const intentionBodies: Record<string, unknown> = {
   'without a destination': { SourceName: 'a' },
   'without an action': { SourceName: 'a', DestinationName: 'web' },
   'with an action that is none': { SourceName: 'a', DestinationName: 'web', Action: 'maybe' },
-  'in snake_case': { source_name: 'a', DestinationName: 'web', Action: 'deny' },
   'with an unknown field': { SourceName: 'a', DestinationName: 'web', Action: 'deny', Bogus: 1 },
   'with half a wildcard': { SourceName: 'a*', DestinationName: 'web', Action: 'allow' },
   'of another source type': { SourceName: '*', DestinationName: 'web', Action: 'deny', SourceType: 'bogus' },
@@ -86,7 +85,6 @@ export async function authorization(record: Recorder): Promise<void> {
   const bodies: Record<string, unknown> = {
     'of nothing': '',
     'without a target': {},
-    'in snake_case': { Target: 'web', client_cert_uri: `${service}/a` },
     'with an unknown field': { Target: 'web', ClientCertURI: `${service}/a`, Bogus: 1 },
     'without a URI': { Target: 'web' },
     'with a word': { Target: 'web', ClientCertURI: 'foo' },

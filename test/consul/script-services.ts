@@ -1,6 +1,5 @@
 // Calls of registration, discovery and checks, the good ones and the common mistakes.
 import type { Recorder } from './comparison.js'
-import { spellings } from './script-spellings.js'
 
 const proxy = {
   Name: 'shop-proxy',
@@ -100,7 +99,6 @@ const registrations: Record<string, unknown> = {
 }
 
 export async function registration(record: Recorder): Promise<void> {
-  await spellings(record)
   for (const [name, body] of Object.entries(registrations)) {
     await record(`register ${name}`, 'PUT /v1/agent/service/register', { body })
   }

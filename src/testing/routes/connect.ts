@@ -163,13 +163,12 @@ function readConfiguration(fields: FieldReader): {
   config: JsonObject
   crossSign: boolean
 } {
-  fields.alsoSnakeCase('ForceWithoutCrossSigning')
   const values = {
     provider: fields.string('Provider') ?? '',
     config: fields.object('Config') ?? {},
     crossSign: !(fields.boolean('ForceWithoutCrossSigning') ?? false),
   }
-  for (const ignored of ['State', 'ClusterID', 'CreateIndex', 'ModifyIndex']) fields.json(ignored)
+  fields.ignore('State', 'ClusterID', 'CreateIndex', 'ModifyIndex')
   fields.end()
   return values
 }

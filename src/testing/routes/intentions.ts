@@ -145,18 +145,8 @@ function readRule(fields: FieldReader, ends?: Ends): IntentionRule {
     meta: fields.stringMap('Meta'),
     ...ends,
   }
-  for (const ignored of [
-    'ID',
-    'DefaultAddr',
-    'DefaultPort',
-    'Precedence',
-    'CreatedAt',
-    'UpdatedAt',
-    'Hash',
-  ]) {
-    fields.json(ignored)
-  }
-  for (const ignored of ['CreateIndex', 'ModifyIndex']) fields.json(ignored)
+  fields.ignore('ID', 'DefaultAddr', 'DefaultPort', 'Precedence', 'CreatedAt', 'UpdatedAt', 'Hash')
+  fields.ignore('CreateIndex', 'ModifyIndex')
   fields.end()
   const problems: string[] = []
   if (rule.sourceName === '') problems.push('SourceName must be set')

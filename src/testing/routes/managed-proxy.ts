@@ -4,9 +4,8 @@ import { HttpError, type Answer, type Call } from '../http.js'
 import type { JsonObject } from '../json.js'
 import type { Routes } from '../router.js'
 import type { Service } from '../service.js'
-import type { ProxySettings } from '../service-proxy.js'
+import { managedUpstreamJson, type ProxySettings } from '../service-proxy.js'
 import type { State } from '../state.js'
-import { managedUpstreamJson } from '../upstream.js'
 import { hashed } from './hashed.js'
 
 /**
