@@ -154,24 +154,6 @@ export function healthServiceJson(service: Service, createIndex: number, modifyI
   }
 }
 
-/** The service's part of an answer of the catalog. */
-export function catalogServiceJson(service: Service): JsonObject {
-  return {
-    ServiceKind: service.kind,
-    ServiceID: service.id,
-    ServiceName: service.name,
-    ServiceTags: service.tags,
-    ServiceAddress: service.address,
-    ServiceTaggedAddresses: emptyToUndefined(service.taggedAddresses),
-    ServiceWeights: { ...service.weights },
-    ServiceMeta: service.meta,
-    ServicePort: service.port,
-    ServiceEnableTagOverride: service.enableTagOverride,
-    ServiceProxy: catalogProxyJson(service.proxy),
-    ServiceConnect: service.native ? { Native: true } : {},
-  }
-}
-
 function readWeights(fields: FieldReader): Service['weights'] {
   const weights = fields.child('Weights')
   if (!weights) return { Passing: 1, Warning: 1 }

@@ -29,13 +29,6 @@ const intended: Difference[] = [
   },
   { call: 'agent self', what: 'body.Stats', reason: 'no raft, no serf, no Go runtime to count' },
   {
-    call: /^intention exact/,
-    what: 'status',
-    reason: 'the endpoint came with 1.9: 1.8 takes "exact" for a malformed id',
-  },
-  { call: /^intention exact/, what: 'body', reason: 'as above' },
-  { call: /^intention exact/, what: 'headers', reason: 'as above' },
-  {
     call: /^filter malformed/,
     what: 'body',
     reason: 'Consul lists everything that could stand where the mistake is',

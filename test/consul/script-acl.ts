@@ -86,7 +86,6 @@ export async function aclScript(record: Recorder, management: string): Promise<v
     'agent/service/db',
     'agent/service/nope',
     'catalog/services',
-    'catalog/service/db',
     'health/service/web',
     'health/connect/db',
     'health/checks/db',

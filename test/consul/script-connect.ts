@@ -30,7 +30,6 @@ export async function blocking(record: Recorder): Promise<void> {
   const watches: Record<string, string> = {
     'health/service': '/v1/health/service/watched',
     'health/connect': '/v1/health/connect/watched',
-    'catalog service': '/v1/catalog/service/watched',
   }
   const answers: Promise<Answered>[] = []
   for (const [name, path] of Object.entries(watches)) {

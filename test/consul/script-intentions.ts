@@ -73,7 +73,6 @@ export async function intentions(record: Recorder): Promise<void> {
   await record('update no intention', `PUT ${list}/${missing}`, { body: rule })
   await record('update intention by no id', `PUT ${list}/nope`, { body: rule })
   await record('intention after the update', `GET ${list}/${id}`)
-  await record('intention exact', `GET ${list}/exact?source=a&destination=web`)
   await record('post to an intention', `POST ${list}/${id}`, { body: rule })
   await record('delete intention', `DELETE ${list}/${id}`)
   await record('delete intention again', `DELETE ${list}/${id}`)

@@ -155,14 +155,13 @@ const filters: Record<string, string> = {
 
 const filtersElsewhere: Record<string, string> = {
   'agent/services': 'Tags contains a and Port == 8080',
-  'catalog/service/web': 'ServiceTags contains b and ServiceMeta.v == 1',
   'health/checks/web': 'Status == passing',
   'connect/intentions': 'SourceName == nope',
 }
 
 export async function discovery(record: Recorder): Promise<void> {
   await record('catalog services', 'GET /v1/catalog/services')
-  for (const path of ['catalog/service', 'health/service', 'health/connect', 'health/checks']) {
+  for (const path of ['health/service', 'health/connect', 'health/checks']) {
     await record(`${path} web`, `GET /v1/${path}/web`)
     await record(`${path} WEB`, `GET /v1/${path}/WEB`)
     for (const name of ['weighed', 'six', 'named', 'tagged', 'snake-proxy', 'odd']) {
@@ -175,7 +174,7 @@ export async function discovery(record: Recorder): Promise<void> {
     await record(`${path} in a datacenter that is none`, `GET /v1/${path}/web?dc=nope`)
     await record(`${path} in its own datacenter`, `GET /v1/${path}/nope?dc=dc1`)
   }
-  for (const path of ['catalog/service', 'health/service', 'health/connect']) {
+  for (const path of ['health/service', 'health/connect']) {
     await record(`${path} without a name`, `GET /v1/${path}/`)
   }
   for (const query of [

@@ -2,7 +2,6 @@ import { hasTags, type Instance } from '../catalog.js'
 import { HttpError, type Answer, type Call } from '../http.js'
 import type { Json, JsonObject } from '../json.js'
 import type { Routes } from '../router.js'
-import { catalogServiceJson } from '../service.js'
 import type { State } from '../state.js'
 import { consistencyHeader, filtered, indexed } from './indexed.js'
 
@@ -18,18 +17,6 @@ export function healthRoutes(state: State): Routes {
           found.flatMap(({ service }) =>
             catalog.checksOf(service.id).map((check) => catalog.checkJson(check)),
           ),
-        ),
-    },
-    '/v1/catalog/service/': {
-      GET: (call) =>
-        instances(call, state, 'service', (found) =>
-          tagged(call, found).map(({ service, createIndex, modifyIndex }) => ({
-            ...catalog.nodeJson(),
-            NodeMeta: { 'consul-network-segment': '' },
-            ...catalogServiceJson(service),
-            CreateIndex: createIndex,
-            ModifyIndex: modifyIndex,
-          })),
         ),
     },
     '/v1/catalog/services': { GET: (call) => services(call, state) },
