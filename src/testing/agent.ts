@@ -4,7 +4,6 @@ import type { TestCa } from './ca.js'
 import type { IssuedCertificate, IssueOptions } from './ca-options.js'
 import type { ConnectCa } from './connect-ca.js'
 import { DnsServer, type DnsQuery } from './dns.js'
-import { Faults, type FaultAnswer } from './faults.js'
 import { Gate } from './gate.js'
 import { hostAndPort } from './host-port.js'
 import type { Call } from './http.js'
@@ -12,7 +11,7 @@ import type { IntentionAction, ServiceName } from './intentions.js'
 import { FieldReader } from './json.js'
 import type { TestAgentOptions } from './options.js'
 import { readQuery, type QueryDefinition } from './queries.js'
-import { Requests, type RequestMatch } from './requests.js'
+import { Faults, Requests, type FaultAnswer, type RequestMatch } from './requests.js'
 import { Router } from './router.js'
 import { aclRoutes } from './routes/acl.js'
 import { agentRoutes } from './routes/agent.js'
@@ -129,7 +128,7 @@ export class TestAgent {
   async close(): Promise<void> {
     this.#state.catalog.stop()
     // What is held during a pause is lost with its connection.
-    this.#gate.forget()
+    this.#gate.reset()
     await Promise.all([this.#server.stop(), this.#dns?.stop()])
   }
 

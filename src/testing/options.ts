@@ -1,5 +1,4 @@
 import type { DefaultPolicy } from './acl.js'
-import type { TestAgentTls } from './server.js'
 
 export interface TestAgentDnsOptions {
   /** Port for UDP and TCP; 0 selects a port that is free for both. @default 0 */
@@ -8,6 +7,15 @@ export interface TestAgentDnsOptions {
   host?: string
   /** TTL of service records in milliseconds; DNS counts whole seconds. Prepared queries may set their own. @default 0 */
   serviceTtlMs?: number
+}
+
+export interface TestAgentTls {
+  key: string
+  cert: string
+  /** CA certificates for client certificates. */
+  ca?: string
+  /** Require a client certificate. @default false */
+  requestCert?: boolean
 }
 
 export type AgentVersion = '1.8' | '1.15'

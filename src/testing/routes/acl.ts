@@ -1,9 +1,9 @@
 import { identityRules, tokenJson, type Token } from '../acl.js'
 import { decode, HttpError, json, type Answer, type Call } from '../http.js'
 import { FieldReader, isObject, type Json } from '../json.js'
+import { indexHeaders } from '../reads.js'
 import type { Routes } from '../router.js'
 import type { State } from '../state.js'
-import { indexHeaders } from './indexed.js'
 
 const uuid = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/i
 

@@ -2,11 +2,10 @@ import { readOwnCheck } from '../check-definition.js'
 import { isCheckStatus, type Check, type CheckStatus } from '../checks.js'
 import { decode, empty, HttpError, json, type Answer, type Call, type Handler } from '../http.js'
 import { byKey } from '../json.js'
+import { filtered, hashed } from '../reads.js'
 import type { Routes } from '../router.js'
 import { agentServiceJson, readRegistration } from '../service.js'
 import type { State } from '../state.js'
-import { hashed } from './hashed.js'
-import { filtered } from './indexed.js'
 
 const fullVersions = { '1.8': '1.8.7', '1.15': '1.15.0' }
 

@@ -1,12 +1,11 @@
-import { blockOnIndex, blockUntil, seenIndex } from '../blocking.js'
 import type { ConnectCa, Leaf } from '../connect-ca.js'
 import { parseDuration } from '../duration.js'
 import { decode, empty, HttpError, json, type Answer, type Call } from '../http.js'
 import { decidingIntention, describeIntention } from '../intentions.js'
 import type { FieldReader, JsonObject } from '../json.js'
+import { blockOnIndex, blockUntil, checkDatacenter, indexHeaders, seenIndex } from '../reads.js'
 import type { Routes } from '../router.js'
 import type { State } from '../state.js'
-import { checkDatacenter, indexHeaders } from './indexed.js'
 
 const hour = 3_600_000
 

@@ -1,9 +1,9 @@
 import { hasTags, type Instance } from '../catalog.js'
 import { HttpError, type Answer, type Call } from '../http.js'
 import type { Json, JsonObject } from '../json.js'
+import { consistencyHeader, filtered, indexed } from '../reads.js'
 import type { Routes } from '../router.js'
 import type { State } from '../state.js'
-import { consistencyHeader, filtered, indexed } from './indexed.js'
 
 /** Instances of services, with and without their health. */
 export function healthRoutes(state: State): Routes {

@@ -1,4 +1,3 @@
-import { blockOnIndex } from '../blocking.js'
 import { decode, HttpError, json, multiError, type Answer, type Call } from '../http.js'
 import {
   decidingIntention,
@@ -10,9 +9,9 @@ import {
   type ServiceName,
 } from '../intentions.js'
 import type { FieldReader, Json } from '../json.js'
+import { blockOnIndex, checkDatacenter, filtered, indexed, indexHeaders } from '../reads.js'
 import type { Routes } from '../router.js'
 import type { State } from '../state.js'
-import { checkDatacenter, filtered, indexed, indexHeaders } from './indexed.js'
 
 export function intentionRoutes(state: State): Routes {
   return {

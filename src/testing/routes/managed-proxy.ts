@@ -2,11 +2,11 @@ import type { Catalog } from '../catalog.js'
 import { hostAndPort } from '../host-port.js'
 import { HttpError, type Answer, type Call } from '../http.js'
 import type { JsonObject } from '../json.js'
+import { hashed } from '../reads.js'
 import type { Routes } from '../router.js'
 import type { Service } from '../service.js'
 import { managedUpstreamJson, type ProxySettings } from '../service-proxy.js'
 import type { State } from '../state.js'
-import { hashed } from './hashed.js'
 
 /**
  * What a managed proxy of Consul 1.2 to 1.5 asked its agent, answered for every proxy that is registered: one that was

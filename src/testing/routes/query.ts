@@ -1,17 +1,17 @@
-import { blockOnIndex } from '../blocking.js'
 import { decode, empty, HttpError, json, type Answer, type Call } from '../http.js'
 import { isObject, type Json, type JsonObject } from '../json.js'
 import { executeQuery, queryJson, readQuery, type PreparedQuery } from '../queries.js'
-import type { Routes } from '../router.js'
-import type { State } from '../state.js'
 import {
+  blockOnIndex,
   checkDatacenter,
   consistency,
   consistencyHeader,
   errorHeaders,
   indexed,
   indexHeaders,
-} from './indexed.js'
+} from '../reads.js'
+import type { Routes } from '../router.js'
+import type { State } from '../state.js'
 
 /** Prepared queries: changed by ID, executed and explained by ID or name. */
 export function queryRoutes(state: State): Routes {
