@@ -42,19 +42,7 @@ function self(call: Call, state: State): Answer {
       Version: version,
     },
     DebugConfig: { BindAddr: address, ConnectEnabled: state.connect !== undefined },
-    Member: {
-      Name: name,
-      Addr: address,
-      Port: 8301,
-      Tags: { dc: state.datacenter, role: 'consul', id, build: `${version}:` },
-      Status: 1,
-      ProtocolMin: 1,
-      ProtocolMax: 5,
-      ProtocolCur: 2,
-      DelegateMin: 2,
-      DelegateMax: 5,
-      DelegateCur: 4,
-    },
+    Member: { Name: name, Addr: address },
     Meta: { 'consul-network-segment': '' },
   })
 }
@@ -123,8 +111,7 @@ function registerCheck(call: Call, state: State): Answer {
   const instance = state.catalog.instance(check.serviceId)
   if (check.serviceId !== '' && !instance)
     throw new HttpError(500, `ServiceID "${check.serviceId}" does not exist`)
-  if (instance) permissions.requireService(instance.service.name, 'write')
-  else permissions.requireOther(`Permission denied: Missing node:write on ${state.catalog.nodeName}`)
+  requireWrite(permissions, state, check.serviceId)
   state.catalog.registerCheck(check)
   return empty()
 }
@@ -164,11 +151,16 @@ function ttlCheck(call: Call, state: State): Check {
 function requireCheckAccess(call: Call, state: State): void {
   const permissions = state.acl.permissions(call.token)
   const check = state.catalog.check(call.rest)
-  if (!check) {
-    if (state.acl.enabled) throw new HttpError(500, `Unknown check "${call.rest}"`)
-    return
-  }
-  const instance = state.catalog.instance(check.serviceId)
+  if (check) requireWrite(permissions, state, check.serviceId)
+  else if (state.acl.enabled) throw new HttpError(500, `Unknown check "${call.rest}"`)
+}
+
+function requireWrite(
+  permissions: ReturnType<State['acl']['permissions']>,
+  state: State,
+  serviceId: string,
+): void {
+  const instance = state.catalog.instance(serviceId)
   if (instance) permissions.requireService(instance.service.name, 'write')
   else permissions.requireOther(`Permission denied: Missing node:write on ${state.catalog.nodeName}`)
 }

@@ -93,7 +93,7 @@ function authorize(state: State): (call: Call) => Answer {
         uri: fields.string('ClientCertURI') ?? '',
         namespace: fields.string('Namespace') ?? 'default',
       }
-      fields.string('ClientCertSerial')
+      fields.ignore('ClientCertSerial')
       fields.end()
       return values
     })
