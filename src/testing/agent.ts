@@ -26,9 +26,9 @@ import { readRegistration, type ServiceRegistration } from './service.js'
 import { createState, type State } from './state.js'
 
 /**
- * A Consul agent in memory, for development and tests only: one process, no data on disk, no gossip. It speaks the
- * HTTP API that Connect needs and DNS on real ports and issues real certificates; the other methods change what it
- * knows, or make it fail.
+ * A Consul agent in memory, for development and tests only: one process, one node, one datacenter, no data on disk. It
+ * serves the HTTP API that Connect needs, and DNS, on real ports, and issues real certificates. The other methods change
+ * its state or make it fail.
  *
  * ```ts
  * await using agent = await TestAgent.start()
@@ -75,7 +75,7 @@ export class TestAgent {
   }
 
   /**
-   * Resolves once it listens; rejects with the system's error when the port is taken.
+   * Starts an agent. Rejects with the system's error if the port is in use.
    * @example
    * ```ts
    * await using agent = await TestAgent.start({ acl: { enabled: true, defaultPolicy: 'deny' } })
@@ -98,7 +98,7 @@ export class TestAgent {
     return hostAndPort(host, this.#server.port)
   }
 
-  /** `host:port` for DNS over UDP and TCP; undefined unless the option `dns` asks for it. */
+  /** `host:port` of DNS over UDP and TCP; undefined without the option `dns`. */
   get dnsAddress(): string | undefined {
     const { host = '127.0.0.1', dns } = this.#options
     return this.#dns && hostAndPort(dns?.host ?? host, this.#dns.port)
@@ -114,20 +114,19 @@ export class TestAgent {
     return this.#connect.trustDomain
   }
 
-  /** The CA that signs now: another one after a rotation. */
+  /** The CA that signs leaves. A rotation replaces it. */
   get ca(): TestCa {
     return this.#connect.ca
   }
 
-  /** Secret of the first management token; undefined while ACLs are off. */
+  /** Secret of the first management token; undefined if ACLs are off. */
   get managementToken(): string | undefined {
     return this.#options.acl?.enabled ? this.#options.acl.managementToken : undefined
   }
 
-  /** Ends the listener, every connection and every timer. */
+  /** Closes the listeners and all connections, and stops all timers. */
   async close(): Promise<void> {
     this.#state.catalog.stop()
-    // What is held during a pause is lost with its connection.
     this.#gate.reset()
     await Promise.all([this.#server.stop(), this.#dns?.stop()])
   }
@@ -136,7 +135,7 @@ export class TestAgent {
     await this.close()
   }
 
-  /** Registers as `PUT /v1/agent/service/register` does, and throws what that would answer. */
+  /** Registers a service as `PUT /v1/agent/service/register` does. Throws the error of that request. */
   registerService(definition: ServiceRegistration): void {
     const registration = readRegistration(new FieldReader({ ...definition }))
     this.#state.catalog.register(registration, { replaceChecks: false })
@@ -146,7 +145,7 @@ export class TestAgent {
     this.#state.catalog.deregister(id)
   }
 
-  /** Makes a prepared query, as `POST /v1/query` does, and returns its ID; throws what that would answer. */
+  /** Creates a prepared query as `POST /v1/query` does and returns its ID. Throws the error of that request. */
   createQuery(definition: QueryDefinition): string {
     return this.#state.queries.put(readQuery(new FieldReader({ ...definition })))
   }
@@ -160,11 +159,8 @@ export class TestAgent {
       sourceName: source,
       destinationNs: 'default',
       destinationName: destination,
-      action,
-      description: '',
-      meta: {},
     }
-    intentions.put(rule, old?.id)
+    intentions.put({ ...rule, action, description: '', meta: {} }, old?.id)
   }
 
   deleteIntention(source: string, destination: string): void {
@@ -172,35 +168,35 @@ export class TestAgent {
     if (old) this.#state.intentions.delete(old.id)
   }
 
-  /** Makes a token, and returns its secret. */
+  /** Creates a token and returns its secret. */
   createToken(rules: TokenRules): string {
     return this.#state.acl.create({ rules }).secretId
   }
 
   /**
-   * A certificate from the mesh's own CA, which the agent does not hand out itself: a hostile one by `options`,
-   * or that of a peer which is not there.
+   * Issues a certificate from the CA of the mesh that the agent does not serve: for a simulated peer, or a hostile
+   * certificate by `options`.
    */
   issueLeaf(service: string, options: IssueOptions = {}): IssuedCertificate {
     return this.ca.issue({ service, datacenter: this.#state.datacenter, ...options })
   }
 
   /**
-   * A new root signs from now on, and the old one stays listed. Leaves that somebody watches are issued anew at
-   * once; a plain GET goes on getting the old one, as from Consul.
+   * Replaces the root that signs; the old root stays in the list of roots. Watched leaves are renewed at once. As in
+   * Consul, a GET without an index still returns the old leaf.
    *
-   * @param options.crossSign Give leaves the old root's word for the new one. Default true.
+   * @param options.crossSign - add the new root, signed by the old root, to leaves. Default true.
    */
   rotateCa(options: { crossSign?: boolean } = {}): void {
     this.#connect.rotate({ crossSign: options.crossSign ?? true })
   }
 
-  /** Ends a rotation: only the root that signs stays listed. */
+  /** Ends a rotation: removes all roots but the one that signs. */
   dropOldRoot(): void {
     this.#connect.dropOldRoots()
   }
 
-  /** The life of leaves from the next one on. */
+  /** Sets the lifetime of leaves that are issued later, in milliseconds. */
   setLeafTtl(ms: number): void {
     this.#connect.leafTtlMs = ms
   }
@@ -210,31 +206,31 @@ export class TestAgent {
     this.#connect.renew(service)
   }
 
-  /** Takes requests and DNS queries and answers none until `resume`. */
+  /** Accepts requests and DNS queries without answering them until `resume`. */
   pause(): void {
     this.#gate.close()
   }
 
-  /** Answers again, first what came in during the pause. */
+  /** Answers again, including what arrived during the pause. */
   resume(): void {
     this.#gate.release()
   }
 
-  /** Cuts every open connection; new ones are taken. */
+  /** Closes every open connection; new connections are accepted. */
   dropConnections(): void {
     this.#server.dropConnections()
     this.#dns?.dropConnections()
   }
 
-  /** Goes away: connections are cut and new ones refused. The state stays. */
+  /** Closes all connections and refuses new ones. The state stays for `restart`. */
   async stop(): Promise<void> {
     await this.close()
   }
 
   /**
-   * Stops if need be and listens on the same address again.
+   * Stops the agent if it runs, and listens on the same address again.
    *
-   * @param options.forget Begin with nothing but the trust domain's name: no services, a new CA, indexes from
+   * @param options.forget - drop all state except the name of the trust domain: no services, a new CA, indexes from
    * the start. Default false.
    */
   async restart(options: { forget?: boolean } = {}): Promise<void> {
@@ -248,10 +244,10 @@ export class TestAgent {
   }
 
   /**
-   * Spoils the answers to matching requests, those included that hang in a blocking query now. The newest rule
-   * that matches strikes.
+   * Changes the answers to matching requests, including requests that wait in a blocking query. The newest fault that
+   * matches applies.
    *
-   * @returns the function that undoes it
+   * @returns a function that removes the fault
    */
   fault(match: RequestMatch, answer: FaultAnswer): () => void {
     return this.#faults.add(match, answer)
@@ -262,12 +258,12 @@ export class TestAgent {
     this.#faults.clear()
   }
 
-  /** How many of the last 10 000 requests match. */
+  /** Counts the requests among the last 10 000 that match. */
   requestCount(match?: RequestMatch): number {
     return this.#requests.seen(match)
   }
 
-  /** Resolves when so many matching requests have come since the start. */
+  /** Resolves once `count` matching requests have arrived since the start. */
   waitForRequests(match: RequestMatch, count: number, options: { signal?: AbortSignal } = {}): Promise<void> {
     return this.#requests.until(() => this.#requests.seen(match) >= count, options.signal)
   }
@@ -277,7 +273,7 @@ export class TestAgent {
     return this.#dns?.queries.filter(match).length ?? 0
   }
 
-  /** Resolves when at least so many matching requests hang in a blocking query. */
+  /** Resolves once at least `count` matching requests wait in a blocking query. */
   waitForBlocked(match: RequestMatch, count = 1, options: { signal?: AbortSignal } = {}): Promise<void> {
     return this.#requests.until(() => this.#requests.blocked(match) >= count, options.signal)
   }
@@ -300,9 +296,8 @@ export class TestAgent {
 
 function commonHeaders(state: State): Record<string, string> {
   const testing = { 'X-Consul-Connect-Testing': '1' }
-  return state.version === '1.8'
-    ? testing
-    : { ...testing, 'X-Consul-Default-ACL-Policy': state.defaultPolicy }
+  if (state.version === '1.8') return testing
+  return { ...testing, 'X-Consul-Default-ACL-Policy': state.defaultPolicy }
 }
 
 function createRouter(state: State): Router {
