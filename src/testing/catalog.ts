@@ -1,6 +1,11 @@
 import type { Changes } from './changes.js'
-import { CheckRunner } from './check-runner.js'
-import type { CatalogCheck, Check, CheckDefinition, CheckResult } from './checks.js'
+import {
+  CheckRunner,
+  type CatalogCheck,
+  type Check,
+  type CheckDefinition,
+  type CheckResult,
+} from './checks.js'
 import type { JsonObject } from './json.js'
 import { healthServiceJson, type Registration, type Service } from './service.js'
 
