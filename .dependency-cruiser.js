@@ -16,7 +16,7 @@ const LAYERS = [
 /** Packages that only one folder may use, so that another one can replace them. */
 const PACKAGES = {
   debug: 'src/base/log.ts',
-  'dns-packet': 'src/(agent/dns|testing/dns)/',
+  'dns-packet': 'src/(agent/dns/|testing/dns\\.ts)',
   'node-forge': 'src/(identity|testing)/',
   undici: 'src/(agent|http|service)/',
 }

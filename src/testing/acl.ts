@@ -6,18 +6,18 @@ import type { JsonObject } from './json.js'
 export type DefaultPolicy = 'allow' | 'deny'
 export type Access = 'read' | 'write'
 
-const anonymousId = '00000000-0000-0000-0000-000000000002'
+const ANONYMOUS_ID = '00000000-0000-0000-0000-000000000002'
 
-/** What a token may do. The service `*` stands for all services. */
+/** Permissions of a token. The service `*` stands for all services. */
 export interface TokenRules {
   services?: Record<string, Access | 'deny'>
-  /** By destination service. Read follows from read on the service, unless something is said here. */
+  /** By destination service. Without a rule, `read` or `write` on the service grants `read` here. */
   intentions?: Record<string, Access | 'deny'>
-  /** By the prepared query's name. */
+  /** By the name of the prepared query. */
   queries?: Record<string, Access>
-  /** See the node and its own checks. @default false */
+  /** Read the node and its own checks. @default false */
   nodes?: boolean
-  /** Everything, tokens included. @default false */
+  /** Grants everything, tokens included. @default false */
   management?: boolean
 }
 
@@ -32,53 +32,43 @@ export interface Token {
   index: number
 }
 
-function grants(rule: Access | 'deny', access: Access): boolean {
-  return rule === 'write' || rule === access
-}
-
-/** The decisions of one token; each `require` throws Consul's own 403. */
+/** The permissions of one token. Each `require` method throws Consul's error 403. */
 class Permissions {
   readonly #rules: TokenRules
-  readonly #default: DefaultPolicy
+  readonly #isAllowedByDefault: boolean
 
   constructor(rules: TokenRules, fallback: DefaultPolicy) {
     this.#rules = rules
-    this.#default = fallback
+    this.#isAllowedByDefault = fallback === 'allow'
   }
 
-  service(name: string, access: Access): boolean {
-    if (this.#rules.management) return true
-    const rule = lookup(this.#rules.services, name)
-    return rule === undefined ? this.#default === 'allow' : grants(rule, access)
-  }
-
-  intention(name: string, access: Access): boolean {
-    if (this.#rules.management) return true
-    const rule = lookup(this.#rules.intentions, name)
-    if (rule !== undefined) return grants(rule, access)
-    // A rule for a service lets its intentions be read, and no more.
-    const ofService = lookup(this.#rules.services, name)
-    if (ofService === undefined) return this.#default === 'allow'
-    return ofService !== 'deny' && access === 'read'
-  }
-
-  query(name: string, access: Access): boolean {
-    if (this.#rules.management) return true
-    const rule = lookup(this.#rules.queries, name)
-    return rule === undefined ? this.#default === 'allow' : rule === 'write' || access === 'read'
+  get management(): boolean {
+    return this.#rules.management === true
   }
 
   get nodes(): boolean {
     return this.#rules.nodes === true || this.other
   }
 
-  /** Keys, the agent and the operator have no rules of their own here: the default policy decides. */
+  /** Keys, the agent, and the operator have no rules here: the default policy decides. */
   get other(): boolean {
-    return this.#rules.management === true || this.#default === 'allow'
+    return this.management || this.#isAllowedByDefault
   }
 
-  get management(): boolean {
-    return this.#rules.management === true
+  service(name: string, access: Access): boolean {
+    return this.management || this.#grants(lookup(this.#rules.services, name), access)
+  }
+
+  intention(name: string, access: Access): boolean {
+    if (this.management) return true
+    const rule = lookup(this.#rules.intentions, name)
+    const ofService = lookup(this.#rules.services, name)
+    if (rule !== undefined || ofService === undefined) return this.#grants(rule, access)
+    return ofService !== 'deny' && access === 'read'
+  }
+
+  query(name: string, access: Access): boolean {
+    return this.management || this.#grants(lookup(this.#rules.queries, name), access)
   }
 
   requireService(name: string, access: Access, message?: string): void {
@@ -94,8 +84,8 @@ class Permissions {
     if (!this.other) throw denied(message)
   }
 
-  requireManagement(): void {
-    if (!this.management) throw denied()
+  #grants(rule: Access | 'deny' | undefined, access: Access): boolean {
+    return rule === undefined ? this.#isAllowedByDefault : rule === 'write' || rule === access
   }
 }
 
@@ -112,26 +102,18 @@ export class Acl {
     this.#changes = changes
     this.enabled = options.enabled
     this.#default = options.defaultPolicy
-    if (options.enabled) {
-      this.create({ accessorId: anonymousId, secretId: 'anonymous', description: 'Anonymous Token' })
-      this.create({
-        secretId: options.managementToken,
-        description: 'Master Token',
-        rules: { management: true },
-      })
-    }
+    if (!options.enabled) return
+    this.create({ accessorId: ANONYMOUS_ID, secretId: 'anonymous', description: 'Anonymous Token' })
+    const management = { secretId: options.managementToken, rules: { management: true } }
+    this.create({ ...management, description: 'Master Token' })
   }
 
-  /** Consul refuses a token it does not know, and takes none for the anonymous one. */
-  permissions(secretId: string | undefined): Permissions {
+  /** @throws HttpError for an unknown token; a request without a token has the anonymous one */
+  permissions(secretId = 'anonymous'): Permissions {
     if (!this.enabled) return new Permissions({ management: true }, 'allow')
-    return new Permissions(this.token(secretId ?? 'anonymous').rules, this.#default)
-  }
-
-  token(secretId: string | undefined): Token {
-    const token = secretId === undefined ? undefined : this.#tokens.get(secretId)
+    const token = this.#tokens.get(secretId)
     if (!token) throw denied('ACL not found')
-    return token
+    return new Permissions(token.rules, this.#default)
   }
 
   tokens(): Token[] {
@@ -140,40 +122,39 @@ export class Acl {
 
   create(token: Partial<Token>): Token {
     const created: Token = {
-      accessorId: token.accessorId ?? randomUUID(),
-      secretId: token.secretId ?? randomUUID(),
-      description: token.description ?? '',
-      rules: token.rules ?? {},
-      serviceIdentities: token.serviceIdentities ?? [],
-      local: token.local ?? false,
+      accessorId: randomUUID(),
+      secretId: randomUUID(),
+      description: '',
+      rules: {},
+      serviceIdentities: [],
+      local: false,
       createdAt: new Date().toISOString(),
       index: this.#changes.touch('acl'),
+      ...token,
     }
     this.#tokens.set(created.secretId, created)
     return created
   }
 
   delete(accessorId: string): void {
-    for (const token of this.#tokens.values()) {
+    for (const token of this.tokens())
       if (token.accessorId === accessorId) this.#tokens.delete(token.secretId)
-    }
     this.#changes.touch('acl')
   }
 }
 
-/** A service identity may write its service and its sidecar, and read everything that discovery needs. */
+/** The rules of service identities: write to the service and its sidecar, and read what discovery needs. */
 export function identityRules(serviceNames: readonly string[]): TokenRules {
-  const services: Record<string, Access> = serviceNames.length > 0 ? { '*': 'read' } : {}
-  for (const name of serviceNames) {
-    services[name] = 'write'
-    services[`${name}-sidecar-proxy`] = 'write'
-  }
-  return { services, nodes: serviceNames.length > 0 }
+  const hasAny = serviceNames.length > 0
+  const own = serviceNames.flatMap((name) => [name, `${name}-sidecar-proxy`])
+  const writable = Object.fromEntries(own.map((name): [string, Access] => [name, 'write']))
+  return { services: { ...(hasAny && { '*': 'read' }), ...writable }, nodes: hasAny }
 }
 
 export function tokenJson(token: Token, withSecret = true): JsonObject {
   const identities = token.serviceIdentities.map((name) => ({ ServiceName: name }))
   const policies = [{ ID: '00000000-0000-0000-0000-000000000001', Name: 'global-management' }]
+  const hashed = JSON.stringify([token.description, token.rules])
   return {
     AccessorID: token.accessorId,
     SecretID: withSecret ? token.secretId : undefined,
@@ -182,9 +163,7 @@ export function tokenJson(token: Token, withSecret = true): JsonObject {
     ServiceIdentities: identities.length > 0 ? identities : undefined,
     Local: token.local,
     CreateTime: token.createdAt,
-    Hash: createHash('sha256')
-      .update(JSON.stringify([token.description, token.rules]))
-      .digest('base64'),
+    Hash: createHash('sha256').update(hashed).digest('base64'),
     CreateIndex: token.index,
     ModifyIndex: token.index,
   }

@@ -2,36 +2,20 @@ import { randomUUID } from 'node:crypto'
 import type { TokenRules } from './acl.js'
 import type { TestCa } from './ca.js'
 import type { IssuedCertificate, IssueOptions } from './ca-options.js'
-import {
-  deregisterNode,
-  readNodeDeregistration,
-  readNodeRegistration,
-  registerNode,
-  type CatalogDeregistration,
-  type CatalogRegistration,
-} from './catalog-register.js'
 import type { ConnectCa } from './connect-ca.js'
-import { DnsAnswerer } from './dns/answer.js'
-import { DnsFaults, type DnsFault } from './dns/faults.js'
-import { dnsSettings } from './dns/options.js'
-import { DnsQueries, type DnsMatch } from './dns/queries.js'
-import { DnsServer } from './dns/server.js'
-import { Faults, type FaultAnswer } from './faults.js'
-import { Federation } from './federation.js'
+import { DnsServer, type DnsQuery } from './dns.js'
 import { Gate } from './gate.js'
 import { hostAndPort } from './host-port.js'
 import type { Call } from './http.js'
 import type { IntentionAction, ServiceName } from './intentions.js'
 import { FieldReader } from './json.js'
-import type { StandaloneOptions } from './options.js'
-import { readQuery, type QueryDefinition } from './query.js'
-import { Requests, type RequestMatch } from './requests.js'
+import type { TestAgentOptions } from './options.js'
+import { readQuery, type QueryDefinition } from './queries.js'
+import { Faults, Requests, type FaultAnswer, type RequestMatch } from './requests.js'
 import { Router } from './router.js'
 import { aclRoutes } from './routes/acl.js'
 import { agentRoutes } from './routes/agent.js'
-import { catalogRoutes } from './routes/catalog.js'
 import { connectRoutes } from './routes/connect.js'
-import { coordinateRoutes } from './routes/coordinate.js'
 import { healthRoutes } from './routes/health.js'
 import { intentionRoutes } from './routes/intentions.js'
 import { keyValueRoutes } from './routes/kv.js'
@@ -41,20 +25,10 @@ import { AgentServer } from './server.js'
 import { readRegistration, type ServiceRegistration } from './service.js'
 import { createState, type State } from './state.js'
 
-export interface TestAgentOptions extends StandaloneOptions {
-  /**
-   * The agent of the primary datacenter, for one in another datacenter: they know each other as after
-   * `TestAgent.joinWan`, and are one mesh, with the primary's trust domain and roots.
-   *
-   * @default none: a primary itself
-   */
-  primary?: TestAgent
-}
-
 /**
- * A Consul agent in memory, for development and tests only: one process, no data on disk, no gossip. It speaks the
- * HTTP API that Connect needs and DNS on real ports and issues real certificates; the other methods change what it
- * knows, or make it fail.
+ * A Consul agent in memory, for development and tests only: one process, one node, one datacenter, no data on disk. It
+ * serves the HTTP API that Connect needs, and DNS, on real ports, and issues real certificates. The other methods change
+ * its state or make it fail.
  *
  * ```ts
  * await using agent = await TestAgent.start()
@@ -68,26 +42,17 @@ export class TestAgent {
   readonly #faults = new Faults()
   readonly #gate = new Gate()
   readonly #dns: DnsServer | undefined
-  readonly #dnsQueries = new DnsQueries()
-  readonly #dnsFaults = new DnsFaults()
-  readonly #federation: Federation<State>
   #state: State
   #router: Router
 
   private constructor(options: TestAgentOptions) {
-    const trustDomain = options.primary?.trustDomain ?? options.trustDomain ?? `${randomUUID()}.consul`
+    const trustDomain = options.trustDomain ?? `${randomUUID()}.consul`
     this.#options = { ...options, trustDomain }
     if (options.acl) {
       this.#options.acl = { ...options.acl, managementToken: options.acl.managementToken ?? randomUUID() }
     }
-    this.#federation = new Federation({
-      datacenter: options.datacenter ?? 'dc1',
-      state: () => this.#state,
-      missing: () => (this.#server.listening ? undefined : this.address),
-    })
-    this.#state = this.#createState()
+    this.#state = createState(this.#options)
     this.#router = createRouter(this.#state)
-    if (options.primary) this.joinWan(options.primary)
     this.#server = new AgentServer(
       {
         host: options.host ?? '127.0.0.1',
@@ -104,18 +69,13 @@ export class TestAgent {
       },
     )
     if (options.dns) {
-      const settings = dnsSettings(options.dns, options.host ?? '127.0.0.1')
-      this.#dns = new DnsServer(settings, {
-        answerer: () => new DnsAnswerer(this.#state, settings),
-        queries: this.#dnsQueries,
-        faults: this.#dnsFaults,
-        gate: this.#gate,
-      })
+      const dns = { host: options.host ?? '127.0.0.1', ...options.dns }
+      this.#dns = new DnsServer(dns, { state: () => this.#state, gate: this.#gate })
     }
   }
 
   /**
-   * Resolves once it listens; rejects with the system's error when the port is taken.
+   * Starts an agent. Rejects with the system's error if the port is in use.
    * @example
    * ```ts
    * await using agent = await TestAgent.start({ acl: { enabled: true, defaultPolicy: 'deny' } })
@@ -138,7 +98,7 @@ export class TestAgent {
     return hostAndPort(host, this.#server.port)
   }
 
-  /** `host:port` for DNS over UDP and TCP; undefined unless the option `dns` asks for it. */
+  /** `host:port` of DNS over UDP and TCP; undefined without the option `dns`. */
   get dnsAddress(): string | undefined {
     const { host = '127.0.0.1', dns } = this.#options
     return this.#dns && hostAndPort(dns?.host ?? host, this.#dns.port)
@@ -154,21 +114,20 @@ export class TestAgent {
     return this.#connect.trustDomain
   }
 
-  /** The CA that signs now: another one after a rotation. */
+  /** The CA that signs leaves. A rotation replaces it. */
   get ca(): TestCa {
     return this.#connect.ca
   }
 
-  /** Secret of the first management token; undefined while ACLs are off. */
+  /** Secret of the first management token; undefined if ACLs are off. */
   get managementToken(): string | undefined {
     return this.#options.acl?.enabled ? this.#options.acl.managementToken : undefined
   }
 
-  /** Ends the listener, every connection and every timer. */
+  /** Closes the listeners and all connections, and stops all timers. */
   async close(): Promise<void> {
-    this.#state.local.stop()
-    // What is held during a pause is lost with its connection.
-    this.#gate.forget()
+    this.#state.catalog.stop()
+    this.#gate.reset()
     await Promise.all([this.#server.stop(), this.#dns?.stop()])
   }
 
@@ -176,42 +135,19 @@ export class TestAgent {
     await this.close()
   }
 
-  /** Registers as `PUT /v1/agent/service/register` does, and throws what that would answer. */
+  /** Registers a service as `PUT /v1/agent/service/register` does. Throws the error of that request. */
   registerService(definition: ServiceRegistration): void {
     const registration = readRegistration(new FieldReader({ ...definition }))
-    this.#state.local.register(registration, { replaceChecks: false })
+    this.#state.catalog.register(registration, { replaceChecks: false })
   }
 
   deregisterService(id: string): void {
-    this.#state.local.deregister(id)
+    this.#state.catalog.deregister(id)
   }
 
-  /** Registers a service or checks on any node, as `PUT /v1/catalog/register` does, and throws what that would answer. */
-  registerNode(registration: CatalogRegistration): void {
-    registerNode(this.#state.catalog, readNodeRegistration(new FieldReader({ ...registration })))
-  }
-
-  /** Takes away a check, a service or a whole node, as `PUT /v1/catalog/deregister` does. */
-  deregisterNode(deregistration: CatalogDeregistration): void {
-    deregisterNode(this.#state.catalog, readNodeDeregistration(new FieldReader({ ...deregistration })))
-  }
-
-  /**
-   * Puts the nodes on a line, each as far from the next: `near` and the queries that use it sort by that. Other nodes
-   * come last. A new call replaces the old line.
-   */
-  setNear(nodes: readonly string[]): void {
-    this.#state.coordinates.line(nodes)
-  }
-
-  /** Makes a prepared query, as `POST /v1/query` does, and returns its ID; throws what that would answer. */
+  /** Creates a prepared query as `POST /v1/query` does and returns its ID. Throws the error of that request. */
   createQuery(definition: QueryDefinition): string {
-    return this.#state.queries.create(readQuery(new FieldReader({ ...definition })))
-  }
-
-  /** Lets each of the two, and all that either knows, ask the other's datacenter with `dc=`. */
-  joinWan(other: TestAgent): void {
-    this.#federation.join(other.#federation)
+    return this.#state.queries.put(readQuery(new FieldReader({ ...definition })))
   }
 
   /** Creates or changes the intention between two services; `*` stands for all. */
@@ -223,11 +159,8 @@ export class TestAgent {
       sourceName: source,
       destinationNs: 'default',
       destinationName: destination,
-      action,
-      description: '',
-      meta: {},
     }
-    intentions.put(rule, old?.id)
+    intentions.put({ ...rule, action, description: '', meta: {} }, old?.id)
   }
 
   deleteIntention(source: string, destination: string): void {
@@ -235,35 +168,35 @@ export class TestAgent {
     if (old) this.#state.intentions.delete(old.id)
   }
 
-  /** Makes a token, and returns its secret. */
+  /** Creates a token and returns its secret. */
   createToken(rules: TokenRules): string {
     return this.#state.acl.create({ rules }).secretId
   }
 
   /**
-   * A certificate from the mesh's own CA, which the agent does not hand out itself: a hostile one by `options`,
-   * or that of a peer which is not there.
+   * Issues a certificate from the CA of the mesh that the agent does not serve: for a simulated peer, or a hostile
+   * certificate by `options`.
    */
   issueLeaf(service: string, options: IssueOptions = {}): IssuedCertificate {
     return this.ca.issue({ service, datacenter: this.#state.datacenter, ...options })
   }
 
   /**
-   * A new root signs from now on, and the old one stays listed. Leaves that somebody watches are issued anew at
-   * once; a plain GET goes on getting the old one, as from Consul.
+   * Replaces the root that signs; the old root stays in the list of roots. Watched leaves are renewed at once. As in
+   * Consul, a GET without an index still returns the old leaf.
    *
-   * @param options.crossSign Give leaves the old root's word for the new one. Default true.
+   * @param options.crossSign - add the new root, signed by the old root, to leaves. Default true.
    */
   rotateCa(options: { crossSign?: boolean } = {}): void {
     this.#connect.rotate({ crossSign: options.crossSign ?? true })
   }
 
-  /** Ends a rotation: only the root that signs stays listed. */
+  /** Ends a rotation: removes all roots but the one that signs. */
   dropOldRoot(): void {
     this.#connect.dropOldRoots()
   }
 
-  /** The life of leaves from the next one on. */
+  /** Sets the lifetime of leaves that are issued later, in milliseconds. */
   setLeafTtl(ms: number): void {
     this.#connect.leafTtlMs = ms
   }
@@ -273,89 +206,74 @@ export class TestAgent {
     this.#connect.renew(service)
   }
 
-  /** Takes requests and DNS queries and answers none until `resume`. */
+  /** Accepts requests and DNS queries without answering them until `resume`. */
   pause(): void {
     this.#gate.close()
   }
 
-  /** Answers again, first what came in during the pause. */
+  /** Answers again, including what arrived during the pause. */
   resume(): void {
     this.#gate.release()
   }
 
-  /** Cuts every open connection; new ones are taken. */
+  /** Closes every open connection; new connections are accepted. */
   dropConnections(): void {
     this.#server.dropConnections()
     this.#dns?.dropConnections()
   }
 
-  /** Goes away: connections are cut and new ones refused. The state stays. */
+  /** Closes all connections and refuses new ones. The state stays for `restart`. */
   async stop(): Promise<void> {
     await this.close()
   }
 
   /**
-   * Stops if need be and listens on the same address again.
+   * Stops the agent if it runs, and listens on the same address again.
    *
-   * @param options.forget Begin with nothing but the trust domain's name: no services, a new CA, indexes from
+   * @param options.forget - drop all state except the name of the trust domain: no services, a new CA, indexes from
    * the start. Default false.
    */
   async restart(options: { forget?: boolean } = {}): Promise<void> {
     await this.close()
     if (options.forget) {
-      this.#state = this.#createState()
+      this.#state = createState(this.#options)
       this.#router = createRouter(this.#state)
     }
-    this.#state.local.start()
+    this.#state.catalog.start()
     await this.#listen()
   }
 
   /**
-   * Spoils the answers to matching requests, those included that hang in a blocking query now. The newest rule
-   * that matches strikes.
+   * Changes the answers to matching requests, including requests that wait in a blocking query. The newest fault that
+   * matches applies.
    *
-   * @returns the function that undoes it
+   * @returns a function that removes the fault
    */
   fault(match: RequestMatch, answer: FaultAnswer): () => void {
     return this.#faults.add(match, answer)
   }
 
-  /**
-   * Puts a hook between DNS queries and their answers. Of several, the newest that has something to say strikes.
-   *
-   * @returns the function that undoes it
-   */
-  dnsFault(fault: DnsFault): () => void {
-    return this.#dnsFaults.add(fault)
-  }
-
-  /** Undoes every fault, those of DNS too. */
+  /** Removes every fault. */
   clearFaults(): void {
     this.#faults.clear()
-    this.#dnsFaults.clear()
   }
 
-  /** How many of the last 10 000 requests match. */
+  /** Counts the requests among the last 10 000 that match. */
   requestCount(match?: RequestMatch): number {
     return this.#requests.seen(match)
   }
 
-  /** Resolves when so many matching requests have come since the start. */
+  /** Resolves once `count` matching requests have arrived since the start. */
   waitForRequests(match: RequestMatch, count: number, options: { signal?: AbortSignal } = {}): Promise<void> {
     return this.#requests.until(() => this.#requests.seen(match) >= count, options.signal)
   }
 
-  /** How many of the last 10 000 DNS queries match. */
-  dnsQueryCount(match?: DnsMatch): number {
-    return this.#dnsQueries.seen(match)
+  /** Counts the DNS queries among the last 10 000 that match; all of them by default. */
+  dnsQueryCount(match: (query: DnsQuery) => boolean = () => true): number {
+    return this.#dns?.queries.filter(match).length ?? 0
   }
 
-  /** Resolves when so many matching DNS queries have come since the start. */
-  waitForDnsQueries(match: DnsMatch, count: number, options: { signal?: AbortSignal } = {}): Promise<void> {
-    return this.#dnsQueries.until(match, count, options.signal)
-  }
-
-  /** Resolves when at least so many matching requests hang in a blocking query. */
+  /** Resolves once at least `count` matching requests wait in a blocking query. */
   waitForBlocked(match: RequestMatch, count = 1, options: { signal?: AbortSignal } = {}): Promise<void> {
     return this.#requests.until(() => this.#requests.blocked(match) >= count, options.signal)
   }
@@ -370,12 +288,6 @@ export class TestAgent {
     }
   }
 
-  #createState(): State {
-    const { primary } = this.#options
-    const primaryCa = primary && primary.#state.connect
-    return createState(this.#options, { federation: this.#federation, primaryCa })
-  }
-
   get #connect(): ConnectCa {
     if (this.#state.connect) return this.#state.connect
     throw new Error('Connect is disabled on this agent')
@@ -384,18 +296,15 @@ export class TestAgent {
 
 function commonHeaders(state: State): Record<string, string> {
   const testing = { 'X-Consul-Connect-Testing': '1' }
-  return state.version === '1.8'
-    ? testing
-    : { ...testing, 'X-Consul-Default-ACL-Policy': state.defaultPolicy }
+  if (state.version === '1.8') return testing
+  return { ...testing, 'X-Consul-Default-ACL-Policy': state.defaultPolicy }
 }
 
 function createRouter(state: State): Router {
   return new Router(
     aclRoutes(state),
     agentRoutes(state),
-    catalogRoutes(state),
     connectRoutes(state),
-    coordinateRoutes(state),
     healthRoutes(state),
     intentionRoutes(state),
     keyValueRoutes(state),

@@ -5,20 +5,8 @@ import forge from 'node-forge'
 const { asn1 } = forge
 const { Type, Class } = asn1
 
-/** A bit of the key usage extension, by its name in RFC 5280. */
-export type KeyUsage =
-  | 'digitalSignature'
-  | 'nonRepudiation'
-  | 'keyEncipherment'
-  | 'dataEncipherment'
-  | 'keyAgreement'
-  | 'keyCertSign'
-  | 'cRLSign'
-  | 'encipherOnly'
-  | 'decipherOnly'
-
-// In bit order.
-const keyUsageBits: readonly KeyUsage[] = [
+/** The bits of the key usage extension, in order (RFC 5280, 4.2.1.3). */
+const keyUsageBits = [
   'digitalSignature',
   'nonRepudiation',
   'keyEncipherment',
@@ -28,7 +16,9 @@ const keyUsageBits: readonly KeyUsage[] = [
   'cRLSign',
   'encipherOnly',
   'decipherOnly',
-]
+] as const
+
+export type KeyUsage = (typeof keyUsageBits)[number]
 
 const extendedKeyUsageOids: Record<string, string> = {
   serverAuth: '1.3.6.1.5.5.7.3.1',

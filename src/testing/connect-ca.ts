@@ -8,8 +8,6 @@ const minute = 60_000
 
 interface Root {
   ca: TestCa
-  /** Signs the leaves: the root itself, or in a secondary datacenter an intermediate CA under it. */
-  signer: TestCa
   /** The root's certificate as the one before it signed it. */
   crossSigned: string | undefined
   createIndex: number
@@ -32,17 +30,11 @@ export class ConnectCa {
   readonly #changes: Changes
   readonly #leaves = new Map<string, Leaf>()
   readonly #configIndex: number
-  readonly #primary: ConnectCa | undefined
-  /** The CAs of secondary datacenters, which have their roots from here. */
-  readonly #followers = new Set<ConnectCa>()
   #roots: Root[] = []
   #config: JsonObject
   leafTtlMs: number
 
-  constructor(
-    changes: Changes,
-    options: { datacenter: string; leafTtlMs: number; trustDomain?: string; primary?: ConnectCa | undefined },
-  ) {
+  constructor(changes: Changes, options: { datacenter: string; leafTtlMs: number; trustDomain?: string }) {
     this.#changes = changes
     this.#datacenter = options.datacenter
     this.leafTtlMs = options.leafTtlMs
@@ -52,21 +44,14 @@ export class ConnectCa {
       LeafCertTTL: formatDuration(options.leafTtlMs),
       RotationPeriod: '2160h',
     }
-    this.#primary = options.primary
-    if (this.#primary) {
-      this.trustDomain = this.#primary.trustDomain
-      for (const { ca, crossSigned } of this.#primary.#roots) this.#add(ca, crossSigned)
-      this.#primary.#followers.add(this)
-    } else {
-      const ca = TestCa.create(options.trustDomain === undefined ? {} : { trustDomain: options.trustDomain })
-      this.trustDomain = ca.trustDomain
-      this.#add(ca, undefined)
-    }
+    const ca = TestCa.create(options.trustDomain === undefined ? {} : { trustDomain: options.trustDomain })
+    this.trustDomain = ca.trustDomain
+    this.#add(ca, undefined)
   }
 
   /** The CA that signs now. */
   get ca(): TestCa {
-    return this.#active().signer
+    return this.#active().ca
   }
 
   get rootsIndex(): number {
@@ -75,10 +60,6 @@ export class ConnectCa {
 
   /** A new root signs from now on; the old one stays listed until `dropOldRoots`. */
   rotate(options: { crossSign: boolean; privateKeyPem?: string }): void {
-    if (this.#primary) {
-      this.#primary.rotate(options)
-      return
-    }
     const old = this.ca
     const next = TestCa.create({
       trustDomain: this.trustDomain,
@@ -93,7 +74,6 @@ export class ConnectCa {
       this.#roots = this.#roots.slice(-1)
       this.#changes.touch('roots')
     }
-    for (const follower of this.#followers) follower.dropOldRoots()
   }
 
   /** The leaf as it lies in the agent's cache, or a first one. */
@@ -117,13 +97,13 @@ export class ConnectCa {
     // Certificates count whole seconds: a leaf for a test's few seconds must not lose them to the backdating.
     const notBefore = now - Math.min(minute, this.leafTtlMs / 10)
     const notAfter = notBefore + this.leafTtlMs
-    const { signer: ca, crossSigned } = this.#active()
+    const { ca, crossSigned } = this.#active()
     const issued = ca.issue({
       service,
       datacenter: this.#datacenter,
       notBefore: new Date(notBefore),
       notAfter: new Date(notAfter),
-      intermediates: [...ca.intermediates, ...(crossSigned === undefined ? [] : [crossSigned])],
+      intermediates: crossSigned === undefined ? [] : [crossSigned],
     })
     // Consul renews at a random point between 60 and 90 % of the life.
     const renewAt = now + (notAfter - now) * (0.6 + 0.3 * Math.random())
@@ -144,7 +124,7 @@ export class ConnectCa {
     return {
       ActiveRootID: rootId(this.ca),
       TrustDomain: this.trustDomain,
-      Roots: this.#byId().map((root) => rootJson(root, root.signer === this.ca)),
+      Roots: this.#byId().map((root) => rootJson(root, root.ca === this.ca)),
     }
   }
 
@@ -195,24 +175,22 @@ export class ConnectCa {
   #add(ca: TestCa, crossSigned: string | undefined): void {
     const index = this.#changes.touch('roots')
     this.#roots = this.#roots.map((root) => ({ ...root, modifyIndex: index }))
-    const signer = this.#primary ? ca.intermediate() : ca
-    this.#roots.push({ ca, signer, crossSigned, createIndex: index, modifyIndex: index })
-    for (const follower of this.#followers) follower.#add(ca, crossSigned)
+    this.#roots.push({ ca, crossSigned, createIndex: index, modifyIndex: index })
   }
 }
 
-function rootJson({ ca, signer, crossSigned, createIndex, modifyIndex }: Root, active: boolean): JsonObject {
-  const intermediates = [...signer.intermediates, ...(crossSigned === undefined ? [] : [crossSigned])]
+function rootJson({ ca, crossSigned, createIndex, modifyIndex }: Root, active: boolean): JsonObject {
+  const intermediates = crossSigned === undefined ? null : [crossSigned]
   return {
     ID: rootId(ca),
     Name: 'Consul CA Root Cert',
     SerialNumber: Number(BigInt(`0x${ca.root.serialNumber}`)),
-    SigningKeyID: colons(signer.keyId.toString('hex')),
+    SigningKeyID: colons(ca.keyId.toString('hex')),
     ExternalTrustDomain: ca.trustDomain.replace(/\.consul$/, ''),
     NotBefore: rfc3339(ca.root.validFrom),
     NotAfter: rfc3339(ca.root.validTo),
     RootCert: ca.rootPem,
-    IntermediateCerts: intermediates.length > 0 ? intermediates : null,
+    IntermediateCerts: intermediates,
     Active: active,
     PrivateKeyType: 'ec',
     PrivateKeyBits: 256,

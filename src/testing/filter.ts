@@ -1,171 +1,157 @@
-import type { Fields, FieldType } from './filter-fields.js'
-import {
-  FilterSyntaxError,
-  parseExpression,
-  type Comparison,
-  type Expression,
-  type Operation,
-} from './filter-parser.js'
-import { compileGoRegexp } from './go-regexp.js'
 import { HttpError } from './http.js'
 import { isObject, type Json } from './json.js'
 
 type Filter = (item: Json) => boolean
 
-/** Compares what a selector found, in JSON, with the value of the comparison. */
-type Test = (found: Json | undefined) => boolean
+/** Tokens: an operator or bracket, a quoted string, or a bare word such as a selector or a number. */
+const TOKEN = /\s*(?:([=!]=|[()[\]])|`([^`]*)`|"((?:[^"\\]|\\.)*)"|(-?[\w.:/-]+))/y
 
 /**
- * Consul's filter language over items with these fields. Throws Consul's complaint when the expression is malformed
- * or asks something of a field that its type has not.
+ * Parses the part of Consul's filter language that the embedded agent supports: `==`, `!=`, `in`, `not in`, `contains`,
+ * `not contains`, `and`, `or`, `not`, and parentheses. Unlike Consul, it does not check that a selector exists.
+ * @throws HttpError with Consul's status and the start of its message
  */
-export function parseFilter(expression: string, fields: Fields): Filter {
-  try {
-    return build(parseExpression(expression), fields)
-  } catch (error) {
-    if (error instanceof FilterSyntaxError) throw invalid(error.message)
-    throw error
-  }
+export function parseFilter(expression: string): Filter {
+  return new Parser(expression).parse()
 }
 
-function build(expression: Expression, fields: Fields): Filter {
-  if (expression.kind === 'comparison') return compare(expression.comparison, { struct: fields })
-  if (expression.kind === 'not') {
-    const operand = build(expression.operand, fields)
-    return (item) => !operand(item)
-  }
-  const left = build(expression.left, fields)
-  const right = build(expression.right, fields)
-  if (expression.kind === 'and') return (item) => left(item) && right(item)
-  return (item) => left(item) || right(item)
+interface Token {
+  /** A word may be a keyword or a selector; a string is a value. */
+  kind: 'symbol' | 'string' | 'word'
+  text: string
 }
 
-function compare(comparison: Comparison, root: FieldType): Filter {
-  const { selector, operation, negated } = comparison
-  const field = fieldAt(selector, root)
-  if (!operationsOf(field).includes(operation)) {
-    const name = operatorNames[operation][negated ? 1 : 0]
-    throw invalid(`Invalid match operator ${JSON.stringify(name)} for selector ${quoted(selector)}`)
-  }
-  const test = testOf(comparison, field)
-  const signed: Test = (found) => test(found) !== negated
-  // A missing key of a map matches every expression, but equals nothing and is in nothing.
-  const ifMissing = negated ? operation !== 'Is Empty' : operation === 'Matches' || operation === 'Is Empty'
-  return (item) => evaluate(item, selector, root, { test: signed, ifMissing })
-}
+class Parser {
+  readonly #tokens: Token[] = []
+  #next = 0
 
-/** Goes down the selector. A list of structures is like each of its elements, and one that fits is enough. */
-function evaluate(
-  value: Json | undefined,
-  [key, ...rest]: string[],
-  type: FieldType,
-  goal: { test: Test; ifMissing: boolean },
-): boolean {
-  if (key === undefined || typeof type === 'string') return goal.test(value)
-  if ('list' in type) {
-    const struct: FieldType = { struct: type.list }
-    return (Array.isArray(value) ? value : []).some((item) => evaluate(item, [key, ...rest], struct, goal))
-  }
-  const found = isObject(value) ? value[key] : undefined
-  if ('map' in type) return found === undefined ? goal.ifMissing : evaluate(found, rest, type.map, goal)
-  const field = type.struct[key]
-  return field !== undefined && evaluate(found, rest, field, goal)
-}
-
-function fieldAt(selector: string[], root: FieldType): FieldType {
-  let field = root
-  for (const [depth, key] of selector.entries()) {
-    const next = subfield(field, key)
-    if (!next) throw invalid(`Selector ${quoted(selector.slice(0, depth + 1))} is not valid`)
-    field = next
-  }
-  return field
-}
-
-function subfield(field: FieldType, key: string): FieldType | undefined {
-  if (typeof field === 'string') return undefined
-  if ('map' in field) return field.map
-  const fields = 'list' in field ? field.list : field.struct
-  return Object.hasOwn(fields, key) ? fields[key] : undefined
-}
-
-const operatorNames: Record<Operation, [string, string]> = {
-  Equal: ['Equal', 'Not Equal'],
-  In: ['In', 'Not In'],
-  'Is Empty': ['Is Empty', 'Is Not Empty'],
-  Matches: ['Matches', 'Not Matches'],
-}
-
-function operationsOf(field: FieldType): Operation[] {
-  if (field === 'string') return ['Equal', 'In', 'Matches']
-  if (field === 'int' || field === 'bool') return ['Equal']
-  if (field === 'strings' || 'map' in field) return ['In', 'Is Empty']
-  return 'list' in field ? ['Is Empty'] : []
-}
-
-function testOf({ operation, value = '', selector }: Comparison, field: FieldType): Test {
-  switch (operation) {
-    case 'Is Empty':
-      return (found) => Object.keys(found ?? {}).length === 0
-    case 'Matches': {
-      const pattern = compileMatch(value)
-      return (found) => pattern.test(text(found))
+  constructor(text: string) {
+    const pattern = new RegExp(TOKEN)
+    const end = text.trimEnd().length
+    while (pattern.lastIndex < end) {
+      const offset = pattern.lastIndex
+      const [, symbol, raw, quoted, word] = pattern.exec(text) ?? []
+      if (symbol !== undefined) this.#tokens.push({ kind: 'symbol', text: symbol })
+      else if (word !== undefined) this.#tokens.push({ kind: 'word', text: word })
+      else if (raw !== undefined) this.#tokens.push({ kind: 'string', text: raw })
+      else if (quoted !== undefined)
+        this.#tokens.push({ kind: 'string', text: quoted.replace(/\\(.)/g, '$1') })
+      else throw invalid(`unexpected character at offset ${offset}`)
     }
-    case 'In':
-      if (field === 'string') return (found) => text(found).includes(value)
-      if (field === 'strings') return (found) => Array.isArray(found) && found.includes(value)
-      return (found) => isObject(found) && Object.hasOwn(found, value)
-    case 'Equal':
-      if (field === 'int') {
-        const number = coerceInt(value, selector)
-        return (found) => BigInt(text(found) || 0) === number
-      }
-      if (field === 'bool') {
-        const wanted = coerceBool(value, selector)
-        return (found) => (found === true) === wanted
-      }
-      return (found) => text(found) === value
+  }
+
+  parse(): Filter {
+    const filter = this.#or()
+    if (this.#next < this.#tokens.length) this.#fail('expected "and", "or", or the end')
+    return filter
+  }
+
+  #or(): Filter {
+    const left = this.#and()
+    if (!this.#take('or')) return left
+    const right = this.#or()
+    return (item) => left(item) || right(item)
+  }
+
+  #and(): Filter {
+    const left = this.#not()
+    if (!this.#take('and')) return left
+    const right = this.#and()
+    return (item) => left(item) && right(item)
+  }
+
+  #not(): Filter {
+    if (this.#take('not')) {
+      const operand = this.#not()
+      return (item) => !operand(item)
+    }
+    if (!this.#take('(')) return this.#comparison()
+    const filter = this.#or()
+    if (!this.#take(')')) this.#fail('unmatched parentheses')
+    return filter
+  }
+
+  /** `Selector == value`, `Selector contains value`, or `value in Selector`. */
+  #comparison(): Filter {
+    const start = this.#next
+    const selector = this.#selector()
+    if (selector) {
+      const isEqual = this.#take('==')
+      if (isEqual || this.#take('!=')) return compare(selector, this.#value(), equals, !isEqual)
+      const isNegated = this.#take('not')
+      if (this.#take('contains')) return compare(selector, this.#value(), contains, isNegated)
+    }
+    this.#next = start
+    const value = this.#value()
+    const isNegated = this.#take('not')
+    if (!this.#take('in')) this.#fail('expected an operator')
+    return compare(this.#selector() ?? this.#fail('expected a selector'), value, contains, isNegated)
+  }
+
+  /** `A.B.c` or `A.B["c"]`. */
+  #selector(): string[] | undefined {
+    const token = this.#tokens[this.#next]
+    if (token?.kind !== 'word') return undefined
+    this.#next += 1
+    const path = token.text.split('.')
+    while (this.#take('[')) {
+      const key = this.#tokens[this.#next]
+      if (key?.kind !== 'string') this.#fail('expected a quoted key')
+      else path.push(key.text)
+      this.#next += 1
+      if (!this.#take(']')) this.#fail('unclosed index')
+    }
+    return path
+  }
+
+  #value(): string {
+    const token = this.#tokens[this.#next]
+    if (!token || token.kind === 'symbol') return this.#fail('expected a value')
+    this.#next += 1
+    return token.text
+  }
+
+  #take(text: string): boolean {
+    const token = this.#tokens[this.#next]
+    if (token?.kind === 'string' || token?.text !== text) return false
+    this.#next += 1
+    return true
+  }
+
+  #fail(problem: string): never {
+    throw invalid(
+      `${problem}, got ${JSON.stringify(this.#tokens[this.#next]?.text.slice(0, 40) ?? 'the end')}`,
+    )
   }
 }
 
-function text(found: Json | undefined): string {
-  return typeof found === 'string' || typeof found === 'number' ? String(found) : ''
-}
-
-function compileMatch(expression: string): RegExp {
-  try {
-    return compileGoRegexp(expression)
-  } catch (error) {
-    const problem = error instanceof Error ? error.message : ''
-    throw invalid(`Failed to compile regular expression ${JSON.stringify(expression)}: ${problem}`)
+/** A missing value equals nothing and contains nothing. */
+function compare(
+  selector: string[],
+  value: string,
+  test: (found: Json, value: string) => boolean,
+  isNegated: boolean,
+): Filter {
+  return (item) => {
+    const found = select(item, selector)
+    return found.length === 0 ? isNegated : found.some((each) => test(each, value) !== isNegated)
   }
 }
 
-function coerceInt(value: string, selector: string[]): bigint {
-  const isNumber = /^[+-]?(?:\d+|0x[\da-f]+)$/i.test(value)
-  if (!isNumber) throw uncoerced(value, selector, 'ParseInt', 'invalid syntax')
-  const number = value.startsWith('-') ? -BigInt(value.slice(1)) : BigInt(value.replace('+', ''))
-  if (BigInt.asIntN(64, number) !== number) {
-    throw uncoerced(value, selector, 'ParseInt', 'value out of range')
-  }
-  return number
+/** The values at a path; a list of objects has one for each of its elements. */
+function select(value: Json | undefined, [key, ...rest]: string[]): Json[] {
+  if (key === undefined) return value === undefined || value === null ? [] : [value]
+  if (Array.isArray(value)) return value.flatMap((element) => select(element, [key, ...rest]))
+  return isObject(value) ? select(value[key], rest) : []
 }
 
-function coerceBool(value: string, selector: string[]): boolean {
-  if (['1', 't', 'T', 'TRUE', 'true', 'True'].includes(value)) return true
-  if (['0', 'f', 'F', 'FALSE', 'false', 'False'].includes(value)) return false
-  throw uncoerced(value, selector, 'ParseBool', 'invalid syntax')
+function equals(found: Json, value: string): boolean {
+  return typeof found !== 'object' && String(found) === value
 }
 
-function uncoerced(value: string, selector: string[], parser: string, problem: string): HttpError {
-  const word = JSON.stringify(value)
-  return invalid(
-    `Failed to coerce value ${word} for selector ${quoted(selector)}: strconv.${parser}: parsing ${word}: ${problem}`,
-  )
-}
-
-function quoted(selector: string[]): string {
-  return JSON.stringify(selector.join('.'))
+function contains(found: Json, value: string): boolean {
+  if (typeof found === 'string' || Array.isArray(found)) return found.includes(value)
+  return isObject(found) && Object.hasOwn(found, value)
 }
 
 function invalid(problem: string): HttpError {

@@ -1,8 +1,8 @@
-/** Holds what comes through while it is closed. */
+/** Holds requests while it is closed. */
 export class Gate {
   #closed: { open: Promise<void>; release: () => void } | undefined
 
-  /** Undefined while nothing is held. */
+  /** Resolves on release; undefined while the gate is open. */
   get open(): Promise<void> | undefined {
     return this.#closed?.open
   }
@@ -10,9 +10,7 @@ export class Gate {
   close(): void {
     if (this.#closed) return
     let release = (): void => undefined
-    const open = new Promise<void>((resolve) => {
-      release = resolve
-    })
+    const open = new Promise<void>((resolve) => (release = resolve))
     this.#closed = { open, release }
   }
 
@@ -21,8 +19,8 @@ export class Gate {
     this.#closed = undefined
   }
 
-  /** Opens for what comes next; what is held stays held for ever. */
-  forget(): void {
+  /** Opens for new requests. Those that wait are never released: their connections are closed. */
+  reset(): void {
     this.#closed = undefined
   }
 }

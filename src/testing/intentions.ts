@@ -4,7 +4,7 @@ import type { JsonObject } from './json.js'
 
 export type IntentionAction = 'allow' | 'deny'
 
-/** What somebody writes down: who may, or may not, connect to whom. */
+/** A rule that allows or denies connections from the source to the destination; `*` stands for all names. */
 export interface IntentionRule {
   sourceNs: string
   sourceName: string
@@ -30,7 +30,7 @@ export interface ServiceName {
   name: string
 }
 
-/** Consul's precedence: 9 when both ends are exact, down to 1; the destination counts before the source. */
+/** Consul's precedence: from 9, if source and destination are exact, to 1. The destination counts before the source. */
 export function precedence(
   rule: Pick<IntentionRule, 'sourceNs' | 'sourceName' | 'destinationNs' | 'destinationName'>,
 ): number {
@@ -38,13 +38,13 @@ export function precedence(
   return best - (2 - exactParts(rule.sourceNs, rule.sourceName))
 }
 
-/** Order of evaluation: higher precedence first, ties by the four names. */
+/** Compares in order of evaluation: higher precedence first, then by the four names. */
 export function compareIntentions(a: Intention, b: Intention): number {
   if (a.precedence !== b.precedence) return b.precedence - a.precedence
   return sortKey(a) < sortKey(b) ? -1 : 1
 }
 
-/** The intentions that speak of a service on one side, in order of evaluation. */
+/** Returns the intentions whose source or destination covers a service, in order of evaluation. */
 export function matchIntentions(
   intentions: readonly Intention[],
   by: 'source' | 'destination',
@@ -59,7 +59,7 @@ export function matchIntentions(
     .sort(compareIntentions)
 }
 
-/** The one that decides, or undefined when the default policy does. */
+/** Returns the intention that decides about a connection; undefined if the default policy decides. */
 export function decidingIntention(
   intentions: readonly Intention[],
   source: ServiceName,
@@ -86,7 +86,7 @@ export class Intentions {
     return this.#byId.get(id)
   }
 
-  /** The intention with just this source and this destination. */
+  /** Returns the intention with exactly this source and destination. */
   exact(source: ServiceName, destination: ServiceName): Intention | undefined {
     return [...this.#byId.values()].find(
       (intention) =>
@@ -120,7 +120,7 @@ export class Intentions {
   }
 }
 
-/** As it stands in Consul's messages. */
+/** Describes an intention as Consul's messages do. */
 export function describeIntention(intention: Intention): string {
   const { sourceNs, sourceName, destinationNs, destinationName } = intention
   const ends = `${sourceNs}/${sourceName} => ${destinationNs}/${destinationName}`

@@ -25,119 +25,82 @@ export function parseJson(body: string): Json {
 }
 
 /**
- * Reads an object's fields one by one. Consul takes keys in any case, some in snake_case too, and rejects those it
- * does not know: call `end` when all known fields were read.
+ * Reads the fields of an object. Keys match in any case and in snake_case, as Consul accepts them in most places. Call
+ * `end` after all known fields were read: it rejects the others.
  */
 export class FieldReader {
   readonly #fields = new Map<string, { key: string; value: Json }>()
-  /** The fields that were found in snake_case. */
-  readonly #inSnakeCase = new Set<string>()
-  readonly #place: string | undefined
 
-  /** @param place what messages call every field: for some types Go has only the name of the whole */
-  constructor(json: Json, place?: string) {
-    this.#place = place
+  constructor(json: Json) {
     if (!isObject(json)) {
       throw new DecodeError(
         `json: cannot unmarshal ${goType(json)} into Go value of type map[string]interface {}`,
       )
     }
     for (const [key, value] of Object.entries(json)) {
-      if (value !== undefined) this.#fields.set(key.toLowerCase(), { key, value })
+      const known = this.#fields.get(plain(key))
+      // Consul's own spelling wins over snake_case unless its value is empty.
+      if (known && !isZero(known.value) && (key.includes('_') || isZero(value))) continue
+      if (value !== undefined) this.#fields.set(plain(key), { key, value })
     }
   }
 
-  /** Takes these fields in snake_case as well; that spelling counts where the other says nothing. */
-  alsoSnakeCase(...names: string[]): void {
-    for (const name of names) {
-      const field = this.#fields.get(snakeCase(name))
-      if (!field) continue
-      this.#fields.delete(snakeCase(name))
-      const other = this.#fields.get(name.toLowerCase())
-      if (other && !isZero(other.value)) continue
-      this.#fields.set(name.toLowerCase(), field)
-      this.#inSnakeCase.add(name)
-    }
+  /** Whether no field has a value. */
+  get isEmpty(): boolean {
+    return [...this.#fields.values()].every(({ value }) => isZero(value))
   }
 
-  /** The raw value, or undefined when it is absent or null. */
+  /** Returns the raw value, or undefined if it is absent or null. */
   json(name: string): Json | undefined {
-    const field = this.#fields.get(name.toLowerCase())
-    this.#fields.delete(name.toLowerCase())
+    const field = this.#fields.get(plain(name))
+    this.#fields.delete(plain(name))
     return field?.value ?? undefined
   }
 
+  /** Skips fields that Consul accepts and the embedded agent has no use for. */
+  ignore(...names: string[]): void {
+    for (const name of names) this.json(name)
+  }
+
   string(name: string): string | undefined {
-    const value = this.json(name)
-    if (value === undefined || typeof value === 'string') return value
-    throw this.#mismatch(value, name, 'string')
+    return this.#read(name, 'string', (value) => typeof value === 'string')
   }
 
   integer(name: string): number | undefined {
-    const value = this.json(name)
-    if (value === undefined || (typeof value === 'number' && Number.isInteger(value))) return value
-    throw this.#mismatch(value, name, 'int')
-  }
-
-  number(name: string): number | undefined {
-    const value = this.json(name)
-    if (value === undefined || typeof value === 'number') return value
-    throw this.#mismatch(value, name, 'float64')
+    return this.#read(name, 'int', (value): value is number => Number.isInteger(value))
   }
 
   boolean(name: string): boolean | undefined {
-    const value = this.json(name)
-    if (value === undefined || typeof value === 'boolean') return value
-    throw this.#mismatch(value, name, 'bool')
+    return this.#read(name, 'bool', (value) => typeof value === 'boolean')
   }
 
-  /** Milliseconds: from a Go duration, or from a number of nanoseconds. */
-  duration(name: string): number | undefined {
-    const value = this.json(name)
-    if (value === undefined) return undefined
+  object(name: string): JsonObject | undefined {
+    return this.#read(name, 'map[string]interface {}', isObject)
+  }
+
+  list(name: string): Json[] {
+    return this.#read(name, '[]', (value) => Array.isArray(value)) ?? []
+  }
+
+  strings(name: string): string[] {
+    const isStrings = (value: Json): value is string[] =>
+      Array.isArray(value) && value.every((item) => typeof item === 'string')
+    return this.#read(name, '[]string', isStrings) ?? []
+  }
+
+  stringMap(name: string): Record<string, string> {
+    const isMap = (value: Json): value is Record<string, string> =>
+      isObject(value) && Object.values(value).every((item) => typeof item === 'string')
+    return this.#read(name, 'map[string]string', isMap) ?? {}
+  }
+
+  /** Reads milliseconds from a Go duration, or from a number of nanoseconds. */
+  duration(name: string): number {
+    const value = this.json(name) ?? 0
     if (typeof value === 'number') return value / 1e6
     const ms = typeof value === 'string' ? parseDuration(value) : undefined
     if (ms === undefined) throw new DecodeError(`time: invalid duration ${JSON.stringify(value)}`)
     return ms
-  }
-
-  strings(name: string): string[] {
-    return this.#strings(this.json(name), name)
-  }
-
-  list(name: string): Json[] {
-    const value = this.json(name) ?? []
-    if (!Array.isArray(value)) throw this.#mismatch(value, name, '[]')
-    return value
-  }
-
-  stringMap(name: string): Record<string, string> {
-    const result: Record<string, string> = {}
-    for (const [key, value] of Object.entries(this.object(name) ?? {})) {
-      if (typeof value !== 'string') throw this.#mismatch(value ?? null, name, 'string')
-      result[key] = value
-    }
-    return result
-  }
-
-  stringsMap(name: string): Record<string, string[]> {
-    const entries = Object.entries(this.object(name) ?? {})
-    return Object.fromEntries(entries.map(([key, value]) => [key, this.#strings(value, name)]))
-  }
-
-  /** As `stringMap`, but null when it is absent: Go tells a nil map from an empty one. */
-  optionalStringMap(name: string): Record<string, string> | null {
-    return this.has(name) ? this.stringMap(name) : null
-  }
-
-  has(name: string): boolean {
-    return (this.#fields.get(name.toLowerCase())?.value ?? null) !== null
-  }
-
-  object(name: string): JsonObject | undefined {
-    const value = this.json(name)
-    if (value === undefined || isObject(value)) return value
-    throw this.#mismatch(value, name, 'map[string]interface {}')
   }
 
   child(name: string): FieldReader | undefined {
@@ -145,37 +108,22 @@ export class FieldReader {
     return value && new FieldReader(value)
   }
 
-  /** The object of a type that Consul decodes by itself, whose fields go by the name of the whole in messages. */
-  decoded(name: string): FieldReader | undefined {
-    const value = this.object(name)
-    return value && new FieldReader(value, this.#place ?? name)
+  children(name: string): FieldReader[] {
+    return this.list(name).map((value) => new FieldReader(value))
   }
 
-  /** A list of such objects. */
-  allDecoded(name: string): FieldReader[] {
-    return this.list(name).map((value) => new FieldReader(value, this.#place ?? name))
-  }
-
-  /** Rejects what was not read. */
+  /** Rejects the fields that were not read. */
   end(): void {
     for (const { key } of this.#fields.values())
       throw new DecodeError(`json: unknown field ${JSON.stringify(key)}`)
   }
 
-  #strings(value: Json | undefined, name: string): string[] {
-    const items = value ?? []
-    if (!Array.isArray(items)) throw this.#mismatch(items, name, '[]string')
-    return items.map((item) => {
-      if (typeof item !== 'string') throw this.#mismatch(item, name, 'string')
-      return item
-    })
-  }
-
-  #mismatch(value: Json, name: string, wanted: string): DecodeError {
-    const field = this.#place ?? (this.#inSnakeCase.has(name) ? snakeCase(name) : name)
-    const exact = wanted === 'int' && typeof value === 'number' ? ` ${value}` : ''
-    return new DecodeError(
-      `json: cannot unmarshal ${goType(value)}${exact} into Go struct field .${field} of type ${wanted}`,
+  #read<T extends Json>(name: string, type: string, accepts: (value: Json) => value is T): T | undefined {
+    const value = this.json(name)
+    if (value === undefined || accepts(value)) return value
+    const exact = type === 'int' && typeof value === 'number' ? ` ${value}` : ''
+    throw new DecodeError(
+      `json: cannot unmarshal ${goType(value)}${exact} into Go struct field .${name} of type ${type}`,
     )
   }
 }
@@ -204,12 +152,8 @@ export function omitZero(json: JsonObject): JsonObject {
   return Object.fromEntries(Object.entries(json).filter(([, value]) => !isZero(value)))
 }
 
-/** `TLSSkipVerify` as `tls_skip_verify`. */
-function snakeCase(name: string): string {
-  return name
-    .replace(/([a-z])([A-Z])/g, '$1_$2')
-    .replace(/([A-Z])([A-Z][a-z])/g, '$1_$2')
-    .toLowerCase()
+function plain(name: string): string {
+  return name.toLowerCase().replaceAll('_', '')
 }
 
 function goType(value: Json): string {

@@ -1,11 +1,26 @@
 import type { DefaultPolicy } from './acl.js'
-import type { TestAgentDnsOptions } from './dns/options.js'
-import type { TestAgentTls } from './server.js'
+
+export interface TestAgentDnsOptions {
+  /** Port for UDP and TCP; 0 selects a port that is free for both. @default 0 */
+  port?: number
+  /** Address to listen on. @default the `host` of the agent */
+  host?: string
+  /** TTL of service records in milliseconds; DNS counts whole seconds. Prepared queries may set their own. @default 0 */
+  serviceTtlMs?: number
+}
+
+export interface TestAgentTls {
+  key: string
+  cert: string
+  /** CA certificates for client certificates. */
+  ca?: string
+  /** Require a client certificate. @default false */
+  requestCert?: boolean
+}
 
 export type AgentVersion = '1.8' | '1.15'
 
-/** What an agent can be told that knows of no other. */
-export interface StandaloneOptions {
+export interface TestAgentOptions {
   /** Port to listen on; 0 takes a free one. @default 0 */
   port?: number
   /** Address to listen on. @default '127.0.0.1' */
@@ -21,13 +36,12 @@ export interface StandaloneOptions {
   /** @default 'embedded' */
   nodeName?: string
   /**
-   * Answer prepared queries and DNS in random order, as Consul does. False answers in the order of the catalog: by
-   * the names of nodes, then the IDs of services.
+   * Answer prepared queries and DNS in random order, as Consul does. False answers in the order of service IDs.
    *
    * @default true
    */
   shuffle?: boolean
-  /** Trust domain of the mesh. @default the primary's, else a random `<uuid>.consul` */
+  /** Trust domain of the mesh. @default a random `<uuid>.consul` */
   trustDomain?: string
   /** Life of a leaf in milliseconds; certificates count whole seconds. @default 259_200_000 (72 h) */
   leafTtlMs?: number

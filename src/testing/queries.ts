@@ -1,20 +1,49 @@
 import { randomUUID } from 'node:crypto'
+import type { Acl } from './acl.js'
+import { hasTags, type Catalog, type Instance } from './catalog.js'
 import type { Changes } from './changes.js'
+import { parseDuration } from './duration.js'
 import { HttpError } from './http.js'
-import { validateQuery, type PreparedQuery } from './query.js'
-import { renderTemplate } from './query-template.js'
+import type { FieldReader, JsonObject } from './json.js'
 
-export interface StoredQuery {
-  query: PreparedQuery
+/** A prepared query: the body of `POST /v1/query`, with Consul's field names. */
+export interface QueryDefinition extends JsonObject {
+  Name: string
+  Token?: string
+  Service: {
+    Service: string
+    OnlyPassing?: boolean
+    /** A node or `_agent`. Accepted without effect: the agent has one node. */
+    Near?: string
+    /** All of these tags are required; a tag that starts with `!` must be absent. */
+    Tags?: string[]
+    Connect?: boolean
+    /** Accepted without effect: the agent has one datacenter. */
+    Failover?: { NearestN?: number; Datacenters?: string[] }
+  }
+  DNS?: { TTL?: string }
+}
+
+export interface PreparedQuery {
+  id: string
+  name: string
+  token: string
+  service: string
+  onlyPassing: boolean
+  near: string
+  tags: string[]
+  connect: boolean
+  failover: { NearestN: number; Datacenters: string[] | null }
+  dnsTtl: string
   createIndex: number
   modifyIndex: number
 }
 
-const uuid = /^[\da-f]{8}-(?:[\da-f]{4}-){3}[\da-f]{12}$/i
+const HIDDEN = '<hidden>'
 
 export class PreparedQueries {
   readonly #changes: Changes
-  readonly #byId = new Map<string, StoredQuery>()
+  readonly #byId = new Map<string, PreparedQuery>()
 
   constructor(changes: Changes) {
     this.#changes = changes
@@ -24,93 +53,127 @@ export class PreparedQueries {
     return this.#changes.modified('queries')
   }
 
-  /** By ID. */
-  list(): StoredQuery[] {
-    return [...this.#byId.values()].sort((a, b) => (a.query.id < b.query.id ? -1 : 1))
+  /** All queries by ID. */
+  list(): PreparedQuery[] {
+    return [...this.#byId.values()].sort((a, b) => (a.id < b.id ? -1 : 1))
   }
 
-  get(id: string): StoredQuery | undefined {
-    if (id.length !== randomUUID().length)
-      throw new HttpError(500, 'failed prepared query lookup: index error: UUID must be 36 characters')
-    return this.#byId.get(id.toLowerCase())
+  get(id: string): PreparedQuery | undefined {
+    return this.#byId.get(id)
   }
 
-  /** Returns the ID. */
-  create(query: PreparedQuery): string {
-    if (query.id !== '') throw new HttpError(500, 'ID must be empty when creating a new prepared query')
-    validateQuery(query)
-    return this.#put({ ...query, id: randomUUID() })
+  /** Finds a query by ID or by name, in any case. */
+  resolve(idOrName: string): PreparedQuery | undefined {
+    const name = idOrName.toLowerCase()
+    return this.#byId.get(name) ?? this.list().find((query) => query.name.toLowerCase() === name)
   }
 
-  update(id: string, query: PreparedQuery): void {
-    this.require(id)
-    validateQuery(query)
-    this.#put({ ...query, id })
+  /** Creates a query, or replaces the query of that ID, and returns the ID. */
+  put(query: PreparedQuery, id: string = randomUUID()): string {
+    const named = this.resolve(query.name)
+    if (named && named.id !== id)
+      throw new HttpError(500, `name '${query.name}' aliases an existing query name`)
+    const modifyIndex = this.#changes.touch('queries')
+    const createIndex = this.#byId.get(id)?.createIndex ?? modifyIndex
+    this.#byId.set(id, { ...query, id, createIndex, modifyIndex })
+    return id
   }
 
   delete(id: string): void {
-    this.require(id)
-    this.#byId.delete(id.toLowerCase())
+    this.#byId.delete(id)
     this.#changes.touch('queries')
   }
+}
 
-  /** The query of that ID, to change it. */
-  require(id: string): StoredQuery {
-    try {
-      const stored = this.get(id)
-      if (stored) return stored
-    } catch (error) {
-      throw error instanceof HttpError
-        ? new HttpError(error.status, `Prepared Query lookup failed: ${error.message}`)
-        : error
-    }
-    throw new HttpError(500, `Cannot modify non-existent prepared query: '${id}'`)
+export function readQuery(fields: FieldReader): PreparedQuery {
+  const service = fields.child('Service')
+  const failover = service?.child('Failover')
+  const dns = fields.child('DNS')
+  const datacenters = failover?.strings('Datacenters') ?? []
+  const query: PreparedQuery = {
+    id: '',
+    name: fields.string('Name') ?? '',
+    token: fields.string('Token') ?? '',
+    service: service?.string('Service') ?? '',
+    onlyPassing: service?.boolean('OnlyPassing') ?? false,
+    near: service?.string('Near') ?? '',
+    tags: service?.strings('Tags') ?? [],
+    connect: service?.boolean('Connect') ?? false,
+    failover: {
+      NearestN: failover?.integer('NearestN') ?? 0,
+      Datacenters: datacenters.length > 0 ? datacenters : null,
+    },
+    dnsTtl: dns?.string('TTL') ?? '',
+    createIndex: 0,
+    modifyIndex: 0,
   }
+  fields.ignore('ID', 'CreateIndex', 'ModifyIndex')
+  for (const reader of [failover, service, dns, fields]) reader?.end()
+  const problem = problemOf(query)
+  if (problem !== undefined) throw new HttpError(500, `Invalid prepared query: ${problem}`)
+  return query
+}
 
-  /** The query of that ID or name; of a template, what it becomes for the name. */
-  resolve(idOrName: string): StoredQuery | undefined {
-    const found = uuid.test(idOrName) ? this.#byId.get(idOrName.toLowerCase()) : undefined
-    if (found?.query.template.type) {
-      throw new HttpError(500, 'prepared query templates can only be resolved up by name, not by ID')
-    }
-    if (found) return found
-    const stored = this.#named(idOrName) ?? this.#longestTemplate(idOrName)
-    if (!stored?.query.template.type) return stored
-    return { ...stored, query: renderTemplate(stored.query, idOrName) }
-  }
+function problemOf({ name, service, dnsTtl }: PreparedQuery): string | undefined {
+  if (name === '') return 'Must be bound to a session'
+  if (service === '') return 'Must provide a Service name to query'
+  const ttl = dnsTtl === '' ? 0 : parseDuration(dnsTtl)
+  if (ttl === undefined) return `Bad DNS TTL '${dnsTtl}': time: invalid duration ${JSON.stringify(dnsTtl)}`
+  return ttl < 0 ? `DNS TTL '${ttl * 1e6}', must be >=0` : undefined
+}
 
-  #named(name: string): StoredQuery | undefined {
-    const lower = name.toLowerCase()
-    return this.list().find(({ query }) => query.name !== '' && query.name.toLowerCase() === lower)
+/** @param withToken show the token of the query, which only management tokens may see */
+export function queryJson(query: PreparedQuery, withToken: boolean): JsonObject {
+  return {
+    ID: query.id,
+    Name: query.name,
+    Session: '',
+    Token: query.token === '' || withToken ? query.token : HIDDEN,
+    Template: { Type: '', Regexp: '', RemoveEmptyTags: false },
+    Service: {
+      Service: query.service,
+      Failover: query.failover,
+      OnlyPassing: query.onlyPassing,
+      IgnoreCheckIDs: null,
+      Near: query.near,
+      Tags: query.tags.length > 0 ? query.tags : null,
+      NodeMeta: null,
+      ServiceMeta: null,
+      Connect: query.connect,
+    },
+    DNS: { TTL: query.dnsTtl },
+    CreateIndex: query.createIndex,
+    ModifyIndex: query.modifyIndex,
   }
+}
 
-  #longestTemplate(name: string): StoredQuery | undefined {
-    const lower = name.toLowerCase()
-    return this.list()
-      .filter(({ query }) => query.template.type !== '' && lower.startsWith(query.name.toLowerCase()))
-      .sort((a, b) => b.query.name.length - a.query.name.length)[0]
-  }
+/** Returns the healthy instances that a query selects, in random order unless the agent was started without it. */
+export function executeQuery(
+  { acl, catalog, shuffle }: { acl: Acl; catalog: Catalog; shuffle: boolean },
+  query: PreparedQuery,
+  caller: { token?: string | undefined; connect?: boolean; limit?: number } = {},
+): Instance[] {
+  const permissions = acl.permissions(query.token === '' ? caller.token : query.token)
+  const banned = query.tags.filter((tag) => tag.startsWith('!')).map((tag) => tag.slice(1))
+  const wanted = query.tags.filter((tag) => !tag.startsWith('!'))
+  const found = catalog
+    .instancesOf(query.service, query.connect || caller.connect ? 'connect' : 'service')
+    .filter(({ service }) => permissions.service(service.name, 'read'))
+    .filter((instance) => (query.onlyPassing ? catalog.isPassing(instance) : !catalog.isCritical(instance)))
+    .filter(({ service }) => hasTags(service.tags, wanted))
+    .filter(({ service }) => !banned.some((tag) => hasTags(service.tags, [tag])))
+  const ordered = shuffle ? shuffled(found) : found
+  return caller.limit ? ordered.slice(0, caller.limit) : ordered
+}
 
-  #put(query: PreparedQuery): string {
-    const id = query.id.toLowerCase()
-    const isOther = (stored: StoredQuery | undefined): boolean =>
-      stored !== undefined && stored.query.id.toLowerCase() !== id
-    if (query.name !== '') {
-      if (isOther(this.#named(query.name)))
-        throw new HttpError(500, `name '${query.name}' aliases an existing query name`)
-    } else if (query.template.type !== '') {
-      const others = this.list().filter(({ query }) => query.name === '' && query.template.type !== '')
-      if (others.some(isOther)) {
-        throw new HttpError(500, 'a query template with an empty name already exists')
-      }
-    }
-    if (uuid.test(query.name) && this.#byId.has(query.name.toLowerCase()))
-      throw new HttpError(500, `name '${query.name}' aliases an existing query ID`)
-    if (query.session !== '') throw new HttpError(500, `invalid session ${JSON.stringify(query.session)}`)
-    if (query.template.type !== '') renderTemplate(query, query.name)
-    const old = this.#byId.get(id)
-    const index = this.#changes.touch('queries')
-    this.#byId.set(id, { query, createIndex: old?.createIndex ?? index, modifyIndex: index })
-    return query.id
+/** Shuffles by Fisher and Yates. */
+export function shuffled<T>(items: readonly T[]): T[] {
+  const result = [...items]
+  for (let end = result.length - 1; end > 0; end--) {
+    const other = Math.floor(Math.random() * (end + 1))
+    const [a, b] = [result[end] as T, result[other] as T]
+    result[end] = b
+    result[other] = a
   }
+  return result
 }

@@ -1,13 +1,14 @@
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
-import { replacement, type FaultAnswer, type Faults } from './faults.js'
+import { Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Gate } from './gate.js'
 import { HttpError, text, type AgentRequest, type Answer, type Call } from './http.js'
-import type { Requests } from './requests.js'
-import { cut, send } from './respond.js'
+import type { TestAgentTls } from './options.js'
+import { replacement, type FaultAnswer, type Faults, type Requests } from './requests.js'
 
-const maxBodyBytes = 1024 * 1024
+const MAX_BODY_BYTES = 1024 * 1024
 
 interface ListenOptions {
   host: string
@@ -16,53 +17,32 @@ interface ListenOptions {
   tls: TestAgentTls | undefined
 }
 
-export interface TestAgentTls {
-  key: string
-  cert: string
-  /** Whom to trust for client certificates. */
-  ca?: string
-  /** Demand a client certificate. @default false */
-  requestCert?: boolean
-}
-
 interface AgentServices {
   handle: (call: Call) => Promise<Answer>
-  /** Sent with every answer. */
+  /** Headers of every answer. */
   headers: () => Record<string, string>
   requests: Requests
   faults: Faults
-  /** Closed during a pause. */
+  /** Closed while the agent is paused. */
   gate: Gate
 }
 
-/** The HTTP side of the agent: sockets, bodies and faults; what to answer is the handler's business. */
+/** The HTTP server of the agent: sockets, bodies, and faults. */
 export class AgentServer {
   readonly #options: ListenOptions
-  readonly #handle: (call: Call) => Promise<Answer>
-  readonly #requests: Requests
-  readonly #faults: Faults
-  readonly #headers: () => Record<string, string>
-  readonly #gate: Gate
+  readonly #services: AgentServices
   #server: Server | undefined
   #closed: Promise<unknown> = Promise.resolve()
   #port: number
 
   constructor(options: ListenOptions, services: AgentServices) {
     this.#options = options
+    this.#services = services
     this.#port = options.port
-    this.#handle = services.handle
-    this.#requests = services.requests
-    this.#faults = services.faults
-    this.#headers = services.headers
-    this.#gate = services.gate
   }
 
   get port(): number {
     return this.#port
-  }
-
-  get listening(): boolean {
-    return this.#server !== undefined
   }
 
   async listen(): Promise<void> {
@@ -74,7 +54,7 @@ export class AgentServer {
     const server = tls
       ? createTlsServer({ ...tls, rejectUnauthorized: tls.requestCert ?? false }, onRequest)
       : createServer(onRequest)
-    // Consul holds idle connections open and gives a long poll all the time it wants.
+    // Consul keeps idle connections open and does not limit the time of a blocking query.
     server.keepAliveTimeout = 0
     server.requestTimeout = 0
     server.listen(socketPath === undefined ? { host, port: this.#port } : { path: socketPath })
@@ -100,47 +80,46 @@ export class AgentServer {
   }
 
   async #serve(message: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { requests, faults, gate, headers } = this.#services
     const gone = new AbortController()
     response.on('close', () => {
       gone.abort()
     })
-    // A client that resets the connection is business as usual here.
+    // Clients may reset the connection at any time.
     message.on('error', () => undefined)
     response.on('error', () => undefined)
     const request = parseRequest(message)
-    this.#requests.record(request)
+    requests.record(request)
     try {
-      await this.#gate.open
-      let fault = this.#faults.take(request)
+      await gate.open
+      let fault = faults.take(request)
       const body = await readBody(message)
-      if (fault && !(await strike(fault, response, gone.signal))) return
-      let answer = await this.#answer(request, body, fault, gone.signal)
-      // A fault set while the request was hanging in a blocking query strikes its answer too.
-      await this.#gate.open
+      if (fault && !(await apply(fault, response, gone.signal))) return
+      let answer = (fault && replacement(fault)) ?? (await this.#answer(request, body, gone.signal))
+      await gate.open
       if (!fault) {
-        fault = this.#faults.take(request)
-        if (fault && !(await strike(fault, response, gone.signal))) return
+        // A fault that was added while the request waited in a blocking query applies too.
+        fault = faults.take(request)
+        if (fault && !(await apply(fault, response, gone.signal))) return
         answer = (fault && replacement(fault)) ?? answer
       }
-      send(response, answer, { pretty: request.query.has('pretty'), fault, headers: this.#headers() })
+      send(
+        response,
+        { ...answer, headers: { ...headers(), ...answer.headers } },
+        request.query.has('pretty'),
+        fault,
+      )
     } catch {
-      // Nothing can be answered any more: the request broke off.
+      // The client closed the connection within its request.
       response.destroy()
     }
   }
 
-  async #answer(
-    request: AgentRequest,
-    body: Buffer | undefined,
-    fault: FaultAnswer | undefined,
-    signal: AbortSignal,
-  ): Promise<Answer> {
-    const instead = fault && replacement(fault)
-    if (instead) return instead
-    if (!body) return text(413, `Request body too large, max size: ${maxBodyBytes} bytes.`)
-    const blocked = (wait: Promise<void>): Promise<void> => this.#requests.block(request, wait)
+  async #answer(request: AgentRequest, body: Buffer | undefined, signal: AbortSignal): Promise<Answer> {
+    if (!body) return text(413, `Request body too large, max size: ${MAX_BODY_BYTES} bytes.`)
+    const blocked = (wait: Promise<void>): Promise<void> => this.#services.requests.block(request, wait)
     try {
-      return await this.#handle({ ...request, rest: '', body, signal, blocked })
+      return await this.#services.handle({ ...request, rest: '', body, signal, blocked })
     } catch (error) {
       if (error instanceof HttpError) return text(error.status, error.message, error.headers)
       return text(500, error instanceof Error ? error.message : String(error))
@@ -150,42 +129,59 @@ export class AgentServer {
 
 function parseRequest(message: IncomingMessage): AgentRequest {
   const url = message.url ?? '/'
-  const mark = url.indexOf('?')
-  const query = new URLSearchParams(mark === -1 ? '' : url.slice(mark + 1))
+  const [path = '', search = ''] = url.split(/\?(.*)/s)
+  const query = new URLSearchParams(search)
   const header = message.headers['x-consul-token']
   const bearer = /^bearer +(\S+)$/i.exec(message.headers.authorization ?? '')?.[1]
-  // Consul's order: the query, its own header, then RFC 6750's.
+  // Consul's order: the query, its own header, then the header of RFC 6750.
   const token = query.get('token') ?? (typeof header === 'string' ? header : bearer)
-  const path = mark === -1 ? url : url.slice(0, mark)
   return { method: message.method ?? 'GET', path, url, query, token: token === '' ? undefined : token }
 }
 
-/** The body, or undefined when it is too large; the rest of such a body is read and dropped. */
+/** Reads the body; undefined if it is too large. */
 async function readBody(message: IncomingMessage): Promise<Buffer | undefined> {
   const chunks: Buffer[] = []
   let size = 0
-  for await (const chunk of message) {
-    if (!Buffer.isBuffer(chunk)) continue
+  for await (const chunk of message as AsyncIterable<Buffer>) {
     size += chunk.length
-    if (size <= maxBodyBytes) chunks.push(chunk)
+    if (size <= MAX_BODY_BYTES) chunks.push(chunk)
   }
-  return size > maxBodyBytes ? undefined : Buffer.concat(chunks)
+  return size > MAX_BODY_BYTES ? undefined : Buffer.concat(chunks)
 }
 
-/** What a fault does before an answer. False when there will be none. */
-async function strike(fault: FaultAnswer, response: ServerResponse, signal: AbortSignal): Promise<boolean> {
-  if (fault.delayMs !== undefined) await delay(fault.delayMs, signal)
-  if (fault.reset) cut(response)
+/** Applies the part of a fault that precedes the answer. @returns false if there will be no answer */
+async function apply(fault: FaultAnswer, response: ServerResponse, signal: AbortSignal): Promise<boolean> {
+  if (fault.delayMs !== undefined) await sleep(fault.delayMs, undefined, { signal }).catch(() => undefined)
+  if (fault.reset) {
+    const { socket } = response
+    // TLS sockets have no method to reset the connection.
+    if (socket instanceof Socket && !('encrypted' in socket)) socket.resetAndDestroy()
+    else response.destroy()
+  }
   return !fault.hang && !fault.reset && !signal.aborted
 }
 
-function delay(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = (): void => {
-      clearTimeout(timer)
-      resolve()
-    }
-    const timer = setTimeout(done, ms)
-    signal.addEventListener('abort', done)
-  })
+function send(response: ServerResponse, answer: Answer, pretty: boolean, fault: FaultAnswer = {}): void {
+  if (response.destroyed) return
+  let body = answer.body ?? ''
+  if (answer.json !== undefined) {
+    const json = fault.transform ? fault.transform(structuredClone(answer.json)) : answer.json
+    body = pretty ? `${JSON.stringify(json, null, 4)}\n` : JSON.stringify(json)
+    response.setHeader('Content-Type', 'application/json')
+  }
+  const bytes = Buffer.from(body)
+  response.statusCode = fault.status ?? answer.status
+  for (const [name, value] of Object.entries({ ...answer.headers, ...fault.headers })) {
+    if (value === '') response.removeHeader(name)
+    else response.setHeader(name, value)
+  }
+  if (fault.contentType !== undefined) response.setHeader('Content-Type', fault.contentType)
+  response.setHeader('Content-Length', bytes.length)
+  if (fault.truncate) {
+    response.write(bytes.subarray(0, Math.ceil(bytes.length / 2)), () => {
+      response.destroy()
+    })
+  } else {
+    response.end(bytes)
+  }
 }

@@ -1,15 +1,15 @@
+import { hostAndPort } from './host-port.js'
 import { omitZero, type FieldReader, type JsonObject } from './json.js'
-import {
-  agentUpstreamJson,
-  catalogUpstreamJson,
-  gatewayJson,
-  readGatewayMode,
-  readUpstream,
-  upstreamProblems,
-  type Upstream,
-} from './upstream.js'
 
-/** What a service that is a proxy has in its registration. */
+/** An upstream of a proxy, as the agent shows it. */
+interface Upstream extends JsonObject {
+  DestinationType: string
+  DestinationName: string
+  LocalBindAddress?: string
+  LocalBindPort: number
+}
+
+/** The proxy part of a registration. */
 export interface ProxySettings {
   destination: string
   destinationId: string
@@ -18,12 +18,11 @@ export interface ProxySettings {
   mode: string
   config: JsonObject
   upstreams: Upstream[]
-  gatewayMode: string
-  /** In the agent's own JSON. */
+  meshGateway: JsonObject
   expose: JsonObject
 }
 
-const noProxy: ProxySettings = {
+const NO_PROXY: ProxySettings = {
   destination: '',
   destinationId: '',
   localAddress: '',
@@ -31,25 +30,15 @@ const noProxy: ProxySettings = {
   mode: '',
   config: {},
   upstreams: [],
-  gatewayMode: '',
+  meshGateway: {},
   expose: {},
 }
 
-/** What a proxy's rules look at in its service. */
-interface Registered {
-  kind: string
-  port: number
-  native: boolean
-  proxy: ProxySettings | undefined
-}
-
-/** Reads the proxy's part of a service, in the fields of Consul 1.3 or the single one of 1.2. */
+/** Reads the proxy of a service: the field `Proxy` of Consul 1.3 and later, or `ProxyDestination` of 1.2. */
 export function readProxy(service: FieldReader): ProxySettings | undefined {
-  const fields = service.decoded('Proxy')
+  const fields = service.child('Proxy')
   const legacy = service.string('ProxyDestination') ?? ''
-  if (!fields) return legacy === '' ? undefined : { ...noProxy, destination: legacy }
-  fields.alsoSnakeCase('DestinationServiceName', 'DestinationServiceID')
-  fields.alsoSnakeCase('LocalServiceAddress', 'LocalServicePort')
+  if (!fields) return legacy === '' ? undefined : { ...NO_PROXY, destination: legacy }
   const proxy = {
     destination: fields.string('DestinationServiceName') ?? '',
     destinationId: fields.string('DestinationServiceID') ?? '',
@@ -57,35 +46,65 @@ export function readProxy(service: FieldReader): ProxySettings | undefined {
     localPort: fields.integer('LocalServicePort') ?? 0,
     mode: fields.string('Mode') ?? '',
     config: fields.object('Config') ?? {},
-    upstreams: fields.allDecoded('Upstreams').map(readUpstream),
-    gatewayMode: readGatewayMode(fields.decoded('MeshGateway')),
-    expose: readExpose(fields.decoded('Expose')),
+    upstreams: fields.children('Upstreams').map(readUpstream),
+    meshGateway: omitZero(fields.object('MeshGateway') ?? {}),
+    expose: omitZero(fields.object('Expose') ?? {}),
   }
   fields.end()
   return proxy
 }
 
-export function proxyProblems({ kind, port, native, proxy }: Registered): string[] {
-  const problems: string[] = []
-  if (kind !== 'connect-proxy') return problems
-  if (!proxy?.destination) {
-    problems.push('Proxy.DestinationServiceName must be non-empty for Connect proxy services')
+function readUpstream(fields: FieldReader): Upstream {
+  const upstream = {
+    DestinationType: fields.string('DestinationType') || 'service',
+    ...omitZero({ DestinationNamespace: fields.string('DestinationNamespace') }),
+    DestinationName: fields.string('DestinationName') ?? '',
+    ...omitZero({
+      Datacenter: fields.string('Datacenter'),
+      LocalBindAddress: fields.string('LocalBindAddress'),
+    }),
+    LocalBindPort: fields.integer('LocalBindPort') ?? 0,
+    ...omitZero({ Config: fields.object('Config') }),
+    MeshGateway: omitZero(fields.object('MeshGateway') ?? {}),
   }
-  if (port === 0) problems.push('Port must be set for a Connect proxy')
-  if (native) problems.push('A Proxy cannot also be Connect Native, only typical services')
-  return [...problems, ...upstreamProblems(proxy?.upstreams ?? [])]
+  fields.end()
+  return upstream
 }
 
-/** As the agent shows it. */
-export function agentProxyJson(proxy: ProxySettings): JsonObject {
-  return proxyJson(proxy, proxy.upstreams.map(agentUpstreamJson))
+/** Returns Consul's errors about a proxy and its upstreams, at most one for each upstream. */
+export function proxyProblems(service: {
+  kind: string
+  port: number
+  native: boolean
+  proxy: ProxySettings | undefined
+}): string[] {
+  const problems: string[] = []
+  if (service.kind !== 'connect-proxy') return problems
+  if (!service.proxy?.destination)
+    problems.push('Proxy.DestinationServiceName must be non-empty for Connect proxy services')
+  if (service.port === 0) problems.push('Port must be set for a Connect proxy')
+  if (service.native) problems.push('A Proxy cannot also be Connect Native, only typical services')
+  const binds = new Set<string>()
+  // Unlike Consul, this agent accepts several upstreams to one service: each has a listener of its own.
+  const ofUpstreams = (service.proxy?.upstreams ?? []).map((upstream) => upstreamProblem(upstream, binds))
+  return [...problems, ...ofUpstreams.filter((problem) => problem !== undefined)]
 }
 
-export function catalogProxyJson(proxy: ProxySettings = noProxy): JsonObject {
-  return proxyJson(proxy, proxy.upstreams.map(catalogUpstreamJson))
+function upstreamProblem(upstream: Upstream, binds: Set<string>): string | undefined {
+  const { DestinationType: type, LocalBindPort: port } = upstream
+  if (type !== 'service' && type !== 'prepared_query')
+    return `unknown upstream destination type: ${JSON.stringify(type)}`
+  if (upstream.DestinationName === '') return 'upstream destination name cannot be empty'
+  if (port === 0) return 'upstream local bind port cannot be zero'
+  const bind = hostAndPort(upstream.LocalBindAddress ?? '127.0.0.1', port)
+  if (binds.has(bind))
+    return `upstreams cannot contain duplicates by local bind address and port; "${bind}" is specified twice`
+  binds.add(bind)
+  return undefined
 }
 
-function proxyJson(proxy: ProxySettings, upstreams: JsonObject[]): JsonObject {
+/** The proxy as the endpoints of the agent show it. */
+export function agentProxyJson(proxy: ProxySettings, upstreams: JsonObject[] = proxy.upstreams): JsonObject {
   return {
     ...omitZero({
       DestinationServiceName: proxy.destination,
@@ -96,30 +115,18 @@ function proxyJson(proxy: ProxySettings, upstreams: JsonObject[]): JsonObject {
       Config: proxy.config,
       Upstreams: upstreams,
     }),
-    MeshGateway: gatewayJson(proxy.gatewayMode),
+    MeshGateway: proxy.meshGateway,
     Expose: proxy.expose,
   }
 }
 
-function readExpose(fields: FieldReader | undefined): JsonObject {
-  if (!fields) return {}
-  const expose = {
-    Checks: fields.boolean('Checks') ?? false,
-    Paths: fields.allDecoded('Paths').map(readExposedPath),
-  }
-  fields.end()
-  return omitZero(expose)
+/** The proxy as the endpoints of the catalog show it. */
+export function catalogProxyJson(proxy: ProxySettings = NO_PROXY): JsonObject {
+  const upstreams = proxy.upstreams.map((upstream) => ({ Datacenter: '', Config: null, ...upstream }))
+  return agentProxyJson(proxy, upstreams)
 }
 
-function readExposedPath(fields: FieldReader): JsonObject {
-  fields.alsoSnakeCase('ListenerPort', 'LocalPathPort')
-  const path = omitZero({
-    ListenerPort: fields.integer('ListenerPort') ?? 0,
-    Path: fields.string('Path') ?? '',
-    LocalPathPort: fields.integer('LocalPathPort') ?? 0,
-    Protocol: fields.string('Protocol') ?? '',
-  })
-  const parsed = fields.boolean('ParsedFromCheck') ?? false
-  fields.end()
-  return { ...path, ParsedFromCheck: parsed }
+/** An upstream as Consul 1.3 to 1.5 showed it, before mesh gateways. */
+export function managedUpstreamJson({ MeshGateway: _, ...upstream }: Upstream): JsonObject {
+  return upstream
 }

@@ -58,55 +58,15 @@ export interface Registration {
   checks: CheckDefinition[]
 }
 
-/** Reads the body of a registration; what Consul refuses is refused in its words. */
+/** Reads the body of a registration and rejects what Consul rejects, with its messages. */
 export function readRegistration(fields: FieldReader): Registration {
-  fields.alsoSnakeCase('EnableTagOverride', 'TaggedAddresses')
   const name = fields.string('Name') ?? ''
-  const service = readService(fields, name)
-  for (const upstream of service.proxy?.upstreams ?? []) upstream.type ||= 'service'
-  const checks = readServiceChecks(fields, service)
-  // Accepted and without meaning here: Consul keeps the token for its own syncing.
-  fields.string('Token')
-  fields.end()
-
-  if (name === '') throw new HttpError(400, 'Missing service name')
-  if (service.weights.Passing < 1) throw new HttpError(400, 'Invalid Weights: Passing must be greater than 0')
-  if (['0.0.0.0', '::', '[::]'].includes(service.address)) throw new HttpError(400, 'Invalid service address')
-  const problems = proxyProblems(service)
-  if (problems.length > 0) throw multiError(400, problems)
-  addFamilyAddresses(service)
-  return { service, checks }
-}
-
-/**
- * Reads the service of a registration with the catalog. Unlike the agent, the catalog takes weights of 0 and adds no
- * tagged addresses.
- */
-export function readCatalogService(fields: FieldReader): Service {
-  const name = fields.string('Service') ?? ''
-  const service = readService(fields, name)
-  fields.end()
-  if (service.weights.Passing < 1) service.weights = { Passing: 1, Warning: 1 }
-  if (name === '' && service.id !== '') throw new HttpError(500, 'Must provide service name with ID')
-  if (name === '')
-    throw new HttpError(
-      500,
-      'failed inserting service: failed inserting service: object missing primary index',
-    )
-  const problems = proxyProblems(service)
-  if (problems.length > 0) throw multiError(500, problems)
-  return service
-}
-
-/** What both kinds of registration have, but for the name. */
-function readService(fields: FieldReader, name: string): Service {
-  const id = fields.string('ID') ?? ''
   const kind = fields.string('Kind') ?? ''
-  const native = readNative(fields.decoded('Connect'))
+  const native = readNative(fields.child('Connect'))
   const proxy = readProxy(fields)
-  return {
+  const service: Service = {
     kind,
-    id: id === '' ? name : id,
+    id: fields.string('ID') || name,
     name,
     tags: fields.strings('Tags'),
     meta: readMeta(fields.stringMap('Meta')),
@@ -119,6 +79,17 @@ function readService(fields: FieldReader, name: string): Service {
     proxy,
     connectName: kind === 'connect-proxy' ? proxy?.destination : native ? name : undefined,
   }
+  const checks = readServiceChecks(fields, service)
+  fields.ignore('Token')
+  fields.end()
+
+  if (name === '') throw new HttpError(400, 'Missing service name')
+  if (service.weights.Passing < 1) throw new HttpError(400, 'Invalid Weights: Passing must be greater than 0')
+  if (['0.0.0.0', '::', '[::]'].includes(service.address)) throw new HttpError(400, 'Invalid service address')
+  const problems = proxyProblems(service)
+  if (problems.length > 0) throw multiError(400, problems)
+  addFamilyAddresses(service)
+  return { service, checks }
 }
 
 /** What Consul accepts as metadata of a service. */
@@ -183,24 +154,6 @@ export function healthServiceJson(service: Service, createIndex: number, modifyI
   }
 }
 
-/** The service's part of a catalog answer. */
-export function catalogServiceJson(service: Service): JsonObject {
-  return {
-    ServiceKind: service.kind,
-    ServiceID: service.id,
-    ServiceName: service.name,
-    ServiceTags: service.tags,
-    ServiceAddress: service.address,
-    ServiceTaggedAddresses: emptyToUndefined(service.taggedAddresses),
-    ServiceWeights: { ...service.weights },
-    ServiceMeta: service.meta,
-    ServicePort: service.port,
-    ServiceEnableTagOverride: service.enableTagOverride,
-    ServiceProxy: catalogProxyJson(service.proxy),
-    ServiceConnect: service.native ? { Native: true } : {},
-  }
-}
-
 function readWeights(fields: FieldReader): Service['weights'] {
   const weights = fields.child('Weights')
   if (!weights) return { Passing: 1, Warning: 1 }
@@ -219,10 +172,8 @@ function readTaggedAddresses(fields: FieldReader): Service['taggedAddresses'] {
   return Object.fromEntries(tagged.sort(([a], [b]) => (a < b ? -1 : 1)))
 }
 
-/** Of the rest of `Connect` Consul takes anything, but a sidecar would be more than words. */
 function readNative(fields: FieldReader | undefined): boolean {
-  fields?.alsoSnakeCase('SidecarService')
-  if (fields?.has('SidecarService')) {
+  if (fields?.json('SidecarService') !== undefined) {
     throw new HttpError(400, 'Invalid SidecarService: the embedded agent registers no sidecar by itself')
   }
   return fields?.boolean('Native') ?? false

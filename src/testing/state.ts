@@ -3,15 +3,11 @@ import { Acl, type DefaultPolicy } from './acl.js'
 import { Catalog } from './catalog.js'
 import { Changes } from './changes.js'
 import { ConnectCa } from './connect-ca.js'
-import { Coordinates } from './coordinates.js'
-import type { Federation } from './federation.js'
 import { Intentions } from './intentions.js'
-import { KeyValues } from './kv.js'
-import { LocalServices } from './local.js'
-import type { AgentVersion, StandaloneOptions } from './options.js'
+import type { AgentVersion, TestAgentOptions } from './options.js'
 import { PreparedQueries } from './queries.js'
 
-/** Everything the agent knows. A restart that forgets begins with a new one. */
+/** State of the agent. `restart({ forget: true })` replaces it. */
 export interface State {
   version: AgentVersion
   datacenter: string
@@ -20,33 +16,25 @@ export interface State {
   changes: Changes
   acl: Acl
   catalog: Catalog
-  local: LocalServices
   queries: PreparedQueries
-  coordinates: Coordinates
-  federation: Federation<State>
   /** Whether to answer in random order where Consul does. */
   shuffle: boolean
   /** Undefined while Connect is off. */
   connect: ConnectCa | undefined
   intentions: Intentions
-  kv: KeyValues
+  /** The key-value store. */
+  kv: Map<string, Buffer>
 }
 
-export function createState(
-  options: StandaloneOptions,
-  surroundings: { federation: Federation<State>; primaryCa: ConnectCa | undefined },
-): State {
+export function createState(options: TestAgentOptions): State {
   const datacenter = options.datacenter ?? 'dc1'
   const aclEnabled = options.acl?.enabled ?? false
   const aclDefault = options.acl?.defaultPolicy ?? 'allow'
   const changes = new Changes()
-  const address = '127.0.0.1'
   const catalog = new Catalog(changes, {
     name: options.nodeName ?? 'embedded',
     id: randomUUID(),
-    address,
-    taggedAddresses: { lan: address, lan_ipv4: address, wan: address, wan_ipv4: address },
-    meta: { 'consul-network-segment': '' },
+    datacenter,
   })
   return {
     version: options.version ?? '1.8',
@@ -59,10 +47,7 @@ export function createState(
       managementToken: options.acl?.managementToken ?? randomUUID(),
     }),
     catalog,
-    local: new LocalServices(catalog),
     queries: new PreparedQueries(changes),
-    coordinates: new Coordinates(changes),
-    federation: surroundings.federation,
     shuffle: options.shuffle ?? true,
     connect:
       options.connect === false
@@ -70,10 +55,9 @@ export function createState(
         : new ConnectCa(changes, {
             datacenter,
             leafTtlMs: options.leafTtlMs ?? 72 * 3_600_000,
-            primary: surroundings.primaryCa,
             ...(options.trustDomain === undefined ? {} : { trustDomain: options.trustDomain }),
           }),
     intentions: new Intentions(changes),
-    kv: new KeyValues(changes),
+    kv: new Map(),
   }
 }

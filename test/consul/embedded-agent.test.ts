@@ -1,17 +1,14 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { freePort, freePorts } from '../fixtures/free-ports.js'
-import { TestAgent, type TestAgentDnsOptions } from '../../src/testing/index.js'
+import { TestAgent } from '../../src/testing/index.js'
 
 import { asn1Structure } from './asn1-structure.js'
 import { compare, createRecorder, type Difference, type Recorder, type Recording } from './comparison.js'
 import { consulVersion, skip as noConsul, startConsul } from './real-agent.js'
 import { aclScript } from './script-acl.js'
-import { catalog } from './script-catalog.js'
 import { blocking, certificates, rotation, rotationKey, withoutConnect } from './script-connect.js'
-import { dnsElsewhere, dnsQueries } from './script-dns.js'
-import { authorization, intentions, keyValues } from './script-intentions.js'
-import { preparedQueries, twoDatacenters } from './script-queries.js'
+import { authorization, intentions } from './script-intentions.js'
+import { preparedQueries } from './script-queries.js'
 import { checks, discovery, registration } from './script-services.js'
 
 /** Later versions have more fields and other words: the tables below are for this one. */
@@ -32,33 +29,11 @@ const intended: Difference[] = [
   },
   { call: 'agent self', what: 'body.Stats', reason: 'no raft, no serf, no Go runtime to count' },
   {
-    call: /^intention exact/,
-    what: 'status',
-    reason: 'the endpoint came with 1.9: 1.8 takes "exact" for a malformed id',
-  },
-  { call: /^intention exact/, what: 'body', reason: 'as above' },
-  { call: /^intention exact/, what: 'headers', reason: 'as above' },
-  {
     call: /^filter malformed/,
     what: 'body',
     reason: 'Consul lists everything that could stand where the mistake is',
   },
   { call: 'register of an array', what: 'body', reason: "the names of Go's own types are in the message" },
-  {
-    call: 'register with the fields of 1.2',
-    what: 'status',
-    reason:
-      'it stands for agents of 1.2 too, where ProxyDestination is all that a proxy has; 1.6 took it away',
-  },
-  { call: 'register with the fields of 1.2', what: 'body', reason: 'as above' },
-  { call: 'register with the fields of 1.2', what: 'headers', reason: 'as above' },
-  {
-    call: /^spelling of upstreams to one and the same/,
-    what: 'status',
-    reason: 'several listeners for one upstream are of use to the tests of a proxy',
-  },
-  { call: /^spelling of upstreams to one and the same/, what: 'body', reason: 'as above' },
-  { call: /^spelling of upstreams to one and the same/, what: 'headers', reason: 'as above' },
   { call: 'root path', what: 'status', reason: 'no user interface to redirect to' },
   { call: 'root path', what: 'headers', reason: 'as above' },
   { call: 'root path', what: 'body', reason: 'as above' },
@@ -80,30 +55,6 @@ const intendedWithAcls: Difference[] = [
       'Consul gives up before it looks at its index; a watcher that is denied is better off with the real one',
   },
   { call: 'health/connect/db: anonymous', what: 'headers.x-consul-knownleader', reason: 'as above' },
-  { call: 'nodes of a service: anonymous', what: 'headers.x-consul-index', reason: 'as above' },
-  { call: 'nodes of a service: anonymous', what: 'headers.x-consul-knownleader', reason: 'as above' },
-  {
-    call: /^node: (web|root)$/,
-    what: 'body.Services.consul',
-    reason: 'Consul itself is in the list of services only: it has no instance',
-  },
-]
-
-/** And in what it differs about nodes and prepared queries. */
-const intendedOfNodes: Difference[] = [
-  {
-    call: 'catalog register with the fields of 1.2',
-    what: 'status',
-    reason: 'it stands for servers of 1.2 too, where ProxyDestination is all that a proxy has',
-  },
-  { call: 'catalog register with the fields of 1.2', what: 'body', reason: 'as above' },
-  { call: 'catalog register with the fields of 1.2', what: 'headers', reason: 'as above' },
-  { call: 'query of an array', what: 'body', reason: "the names of Go's own types are in the message" },
-  {
-    call: 'POST query/plain',
-    what: 'headers.allow',
-    reason: 'Consul leaves OPTIONS out of the list for this path only',
-  },
 ]
 
 void test('the embedded agent answers as a real one does', { skip }, async (t) => {
@@ -148,82 +99,6 @@ void test('certificates are built as the real ones are', { skip }, async (t) => 
   assert.deepEqual(await certificateStructures(embedded.url), expected)
 })
 
-void test('the embedded agent keeps nodes and queries as a real one does', { skip }, async (t) => {
-  const embedded = await TestAgent.start()
-  t.after(() => embedded.close())
-  const real = await startConsul(t, { extraConfig: { consul: { coordinate: { update_period: '50ms' } } } })
-  const nodesAndQueries = async (record: Recorder): Promise<void> => {
-    await catalog(record)
-    await preparedQueries(record)
-  }
-  const expected = await runScript(real.url, nodesAndQueries)
-  const actual = await runScript(embedded.url, nodesAndQueries)
-  assert.deepEqual(compare(expected, actual, intendedOfNodes), [])
-})
-
-void test('the embedded agent knows other datacenters as a real one does', { skip }, async (t) => {
-  const embedded = await TestAgent.start({ dns: {} })
-  t.after(() => embedded.close())
-  const secondary = await TestAgent.start({ datacenter: 'dc2', primary: embedded })
-  t.after(() => secondary.close())
-  const [here = 0, there = 0, dns = 0] = await freePorts(3)
-  const extraConfig = { primary_datacenter: 'dc1', advertise_addr_wan: '127.0.0.1' }
-  const real = await startConsul(t, {
-    extraConfig,
-    args: ['-serf-wan-port', String(here), '-dns-port', String(dns)],
-  })
-  await startConsul(t, {
-    extraConfig: { ...extraConfig, datacenter: 'dc2' },
-    args: ['-serf-wan-port', String(there), '-join-wan', `127.0.0.1:${here}`],
-  })
-  const expected = createRecorder(real.url)
-  await twoDatacenters(expected.record)
-  await dnsElsewhere(expected.recording, `127.0.0.1:${dns}`)
-  const actual = createRecorder(embedded.url)
-  await twoDatacenters(actual.record)
-  await dnsElsewhere(actual.recording, embedded.dnsAddress ?? '')
-  assert.deepEqual(compare(expected.recording, actual.recording, []), [])
-})
-
-const dnsSettings: Record<string, { ours: TestAgentDnsOptions; theirs: Record<string, unknown> }> = {
-  'as it is': { ours: {}, theirs: {} },
-  'with settings': {
-    ours: {
-      serviceTtlMs: 5000,
-      nodeTtlMs: 7000,
-      enableTruncate: true,
-      udpAnswerLimit: 5,
-      onlyPassing: true,
-      nodeMetaTxt: false,
-    },
-    theirs: {
-      service_ttl: { '*': '5s' },
-      node_ttl: '7s',
-      enable_truncate: true,
-      udp_answer_limit: 5,
-      only_passing: true,
-      enable_additional_node_meta_txt: false,
-    },
-  },
-}
-
-for (const [name, { ours, theirs }] of Object.entries(dnsSettings)) {
-  void test(`the embedded agent answers DNS as a real one does, ${name}`, { skip }, async (t) => {
-    const embedded = await TestAgent.start({ dns: ours })
-    t.after(() => embedded.close())
-    const port = await freePort()
-    const real = await startConsul(t, {
-      args: ['-dns-port', String(port)],
-      extraConfig: { dns_config: theirs },
-    })
-    const expected = createRecorder(real.url)
-    await dnsQueries(expected.record, expected.recording, `127.0.0.1:${String(port)}`)
-    const actual = createRecorder(embedded.url)
-    await dnsQueries(actual.record, actual.recording, embedded.dnsAddress ?? '')
-    assert.deepEqual(compare(expected.recording, actual.recording, []), [])
-  })
-}
-
 async function certificateStructures(url: string): Promise<string[][]> {
   const structures = async (path: string): Promise<string[]> => {
     const response = await fetch(url + path)
@@ -254,10 +129,10 @@ async function script(record: Recorder): Promise<void> {
   await certificates(record)
   await registration(record)
   await discovery(record)
+  await preparedQueries(record)
   await checks(record)
   await intentions(record)
   await authorization(record)
-  await keyValues(record)
   await blocking(record)
   await rotation(record)
   await record('acl off: tokens', 'GET /v1/acl/tokens')

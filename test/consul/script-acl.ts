@@ -7,7 +7,6 @@ export async function aclScript(record: Recorder, management: string): Promise<v
   const root = { token: management }
   const bodies: Record<string, unknown> = {
     'with an unknown field': { Bogus: 1 },
-    'in snake_case': { service_identities: [] },
     'of nothing': '',
     'of an identity without a name': { ServiceIdentities: [{ ServiceName: '' }] },
     'of an identity with a bad name': { ServiceIdentities: [{ ServiceName: 'Bad Name' }] },
@@ -64,7 +63,6 @@ export async function aclScript(record: Recorder, management: string): Promise<v
     'pass nothing': ['PUT /v1/agent/check/pass/nope'],
     'deregister nothing': ['PUT /v1/agent/service/deregister/nope'],
     'create a token': ['PUT /v1/acl/token', {}],
-    'put a key': ['PUT /v1/kv/foo', 'x'],
   }
   for (const [label, [request, body]] of Object.entries(calls)) {
     for (const name of names) {
@@ -88,7 +86,6 @@ export async function aclScript(record: Recorder, management: string): Promise<v
     'agent/service/db',
     'agent/service/nope',
     'catalog/services',
-    'catalog/service/db',
     'health/service/web',
     'health/connect/db',
     'health/checks/db',
@@ -98,14 +95,13 @@ export async function aclScript(record: Recorder, management: string): Promise<v
     'connect/intentions/match?by=source&name=db',
     'connect/intentions/check?source=a&destination=db',
     'connect/ca/configuration',
-    'kv/foo',
     'acl/tokens',
     'acl/token/self',
   ]
   for (const path of reads) {
     for (const name of names) await record(`${path}: ${name}`, `GET /v1/${path}`, callers[name])
   }
-  await queriesAndNodes(record, callers)
+  await preparedQueries(record, callers)
   // These two ask for no token at all.
   for (const path of ['connect/ca/roots', 'status/leader']) await record(path, `GET /v1/${path}`, unknown)
   await record('agent self, denied', 'GET /v1/agent/self', web)
@@ -120,7 +116,7 @@ export async function aclScript(record: Recorder, management: string): Promise<v
   await record('delete a token of no id', 'DELETE /v1/acl/token/nope', root)
 }
 
-async function queriesAndNodes(record: Recorder, callers: Record<string, { token?: string }>): Promise<void> {
+async function preparedQueries(record: Recorder, callers: Record<string, { token?: string }>): Promise<void> {
   const { root = {} } = callers
   const definition = { Token: 'bad', Service: { Service: 'web' } }
   const created = await record('query', 'POST /v1/query', { ...root, body: { ...definition, Name: 'own' } })
@@ -131,10 +127,6 @@ async function queriesAndNodes(record: Recorder, callers: Record<string, { token
   const { ID: id } = created.body as { ID: string }
   const calls: Record<string, [string, unknown?]> = {
     'create a query': ['POST /v1/query', { Name: 'x', Service: { Service: 'web' } }],
-    'create a template': [
-      'POST /v1/query',
-      { Service: { Service: 'web' }, Template: { Type: 'name_prefix_match' } },
-    ],
     'read a query': [`GET /v1/query/${id}`],
     'update a query': [`PUT /v1/query/${id}`, { ...definition, Name: 'own' }],
     'explain a query': ['GET /v1/query/any/explain'],
@@ -142,22 +134,6 @@ async function queriesAndNodes(record: Recorder, callers: Record<string, { token
     'execute a query with a bad token of its own': ['GET /v1/query/own/execute'],
     'execute an unknown query': ['GET /v1/query/own2/execute?dc=nope'],
     'delete a query': [`DELETE /v1/query/${id}`],
-    'register a node': ['PUT /v1/catalog/register', { Node: 'n1', Address: '10.0.0.1' }],
-    'register a service on a node': [
-      'PUT /v1/catalog/register',
-      { Node: 'n1', Address: '10.0.0.1', Service: { Service: 'web' } },
-    ],
-    'deregister a node': ['PUT /v1/catalog/deregister', { Node: 'n1' }],
-    'set a coordinate': [
-      'PUT /v1/coordinate/update',
-      { Node: 'n1', Coord: { Vec: [0, 0, 0, 0, 0, 0, 0, 0] } },
-    ],
-    nodes: ['GET /v1/catalog/nodes'],
-    node: ['GET /v1/catalog/node/embedded'],
-    datacenters: ['GET /v1/catalog/datacenters'],
-    'checks of a node': ['GET /v1/health/node/embedded'],
-    'checks in a state': ['GET /v1/health/state/passing'],
-    'nodes of a service': ['GET /v1/catalog/connect/db'],
   }
   for (const [label, [request, body]] of Object.entries(calls)) {
     for (const [name, caller] of Object.entries(callers)) {

@@ -30,7 +30,6 @@ export async function blocking(record: Recorder): Promise<void> {
   const watches: Record<string, string> = {
     'health/service': '/v1/health/service/watched',
     'health/connect': '/v1/health/connect/watched',
-    'catalog service': '/v1/catalog/service/watched',
   }
   const answers: Promise<Answered>[] = []
   for (const [name, path] of Object.entries(watches)) {
@@ -58,7 +57,6 @@ export async function rotation(record: Recorder): Promise<void> {
     'of a provider that is none': { Provider: 'bogus' },
     'with too short a life': { Provider: 'consul', Config: { LeafCertTTL: '5m' } },
     'in snake_case': { Provider: 'consul', Config: {}, force_without_cross_signing: false },
-    'with an underscore': { Provider: 'consul', Config: {}, cluster_id: 'x' },
     'with a short life': { Provider: 'consul', Config: { LeafCertTTL: '1h' } },
     'with a new key': { Provider: 'consul', Config: { LeafCertTTL: '72h', PrivateKey: rotationKey } },
   }

@@ -1,4 +1,4 @@
-// Calls about who may connect to whom, and the key-value store.
+// Calls about intentions and authorization.
 import type { Recorder } from './comparison.js'
 
 const intentionBodies: Record<string, unknown> = {
@@ -7,7 +7,6 @@ const intentionBodies: Record<string, unknown> = {
   'without a destination': { SourceName: 'a' },
   'without an action': { SourceName: 'a', DestinationName: 'web' },
   'with an action that is none': { SourceName: 'a', DestinationName: 'web', Action: 'maybe' },
-  'in snake_case': { source_name: 'a', DestinationName: 'web', Action: 'deny' },
   'with an unknown field': { SourceName: 'a', DestinationName: 'web', Action: 'deny', Bogus: 1 },
   'with half a wildcard': { SourceName: 'a*', DestinationName: 'web', Action: 'allow' },
   'of another source type': { SourceName: '*', DestinationName: 'web', Action: 'deny', SourceType: 'bogus' },
@@ -74,7 +73,6 @@ export async function intentions(record: Recorder): Promise<void> {
   await record('update no intention', `PUT ${list}/${missing}`, { body: rule })
   await record('update intention by no id', `PUT ${list}/nope`, { body: rule })
   await record('intention after the update', `GET ${list}/${id}`)
-  await record('intention exact', `GET ${list}/exact?source=a&destination=web`)
   await record('post to an intention', `POST ${list}/${id}`, { body: rule })
   await record('delete intention', `DELETE ${list}/${id}`)
   await record('delete intention again', `DELETE ${list}/${id}`)
@@ -86,7 +84,6 @@ export async function authorization(record: Recorder): Promise<void> {
   const bodies: Record<string, unknown> = {
     'of nothing': '',
     'without a target': {},
-    'in snake_case': { Target: 'web', client_cert_uri: `${service}/a` },
     'with an unknown field': { Target: 'web', ClientCertURI: `${service}/a`, Bogus: 1 },
     'without a URI': { Target: 'web' },
     'with a word': { Target: 'web', ClientCertURI: 'foo' },
@@ -104,26 +101,4 @@ export async function authorization(record: Recorder): Promise<void> {
     await record(`authorize ${name}`, 'POST /v1/agent/connect/authorize', { body })
   }
   await record('authorize by PUT', 'PUT /v1/agent/connect/authorize', { body: {} })
-}
-
-export async function keyValues(record: Recorder): Promise<void> {
-  await record('no key', 'GET /v1/kv/a/b')
-  await record('put', 'PUT /v1/kv/a/b', { body: 'one' })
-  await record('put with flags', 'PUT /v1/kv/a/c?flags=42', { body: 'two' })
-  await record('put nothing', 'PUT /v1/kv/empty')
-  await record('put over', 'PUT /v1/kv/a/b?cas=0', { body: 'three' })
-  await record('put too much', 'PUT /v1/kv/big', { body: 'x'.repeat(600_000) })
-  await record('put without a key', 'PUT /v1/kv/')
-  await record('get', 'GET /v1/kv/a/b')
-  await record('get raw', 'GET /v1/kv/a/b?raw')
-  await record('get empty', 'GET /v1/kv/empty')
-  await record('get recursively', 'GET /v1/kv/a?recurse')
-  await record('get keys', 'GET /v1/kv/a/?keys')
-  await record('get keys of nothing', 'GET /v1/kv/nope?keys')
-  await record('get without a key', 'GET /v1/kv/')
-  await record('get at an index to come', 'GET /v1/kv/gone?index=999999&wait=10ms')
-  await record('post a key', 'POST /v1/kv/x')
-  await record('delete', 'DELETE /v1/kv/a/b')
-  await record('delete recursively', 'DELETE /v1/kv/a?recurse')
-  await record('delete without a key', 'DELETE /v1/kv/')
 }

@@ -59,7 +59,7 @@ async function serve(t: TestContext, server: Server): Promise<Serving> {
 }
 
 async function instances({ agent }: TestMesh): Promise<number> {
-  const response = await fetch(`${agent.url}/v1/catalog/service/api`)
+  const response = await fetch(`${agent.url}/v1/health/service/api`)
   return ((await response.json()) as unknown[]).length
 }
 

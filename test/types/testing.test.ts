@@ -23,7 +23,7 @@ describe('TestAgent', () => {
   it('is started, and not made', () => {
     expectTypeOf(TestAgent.start.bind(TestAgent)).returns.toEqualTypeOf<Promise<TestAgent>>()
     expectTypeOf<TestAgentOptions['version']>().toEqualTypeOf<AgentVersion | undefined>()
-    compiled((primary: TestAgent) => [
+    compiled(() => [
       TestAgent.start(),
       TestAgent.start({
         port: 0,
@@ -33,7 +33,7 @@ describe('TestAgent', () => {
         trustDomain: 'x.consul',
       }),
       TestAgent.start({ socketPath: '/run/agent.sock', dns: {}, tls: { key: 'PEM', cert: 'PEM' } }),
-      TestAgent.start({ acl: { enabled: true, defaultPolicy: 'deny' }, version: '1.15', primary }),
+      TestAgent.start({ acl: { enabled: true, defaultPolicy: 'deny' }, version: '1.15' }),
       TestAgent.start({ leafTtlMs: 60_000, shuffle: false, connect: false, defaultPolicy: 'deny' }),
       // @ts-expect-error -- a port has a name
       TestAgent.start(8500),
@@ -79,7 +79,6 @@ describe('TestAgent', () => {
       agent.setIntention('web', '*', 'deny')
       agent.deleteIntention('web', '*')
       agent.registerService({ Name: 'api', Port: 1, Tags: ['blue'], Connect: { Native: true } })
-      agent.registerNode({ Node: 'n', Address: '10.0.0.7', Service: { Service: 'api' } })
       agent.createQuery({ Name: 'q', Service: { Service: 'api', Failover: { NearestN: 1 } } })
       agent.createToken({ services: { web: 'write' }, intentions: { web: 'deny' } })
       agent.issueLeaf('web', { isCa: true, keyUsage: null, notAfter: new Date() })
@@ -91,8 +90,6 @@ describe('TestAgent', () => {
       agent.registerService({ name: 'api' })
       // @ts-expect-error -- a port is a number
       agent.registerService({ Name: 'api', Port: '1' })
-      // @ts-expect-error -- a node has an address
-      agent.registerNode({ Node: 'n' })
       // @ts-expect-error -- no such right
       agent.createToken({ services: { web: 'all' } })
       // @ts-expect-error -- no such bit
@@ -102,7 +99,6 @@ describe('TestAgent', () => {
 
   it('rotates, pauses and fails as it is told', () => {
     expectTypeOf<TestAgent['fault']>().returns.toEqualTypeOf<() => void>()
-    expectTypeOf<TestAgent['dnsFault']>().returns.toEqualTypeOf<() => void>()
     compiled((agent: TestAgent, signal: AbortSignal) => {
       agent.rotateCa()
       agent.rotateCa({ crossSign: false })
@@ -121,11 +117,6 @@ describe('TestAgent', () => {
           },
         },
       )
-      agent.dnsFault((query, answer) => {
-        expectTypeOf(query).toEqualTypeOf<DnsQuery>()
-        expectTypeOf(answer).toExtend<Uint8Array>()
-        return query.transport === 'tcp' ? 'reset' : undefined
-      })
       void agent.waitForRequests('/v1/agent', 2, { signal })
       void agent.waitForBlocked(/leaf/)
       // @ts-expect-error -- true of what
@@ -146,6 +137,7 @@ describe('TestAgent', () => {
   it('counts what it was asked', () => {
     expectTypeOf<TestAgent['requestCount']>().returns.toBeNumber()
     expectTypeOf<TestAgent['dnsQueryCount']>().returns.toBeNumber()
+    compiled((agent: TestAgent) => agent.dnsQueryCount((query: DnsQuery) => query.transport === 'udp'))
   })
 })
 

@@ -1,19 +1,29 @@
 import { identityRules, tokenJson, type Token } from '../acl.js'
 import { decode, HttpError, json, type Answer, type Call } from '../http.js'
 import { FieldReader, isObject, type Json } from '../json.js'
+import { errorHeaders, indexHeaders } from '../reads.js'
 import type { Routes } from '../router.js'
 import type { State } from '../state.js'
-import { indexHeaders } from './indexed.js'
 
-const uuid = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/i
+const UUID = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/i
 
-/** Tokens by service identity; policies and roles are not kept, but for `global-management`. */
+/** Tokens with service identities or the policy `global-management`. */
 export function aclRoutes(state: State): Routes {
   return {
     '/v1/acl/token': { PUT: (call) => create(call, state) },
     '/v1/acl/tokens': { GET: (call) => list(call, state) },
-    '/v1/acl/token/self': { GET: (call) => self(call, state) },
-    '/v1/acl/token/': { GET: (call) => read(call, state), DELETE: (call) => remove(call, state) },
+    '/v1/acl/token/self': { GET: (call) => read(state, ({ secretId }) => secretId === call.token) },
+    '/v1/acl/token/': {
+      GET: (call) => {
+        requireManagement(call, state)
+        if (!UUID.test(call.rest)) {
+          const reason = 'failed acl token lookup: index error: UUID must be 36 characters'
+          throw new HttpError(500, reason, errorHeaders)
+        }
+        return read(state, ({ accessorId }) => accessorId === call.rest)
+      },
+      DELETE: (call) => remove(call, state),
+    },
   }
 }
 
@@ -24,37 +34,22 @@ function create(call: Call, state: State): Answer {
 }
 
 function list(call: Call, state: State): Answer {
-  requireManagement(call, state, indexHeaders(1, false))
+  requireManagement(call, state, errorHeaders)
   const tokens = state.acl.tokens().map((token) => tokenJson(token, false))
   return json(tokens, indexHeaders(state.changes.modified('acl')))
 }
 
-function self(call: Call, state: State): Answer {
+function read(state: State, isWanted: (token: Token) => boolean): Answer {
   requireEnabled(state)
   const headers = indexHeaders(state.changes.modified('acl'))
-  const token = state.acl.tokens().find(({ secretId }) => secretId === call.token)
-  if (!token) throw new HttpError(403, 'ACL not found', headers)
-  return json(tokenJson(token), headers)
-}
-
-function read(call: Call, state: State): Answer {
-  requireManagement(call, state)
-  if (!uuid.test(call.rest)) {
-    throw new HttpError(
-      500,
-      'failed acl token lookup: index error: UUID must be 36 characters',
-      indexHeaders(1, false),
-    )
-  }
-  const token = state.acl.tokens().find(({ accessorId }) => accessorId === call.rest)
-  const headers = indexHeaders(state.changes.modified('acl'))
+  const token = state.acl.tokens().find(isWanted)
   if (!token) throw new HttpError(403, 'ACL not found', headers)
   return json(tokenJson(token), headers)
 }
 
 function remove(call: Call, state: State): Answer {
   requireManagement(call, state)
-  if (!uuid.test(call.rest)) throw new HttpError(500, 'Accessor ID is missing or an invalid UUID')
+  if (!UUID.test(call.rest)) throw new HttpError(500, 'Accessor ID is missing or an invalid UUID')
   state.acl.delete(call.rest)
   return json(true)
 }
@@ -69,8 +64,8 @@ function readToken(fields: FieldReader): Partial<Token> {
     local: fields.boolean('Local') ?? false,
     serviceIdentities,
     rules: { ...identityRules(serviceIdentities), management: policies.length > 0 },
-    ...(accessorId === undefined ? {} : { accessorId }),
-    ...(secretId === undefined ? {} : { secretId }),
+    ...(accessorId !== undefined && { accessorId }),
+    ...(secretId !== undefined && { secretId }),
   }
   fields.end()
   return token
@@ -79,17 +74,13 @@ function readToken(fields: FieldReader): Partial<Token> {
 function readIdentity(identity: Json): string {
   const fields = new FieldReader(identity)
   const name = fields.string('ServiceName') ?? ''
-  fields.strings('Datacenters')
+  fields.ignore('Datacenters')
   fields.end()
   if (name === '')
     throw new HttpError(500, 'Service identity is missing the service name field on this token')
-  if (!/^[a-z0-9]([a-z0-9\-_]*[a-z0-9])?$/.test(name)) {
-    throw new HttpError(
-      500,
-      `Service identity ${JSON.stringify(name)} has an invalid name. Only alphanumeric characters, '-' and '_' are allowed`,
-    )
-  }
-  return name
+  if (/^[a-z0-9]([a-z0-9\-_]*[a-z0-9])?$/.test(name)) return name
+  const rule = "Only alphanumeric characters, '-' and '_' are allowed"
+  throw new HttpError(500, `Service identity ${JSON.stringify(name)} has an invalid name. ${rule}`)
 }
 
 function policyName(policy: Json): string {
@@ -101,10 +92,11 @@ function policyName(policy: Json): string {
 function requireManagement(call: Call, state: State, headers: Record<string, string> = {}): void {
   requireEnabled(state)
   try {
-    state.acl.permissions(call.token).requireManagement()
+    if (state.acl.permissions(call.token).management) return
   } catch (error) {
     throw error instanceof HttpError ? new HttpError(error.status, error.message, headers) : error
   }
+  throw new HttpError(403, 'Permission denied', headers)
 }
 
 function requireEnabled(state: State): void {

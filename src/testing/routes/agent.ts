@@ -1,13 +1,11 @@
 import { readOwnCheck } from '../check-definition.js'
 import { isCheckStatus, type Check, type CheckStatus } from '../checks.js'
-import { checkFields, serviceFields } from '../filter-fields.js'
 import { decode, empty, HttpError, json, type Answer, type Call, type Handler } from '../http.js'
 import { byKey } from '../json.js'
+import { filtered, hashed } from '../reads.js'
 import type { Routes } from '../router.js'
 import { agentServiceJson, readRegistration } from '../service.js'
 import type { State } from '../state.js'
-import { hashed } from './hashed.js'
-import { filtered } from './indexed.js'
 
 const fullVersions = { '1.8': '1.8.7', '1.15': '1.15.0' }
 
@@ -25,14 +23,14 @@ export function agentRoutes(state: State): Routes {
     '/v1/agent/check/warn/': { PUT: heartbeat(state, 'warning') },
     '/v1/agent/check/fail/': { PUT: heartbeat(state, 'critical') },
     '/v1/agent/check/update/': { PUT: (call) => updateCheck(call, state) },
-    '/v1/status/leader': { GET: () => json(`${state.catalog.own.address}:8300`) },
-    '/v1/status/peers': { GET: () => json([`${state.catalog.own.address}:8300`]) },
+    '/v1/status/leader': { GET: () => json(`${state.catalog.address}:8300`) },
+    '/v1/status/peers': { GET: () => json([`${state.catalog.address}:8300`]) },
   }
 }
 
 function self(call: Call, state: State): Answer {
   state.acl.permissions(call.token).requireOther()
-  const { name, id, address } = state.catalog.own.definition
+  const { nodeName: name, nodeId: id, address } = state.catalog
   const version = fullVersions[state.version]
   return json({
     Config: {
@@ -44,36 +42,24 @@ function self(call: Call, state: State): Answer {
       Version: version,
     },
     DebugConfig: { BindAddr: address, ConnectEnabled: state.connect !== undefined },
-    Member: {
-      Name: name,
-      Addr: address,
-      Port: 8301,
-      Tags: { dc: state.datacenter, role: 'consul', id, build: `${version}:` },
-      Status: 1,
-      ProtocolMin: 1,
-      ProtocolMax: 5,
-      ProtocolCur: 2,
-      DelegateMin: 2,
-      DelegateMax: 5,
-      DelegateCur: 4,
-    },
+    Member: { Name: name, Addr: address },
     Meta: { 'consul-network-segment': '' },
   })
 }
 
 function services(call: Call, state: State): Answer {
   const permissions = state.acl.permissions(call.token)
-  const found = state.local
+  const found = state.catalog
     .instances()
     .filter((instance) => permissions.service(instance.service.name, 'read'))
     .map((instance) => agentServiceJson(instance.service))
-  return json(byKey(filtered(call, found, serviceFields), 'ID'))
+  return json(byKey(filtered(call, found), 'ID'))
 }
 
 function service(call: Call, state: State): Promise<Answer> {
   return hashed(call, state, (contentHash) => {
     const permissions = state.acl.permissions(call.token)
-    const instance = state.local.instance(call.rest)
+    const instance = state.catalog.instance(call.rest)
     if (!instance) throw new HttpError(404, `unknown service ID: ${call.rest}`)
     permissions.requireService(instance.service.name, 'read', 'Permission denied')
     return agentServiceJson(instance.service, contentHash)
@@ -84,58 +70,61 @@ function register(call: Call, state: State): Answer {
   const permissions = state.acl.permissions(call.token)
   const registration = decode(call, 400, 'Request decode failed', readRegistration)
   const { name, id, kind, connectName } = registration.service
-  const old = state.local.instance(id)
+  const old = state.catalog.instance(id)
   permissions.requireService(name, 'write')
   if (old) permissions.requireService(old.service.name, 'write')
   if (kind === 'connect-proxy' && connectName !== undefined) permissions.requireService(connectName, 'write')
-  state.local.register(registration, { replaceChecks: call.query.has('replace-existing-checks') })
+  state.catalog.register(registration, { replaceChecks: call.query.has('replace-existing-checks') })
   return empty()
 }
 
 function deregister(call: Call, state: State): Answer {
   if (call.rest === '') throw new HttpError(500, 'ServiceID missing')
   const permissions = state.acl.permissions(call.token)
-  const instance = state.local.instance(call.rest)
+  const instance = state.catalog.instance(call.rest)
   if (instance) permissions.requireService(instance.service.name, 'write')
   // With ACLs off, Consul answers 200 for a service it never had.
   else if (state.acl.enabled) throw new HttpError(500, `Unknown service {${JSON.stringify(call.rest)} {}}`)
-  state.local.deregister(call.rest)
+  state.catalog.deregister(call.rest)
   return empty()
 }
 
 function checks(call: Call, state: State): Answer {
   const permissions = state.acl.permissions(call.token)
-  const found = state.local
+  const found = state.catalog
     .checks()
     .filter(({ serviceId }) => {
-      const instance = state.local.instance(serviceId)
+      const instance = state.catalog.instance(serviceId)
       return instance ? permissions.service(instance.service.name, 'read') : permissions.nodes
     })
-    .map((check) => state.local.checkJson(check))
-  return json(byKey(filtered(call, found, checkFields), 'CheckID'))
+    .map((check) => ({
+      ...state.catalog.checkJson(check),
+      CreateIndex: 0,
+      ModifyIndex: 0,
+    }))
+  return json(byKey(filtered(call, found), 'CheckID'))
 }
 
 function registerCheck(call: Call, state: State): Answer {
   const permissions = state.acl.permissions(call.token)
   const check = decode(call, 400, 'Request decode failed', readOwnCheck)
-  const instance = state.local.instance(check.serviceId)
+  const instance = state.catalog.instance(check.serviceId)
   if (check.serviceId !== '' && !instance)
     throw new HttpError(500, `ServiceID "${check.serviceId}" does not exist`)
-  if (instance) permissions.requireService(instance.service.name, 'write')
-  else permissions.requireOther(`Permission denied: Missing node:write on ${state.catalog.own.name}`)
-  state.local.registerCheck(check)
+  requireWrite(permissions, state, check.serviceId)
+  state.catalog.registerCheck(check)
   return empty()
 }
 
 function deregisterCheck(call: Call, state: State): Answer {
   requireCheckAccess(call, state)
-  state.local.deregisterCheck(call.rest)
+  state.catalog.deregisterCheck(call.rest)
   return empty()
 }
 
 function heartbeat(state: State, status: CheckStatus): Handler {
   return (call) => {
-    state.local.heartbeat(ttlCheck(call, state), { status, output: call.query.get('note') ?? '' })
+    state.catalog.heartbeat(ttlCheck(call, state), { status, output: call.query.get('note') ?? '' })
     return empty()
   }
 }
@@ -148,25 +137,30 @@ function updateCheck(call: Call, state: State): Answer {
   })
   const { status, output } = update
   if (!isCheckStatus(status)) throw new HttpError(400, `Invalid check status: '${status}'`)
-  state.local.heartbeat(ttlCheck(call, state), { status, output })
+  state.catalog.heartbeat(ttlCheck(call, state), { status, output })
   return empty()
 }
 
 function ttlCheck(call: Call, state: State): Check {
   requireCheckAccess(call, state)
-  const check = state.local.check(call.rest)
+  const check = state.catalog.check(call.rest)
   if (check?.kind !== 'ttl') throw new HttpError(500, `CheckID "${call.rest}" does not have associated TTL`)
   return check
 }
 
 function requireCheckAccess(call: Call, state: State): void {
   const permissions = state.acl.permissions(call.token)
-  const check = state.local.check(call.rest)
-  if (!check) {
-    if (state.acl.enabled) throw new HttpError(500, `Unknown check "${call.rest}"`)
-    return
-  }
-  const instance = state.local.instance(check.serviceId)
+  const check = state.catalog.check(call.rest)
+  if (check) requireWrite(permissions, state, check.serviceId)
+  else if (state.acl.enabled) throw new HttpError(500, `Unknown check "${call.rest}"`)
+}
+
+function requireWrite(
+  permissions: ReturnType<State['acl']['permissions']>,
+  state: State,
+  serviceId: string,
+): void {
+  const instance = state.catalog.instance(serviceId)
   if (instance) permissions.requireService(instance.service.name, 'write')
-  else permissions.requireOther(`Permission denied: Missing node:write on ${state.catalog.own.name}`)
+  else permissions.requireOther(`Permission denied: Missing node:write on ${state.catalog.nodeName}`)
 }

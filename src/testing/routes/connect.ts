@@ -1,12 +1,11 @@
-import { blockOnIndex, blockUntil, seenIndex } from '../blocking.js'
 import type { ConnectCa, Leaf } from '../connect-ca.js'
 import { parseDuration } from '../duration.js'
 import { decode, empty, HttpError, json, type Answer, type Call } from '../http.js'
 import { decidingIntention, describeIntention } from '../intentions.js'
 import type { FieldReader, JsonObject } from '../json.js'
+import { blockOnIndex, blockUntil, checkDatacenter, indexHeaders, seenIndex } from '../reads.js'
 import type { Routes } from '../router.js'
 import type { State } from '../state.js'
-import { checkDatacenter, indexHeaders } from './indexed.js'
 
 const hour = 3_600_000
 
@@ -94,7 +93,7 @@ function authorize(state: State): (call: Call) => Answer {
         uri: fields.string('ClientCertURI') ?? '',
         namespace: fields.string('Namespace') ?? 'default',
       }
-      fields.string('ClientCertSerial')
+      fields.ignore('ClientCertSerial')
       fields.end()
       return values
     })
@@ -163,13 +162,12 @@ function readConfiguration(fields: FieldReader): {
   config: JsonObject
   crossSign: boolean
 } {
-  fields.alsoSnakeCase('ForceWithoutCrossSigning')
   const values = {
     provider: fields.string('Provider') ?? '',
     config: fields.object('Config') ?? {},
     crossSign: !(fields.boolean('ForceWithoutCrossSigning') ?? false),
   }
-  for (const ignored of ['State', 'ClusterID', 'CreateIndex', 'ModifyIndex']) fields.json(ignored)
+  fields.ignore('State', 'ClusterID', 'CreateIndex', 'ModifyIndex')
   fields.end()
   return values
 }

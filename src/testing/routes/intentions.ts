@@ -1,5 +1,3 @@
-import { blockOnIndex } from '../blocking.js'
-import { intentionFields } from '../filter-fields.js'
 import { decode, HttpError, json, multiError, type Answer, type Call } from '../http.js'
 import {
   decidingIntention,
@@ -7,27 +5,21 @@ import {
   intentionJson,
   matchIntentions,
   type Intention,
-  type IntentionAction,
   type IntentionRule,
   type ServiceName,
 } from '../intentions.js'
 import type { FieldReader, Json } from '../json.js'
+import { blockOnIndex, checkDatacenter, filtered, indexed, indexHeaders } from '../reads.js'
 import type { Routes } from '../router.js'
 import type { State } from '../state.js'
-import { checkDatacenter, filtered, inDatacenter, indexed, indexHeaders } from './indexed.js'
 
 export function intentionRoutes(state: State): Routes {
   return {
-    '/v1/connect/intentions': { GET: inDatacenter(state, list), POST: (call) => create(call, state) },
+    '/v1/connect/intentions': { GET: (call) => list(call, state), POST: (call) => create(call, state) },
     '/v1/connect/intentions/match': { GET: (call) => match(call, state) },
     '/v1/connect/intentions/check': { GET: (call) => check(call, state) },
-    '/v1/connect/intentions/exact': {
-      GET: (call) => json(intentionJson(readable(call, state, exact(call, state)))),
-      PUT: (call) => putExact(call, state),
-      DELETE: (call) => deleteExact(call, state),
-    },
     '/v1/connect/intentions/': {
-      GET: (call) => json(intentionJson(readable(call, state, byId(call, state, 400, 'Bad request')))),
+      GET: (call) => read(call, state),
       PUT: (call) => update(call, state),
       DELETE: (call) => remove(call, state),
     },
@@ -42,7 +34,7 @@ function list(call: Call, state: State): Promise<Answer> {
       .filter(({ sourceName, destinationName }) =>
         [sourceName, destinationName].some((name) => permissions.intention(name, 'read')),
       )
-    return filtered(call, visible.map(intentionJson), intentionFields)
+    return filtered(call, visible.map(intentionJson))
   }
   return indexed(call, state, { index: () => state.changes.modified('intentions'), read })
 }
@@ -77,15 +69,24 @@ function check(call: Call, state: State): Answer {
   return json({ Allowed: (intention?.action ?? state.defaultPolicy) === 'allow' })
 }
 
+function read(call: Call, state: State): Answer {
+  const intention = byId(call, state, 400, 'Bad request')
+  const permissions = state.acl.permissions(call.token)
+  const names = [intention.sourceName, intention.destinationName]
+  if (!names.some((name) => permissions.intention(name, 'read')))
+    throw new HttpError(403, 'Permission denied')
+  return json(intentionJson(intention))
+}
+
 function create(call: Call, state: State): Answer {
-  const rule = decode(call, 500, 'Failed to decode request body', (fields) => readRule(fields))
+  const rule = decode(call, 500, 'Failed to decode request body', readRule)
   state.acl.permissions(call.token).requireIntention(rule.destinationName, 'write')
   requireUnique(state, rule)
   return json({ ID: state.intentions.put(rule).id })
 }
 
 function update(call: Call, state: State): Answer {
-  const rule = decode(call, 500, 'Failed to decode request body', (fields) => readRule(fields))
+  const rule = decode(call, 500, 'Failed to decode request body', readRule)
   const permissions = state.acl.permissions(call.token)
   permissions.requireIntention(rule.destinationName, 'write')
   const old = byId(call, state, 500, 'Intention lookup failed', 'modify')
@@ -101,40 +102,7 @@ function remove(call: Call, state: State): Answer {
   return json(true)
 }
 
-function exact(call: Call, state: State): Intention | undefined {
-  const source = parseName(requireParameter(call, 'source'))
-  const destination = parseName(requireParameter(call, 'destination'))
-  return state.intentions.exact(source, destination)
-}
-
-function putExact(call: Call, state: State): Answer {
-  const source = parseName(requireParameter(call, 'source'))
-  const destination = parseName(requireParameter(call, 'destination'))
-  state.acl.permissions(call.token).requireIntention(destination.name, 'write')
-  const rule = decode(call, 400, 'Bad request: Request decode failed', (fields) =>
-    readRule(fields, {
-      sourceNs: source.namespace,
-      sourceName: source.name,
-      destinationNs: destination.namespace,
-      destinationName: destination.name,
-    }),
-  )
-  state.intentions.put(rule, exact(call, state)?.id)
-  return json(true)
-}
-
-function deleteExact(call: Call, state: State): Answer {
-  const { name } = parseName(requireParameter(call, 'destination'))
-  state.acl.permissions(call.token).requireIntention(name, 'write')
-  const intention = exact(call, state)
-  if (intention) state.intentions.delete(intention.id)
-  return json(true)
-}
-
-type Ends = Pick<IntentionRule, 'sourceNs' | 'sourceName' | 'destinationNs' | 'destinationName'>
-
-/** An intention's body; `ends` are those that the address already says. */
-function readRule(fields: FieldReader, ends?: Ends): IntentionRule {
+function readRule(fields: FieldReader): IntentionRule {
   const action = fields.string('Action') ?? ''
   const sourceType = fields.string('SourceType') ?? 'consul'
   const rule = {
@@ -144,33 +112,26 @@ function readRule(fields: FieldReader, ends?: Ends): IntentionRule {
     destinationName: fields.string('DestinationName') ?? '',
     description: fields.string('Description') ?? '',
     meta: fields.stringMap('Meta'),
-    ...ends,
   }
-  for (const ignored of [
-    'ID',
-    'DefaultAddr',
-    'DefaultPort',
-    'Precedence',
-    'CreatedAt',
-    'UpdatedAt',
-    'Hash',
-  ]) {
-    fields.json(ignored)
-  }
-  for (const ignored of ['CreateIndex', 'ModifyIndex']) fields.json(ignored)
+  fields.ignore('ID', 'DefaultAddr', 'DefaultPort', 'Precedence', 'CreatedAt', 'UpdatedAt', 'Hash')
+  fields.ignore('CreateIndex', 'ModifyIndex')
   fields.end()
   const problems: string[] = []
   if (rule.sourceName === '') problems.push('SourceName must be set')
   if (rule.destinationName === '') problems.push('DestinationName must be set')
-  const named = { SourceNS: rule.sourceNs, SourceName: rule.sourceName, DestinationNS: rule.destinationNs }
-  for (const [field, value] of Object.entries({ ...named, DestinationName: rule.destinationName })) {
-    if (value !== '*' && value.includes('*')) {
+  for (const [field, value] of [
+    ['SourceNS', rule.sourceNs],
+    ['SourceName', rule.sourceName],
+    ['DestinationNS', rule.destinationNs],
+    ['DestinationName', rule.destinationName],
+  ] as const) {
+    if (value !== '*' && value.includes('*'))
       problems.push(`${field}: wildcard character '*' cannot be used with partial values`)
-    }
   }
-  if (!isAction(action)) problems.push("Action must be set to 'allow' or 'deny'")
+  const isAction = action === 'allow' || action === 'deny'
+  if (!isAction) problems.push("Action must be set to 'allow' or 'deny'")
   if (sourceType !== 'consul') problems.push("SourceType must be set to 'consul'")
-  if (!isAction(action) || problems.length > 0) throw multiError(500, problems)
+  if (!isAction || problems.length > 0) throw multiError(500, problems)
   return { ...rule, action }
 }
 
@@ -199,15 +160,6 @@ function byId(
   throw new HttpError(500, `Cannot ${verb} non-existent intention: '${call.rest}'`)
 }
 
-function readable(call: Call, state: State, intention: Intention | undefined): Intention {
-  const permissions = state.acl.permissions(call.token)
-  if (!intention) throw new HttpError(404, 'Intention not found')
-  const names = [intention.sourceName, intention.destinationName]
-  if (!names.some((name) => permissions.intention(name, 'read')))
-    throw new HttpError(403, 'Permission denied')
-  return intention
-}
-
 function requireParameter(call: Call, name: string): string {
   const value = call.query.get(name) ?? ''
   if (value === '') throw new HttpError(500, `required query parameter '${name}' not set`)
@@ -218,8 +170,4 @@ function requireParameter(call: Call, name: string): string {
 function parseName(value: string): ServiceName {
   const [first = '', second] = value.split('/')
   return second === undefined ? { namespace: 'default', name: first } : { namespace: first, name: second }
-}
-
-function isAction(action: string): action is IntentionAction {
-  return action === 'allow' || action === 'deny'
 }

@@ -1,13 +1,12 @@
+import type { Catalog } from '../catalog.js'
 import { hostAndPort } from '../host-port.js'
 import { HttpError, type Answer, type Call } from '../http.js'
 import type { JsonObject } from '../json.js'
-import type { LocalServices } from '../local.js'
+import { hashed } from '../reads.js'
 import type { Routes } from '../router.js'
 import type { Service } from '../service.js'
-import type { ProxySettings } from '../service-proxy.js'
+import { managedUpstreamJson, type ProxySettings } from '../service-proxy.js'
 import type { State } from '../state.js'
-import { managedUpstreamJson } from '../upstream.js'
-import { hashed } from './hashed.js'
 
 /**
  * What a managed proxy of Consul 1.2 to 1.5 asked its agent, answered for every proxy that is registered: one that was
@@ -19,12 +18,12 @@ export function managedProxyRoutes(state: State): Routes {
 
 function managedProxy(call: Call, state: State): Promise<Answer> {
   return hashed(call, state, (contentHash) => {
-    const service = state.local.instance(call.rest)?.service
+    const service = state.catalog.instance(call.rest)?.service
     const proxy = service?.kind === 'connect-proxy' ? service.proxy : undefined
     // As in those versions, this comes before the token is looked at.
     if (!service || !proxy) throw new HttpError(404, `unknown proxy service ID: ${call.rest}`)
     state.acl.permissions(call.token).requireService(proxy.destination, 'write', 'Permission denied')
-    const target = findTarget(state.local, proxy)
+    const target = findTarget(state.catalog, proxy)
     return {
       ProxyServiceID: service.id,
       TargetServiceID: proxy.destinationId || (target?.id ?? ''),
@@ -39,12 +38,9 @@ function managedProxy(call: Call, state: State): Promise<Answer> {
 }
 
 /** The instance that the proxy stands for, where it is on this agent and the only one that it may be. */
-function findTarget(
-  local: LocalServices,
-  { destination, destinationId }: ProxySettings,
-): Service | undefined {
-  if (destinationId !== '') return local.instance(destinationId)?.service
-  const [only, ...others] = local
+function findTarget(catalog: Catalog, { destination, destinationId }: ProxySettings): Service | undefined {
+  if (destinationId !== '') return catalog.instance(destinationId)?.service
+  const [only, ...others] = catalog
     .instances()
     .filter(({ service: { kind, name } }) => kind === '' && name === destination)
   return others.length === 0 ? only?.service : undefined
