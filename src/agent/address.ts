@@ -1,11 +1,11 @@
 import { OptionError } from '../base/errors.js'
 
-/** Where an agent's HTTP API is. */
+/** The address of the HTTP API of an agent. */
 export interface AgentAddress {
   readonly scheme: 'http' | 'https'
   /** `host:port` as in a URL; `localhost` for a Unix socket. */
   readonly host: string
-  /** What goes before every path: empty, or `/prefix` without a slash at its end. */
+  /** The prefix of every path: empty, or `/prefix` without a trailing slash. */
   readonly prefix: string
   readonly socketPath: string | undefined
 }
@@ -16,8 +16,8 @@ const MAX_LENGTH = 2_048
 const FORMS = 'host, host:port, http(s)://host[:port][/prefix] or unix:///path'
 
 /**
- * Parses an agent address as Consul's own clients take it.
- * @param defaultScheme - for an address without one, and for unix sockets, which may speak TLS too
+ * Parses the address of an agent in the forms that Consul's clients accept.
+ * @param defaultScheme - the scheme of an address without one, and of Unix sockets
  * @throws OptionError
  */
 export function parseAddress(option: string, text: string, defaultScheme: 'http' | 'https'): AgentAddress {
@@ -44,20 +44,20 @@ export function parseAddress(option: string, text: string, defaultScheme: 'http'
   if (url.search !== '' || url.hash !== '')
     throw new OptionError(option, FORMS, 'an address with a query or a fragment')
   const scheme = url.protocol === 'https:' ? 'https' : 'http'
-  // The default is Consul's port, but the scheme's in a full URL, as in Go's client. The URL class drops a port that is
-  // the scheme's default, so that the text decides whether there is a port.
-  const isNamed = /^(?:[a-z]+:\/\/)?(?:\[[^\]]*\]|[^/:]*):\d/i.test(text)
-  const port = url.port || (hasScheme || isNamed ? (scheme === 'https' ? '443' : '80') : '8500')
+  // As in Consul's Go client, the default is port 8500, and the port of the scheme in a full URL. The URL class drops a
+  // port that is the default of the scheme, so the text is searched for a port.
+  const hasPort = /^(?:[a-z]+:\/\/)?(?:\[[^\]]*\]|[^/:]*):\d/i.test(text)
+  const port = url.port || (hasScheme || hasPort ? (scheme === 'https' ? '443' : '80') : '8500')
   return {
     scheme,
     host: `${url.hostname}:${port}`,
-    prefix: withoutSlashes(url.pathname),
+    prefix: withoutTrailingSlashes(url.pathname),
     socketPath: undefined,
   }
 }
 
-/** The path without the slashes at its end. */
-function withoutSlashes(path: string): string {
+/** Removes trailing slashes. */
+function withoutTrailingSlashes(path: string): string {
   let end = path.length
   while (path[end - 1] === '/') end -= 1
   return path.slice(0, end)
@@ -67,12 +67,12 @@ function parseUrl(option: string, text: string): URL {
   try {
     return new URL(text)
   } catch {
-    // The text may hold a password, and the cause quotes the text.
-    throw new OptionError(option, FORMS, 'something that is not an address')
+    // Without a cause: it quotes the text, which may contain a password.
+    throw new OptionError(option, FORMS, 'an invalid address')
   }
 }
 
-/** The address as text, for logs and errors. */
+/** Formats an address for logs and errors. */
 export function formatAddress(address: AgentAddress): string {
   if (address.socketPath !== undefined) return `unix://${address.socketPath}`
   return `${address.scheme}://${address.host}${address.prefix}`

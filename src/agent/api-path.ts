@@ -1,14 +1,14 @@
 import { OptionError } from '../base/errors.js'
 import { describe } from '../base/validate.js'
 
-/** Enough for three names of 255 characters with each character encoded, and for most keys of the KV store. */
+/** Enough for three names of 255 encoded characters, and for most keys of the KV store. */
 const MAX_LENGTH = 4_096
-/** Printable ASCII without what ends a path or what a server may take for a slash. */
+/** Printable ASCII without `?`, `#`, and the backslash. */
 const API_PATH = /^\/v1\/[\x21-\x22\x24-\x3e\x40-\x5b\x5d-\x7e]+$/
 
 /**
- * Whether an agent reads this path as it is written. Agents decode a path once and then clean it, so that `..%2f` leaves
- * its place just as `../` does.
+ * Whether an agent resolves a path to the resource that it names. Agents decode a path once and normalize it
+ * afterwards, so that `..%2f` leaves its folder as `../` does.
  */
 export function isApiPath(path: unknown): path is string {
   if (typeof path !== 'string' || path.length > MAX_LENGTH || !API_PATH.test(path)) return false

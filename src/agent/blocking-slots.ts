@@ -1,11 +1,11 @@
-/** After this long without another refusal the limit doubles, up to what was configured. */
+/** After this time without another rejection, the limit doubles, up to the configured one. */
 const RECOVERY_MS = 60_000
 
-/** A place that a blocking query holds. */
+/** A slot in use by a blocking query. */
 interface Holder {
-  /** Whether it belongs to a watch whose number grows with the application's upstreams. */
+  /** Whether the query watches an upstream. */
   readonly isUpstream: boolean
-  /** Ends the query, so that its connection is free. */
+  /** Aborts the query, so that its connection becomes free. */
   readonly evict: () => void
 }
 
@@ -19,8 +19,8 @@ interface Shared {
 }
 
 /**
- * Limits how many blocking queries are open at the agent. Each of them holds a connection, of which an agent takes 200
- * from one address by default (`limits.http_max_conns_per_client`), from all programs together.
+ * Limits the number of blocking queries at an agent. Each holds a connection, and by default an agent accepts 200
+ * connections from one address (`limits.http_max_conns_per_client`), of all programs together.
  */
 export class BlockingSlots {
   readonly #shared: Shared
@@ -38,7 +38,7 @@ export class BlockingSlots {
     return new BlockingSlots({ holders: new Set(), now, max, limit: max, limitedAt: now() }, false, 1)
   }
 
-  /** The same slots for upstreams, which may fill only this share of them and leave the rest to the service itself. */
+  /** Returns a view for upstreams, which is full when this share of all slots is in use. */
   forUpstreams(share: number): BlockingSlots {
     return new BlockingSlots(this.#shared, true, share)
   }
@@ -48,8 +48,9 @@ export class BlockingSlots {
   }
 
   /**
-   * Takes a slot, whether or not it is full: callers that may poll instead ask first.
-   * @returns a function that gives the slot back
+   * Takes a slot, even if all are in use: callers that can poll check `isFull` first.
+   * @param evict - aborts the query
+   * @returns a function that releases the slot
    */
   take(evict: () => void): () => void {
     const { holders } = this.#shared
@@ -58,7 +59,7 @@ export class BlockingSlots {
     return () => holders.delete(holder)
   }
 
-  /** The agent accepts no more connections: halves the limit, and ends queries of upstreams that are above it. */
+  /** Halves the limit after the agent rejected a connection, and aborts queries of upstreams above the new limit. */
   shrink(): void {
     const { holders, now } = this.#shared
     this.#shared.limit = Math.max(1, Math.floor(Math.min(this.#limit, holders.size) / 2))

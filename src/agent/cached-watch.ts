@@ -1,25 +1,25 @@
 import { EventEmitter } from 'eventemitter3'
 import { ClosedError, toError } from '../base/errors.js'
-import { isTransient } from './client.js'
+import { isTransient } from './agent-errors.js'
 import { Watch, type WatchOptions } from './watch.js'
 
 interface WatchedEvents {
-  /** The first value, and each that differs from the last. */
+  /** The first value, or a value that differs from the last one. */
   value: []
-  /** A read went well, whether or not it brought something new; after `value`. */
+  /** A read succeeded; emitted after `value`. */
   read: []
-  /** A read failed; it will be tried again. */
+  /** A read failed and will be repeated. */
   failed: [error: Error]
 }
 
-/** A value that was read so lately is not read again for being asked to. */
+/** A value of this age counts as current. */
 const FRESH_MS = 1_000
 
-/** The last good value of something that the agent lets us watch. */
+/** Keeps the last good value of a watch. */
 export class CachedWatch<T> extends EventEmitter<WatchedEvents> {
   readonly #watch: Watch<T>
   readonly #options: Omit<WatchOptions<T>, 'onValue' | 'onError' | 'onRead'>
-  // Those who wait for the next read, whatever comes of it.
+  /** Callbacks for the result of the next read. */
   #waiting = new Set<(error: Error | undefined) => void>()
   #value: { readonly value: T } | undefined
   #readAt = -Infinity
@@ -51,14 +51,13 @@ export class CachedWatch<T> extends EventEmitter<WatchedEvents> {
     return this.#value?.value
   }
 
-  /** What the last read failed with; undefined while all is well. */
+  /** The error of the last read; undefined if it succeeded. */
   get lastError(): Error | undefined {
     return this.#watch.lastError
   }
 
   /**
-   * The last good value, or the first as soon as there is one. While the agent is away this waits; what somebody
-   * has to do something about is thrown.
+   * Returns the last good value, or waits for the first one. Transient errors are waited out; others are thrown.
    * @throws AgentError, ClosedError, and the signal's reason
    */
   async first(signal: AbortSignal): Promise<T> {
@@ -70,7 +69,7 @@ export class CachedWatch<T> extends EventEmitter<WatchedEvents> {
   }
 
   /**
-   * The last good value, or the first if it can be had now: whatever a read fails with is thrown.
+   * Returns the last good value, or the first one if the next read succeeds. Any error is thrown.
    * @throws AgentError, ClosedError, and the signal's reason
    */
   async now(signal: AbortSignal): Promise<T> {
@@ -82,8 +81,8 @@ export class CachedWatch<T> extends EventEmitter<WatchedEvents> {
   }
 
   /**
-   * The value as of now, or the last good one when the agent cannot be asked.
-   * @param maxAgeMs - a value that was read less than this ago counts as new
+   * Returns the current value, or the last good one if the agent does not answer.
+   * @param maxAgeMs - a value that was read less than this time ago counts as current
    * @throws AgentError, ClosedError, and the signal's reason
    */
   async refreshed(signal: AbortSignal, maxAgeMs: number = FRESH_MS): Promise<T> {
@@ -95,12 +94,12 @@ export class CachedWatch<T> extends EventEmitter<WatchedEvents> {
     return this.#value?.value ?? value
   }
 
-  /** Reads anew at once; `read` or `failed` tells when that is done. */
+  /** Starts a read; `read` or `failed` is emitted when it is done. */
   refresh(): void {
     this.#watch.refresh()
   }
 
-  /** Ends the watch, and everybody's wait. */
+  /** Ends the watch, and rejects all pending calls. */
   close(): void {
     this.#isClosed = true
     this.#watch.close()
@@ -108,8 +107,8 @@ export class CachedWatch<T> extends EventEmitter<WatchedEvents> {
   }
 
   /**
-   * What the next read fails with; undefined when it goes well. A read that failed a while ago may go well now; one
-   * that has only just failed would fail again, and is waited for only if the error is one to wait after.
+   * Returns the error of the next read; undefined if it succeeds. If the last read has just failed, the next one is
+   * awaited only if `isWorthWaiting` accepts the error.
    */
   #attempt(signal: AbortSignal, isWorthWaiting: (error: Error) => boolean): Promise<Error | undefined> {
     const { lastError } = this
@@ -124,7 +123,7 @@ export class CachedWatch<T> extends EventEmitter<WatchedEvents> {
     for (const resolve of waiting) resolve(error)
   }
 
-  /** What the next read fails with; undefined when it goes well. */
+  /** Waits for the next read. @returns its error; undefined if it succeeds */
   #outcome(signal: AbortSignal): Promise<Error | undefined> {
     if (this.#isClosed) return Promise.reject(new ClosedError(this.#options.name))
     return new Promise<Error | undefined>((resolve, reject) => {

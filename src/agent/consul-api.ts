@@ -7,8 +7,8 @@ import { agentSettings } from './settings.js'
 const KEYS = ['method', 'path', 'query', 'body', 'token', 'signal', 'timeoutMs']
 
 /**
- * The HTTP API of one agent, reached with the same options, bounds and errors as a service reaches it: for programs that
- * register others, or make tokens for them.
+ * A client of the HTTP API of one agent, with the options, timeouts, and errors of a service. For programs that
+ * register other services or create tokens for them.
  *
  * ```ts
  * await using agent = connect.consul()
@@ -22,14 +22,14 @@ export class ConsulApi implements AsyncDisposable {
     this.#client = new AgentClient(agentSettings(options))
   }
 
-  /** The agent's address, as in messages. */
+  /** The address of the agent, as in messages. */
   get address(): string {
     return this.#client.address
   }
 
   /**
-   * One request, and the JSON of its answer, unchecked; undefined where the answer is empty.
-   * @throws AgentError (also for every status but 2xx), AbortError, OptionError
+   * Sends a request and returns the parsed JSON of the response, which is not validated; undefined for an empty body.
+   * @throws AgentError (also for a status other than 2xx), AbortError, OptionError
    * @example
    * ```ts
    * await using consul = connect.consul()
@@ -37,13 +37,13 @@ export class ConsulApi implements AsyncDisposable {
    * ```
    */
   async request(request: AgentRequest): Promise<unknown> {
-    const { value } = await this.#client.request(checked(request), (body) => body)
+    const { value } = await this.#client.request(validated(request), (body) => body)
     return value
   }
 
   /**
-   * One request, and its answer as it comes, whatever the status.
-   * @throws AgentError (when there is no answer), AbortError, OptionError
+   * Sends a request and returns the response, whatever its status.
+   * @throws AgentError (when there is no response), AbortError, OptionError
    * @example
    * ```ts
    * await using consul = connect.consul()
@@ -52,10 +52,10 @@ export class ConsulApi implements AsyncDisposable {
    * ```
    */
   async exchange(request: AgentRequest): Promise<AgentExchange> {
-    return this.#client.exchange(checked(request))
+    return this.#client.exchange(validated(request))
   }
 
-  /** Ends every request under way and every connection. Idempotent. */
+  /** Aborts all requests and closes all connections. Idempotent. */
   async close(): Promise<void> {
     await this.#client.destroy()
   }
@@ -65,8 +65,8 @@ export class ConsulApi implements AsyncDisposable {
   }
 }
 
-/** Rejects a request that could reach another resource than its path names. */
-function checked(request: AgentRequest): AgentRequest {
+/** Validates a request, so that it cannot reach another resource than its path names. */
+function validated(request: AgentRequest): AgentRequest {
   expectKeys('request', expectObject('request', request), KEYS)
   expectApiPath('request.path', request.path)
   optional(expectSecret)('request.token', request.token)

@@ -1,18 +1,18 @@
 import { type Channel, openChannel } from '../base/channel.js'
 
-/** What `consul-connect:agent-request` carries: a request to the agent's HTTP API that is over. */
+/** Message of `consul-connect:agent-request`: a completed request to the HTTP API of the agent. */
 export interface AgentRequestMessage {
-  /** The agent's address as configured, without credentials. */
+  /** The configured address of the agent, without credentials. */
   readonly address: string
   readonly method: string
   /** Without the query string. */
   readonly path: string
-  /** Whether the agent was asked to hold it until something changes. */
+  /** Whether it was a blocking query. */
   readonly isBlocking: boolean
   readonly durationMs: number
-  /** The HTTP status, when there was an answer. */
+  /** The HTTP status; undefined without a response. */
   readonly status: number | undefined
-  /** Why there was none. */
+  /** Why there was no response. */
   readonly error: Error | undefined
 }
 

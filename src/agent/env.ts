@@ -7,11 +7,10 @@ import type { AgentOptions, AgentTlsOptions, Environment } from './options.js'
 const MAX_SHOWN_PATH = 256
 
 /**
- * The agent options that Consul's client environment gives. An empty variable counts as absent.
+ * Reads agent options from the environment variables of Consul's clients. An empty variable counts as absent.
  *
- * Two things differ from Consul's Go client, on purpose: a `CONSUL_HTTP_SSL_VERIFY` that is neither true nor
- * false is an error there is no guessing about (Go turns verification off), and a token file is read again
- * for every request (Go reads it once).
+ * There are two intended differences from Consul's Go client: an invalid `CONSUL_HTTP_SSL_VERIFY` is an error (Go
+ * disables the verification), and a token file is read for every request (Go reads it once).
  * @throws OptionError when a value cannot be parsed or a file cannot be read
  */
 export function agentOptionsFromEnv(env: Environment): AgentOptions & { ssl?: boolean } {
@@ -52,7 +51,7 @@ function tlsFromEnv(get: (name: string) => string | undefined): AgentTlsOptions 
   const tls: { -readonly [K in keyof AgentTlsOptions]: AgentTlsOptions[K] } = {}
   const file = get('CONSUL_CACERT')
   const folder = get('CONSUL_CAPATH')
-  // As in Consul's client, the file wins over the folder.
+  // As in the Go client, the file takes precedence over the folder.
   if (file !== undefined) tls.ca = [read('CONSUL_CACERT', file)]
   else if (folder !== undefined) tls.ca = readFolder('CONSUL_CAPATH', folder)
   const cert = get('CONSUL_CLIENT_CERT')
@@ -66,7 +65,7 @@ function tlsFromEnv(get: (name: string) => string | undefined): AgentTlsOptions 
   return tls
 }
 
-/** A boolean in the spellings of Go's strconv.ParseBool, and nothing else. */
+/** Parses a boolean in the spellings of Go's `strconv.ParseBool`. */
 function boolean(name: string, text: string | undefined): boolean | undefined {
   if (text === undefined) return undefined
   if (['1', 't', 'T', 'true', 'TRUE', 'True'].includes(text)) return true
@@ -74,7 +73,7 @@ function boolean(name: string, text: string | undefined): boolean | undefined {
   throw new OptionError(name, 'true or false', describe(text))
 }
 
-/** A path in full, as far as the system takes it for one. */
+/** Quotes a path for a message. */
 function quote(path: string): string {
   return JSON.stringify(path.slice(0, MAX_SHOWN_PATH))
 }
@@ -89,7 +88,7 @@ function read(name: string, path: string): string {
 
 function readFolder(name: string, path: string): string[] {
   try {
-    // Mounted secrets are links to files, beside links to folders.
+    // Folders of mounted secrets contain links to files and links to folders.
     const files = readdirSync(path)
       .map((file) => join(path, file))
       .filter((file) => statSync(file).isFile())
@@ -97,6 +96,6 @@ function readFolder(name: string, path: string): string[] {
   } catch (cause) {
     throw new OptionError(name, 'the path of a folder of PEM files', quote(path), { cause })
   }
-  // Without a certificate of its own the connection would fall back to the system's roots.
+  // Without a certificate, Node.js would trust the public web PKI.
   throw new OptionError(name, 'a folder with at least one PEM file', 'an empty one')
 }

@@ -9,8 +9,8 @@ loopback.addAddress('::1', 'ipv6')
 const warned = new Set<string>()
 
 /**
- * Warns once for each agent that is reached in a way in which others can read or forge its answers, which carry the
- * service's private key and say whom to trust: over plain HTTP to another machine, or over TLS without verification.
+ * Warns, once for each agent, when its responses can be read or forged: over plain HTTP to another host, or over TLS
+ * without verification. The responses contain the private key of the service and the CA roots.
  */
 export function warnOfInsecureAgent({ address, tls }: Pick<AgentSettings, 'address' | 'tls'>): void {
   const shown = formatAddress(address)
@@ -29,11 +29,11 @@ function insecurity(
 ): string | undefined {
   if (scheme === 'https') {
     return verify === false
-      ? 'its certificate is not verified, so that its answers can be forged; set tls.ca instead of verify: false'
+      ? 'its certificate is not verified, so that its responses can be forged; set tls.ca instead of verify: false'
       : undefined
   }
   if (socketPath !== undefined || isLoopback(host)) return undefined
-  return 'private keys and tokens cross the network in plain text; use https, a unix socket, or an agent on this machine'
+  return 'private keys and tokens cross the network in plain text; use https, a Unix socket, or an agent on this host'
 }
 
 function isLoopback(hostAndPort: string): boolean {

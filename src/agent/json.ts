@@ -1,6 +1,9 @@
 import { mismatch } from '../base/errors.js'
 
-/** JSON from an agent does not have the expected form. The message has the kind of the value and not the value itself, which may be a key. */
+/**
+ * JSON from an agent does not have the expected form. The message has the kind of the value and not the value itself,
+ * which may be a key.
+ */
 export class ShapeError extends Error {
   constructor(place: string, expected: string, value: unknown) {
     super(mismatch(place === '' ? 'the body' : place, expected, kindOf(value)))
@@ -22,7 +25,7 @@ export function object(value: unknown, place: string): JsonObject {
   return value as JsonObject
 }
 
-/** An array; Consul writes an empty one as null. */
+/** Reads an array; Consul encodes an empty one as null. */
 export function array(value: unknown, place: string): readonly unknown[] {
   if (value === null) return []
   if (!Array.isArray(value)) throw new ShapeError(place, 'an array', value)
@@ -49,7 +52,7 @@ export function wholeNumber(value: unknown, place: string): number {
   return value as number
 }
 
-/** A reader for a field that may be absent, null or, as Consul likes to write it, empty. */
+/** Makes a reader return undefined for a missing, null, or empty value; Consul writes all three. */
 export function maybe<T>(read: (value: unknown, place: string) => T) {
   return (value: unknown, place: string): T | undefined =>
     value === undefined || value === null || value === '' ? undefined : read(value, place)

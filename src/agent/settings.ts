@@ -17,7 +17,7 @@ import { type AgentAddress, parseAddress } from './address.js'
 import { agentOptionsFromEnv } from './env.js'
 import type { AgentOptions, AgentTlsOptions } from './options.js'
 
-/** Agent options with nothing left to default. */
+/** Validated agent options with all defaults applied. */
 export interface AgentSettings {
   readonly address: AgentAddress
   readonly dnsAddress: { readonly host: string; readonly port: number }
@@ -51,7 +51,7 @@ const KEYS = [
 const TLS_KEYS = ['ca', 'cert', 'key', 'serverName', 'verify']
 
 /**
- * Checks the options and fills in the environment's.
+ * Validates agent options, and completes them from the environment.
  * @throws OptionError
  */
 export function agentSettings(agent: AgentOptions = {}): AgentSettings {
@@ -71,7 +71,7 @@ export function agentSettings(agent: AgentOptions = {}): AgentSettings {
   )
   return {
     address,
-    dnsAddress: optional(expectAddress)('agent.dnsAddress', options.dnsAddress) ?? dnsBeside(address),
+    dnsAddress: optional(expectAddress)('agent.dnsAddress', options.dnsAddress) ?? defaultDnsAddress(address),
     token: optional(expectSecret)('agent.token', tokens.token),
     tokenFile: optional(expectString)('agent.tokenFile', tokens.tokenFile),
     auth: optional(expectAuth)('agent.auth', options.auth ?? fromEnv.auth),
@@ -87,14 +87,14 @@ export function agentSettings(agent: AgentOptions = {}): AgentSettings {
   }
 }
 
-/** Where an agent's DNS is unless something else is said. */
-function dnsBeside({ host, socketPath }: AgentAddress): { host: string; port: number } {
+/** Returns the default address of the DNS interface: the host of the agent, port 8600. */
+function defaultDnsAddress({ host, socketPath }: AgentAddress): { host: string; port: number } {
   if (socketPath !== undefined) return { host: '127.0.0.1', port: DEFAULTS.agentDnsPort }
   const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
   return { host: name, port: DEFAULTS.agentDnsPort }
 }
 
-/** Consul's own bounds: it would shorten a longer wait without saying so. */
+/** The limits of Consul, which shortens a longer wait without an error. */
 const MIN_WAIT_MS = 1_000
 const MAX_WAIT_MS = 600_000
 
@@ -118,7 +118,7 @@ function expectAuth(option: string, value: unknown): { username: string; passwor
   return { username, password }
 }
 
-/** The settings that have a value: an undefined one must not hide the environment's. */
+/** Returns the defined values: an undefined option must not override the environment. */
 function given(settings: object = {}): object {
   return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined))
 }
@@ -146,7 +146,7 @@ function expectTls(settings: object): AgentTlsOptions {
 
 function expectCertificates(option: string, value: unknown): readonly string[] {
   const pems: readonly unknown[] = Array.isArray(value) ? value : [value]
-  // An empty list would mean the system's roots.
+  // With an empty list, Node.js would trust the public web PKI.
   if (pems.length === 0) throw new OptionError(option, 'a PEM certificate', 'an empty list')
   return pems.map((pem) => {
     const text = expectString(option, pem)
@@ -168,7 +168,7 @@ function expectPair(cert: string, key: string): void {
   }
 }
 
-/** Runs a parser over key material; what fails is described without showing the material. */
+/** Runs a parser on key material. The error does not contain the material. */
 function parsePem<T>(option: string, expected: string, parse: () => T): T {
   try {
     return parse()
@@ -177,7 +177,7 @@ function parsePem<T>(option: string, expected: string, parse: () => T): T {
   }
 }
 
-/** Whether two services can share one client: everything that decides what the agent sees is equal. */
+/** Returns a key that is equal for equal settings: services with the same key share a client. */
 export function settingsKey(settings: AgentSettings): string {
   return JSON.stringify(settings, (_key, value: unknown) => (value === undefined ? null : value))
 }

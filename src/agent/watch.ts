@@ -9,7 +9,7 @@ import { DEFAULTS } from '../base/validate.js'
 import type { AgentRequest, AgentResponse } from './client.js'
 import type { BlockingSlots } from './blocking-slots.js'
 
-/** What makes a read a blocking one. Without index and hash it answers at once. */
+/** The parameters of a blocking query. Without `index` and `hash`, the agent answers at once. */
 export interface BlockingQuery {
   readonly index?: number | undefined
   readonly hash?: string | undefined
@@ -18,7 +18,7 @@ export interface BlockingQuery {
   readonly timeoutMs?: number | undefined
 }
 
-/** The parts of a request that carry a blocking query. */
+/** Converts a blocking query to the options of a request. */
 export function blocking(query: BlockingQuery): Pick<AgentRequest, 'query' | 'signal' | 'timeoutMs'> {
   const { index, hash, waitMs, signal, timeoutMs } = query
   const blocks = index !== undefined || hash !== undefined
@@ -30,18 +30,18 @@ export function blocking(query: BlockingQuery): Pick<AgentRequest, 'query' | 'si
 }
 
 export interface WatchOptions<T> {
-  /** For logs. */
+  /** The name in logs. */
   readonly name: string
   readonly fetch: (query: BlockingQuery) => Promise<AgentResponse<T>>
-  /** Called with the first value and with every value that differs from the last. May throw to refuse the value. */
+  /** Called with the first value and with each value that differs from the last one. Throws to reject a value. */
   readonly onValue: (value: T) => void | Promise<void>
-  /** Called after every read that succeeded, whether or not it brought a new value. */
+  /** Called after each successful read, also without a new value. */
   readonly onRead?: () => void
-  /** Called with every failure, a refused value included, and when it will be tried again. */
+  /** Called with each failure, including rejected values, and the time until the next read. */
   readonly onError: (error: Error, retryInMs: number) => void
   /**
-   * Whether a value that came from a blocking read must be confirmed by a plain one before it is used. Agents have
-   * answered blocking reads with an empty list where the plain read says 403, or lists an instance.
+   * Whether a value of a blocking read must be confirmed by a plain read. Agents have answered blocking reads with an
+   * empty list where the plain read returned 403 or listed an instance.
    * @default never
    */
   readonly isDoubtful?: (value: T) => boolean
@@ -50,36 +50,36 @@ export interface WatchOptions<T> {
   readonly random: () => number
   /** How long the agent may hold a query, in milliseconds. @default 300000 */
   readonly waitMs?: number
-  /** How often it reads at most while the index churns. @default 10 */
+  /** Upper bound on the reads per second while the index changes constantly. @default 10 */
   readonly readsPerSecond?: number
-  /** A bound on how many of several watches block at a time; watches without a place poll. @default none */
+  /** Limits the blocking queries of several watches; watches without a slot poll. @default none */
   readonly slots?: BlockingSlots
   /** How long to wait between two reads while polling, in milliseconds. @default 10000 */
   readonly pollMs?: () => number
 }
 
-/** The agent adds up to a sixteenth to the wait; the rest is for the network. */
+/** The agent adds up to 1/16 to the wait; this margin is for the network. */
 export const WAIT_MARGIN_MS = 10_000
 /** The pause between two reads of an endpoint that cannot block. */
 const POLL_MS = 10_000
-/** A churning index costs at most a burst, then as many reads a second as the watch allows. */
+/** The number of reads that may follow each other at once, before the limit per second applies. */
 const BURST = 20
 const READS_PER_SECOND = 10
 
-/** A pause lasts at least this long, however often `hurry` is called. */
+/** The minimum pause between reads, however often `hurry` is called. */
 const SHORTEST_PAUSE_MS = 1_000
 
-/** The wait of the read that follows a refused value. */
+/** The wait of the read after a rejected value. */
 const SHORT_WAIT_MS = 2_000
-/** A blocking read that ends sooner than this has failed (see `#isCut`), and no read waits for less. */
+/** A blocking read that ends sooner has failed (see `#isCut`). Also the shortest wait. */
 const SHORTEST_WAIT_MS = 1_000
-/** By how much the wait shrinks when something between us and the agent has a shorter bound. */
+/** Factor by which the wait is reduced when a proxy in front of the agent has a shorter timeout. */
 const CUT_FACTOR = 0.8
-/** What a proxy answers when the agent holds a request for longer than the proxy allows. */
+/** Statuses of a proxy whose timeout is shorter than the wait. */
 const PROXY_TIMEOUTS: ReadonlySet<number | undefined> = new Set([408, 504, 524])
 
 const BACKOFF: Backoff = { firstMs: 100, longestMs: 10_000 }
-/** Rights rarely appear within seconds, and certificate signing must not be hammered. */
+/** Permissions rarely change within seconds, and certificate signing is expensive. */
 const SLOW_BACKOFF: Backoff = { firstMs: 2_000, longestMs: 60_000 }
 const SLOW_CODES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'ERR_CONNECT_AGENT_FORBIDDEN',
@@ -88,13 +88,13 @@ const SLOW_CODES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
 ])
 
 /**
- * The one loop behind every watch of the agent: blocking queries by index or by content hash, until closed. The rules
- * are those of Consul's documentation of blocking queries, and of what agents were seen to do otherwise.
+ * Watches an endpoint of the agent by blocking queries, by index or content hash, until closed. It follows Consul's
+ * documentation of blocking queries and handles the known deviations of agents.
  */
 export class Watch<T> {
   readonly #options: WatchOptions<T>
   readonly #reads: TokenBucket
-  // A turn is one read and the pause after it; aborting it starts the next one.
+  /** Aborting a turn, which is a read and the pause after it, starts the next one. */
   #turn = new AbortController()
   #phase: 'reading' | 'blocking' | 'pausing' = 'reading'
   #pausedAt = 0
@@ -102,7 +102,7 @@ export class Watch<T> {
   #last: { value: T } | undefined
   #lastError: Error | undefined
   #waitMs: number
-  /** Blocking reads in a row that something ended before their time. */
+  /** The number of consecutive blocking reads that ended early. */
   #cuts = 0
 
   constructor(options: WatchOptions<T>) {
@@ -120,17 +120,17 @@ export class Watch<T> {
     return this.#lastError
   }
 
-  /** Reads at once, without an index, whether a read or a pause is under way. */
+  /** Aborts the current read or pause, and reads without an index. */
   restart(): void {
     this.#turn.abort()
   }
 
-  /** Reads at once, unless a read is under way that began without an index: its answer is as new. */
+  /** Reads without an index, unless such a read is pending. */
   refresh(): void {
     if (this.#phase !== 'reading') this.#turn.abort()
   }
 
-  /** Ends a pause that has lasted a while. Returns whether a read is under way now, or about to begin. */
+  /** Ends a pause that has lasted for its minimum. @returns whether a read is pending or about to begin */
   hurry(): boolean {
     if (this.#phase !== 'pausing') return true
     if (this.#options.clock.now() - this.#pausedAt < SHORTEST_PAUSE_MS) return false
@@ -162,7 +162,7 @@ export class Watch<T> {
         if (!isAborted(signal)) {
           position = nextPosition(position, response)
           failure = await this.#offer(response.value)
-          // The agent renews what it has cached when it is asked with the index of the refused value.
+          // A read with the index of the rejected value makes the agent renew its cached copy.
           if (failure !== undefined) position = { ...position, waitMs: SHORT_WAIT_MS }
         }
       } catch (thrown) {
@@ -191,9 +191,9 @@ export class Watch<T> {
   }
 
   /**
-   * Whether a blocking read was only ended early: by a proxy before the agent, or by the agent's own HTTP server (1.22
-   * before February 2026 closed every connection after 30 s). Nothing is wrong then, as long as the agent had been
-   * allowed to hold the read for longer. The next read asks for a shorter wait.
+   * Whether a failed blocking read only ended early: by a proxy in front of the agent, or by the HTTP server of the
+   * agent (1.22 before February 2026 closed every connection after 30 s). This is no outage. The next reads use a
+   * shorter wait.
    */
   #isCut(error: Error, position: Position, lastedMs: number): boolean {
     if (!isBlocking(position) || lastedMs < SHORTEST_WAIT_MS || lastedMs >= this.#waitMs) return false
@@ -201,7 +201,7 @@ export class Watch<T> {
     const byProxy = PROXY_TIMEOUTS.has(error.status)
     if (!byProxy && error.code !== 'ERR_CONNECT_AGENT_UNREACHABLE') return false
     this.#cuts += 1
-    // An agent that stops closes its connections as well: only when it happens again is it a bound.
+    // A stopping agent closes its connections as well: only a second early end indicates a timeout.
     if (byProxy || this.#cuts > 1)
       this.#waitMs = Math.max(SHORTEST_WAIT_MS, Math.floor(lastedMs * CUT_FACTOR))
     log.watch('%s: ended after %d ms, waits %d ms from now on', this.#options.name, lastedMs, this.#waitMs)
@@ -216,7 +216,7 @@ export class Watch<T> {
     this.#phase = 'reading'
   }
 
-  /** Reports a failure; returns how long to wait before the next try, in milliseconds. */
+  /** Reports a failure. @returns the pause before the next read, in milliseconds */
   #report(error: Error, failures: number): number {
     const { name, random, onError } = this.#options
     const delayMs = Math.round(pauseAfter(error, failures) * jitter(random))
@@ -248,7 +248,7 @@ export class Watch<T> {
         hash: position.from === 'hash' ? position.hash : undefined,
         waitMs,
         signal,
-        // Without a bound an agent that has died would hang the watch. Other reads have the client's own bound.
+        // An agent that died must not hang the watch. Other reads have the timeout of the client.
         timeoutMs: blocks && position.isPrompt !== true ? (waitMs * 17) / 16 + WAIT_MARGIN_MS : undefined,
       })
     } finally {
@@ -256,7 +256,7 @@ export class Watch<T> {
     }
   }
 
-  /** Returns why the value was refused. The index may move with nothing new, so that the content decides. */
+  /** Passes on a value that has changed; the index may change without it. @returns why the value was rejected */
   async #offer(value: T): Promise<Error | undefined> {
     if (this.#last !== undefined && isDeepStrictEqual(this.#last.value, value)) return undefined
     try {
@@ -269,15 +269,17 @@ export class Watch<T> {
   }
 }
 
-/** Where a read starts: without an index, after an index or a hash, or after a pause when the endpoint cannot block. */
+/**
+ * Where the next read starts: without an index, after an index or hash, or after a pause if the endpoint cannot block.
+ */
 export type Position = (
   | { readonly from: 'start' | 'poll' }
   | { readonly from: 'index'; readonly index: number }
   | { readonly from: 'hash'; readonly hash: string }
 ) & {
-  /** A shorter wait than the watch's own. */
+  /** A shorter wait than that of the watch, in milliseconds. */
   readonly waitMs?: number
-  /** Whether an answer is expected at once, although the read has an index. */
+  /** Whether the agent answers at once although the read has an index. */
   readonly isPrompt?: boolean
 }
 
@@ -294,16 +296,16 @@ export function nextPosition(
   const { hash } = response
   if (hash !== undefined) return { from: 'hash', hash }
   if (response.index === undefined) return { from: 'poll' }
-  // Agents have sent 0, and a read at 0 would never block.
+  // Agents have sent index 0, with which a read never blocks.
   const index = Math.max(1, response.index)
-  // A restored snapshot or a new leader: the old index has no meaning.
+  // The index went backwards: a snapshot was restored, or there is a new leader.
   if (before.from === 'index' && index < before.index) return START
   return { from: 'index', index }
 }
 
 /**
- * Where to start after a failure. Consul 1.9 to 1.12 held a plain read for as long as a blocking read of the same
- * certificate was open, such as that of this program's former process; the lowest index was answered at once (#13302).
+ * Returns the start of the read after a failure. Consul 1.9 to 1.12 held a plain read while another process had a
+ * blocking read of the same certificate; a read with the lowest index was answered at once (Consul issue 13302).
  */
 function positionAfter(error: Error, position: Position): Position {
   const hasHung = error instanceof AgentError && error.code === 'ERR_CONNECT_AGENT_TIMEOUT'
@@ -316,7 +318,7 @@ function pauseAfter(error: Error, failures: number): number {
   return backoffMs(isSlow ? SLOW_BACKOFF : BACKOFF, failures)
 }
 
-/** From 0.5 to 1: agents that fail together must not be asked again together. */
+/** From 0.5 to 1, so that clients do not retry in lockstep. */
 function jitter(random: () => number): number {
   return 0.5 + random() / 2
 }

@@ -1,41 +1,42 @@
 import { BoundedMap } from '../base/bounded-map.js'
 import { askAuthorize } from '../agent/endpoints/authorize.js'
-import { type AgentClient, isNoAnswer } from '../agent/client.js'
+import type { AgentClient } from '../agent/client.js'
+import { isNoAnswer } from '../agent/agent-errors.js'
 import type { Clock } from '../base/clock.js'
 import { AgentError } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 import { log } from '../base/log.js'
 import type { Decision } from './authorizer.js'
 
-/** How long an answer is kept; connections that stay open on it are asked about again as often. */
-const KEPT_MS = 60_000
-const MOST_KEPT = 10_000
-/** An agent answers from a copy of its own, which may be behind ours by a moment. */
+/** How long a decision is cached. Open connections are authorized again at this interval. */
+const CACHE_MS = 60_000
+const MAX_CACHED = 10_000
+/** How far the cached intentions of the agent may be behind ours. */
 const SETTLED_MS = 1_000
 
 export interface AgentAuthorizationOptions {
   readonly agent: AgentClient
   readonly service: string
-  /** How long what the agent has said serves while it cannot be asked. */
+  /** How long a decision stays in use while the agent does not answer, in milliseconds. */
   readonly staleMs: number
   readonly clock: Clock
-  /** Called when what was said may be so no more: whoever relies on it should ask again. */
+  /** Called when decisions may have changed and should be requested again. */
   readonly onDoubt: () => void
 }
 
 interface Answer {
   readonly decision: Decision
-  /** When it was asked for, or when the agent could refresh its own copy for the last time. */
+  /** When the decision was requested, or when the agent last refreshed its cached intentions. */
   readonly trueAt: number
   isFresh: boolean
 }
 
-/** What the agent says of peers where we cannot decide ourselves: of each identity, as it was said last. */
+/** Decisions by the agent, for peers that this process cannot decide on. Cached by SPIFFE ID. */
 export class AgentAuthorization {
   readonly #options: AgentAuthorizationOptions
   readonly #closed = new AbortController()
-  // By SPIFFE ID; the one that was asked for last comes last.
-  readonly #answers = new BoundedMap<string, Answer>(MOST_KEPT)
+  /** By SPIFFE ID, the latest last. */
+  readonly #answers = new BoundedMap<string, Answer>(MAX_CACHED)
   #asking = new Map<string, Promise<Decision>>()
   #epoch = 0
   #changedAt = -Infinity
@@ -47,40 +48,40 @@ export class AgentAuthorization {
   }
 
   /**
-   * The agent's word on a peer, asked for now. While the agent is away, what it said of that identity last.
+   * Requests a decision. While the agent does not answer, returns the last one for this identity.
    * @throws AgentError
    */
-  async asked(peer: Peer): Promise<Decision> {
-    // Its copy may be one that the token may not refresh.
+  async query(peer: Peer): Promise<Decision> {
+    // The token may lack the permission to refresh the cached intentions of the agent.
     return this.#ask(peer, { servesMs: this.#options.staleMs, maxAgeMs: 0 })
   }
 
   /**
-   * The same, and kept for a minute, or until it expires.
+   * Requests a decision, or returns the cached one of the last minute.
    * @throws AgentError
    */
-  async kept(peer: Peer): Promise<Decision> {
+  async queryCached(peer: Peer): Promise<Decision> {
     const { staleMs } = this.#options
     const { spiffeId } = peer
     const answer = this.#answers.get(spiffeId)
-    if (answer?.isFresh === true && this.#age(answer) < KEPT_MS) return answer.decision
+    if (answer?.isFresh === true && this.#age(answer) < CACHE_MS) return answer.decision
     const asking =
       this.#asking.get(spiffeId) ??
-      this.#ask(peer, { servesMs: staleMs > 0 ? KEPT_MS + staleMs : 0, maxAgeMs: staleMs }).finally(() => {
+      this.#ask(peer, { servesMs: staleMs > 0 ? CACHE_MS + staleMs : 0, maxAgeMs: staleMs }).finally(() => {
         if (this.#asking.get(spiffeId) === asking) this.#asking.delete(spiffeId)
       })
     this.#asking.set(spiffeId, asking)
     return asking
   }
 
-  /** Whatever was said is asked for again, and serves only while the agent is away. */
+  /** Makes all decisions be requested again; the old ones are only used while the agent does not answer. */
   expire(): void {
     this.#epoch += 1
     this.#asking = new Map()
     for (const answer of this.#answers.values()) answer.isFresh = false
   }
 
-  /** The intentions have changed: the agent's copy may still be that of before. */
+  /** The intentions have changed; the cached intentions of the agent may still be the old ones. */
   onChange(): void {
     const { clock, onDoubt } = this.#options
     this.expire()
@@ -89,15 +90,15 @@ export class AgentAuthorization {
     this.#cancelSettling = clock.after(SETTLED_MS, () => {
       const doubtful = [...this.#answers].filter(([, { trueAt }]) => trueAt >= this.#changedAt)
       for (const [spiffeId] of doubtful) this.#answers.delete(spiffeId)
-      // Not even what is being asked for now is sure to be new.
+      // Pending requests may be answered by the old intentions.
       const isAsking = this.#asking.size > 0
       this.expire()
       if (doubtful.length > 0 || isAsking) onDoubt()
     })
   }
 
-  /** Whatever was said counts no more. */
-  forget(): void {
+  /** Removes all decisions. */
+  clear(): void {
     this.expire()
     this.#answers.clear()
   }
@@ -106,7 +107,7 @@ export class AgentAuthorization {
     this.#closed.abort()
     this.#cancelSettling()
     this.#cancelRecheck?.()
-    this.forget()
+    this.clear()
   }
 
   async #ask(
@@ -130,7 +131,7 @@ export class AgentAuthorization {
     } catch (error) {
       const last = this.#answers.get(spiffeId)
       if (!isNoAnswer(error) || last === undefined || this.#age(last) >= servesMs) throw error
-      log.authorize('%s: of %s the agent’s last word serves', service, spiffeId)
+      log.authorize('%s: using the last decision of the agent for %s', service, spiffeId)
       return last.decision
     }
   }
@@ -142,11 +143,11 @@ export class AgentAuthorization {
 
   #armRecheck(): void {
     const { clock, staleMs, onDoubt } = this.#options
-    this.#cancelRecheck ??= clock.after(KEPT_MS, () => {
+    this.#cancelRecheck ??= clock.after(CACHE_MS, () => {
       this.#cancelRecheck = undefined
       for (const [spiffeId, answer] of this.#answers) {
-        // Nobody has asked for it since.
-        if (this.#age(answer) >= 2 * KEPT_MS + staleMs) this.#answers.delete(spiffeId)
+        // Not used since.
+        if (this.#age(answer) >= 2 * CACHE_MS + staleMs) this.#answers.delete(spiffeId)
       }
       if (this.#answers.size === 0) return
       this.#armRecheck()
@@ -154,16 +155,16 @@ export class AgentAuthorization {
     })
   }
 
-  /** An answer of the future comes from a clock that was set back: it counts as old. */
+  /** A decision in the future comes from a clock that was set back, and counts as old. */
   #age({ trueAt }: Answer): number {
     const age = this.#options.clock.now() - trueAt
     return age < 0 ? Infinity : age
   }
 }
 
-/** An agent goes on answering from its copy when its servers are away, or the token may not read intentions any more. */
+/** An agent answers from its cache when its servers do not answer, or when the token can no longer read intentions. */
 function outOfDate({ address }: AgentClient, ageMs: number): AgentError {
   const request = 'POST /v1/agent/connect/authorize'
-  const message = `${request}: the agent at ${address} answered from a copy that it has not been able to refresh for ${ageMs / 1_000} s`
+  const message = `${request}: the agent at ${address} answered from its cache, which it could not refresh for ${ageMs / 1_000} s`
   return new AgentError('ERR_CONNECT_AGENT_STALE', message, { address, request, status: 200 })
 }

@@ -2,39 +2,40 @@ import { type Bounds, withDeadline } from '../base/deadline.js'
 import { ConnectError, TimeoutError, withCause } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 
-/** What an authorizer is asked. */
+/** The request to an authorizer. */
 export interface AuthorizeRequest {
-  /** Who wants in. Its identity has been proved. */
+  /** The verified peer. */
   readonly peer: Peer
-  /** The name of the service that is being connected to. */
+  /** The name of the destination service. */
   readonly service: string
-  /** Aborted when the answer is no longer wanted. */
+  /** Aborted when the decision is no longer needed. */
   readonly signal: AbortSignal
-  /** What the mesh's intentions say of this peer and this service. */
+  /** Decides by the intentions of the mesh. */
   readonly intentions: () => Decision | Promise<Decision>
 }
 
+/** The decision of an authorizer. */
 export interface Decision {
   readonly authorized: boolean
-  /** Why, for people. */
+  /** The reason, for people. */
   readonly reason: string
-  /** On what ground, for figures. @default authorizer */
+  /** The basis of the decision, for metrics. @default authorizer */
   readonly basis?: DecisionBasis
 }
 
 /**
- * On what ground a decision stands.
+ * The basis of a decision.
  *
- * - `intention`: one that speaks of the peer, exactly or by a wildcard
- * - `permissions`: one that decides by HTTP request; connections are denied
- * - `default`: no intention speaks of the peer; the agent's word on what holds then
- * - `agent`: the agent's word, since its token may not read the intentions
- * - `stale`: the agent has been away for longer than `staleIntentionsMs`
- * - `authorizer`: a function of the application's
- * - `late`: no decision came in time
- * - `failed`: no decision could be made
- * - `expired`: the peer's certificate has expired, and the listener's `maxPeerAge` is set
- * - `roots`: the CA root of the peer's certificate has been withdrawn
+ * - `intention`: an intention for the peer, exact or by a wildcard
+ * - `permissions`: an intention with L7 permissions, which denies connections
+ * - `default`: no intention applies; the agent decided by the default policy
+ * - `agent`: the agent decided, because the token cannot read intentions
+ * - `stale`: the agent has not answered for `staleIntentionsMs`
+ * - `authorizer`: a function of the application
+ * - `late`: the decision timed out
+ * - `failed`: the decision failed
+ * - `expired`: the certificate of the peer has expired, with `maxPeerAge` set
+ * - `roots`: the CA root of the peer has been withdrawn
  */
 export type DecisionBasis =
   | 'intention'
@@ -62,18 +63,18 @@ const BASES: ReadonlySet<unknown> = new Set<DecisionBasis>([
 ])
 
 /**
- * Decides whether a peer may connect: when it does, and again whenever the intentions change. A throw, a rejection, a
- * late answer, or an answer of another shape denies.
+ * Decides whether a peer may connect. Called for each connection, and again when intentions change. An exception, a
+ * timeout, or an invalid result denies.
  */
 export type Authorizer = (request: AuthorizeRequest) => Decision | Promise<Decision>
 
-/** A decision of which everything is known. */
+/** A complete decision. */
 export interface Outcome extends Required<Decision> {
-  /** What kept it from being made. */
+  /** Why the decision failed. */
   readonly cause?: unknown
 }
 
-/** A peer proved its identity and was not let in. */
+/** A verified peer was denied. */
 export class DeniedError extends ConnectError {
   static override readonly brand: string = 'DeniedError'
   readonly peer: Peer
@@ -82,22 +83,22 @@ export class DeniedError extends ConnectError {
 
   constructor(peer: Peer, service: string, decision: Required<Decision>, options?: { cause?: unknown }) {
     const { reason, basis } = decision
-    super('ERR_CONNECT_DENIED', `${peer.service} may not connect to ${service}: ${reason}`, options)
+    super('ERR_CONNECT_DENIED', `${peer.service} to ${service}: connection denied; ${reason}`, options)
     this.peer = peer
     this.reason = reason
     this.basis = basis
   }
 }
 
-/** An open connection was ended because its peer may not be connected any more. */
+/** An open connection was closed because its peer is no longer authorized or trusted. */
 export class RevokedError extends ConnectError {
   static override readonly brand: string = 'RevokedError'
   readonly peer: Peer
   readonly reason: string
   readonly basis: DecisionBasis
-  /** `inbound`: the peer had connected to us; `outbound`: we had dialed it. */
+  /** `inbound`: the peer had connected to this service; `outbound`: this service had dialed the peer. */
   readonly side: 'inbound' | 'outbound'
-  /** How long the connection had been open, in milliseconds. */
+  /** The age of the connection, in milliseconds. */
   readonly ageMs: number
 
   constructor(
@@ -117,7 +118,7 @@ export class RevokedError extends ConnectError {
   }
 }
 
-/** Runs an authorizer within bounds, so that whatever goes wrong is a denial with a reason. */
+/** Runs an authorizer within bounds. Errors and timeouts deny, with a reason. */
 export async function runAuthorizer(
   authorizer: Authorizer,
   request: Omit<AuthorizeRequest, 'signal' | 'intentions'>,
@@ -125,22 +126,22 @@ export async function runAuthorizer(
   bounds: Bounds,
 ): Promise<Outcome> {
   try {
-    const decision = await withDeadline('the decision', bounds, async (signal) =>
+    const decision = await withDeadline('decision', bounds, async (signal) =>
       authorizer({ ...request, signal, intentions: () => intentions(signal) }),
     )
     const { authorized, reason, basis } = expectDecision(decision)
-    // ServiceStats are counted by it: a text of anybody's making is none.
+    // Metrics are labeled by it: ignore unknown values.
     return { authorized, reason, basis: basis !== undefined && BASES.has(basis) ? basis : 'authorizer' }
   } catch (cause) {
     const basis = cause instanceof TimeoutError ? 'late' : 'failed'
-    return { authorized: false, reason: `no decision could be made${withCause(cause)}`, basis, cause }
+    return { authorized: false, reason: `authorizer failed${withCause(cause)}`, basis, cause }
   }
 }
 
-/** An authorizer's answer, whatever its type says: a function may have been written without types. */
+/** Validates the result of an authorizer: callers may not use TypeScript. */
 export function expectDecision(value: unknown): Decision {
   if (isDecision(value)) return value
-  throw new Error('the authorizer gave no decision of the form { authorized, reason }')
+  throw new Error('expected { authorized, reason } from the authorizer')
 }
 
 function isDecision(value: unknown): value is Decision {

@@ -4,7 +4,7 @@ import { isTrustDomain } from '../identity/spiffe.js'
 import { describe, expectFunction, expectKeys, expectName, expectObject, optional } from '../base/validate.js'
 import { type AuthorizeRequest, type Authorizer, type Decision, expectDecision } from './authorizer.js'
 
-/** A service that may connect. */
+/** A service that is authorized. */
 export interface AllowedService {
   readonly service: string
   /** @default default */
@@ -16,7 +16,7 @@ export interface AllowedService {
 }
 
 /**
- * The mesh's intentions decide. This is what a service does where nothing else is said.
+ * Authorizes by the intentions of the mesh. The default of a service.
  * @example
  * ```ts
  * connect.service('api', { authorize: connect.authorizeIntentions }).destroy()
@@ -25,16 +25,19 @@ export interface AllowedService {
 export const authorizeIntentions: Authorizer = ({ intentions }) => intentions()
 
 /**
- * Everybody in the mesh may connect, whatever the intentions say.
+ * Authorizes every service of the mesh, independent of intentions.
  * @example
  * ```ts
  * connect.service('api', { authorize: connect.authorizeAny }).destroy()
  * ```
  */
-export const authorizeAny: Authorizer = () => ({ authorized: true, reason: 'every member of the mesh may' })
+export const authorizeAny: Authorizer = () => ({
+  authorized: true,
+  reason: 'all services of the mesh are authorized',
+})
 
 /**
- * One service may connect, whatever the intentions say.
+ * Authorizes one service, independent of intentions.
  * @throws OptionError
  * @example
  * ```ts
@@ -46,11 +49,12 @@ export function authorizeService(allowed: string | AllowedService): Authorizer {
 }
 
 /**
- * Each of these services may connect, whatever the intentions say.
+ * Authorizes a list of services, independent of intentions.
  * @throws OptionError
  * @example
  * ```ts
- * connect.service('api', { authorize: connect.authorizeOneOf(['web', { service: 'jobs', datacenter: 'dc2' }]) }).destroy()
+ * connect.service('api', { authorize: connect.authorizeOneOf(['web', { service: 'jobs', datacenter: 'dc2' }])
+ * }).destroy()
  * ```
  */
 export function authorizeOneOf(allowed: readonly (string | AllowedService)[]): Authorizer {
@@ -58,13 +62,13 @@ export function authorizeOneOf(allowed: readonly (string | AllowedService)[]): A
   const names = services.map(({ service }) => service).join(', ')
   return ({ peer }) => {
     const authorized = services.some((each) => isService(peer, each))
-    const reason = authorized ? `${peer.service} is one of ${names}` : `only ${names} may`
+    const reason = authorized ? `${peer.service} is one of ${names}` : `only ${names} may connect`
     return { authorized, reason }
   }
 }
 
 /**
- * Members of this trust domain may connect, whatever the intentions say.
+ * Authorizes all services of a trust domain, independent of intentions.
  * @throws OptionError
  * @example
  * ```ts
@@ -76,12 +80,12 @@ export function authorizeTrustDomain(trustDomain: string): Authorizer {
     throw new OptionError('trustDomain', 'a trust domain, such as 1f0a….consul', describe(trustDomain))
   return ({ peer }) => {
     const authorized = peer.trustDomain === trustDomain
-    return { authorized, reason: `the peer is ${authorized ? '' : 'not '}of the trust domain ${trustDomain}` }
+    return { authorized, reason: `the peer is ${authorized ? '' : 'not '}in the trust domain ${trustDomain}` }
   }
 }
 
 /**
- * Whoever passes all of them may connect. They are asked in their order, until one denies.
+ * Authorizes a peer that all authorizers accept. They are called in order until one denies.
  * @throws OptionError
  * @example
  * ```ts
@@ -93,7 +97,7 @@ export function allOf(...authorizers: readonly Authorizer[]): Authorizer {
   expectAuthorizers(authorizers)
   return async (request) => {
     const reasons: string[] = []
-    let last: Decision = { authorized: false, reason: 'nobody was asked' }
+    let last: Decision = { authorized: false, reason: 'no authorizer' }
     for (const authorizer of authorizers) {
       last = expectDecision(await authorizer(request))
       if (!last.authorized) return last
@@ -104,8 +108,8 @@ export function allOf(...authorizers: readonly Authorizer[]): Authorizer {
 }
 
 /**
- * Whoever passes one of them may connect. They are asked in their order, until one allows; one that fails allows
- * nobody, and the others are asked all the same.
+ * Authorizes a peer that one of the authorizers accepts. They are called in order until one allows. An authorizer that
+ * fails denies, and the next one is called.
  * @throws OptionError
  * @example
  * ```ts
@@ -130,7 +134,7 @@ async function attempt(authorizer: Authorizer, request: AuthorizeRequest): Promi
   try {
     return expectDecision(await authorizer(request))
   } catch (cause) {
-    return { authorized: false, reason: `no decision could be made${withCause(cause)}`, basis: 'failed' }
+    return { authorized: false, reason: `authorizer failed${withCause(cause)}`, basis: 'failed' }
   }
 }
 
@@ -168,9 +172,13 @@ function expectAuthorizers(authorizers: readonly unknown[]): void {
   for (const [i, each] of authorizers.entries()) expectFunction(`authorizers[${i}]`, each)
 }
 
-/** One at least: nothing to ask would allow everybody, or nobody, and neither is meant. */
+/** Rejects an empty list, whose meaning is ambiguous. */
 function expectList<T>(option: string, value: readonly T[]): readonly T[] {
   const length = Array.isArray(value) ? value.length : undefined
   if (length !== undefined && length > 0) return value
-  throw new OptionError(option, 'one at least', length === 0 ? 'none' : describe(value))
+  throw new OptionError(
+    option,
+    'a list with at least one item',
+    length === 0 ? 'an empty list' : describe(value),
+  )
 }

@@ -11,67 +11,67 @@ import { AgentAuthorization } from './agent-authorization.js'
 import type { Decision } from './authorizer.js'
 import { IntentionTable } from './intention-table.js'
 
-/** How long the agent may hold a query: one that hangs must be noticed before long. */
+/** How long the agent may hold a query. Short, so that an agent that hangs is noticed. */
 const WAIT_MS = 30_000
-/** However much changes in the mesh, a denial waits no longer than 40 ms to be read. */
+/** Upper bound on reads, so that a new deny intention is read within 40 ms even if the mesh changes constantly. */
 const READS_PER_SECOND = 25
 
-/** Since when the intentions are those of before. */
+/** The state of intentions that cannot be read. */
 export interface Staleness {
-  /** When they were known to be true for the last time. */
+  /** When they were last known to be current. */
   readonly since: Date
-  /** From when on everybody is denied. */
+  /** When all peers are denied. */
   readonly deniesAt: Date
   /** Why they cannot be read. */
   readonly cause: Error
 }
 
 interface IntentionsEvents {
-  /** Decisions may be others from now on. */
+  /** Decisions may have changed. */
   changed: []
-  /** The agent is away; the last known intentions serve. */
+  /** The agent does not answer; the last known intentions stay in use. */
   stale: [staleness: Staleness]
-  /** The agent is back. */
+  /** The agent answers again. */
   fresh: []
-  /** The intentions could not be read; it will be tried again. */
+  /** The intentions could not be read, which is retried. */
   failed: [error: Error]
 }
 
-export interface IntentionsOptions extends Time {
+export interface DestinationIntentionsOptions extends Time {
   readonly agent: AgentClient
   /** The destination. */
   readonly service: string
-  /** How long the last known intentions serve while the agent is away; 0 for not at all. */
+  /** How long the last known intentions stay in use while the agent does not answer, in milliseconds. */
   readonly staleMs: number
 }
 
-/** Who may connect to a service: decided in this process, from a watched copy of the mesh's intentions. */
+/** Decides who may connect to a service, by a watched copy of its intentions. */
 export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
-  readonly #options: IntentionsOptions
-  readonly #watched: CachedWatch<readonly Intention[]>
-  readonly #word: AgentAuthorization
-  #given: readonly Intention[] | undefined
+  readonly #options: DestinationIntentionsOptions
+  readonly #watch: CachedWatch<readonly Intention[]>
+  readonly #agentAuthorization: AgentAuthorization
+  #intentions: readonly Intention[] | undefined
   #table: IntentionTable | undefined
-  #mayRead = true
+  #canRead = true
   #readAt = 0
   #staleSince: number | undefined
   #hasExpired = false
-  /** Whether the last read was answered with 403, once. */
+  /** Whether the last read was the first 403. */
   #isDoubted = false
   #cancelExpiry: () => void = () => undefined
 
-  constructor(options: IntentionsOptions) {
+  constructor(options: DestinationIntentionsOptions) {
     super()
     this.#options = options
     const { agent, service, clock, random } = options
     const read = intentionsReader(agent, service)
-    this.#word = new AgentAuthorization({
+    this.#agentAuthorization = new AgentAuthorization({
       ...options,
       onDoubt: () => {
         this.emit('changed')
       },
     })
-    this.#watched = new CachedWatch({
+    this.#watch = new CachedWatch({
       name: `intentions for ${service}`,
       clock,
       random,
@@ -83,27 +83,27 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
         return read(query)
       },
     })
-    this.#watched.on('read', () => {
+    this.#watch.on('read', () => {
       this.#onRead()
     })
-    this.#watched.on('failed', (error) => {
+    this.#watch.on('failed', (error) => {
       this.#onFailed(error)
     })
   }
 
-  /** How many intentions are known; undefined while they may not, or cannot, be read. */
+  /** The number of intentions; undefined while they cannot be read. */
   get size(): number | undefined {
     return this.#table?.size
   }
 
-  /** Since when, in milliseconds since the epoch, the agent has been away; undefined while it is there. */
+  /** Since when the agent has not answered, in milliseconds since the Unix epoch; undefined while it answers. */
   get staleSince(): number | undefined {
     return this.#staleSince
   }
 
   /**
-   * Whether a peer may connect now.
-   * @throws AgentError, and the signal's reason, when no decision can be made
+   * Decides whether a peer may connect.
+   * @throws AgentError or the reason of the signal, if there is no decision
    */
   decide(peer: Peer, signal: AbortSignal): Decision | Promise<Decision> {
     if (this.#isExpired()) return { authorized: false, basis: 'stale', reason: this.#whyStale() }
@@ -112,55 +112,55 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
 
   close(): void {
     this.#cancelExpiry()
-    this.#watched.close()
-    this.#word.close()
+    this.#watch.close()
+    this.#agentAuthorization.close()
     this.removeAllListeners()
   }
 
   async #decideByAgent(peer: Peer, signal: AbortSignal): Promise<Decision> {
     const table = this.#table
-    if (table === undefined && this.#mayRead) {
-      await this.#watched.now(signal).catch((error: unknown) => {
+    if (table === undefined && this.#canRead) {
+      await this.#watch.now(signal).catch((error: unknown) => {
         if (!isForbidden(error)) throw error
-        this.#mayRead = false
+        this.#canRead = false
       })
       return this.decide(peer, signal)
     }
     const { authorized, reason } = await (table === undefined
-      ? this.#word.asked(peer)
-      : this.#word.kept(peer))
-    // An answer to what is no longer the question.
+      ? this.#agentAuthorization.query(peer)
+      : this.#agentAuthorization.queryCached(peer))
+    // The intentions changed during the request.
     if (table !== this.#table && !isAborted(signal)) return this.decide(peer, signal)
-    if (table === undefined) return { authorized, basis: 'agent', reason: `the agent says: ${reason}` }
+    if (table === undefined) return { authorized, basis: 'agent', reason: `decided by the agent: ${reason}` }
     return {
       authorized,
       basis: 'default',
-      reason: `none of ${table.size} intentions speaks of it; the agent says: ${reason}`,
+      reason: `none of ${table.size} intentions applies; decided by the agent: ${reason}`,
     }
   }
 
   #onRead(): void {
     this.#isDoubted = false
-    const given = this.#watched.value
+    const given = this.#watch.value
     const wasStale = this.#endStaleness()
-    const isFirst = this.#table === undefined && this.#mayRead
-    this.#mayRead = true
-    const isNew = given !== undefined && given !== this.#given
+    const isFirst = this.#table === undefined && this.#canRead
+    this.#canRead = true
+    const isNew = given !== undefined && given !== this.#intentions
     if (isNew) {
-      this.#given = given
+      this.#intentions = given
       this.#table = new IntentionTable(given)
       log.authorize('%s: %d intentions', this.#options.service, given.length)
     }
     if (!isNew && !wasStale) return
-    // With the first there is nothing that could have been said before it.
-    if (isNew && !isFirst) this.#word.onChange()
-    else this.#word.expire()
+    // Before the first read there are no decisions to reconsider.
+    if (isNew && !isFirst) this.#agentAuthorization.onChange()
+    else this.#agentAuthorization.expire()
     this.emit('changed')
   }
 
   #onFailed(error: Error): void {
     if (isForbidden(error)) {
-      // A server that restarts may refuse for a moment what it allows: the second 403 in a row is believed.
+      // A restarting server may reject permitted requests: only the second 403 in a row counts.
       if (this.#table === undefined || this.#isDoubted) {
         this.#forbid(error)
         return
@@ -171,12 +171,12 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
     if (this.#table === undefined || this.#staleSince !== undefined) return
     const { clock, staleMs } = this.#options
     const hung = error instanceof AgentError && error.code === 'ERR_CONNECT_AGENT_TIMEOUT'
-    // One that hangs may have been away since it was asked.
+    // An agent that hangs may have been unreachable since the request.
     const since = hung ? this.#readAt : clock.now()
     const leftMs = since + staleMs - clock.now()
     this.#staleSince = since
     this.#hasExpired = leftMs <= 0
-    log.authorize('%s: intentions may be out of date%s', this.#options.service, withCause(error))
+    log.authorize('%s: intentions may be outdated%s', this.#options.service, withCause(error))
     this.emit('stale', { since: new Date(since), deniesAt: new Date(since + staleMs), cause: error })
     const expire = (): void => {
       this.#hasExpired = true
@@ -186,7 +186,7 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
     else this.#cancelExpiry = clock.after(leftMs, expire)
   }
 
-  /** Whether they were stale. */
+  /** @returns whether the intentions were stale */
   #endStaleness(): boolean {
     if (this.#staleSince === undefined) return false
     this.#staleSince = undefined
@@ -196,17 +196,17 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
     return true
   }
 
-  /** What is known would not be seen to change any more: from now on the agent is asked. */
+  /** Changes can no longer be read: the agent decides from now on. */
   #forbid(cause: Error): void {
-    const hadRight = this.#mayRead
+    const couldRead = this.#canRead
     this.#endStaleness()
-    this.#mayRead = false
-    this.#given = undefined
+    this.#canRead = false
+    this.#intentions = undefined
     this.#table = undefined
-    if (!hadRight) return
-    this.#word.forget()
+    if (!couldRead) return
+    this.#agentAuthorization.clear()
     const { agent, service } = this.#options
-    const message = `the intentions for ${service} may not be read; the agent is asked about each connection, for which it may want the same right: give the token service ${JSON.stringify(service)} { policy = "write", intentions = "read" }`
+    const message = `intentions for ${service}: the token cannot read them; the agent is asked about each connection, which may need the same permission; give the token service ${JSON.stringify(service)} { policy = "write", intentions = "read" }`
     const { address } = agent
     const request = 'GET /v1/connect/intentions/match'
     const details = { address, request, status: 403, cause }
@@ -222,7 +222,7 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
 
   #whyStale(): string {
     const since = new Date(this.#staleSince ?? 0).toISOString()
-    return `the intentions have not been read since ${since}${withCause(this.#watched.lastError)}`
+    return `the intentions could not be read since ${since}${withCause(this.#watch.lastError)}`
   }
 }
 

@@ -2,19 +2,22 @@ import { type Channel, openChannel } from '../base/channel.js'
 import type { Peer } from '../identity/peer.js'
 import type { Decision, RevokedError } from './authorizer.js'
 
-/** What `consul-connect:decision` carries: what was decided of a peer that wants in. */
+/** Message of `consul-connect:decision`: the decision for an inbound connection. */
 export interface DecisionMessage extends Required<Decision> {
-  /** The service that is being connected to. */
+  /** The destination service. */
   readonly service: string
   readonly peer: Peer
   readonly durationMs: number
 }
 
-/** What `consul-connect:revocation` carries: a connection that was ended because its peer may not be connected any more. */
+/**
+ * Message of `consul-connect:revocation`: a connection that was closed because its peer is no longer authorized or
+ * trusted.
+ */
 export interface RevocationMessage {
   readonly service: string
   readonly peer: Peer
-  /** With the reason, its basis, the side, and the connection's age. */
+  /** Contains the reason, its basis, the side, and the age of the connection. */
   readonly error: RevokedError
 }
 

@@ -6,7 +6,7 @@ import type { IntentionRegistry, IntentionsLease } from './intention-registry.js
 import type { Staleness } from './destination-intentions.js'
 
 interface ServiceAuthorizerEvents {
-  /** Decisions may have become others. */
+  /** Decisions may have changed. */
   changed: []
   stale: [staleness: Staleness]
   fresh: []
@@ -20,7 +20,7 @@ export interface ServiceAuthorizerOptions {
   readonly staleMs: number
 }
 
-/** Who may connect to one service: its authorizer, and the intentions, which are watched once it has asked for them. */
+/** Decides who may connect to a service, by its authorizer. Intentions are watched from their first use. */
 export class ServiceAuthorizer extends EventEmitter<ServiceAuthorizerEvents> {
   readonly #options: ServiceAuthorizerOptions
   #lease: IntentionsLease | undefined
@@ -31,17 +31,17 @@ export class ServiceAuthorizer extends EventEmitter<ServiceAuthorizerEvents> {
     this.#options = options
   }
 
-  /** How many intentions are known; undefined while none are asked for, or they cannot be read. */
+  /** The number of intentions; undefined before their first use and while they cannot be read. */
   get intentions(): number | undefined {
     return this.#lease?.intentions.size
   }
 
-  /** Since when the agent has been away, in milliseconds since the epoch. */
+  /** Since when the agent has not answered, in milliseconds since the Unix epoch. */
   get staleSince(): number | undefined {
     return this.#lease?.intentions.staleSince
   }
 
-  /** Whether a peer may connect now. Whatever goes wrong is a denial with a reason. */
+  /** Decides whether a peer may connect. Errors deny, with a reason. */
   decide(peer: Peer, bounds: Bounds): Promise<Outcome> {
     const { authorizer, service } = this.#options
     const ask = (signal: AbortSignal): Decision | Promise<Decision> => this.#watched().decide(peer, signal)
@@ -70,7 +70,7 @@ export class ServiceAuthorizer extends EventEmitter<ServiceAuthorizerEvents> {
     return this.#lease.intentions
   }
 
-  // Properties and not methods, since others share the intentions and only ours are taken away.
+  // Properties, so that only the listeners of this object are removed from the shared intentions.
   readonly #onChanged = (): void => {
     this.emit('changed')
   }

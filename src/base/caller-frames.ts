@@ -1,12 +1,12 @@
-/** Errors that have been given frames already: several callers may wait for one error. */
+/** Errors with appended frames: several callers may wait for one error. */
 const traced = new WeakSet<Error>()
 
 /**
- * Runs an asynchronous call of the public surface, and appends the stack frames of the program that made it to the error
- * that it rejects with. Errors of timers and sockets hold no frame of the program otherwise.
+ * Runs an asynchronous public function, and appends the stack frames of its caller to the error. Errors of timers and
+ * sockets have no frame of the application otherwise.
  */
 export async function withCallerFrames<T>(call: () => Promise<T>): Promise<T> {
-  // Its stack is only formatted when it is read.
+  // The stack is only formatted when it is read.
   const caller: { stack?: string } = {}
   Error.captureStackTrace(caller, withCallerFrames)
   try {
@@ -19,7 +19,7 @@ export async function withCallerFrames<T>(call: () => Promise<T>): Promise<T> {
 
 function appendFrames(error: Error, callerStack: string | undefined): void {
   const frames = callerStack?.split('\n').slice(1) ?? []
-  // The second frame is the program's own; it is there already when the error was thrown in the same turn.
+  // The second frame is the application. An error that was thrown in the same turn contains it already.
   const own = frames[1]
   if (own === undefined || traced.has(error) || error.stack?.includes(own) === true) return
   traced.add(error)

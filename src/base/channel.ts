@@ -1,12 +1,12 @@
 import { channel } from 'node:diagnostics_channel'
 
-/** The part of a channel that is used here; typed, as Node's own types are not. */
+/** A typed channel of node:diagnostics_channel. */
 export interface Channel<T> {
   readonly hasSubscribers: boolean
   publish(message: T): void
 }
 
-/** A channel of node:diagnostics_channel; without a subscriber it costs next to nothing. */
+/** Opens a channel of node:diagnostics_channel, which costs almost nothing without a subscriber. */
 export function openChannel<T>(name: `consul-connect:${string}`): Channel<T> {
   return channel(name)
 }

@@ -1,12 +1,12 @@
-/** Where time comes from. Tests inject one that they turn by hand. */
+/** A source of time. Tests inject one that they advance themselves. */
 export interface Clock {
   /** Milliseconds since the Unix epoch. */
   now(): number
-  /** Calls `callback` once after `ms`; returns what cancels it. */
+  /** Calls `callback` once after `ms`. @returns a function that cancels it */
   after(ms: number, callback: () => void): () => void
 }
 
-/** In milliseconds, about 25 days. Node.js turns a longer delay into 1 ms. */
+/** The longest timer of Node.js, about 25 days; Node.js fires longer ones after 1 ms. */
 export const LONGEST_TIMER_MS: number = 2 ** 31 - 1
 
 export const systemClock: Clock = {
@@ -28,16 +28,16 @@ export const systemClock: Clock = {
   },
 }
 
-/** Where time and chance come from; tests inject their own. */
+/** The sources of time and randomness; tests inject their own. */
 export interface Time {
   readonly clock: Clock
-  /** From 0 to below 1. */
+  /** Returns a number from 0 to below 1. */
   readonly random: () => number
 }
 
 export const systemTime: Time = { clock: systemClock, random: Math.random }
 
-/** Resolves after `ms`, or at once when `signal` is aborted. Never rejects. */
+/** Resolves after `ms`, or when `signal` is aborted. Never rejects. */
 export function sleep(clock: Clock, ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     if (signal.aborted) {

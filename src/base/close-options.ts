@@ -1,8 +1,11 @@
 import { expectDurationOrNone, expectKeys, expectObject, optional } from './validate.js'
 
-/** Options of `close`: of a service, a listener or a forward. */
+/** Options of `close()` of a service, a listener, or a forward. */
 export interface CloseOptions {
-  /** How long to wait for open connections before they are cut, in milliseconds; 0 cuts them at once. @default the service's */
+  /**
+   * How long to wait for open connections before they are cut, in milliseconds; 0 cuts at once. @default that of the
+   * service
+   */
   readonly drainTimeoutMs?: number | undefined
 }
 

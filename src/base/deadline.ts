@@ -1,26 +1,26 @@
 import { type Clock, systemClock } from './clock.js'
 import { AbortError, ClosedError, TimeoutError, toError } from './errors.js'
 
-/** The bounds of one piece of work. */
+/** The bounds of an operation. */
 export interface Bounds {
-  /** Ends the work early; what was begun is cleaned up, and the promise rejects with an AbortError. */
+  /** Aborts the operation, which rejects with an AbortError. */
   readonly signal?: AbortSignal | undefined
-  /** Aborted when what the work belongs to is closed: the promise rejects with a ClosedError. */
+  /** Aborted when the owner of the operation is closed: rejects with a ClosedError. */
   readonly closed?: AbortSignal | undefined
   readonly timeoutMs: number
   readonly clock?: Clock
-  /** What the work is waiting out, for the error of an abort and of a deadline. */
+  /** The last transient error, for the message of an abort or timeout. */
   readonly lastError?: () => Error | undefined
 }
 
-/** What is done with a value that comes after the bounds were met, and that nobody will see. */
+/** Disposes of a value that arrives after the deadline. */
 export type Discard<T> = (value: T) => void
 
 /**
- * Runs `work` within bounds. It gets a signal of its own that is aborted when one of them is met, with the error
- * that the promise rejects with; should it ignore that, the promise settles all the same. Nothing stays behind: no
- * timer, no listener.
- * @throws AbortError, ClosedError, TimeoutError, and whatever `work` throws
+ * Runs an operation within bounds. Its signal is aborted when one of the bounds is reached, and the promise rejects
+ * even if the operation ignores the signal. Leaves no timer and no listener behind.
+ * @param what - the subject of error messages
+ * @throws AbortError, ClosedError, TimeoutError, and the errors of `work`
  */
 export function withDeadline<T>(
   what: string,
@@ -54,7 +54,7 @@ export function withDeadline<T>(
     }
     const forgetClosed = onceAborted(closed, onClosed)
     const forgetOuter = onceAborted(outer, onAbort)
-    // Inside a promise, so that work that throws at once fails like any other.
+    // Inside a promise, so that a synchronous exception rejects as well.
     const working = new Promise<T>((start) => {
       start(work(inner.signal))
     })
@@ -80,8 +80,9 @@ interface Waiting {
 const waitingOn = new WeakMap<AbortSignal, Waiting>()
 
 /**
- * Calls back when a signal is aborted; returns what forgets that. Many pieces of work may hang on one signal, and the
- * time that an EventTarget takes for a listener grows with the others: here each signal has one.
+ * Calls back when a signal is aborted. All callbacks of a signal share one listener: the time that an EventTarget takes
+ * to add a listener grows with the number of listeners.
+ * @returns a function that removes the callback
  */
 function onceAborted(signal: AbortSignal | undefined, callback: () => void): () => void {
   if (signal === undefined) return () => undefined
@@ -106,7 +107,7 @@ function listen(signal: AbortSignal): Waiting {
   return waiting
 }
 
-/** A function of its own, so that the compiler does not take an earlier answer for the present one. */
+/** Whether a signal is aborted. A function, so that TypeScript does not narrow the type by an earlier check. */
 export function isAborted(signal: AbortSignal | undefined): boolean {
   return signal?.aborted === true
 }

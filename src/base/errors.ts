@@ -1,89 +1,86 @@
-/**
- * Every error code of this library and what it means. A code is stable across versions; a message is not.
- */
+/** Every error code and its meaning. Codes are stable across versions; messages are not. */
 export const ERROR_CODES = {
-  ERR_CONNECT_OPTION: 'An option or an argument has the wrong type or value.',
-  ERR_CONNECT_ABORTED: 'The signal that was passed in was aborted.',
-  ERR_CONNECT_CLOSED: 'The service was closed or destroyed.',
-  ERR_CONNECT_TIMEOUT: 'A deadline passed. `cause` is the last thing the agent or the peer said.',
+  ERR_CONNECT_OPTION: 'An option or argument has the wrong type or value.',
+  ERR_CONNECT_ABORTED: 'The signal of the caller was aborted.',
+  ERR_CONNECT_CLOSED: 'The service is closed.',
+  ERR_CONNECT_TIMEOUT: 'A deadline passed. `cause` is the last error of the agent or the peer.',
 
   ERR_CONNECT_AGENT_UNREACHABLE:
-    'No connection to the Consul agent, or it broke off in the middle of an answer.',
-  ERR_CONNECT_AGENT_TIMEOUT: 'The agent accepted the request and did not answer in time.',
-  ERR_CONNECT_AGENT_FORBIDDEN: 'The agent answered 403: the token lacks a right, or none was sent.',
+    'The Consul agent cannot be reached, or the connection broke before the end of a response.',
+  ERR_CONNECT_AGENT_TIMEOUT: 'The agent did not answer in time.',
+  ERR_CONNECT_AGENT_FORBIDDEN: 'The agent answered 403: the token lacks a permission, or none was sent.',
   ERR_CONNECT_AGENT_TOKEN_UNKNOWN:
-    'The agent answered "ACL not found": the token does not exist, or the servers cannot be asked for it now.',
+    'The agent answered "ACL not found": the token does not exist, or the servers cannot look it up at the moment.',
   ERR_CONNECT_AGENT_CONNECTIONS: 'The agent accepts no more connections from this address.',
   ERR_CONNECT_AGENT_NOT_FOUND: 'The agent answered 404.',
-  ERR_CONNECT_AGENT_DATACENTER: 'The agent knows no way to the datacenter that was named.',
-  ERR_CONNECT_AGENT_RATE_LIMITED:
-    'The agent answered 429: a limit of requests or of certificates to sign was reached.',
-  ERR_CONNECT_AGENT_REFUSED: 'The agent answered another 4xx: it did not understand the request.',
+  ERR_CONNECT_AGENT_DATACENTER: 'The agent cannot reach the datacenter.',
+  ERR_CONNECT_AGENT_RATE_LIMITED: 'The agent answered 429: a rate limit was reached.',
+  ERR_CONNECT_AGENT_REFUSED: 'The agent rejected the request as invalid (another 4xx).',
   ERR_CONNECT_AGENT_FAILED: 'The agent answered 5xx.',
-  ERR_CONNECT_AGENT_STALE: 'The agent answered from a copy that it cannot refresh.',
-  ERR_CONNECT_AGENT_NOT_JSON: 'The agent answered something that is not JSON: is it a Consul agent?',
-  ERR_CONNECT_AGENT_SHAPE: 'The agent answered JSON of an unexpected shape.',
-  ERR_CONNECT_DISABLED: 'Connect is switched off on the agent.',
+  ERR_CONNECT_AGENT_STALE: 'The agent answered from a cached copy that it cannot refresh.',
+  ERR_CONNECT_AGENT_NOT_JSON: 'The response is not JSON. The address may belong to another server.',
+  ERR_CONNECT_AGENT_SHAPE: 'The response is JSON of an unexpected form.',
+  ERR_CONNECT_DISABLED: 'Connect is not enabled on the servers.',
 
   ERR_CONNECT_NOT_READY: 'The service has no usable certificate and roots yet.',
-  ERR_CONNECT_LEAF_EXPIRED: 'Our own certificate has expired and the agent has not given a new one.',
-  ERR_CONNECT_LEAF_MALFORMED: 'Our own certificate or its key cannot be parsed or breaks a rule for leaves.',
-  ERR_CONNECT_LEAF_KEY: 'Our own certificate does not belong to the private key that came with it.',
-  ERR_CONNECT_LEAF_UNTRUSTED: 'No valid path leads from our own certificate to a root of the mesh.',
-  ERR_CONNECT_LEAF_SERVICE: 'Our own certificate names another service, or another trust domain.',
-  ERR_CONNECT_ROOTS: 'The mesh’s roots are missing, empty or not CA certificates.',
+  ERR_CONNECT_LEAF_EXPIRED: 'Our own certificate has expired, and the agent has not issued a new one.',
+  ERR_CONNECT_LEAF_MALFORMED: 'Our own certificate or its key is invalid.',
+  ERR_CONNECT_LEAF_KEY: 'Our own certificate does not match its private key.',
+  ERR_CONNECT_LEAF_UNTRUSTED: 'Our own certificate has no valid path to a root of the mesh.',
+  ERR_CONNECT_LEAF_SERVICE: 'Our own certificate names another service or trust domain.',
+  ERR_CONNECT_ROOTS: 'The CA roots of the mesh are missing or invalid.',
 
   ERR_CONNECT_SPIFFE_LENGTH: 'A SPIFFE ID is empty or longer than 2048 bytes.',
   ERR_CONNECT_SPIFFE_SCHEME: 'A SPIFFE ID does not start with spiffe://.',
-  ERR_CONNECT_SPIFFE_COMPONENT: 'A SPIFFE ID has user info, a port, a query or a fragment.',
+  ERR_CONNECT_SPIFFE_COMPONENT: 'A SPIFFE ID has user info, a port, a query, or a fragment.',
   ERR_CONNECT_SPIFFE_TRUST_DOMAIN:
-    'A SPIFFE ID’s trust domain is empty, too long or has a character outside [a-z0-9._-].',
-  ERR_CONNECT_SPIFFE_PATH: 'A SPIFFE ID’s path is not one that Consul Connect uses.',
+    'The trust domain of a SPIFFE ID is empty, too long, or has a character outside [a-z0-9._-].',
+  ERR_CONNECT_SPIFFE_PATH: 'The path of a SPIFFE ID is not one of Consul Connect.',
 
   ERR_CONNECT_CERTIFICATE_MISSING: 'The peer presented no certificate.',
   ERR_CONNECT_CERTIFICATE_CHAIN:
     'The path from the certificate of the peer to a root has more than 16 certificates.',
-  ERR_CONNECT_CERTIFICATE_MALFORMED: 'A certificate is not DER-encoded X.509 v3, or something trails it.',
+  ERR_CONNECT_CERTIFICATE_MALFORMED: 'A certificate is not DER-encoded X.509 v3, or has trailing bytes.',
   ERR_CONNECT_CERTIFICATE_URI_COUNT:
     'A certificate does not have exactly one URI in its subject alternative names.',
   ERR_CONNECT_CERTIFICATE_SIGNING:
-    'A certificate names a signing identity (no path), which never authenticates a peer.',
-  ERR_CONNECT_CERTIFICATE_CA:
-    'A certificate that should be a leaf may sign certificates or revocation lists.',
-  ERR_CONNECT_CERTIFICATE_KEY_USAGE: 'A leaf’s key usage is absent or lacks digitalSignature.',
-  ERR_CONNECT_CERTIFICATE_EXTENDED_KEY_USAGE: 'A leaf’s extended key usage lacks serverAuth or clientAuth.',
-  ERR_CONNECT_PEER_TRUST_DOMAIN: 'The peer belongs to a trust domain of which we hold no roots.',
-  ERR_CONNECT_PEER_UNTRUSTED:
-    'The peer’s certificate path does not lead to the mesh’s roots, or is out of date.',
-  ERR_CONNECT_PEER_RESUMED: 'The peer resumed a TLS session, which would skip its verification.',
-  ERR_CONNECT_PEER_KIND: 'The peer is not a service (an agent, a server or a gateway).',
-  ERR_CONNECT_PEER_IDENTITY: 'The peer proved to be another service than the one dialled.',
+    'A certificate names the identity of a CA (no path), which is not allowed for a peer.',
+  ERR_CONNECT_CERTIFICATE_CA: 'A certificate of a peer is a CA certificate, or may sign revocation lists.',
+  ERR_CONNECT_CERTIFICATE_KEY_USAGE: 'The key usage of a leaf is missing or lacks digitalSignature.',
+  ERR_CONNECT_CERTIFICATE_EXTENDED_KEY_USAGE:
+    'The extended key usage of a leaf lacks serverAuth or clientAuth.',
+  ERR_CONNECT_PEER_TRUST_DOMAIN: 'The peer belongs to another trust domain.',
+  ERR_CONNECT_PEER_UNTRUSTED: 'The certificate of the peer has no valid path to a root of the mesh.',
+  ERR_CONNECT_PEER_RESUMED: 'The peer resumed a TLS session, which skips the verification.',
+  ERR_CONNECT_PEER_KIND: 'The peer is not a service, but an agent, a server, or a gateway.',
+  ERR_CONNECT_PEER_IDENTITY: 'The peer is another service than the dialed one.',
 
-  ERR_CONNECT_HOST: 'The host of a URL names no upstream of the mesh, or has a port.',
-  ERR_CONNECT_REDIRECT: 'An HTTP answer of one service redirects to another one, and may not.',
-  ERR_CONNECT_DENIED: 'The peer proved who it is and may not connect.',
-  ERR_CONNECT_REVOKED: 'The peer was connected and may no longer be: its connection was ended.',
-  ERR_CONNECT_REJECTED: 'The peer closed the connection before its first byte: it may have rejected us.',
-  ERR_CONNECT_NO_INSTANCES: 'There is no instance to dial; `reason` says why.',
-  ERR_CONNECT_DIAL_FAILED: 'No instance could be reached; `attempts` lists each try.',
-  ERR_CONNECT_DNS: 'A DNS server gave no usable answer.',
-  ERR_CONNECT_RESOLVER: 'A resolver threw, or returned something that is not a list of endpoints.',
-  ERR_CONNECT_LISTEN: 'A listener could not be opened; `cause` is the system’s error.',
-  ERR_CONNECT_HANDLER: 'A connection handler threw.',
-  ERR_CONNECT_APPLICATION: 'A proxy could not connect to its application; `cause` is the system’s error.',
-  ERR_CONNECT_LIMIT: 'As many connections are open as there may be: another one was refused.',
-  ERR_CONNECT_PROXY: 'The agent has no proxy of the kind that was asked for.',
+  ERR_CONNECT_HOST: 'The host of a URL is not an upstream of the mesh, or has a port.',
+  ERR_CONNECT_REDIRECT: 'A service redirects an HTTP request to another service, which is not allowed.',
+  ERR_CONNECT_DENIED: 'The peer is verified, but not authorized.',
+  ERR_CONNECT_REVOKED: 'The connection was closed because its peer is no longer authorized or trusted.',
+  ERR_CONNECT_REJECTED: 'The peer closed the connection before its first byte, and may have rejected us.',
+  ERR_CONNECT_NO_INSTANCES: 'There is no instance to dial. `reason` says why.',
+  ERR_CONNECT_DIAL_FAILED: 'No instance could be reached. `attempts` lists the failures.',
+  ERR_CONNECT_DNS: 'A DNS server gave no valid response.',
+  ERR_CONNECT_RESOLVER: 'A resolver failed, or did not return a list of endpoints.',
+  ERR_CONNECT_LISTEN: 'A listener could not be opened. `cause` is the error of the system.',
+  ERR_CONNECT_HANDLER: 'A connection handler failed.',
+  ERR_CONNECT_APPLICATION:
+    'A proxy could not connect to its application. `cause` is the error of the system.',
+  ERR_CONNECT_LIMIT: 'A limit was reached, and a connection was rejected.',
+  ERR_CONNECT_PROXY: 'The agent has no such proxy.',
   ERR_CONNECT_REGISTER: 'A registration could not be made or kept alive.',
 } as const
 
 export type ErrorCode = keyof typeof ERROR_CODES
 
-// Registered symbols, so that errors are recognised across two installed copies of this package.
+// A registered symbol, so that errors are recognized across two installed copies of this package.
 const BRAND = Symbol.for('consul-connect.error')
 
-/** The base of every error this library makes: a stable `code`, a message to act on, and the `cause`. */
+/** The base class of all errors of this library, with a stable `code` and the `cause`. */
 export class ConnectError extends Error {
-  /** The name by which `instanceof` recognises the class across copies of this package. */
+  /** The name by which `instanceof` recognizes the class across copies of this package. */
   static readonly brand: string = 'ConnectError'
   readonly code: ErrorCode
 
@@ -95,7 +92,7 @@ export class ConnectError extends Error {
   }
 
   static override [Symbol.hasInstance](value: unknown): boolean {
-    // A user's own subclass has no brand of its own: the prototype chain decides there.
+    // A subclass of an application has no brand: use the prototype chain.
     if (!Object.hasOwn(this, 'brand')) return Function.prototype[Symbol.hasInstance].call(this, value)
     if (typeof value !== 'object' || value === null) return false
     const brands = (value as { [BRAND]?: unknown })[BRAND]
@@ -104,8 +101,8 @@ export class ConnectError extends Error {
 }
 
 /**
- * Escapes the characters that are not seen, or that change how their surroundings are seen: controls, marks of the writing
- * direction, zero-width characters, and separators of lines. Names in certificates and answers are foreign text.
+ * Escapes invisible characters and those that change the display of a text: control characters, bidirectional marks,
+ * zero-width characters, and line separators. Names in certificates and responses are foreign text.
  */
 export function visible(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (found) =>
@@ -128,7 +125,7 @@ export function mismatch(path: string, expected: string, found: string): string 
   return `${path}: expected ${expected}, got ${found}`
 }
 
-/** An option, an argument or an environment variable is wrong. Thrown at once, before anything is started. */
+/** An option, argument, or environment variable is invalid. */
 export class OptionError extends ConnectError {
   static override readonly brand: string = 'OptionError'
   readonly option: string
@@ -143,7 +140,7 @@ export class OptionError extends ConnectError {
   }
 }
 
-/** The host of a URL names no upstream of the mesh: nothing was connected. */
+/** The host of a URL is not an upstream of the mesh. No connection was made. */
 export class HostError extends ConnectError {
   static override readonly brand: string = 'HostError'
   /** The rejected host, cut to 256 characters. */
@@ -162,14 +159,14 @@ export class HostError extends ConnectError {
 }
 
 /**
- * A service redirects an HTTP request to another service: the redirect was not followed. The mesh would have taken the
- * second request for one of this process's own.
+ * A service redirects an HTTP request to another service. The redirect was not followed, since the second request would
+ * have the identity of this process.
  */
 export class RedirectError extends ConnectError {
   static override readonly brand: string = 'RedirectError'
-  /** The service, or prepared query, that answered with the redirect. */
+  /** The service or prepared query that sent the redirect. */
   readonly from: string
-  /** The service, or prepared query, that the redirect leads to. */
+  /** The service or prepared query of the new location. */
   readonly to: string
 
   constructor(from: string, to: string) {
@@ -181,16 +178,15 @@ export class RedirectError extends ConnectError {
 }
 
 /**
- * A signal was aborted; `cause` is the signal's reason, and the message ends with the last error before that. Its `name`
- * is `AbortError`, as everywhere in Node.js.
+ * The signal of the caller was aborted; `cause` is the reason of the signal. Its `name` is `AbortError`, as in Node.js.
  */
 export class AbortError extends ConnectError {
   static override readonly brand: string = 'AbortError'
-  /** The last error before the signal was aborted, such as the agent's refusal of a token; undefined without one. */
+  /** The last error before the abort, such as a rejected token; undefined without one. */
   readonly lastError: Error | undefined
 
   constructor(what: string, reason: unknown, lastError?: Error) {
-    super('ERR_CONNECT_ABORTED', `${what} was aborted by its signal${withCause(lastError)}`, {
+    super('ERR_CONNECT_ABORTED', `${what}: aborted by its signal${withCause(lastError)}`, {
       cause: reason,
     })
     this.lastError = lastError
@@ -206,11 +202,11 @@ export class ClosedError extends ConnectError {
   }
 }
 
-/** A deadline passed. `cause` is the last thing the agent or the peer said, if it said anything. */
+/** A deadline passed. `cause` is the last error of the agent or the peer, if any. */
 export class TimeoutError extends ConnectError {
   static override readonly brand: string = 'TimeoutError'
   readonly timeoutMs: number
-  /** What was tried before the deadline, when `dial` ran into it. */
+  /** The failed attempts of a dial. */
   readonly attempts: readonly DialAttempt[]
 
   constructor(
@@ -220,7 +216,7 @@ export class TimeoutError extends ConnectError {
   ) {
     super(
       'ERR_CONNECT_TIMEOUT',
-      `${what} took longer than ${timeoutMs} ms${withCause(options?.cause)}`,
+      `${what}: timed out after ${timeoutMs} ms${withCause(options?.cause)}`,
       options,
     )
     this.timeoutMs = timeoutMs
@@ -228,14 +224,14 @@ export class TimeoutError extends ConnectError {
   }
 }
 
-/** The agent could not be asked, or its answer cannot be used. */
+/** The agent cannot be reached, or its response is an error or invalid. */
 export class AgentError extends ConnectError {
   static override readonly brand: string = 'AgentError'
-  /** The agent's address as configured, without credentials. */
+  /** The configured address of the agent, without credentials. */
   readonly address: string
   /** Method and path, without the query string. */
   readonly request: string
-  /** The HTTP status, when there was an answer. */
+  /** The HTTP status; undefined without a response. */
   readonly status: number | undefined
 
   constructor(
@@ -250,12 +246,12 @@ export class AgentError extends ConnectError {
   }
 }
 
-/** Our own leaf or the mesh's roots cannot be used; the last good ones stay in use until they expire. */
+/** Our own certificate or the roots are invalid. The last good ones stay in use until they expire. */
 export class IdentityError extends ConnectError {
   static override readonly brand: string = 'IdentityError'
 }
 
-/** A SPIFFE ID is not one. */
+/** A SPIFFE ID is invalid. */
 export class SpiffeIdError extends ConnectError {
   static override readonly brand: string = 'SpiffeIdError'
   /** The rejected text, cut to 256 characters. */
@@ -270,7 +266,7 @@ export class SpiffeIdError extends ConnectError {
   }
 }
 
-/** A peer did not prove an identity that we may talk to. */
+/** The verification of a peer failed. */
 export class VerificationError extends ConnectError {
   static override readonly brand: string = 'VerificationError'
   readonly expected: string
@@ -283,27 +279,31 @@ export class VerificationError extends ConnectError {
   }
 }
 
-/** One try of `dial` at one instance. */
+/** A failed attempt of `dial` to connect to an instance. */
 export interface DialAttempt {
   /** `host:port` of the instance. */
   readonly address: string
   readonly error: Error
-  /** How long the try took, in milliseconds. */
+  /** The duration of the attempt, in milliseconds. */
   readonly durationMs: number
 }
 
 /**
- * Why there is no instance: the upstream is not known at all; or none of its instances can be reached over Connect,
- * has the tags or passes the filter that were asked for, or passes its health checks; or the resolver did not say.
+ * Why there is no instance.
+ * - `unknown`: the upstream does not exist
+ * - `not-connect`: no instance accepts mesh connections
+ * - `no-match`: no instance has the requested tags or passes the filter
+ * - `not-passing`: no instance passes its health checks
+ * - `empty`: the resolver gave no reason
  */
 export type NoInstancesReason = 'unknown' | 'not-connect' | 'no-match' | 'not-passing' | 'empty'
 
-/** `dial` did not reach its upstream. */
+/** A dial failed. */
 export class DialError extends ConnectError {
   static override readonly brand: string = 'DialError'
   readonly upstream: string
   readonly attempts: readonly DialAttempt[]
-  /** With ERR_CONNECT_NO_INSTANCES. */
+  /** Only with ERR_CONNECT_NO_INSTANCES. */
   readonly reason: NoInstancesReason | undefined
 
   constructor(
@@ -319,12 +319,12 @@ export class DialError extends ConnectError {
   }
 }
 
-/** A DNS server said nothing usable in time; `cause` is what was wrong with the last thing that it said. */
+/** A DNS server gave no valid response in time; `cause` is the problem with the last response. */
 export class DnsError extends ConnectError {
   static override readonly brand: string = 'DnsError'
   /** `host:port` of the server. */
   readonly server: string
-  /** The name and type that were asked for. */
+  /** The type and name of the question. */
   readonly question: string
 
   constructor(server: string, question: string, problem: string, options?: { cause?: unknown }) {
@@ -334,23 +334,25 @@ export class DnsError extends ConnectError {
   }
 }
 
-/** `: message` of a cause, for the end of a sentence; nothing where there is none. */
+/** Formats a cause for the end of a message: `: <message>`, or an empty string without a cause. */
 export function withCause(cause: unknown): string {
   if (cause === undefined) return ''
   if (cause instanceof Error) return `: ${messageOf(cause)}`
-  return typeof cause === 'string' ? `: ${cause}` : `: something of type ${typeof cause} was thrown`
+  return typeof cause === 'string' ? `: ${cause}` : `: a ${typeof cause} was thrown`
 }
 
-/** What an error says. Node's error for a host with several addresses says it only in its parts. */
+/**
+ * Returns the message of an error. The AggregateError of Node.js for a host with several addresses has it in its parts.
+ */
 export function messageOf(error: Error): string {
   if (error.message !== '') return error.message
   const parts = error instanceof AggregateError ? (error.errors as unknown[]) : []
   return parts.map((part) => toError(part).message).join(', ') || error.name
 }
 
-/** What was thrown, as an Error. */
+/** Converts a thrown value to an Error. */
 export function toError(thrown: unknown): Error {
   return thrown instanceof Error
     ? thrown
-    : new Error(`what was thrown is no Error${withCause(thrown)}`, { cause: thrown })
+    : new Error(`non-Error value thrown${withCause(thrown)}`, { cause: thrown })
 }

@@ -1,9 +1,6 @@
 import debug from 'debug'
 
-/**
- * Debug logs, switched on by `DEBUG=connect:*`. Nothing secret is ever passed to them: no key, no token, no
- * request body.
- */
+/** Debug logs, enabled by `DEBUG=connect:*`. They never contain keys, tokens, or request bodies. */
 export const log: Record<
   'watch' | 'identity' | 'authorize' | 'resolve' | 'dial' | 'listen' | 'register',
   debug.Debugger

@@ -72,7 +72,10 @@ export function adoptReads(socket: Duplex, buffer: Buffer, callback: (size: numb
   return true
 }
 
-/** Bytes that a stream has accepted and not passed on, in Node's buffers and in those below, as Node's own timeouts count. */
+/**
+ * Bytes that a stream has accepted and not passed on, in Node's buffers and in those below, as Node's own timeouts
+ * count.
+ */
 export function pendingWriteBytes(stream: Duplex): number {
   return stream.writableLength + (handleOf(stream)?.writeQueueSize ?? 0)
 }
@@ -148,8 +151,8 @@ export function responseOn(socket: Duplex): IncomingMessage | undefined {
 }
 
 /**
- * The TCP socket below a server's TLS socket. A TLS socket whose connection has ended has no addresses, and nothing public
- * leads from it to its connection.
+ * The TCP socket below a server's TLS socket. A TLS socket whose connection has ended has no addresses, and nothing
+ * public leads from it to its connection.
  * @returns undefined where it cannot be known
  */
 export function tcpSocketOf(socket: TLSSocket): Socket | undefined {

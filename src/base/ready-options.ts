@@ -1,9 +1,9 @@
 import { DEFAULTS, expectKeys, expectObject, expectSignal, expectTimeout, optional } from './validate.js'
 
-/** Options of `ready`: of a service, and of a proxy's configuration. */
+/** Options of `ready()` of a service or a proxy configuration. */
 export interface ReadyOptions {
   readonly signal?: AbortSignal | undefined
-  /** How long to wait for the first one, in milliseconds; `Infinity` for ever. @default 10000 */
+  /** How long to wait, in milliseconds; `Infinity` for no limit. @default 10000 */
   readonly timeoutMs?: number | undefined
 }
 

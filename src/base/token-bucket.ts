@@ -1,6 +1,6 @@
 import type { Clock } from './clock.js'
 
-/** Limits a rate: a burst at once, then as many a second as given. */
+/** Limits a rate: allows a burst, and then a number of tokens per second. */
 export class TokenBucket {
   readonly #clock: Clock
   readonly #burst: number
@@ -16,14 +16,14 @@ export class TokenBucket {
     this.#filledAt = clock.now()
   }
 
-  /** Takes a token, even ahead of its time; returns how long to wait for it, in milliseconds. */
+  /** Takes a token, possibly in advance. @returns the time until it is available, in milliseconds */
   take(): number {
     this.#fill()
     this.#tokens -= 1
     return this.#tokens >= 0 ? 0 : Math.ceil((-this.#tokens * 1000) / this.#perSecond)
   }
 
-  /** Takes a token if there is one; returns whether there was. */
+  /** Takes a token if one is available. @returns whether one was */
   tryTake(): boolean {
     this.#fill()
     if (this.#tokens < 1) return false
@@ -31,14 +31,14 @@ export class TokenBucket {
     return true
   }
 
-  /** Returns a token that was taken and not used. */
+  /** Returns an unused token. */
   giveBack(): void {
     this.#tokens += 1
   }
 
   #fill(): void {
     const now = this.#clock.now()
-    // A clock that was set back fills nothing.
+    // The clock may have been set back.
     const filled = (Math.max(0, now - this.#filledAt) * this.#perSecond) / 1000
     this.#tokens = Math.min(this.#burst, this.#tokens + filled)
     this.#filledAt = now

@@ -1,47 +1,47 @@
 import { OptionError } from './errors.js'
 
-/** Every default, in one place. Durations are in milliseconds. */
+/** All defaults. Durations are in milliseconds. */
 export const DEFAULTS = {
   agentAddress: '127.0.0.1:8500',
   agentDnsPort: 8600,
-  /** The domain of Consul's names, in the hosts of URLs. */
+  /** The DNS domain of Consul, in hosts of URLs. */
   domain: 'consul',
   agentTimeoutMs: 10_000,
-  /** How long the agent may hold a blocking query; Consul's own default. */
+  /** How long the agent may hold a blocking query; the default of Consul. */
   watchWaitMs: 300_000,
-  /** Of the 200 connections that an agent accepts from one address, for all programs on it together. */
+  /** An agent accepts 200 connections from one address by default, for all programs together. */
   maxBlockingQueries: 32,
   readyTimeoutMs: 10_000,
   registerTimeoutMs: 10_000,
   dialTimeoutMs: 10_000,
   handshakeTimeoutMs: 10_000,
   drainTimeoutMs: 10_000,
-  /** Of HTTP clients. Each connection costs both ends a TLS handshake. */
+  /** For HTTP clients. Each connection costs a TLS handshake. */
   maxConnectionsPerHost: 50,
-  /** How long the last known intentions serve while the agent is away. */
+  /** How long the last known intentions stay in use without an agent. */
   staleIntentionsMs: 600_000,
-  /** Whoever reaches a forward speaks as the service that opened it. */
+  /** Loopback, since each client of a forward has the identity of its service. */
   forwardHost: '127.0.0.1',
-  /** How many inbound connections may be in their handshake at a time; the one that began first makes room. */
+  /** Upper bound on pending inbound handshakes. */
   maxHandshakes: 512,
-  /** A proxy's public listener is there to be reached; its application is on its own machine. */
+  /** The public listener of a proxy must be reachable; its application is on the same host. */
   proxyHost: '0.0.0.0',
   loopback: '127.0.0.1',
   localConnectTimeoutMs: 1_000,
-  /** How long a connection may be silent before TCP asks whether the other end is there still; as in Go. */
+  /** Idle time before TCP keep-alive probes; the default of Go. */
   keepAliveMs: 15_000,
-  /** How long an upstream that nobody dials is still watched. */
+  /** How long an unused upstream is watched. */
   upstreamIdleMs: 300_000,
-  /** The same for one that has no instance: its name may be nobody's. */
+  /** The same for an upstream without instances, which may not exist. */
   emptyUpstreamIdleMs: 30_000,
-  /** After how long the agent removes an instance whose check stays critical. */
+  /** When the agent removes an instance with a critical check. */
   deregisterAfterMs: 600_000,
   checkTtlMs: 15_000,
   checkIntervalMs: 10_000,
   checkTimeoutMs: 5_000,
 } as const
 
-/** What a value is, for an error message: its type and, where that is harmless, itself. */
+/** Describes a value for an error message: its type, and the value itself if it is short and plain. */
 export function describe(value: unknown): string {
   if (value === null) return 'null'
   if (Array.isArray(value)) return 'an array'
@@ -58,7 +58,7 @@ export function expectObject(option: string, value: unknown): Record<string, unk
   return value as Record<string, unknown>
 }
 
-/** Rejects keys nobody reads: a misspelt option must not be silently without effect. */
+/** Rejects unknown keys, so that a misspelled option is not silently ignored. */
 export function expectKeys(option: string, value: object, known: readonly string[]): void {
   for (const key of Object.keys(value)) {
     if (!known.includes(key))
@@ -77,7 +77,7 @@ export function expectString(option: string, value: unknown): string {
   return value
 }
 
-/** A secret: like a string, but its value never enters a message, and it must fit into an HTTP header. */
+/** Validates a secret, whose value must never be in a message and must be valid in an HTTP header. */
 export function expectSecret(option: string, value: unknown): string {
   const found =
     typeof value === 'string' ? (value === '' ? 'an empty string' : 'other characters') : `a ${typeof value}`
@@ -105,7 +105,7 @@ export function expectDurationOrNone(option: string, value: unknown): number {
   throw new OptionError(option, 'a number of milliseconds, or 0', describe(value))
 }
 
-/** A bound on a wait, which may be none. */
+/** Validates a timeout; `Infinity` means none. */
 export function expectTimeout(option: string, value: unknown): number {
   if (value === Infinity) return value
   return expectDuration(option, value)
@@ -116,7 +116,7 @@ export function expectCount(option: string, value: unknown): number {
   throw new OptionError(option, 'a whole number above 0', describe(value))
 }
 
-/** A duration, or what holds where none is given. */
+/** Validates a duration, with a default. */
 export function duration(option: string, value: unknown, otherwise: number): number {
   return optional(expectDuration)(option, value) ?? otherwise
 }
@@ -143,12 +143,12 @@ export function expectSignal(option: string, value: unknown): AbortSignal {
 }
 
 /**
- * A Consul name: of a service, a namespace, a partition, a datacenter. Consul takes almost anything;
- * refused is only what would not survive a URL path or a log line.
+ * Validates the name of a service, namespace, partition, or datacenter. Consul accepts almost anything; rejected are
+ * only names that are not safe in a URL path or a log line.
  */
 export function expectName(option: string, value: unknown): string {
   const name = expectString(option, value)
-  // An agent decodes and cleans a path before it routes it: a slash would ask for something else.
+  // Agents decode and normalize a path before routing: a slash would address another resource.
   if (name === '.' || name === '..' || name.length > 255 || /[\p{Cc}/]/u.test(name)) {
     throw new OptionError(
       option,

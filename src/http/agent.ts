@@ -37,33 +37,32 @@ const NODE = {
 
 /** Options of `httpAgent`. */
 export interface HttpAgentOptions {
-  /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
+  /** Timeout of the dial for each connection, in milliseconds. @default the `dialTimeoutMs` of the service */
   readonly dialTimeoutMs?: number | undefined
   /**
-   * Options of `http.Agent`, with Node's own names and defaults.
-   * @default `{ keepAlive: true, maxSockets }` with the service's maxConnectionsPerHost
+   * Options of `http.Agent`, with its names and defaults.
+   * @default `{ keepAlive: true, maxSockets }`, with the `maxConnectionsPerHost` of the service
    */
   readonly pool?: Pick<NodeAgentOptions, (typeof POOL_KEYS)[number]> | undefined
 }
 
-/** An agent of node:http that is to TypeScript one of node:https too, which got and others tell apart. */
+/** An `http.Agent` that TypeScript accepts as an `https.Agent` too: got and others have separate types. */
 export type MeshHttpAgent = Agent & Pick<HttpsAgent, 'getName' | 'options'>
 
-/** Node.js gives an agent its requests by a method that is not documented, and that many agents override. */
+/** The method by which Node.js passes requests to an agent; undocumented, but widely overridden. */
 interface RequestTaker {
   readonly addRequest: (this: Agent, request: ClientRequest, options: ConnectionOptions) => void
 }
 
-/** What Node passes to `createConnection`. */
+/** The options that Node.js passes to `createConnection`. */
 type ConnectionOptions = ClientRequestArgs & { readonly socketPath?: string | undefined }
 
 /**
- * An agent of node:http whose connections are the mesh's: the host of each request names an upstream, and any other host
- * is an error. `http.request` and `https.request` take it alike. A kept connection that has become too old is used for
- * no further request.
+ * An `http.Agent` over the mesh: the host of each request is an upstream, and any other host is an error. It works with
+ * `http.request` and `https.request`. Connections close to the end of their lifetime are not reused.
  */
 export class HttpAgent extends Agent {
-  /** The scheme says nothing here: with none of its own, an agent is taken by node:http and node:https. */
+  /** No scheme of its own, so that node:http and node:https accept the agent. */
   declare protocol: string | undefined
   declare options: HttpsAgentOptions
   readonly #access: MeshAccess
@@ -78,21 +77,21 @@ export class HttpAgent extends Agent {
     this.#access = access
     this.#timeoutMs = timeoutMs
     this.protocol = undefined
-    // Before Node's own listener, which would give the connection to the next request.
+    // Before the listener of Node.js, which passes the connection to the next request.
     this.prependListener('free', (stream: MeshStream) => {
       if (this.#retired.has(stream) || (this.#isClosed && !stream.connecting)) stream.destroy()
     })
   }
 
   /**
-   * Node calls this for each request, before it looks for a connection.
+   * Called by Node.js for each request, before it looks for a connection.
    * @internal
    */
   addRequest(request: ClientRequest, options: ConnectionOptions): void {
     try {
       guardRequest(request, this.#access)
     } catch (error) {
-      // The request hears of a connection that could not be made.
+      // The request receives the error of a failed dial.
       const stream = new MeshStream(false, () => Promise.reject(toError(error)))
       request.onSocket(stream.connect() as unknown as Socket)
       return
@@ -102,8 +101,9 @@ export class HttpAgent extends Agent {
   }
 
   /**
-   * A stream that dials, at once: Node counts it from now on, and ends it with its request. One that were to come later
-   * would count for no limit, and its failure would leave those who wait for it waiting.
+   * Returns a stream synchronously, which dials. Node.js counts it towards its limits and destroys it with its request;
+   * a socket that is passed to a callback later would not be counted, and its failure would leave waiting requests
+   * pending.
    */
   override createConnection({ host, hostname, port, socketPath }: ConnectionOptions): MeshStream {
     const { dial, lifetimes, hosts } = this.#access
@@ -119,12 +119,12 @@ export class HttpAgent extends Agent {
       })
       return socket
     })
-    // An answer with neither a length nor chunks would be whole to Node.js when its connection breaks.
+    // Node.js treats a response without a length or chunks as complete when its connection breaks.
     stream.once('error', (error) => responseOn(stream)?.destroy(error))
     return stream.connect()
   }
 
-  /** Ends the connections that are idle now, and the others with their request; takes no new requests. */
+  /** Closes idle connections, and the others after their request. Accepts no new requests. */
   close(): void {
     this.#isClosed = true
     for (const stream of this.#free()) drop(stream)
@@ -135,7 +135,7 @@ export class HttpAgent extends Agent {
   }
 }
 
-/** Ends an idle socket. Node may give one that is destroyed to a request until its `close`, a turn later. */
+/** Ends an idle socket. Until its `close` event, Node.js may still pass a destroyed socket to a request. */
 function drop(stream: Duplex): void {
   stream.destroy()
   stream.emit('agentRemove')

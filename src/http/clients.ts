@@ -6,11 +6,11 @@ import { type HttpAgentOptions, HttpAgent } from './agent.js'
 import { ConnectionLifetimes } from './connection-lifetimes.js'
 import type { MeshAccess } from './mesh-access.js'
 
-/** What HTTP clients of one service connect by, so that all of it ends with the service. */
+/** The HTTP clients of one service, which are closed with it. */
 export class HttpClients {
   readonly fetch: typeof globalThis.fetch = meshFetch(() => this.dispatcher())
   readonly #access: MeshAccess
-  // An application may make many and let go of them; their connections hold those that have some.
+  // Weak references: an application may create many clients and drop them. Open connections keep their client alive.
   readonly #dispatchers = new WeakSetOf<MeshDispatcher>()
   readonly #agents = new WeakSetOf<HttpAgent>()
   #dispatcher: MeshDispatcher | undefined
@@ -20,7 +20,7 @@ export class HttpClients {
     this.#access = { ...access, lifetimes: new ConnectionLifetimes(identity, clock) }
   }
 
-  /** The same each time, so that its pools are shared; one of its own where there are options. */
+  /** Returns the shared dispatcher, or a new one if there are options. */
   dispatcher(options?: DispatcherOptions): MeshDispatcher {
     if (options === undefined && this.#dispatcher?.closed === false) return this.#dispatcher
     const dispatcher = new MeshDispatcher(this.#access, options)
@@ -29,7 +29,7 @@ export class HttpClients {
     return dispatcher
   }
 
-  /** The same each time, as the dispatcher. */
+  /** Returns the shared agent, or a new one if there are options. */
   httpAgent(options?: HttpAgentOptions): HttpAgent {
     if (options === undefined && this.#agent !== undefined) return this.#agent
     const agent = new HttpAgent(this.#access, options)
@@ -38,13 +38,13 @@ export class HttpClients {
     return agent
   }
 
-  /** Ends idle connections, and those in use with what is under way on them. */
+  /** Closes idle connections, and the others after their requests. */
   close(): void {
     for (const dispatcher of this.#dispatchers) void dispatcher.close()
     for (const agent of this.#agents) agent.close()
   }
 
-  /** Cuts what is left. */
+  /** Destroys all connections. */
   destroy(error?: Error): void {
     for (const dispatcher of this.#dispatchers) void dispatcher.destroy(error ?? null)
     for (const agent of this.#agents) {
@@ -55,7 +55,7 @@ export class HttpClients {
   }
 }
 
-/** Objects that are not kept alive by being in here. */
+/** A set of weak references. */
 class WeakSetOf<T extends object> implements Iterable<T> {
   readonly #refs = new Set<WeakRef<T>>()
   readonly #gone = new FinalizationRegistry<WeakRef<T>>((ref) => this.#refs.delete(ref))

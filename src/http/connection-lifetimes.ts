@@ -6,8 +6,8 @@ import { areBothTrusted, connectionOf, expiresAt } from '../transport/connection
 import type { MeshSocket } from '../transport/mesh-socket.js'
 
 /**
- * A connection gets nothing new in the last tenth of what is left of its certificates' life when it is made: the last
- * minute of a long one, and of a short one so much that a request which has begun is over by then.
+ * A connection gets no new requests in the last tenth of the remaining lifetime of its certificates: the last minute of
+ * a long one, and at least 2 s, so that pending requests can complete.
  */
 const LAST_SHARE = 0.1
 const LONGEST_LAST_MS = 60_000
@@ -19,8 +19,8 @@ interface Tenure {
 }
 
 /**
- * How long connections may be kept for reuse: until one of their certificates is about to expire, or the mesh's roots
- * change so that the connection would not be made again.
+ * Decides how long connections can be reused: until one of their certificates is about to expire, or a root change
+ * makes the peer or this service untrusted.
  */
 export class ConnectionLifetimes {
   readonly #identity: IdentityStore
@@ -37,7 +37,7 @@ export class ConnectionLifetimes {
     identity.on('changed', this.#onChanged)
   }
 
-  /** Calls back, once at most, when a connection should get nothing new. What is under way on it may go on. */
+  /** Calls back, at most once, when a connection must get no new requests. Pending requests may complete. */
   hold(socket: MeshSocket, retire: () => void): void {
     if (this.#isOutdated(socket)) {
       retire()
@@ -62,7 +62,7 @@ export class ConnectionLifetimes {
     this.#tenures.clear()
   }
 
-  /** Whether the roots have changed, so that it would not be made again, while it was dialled. */
+  /** Whether a root change during the dial made the connection untrusted. */
   #isOutdated(socket: MeshSocket): boolean {
     const { current } = this.#identity
     return current !== undefined && !this.#isAccepted(socket, current.roots)

@@ -9,7 +9,7 @@ import { OriginPool } from './origin-pool.js'
 import { readPooled } from './pool-options.js'
 import { guardDispatch, trackRedirects } from './redirect.js'
 
-/** Those of undici's pool that are not about how a connection is made, which is the mesh's. */
+/** The supported options of undici's `Pool`: all but those of the connection, which the mesh makes. */
 const POOL_KEYS = [
   'allowH2',
   'bodyTimeout',
@@ -33,7 +33,7 @@ const UNDICI = {
   keys: POOL_KEYS,
   tryOut: (pool: PoolOptions): void => {
     optional(expectBoolean)('pool.allowH2', pool.allowH2)
-    // Neither opens anything before a request.
+    // Neither opens a connection before the first request.
     void new Pool('https://pool.invalid', pool).close()
     void new Client('https://pool.invalid', pool).close()
   },
@@ -41,19 +41,19 @@ const UNDICI = {
 
 /** Options of `dispatcher`. */
 export interface DispatcherOptions {
-  /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
+  /** Timeout of the dial for each connection, in milliseconds. @default the `dialTimeoutMs` of the service */
   readonly dialTimeoutMs?: number | undefined
   /**
-   * Options of undici's `Pool`, with undici's own names and defaults: one pool for each host.
-   * @default `{ connections }` with the service's maxConnectionsPerHost
+   * Options of undici's `Pool`, with its names and defaults. Each host has a pool.
+   * @default `{ connections }`, with the `maxConnectionsPerHost` of the service
    */
   readonly pool?: Pick<Pool.Options, (typeof POOL_KEYS)[number]> | undefined
 }
 
 /**
- * A dispatcher of undici whose connections are the mesh's: the host of each request's URL names an upstream, and any
- * other host is an error. Every upstream has a pool. When a connection of a pool has become too old, the pool finishes
- * what was asked of it and ends, and the next request begins another.
+ * An undici dispatcher over the mesh: the host of each URL is an upstream, and any other host is an error. Each
+ * upstream has a pool. When a connection reaches the end of its lifetime, its pool completes the pending requests and
+ * closes, and the next request creates a new pool.
  */
 export class MeshDispatcher extends Dispatcher {
   readonly #access: MeshAccess
@@ -61,7 +61,7 @@ export class MeshDispatcher extends Dispatcher {
   readonly #pool: PoolOptions
   readonly #alpnProtocols: readonly string[]
   readonly #pools = new Map<string, OriginPool>()
-  /** Those that finish what they have. */
+  /** Pools that complete their pending requests. */
   readonly #ending = new Set<OriginPool>()
   #closing: Promise<void> | undefined
   readonly #destroyed = new AbortController()
@@ -73,13 +73,13 @@ export class MeshDispatcher extends Dispatcher {
     this.#access = access
     this.#timeoutMs = timeoutMs
     this.#pool = pool
-    // undici calls the methods of a composed dispatcher on a proxy, which has no private members.
+    // undici calls the methods of a composed dispatcher on a Proxy, which has no private members.
     this.close = this.close.bind(this)
     this.destroy = this.destroy.bind(this)
     this.#alpnProtocols = pool.allowH2 === true ? ['h2', 'http/1.1'] : ['http/1.1']
   }
 
-  /** The origins that have a pool: those with a connection or a request. */
+  /** The origins with a pool: those with a connection or request. */
   get origins(): string[] {
     return [...this.#pools.keys()]
   }
@@ -127,7 +127,7 @@ export class MeshDispatcher extends Dispatcher {
   async #end(how: (pool: OriginPool) => Promise<void>): Promise<void> {
     for (const pool of this.#pools.values()) this.#ending.add(pool)
     this.#pools.clear()
-    // A pool that has ended by itself meanwhile says so by rejecting.
+    // Rejects if the pool has closed in the meantime.
     await Promise.allSettled([...this.#ending].map(how))
   }
 
@@ -136,7 +136,7 @@ export class MeshDispatcher extends Dispatcher {
     if (known !== undefined) return known
     const { connections, ...options } = this.#pool
     const pool: OriginPool = new OriginPool(origin, {
-      // As undici's pool takes it: 0 is no bound.
+      // As in undici's Pool, 0 means no limit.
       connections:
         connections === 0 || connections === null
           ? Infinity
@@ -160,7 +160,7 @@ export class MeshDispatcher extends Dispatcher {
     return pool
   }
 
-  /** Hosts may come from anywhere: a pool without a connection and without a request is kept no longer. */
+  /** Removes a pool without connections and requests: hosts may come from untrusted input. */
   #letGo(origin: string, pool: OriginPool): void {
     if (pool.isIdle) this.#retire(origin, pool)
   }
@@ -181,7 +181,7 @@ export class MeshDispatcher extends Dispatcher {
   ): Promise<void> {
     const { dial, lifetimes, hosts } = this.#access
     try {
-      // One that began after the end; the others may still connect for those who wait.
+      // A dial after the close; earlier dials may still connect for waiting requests.
       if (this.#closing !== undefined && !this.#ending.has(pool)) throw new ClosedError(`connect ${origin}`)
       const upstream = upstreamOfHost(hostname, port, hosts)
       const socket = await dial(upstream, {
@@ -194,7 +194,7 @@ export class MeshDispatcher extends Dispatcher {
         this.#retire(origin, pool)
       })
       if (socket.alpnProtocol !== 'h2') failCutAnswers(socket)
-      // It asks for a socket of node:net, and uses what a MeshSocket has.
+      // undici's types require a net.Socket, but it uses only members of MeshSocket.
       callback(null, socket as unknown as TLSSocket)
     } catch (error) {
       callback(toError(error), null)
@@ -203,8 +203,8 @@ export class MeshDispatcher extends Dispatcher {
 }
 
 /**
- * Makes every cut of a connection fail the answer that it cuts short. When an answer says `Connection: close`, undici takes a
- * close without an error for its end, and an error with the code ECONNRESET as well (`onHttpSocketError` in its
+ * Makes a cut connection fail the response that it truncates. For a response with `Connection: close`, undici treats a
+ * close without an error, and an error with the code ECONNRESET, as the end of the response (`onHttpSocketError` in
  * client-h1.js).
  */
 function failCutAnswers(socket: MeshSocket): void {

@@ -3,14 +3,14 @@ import { OptionError } from '../base/errors.js'
 import { fetchDispatcher } from './redirect.js'
 
 /**
- * As it was when this was loaded: a later one, of a polyfill or a mock, may know nothing of dispatchers, and what it was
- * given would leave the mesh.
+ * The `fetch` of Node.js. Saved at load: a polyfill or mock may ignore the dispatcher, and its requests would leave the
+ * mesh.
  */
 const nodeFetch = globalThis.fetch
 
 /**
- * Node's own `fetch`, on a dispatcher of the mesh. What goes wrong with a connection is the `cause` of the TypeError that
- * it rejects with, as always with `fetch`.
+ * Returns a `fetch` that uses a dispatcher of the mesh. As with every `fetch`, a connection error is the `cause` of a
+ * TypeError.
  */
 export function meshFetch(dispatcher: () => Dispatcher): typeof globalThis.fetch {
   return async (input, init) => {
@@ -19,9 +19,9 @@ export function meshFetch(dispatcher: () => Dispatcher): typeof globalThis.fetch
         'none, since it has its own; undici’s own fetch takes any, such as service.dispatcher().compose(…)'
       throw new OptionError('dispatcher', instead, 'another one')
     }
-    // A Request reads everything that `init` has, also what a spread would lose: it may be a Request itself.
+    // A Request reads all members of `init`, which may be a Request itself; a spread would lose some.
     const request = new Request(input, init)
-    // The undici that is built into Node takes ours, and its types have its own.
+    // The undici in Node.js accepts our dispatcher, although its types differ.
     const ours: object = { dispatcher: fetchDispatcher(dispatcher()) }
     return nodeFetch(request, ours)
   }

@@ -3,14 +3,14 @@ import type { MeshSocket } from '../transport/mesh-socket.js'
 import type { HostSettings } from './mesh-url.js'
 import type { ConnectionLifetimes } from './connection-lifetimes.js'
 
-/** How an adapter that keeps connections reaches the mesh. */
+/** What HTTP clients use of a service. */
 export interface MeshAccess {
   readonly dial: (upstream: Upstream, how: HttpDial) => Promise<MeshSocket>
   readonly lifetimes: ConnectionLifetimes
   readonly hosts: HostSettings
-  /** The bound on a dial where the adapter's own options have none. */
+  /** The default timeout of a dial, in milliseconds. */
   readonly dialTimeoutMs: number
-  /** Upper bound on the connections to each host where the adapter's own options have none. */
+  /** The default limit on connections to each host. */
   readonly maxConnectionsPerHost: number
   readonly crossServiceRedirects: boolean
 }
@@ -18,7 +18,7 @@ export interface MeshAccess {
 interface HttpDial {
   readonly signal: AbortSignal
   readonly timeoutMs: number
-  /** Whether our side stays open when the peer ends its own. */
+  /** Whether our side stays open when the peer ends its side. */
   readonly allowHalfOpen: boolean
   readonly alpnProtocols: readonly string[]
 }

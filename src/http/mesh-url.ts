@@ -4,26 +4,26 @@ import { describe, expectObject, expectString } from '../base/validate.js'
 import { dnsNameKind } from '../resolve/dns-name-kind.js'
 import { type Upstream, settledUpstream } from '../resolve/upstream.js'
 
-/** Bounded repetition: the expression takes linear time. */
+/** Bounded repetitions, so that matching takes linear time. */
 const LABEL = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$/i
 
-/** RFC 1035, section 3.1: 253 characters as text, and a trailing dot. */
+/** 253 characters and a trailing dot (RFC 1035, section 3.1). */
 const MAX_HOST_LENGTH = 254
 
-/** The upstreams that the hosts of URLs name. */
+/** Maps hosts of URLs to upstreams. */
 export interface HostSettings {
-  /** Domain of Consul DNS. */
+  /** The DNS domain of Consul. */
   readonly domain: string
-  /** Further hosts, in lower case. */
+  /** Additional hosts, in lower case. */
   readonly hosts: ReadonlyMap<string, Upstream>
 }
 
 /**
- * The upstream that a URL's host names: `<service>.service[.<datacenter>].<domain>`, the same with `.connect`,
- * `<query>.query[.<datacenter>].<domain>`, or one of the option `hosts`. Any other host is an error, so that no request
- * ever leaves the mesh.
+ * Returns the upstream of a host: `<service>.service[.<datacenter>].<domain>`, the same with `.connect`,
+ * `<query>.query[.<datacenter>].<domain>`, or an entry of the option `hosts`. Any other host is an error, so that no
+ * request leaves the mesh.
  *
- * A port has no effect, because Consul supplies it, and is an error too. HTTP clients fill in 80 and 443 themselves.
+ * A port is an error as well, since Consul supplies the port. 80 and 443 are allowed: HTTP clients add them.
  * @throws HostError
  */
 export function upstreamOfHost(
@@ -47,7 +47,7 @@ export function upstreamOfHost(
   return upstream
 }
 
-/** As `upstreamOfHost`; undefined if the host names no upstream. */
+/** Returns the upstream of a host; undefined for any other host. */
 export function findUpstream(host: string, { domain, hosts }: HostSettings): Upstream | undefined {
   if (host.length > MAX_HOST_LENGTH) return undefined
   const name = host.toLowerCase().replace(/\.$/, '')
@@ -65,7 +65,7 @@ function parseName(name: string, domain: string): Upstream | undefined {
   return key === 'service' ? { service: target, ...where } : { query: target, ...where }
 }
 
-/** Why a host names no upstream. */
+/** Returns why a host is not an upstream. */
 function problemOf(host: string, domain: string): string {
   if (host.length > MAX_HOST_LENGTH)
     return `has ${host.length} characters; a host name has at most ${MAX_HOST_LENGTH - 1}`
@@ -94,7 +94,7 @@ function isHostName(text: string): boolean {
 }
 
 /**
- * Reads the option `hosts`. The upstreams are copied.
+ * Validates and copies the option `hosts`.
  * @throws OptionError
  */
 export function expectHosts(option: string, value: unknown): ReadonlyMap<string, Upstream> {

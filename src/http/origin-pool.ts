@@ -7,7 +7,7 @@ export interface OriginPoolSettings {
   readonly connections: number
   readonly options: Omit<Client.Options, 'connect'>
   readonly connect: buildConnector.connector
-  /** Called when another request would be sent at once. */
+  /** Called when the pool can send another request at once. */
   readonly onDrain: (url: URL) => void
   readonly onConnect: (url: URL, targets: readonly Dispatcher[]) => void
   readonly onDisconnect: (url: URL, targets: readonly Dispatcher[], error: errors.UndiciError) => void
@@ -21,17 +21,17 @@ interface Waiting {
 }
 
 /**
- * A bounded pool of undici clients for one origin. undici's own pool leaves an HTTP/2 client whose session has ended
- * without an owner, and the client then connects again while events of the old session still arrive: an uncaught
- * TypeError or AssertionError (undici 7.30). Here an HTTP/2 client has one connection, and ends with it.
+ * A bounded pool of undici clients for one origin. undici's `Pool` keeps using an HTTP/2 client after its session has
+ * ended, and the client reconnects while events of the old session still arrive: an uncaught TypeError or
+ * AssertionError (undici 7.30). Here an HTTP/2 client has one connection, and is closed with it.
  */
 export class OriginPool {
   readonly #origin: string
   readonly #settings: OriginPoolSettings
-  /** Clients that take requests. */
+  /** Clients that accept requests. */
   readonly #clients = new Set<Client>()
   readonly #busy = new WeakSet<Client>()
-  /** Clients that finish what they have. */
+  /** Clients that complete their pending requests. */
   readonly #ending = new Set<Client>()
   readonly #queue = new Set<Waiting>()
   #isClosing = false
@@ -42,7 +42,7 @@ export class OriginPool {
     this.#settings = settings
   }
 
-  /** Whether there is neither a connection nor a request. */
+  /** Whether there are no connections and no requests. */
   get isIdle(): boolean {
     if (this.#queue.size > 0) return false
     return [...this.#clients].every(
@@ -50,7 +50,7 @@ export class OriginPool {
     )
   }
 
-  /** @returns whether another request would be sent at once */
+  /** @returns whether the pool can send another request at once */
   dispatch(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
     const client = this.#freeClient()
     if (client === undefined) this.#wait(options, handler)
@@ -96,7 +96,7 @@ export class OriginPool {
     const client: Client = new Client(this.#origin, {
       ...options,
       connect: (to, callback) => {
-        // For the requests that were on the session, or about to be: they may have been processed.
+        // Fails the requests of the session: they may have been processed.
         if (isHttp2) callback(resetError('the HTTP/2 session ended before the response'), null)
         else {
           connect(to, (...result: Parameters<buildConnector.Callback>) => {
@@ -119,7 +119,7 @@ export class OriginPool {
       onDisconnect(url, targets, error)
     })
     client.on('connectionError', (url, targets, error) => {
-      // undici emits this at the end of an HTTP/2 session as well.
+      // undici also emits this at the end of an HTTP/2 session.
       if (!this.#retire(client)) return
       const isConnected = [...this.#clients].some(({ stats }) => stats.connected)
       if (!isConnected) this.#failQueue(error)
@@ -128,12 +128,12 @@ export class OriginPool {
     return client
   }
 
-  /** @returns whether the client took requests before */
+  /** @returns whether the client accepted requests before */
   #retire(client: Client): boolean {
     if (!this.#clients.delete(client)) return false
     this.#ending.add(client)
     const forget = (): boolean => this.#ending.delete(client)
-    // undici calls this in the middle of a change of the client.
+    // undici calls this while it changes the state of the client.
     queueMicrotask(() => {
       client.close().then(forget, forget)
       this.#dispatchWaiting()

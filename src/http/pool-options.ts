@@ -1,16 +1,17 @@
 import { OptionError, toError } from '../base/errors.js'
 import { duration, expectKeys, expectObject } from '../base/validate.js'
 
-/** Options of an adapter that keeps connections in a pool of somebody else's making. */
+/** Options of a client with a pool of another library. */
 export interface PooledOptions<P extends object> {
   readonly dialTimeoutMs?: number | undefined
   readonly pool?: P | undefined
 }
 
 /**
- * @param owner - whose pool it is, for messages
- * @param keys - the options of the pool that may be given
- * @param tryOut - throws what its maker says of the values
+ * Validates the options of a pooled client.
+ * @param owner - the class of the pool, for messages
+ * @param keys - the supported options of the pool
+ * @param tryOut - creates a pool, which throws for invalid values
  * @throws OptionError
  */
 export function readPooled<P extends object>(

@@ -26,7 +26,9 @@ function checkRedirect(from: string, to: string, { hosts, crossServiceRedirects 
   throw new RedirectError(source.name, target.name)
 }
 
-/** What a host is compared by. A service is the same in each datacenter, and under each of its hosts. */
+/**
+ * Returns the key by which hosts are compared. A service is the same in each datacenter and under each of its hosts.
+ */
 function identify(
   hostname: string,
   hosts: HostSettings,
@@ -40,14 +42,14 @@ function identify(
   return { key: JSON.stringify([target.kind === 'query', name, namespace, partition]), name }
 }
 
-/** The requests that one call of a client makes: the first one, and those by which it follows redirects. */
+/** The requests of one call of a client: the first one, and those for redirects. */
 interface Call {
   /** Host of the first request. */
   hostname?: string
   readonly isMeshFetch: boolean
 }
 
-/** Key of the call in the options of a request. Interceptors copy it to the requests that follow. */
+/** The key of the call in the options of a request. Interceptors copy it to later requests. */
 const CALL: unique symbol = Symbol('consul-connect.call')
 
 type CallOptions = Dispatcher.DispatchOptions & { readonly [CALL]?: Call }
@@ -94,8 +96,8 @@ function isFetch(options: Dispatcher.DispatchOptions & { readonly maxRedirection
 }
 
 /**
- * A handler that fails if `check` refuses its response. `fetch` follows a redirect by a request that has nothing in
- * common with the one before, so that only the response can be refused.
+ * Returns a handler that fails if `check` rejects the response. `fetch` follows a redirect by an independent request,
+ * so that only the response can be rejected.
  */
 function guardResponse(
   handler: Dispatcher.DispatchHandler,
@@ -125,8 +127,8 @@ function rawLocation(rawHeaders: readonly Buffer[]): string | undefined {
 const currentRedirect = new AsyncLocalStorage<{ readonly from: string; readonly to: URL }>()
 
 /**
- * Checks a request of `node:http`. Libraries follow a redirect in the `response` event, or in a continuation of it, by a
- * new request for the URL that the response names.
+ * Checks a request of `node:http`. Libraries follow a redirect in the `response` event, or in a continuation of it, by
+ * a new request for the URL that the response names.
  * @throws RedirectError
  */
 export function guardRequest(request: ClientRequest, settings: RedirectSettings): void {
@@ -150,14 +152,14 @@ function pathOf({ pathname, search }: URL): string {
   return pathname + search
 }
 
-/** Where a response redirects to, if that is another host. */
+/** Returns the redirect target of a response, if it is another host. */
 function redirectTarget(status: unknown, location: unknown, hostname: string): URL | undefined {
   if (!REDIRECT_STATUSES.has(status) || typeof location !== 'string') return undefined
   try {
     const to = new URL(location, `http://${hostname}/`)
     return to.hostname === hostname.toLowerCase() ? undefined : to
   } catch {
-    // Clients do not follow what is not a URL.
+    // Clients do not follow an invalid URL.
     return undefined
   }
 }

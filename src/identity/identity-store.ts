@@ -9,14 +9,16 @@ import { log } from '../base/log.js'
 import { type Credentials, type Leaf, checkLeaf } from './leaf.js'
 import type { Roots, RootsStore } from './roots.js'
 
-/** What the application may set about TLS. */
+/** TLS settings of the application. */
 export interface TlsSettings {
-  /** Groups for the key exchange, as node:tls takes them. */
+  /** Groups for the key exchange, in the format of node:tls. */
   readonly ecdhCurve: string
   readonly minVersion: 'TLSv1.2' | 'TLSv1.3'
 }
 
-/** What a connection is made with: our leaf and its key, the roots to verify the peer against, and settings of TLS. */
+/**
+ * Everything that a TLS connection needs: leaf, private key, CA roots, and TLS settings. A rotation makes a new one.
+ */
 export interface Generation {
   readonly leaf: Leaf
   readonly privateKeyPem: string
@@ -25,9 +27,9 @@ export interface Generation {
 }
 
 interface IdentityEvents {
-  /** A new leaf, or new roots, are in use from now on. */
+  /** A new leaf or new roots are in use. */
   changed: [generation: Generation, what: 'leaf' | 'roots']
-  /** Something new was refused or could not be fetched; the last good generation stays. */
+  /** A leaf or roots were rejected or could not be read. The last good generation stays in use. */
   failed: [error: Error]
 }
 
@@ -36,22 +38,22 @@ export interface IdentityOptions {
   readonly roots: RootsStore
   readonly service: string
   readonly tls: TlsSettings
-  /** Rejects when OpenSSL cannot use a generation, although it passed every check here. */
-  readonly prove: (generation: Generation) => Promise<void>
+  /** Rejects a generation that OpenSSL cannot use. */
+  readonly testHandshake: (generation: Generation) => Promise<void>
   readonly clock: Clock
   readonly random: () => number
 }
 
-/** How long an agent that answers may take to renew an expired certificate. */
+/** How long to wait for an agent to renew an expired certificate. */
 const RENEWAL_MS = 1_000
 
-/** The last good generation of one service's leaf and of the mesh's roots. */
+/** Keeps the last good generation of one service: its leaf, and the roots of the mesh. */
 export class IdentityStore extends EventEmitter<IdentityEvents> {
   readonly #options: IdentityOptions
   readonly #closed = new AbortController()
   readonly #onRoots: (roots: Roots) => void
   #watch: Watch<LeafCertificate> | undefined
-  /** The agent's answer behind the current leaf. */
+  /** The response of the agent with the current leaf. */
   #answer: LeafCertificate | undefined
   #current: Generation | undefined
   #cancelExpiry: () => void = () => undefined
@@ -63,27 +65,27 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
       this.#takeRoots(roots)
     }
     options.roots.on('changed', this.#onRoots)
-    // A leaf cannot be judged without roots, so its watch starts after theirs.
+    // A leaf cannot be verified without roots, so that its watch starts after theirs.
     if (options.roots.current !== undefined) this.#takeRoots(options.roots.current)
   }
 
-  /** The name of the service whose identity it is. */
+  /** The name of the service. */
   get service(): string {
     return this.#options.service
   }
 
-  /** The last good generation, expired or not. */
+  /** The last good generation, even if expired. */
   get current(): Generation | undefined {
     return this.#current
   }
 
-  /** Why there is nothing newer; undefined while all is well. */
+  /** The error of the last read of the leaf or the roots; undefined if both succeeded. */
   get lastError(): Error | undefined {
     return this.#watch?.lastError ?? this.#options.roots.lastError
   }
 
   /**
-   * The generation to make a connection with.
+   * Returns the generation for a new connection.
    * @throws IdentityError when there is none yet, or when its certificate has expired
    */
   require(): Generation {
@@ -91,20 +93,19 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
     const current = this.#current
     const cause = this.lastError
     if (current === undefined) {
-      const message = `${service} has no certificate yet${withCause(cause)}`
+      const message = `${service}: no certificate yet${withCause(cause)}`
       throw new IdentityError('ERR_CONNECT_NOT_READY', message, { cause })
     }
     if (!this.#isUsable()) {
-      const message = `the certificate of ${service} expired at ${current.leaf.expiresAt.toISOString()}, and the agent has not issued a new one`
+      const message = `certificate of ${service}: expired at ${current.leaf.expiresAt.toISOString()}, and the agent has not issued a new one`
       throw new IdentityError('ERR_CONNECT_LEAF_EXPIRED', message + withCause(cause), { cause })
     }
     return current
   }
 
   /**
-   * Waits for a generation that can be used, and returns it. An expired certificate is waited for only as long as the
-   * agent can be expected to renew it.
-   * @throws IdentityError (with the agent's last error as its cause) when the time is over; AbortError; ClosedError
+   * Waits for a usable generation. If the certificate has expired, waits at most a second for the agent to renew it.
+   * @throws IdentityError (the cause is the last error of the agent) after the timeout, AbortError, ClosedError
    */
   async ready(bounds: Bounds): Promise<Generation> {
     if (this.#isUsable() && !isAborted(bounds.signal) && !isAborted(bounds.closed)) return this.require()
@@ -126,7 +127,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
           }),
       )
     } catch (error) {
-      // The error of `require` says more than that the time is over.
+      // require() throws a more specific error than a timeout.
       if (!(error instanceof TimeoutError)) throw error
     } finally {
       this.off('changed', onChanged)
@@ -149,20 +150,20 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
 
   #takeRoots(roots: Roots): void {
     if (this.#watch === undefined) this.#watch = this.#watchLeaf()
-    // A leaf that came before its root was refused: it may be good now.
+    // A leaf that arrived before its root was rejected, and may be valid now.
     else if (this.#watch.lastError !== undefined) this.#watch.restart()
     if (this.#current === undefined || this.#answer === undefined) return
-    // The roots say whom to trust: they are in use at once, even if they leave our own certificate without a root.
+    // Use new roots at once, even if our own certificate has no path to them: they decide which peers are trusted.
     const next = { ...this.#current, roots, leaf: this.#underRoots(this.#current.leaf, this.#answer, roots) }
     this.#current = next
     this.#armExpiry(next.leaf.expiresAt)
-    this.#options.prove(next).catch((error: unknown) => {
+    this.#options.testHandshake(next).catch((error: unknown) => {
       this.emit('failed', toError(error))
     })
     this.emit('changed', next, 'roots')
   }
 
-  /** The same leaf, with the end of its path under other roots. */
+  /** Returns the leaf with the expiry of its path under other roots. */
   #underRoots(leaf: Leaf, answer: LeafCertificate, roots: Roots): Leaf {
     try {
       return this.#check(answer, roots).leaf
@@ -188,19 +189,19 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
     })
   }
 
-  /** Takes a leaf into use once it is proved, against the roots of that moment. */
+  /** Verifies a leaf against the current roots, tests it by a handshake, and uses it. */
   async #takeLeaf(answer: LeafCertificate): Promise<void> {
-    const { service, prove, tls } = this.#options
+    const { service, testHandshake, tls } = this.#options
     for (;;) {
       const roots = this.#options.roots.current
       if (roots === undefined) {
-        throw new IdentityError('ERR_CONNECT_ROOTS', 'there are no roots to verify a certificate against')
+        throw new IdentityError('ERR_CONNECT_ROOTS', 'no CA roots to verify the certificate against')
       }
       const next = { ...this.#check(answer, roots), roots, tls }
       try {
-        await prove(next)
+        await testHandshake(next)
       } catch (cause) {
-        const message = `the agent's certificate for ${service} cannot be used for TLS${withCause(cause)}`
+        const message = `certificate of ${service}: cannot be used for TLS${withCause(cause)}`
         throw new IdentityError('ERR_CONNECT_LEAF_MALFORMED', message, { cause })
       }
       if (isAborted(this.#closed.signal)) return
@@ -231,7 +232,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
     const { clock } = this.#options
     this.#cancelExpiry()
     this.#cancelExpiry = clock.after(expiresAt.getTime() - clock.now(), () => {
-      // Timers and the wall clock may disagree: a clock that was set back gives the certificate more time.
+      // The wall clock may have been set back, so that the certificate is valid for longer.
       if (this.#isUsable()) this.#armExpiry(expiresAt)
       else this.#expire()
     })
@@ -243,7 +244,7 @@ export class IdentityStore extends EventEmitter<IdentityEvents> {
     } catch (error) {
       this.emit('failed', error as IdentityError)
     }
-    // The agent may hold the read that is open for minutes.
+    // The agent may hold the pending read for minutes.
     this.#watch?.restart()
   }
 }

@@ -7,22 +7,22 @@ import type { Roots } from './roots.js'
 import type { ServiceId } from './spiffe.js'
 import { type ExpectedIdentity, verifyExpected, verifyLeaf, verifyMember } from './verify.js'
 
-/** A service's own certificate. The private key is not part of it. */
+/** The certificate of a service, without its private key. */
 export interface Leaf {
   readonly id: ServiceId
-  /** The SPIFFE ID as the certificate has it. */
+  /** The SPIFFE ID, as in the certificate. */
   readonly uri: string
   /** Colon-separated hexadecimal. */
   readonly serialNumber: string
   readonly notBefore: Date
   readonly notAfter: Date
-  /** When the first certificate of its path expires, the root included: from then on no peer accepts it. */
+  /** When the first certificate of its path expires, including the root: peers reject the leaf from then on. */
   readonly expiresAt: Date
-  /** PEM of the leaf and of the intermediates that peers need. */
+  /** PEM of the leaf and its intermediate certificates. */
   readonly chainPem: string
 }
 
-/** A leaf that has been checked, with its key. */
+/** A verified leaf with its private key. */
 export interface Credentials {
   readonly leaf: Leaf
   readonly privateKeyPem: string
@@ -31,8 +31,8 @@ export interface Credentials {
 const MAX_CHAIN = 16
 
 /**
- * Checks what the agent gave: it parses, it is a leaf, its key is its own, it names us, it is valid now, and it
- * chains to a root of the mesh.
+ * Verifies a certificate from the agent: it is a valid leaf with the matching private key, names the expected service,
+ * is valid now, and has a path to a root of the mesh.
  * @throws IdentityError
  */
 export function checkLeaf(
@@ -42,7 +42,7 @@ export function checkLeaf(
   now: number,
 ): Credentials {
   const fail = (code: ErrorCode, problem: string, cause?: unknown): IdentityError =>
-    new IdentityError(code, `the agent's certificate for ${expected.service} ${problem}${withCause(cause)}`, {
+    new IdentityError(code, `certificate of ${expected.service}: ${problem}${withCause(cause)}`, {
       cause,
     })
 
@@ -52,14 +52,11 @@ export function checkLeaf(
   )
   const [certificate] = chain
   if (certificate === undefined || chain.length > MAX_CHAIN) {
-    throw fail(
-      'ERR_CONNECT_LEAF_MALFORMED',
-      `comes as a chain of ${chain.length}, where 1 to ${MAX_CHAIN} are expected`,
-    )
+    throw fail('ERR_CONNECT_LEAF_MALFORMED', `expected 1 to ${MAX_CHAIN} certificates, got ${chain.length}`)
   }
   const key = attempt(
     () => createPrivateKey(given.privateKeyPem),
-    (cause) => fail('ERR_CONNECT_LEAF_MALFORMED', 'has a key that cannot be parsed', cause),
+    (cause) => fail('ERR_CONNECT_LEAF_MALFORMED', 'the private key cannot be parsed', cause),
   )
   const facts = attempt(
     () => parseCertificate(certificate.raw),
@@ -67,17 +64,17 @@ export function checkLeaf(
   )
   const certified = attempt(
     () => verifyLeaf(facts),
-    (cause) => fail('ERR_CONNECT_LEAF_MALFORMED', 'is not a leaf', cause),
+    (cause) => fail('ERR_CONNECT_LEAF_MALFORMED', 'not a leaf', cause),
   )
   if (!ownsKey(certificate, key))
-    throw fail('ERR_CONNECT_LEAF_KEY', 'does not belong to the key that came with it')
+    throw fail('ERR_CONNECT_LEAF_KEY', 'the private key belongs to another certificate')
   const id = attempt(
     () => {
       const member = verifyMember(certified, roots.trustDomain)
       verifyExpected(member, expected)
       return member
     },
-    (cause) => fail('ERR_CONNECT_LEAF_SERVICE', 'names somebody else', cause),
+    (cause) => fail('ERR_CONNECT_LEAF_SERVICE', 'wrong identity', cause),
   )
   const notBefore = new Date(certificate.validFrom)
   const notAfter = new Date(certificate.validTo)
@@ -86,12 +83,12 @@ export function checkLeaf(
   if (notBefore.getTime() > now) {
     throw fail(
       'ERR_CONNECT_LEAF_MALFORMED',
-      `is valid only from ${notBefore.toISOString()}; compare the clocks of this machine and of the agent`,
+      `not valid before ${notBefore.toISOString()}; compare the clocks of this host and the agent`,
     )
   }
   const expiresAt = attempt(
     () => verifyPath(chain, roots.certificates, now, [CLIENT_AUTH, SERVER_AUTH]),
-    (cause) => fail('ERR_CONNECT_LEAF_UNTRUSTED', 'is not trusted in the mesh', cause),
+    (cause) => fail('ERR_CONNECT_LEAF_UNTRUSTED', 'no path to a root of the mesh', cause),
   )
   const leaf: Leaf = {
     id,

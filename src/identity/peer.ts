@@ -1,6 +1,6 @@
-/** Who is at the other end of a connection. Everything in it was proved by its certificate. */
+/** The identity of the other end of a connection, as verified by its certificate. */
 export interface Peer {
-  /** The SPIFFE ID, as the certificate has it. */
+  /** The SPIFFE ID, as in the certificate. */
   readonly spiffeId: string
   readonly trustDomain: string
   readonly partition: string

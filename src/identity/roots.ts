@@ -10,12 +10,12 @@ import { log } from '../base/log.js'
 import { parsePemCertificates } from './path.js'
 import { isTrustDomain } from './spiffe.js'
 
-/** The mesh's roots: one trust domain and the certificates that may sign for it. */
+/** The CA roots of the mesh and its trust domain. */
 export interface Roots {
   readonly trustDomain: string
   /**
-   * The trust anchors. There are several during a rotation, and where a root comes as a bundle of PEM certificates.
-   * They need not be self-signed.
+   * The trust anchors. There are several during a rotation, or if a root is a bundle of PEM certificates. They need not
+   * be self-signed.
    */
   readonly certificates: readonly X509Certificate[]
   /** The same certificates, each as PEM. */
@@ -28,7 +28,7 @@ interface RootsEvents {
   failed: [error: Error]
 }
 
-/** The last good roots of one agent, kept fresh by one watch however many services use them. */
+/** Keeps the last good CA roots of one agent, for all services that use it. */
 export class RootsStore extends EventEmitter<RootsEvents> {
   readonly #watch: Watch<CaRoots>
   #current: Roots | undefined
@@ -54,7 +54,7 @@ export class RootsStore extends EventEmitter<RootsEvents> {
     return this.#current
   }
 
-  /** Why there are no newer roots; undefined while all is well. */
+  /** The error of the last read; undefined if it succeeded. */
   get lastError(): Error | undefined {
     return this.#watch.lastError
   }
@@ -68,17 +68,17 @@ export class RootsStore extends EventEmitter<RootsEvents> {
     log.identity('roots of %s: %d, active %s', roots.trustDomain, roots.pems.length, roots.activeRootId)
     const before = this.#current
     this.#current = roots
-    // Connections depend on the certificates alone; which of them signs now is for people.
+    // Connections depend on the certificates only, and not on which root is active.
     if (before?.trustDomain === roots.trustDomain && isDeepStrictEqual(before.pems, roots.pems)) return
     this.emit('changed', roots)
   }
 }
 
 /**
- * Checks the roots as the agent returned them. A set is accepted as a whole or not at all.
+ * Validates the CA roots of an agent. One invalid root rejects the whole set.
  *
- * A `RootCert` may hold several certificates, which is how Consul (1.9 and later) is given an external CA above its
- * own: all of them are trust anchors, as they are to Consul's own members.
+ * A `RootCert` may contain several certificates, which is how Consul (1.9 and later) is given an external CA above its
+ * own. All of them are trust anchors, as for Consul's own proxies.
  * @throws IdentityError with ERR_CONNECT_ROOTS
  */
 export function checkRoots(answer: CaRoots): Roots {
@@ -101,7 +101,7 @@ export function checkRoots(answer: CaRoots): Roots {
     if (!bundle.every(({ ca }) => ca)) throw fail(`CA root ${id} is not a CA certificate`)
     return bundle
   })
-  // The same external CA may stand above two roots of a rotation.
+  // Two roots of a rotation may share an external CA.
   const anchors = [...new Map(certificates.map((each) => [each.fingerprint256, each])).values()]
   return { trustDomain, certificates: anchors, pems: anchors.map(String), activeRootId }
 }

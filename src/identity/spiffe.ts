@@ -1,7 +1,7 @@
 import { type ErrorCode, OptionError, SpiffeIdError } from '../base/errors.js'
 import { describe } from '../base/validate.js'
 
-/** What a Connect certificate names, by kind. Only services take part in intentions. */
+/** The identity in a Connect certificate, by kind. Intentions apply to services only. */
 export type SpiffeIdParts =
   | ServiceId
   | {
@@ -20,7 +20,7 @@ export type SpiffeIdParts =
     }
   | { readonly kind: 'signing'; readonly trustDomain: string }
 
-/** The identity of a service. `namespace` and `partition` are `default` where Consul has neither. */
+/** The identity of a service. `namespace` and `partition` are `default` without Consul Enterprise. */
 export interface ServiceId {
   readonly kind: 'service'
   readonly trustDomain: string
@@ -36,7 +36,7 @@ const MAX_BYTES = 2048
 const MAX_TRUST_DOMAIN_BYTES = 255
 const TRUST_DOMAIN_FORM = `a trust domain of 1 to ${MAX_TRUST_DOMAIN_BYTES} characters of [a-z0-9._-]`
 
-/** A SPIFFE ID as Consul Connect writes it. Immutable. */
+/** A SPIFFE ID in a form of Consul Connect. Immutable. */
 export class SpiffeId {
   readonly parts: SpiffeIdParts
 
@@ -45,8 +45,8 @@ export class SpiffeId {
   }
 
   /**
-   * Parses a URI strictly: no case is folded and nothing is normalised. A segment may be percent-encoded, as
-   * Consul does with unusual service names; it is decoded once, after the path was matched.
+   * Parses a URI strictly, without folding case or normalization. Segments may be percent-encoded, as Consul encodes
+   * unusual service names; they are decoded once, after the path was matched.
    * @throws SpiffeIdError with a code for each rule; OptionError for a value that is not a string
    * @example
    * ```ts
@@ -78,8 +78,8 @@ export class SpiffeId {
   }
 
   /**
-   * The identity of a service.
-   * @throws SpiffeIdError when a part cannot stand in a SPIFFE ID
+   * Creates the SPIFFE ID of a service.
+   * @throws SpiffeIdError for a part that is not allowed in a SPIFFE ID
    */
   static service(id: {
     readonly trustDomain: string
@@ -96,11 +96,11 @@ export class SpiffeId {
       if (!text.isWellFormed())
         throw new SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', text, 'well-formed Unicode')
     }
-    // Parsing what was written keeps one set of rules.
+    // Parsing the result applies the same rules as for foreign IDs.
     return SpiffeId.parse(format({ kind: 'service', trustDomain, partition, namespace, datacenter, service }))
   }
 
-  /** The URI. Parsing it gives an equal ID. */
+  /** Returns the URI. */
   toString(): string {
     return format(this.parts)
   }
@@ -114,14 +114,14 @@ export class SpiffeId {
   }
 }
 
-/** The name of the namespace and of the partition where a URI names none. */
+/** The namespace and partition of a URI without them. */
 const DEFAULT = 'default'
 
 export function isTrustDomain(text: string): boolean {
   return text.length <= MAX_TRUST_DOMAIN_BYTES && /^[a-z0-9._-]+$/.test(text)
 }
 
-// The forms of Consul's own URI code. They are matched against the raw path; groups are decoded afterwards.
+// The forms that Consul generates. They are matched against the raw path, and the groups are decoded afterwards.
 const AP = '(?:/ap/(?<partition>[^/]+))?'
 const DC = '/dc/(?<datacenter>[^/]+)'
 const SERVICE = new RegExp(`^${AP}/ns/(?<namespace>[^/]+)${DC}/svc/(?<service>[^/]+)$`)

@@ -1,14 +1,14 @@
-/** How likely the nearest node stays the first one: coordinates and health change now and then. */
+/** The probability that the nearest node stays first: coordinates and health change sometimes. */
 const STABILITY = 0.95
-/** The odds at which the test decides, as a logarithm: 999 to 1. */
+/** The log-odds at which the test decides: 999 to 1. */
 const DECISIVE = Math.log(999)
 
 /**
- * Decides from successive answers of a prepared query whether the query sorts by distance: then the same node comes first
- * each time, while servers shuffle every other answer. This is Wald's sequential probability ratio test on the first node.
- * Instances of one node are equally near, so that only their node is looked at.
+ * Decides from successive results of a prepared query whether the query sorts by distance: then the same node is first
+ * each time, while servers shuffle all other results. This is Wald's sequential probability ratio test on the first
+ * node. Instances of one node are equally near, so only their node counts.
  *
- * The sum is bounded: a query that is redefined is noticed after a few answers.
+ * The sum is bounded, so that a change of the query is detected after a few results.
  */
 export class AnswerOrder {
   #logOdds = 0
@@ -20,14 +20,14 @@ export class AnswerOrder {
     return this.#isSorted
   }
 
-  /** @param nodes - the node of each instance, in the order of the answer */
+  /** @param nodes - the node of each instance, in the order of the result */
   add(nodes: readonly string[]): void {
     const expected = this.#first
     this.#first = nodes[0]
-    // What came first before may have left.
+    // The previous first node may be gone.
     if (expected === undefined || !nodes.includes(expected)) return
     const share = nodes.filter((node) => node === expected).length / nodes.length
-    // The first node of a shuffled answer would repeat as often.
+    // How often the first node of a shuffled result repeats.
     if (share >= STABILITY) return
     const isRepeated = nodes[0] === expected
     const ratio = isRepeated ? STABILITY / share : (1 - STABILITY) / (1 - share)

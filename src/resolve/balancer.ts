@@ -5,35 +5,41 @@ import type { Endpoint } from './resolver.js'
 /** Jitter makes an ejection up to half as long again. */
 const EJECTION: Backoff = { firstMs: 1_000, longestMs: 60_000 }
 
-/** What is known of one instance. */
+/** The state of one instance. */
 interface Instance {
   endpoint: Endpoint
-  /** Connections that are open or being made. */
+  /** The number of open and pending connections. */
   load: number
-  /** How often it was ejected in a row; 0 when it is in good standing. */
+  /** The number of consecutive ejections; 0 for a healthy instance. */
   ejections: number
   ejectedAt: number
   ejectedForMs: number
-  /** Whether the one connection is under way that may bring it back. */
+  /** Whether its trial connection is pending. */
   isOnTrial: boolean
 }
 
-/** An instance that was chosen. One of the three must be called, to say what came of it. */
+/** A chosen instance. The caller must call one of the three functions to report the result. */
 export interface Choice {
   readonly endpoint: Endpoint
-  /** It proved itself. Returns what must be called when the connection ends. */
+  /** The connection succeeded. @returns a function to be called when the connection ends */
   connected(): () => void
-  /** It could not be reached, or did not prove itself. */
+  /** The connection failed, or the verification of its peer. */
   failed(): void
-  /** Nothing was learnt of it. */
+  /** The attempt was aborted without a result. */
   abandoned(): void
 }
 
 /**
- * Chooses among the instances of one upstream. Two are drawn by weight, and the one with less load for its weight is
- * taken (the power of two choices), so that shares follow the weights, and whoever is slow to let go gets less. One
- * that fails is ejected for a time; then a single connection is its trial. Never more than half of them are ejected,
- * and those that are serve when all others have failed.
+ * Chooses an instance of an upstream for each connection.
+ *
+ * - Load balancing: picks two instances at random by weight and takes the one with fewer open connections per weight
+ * ("power of
+ *   two choices", Mitzenmacher 2001).
+ * - Outlier ejection: an instance that fails is skipped for 1 s, doubling up to 60 s, with jitter. After that, one
+ * trial
+ *   connection decides whether it returns. At most half of the instances are ejected at a time; if all others fail,
+ * ejected
+ *   instances are used as well.
  */
 export class Balancer {
   readonly #time: Time
@@ -45,21 +51,21 @@ export class Balancer {
     this.#time = time
   }
 
-  /** Whether nothing would be missed if it were forgotten: no connection is open, nobody is ejected. */
+  /** Whether it has no state: no open connections and no ejected instances. */
   get isIdle(): boolean {
     return [...this.#known.values()].every((instance) => instance.load === 0 && !this.#isEjected(instance))
   }
 
   /**
-   * The best of `endpoints` that was not tried yet; undefined when all were.
-   * @param isSorted - whether the first that is in good standing is the best
-   * @param tried - what a dial has tried so far; the one that is chosen is added
+   * Chooses an endpoint that was not tried yet; undefined if all were.
+   * @param isSorted - whether to take the first healthy endpoint
+   * @param tried - the instances that the dial has tried; the chosen one is added
    */
   choose(endpoints: readonly Endpoint[], isSorted: boolean, tried: Set<object>): Choice | undefined {
     this.#take(endpoints)
     const left = this.#list.filter((instance) => !tried.has(instance))
     const ready = left.filter((instance) => this.#isReady(instance))
-    // Better somebody who failed a while ago than nobody.
+    // If all healthy instances failed, use ejected ones.
     const candidates = ready.length > 0 ? ready : left
     const chosen = isSorted ? candidates[0] : lighter(candidates, this.#time.random)
     if (chosen === undefined) return undefined
@@ -67,16 +73,16 @@ export class Balancer {
     return this.#begin(chosen)
   }
 
-  /** Goes over to a new list. What is known of an address stays known for as long as it matters. */
+  /** Updates the instances. State of removed instances is kept while it matters. */
   #take(endpoints: readonly Endpoint[]): void {
-    // A list that nobody can change has not changed.
+    // The same frozen list: nothing has changed.
     if (this.#endpoints === endpoints && Object.isFrozen(endpoints)) return
     const listed = new Map<string, Instance>()
     for (const endpoint of endpoints) {
       const key = keyOf(endpoint)
-      // An address that is named twice is one instance.
+      // Duplicates are one instance.
       if (listed.has(key)) continue
-      const instance = this.#known.get(key) ?? newcomer(endpoint)
+      const instance = this.#known.get(key) ?? newInstance(endpoint)
       instance.endpoint = endpoint
       listed.set(key, instance)
     }
@@ -89,7 +95,7 @@ export class Balancer {
     this.#readmit()
   }
 
-  /** Should the list have become shorter, those whose time is over first come back without a trial. */
+  /** If the list became shorter, returns the instances whose ejection ends first, so that at most half are ejected. */
   #readmit(): void {
     const ejected = this.#list
       .filter((instance) => this.#isOut(instance))
@@ -100,7 +106,7 @@ export class Balancer {
   }
 
   #begin(instance: Instance): Choice {
-    // One that is taken for want of any other, while its trial is under way, is no second trial.
+    // An instance that is used for lack of others during its trial gets no second trial.
     const isTrial = instance.ejections > 0 && !instance.isOnTrial
     if (isTrial) instance.isOnTrial = true
     instance.load += 1
@@ -130,7 +136,7 @@ export class Balancer {
   }
 
   #eject(instance: Instance): void {
-    // Several dials may find out at once: that is one failure.
+    // Concurrent failures count once.
     if (this.#isEjected(instance)) return
     const others = this.#list.filter((other) => other !== instance && this.#isOut(other))
     if (others.length + 1 > this.#mostEjected()) return
@@ -148,26 +154,26 @@ export class Balancer {
     return instance.ejections === 0 || (!this.#isEjected(instance) && !instance.isOnTrial)
   }
 
-  /** Whether it gets no connection now; not so one whose time is over, and that waits for its trial. */
+  /** Whether the instance gets no connections; false if its ejection is over and its trial is due. */
   #isOut(instance: Instance): boolean {
     return instance.isOnTrial || this.#isEjected(instance)
   }
 
   #isEjected({ ejections, ejectedAt, ejectedForMs }: Instance): boolean {
-    // A clock that was set back must not keep anybody out for longer.
+    // A clock that was set back must not prolong an ejection.
     const age = this.#time.clock.now() - ejectedAt
     return ejections > 0 && age >= 0 && age < ejectedForMs
   }
 }
 
-function newcomer(endpoint: Endpoint): Instance {
+function newInstance(endpoint: Endpoint): Instance {
   return { endpoint, load: 0, ejections: 0, ejectedAt: 0, ejectedForMs: 0, isOnTrial: false }
 }
 
 /**
- * The lighter of two that are drawn by weight. The second must be so light that with this connection it has no more for
- * its weight than the first has without it: else a single one that is open would turn the shares around where weights
- * differ and loads are small.
+ * Picks two instances by weight and returns the one with less load per weight. The second one must have no more load
+ * per weight with the new connection than the first one without it; otherwise a single open connection would invert the
+ * shares of instances with different weights.
  */
 function lighter(candidates: readonly Instance[], random: () => number): Instance | undefined {
   const weighty = candidates.filter((candidate) => weightOf(candidate) > 0)
@@ -178,12 +184,12 @@ function lighter(candidates: readonly Instance[], random: () => number): Instanc
     random,
   )
   if (first === undefined || second === undefined) return first
-  // Multiplied, so that a weight of 0 divides nothing.
+  // Multiplied, to avoid a division by a weight of 0.
   const [a, b] = weighty.length > 0 ? [weightOf(first), weightOf(second)] : [1, 1]
   return (second.load + 1) * a <= first.load * b ? second : first
 }
 
-/** One, with a chance in proportion to its weight; each with the same when none has any. */
+/** Picks an instance at random by weight, or uniformly if no instance has a weight. */
 function draw(candidates: readonly Instance[], random: () => number): Instance | undefined {
   const total = candidates.reduce((sum, candidate) => sum + weightOf(candidate), 0)
   if (total === 0) return candidates[Math.floor(random() * candidates.length)]

@@ -18,14 +18,14 @@ import { TtlCache, type Timed } from './ttl-cache.js'
 import { type Endpoint, type ResolveRequest, type Resolver, endpointList } from './resolver.js'
 import type { DnsTarget } from './upstream.js'
 
-/** However long an answer says that it holds: one that is wrong, or forged, must not hold for ever. */
+/** The maximum TTL: a wrong or forged response must not stay in use for ever. */
 const LONGEST_TTL_S = 24 * 3600
 const LONGEST_NEGATIVE_TTL_S = 60
 const MOST_RECORDS = 1_000
-/** How many questions for missing addresses are under way. */
+/** Upper bound on parallel questions for addresses. */
 const AT_A_TIME = 8
 
-/** Resolves by SRV records, with the addresses that come along. The records' own TTLs hold, 0 included. */
+/** Resolves by SRV records and the addresses in the response. Uses the TTLs of the records, including 0. */
 export class DnsResolver implements Resolver {
   readonly name: string
   readonly #client: DnsClient
@@ -52,7 +52,7 @@ export class DnsResolver implements Resolver {
   async resolve({ signal, refresh }: ResolveRequest): Promise<readonly Endpoint[]> {
     const endpoints = await this.#lookup.get(signal, refresh)
     if (endpoints.length > 0) return endpoints
-    const message = 'the name does not exist, or has no SRV record that can be dialled'
+    const message = 'the name does not exist, or has no valid SRV record'
     throw new DialError('ERR_CONNECT_NO_INSTANCES', this.name, message, { reason: 'unknown' })
   }
 
@@ -75,7 +75,7 @@ export class DnsResolver implements Resolver {
     const { dns, service, datacenter, namespace, partition } = this.#target
     const message = await this.#client.query(dns, 'SRV', signal)
     if (message.rcode !== 'NOERROR' && message.rcode !== 'NXDOMAIN') {
-      throw new DnsError(this.#client.server, `SRV ${dns}`, `the server answered ${message.rcode}`)
+      throw new DnsError(this.#client.server, `SRV ${dns}`, `the server returned ${message.rcode}`)
     }
     const records = usable(message.answers.filter(isSrv).filter(({ name }) => isSameName(name, dns)))
     const addresses = await this.#addresses(records, message.additionals, signal)
@@ -95,8 +95,9 @@ export class DnsResolver implements Resolver {
   }
 
   /**
-   * Where each target is: as it came along, or as the same server says. One that cannot be found spoils no other.
-   * @throws DnsError when that is so of all
+   * Returns the address of each target, from the response or by another question. Targets without an address are
+   * skipped.
+   * @throws DnsError if no target has an address
    */
   async #addresses(
     records: readonly SrvAnswer[],
@@ -127,7 +128,7 @@ export class DnsResolver implements Resolver {
     return found
   }
 
-  /** As the same server says, or else the name as a host name. */
+  /** Asks the server for an address. @returns the name itself without one */
   async #askAddress(name: string, signal: AbortSignal): Promise<Address> {
     for (const type of ['A', 'AAAA'] as const) {
       const { rcode, answers } = await this.#client.query(name, type, signal)
@@ -144,22 +145,22 @@ interface Address {
   readonly ttl: number
 }
 
-/** Those that say where, of the best priority that there is (RFC 2782), and not too many of them. */
+/** Returns the valid records with the best priority (RFC 2782), up to a limit. */
 function usable(records: readonly SrvAnswer[]): SrvAnswer[] {
-  // A target of "." says that the service is decidedly not there.
+  // A target of "." means that the service is not available.
   const dialable = records.filter(({ data }) => data.port > 0 && isDnsName(data.target))
   const best = Math.min(...dialable.map(({ data }) => data.priority ?? 0))
   return dialable.filter(({ data }) => (data.priority ?? 0) === best).slice(0, MOST_RECORDS)
 }
 
-/** In seconds. RFC 2308, section 5: the lesser of the SOA's own TTL and its MINIMUM; without one, nothing is kept. */
+/** Returns the negative TTL in seconds: the lower of the TTL and the MINIMUM of the SOA, or 0 (RFC 2308, section 5). */
 function negativeTtl({ authorities }: DnsMessage): number {
   const soa = authorities.find(isSoa)
   if (soa === undefined) return 0
   return Math.min(LONGEST_NEGATIVE_TTL_S, seconds(soa.ttl), seconds(soa.data.minimum))
 }
 
-/** RFC 2181, section 8: a TTL with its top bit set is none. */
+/** A TTL with its most significant bit set counts as 0 (RFC 2181, section 8). */
 function seconds(ttl: number | undefined): number {
   return ttl === undefined || ttl > 0x7fff_ffff ? 0 : ttl
 }

@@ -1,4 +1,5 @@
-import { type AgentClient, isNoAnswer } from '../agent/client.js'
+import type { AgentClient } from '../agent/client.js'
+import { isNoAnswer } from '../agent/agent-errors.js'
 import { type ConnectInstance, fetchConnectInstances } from '../agent/endpoints/health.js'
 import { CachedWatch } from '../agent/cached-watch.js'
 import { ClosedError, DialError } from '../base/errors.js'
@@ -10,14 +11,14 @@ import { TtlCache } from './ttl-cache.js'
 import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
 import type { ServiceTarget } from './upstream.js'
 
-/** How long the answer to "why is there none" is kept. */
+/** How long the reason for an empty result is cached. */
 const EMPTINESS_MS = 2_000
 
-/** How often instances are read while they cannot be watched: the longer ago an upstream was used, the less often. */
+/** The poll interval of instances that cannot be watched: longer for upstreams that have not been used recently. */
 const SHORTEST_POLL_MS = 5_000
 const LONGEST_POLL_MS = 60_000
 
-/** Resolves a service to its instances that can be reached over Connect, from a watched copy of what the agent knows. */
+/** Resolves a service to its instances, from a watched copy of the health endpoint of the agent. */
 export class HealthResolver implements Resolver {
   readonly name: string
   readonly isSorted: boolean
@@ -32,7 +33,7 @@ export class HealthResolver implements Resolver {
   #watched: CachedWatch<readonly ConnectInstance[]> | undefined
   #last: { instances: readonly ConnectInstance[]; own: string; endpoints: readonly Endpoint[] } | undefined
 
-  /** @param onFailed - called when the instances may not be read any more; those that are known stay in use */
+  /** @param onFailed - called when the instances can no longer be read; the last known ones stay in use */
   constructor(agent: AgentClient, target: ServiceTarget, time: Time, onFailed: (error: Error) => void) {
     this.name = target.service
     this.#onFailed = onFailed
@@ -70,14 +71,14 @@ export class HealthResolver implements Resolver {
   }
 
   /**
-   * This process has registered an instance, of which the watch may learn a moment later: a dial reads the instances
-   * again before it says that there are none.
+   * Called after this process registered an instance, which the watch may receive later: the next dial reads the
+   * instances again before it fails for lack of instances.
    */
   registered(): void {
     this.#isBehind = true
   }
 
-  /** Ends the watch; the next `resolve` begins another. */
+  /** Ends the watch. The next `resolve` starts another one. */
   stop(): void {
     this.#watched?.close()
     this.#watched = undefined
@@ -107,7 +108,7 @@ export class HealthResolver implements Resolver {
       fetch: (query) => fetchConnectInstances(this.#agent, this.#target, query),
       slots: this.#agent.upstreamSlots,
       waitMs: this.#agent.settings.waitMs,
-      // Consul 1.16 answers a blocking read without the right with an empty list, where a plain one is a 403.
+      // Without permission, Consul 1.16 answers a blocking read with an empty list, and a plain read with 403.
       isDoubtful: (instances) => instances.length === 0 && !this.isEmpty,
       pollMs: () => {
         const unusedMs = this.#time.clock.now() - this.#usedAt
@@ -121,7 +122,7 @@ export class HealthResolver implements Resolver {
     })
     watched.on('value', () => {
       log.resolve('%s: %d instances known', this.name, watched.value?.length)
-      // Reports the change also when no dial follows.
+      // Publishes the change even if no dial follows.
       if (watched.value !== undefined && this.#last !== undefined) {
         this.#endpoints(watched.value, this.#last.own)
       }
@@ -129,7 +130,7 @@ export class HealthResolver implements Resolver {
     return watched
   }
 
-  /** The same list for as long as nothing changes: what is known of it need not be found out again on each dial. */
+  /** Returns the same frozen list while nothing changes, so that the balancer need not compare it at each dial. */
   #endpoints(instances: readonly ConnectInstance[], own: string): readonly Endpoint[] {
     if (this.#last?.instances === instances && this.#last.own === own) return this.#last.endpoints
     const { onlyPassing = true, ...target } = this.#target

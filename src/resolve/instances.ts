@@ -9,25 +9,25 @@ import { type NoInstancesReason, withCause } from '../base/errors.js'
 import { nameHint } from './name-hint.js'
 import { type Endpoint, endpointList } from './resolver.js'
 
-/** How instances become endpoints. */
+/** How instances are selected and converted to endpoints. */
 export interface Selection {
   /**
-   * The service, spelt as it must be proved. Agents look names up in any case; identities and rights have one, and
-   * whoever may register as `API` may not be taken for `api`.
+   * The service in the spelling of its identity. Agents ignore case in lookups, but identities and ACLs do not: a
+   * service `API` must not be accepted for `api`.
    */
   readonly service: string
-  /** Those that an instance must have, in any case. Agents filter by tags, but not what takes Connect. */
+  /** Required tags, ignoring case. The Connect health endpoint of agents does not filter by tags. */
   readonly tags?: readonly string[] | undefined
-  /** The datacenter that we are in. */
+  /** Our own datacenter. */
   readonly own: string
-  /** Without those whose checks warn. */
+  /** Whether to exclude instances with warnings. */
   readonly onlyPassing: boolean
-  /** What an agent that knows no namespaces leaves out. */
+  /** The namespace of instances without one. */
   readonly namespace?: string | undefined
   readonly partition?: string | undefined
 }
 
-/** Those that can be dialled. */
+/** Returns the endpoints of the instances that can be dialed. */
 export function toEndpoints(
   instances: readonly ConnectInstance[],
   selection: Selection,
@@ -38,7 +38,7 @@ export function toEndpoints(
     .filter((instance) => isAlive(instance, selection.onlyPassing))
     .map((instance) => {
       const { service, datacenter, namespace, partition, status, weights } = instance
-      // The agent translates addresses itself only when it is told to (`translate_wan_addrs`).
+      // Agents translate addresses only with `translate_wan_addrs`.
       const isElsewhere = datacenter !== undefined && datacenter !== selection.own
       const { address, port } = isElsewhere ? instance.wan : instance
       return {
@@ -65,13 +65,13 @@ function isAlive({ status }: ConnectInstance, onlyPassing: boolean): boolean {
   return status === 'passing' || (status === 'warning' && !onlyPassing)
 }
 
-/** Why there is no instance, and in words. */
+/** Why there is no instance. */
 export interface Emptiness {
   readonly reason: NoInstancesReason
   readonly message: string
 }
 
-/** There are instances, and none that can be dialled. */
+/** Explains why none of the instances can be dialed. */
 export function noneAlive(
   known: readonly ConnectInstance[],
   service: string,
@@ -81,7 +81,7 @@ export function noneAlive(
   if (own.length === 0) {
     const names = [...new Set(known.map((instance) => instance.service))].slice(0, SHOWN)
     const shown = names.map((name) => JSON.stringify(name)).join(' or ')
-    // The agent ignores case in look-ups; identities do not.
+    // Agents ignore case in lookups; identities do not.
     const isSpelling = names.every((name) => name.toLowerCase() === service.toLowerCase())
     const problem = `service ${JSON.stringify(service)} not found`
     const message = isSpelling
@@ -102,7 +102,7 @@ export function noneAlive(
 
 const SHOWN = 5
 
-/** Asks the agent why it knows no instance at all. */
+/** Asks the agent why there are no instances. */
 export async function whyUnknown(
   agent: AgentClient,
   wanted: HealthQuery,
@@ -118,14 +118,14 @@ export async function whyUnknown(
   }
   const registered = await countInstances(agent, service, wanted, signal)
   if (registered > 0) {
-    const message = `of its ${registered} instances${where} none takes Connect, neither natively nor by a proxy`
+    const message = `none of its ${registered} instances${where} accepts mesh connections, natively or by a proxy`
     return { reason: 'not-connect', message }
   }
   const cause = `it is not registered, or the token lacks service:read on ${JSON.stringify(service)}`
   return { reason: 'unknown', message: `service not found${where}; ${nameHint(service) ?? cause}` }
 }
 
-/** That there is none is known; only why it is so could not be asked. */
+/** There are no instances, but the reason could not be determined. */
 export function unexplained(cause: unknown): Emptiness {
-  return { reason: 'empty', message: `the agent knows no instance, and did not say why${withCause(cause)}` }
+  return { reason: 'empty', message: `no instances; the reason could not be determined${withCause(cause)}` }
 }

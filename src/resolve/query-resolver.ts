@@ -1,4 +1,5 @@
-import { type AgentClient, isNoAnswer } from '../agent/client.js'
+import type { AgentClient } from '../agent/client.js'
+import { isNoAnswer } from '../agent/agent-errors.js'
 import { type QueryAnswer, executeQuery, isSortedQuery } from '../agent/endpoints/query.js'
 import type { Clock } from '../base/clock.js'
 import { AgentError, DialError, toError } from '../base/errors.js'
@@ -20,7 +21,9 @@ const SORTING_TTL_MS = 60_000
 const UNDECIDED_TTL_MS = 10_000
 /** How long a dial that has its instances waits for the sorting of the query. */
 const LONGEST_EXPLAIN_MS = 500
-/** How many answers are compared at once when the definition cannot be read. Two nodes with an instance each take 12. */
+/**
+ * How many answers are compared at once when the definition cannot be read. Two nodes with an instance each take 12.
+ */
 const MOST_COMPARED = 16
 
 /** Resolves a prepared query, which may fail over to other datacenters. The query is executed again after its TTL. */

@@ -2,62 +2,60 @@ import { ConnectError, DialError, withCause } from '../base/errors.js'
 import { describe, isHost } from '../base/validate.js'
 import type { ExpectedIdentity } from '../identity/verify.js'
 
-/** One place where an upstream can be reached, and who must be found there. */
+/** An address of an upstream, with the identity that its peer must have. */
 export interface Endpoint {
-  /** An IP address or a host name. */
+  /** An IP address or host name. */
   readonly host: string
   readonly port: number
   /**
-   * The identity that the peer must prove. Namespace, partition and datacenter default to our own: a service of
-   * the same name elsewhere is another service.
+   * The expected identity of the peer. Namespace, partition, and datacenter default to our own: a service of the same
+   * name elsewhere is another service.
    */
   readonly identity: ExpectedIdentity
-  /** Its share of the connections, in proportion to the others'; 0 is for when there is no other. @default 1 */
+  /** The weight among the endpoints; one with weight 0 is used if there is no other. @default 1 */
   readonly weight?: number | undefined
 }
 
-/** What a resolver is asked. */
+/** The request to a resolver. */
 export interface ResolveRequest {
-  /** Aborted when the answer is no longer wanted. */
+  /** Aborted when the result is no longer needed. */
   readonly signal: AbortSignal
-  /** The datacenter that we are in. */
+  /** Our own datacenter. */
   readonly datacenter: string
-  /** Nothing that was said before could be reached: look again rather than answer from memory. */
+  /** Whether all previous endpoints failed, so that cached ones should not be returned. */
   readonly refresh: boolean
 }
 
 /**
- * Answers "where is it, and who must it be". The two come together, so that an address can never be used with the
- * wrong expectation. Implement it for any source of addresses; `dial` takes it in place of a name.
+ * Resolves an upstream to addresses and expected identities. Implement it for any source of addresses, and pass it to
+ * `dial` instead of a name.
  *
- * What is known of the instances (their load, who has failed) is kept with the resolver object: make one and use it
- * for every dial.
+ * The state of instances (load, failures) is kept with the resolver object: create one and use it for all dials.
  */
 export interface Resolver {
-  /** For messages: what this resolves. */
+  /** The name of the upstream in messages. */
   readonly name: string
   /**
-   * Whether the list is sorted, the best first: then each dial takes the first that is not known to fail. Read after
-   * `resolve`. @default false: they are chosen by weight and load
+   * Whether the list is sorted, the best endpoint first. Each dial then takes the first healthy endpoint instead of
+   * choosing by weight and load. Read after `resolve`. @default false
    */
   readonly isSorted?: boolean
-  /** What the last look-up failed with. It becomes the cause when the time of a dial is over. */
+  /** The error of the last lookup. The cause of a dial that times out. */
   readonly lastError?: Error | undefined
   /**
-   * The instances that can be dialled now. An empty list means that there is none. A frozen array that is returned
-   * again is not examined again.
+   * Returns the current endpoints; an empty list if there are none. If it returns the same frozen array, it is not
+   * validated again.
    */
   resolve(request: ResolveRequest): Promise<readonly Endpoint[]> | readonly Endpoint[]
 }
 
-/** Our own copies of lists that cannot change, by the list. */
+/** Validated copies of frozen lists. */
 const copies = new WeakMap<readonly unknown[], readonly Endpoint[]>()
 
 /**
- * Asks a resolver, and checks what it says: a resolver may be anybody's. What comes back is a copy, frozen through and
- * through, so that who is expected somewhere cannot be changed afterwards by whoever else holds the list.
- * @throws DialError with ERR_CONNECT_NO_INSTANCES or ERR_CONNECT_RESOLVER; a ConnectError of the resolver's own as
- * it is
+ * Calls a resolver, which may belong to the application, and validates its result. Returns a deeply frozen copy, so
+ * that an expected identity cannot be changed afterwards.
+ * @throws DialError with ERR_CONNECT_NO_INSTANCES or ERR_CONNECT_RESOLVER; a ConnectError of the resolver, unchanged
  */
 export async function resolveEndpoints(
   resolver: Resolver,
@@ -75,13 +73,13 @@ export async function resolveEndpoints(
   if (!Array.isArray(answer)) throw fail('its resolver returned something else than a list of endpoints')
   const list: readonly unknown[] = answer
   if (list.length === 0) {
-    const message = 'there is no instance to dial'
+    const message = 'the resolver returned no endpoints'
     throw new DialError('ERR_CONNECT_NO_INSTANCES', resolver.name, message, { reason: 'empty' })
   }
   return copies.get(list) ?? copyOf(list, fail)
 }
 
-/** A list of ours, frozen through and through, which is its own copy. */
+/** Creates a deeply frozen list of our own, which needs no validation. */
 export function endpointList(endpoints: readonly Endpoint[]): readonly Endpoint[] {
   for (const endpoint of endpoints) Object.freeze(Object.freeze(endpoint).identity)
   const list = Object.freeze(endpoints)
@@ -90,7 +88,7 @@ export function endpointList(endpoints: readonly Endpoint[]): readonly Endpoint[
 }
 
 function copyOf(list: readonly unknown[], fail: (problem: string) => DialError): readonly Endpoint[] {
-  // From, since a list may have holes.
+  // Array.from, because the list may have holes.
   const endpoints = Array.from(list, (item, i) => {
     const endpoint = tryToRead(item)
     if (typeof endpoint === 'object') return endpoint
@@ -101,7 +99,7 @@ function copyOf(list: readonly unknown[], fail: (problem: string) => DialError):
   return copy
 }
 
-/** What is read may be a getter of anybody's. */
+/** Runs code that may call getters of the application. */
 function tryToRead(value: unknown): Endpoint | string {
   try {
     return readEndpoint(value)
@@ -110,7 +108,7 @@ function tryToRead(value: unknown): Endpoint | string {
   }
 }
 
-/** A copy of one endpoint, each property read once; or what is wrong with it. */
+/** Copies an endpoint, reading each property once. @returns a problem if it is invalid */
 function readEndpoint(value: unknown): Endpoint | string {
   if (typeof value !== 'object' || value === null) return 'is no endpoint { host, port, identity }'
   const { host, port, identity, weight } = value as Partial<Record<keyof Endpoint, unknown>>

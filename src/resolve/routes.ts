@@ -11,22 +11,22 @@ import type { Resolver } from './resolver.js'
 import { StaticResolver } from './static-resolver.js'
 import { type Target, type Upstream, isResolver, toTarget } from './upstream.js'
 
-/** The way to an upstream: where its instances are, and which of them to take. */
+/** The resolver and the balancer of an upstream. */
 export interface Route {
   readonly resolver: Resolver
   readonly balancer: Balancer
 }
 
-/** A route that is kept until it is given back. */
+/** A route in use. */
 export interface RouteLease extends Route {
   readonly release: () => void
 }
 
-/** A resolver of ours. */
+/** A resolver of this library. */
 interface OwnResolver extends Resolver {
-  /** Whether it knows of no instance. */
+  /** Whether it has no instances. */
   readonly isEmpty?: boolean
-  /** Lets go of what it watches; it can be used again. */
+  /** Ends its watches. It can be used again. */
   stop?(): void
   close?(): void
 }
@@ -38,22 +38,22 @@ interface HeldRoute extends Route {
   cancelTimer: () => void
 }
 
-/** Names may come from anywhere, and each holds a watch: of more than these, those go that were used longest ago. */
+/** Upper bound on routes, each of which may hold a watch: names may come from untrusted input. */
 const MOST_HELD = 2_048
 
 interface RoutesEvents {
-  /** The instances of an upstream may not be read any more; those that are known stay in use. */
+  /** The instances of an upstream can no longer be read; the last known ones stay in use. */
   failed: [error: Error]
 }
 
-/** The routes that the services of a process share, one for each target, for as long as somebody uses them. */
+/** The routes of all services of a process: one for each target, kept while in use. */
 export class Routes extends EventEmitter<RoutesEvents> {
   readonly #agent: AgentClient
   readonly #dns: DnsClient
   readonly #time: Time
-  // The one that was used last comes last.
+  /** The last used one is last. */
   readonly #held = new Map<string, HeldRoute>()
-  // A user's own resolver lives as long as its user wants.
+  /** Balancers of resolvers of the application, which owns them. */
   readonly #balancers = new WeakMap<Resolver, Balancer>()
 
   constructor(agent: AgentClient, time: Time) {
@@ -64,13 +64,13 @@ export class Routes extends EventEmitter<RoutesEvents> {
   }
 
   /**
-   * The route to an upstream.
+   * Returns the route to an upstream.
    * @throws OptionError
    */
   lease(upstream: Upstream): RouteLease {
     if (isResolver(upstream)) return unheld({ resolver: upstream, balancer: this.#balancerOf(upstream) })
     const target = toTarget(upstream)
-    // With a single address there is nothing to choose, and nothing to remember.
+    // A single address needs no balancer state.
     if (target.kind === 'address' && target.address.length === 1) return unheld(this.#route(target))
     const key = JSON.stringify(target)
     const held = this.#held.get(key) ?? this.#hold(key, target)
@@ -86,7 +86,7 @@ export class Routes extends EventEmitter<RoutesEvents> {
     return { resolver: held.resolver, balancer: held.balancer, release }
   }
 
-  /** This process has registered an instance of a service: the next dials of the service are to find it. */
+  /** Called after this process registered an instance of a service, so that the next dials find it. */
   registered(service: string): void {
     for (const { resolver } of this.#held.values()) {
       if (resolver instanceof HealthResolver && resolver.name === service) resolver.registered()
@@ -117,7 +117,7 @@ export class Routes extends EventEmitter<RoutesEvents> {
     this.#held.set(key, held)
   }
 
-  /** Those go first of which nothing is known; never one that is in use. */
+  /** Removes routes over the limit: those without state first, and never one in use. */
   #makeRoom(): void {
     const unused = [...this.#held].filter(([, { users }]) => users === 0)
     const [oldest] = [
@@ -159,7 +159,7 @@ export class Routes extends EventEmitter<RoutesEvents> {
 
   #letGo(key: string, held: HeldRoute): void {
     held.resolver.stop?.()
-    // Open connections count in the next choice, whenever that is.
+    // Open connections count in later choices.
     if (held.balancer.isIdle) this.#drop(key, held)
     else this.#armTimer(key, held, DEFAULTS.upstreamIdleMs)
   }

@@ -2,7 +2,7 @@ import { expectAddress } from '../base/validate.js'
 import type { AddressTarget } from './upstream.js'
 import { type Endpoint, type Resolver, endpointList } from './resolver.js'
 
-/** Resolves to the addresses that are given, always. */
+/** Resolves to fixed addresses. */
 export class StaticResolver implements Resolver {
   readonly name: string
   readonly #endpoints: readonly Endpoint[]

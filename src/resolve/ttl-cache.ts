@@ -1,26 +1,26 @@
-import { isNoAnswer } from '../agent/client.js'
+import { isNoAnswer } from '../agent/agent-errors.js'
 import { type Backoff, backoffMs } from '../base/backoff.js'
 import { type Clock, sleep } from '../base/clock.js'
 import { ClosedError, DnsError, toError } from '../base/errors.js'
 import { isAborted } from '../base/deadline.js'
 
-/** What an answer is, and for how long, in milliseconds; 0 is for those who wait for it now and nobody else. */
+/** A value with its time to live, in milliseconds. A TTL of 0 serves only the pending callers. */
 export interface Timed<T> {
   readonly value: T
   readonly ttlMs: number
 }
 
-/** However often an instance fails: its resolver is asked no more often than this on that account. */
+/** The minimum age of a value for a refresh, however often instances fail. */
 const SHORTEST_REFRESH_MS = 1_000
-/** How long a new answer is waited for where there is a last one. */
+/** How long to wait for a new value if there is an old one. */
 const LONGEST_WAIT_MS = 500
-/** How old an answer may be that serves while nobody answers. */
+/** The maximum age of a value that is used while no answer comes. */
 const LONGEST_STALE_MS = 24 * 3_600_000
 const RETRY: Backoff = { firstMs: 100, longestMs: 2_000 }
 
 /**
- * The last answer to a question that cannot be watched, kept for as long as it says. Asked once for all who wait. While
- * nobody answers, or the answer is slow, the last good one serves on (as RFC 8767 has it for DNS).
+ * Caches a value that cannot be watched, for its TTL. Concurrent callers share a request. While the source fails or is
+ * slow, the last value stays in use, as RFC 8767 specifies for DNS.
  */
 export class TtlCache<T> {
   readonly #name: string
@@ -34,22 +34,23 @@ export class TtlCache<T> {
   #askedAt = -Infinity
   #asking: Promise<T> | undefined
 
-  /** @param ask - must have bounds of its own */
+  /** @param ask - requests the value; must have a timeout */
   constructor(name: string, clock: Clock, ask: (signal: AbortSignal) => Promise<Timed<T>>) {
     this.#name = name
     this.#clock = clock
     this.#ask = ask
   }
 
-  /** What the last asking failed with; undefined while all is well. */
+  /** The error of the last request; undefined if it succeeded. */
   get lastError(): Error | undefined {
     return this.#lastError
   }
 
   /**
-   * The answer, from memory while it holds. `refresh` asks again, if the last answer is not quite new.
-   * @throws what the asking failed with, when there is no answer yet and waiting would not change it; the signal's
-   * reason; ClosedError
+   * Returns the value, from the cache while it is valid.
+   * @param refresh - request a new value, unless the cached one is less than a second old
+   * @throws the error of the request, if there is no value and a retry is useless; the reason of the signal;
+   * ClosedError
    */
   async get(signal: AbortSignal, refresh: boolean): Promise<T> {
     for (;;) {
@@ -60,7 +61,7 @@ export class TtlCache<T> {
         return last.value
       const stale = last !== undefined && this.#age(last) < LONGEST_STALE_MS ? last : undefined
       const pauseMs = this.#askAgainAt - this.#clock.now()
-      // A clock that was set back must not hold anybody up.
+      // A clock that was set back must not prolong the pause.
       if (pauseMs > 0 && pauseMs <= RETRY.longestMs && isUnanswered(this.#lastError)) {
         if (stale !== undefined) return stale.value
         if (isNoAnswer(this.#lastError)) {
@@ -84,13 +85,13 @@ export class TtlCache<T> {
     this.#closed.abort(new ClosedError(this.#name))
   }
 
-  /** An answer of the future comes from a clock that was set back: it counts as old. */
+  /** A value in the future comes from a clock that was set back, and counts as old. */
   #age({ at }: { readonly at: number }): number {
     const age = this.#clock.now() - at
     return age < 0 ? Infinity : age
   }
 
-  /** The answer; the signal's reason if that comes first; the last answer when the new one takes long. */
+  /** Waits for the request, the signal, or, if there is an old value, for a limited time. */
   #until(signal: AbortSignal, asking: Promise<T>, last: Timed<T> | undefined): Promise<T> {
     return new Promise((resolve, reject) => {
       const onAbort = (): void => {
@@ -138,7 +139,7 @@ export class TtlCache<T> {
   }
 }
 
-/** Whether an error says nothing about what was asked, so that the last answer stays in use. */
+/** Whether an error leaves the value unknown, so that the last one stays in use. */
 function isUnanswered(error: unknown): boolean {
   return isNoAnswer(error) || error instanceof DnsError
 }

@@ -44,7 +44,9 @@ export interface QueryTarget extends Scope {
  * never come from there.
  */
 export interface DnsTarget extends Scope {
-  /** `<service>.connect[.<datacenter>].<domain>`, `<query>.query[.<datacenter>].<domain>`, or any name with SRV records. */
+  /**
+   * `<service>.connect[.<datacenter>].<domain>`, `<query>.query[.<datacenter>].<domain>`, or any name with SRV records.
+   */
   readonly dns: string
   readonly service: string
 }

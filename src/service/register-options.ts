@@ -21,25 +21,24 @@ import {
 
 /** Options of `register`. */
 export interface RegisterOptions {
-  /** Where the listener is. */
+  /** The port of the listener. */
   readonly port: number
-  /** @default the node's address */
+  /** @default the address of the node */
   readonly address?: string | undefined
   /**
-   * Unique on the agent, to which the pods of a whole node may belong.
-   * @default `<service>-<host>-<port>` with `address` or else this machine's name as host; of a proxy
-   *   `<service>-proxy-<host>-<port>`
+   * The ID of the instance, unique at the agent, which all pods of a node may share.
+   * @default `<service>-<host>-<port>`, with `address` or the host name; for a proxy `<service>-proxy-<host>-<port>`
    */
   readonly id?: string | undefined
   /**
-   * What is registered. `native`: this process, as an instance of the service. `proxy`: this process as a proxy
-   * (`Kind: connect-proxy`, with the name `<service>-proxy`) that stands for an instance that is not of the mesh itself.
+   * `native`: this process is an instance of the service. `proxy`: this process is a proxy (`Kind: connect-proxy`,
+   * named `<service>-proxy`) of an instance outside the mesh.
    * @default native
    */
   readonly kind?: 'native' | 'proxy' | undefined
   /**
-   * The id of the instance that a proxy represents, registered with the same agent. The proxy is then critical when that
-   * instance is, or is in maintenance.
+   * The ID of the instance of a proxy, at the same agent. The proxy is critical while this instance is critical or in
+   * maintenance.
    */
   readonly destinationId?: string | undefined
   readonly tags?: readonly string[] | undefined
@@ -47,19 +46,19 @@ export interface RegisterOptions {
   /** @default 1 and 1 */
   readonly weights?: { readonly passing: number; readonly warning: number } | undefined
   /**
-   * How the agent learns that this process works. With `ttlMs` the process renews the check three times in each such
-   * period, and `setStatus` of the registration changes its status. With `tcp` the agent connects there, and with `http`
-   * it sends a GET and expects a 2xx; until the first such look the instance is critical. @default { ttlMs: 15000 }
+   * The health check. `ttlMs`: this process renews the check three times per period, and `setStatus` of the
+   * registration changes its status. `tcp`: the agent connects to an address. `http`: the agent sends a GET and expects
+   * a 2xx status. The instance is critical until the first `tcp` or `http` check. @default { ttlMs: 15000 }
    */
   readonly check?: TtlCheck | TcpCheck | HttpCheck | undefined
   /**
-   * After how long the agent removes an instance whose check stays critical, in milliseconds: that of a program that
-   * crashed. Consul takes a minute at least; 0 is never. @default 600000
+   * When the agent removes an instance whose check stays critical, such as after a crash, in milliseconds. Consul's
+   * minimum is a minute; 0 is never. @default 600000
    */
   readonly deregisterAfterMs?: number | undefined
-  /** Ends the wait early. */
+  /** Aborts the registration. */
   readonly signal?: AbortSignal | undefined
-  /** How long to try while the agent gives no answer, in milliseconds; `Infinity` for ever. @default 10000 */
+  /** How long to retry while the agent does not answer, in milliseconds; `Infinity` for no limit. @default 10000 */
   readonly timeoutMs?: number | undefined
 }
 
@@ -68,7 +67,7 @@ export interface TtlCheck {
 }
 
 export interface TcpCheck {
-  /** `host:port` as the agent sees it. */
+  /** `host:port`, from the view of the agent. */
   readonly tcp: string
   /** @default 10000 */
   readonly intervalMs?: number | undefined
@@ -77,7 +76,7 @@ export interface TcpCheck {
 }
 
 export interface HttpCheck {
-  /** URL as the agent sees it. */
+  /** The URL, from the view of the agent. */
   readonly http: string
   /** @default 10000 */
   readonly intervalMs?: number | undefined
@@ -114,7 +113,7 @@ export function serviceDefinition(
   expectObject('options', options)
   expectKeys('options', options, KEYS)
   const port = expectPort('port', options.port)
-  if (port === 0) throw new OptionError('port', 'the port that the listener got', 'the number 0')
+  if (port === 0) throw new OptionError('port', 'the port of the listener', 'the number 0')
   const role = roleOf(service, options)
   const address = optional(expectString)('address', options.address)
   const id = optional(expectName)('id', options.id) ?? defaultId(role.Name, address ?? hostname(), port)

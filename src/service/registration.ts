@@ -13,7 +13,8 @@ import {
   expectString,
   optional,
 } from '../base/validate.js'
-import { type AgentClient, isNoAnswer } from '../agent/client.js'
+import type { AgentClient } from '../agent/client.js'
+import { isNoAnswer } from '../agent/agent-errors.js'
 import {
   type CallOptions,
   type CheckStatus,
@@ -21,7 +22,7 @@ import {
   type ServiceDefinition,
   deregisterService,
   findService,
-  inheriting,
+  withDestinationDefaults,
   isInCatalog,
   registerService,
   setMaintenance,
@@ -123,7 +124,8 @@ export class Registration {
   /**
    * Sets the status of the TTL check, which the heartbeats then renew. A critical instance gets no connections, and one
    * with a warning those of its weight for warnings.
-   * @throws AgentError, TimeoutError, AbortError, ClosedError, OptionError also when the agent runs the check itself (`tcp`, `http`)
+   * @throws AgentError, TimeoutError, AbortError, ClosedError, OptionError also when the agent runs the check itself
+   * (`tcp`, `http`)
    * @example
    * ```ts
    * const jobs = connect.service('jobs')
@@ -221,7 +223,7 @@ export class Registration {
     const destination = definition.Proxy?.DestinationServiceID
     if (destination === undefined) return definition
     try {
-      return inheriting(definition, await findService(agent, destination, call))
+      return withDestinationDefaults(definition, await findService(agent, destination, call))
     } catch (error) {
       if (error instanceof AgentError && error.code === 'ERR_CONNECT_AGENT_NOT_FOUND') return definition
       throw error
@@ -260,7 +262,9 @@ export class Registration {
     }
   }
 
-  /** Registers again after a heartbeat that failed, for whatever reason: agents answer an unknown check by 404 or 500. */
+  /**
+   * Registers again after a heartbeat that failed, for whatever reason: agents answer an unknown check by 404 or 500.
+   */
   async #recover(signal: AbortSignal): Promise<Error | undefined> {
     const { agent } = this.#settings
     const bounds = { timeoutMs: CALL_TIMEOUT_MS, isHeartbeat: true }

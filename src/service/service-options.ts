@@ -30,49 +30,53 @@ import type { ListenAddress } from '../sockets/bind-server.js'
 
 /** Options of `connect.service`. */
 export interface ServiceOptions {
-  /** How to reach the Consul agent. @default Consul's client environment */
+  /** How to reach the Consul agent. @default the environment variables of Consul's clients */
   readonly agent?: AgentOptions | undefined
-  /** Who may connect. @default authorizeIntentions */
+  /** Decides which peers may connect. @default authorizeIntentions */
   readonly authorize?: Authorizer | undefined
   /**
-   * How long the last known intentions serve while the agent is away, in milliseconds. Afterwards everybody is denied,
-   * and open connections end, unless their listener does not revoke. 0 denies at once. @default 600000
+   * How long the last known intentions stay in use while the agent does not answer, in milliseconds. Afterwards all
+   * peers are denied, and open connections are closed, unless the listener has `revoke: false`. 0 denies at once.
+   * @default 600000
    */
   readonly staleIntentionsMs?: number | undefined
-  /** Bound on a whole `dial`, in milliseconds. @default 10000 */
+  /** Timeout of a `dial`, in milliseconds. @default 10000 */
   readonly dialTimeoutMs?: number | undefined
-  /** Bound on an inbound handshake, and once more on its authorization, in milliseconds. @default 10000 */
+  /** Timeout of an inbound handshake, and again of its authorization, in milliseconds. @default 10000 */
   readonly handshakeTimeoutMs?: number | undefined
-  /** How long `close` waits for open connections before it cuts them, in milliseconds; 0 cuts at once. @default 10000 */
+  /**
+   * How long `close` waits for open connections before it cuts them, in milliseconds; 0 cuts at once. @default 10000
+   */
   readonly drainTimeoutMs?: number | undefined
   /**
-   * The groups for the key exchange, as in node:tls: names with colons between, in the order of preference. A peer that
-   * knows none of them cannot be connected. `X25519` alone costs less than the hybrid of X25519 and ML-KEM that
-   * OpenSSL 3.5 (Node 24) prefers, and does not withstand a quantum computer, as that does.
-   * @default node:tls's own choice
+   * The groups for the key exchange, in the format of node:tls: names separated by colons, the preferred one first. A
+   * connection to a peer that supports none of them fails. `X25519` alone is faster than the hybrid of X25519 and
+   * ML-KEM that OpenSSL 3.5 (Node.js 24) prefers, but does not resist quantum computers.
+   * @default the choice of node:tls
    */
   readonly ecdhCurve?: string | undefined
-  /** The lowest version of TLS. Consul's built-in proxy, Envoy, and the Go SDK all know 1.3. @default TLSv1.2 */
+  /** The minimum TLS version. Consul's built-in proxy, Envoy, and the Go SDK support 1.3. @default TLSv1.2 */
   readonly minTlsVersion?: 'TLSv1.2' | 'TLSv1.3' | undefined
   /**
-   * The domain of Consul's names in the hosts of URLs, for `fetch`, `dispatcher` and `httpAgent`: the agent's own `domain`.
+   * The DNS domain of Consul in hosts of URLs, for `fetch`, `dispatcher`, and `httpAgent`: the `domain` of the agent.
    * @default consul
    */
   readonly domain?: string | undefined
   /**
-   * Further hosts of URLs, and the upstream that each leads to: for a service that a host name cannot write, or only
-   * some of its instances. @default none
+   * Additional hosts of URLs with their upstreams: for services whose name is not a host name, or for some instances of
+   * a service. @default none
    */
   readonly hosts?: Readonly<Record<string, Upstream>> | undefined
   /**
-   * Whether HTTP clients may follow a redirect from one service to another. The second service sees the request as this
-   * service's own, so a service that may not call it could do so through the redirect. Redirects inside one service are
-   * always followed. @default false
+   * Whether HTTP clients follow redirects from one service to another. The second request has the identity of this
+   * service, so that a service could reach another one that it must not call. Redirects within one service are always
+   * followed.
+   * @default false
    */
   readonly crossServiceRedirects?: boolean | undefined
   /**
-   * Upper bound on the connections to each host of `fetch`, and of `dispatcher` and `httpAgent` unless their own options say
-   * otherwise. Further requests wait for a connection. @default 50
+   * Upper bound on the connections to each host, for `fetch`, and the default for `dispatcher` and `httpAgent`. Further
+   * requests wait for a connection. @default 50
    */
   readonly maxConnectionsPerHost?: number | undefined
 }
@@ -93,13 +97,16 @@ export interface ServiceSettings {
 /** Options of `dial`. */
 export interface DialOptions {
   readonly signal?: AbortSignal | undefined
-  /** Bound on everything: our own readiness, resolving, and every instance tried. @default the service's dialTimeoutMs */
+  /**
+   * Timeout of the whole dial, in milliseconds: certificate, resolver, and all attempts. @default the `dialTimeoutMs`
+   * of the service
+   */
   readonly timeoutMs?: number | undefined
-  /** Keep our side open when the peer ends its own, as in node:net. @default false */
+  /** Whether our side stays open when the peer ends its side, as in node:net. @default false */
   readonly allowHalfOpen?: boolean | undefined
   /**
-   * ALPN names to offer, the one that is liked best first; the socket's `alpnProtocol` is what was agreed on. An upstream
-   * that knows only others refuses. @default none
+   * ALPN protocols to offer, the preferred one first; `alpnProtocol` of the socket is the negotiated one. An upstream
+   * that supports only others rejects the connection. @default none
    */
   readonly alpnProtocols?: readonly string[] | undefined
 }
@@ -107,58 +114,62 @@ export interface DialOptions {
 /** Options of `resolve`. */
 export interface ResolveOptions {
   readonly signal?: AbortSignal | undefined
-  /** Bound on our own readiness and the look-up, in milliseconds. @default the service's dialTimeoutMs */
+  /**
+   * Timeout of waiting for the certificate and of the lookup, in milliseconds. @default the `dialTimeoutMs` of the
+   * service
+   */
   readonly timeoutMs?: number | undefined
 }
 
-/** Options of `forward`. Either a port, or the path of a unix socket. */
+/** Options of `forward`: either a port or the path of a Unix socket. */
 export interface ForwardOptions {
-  /** 0 lets the system choose. */
+  /** 0 for a free port. */
   readonly port?: number | undefined
-  /** @default 127.0.0.1: whoever reaches it speaks as this service */
+  /** @default 127.0.0.1, because every client has the identity of this service */
   readonly host?: string | undefined
-  /** A unix socket, in place of port and host; only this user can connect to it. */
+  /** A Unix socket instead of port and host; only the user of this process can connect. */
   readonly path?: string | undefined
-  /** Ends the wait for our first certificate, which comes before listening. */
+  /** Aborts the wait for the first certificate. */
   readonly signal?: AbortSignal | undefined
-  /** How long to wait for our first certificate, in milliseconds; `Infinity` for ever. @default 10000 */
+  /** How long to wait for the first certificate, in milliseconds; `Infinity` for no limit. @default 10000 */
   readonly timeoutMs?: number | undefined
-  /** Bound on each connection's dial, in milliseconds. @default the service's dialTimeoutMs */
+  /** Timeout of the dial for each connection, in milliseconds. @default the `dialTimeoutMs` of the service */
   readonly dialTimeoutMs?: number | undefined
-  /** Cuts a connection on which no byte has moved for so long, in milliseconds. @default never */
+  /** Cuts a connection on which no byte has moved for this time, in milliseconds. @default never */
   readonly idleTimeoutMs?: number | undefined
 }
 
-/** Options of `listen` and `serve`. Either a port, or the path of a unix socket. */
+/** Options of `listen` and `serve`: either a port or the path of a Unix socket. */
 export interface ListenOptions {
-  /** 0 lets the system choose. */
+  /** 0 for a free port. */
   readonly port?: number | undefined
-  /** @default every address of the machine: the listener is there to be reached */
+  /** @default all addresses of the host */
   readonly host?: string | undefined
-  /** A unix socket, in place of port and host. */
+  /** A Unix socket instead of port and host. */
   readonly path?: string | undefined
-  /** Ends the wait for our first certificate, which comes before listening. */
+  /** Aborts the wait for the first certificate. */
   readonly signal?: AbortSignal | undefined
-  /** How long to wait for our first certificate, in milliseconds; `Infinity` for ever. @default 10000 */
+  /** How long to wait for the first certificate, in milliseconds; `Infinity` for no limit. @default 10000 */
   readonly timeoutMs?: number | undefined
-  /** @default the service's */
+  /** @default the `handshakeTimeoutMs` of the service */
   readonly handshakeTimeoutMs?: number | undefined
-  /** Keep our side open when the peer ends its own, as in node:net. @default false */
+  /** Whether our side stays open when the peer ends its side, as in node:net. @default false */
   readonly allowHalfOpen?: boolean | undefined
-  /** ALPN names to offer. A client that offers only others is refused. @default none; for HTTP/2 servers its own */
+  /** Accepted ALPN protocols. A client that offers only others is rejected. @default none; those of an HTTP/2 server */
   readonly alpnProtocols?: readonly string[] | undefined
-  /** Whether open connections end when their peer may no longer connect. @default true */
+  /** Whether open connections are closed when their peer is no longer authorized. @default true */
   readonly revoke?: boolean | undefined
   /**
-   * `certificate`: a connection ends when the certificate expires that its peer proved itself by. Peers have new ones
-   * long before, and connect again with them. @default a connection may outlive it
+   * `certificate`: closes a connection when the certificate of its peer expires. Peers renew their certificates long
+   * before, and reconnect with the new one. @default connections may outlive the certificate
    */
   readonly maxPeerAge?: 'certificate' | undefined
-  /** How many connections may be with the handler; others are refused. @default any number */
+  /** Upper bound on open connections; others are rejected. @default no limit */
   readonly maxConnections?: number | undefined
   /**
-   * How many connections may be in their handshake. One more ends the one that began first, so that those who never
-   * finish keep nobody out. Connections to a unix socket are not counted. @default 512
+   * Upper bound on pending handshakes. At the limit, the oldest handshake of the source address with the most
+   * handshakes is destroyed, so that clients that never complete a handshake do not lock out others. Connections to a
+   * Unix socket are not counted. @default 512
    */
   readonly maxHandshakes?: number | undefined
 }

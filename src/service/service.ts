@@ -65,33 +65,33 @@ import {
   tlsServerOptions,
 } from '../transport/tls-options.js'
 
-/** What `close` allows its deregistrations, before the drain: three tries of 2 s, and the pauses between them. */
+/** How long `close` waits for deregistrations before the drain: three tries of 2 s and the pauses between them. */
 const DEREGISTER_MS = 8_000
 
 /**
- * This process as one service of the mesh. It fetches its certificate and the mesh's roots from the Consul agent and
- * keeps them fresh from the moment it is made; it dials other services and listens for them.
+ * A service of the mesh in this process. It obtains and renews its certificate and the CA roots from the Consul agent,
+ * dials other services, and accepts their connections.
  *
  * It keeps the process alive until it is closed.
  */
 export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposable {
   readonly name: string
   readonly #settings: ServiceSettings
-  readonly #mesh: SharedLease
+  readonly #shared: SharedLease
   readonly #identity: IdentityStore
   readonly #authorization: ServiceAuthorizer
   readonly #time: Time
-  /** Aborted when a close begins: nothing new comes in, and requests that are being answered may still dial. */
-  readonly #draining = new AbortController()
-  /** Aborted when nothing goes out any more either. */
-  readonly #ending = new AbortController()
+  /** Aborted at the start of a close: no new inbound connections; pending requests may still dial. */
+  readonly #inboundClosed = new AbortController()
+  /** Aborted when the inbound side has drained: no new outbound connections. */
+  readonly #outboundClosed = new AbortController()
   readonly #listeners = new Set<Listener>()
   readonly #forwards = new Set<Forward>()
   readonly #registrations = new Set<Registration>()
-  readonly #dialled = new OpenSockets()
+  readonly #dialed = new OpenSockets()
   readonly #streams = new OpenStreams()
   readonly #httpClients: HttpClients
-  readonly #tally = new StatsCollector()
+  readonly #stats = new StatsCollector()
   readonly #rejectionEvents: RejectionEvents
   readonly #processWarnings: ProcessWarnings
   #closing: Promise<void> | undefined
@@ -113,13 +113,13 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#rejectionEvents = new RejectionEvents(time.clock, (...event) => {
       emitSafely(this, 'rejected', ...event)
     })
-    this.#mesh = acquireShared(this.#settings.agent, time)
+    this.#shared = acquireShared(this.#settings.agent, time)
     this.#authorization = this.#openAuthorization()
     this.#identity = new IdentityStore({
-      ...this.#mesh,
+      ...this.#shared,
       service: name,
       tls: this.#settings.tls,
-      prove: selfHandshake,
+      testHandshake: selfHandshake,
       ...time,
     })
     const { hosts, dialTimeoutMs, maxConnectionsPerHost, crossServiceRedirects } = this.#settings
@@ -128,8 +128,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       this.#identity,
       time.clock,
     )
-    this.#mesh.roots.on('failed', this.#onFailed)
-    this.#mesh.routes.on('failed', this.#onFailed)
+    this.#shared.roots.on('failed', this.#onFailed)
+    this.#shared.routes.on('failed', this.#onFailed)
     this.#identity.on('failed', this.#onFailed)
     this.#identity.on('changed', (generation, what) => {
       const { leaf, roots } = generation
@@ -142,24 +142,24 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     })
   }
 
-  /** The last good certificate, without its key; undefined before the first. */
+  /** The current certificate, without its private key; undefined before the first one. */
   get leaf(): Leaf | undefined {
     return this.#identity.current?.leaf
   }
 
-  /** The last good roots of the mesh; undefined before the first. */
+  /** The current CA roots of the mesh; undefined before the first ones. */
   get roots(): Roots | undefined {
-    return this.#mesh.roots.current
+    return this.#shared.roots.current
   }
 
-  /** The mesh's trust domain, such as `1f0a….consul`; undefined before the first roots. */
+  /** The trust domain of the mesh, such as `1f0a….consul`; undefined before the first roots. */
   get trustDomain(): string | undefined {
     return this.roots?.trustDomain
   }
 
   /**
-   * Resolves when there is a certificate to make connections with. Optional: `dial` and `listen` wait themselves.
-   * @throws IdentityError (ERR_CONNECT_NOT_READY, with the agent's last word as its cause), AbortError, ClosedError
+   * Waits for a valid certificate. Optional: `dial` and `listen` wait for it as well.
+   * @throws IdentityError (ERR_CONNECT_NOT_READY; the cause is the last error of the agent), AbortError, ClosedError
    * @example
    * ```ts
    * await web.ready({ timeoutMs: 5_000, signal: AbortSignal.timeout(5_000) })
@@ -168,15 +168,15 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    */
   async ready(options?: ReadyOptions): Promise<void> {
     await withCallerFrames(() =>
-      this.#identity.ready({ ...readyBounds(options), closed: this.#ending.signal }),
+      this.#identity.ready({ ...readyBounds(options), closed: this.#outboundClosed.signal }),
     )
   }
 
   /**
-   * Connects to an upstream as this service. The socket's peer has proved to be that upstream.
+   * Dials an upstream and verifies its identity.
    *
-   * In TLS 1.3 a server judges us after our side of the handshake is done. When it refuses, the socket fails with
-   * ERR_CONNECT_REJECTED.
+   * In TLS 1.3, a server verifies and authorizes the client after the handshake of the client has completed. If the
+   * server rejects it, the socket emits an error with ERR_CONNECT_REJECTED.
    * @throws DialError (with `attempts`), TimeoutError, AbortError, ClosedError, IdentityError, AgentError, OptionError
    * @example
    * ```ts
@@ -193,8 +193,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Where an upstream can be reached now, and who must be found there: what `dial` chooses from. The list is not to
-   * be changed.
+   * Returns the current endpoints of an upstream, from which `dial` chooses: addresses and expected identities. The
+   * list is frozen.
    * @throws DialError (ERR_CONNECT_NO_INSTANCES, with its `reason`), DnsError, AgentError, TimeoutError, AbortError,
    * ClosedError, IdentityError, OptionError
    * @example
@@ -209,13 +209,14 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Opens a local port or unix socket that leads to an upstream, for programs and libraries that want an address.
+   * Opens a local port or Unix socket that is connected to an upstream, for programs and libraries that need an
+   * address.
    *
-   * Whoever reaches it speaks to the upstream as this service, without a check on this side: it is on the loopback
-   * unless something else is said, and there every user and program of the machine can reach a port. A unix socket is
-   * for this process's user alone.
+   * Clients are not authenticated, and reach the upstream with the identity of this service. A port is on the loopback
+   * address by default, where all users and programs of the host can connect. A Unix socket is limited to the user of
+   * this process.
    *
-   * A connection that cannot be taken to the upstream is reset, and a `warning` says why.
+   * If the upstream cannot be dialed, the client connection is reset, and a `warning` says why.
    * @throws ConnectError (ERR_CONNECT_LISTEN), IdentityError, AbortError, ClosedError, OptionError
    * @example
    * ```ts
@@ -231,8 +232,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * A connection to an upstream for libraries that want their socket at once, such as `pg`. It is dialled when it is first
-   * used, and what goes wrong then is its `error` event.
+   * Returns a stream to an upstream for libraries that need a socket synchronously, such as `pg`. The upstream is
+   * dialed at the first use, and errors are emitted as `error` events.
    * @throws OptionError
    * @example
    * ```ts
@@ -258,12 +259,12 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * The global `fetch`, over the mesh: the host of a URL is `<name>.service[.<datacenter>].consul`, or the same with
-   * `.connect`, or with `.query` for a prepared query. Any other host is an error, also as the target of a redirect, and
-   * so is a port. The scheme says nothing: each connection is mutual TLS.
+   * The `fetch` function over the mesh. The host of a URL is `<name>.service[.<datacenter>].consul`; `connect` can
+   * replace `service`, and `query` names a prepared query. Any other host is an error, also in a redirect, and so is a
+   * port other than that of the scheme. All connections use mutual TLS, whatever the scheme.
    *
-   * What goes wrong with a connection is the `cause` of the TypeError that it rejects with: what `dial` throws, or a
-   * HostError (ERR_CONNECT_HOST).
+   * If a connection fails, the promise rejects with a TypeError, whose `cause` is an error of `dial` or a HostError
+   * (ERR_CONNECT_HOST).
    * @example
    * ```ts
    * const { fetch } = web
@@ -276,9 +277,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * A dispatcher of undici over the mesh, by the hosts that `fetch` takes: for undici's own `request`, `stream` and
-   * `fetch`, for the global `fetch`, and to be composed with interceptors. Without options it is the same each time, with
-   * a pool of connections for each host. It ends with the service.
+   * Returns an undici dispatcher over the mesh, for the hosts of `fetch`. Use it with `request`, `stream`, and `fetch`
+   * of undici, with the global `fetch`, or compose it with interceptors. Calls without options return the same
+   * dispatcher, which has a pool of connections for each host. It is closed with the service.
    * @throws OptionError
    * @example
    * ```ts
@@ -292,9 +293,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * An agent of node:http over the mesh, by the hosts that `fetch` takes: for `http.request` and `https.request`, and the
-   * libraries that stand on them (axios, got, ws). Without options it is the same each time, and keeps connections for
-   * reuse. It ends with the service.
+   * Returns an `http.Agent` over the mesh, for the hosts of `fetch`. Use it with `http.request`, `https.request`, and
+   * libraries that use them (axios, got, ws). Calls without options return the same agent, which reuses connections. It
+   * is closed with the service.
    * @throws OptionError
    * @example
    * ```ts
@@ -309,8 +310,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Listens for connections. The handler gets those whose peer has proved its identity and is authorized, before
-   * it has been sent a byte; a handler that throws ends its connection.
+   * Accepts mesh connections. The handler receives each connection whose peer is verified and authorized, before any
+   * byte is sent. If the handler throws or rejects, the connection is destroyed.
    * @throws ConnectError (ERR_CONNECT_LISTEN), IdentityError, AbortError, ClosedError, OptionError
    * @example
    * ```ts
@@ -330,10 +331,10 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Lets a server of node:http, node:https or node:http2 serve the mesh: intentions first, then the application.
-   * The server opens no port of its own, and its `listen` throws from now on. Its `address()` is the listener's. Its
-   * `close()`, which frameworks call to shut down, closes the listener. A gRPC server of `@grpc/grpc-js` is served by its
-   * connection injector.
+   * Accepts mesh connections for a server of node:http, node:https, or node:http2. The server receives only connections
+   * whose peer is verified and authorized. It opens no port of its own, and its `listen` throws from now on. Its
+   * `address()` is that of the listener, and its `close()`, which frameworks call to shut down, closes the listener.
+   * For a server of `@grpc/grpc-js`, pass its connection injector.
    * @throws as listen
    * @example
    * ```ts
@@ -363,9 +364,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Whether a peer may connect to this service, for those who terminate TLS themselves: the same decision as a
-   * listener's. It may be another after every `decisions` event. Fails closed: any doubt is `{ authorized: false }` with
-   * its reason.
+   * Authorizes a peer, for applications that terminate TLS themselves. It is the decision of a listener, and may change
+   * whenever `decisions` is emitted. Errors and timeouts deny: the result is `{ authorized: false }` with a reason.
    * @example
    * ```ts
    * const socket = await api.dial('echo')
@@ -375,10 +375,14 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async authorize(peer: Peer, options: { readonly signal?: AbortSignal } = {}): Promise<Required<Decision>> {
-    const bounds = { ...options, closed: this.#ending.signal, timeoutMs: this.#settings.handshakeTimeoutMs }
+    const bounds = {
+      ...options,
+      closed: this.#outboundClosed.signal,
+      timeoutMs: this.#settings.handshakeTimeoutMs,
+    }
     const begin = performance.now()
     const outcome = await this.#authorization.decide(peer, bounds)
-    this.#tally.decided(outcome)
+    this.#stats.decided(outcome)
     const { authorized, reason, basis } = outcome
     const durationMs = performance.now() - begin
     decisions.publish({ service: this.name, peer, authorized, reason, basis, durationMs })
@@ -386,17 +390,17 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Decides every open inbound connection again, now, and ends those whose peer may no longer be connected. It happens
-   * by itself when the intentions change; call it when something changes on which an authorizer of your own depends.
-   * Returns how many connections were ended.
+   * Authorizes the peers of all open inbound connections again, and closes the denied ones. This happens automatically
+   * when intentions change. Call it when data changes that a custom authorizer depends on.
+   * @returns the number of closed connections
    * @example
    * ```ts
-   * const friends = new Set(['web'])
+   * const members = new Set(['web'])
    * const club = connect.service('club', {
-   *   authorize: ({ peer }) => ({ authorized: friends.has(peer.service), reason: 'the list says so' }),
+   *   authorize: ({ peer }) => ({ authorized: members.has(peer.service), reason: 'member of the club' }),
    * })
-   * friends.delete('web')
-   * console.log(await club.reauthorize(), 'connections were ended')
+   * members.delete('web')
+   * console.log(await club.reauthorize(), 'connections were closed')
    * await club.close()
    * ```
    */
@@ -406,7 +410,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Counts of what was decided, and how things stand, for a metrics library.
+   * Returns counters and gauges for a metrics library.
    * @example
    * ```ts
    * for (const { authorized, basis, count } of api.stats().decisions) console.log(authorized, basis, count)
@@ -415,7 +419,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   stats(): ServiceStats {
     const { intentions, staleSince } = this.#authorization
     return {
-      ...this.#tally.counts,
+      ...this.#stats.counts,
       connections: [...this.#listeners].reduce((sum, { connections }) => sum + connections, 0),
       intentions,
       staleMs: staleSince === undefined ? 0 : Math.max(0, this.#time.clock.now() - staleSince),
@@ -423,12 +427,12 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Registers this process with the agent, as a Connect-native instance or as a proxy, keeps it registered, and removes
-   * it on close. While the agent gives no answer the registration is tried again, until `timeoutMs`. Resolves when the
-   * catalog lists the instance, or 3 s after the agent has taken it.
+   * Registers this process with the agent as a native instance or a proxy, keeps it registered, and deregisters it on
+   * close. If the agent does not answer, retries until `timeoutMs`. Resolves when the catalog lists the instance, or 3
+   * s after the agent has accepted it.
    *
-   * A registration belongs to this process alone: when another process registers the same id, a `warning`
-   * (ERR_CONNECT_REGISTER) says so, and this process neither renews nor removes it any more.
+   * If another process registers the same ID, a `warning` (ERR_CONNECT_REGISTER) is emitted, and this process stops
+   * renewing the registration and does not remove it.
    * @throws AgentError, TimeoutError, AbortError, ClosedError, OptionError
    * @example
    * ```ts
@@ -442,10 +446,10 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Returns the verified peer of a socket: of one that came from `dial`, `listen`, or `serve`, or of a TLS socket of your
-   * own, which is verified now and must have finished its handshake. Catch the errors in a `secureConnection` listener:
-   * the mesh's CA also signs certificates that are not a service's.
-   * @throws VerificationError, SpiffeIdError, IdentityError, OptionError for a socket of another kind
+   * Returns the verified peer of a mesh connection, or verifies the peer of a TLS socket of the application after its
+   * handshake. Handle the errors in a `secureConnection` listener: the CA of the mesh also signs certificates that do
+   * not belong to services.
+   * @throws VerificationError, SpiffeIdError, IdentityError, OptionError for another kind of socket
    * @example
    * ```ts
    * const server = tls.createServer(api.tlsServerOptions(), (socket) => {
@@ -460,20 +464,21 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    */
   verifyPeer(socket: TLSSocket): Peer {
     if (!(socket instanceof TLSSocket) && peer(socket) === undefined) {
-      throw new OptionError('socket', 'a connection of the mesh, or a TLS socket', describe(socket))
+      throw new OptionError('socket', 'a mesh connection or a TLS socket', describe(socket))
     }
-    // Attached to the socket, so that a second call need not verify again.
+    // Attached to the socket, so that a second call does not verify again.
     return peer(socket) ?? attachPeer(socket, verifySocket(socket, this.#identity.require().roots).peer).peer
   }
 
   /**
-   * Returns the options for a TLS server of your own, as of now: pass new ones to its `setSecureContext` on every
-   * `rotated` and `roots` event. For each connection call `verifyPeer(socket)`, which may throw, and then `authorize(peer)`.
-   * Do not attach session handlers: a resumed session skips the verification.
+   * Returns the current options for a TLS server of the application. On each `rotated` and `roots` event, pass new ones
+   * to its `setSecureContext`. For each connection, call `verifyPeer(socket)`, which may throw, and then
+   * `authorize(peer)`. Do not attach session handlers: a resumed session skips the verification.
    *
-   * The key is a Buffer that is not shown by `inspect`, `JSON.stringify`, or string conversion.
-   * @throws IdentityError, also when every root is signed by another CA (ERR_CONNECT_ROOTS): `tls.createServer` cannot
-   *   use such roots, `listen` and `serve` can
+   * The key is a Buffer that `inspect`, `JSON.stringify`, and string conversion do not show.
+   * @throws IdentityError; with ERR_CONNECT_ROOTS if no root is self-signed: `tls.createServer` cannot use such roots,
+   * while
+   *   `listen` and `serve` can
    * @example
    * ```ts
    * const server = tls.createServer(api.tlsServerOptions())
@@ -487,8 +492,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Settings for a TLS client of somebody's own, as of now. They accept one service and no other. Never pass a
-   * `session` with them: a resumed one skips the check.
+   * Returns the current options for a TLS client of the application. They accept only the given service. Do not add a
+   * `session`: a resumed session skips the verification.
    * @throws IdentityError, OptionError
    * @example
    * ```ts
@@ -504,10 +509,10 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Leaves the mesh in order: deregisters, accepts no more, and waits for the inbound connections, whose requests may
-   * still dial. Then it dials no more, and waits for the outbound connections; those of `stream` that are idle, such as
-   * a database pool's, end at once. What is still open after the drain time is cut. Afterwards nothing of this service
-   * keeps the process alive. Idempotent; a later call with a shorter time cuts then.
+   * Leaves the mesh: deregisters, stops accepting, and waits for inbound connections, whose requests may still dial.
+   * Then it stops dialing and waits for outbound connections; idle streams, such as those of a database pool, are
+   * ended. Connections that are still open after `drainTimeoutMs` are cut. Afterwards the service does not keep the
+   * process alive. Idempotent; a later call with a shorter timeout cuts earlier.
    * @throws OptionError
    * @example
    * ```ts
@@ -524,9 +529,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     })
   }
 
-  /** Cuts everything at once, and leaves registrations to their checks. Idempotent. */
+  /** Destroys all connections at once. Registrations are left to their checks. Idempotent. */
   destroy(error?: Error): void {
-    this.#draining.abort()
+    this.#inboundClosed.abort()
     for (const registration of this.#registrations) registration.abandon()
     this.#cut(error)
     void this.close({ drainTimeoutMs: 0 })
@@ -536,10 +541,14 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     await this.close()
   }
 
-  /** What `console.log` shows of a service. */
+  /** The properties that `console.log` shows. */
   #summary(): object {
     const { name, leaf } = this
-    const state = this.#ending.signal.aborted ? 'closed' : this.#draining.signal.aborted ? 'closing' : 'open'
+    const state = this.#outboundClosed.signal.aborted
+      ? 'closed'
+      : this.#inboundClosed.signal.aborted
+        ? 'closing'
+        : 'open'
     return {
       name,
       state,
@@ -547,22 +556,22 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       expiresAt: leaf?.expiresAt,
       listeners: [...this.#listeners].map((listener) => listener.address()),
       inboundConnections: this.stats().connections,
-      outboundConnections: this.#dialled.size,
+      outboundConnections: this.#dialed.size,
     }
   }
 
   #cut(error?: Error): void {
-    this.#ending.abort()
+    this.#outboundClosed.abort()
     for (const listener of this.#listeners) listener.destroy()
     for (const forward of this.#forwards) forward.destroy()
     this.#httpClients.destroy(error)
-    this.#dialled.destroy(error)
+    this.#dialed.destroy(error)
   }
 
   async #register(options: RegisterOptions): Promise<Registration> {
     const { definition, heartbeatMs, ...bounds } = serviceDefinition(this.name, options)
     const registration: Registration = new Registration({
-      agent: this.#mesh.agent,
+      agent: this.#shared.agent,
       definition,
       heartbeatMs,
       clock: this.#time.clock,
@@ -570,21 +579,21 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       onClosed: () => this.#registrations.delete(registration),
     })
     const lastError = (): Error | undefined => registration.lastError
-    await withDeadline('register', { ...bounds, lastError, closed: this.#draining.signal }, (signal) => {
-      // Known from the start, so that a close in the middle removes it too.
+    await withDeadline('register', { ...bounds, lastError, closed: this.#inboundClosed.signal }, (signal) => {
+      // Added before it is complete, so that a concurrent close removes it.
       this.#registrations.add(registration)
       return registration.start(signal)
     })
-    this.#mesh.routes.registered(this.name)
+    this.#shared.routes.registered(this.name)
     return registration
   }
 
   async #resolve(upstream: Upstream, options: ResolveOptions | undefined): Promise<readonly Endpoint[]> {
-    if (this.#ending.signal.aborted) throw new ClosedError('resolve')
-    const { resolver, release } = this.#mesh.routes.lease(upstream)
+    if (this.#outboundClosed.signal.aborted) throw new ClosedError('resolve')
+    const { resolver, release } = this.#shared.routes.lease(upstream)
     const bounds = {
       ...resolveBounds(options, this.#settings.dialTimeoutMs),
-      closed: this.#ending.signal,
+      closed: this.#outboundClosed.signal,
       lastError: () => resolver.lastError ?? this.#identity.lastError,
     }
     try {
@@ -600,13 +609,13 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   async #forward(upstream: Upstream, options: ForwardOptions): Promise<Forward> {
     this.#assertOpen('forward')
     const target = settledUpstream(upstream)
-    const { resolver, release } = this.#mesh.routes.lease(target)
+    const { resolver, release } = this.#shared.routes.lease(target)
     release()
     const { address, signal, timeoutMs, dialTimeoutMs, ...settings } = forwardSettings(
       options,
       this.#settings.dialTimeoutMs,
     )
-    await this.#identity.ready({ signal, timeoutMs, closed: this.#draining.signal })
+    await this.#identity.ready({ signal, timeoutMs, closed: this.#inboundClosed.signal })
     this.#assertOpen('forward')
     const forward: Forward = new Forward({
       ...settings,
@@ -625,12 +634,12 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   async #dial(upstream: Upstream, bounds: DialBounds): Promise<MeshSocket> {
-    if (isAborted(this.#ending.signal)) throw new ClosedError('dial')
-    const { release, ...route } = this.#mesh.routes.lease(upstream)
+    if (isAborted(this.#outboundClosed.signal)) throw new ClosedError('dial')
+    const { release, ...route } = this.#shared.routes.lease(upstream)
     try {
-      const socket = await dial(this.#identity, route, { ...bounds, closed: this.#ending.signal })
-      this.#dialled.add(socket)
-      if (!isAborted(this.#ending.signal)) return socket
+      const socket = await dial(this.#identity, route, { ...bounds, closed: this.#outboundClosed.signal })
+      this.#dialed.add(socket)
+      if (!isAborted(this.#outboundClosed.signal)) return socket
       socket.destroy()
       throw new ClosedError('dial')
     } finally {
@@ -644,14 +653,15 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   ) => {
     const socketSettings = { allowHalfOpen, expectsAnswer: true, alpnProtocols }
     const socket = await this.#dial(upstream, { ...bounds, socketSettings })
-    // A request that is cut short says so itself. undici's HTTP/2 needs its sockets to end in the turn of their `destroy`.
+    // HTTP messages detect truncation themselves. HTTP/2 of undici requires that `destroy` takes effect in the same
+    // turn.
     closeWhenDestroyed(socket, () => socket.alpnProtocol !== 'h2')
     return socket
   }
 
-  /** Ends the connections that were dialed, and whose peers lead to none of these roots. Listeners see to their own. */
+  /** Closes outbound connections whose peer is not trusted under these roots. Listeners close inbound ones. */
   #withdraw(roots: Roots): void {
-    for (const error of endUntrusted(this.#dialled, this.name, roots, this.#time.clock.now())) {
+    for (const error of endUntrusted(this.#dialed, this.name, roots, this.#time.clock.now())) {
       this.#reports.revoked(error)
     }
   }
@@ -664,7 +674,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       options,
       this.#settings.handshakeTimeoutMs,
     )
-    await this.#identity.ready({ signal, timeoutMs, closed: this.#draining.signal })
+    await this.#identity.ready({ signal, timeoutMs, closed: this.#inboundClosed.signal })
     this.#assertOpen('listen')
     const listener: Listener = new Listener({
       ...settings,
@@ -679,14 +689,14 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       onClosing: () => this.#withdrawInstances(listener),
       onClosed: () => this.#listeners.delete(listener),
     })
-    // Known before it is open, so that a close in the middle ends it too.
+    // Added before it is open, so that a concurrent close ends it.
     this.#listeners.add(listener)
     await this.#opened('listen', listener.open(address))
     return listener
   }
 
   /**
-   * Takes the instances at a listener's port out of the catalog, unless another listener has the same port.
+   * Deregisters the instances at the port of a listener, unless another listener has the same port.
    * @returns undefined if there are none
    */
   #withdrawInstances(listener: Listener): Promise<unknown> | undefined {
@@ -698,42 +708,42 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     return Promise.all(instances.map((registration) => registration.close()))
   }
 
-  /** What a close in the middle broke off was closed. */
+  /** Waits for a listener or forward to open; after a concurrent close, the error is a ClosedError. */
   async #opened(what: string, opening: Promise<void>): Promise<void> {
     await opening.catch((error: unknown) => {
-      throw this.#draining.signal.aborted ? new ClosedError(what, { cause: error }) : error
+      throw this.#inboundClosed.signal.aborted ? new ClosedError(what, { cause: error }) : error
     })
   }
 
   #assertOpen(what: string): void {
-    if (this.#draining.signal.aborted) throw new ClosedError(what)
+    if (this.#inboundClosed.signal.aborted) throw new ClosedError(what)
   }
 
   async #close(timeoutMs: number): Promise<void> {
-    this.#draining.abort()
-    // First the registrations, so that callers are not sent here while the rest ends.
+    this.#inboundClosed.abort()
+    // Deregister first, so that clients choose other instances.
     await Promise.all([...this.#registrations].map((registration) => registration.close()))
     const deadline = performance.now() + timeoutMs
     await Promise.all([...this.#listeners].map((listener) => listener.close({ drainTimeoutMs: timeoutMs })))
-    this.#ending.abort()
+    this.#outboundClosed.abort()
     const drainTimeoutMs = Math.max(0, deadline - performance.now())
     const forwards = [...this.#forwards].map((forward) => forward.close({ drainTimeoutMs }))
     this.#httpClients.close()
     const stopEndingIdle = this.#streams.endIdle()
-    await Promise.all([...forwards, this.#dialled.drain(drainTimeoutMs)])
+    await Promise.all([...forwards, this.#dialed.drain(drainTimeoutMs)])
     stopEndingIdle()
     this.#httpClients.destroy()
     this.#rejectionEvents.flush()
     this.#identity.close()
     this.#authorization.close()
-    this.#mesh.roots.off('failed', this.#onFailed)
-    this.#mesh.routes.off('failed', this.#onFailed)
-    await this.#mesh.release()
+    this.#shared.roots.off('failed', this.#onFailed)
+    this.#shared.routes.off('failed', this.#onFailed)
+    await this.#shared.release()
     emitSafely(this, 'closed')
     this.removeAllListeners()
   }
 
-  // A property and not a method, since it is added to emitters and taken away again.
+  // A property, because it is added to emitters and removed again.
   readonly #onFailed = (error: Error): void => {
     log.identity('%s: %s', this.name, error.message)
     if (this.listenerCount('warning') > 0) emitSafely(this, 'warning', error)
@@ -742,7 +752,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
 
   #openAuthorization(): ServiceAuthorizer {
     const { authorize: authorizer, staleIntentionsMs: staleMs } = this.#settings
-    const { destinations } = this.#mesh
+    const { destinations } = this.#shared
     const authorization = new ServiceAuthorizer({ service: this.name, authorizer, destinations, staleMs })
     authorization.on('failed', this.#onFailed)
     authorization.on('changed', () => {
@@ -759,17 +769,17 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
 
   readonly #reports: ListenerReports = {
     decided: (outcome) => {
-      this.#tally.decided(outcome)
+      this.#stats.decided(outcome)
     },
     revoked: (error) => {
-      this.#tally.revoked(error)
+      this.#stats.revoked(error)
       emitSafely(this, 'revoked', error)
     },
     denied: (error) => {
       emitSafely(this, 'denied', error)
     },
     rejected: (error, remoteAddress) => {
-      this.#tally.rejected(error)
+      this.#stats.rejected(error)
       this.#rejectionEvents.report(error, remoteAddress)
     },
     warning: this.#onFailed,

@@ -6,8 +6,8 @@ import { RootsStore } from '../identity/roots.js'
 import { Routes } from '../resolve/routes.js'
 
 /**
- * What all services of a process that use one agent share: its client, and one watch of the roots, of each upstream, and
- * of the intentions for each of them.
+ * What all services of a process that use one agent share: its client, and one watch of the roots, of each upstream,
+ * and of the intentions for each of them.
  */
 interface SharedState {
   readonly agent: AgentClient

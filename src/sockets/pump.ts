@@ -120,7 +120,7 @@ export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<P
         if (pendingWriteBytes(a) + pendingWriteBytes(b) < waiting) movedAt = performance.now()
         const leftMs = timeoutMs - (performance.now() - movedAt)
         if (leftMs > 0) armIdle(timeoutMs, leftMs)
-        else fail(new TimeoutError('moving a byte', timeoutMs))
+        else fail(new TimeoutError('pump', timeoutMs))
       })
     }
 

@@ -53,7 +53,7 @@ test('an agent that dies and comes back', { skip }, async (t) => {
     const [warning] = await missed
     assert.match(
       warning.message,
-      new RegExp(`agent at http://${consul.address}: .*(is it running|it is stopping)`),
+      new RegExp(`agent at http://${consul.address}: .*(check that it runs|it is stopping)`),
     )
   })
 

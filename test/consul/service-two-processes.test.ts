@@ -93,7 +93,7 @@ test('two processes in the mesh of a real agent', { skip }, async (t) => {
     const last = to.denied.at(-1)
     assert.equal(last?.peer, idOf('web'))
     assert.notEqual(last.reason, '')
-    assert.ok(last.message.startsWith('web may not connect to api: '), last.message)
+    assert.ok(last.message.startsWith('web to api: connection denied; '), last.message)
     assert.equal(to.handled.length, handled)
   }
 })

@@ -342,7 +342,7 @@ test('with ACLs on, and nothing allowed that nobody allows', { skip }, async (t)
     const tokens = (await (await as(managementToken, '/v1/acl/tokens')).json()) as { Description: string }[]
     assert.deepEqual(
       tokens.map(({ Description }) => Description).filter((text) => text.includes('connect-supervisor')),
-      ['managed proxy of the service instance web, made by connect-supervisor'],
+      ['managed proxy of service instance web, created by connect-supervisor'],
     )
   })
 })

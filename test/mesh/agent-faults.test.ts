@@ -62,7 +62,7 @@ for (const [endpoint, what] of [
         assert.equal(error.code, 'ERR_CONNECT_NOT_READY')
         assert.ok(error.cause instanceof AgentError, inspect(error))
         assert.equal(error.cause.code, code, error.cause.message)
-        assert.match(error.message, new RegExp(`^web .*${agent.address}`))
+        assert.match(error.message, new RegExp(`^web: .*${agent.address}`))
         assert.equal((await warned) instanceof AgentError, true)
         undo()
         // The slow back-off of 403 and 429 is not waited for here.
@@ -107,7 +107,7 @@ describe('an agent that answers an authorization with', () => {
       const denied = new Promise<Error & { reason?: string }>((resolve) => api.on('denied', resolve))
       const socket = await join('web').dial({ address: `127.0.0.1:${portOf(listener)}`, service: 'api' })
       assert.equal((await rejection(readAll(socket))).code, 'ERR_CONNECT_REJECTED')
-      assert.match((await denied).reason ?? '', /^no decision could be made: POST /)
+      assert.match((await denied).reason ?? '', /^authorizer failed: POST /)
       assert.equal(handled, 0)
     })
   }
@@ -124,9 +124,9 @@ describe('an authorizer of a user’s own', () => {
       /boom/,
     ],
     ['rejects', () => Promise.reject(new Error('boom')), /boom/],
-    ['is late', () => never, /longer than 100 ms/],
-    ['answers yes in another form', () => true, /no decision of the form/],
-    ['answers nothing', () => undefined, /no decision of the form/],
+    ['is late', () => never, /timed out after 100 ms/],
+    ['answers yes in another form', () => true, /expected { authorized, reason }/],
+    ['answers nothing', () => undefined, /expected { authorized, reason }/],
     ['says no', () => ({ authorized: false, reason: 'not today' }), /^not today$/],
   ] as const) {
     it(`that ${what} denies`, async (t) => {
@@ -372,7 +372,9 @@ it('an agent that is not there is named, with what to look at', async (t) => {
   const error = await rejection(web.ready({ timeoutMs: 100 }))
   assert.match(
     error.message,
-    new RegExp(`no answer from the agent at http://${agent.address}: connect ECONNREFUSED.*is it running`),
+    new RegExp(
+      `no answer from the agent at http://${agent.address}: connect ECONNREFUSED.*check that it runs`,
+    ),
   )
   const dialled = await rejection(web.dial('api', { timeoutMs: 100 }))
   assert.ok(dialled instanceof TimeoutError)

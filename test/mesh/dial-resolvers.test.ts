@@ -19,7 +19,7 @@ describe('by service', () => {
     agent.registerService({ Name: 'ill', Port: 80, Connect: { Native: true }, Check })
     for (const [upstream, reason, words] of [
       ['missing', 'unknown', /service not found; it is not registered/],
-      ['plain', 'not-connect', /none takes Connect/],
+      ['plain', 'not-connect', /accepts mesh connections/],
       ['ill', 'not-passing', /ill is critical/],
       [{ service: 'green', tags: ['blue'] }, 'no-match', /none of its 1 instances has the tag blue/],
       [{ service: 'green', filter: 'Service.Port == 81' }, 'no-match', /the filter/],

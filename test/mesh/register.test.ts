@@ -198,10 +198,10 @@ describe('register', () => {
     await agent.stop()
     const late = await rejection(api.register({ port: 1, timeoutMs: 300 }))
     assert.equal(late.code, 'ERR_CONNECT_TIMEOUT')
-    assert.match(late.message, /register took longer than 300 ms: PUT .*no answer from the agent/)
+    assert.match(late.message, /register: timed out after 300 ms: PUT .*no answer from the agent/)
     const aborted = await rejection(api.register({ port: 1, signal: AbortSignal.timeout(300) }))
     assert.equal(aborted.code, 'ERR_CONNECT_ABORTED')
-    assert.match(aborted.message, /register was aborted by its signal: PUT .*no answer from the agent/)
+    assert.match(aborted.message, /register: aborted by its signal: PUT .*no answer from the agent/)
   })
 
   it('can be dialed at once, also when the name was dialed before', async (t) => {

@@ -20,7 +20,7 @@ describe('an intention that turns to deny', () => {
         const [error] = await revoked
         assert.equal(error.code, 'ERR_CONNECT_REVOKED')
         assert.deepEqual([error.peer.service, error.basis], ['web', 'intention'])
-        assert.match(error.reason, /default\/web => default\/api denies/)
+        assert.match(error.reason, /denied by intention default\/web => default\/api/)
         assert.ok(error.ageMs >= 0 && error.ageMs < 60_000)
         await other.works()
         assert.deepEqual(api.stats().revocations, [{ basis: 'intention', count: 1 }])

@@ -243,12 +243,12 @@ describe('an agent that is away', () => {
       })
     })
     await clock.advance(72 * 3_600_000)
-    assert.match((await warned).message, /web expired at/)
+    assert.match((await warned).message, /web: expired at/)
     const error = await rejection(web.dial(self, { timeoutMs: 300 }))
     assert.equal(error.code, 'ERR_CONNECT_LEAF_EXPIRED')
     assert.match(
       error.message,
-      /web expired at .*the agent has not issued a new one: .*no answer from the agent/,
+      /web: expired at .*the agent has not issued a new one: .*no answer from the agent/,
     )
     assert.throws(() => web.tlsServerOptions(), { code: 'ERR_CONNECT_LEAF_EXPIRED' })
     // The listener does not offer an expired certificate either.

@@ -65,7 +65,7 @@ describe('a pair of sidecars', () => {
     agent.setIntention('web', 'api', 'deny')
     assert.match((await gone).message, /ECONNRESET/)
     const line = await inbound.logged(({ msg, reason }) => msg === 'connection' && reason === 'revoked')
-    assert.match(String(line['error']), /^web to api: connection revoked; the intention /)
+    assert.match(String(line['error']), /^web to api: connection revoked; denied by intention /)
     const refused = localConnect(t, port)
     assert.match((await rejection(readAll(refused))).message, /ECONNRESET/)
     assert.equal(accepted, 1)
@@ -170,7 +170,7 @@ describe('what goes wrong around a sidecar', () => {
     const { inbound, port } = await startPair(t, agent.address, applicationPort)
     await rejection(readAll(localConnect(t, port)))
     await inbound.logged(
-      `the application at 127.0.0.1:${applicationPort} cannot be reached: connect ECONNREFUSED`,
+      `cannot connect to the application at 127.0.0.1:${applicationPort}: connect ECONNREFUSED`,
     )
     assert.equal(await inbound.metric('connections_closed_total', { reason: 'unreachable' }), 1)
     const { createServer } = await import('node:net')

@@ -167,7 +167,7 @@ describe('a proxy with workers', () => {
       upstreams: [{ destination_name: 'api', local_bind_port: await freePort() }],
     })
     const proxy = await startProxy(t, agent.address, ['-config-file', path], {
-      ready: ['configuration is applied'],
+      ready: ['configuration applied'],
     })
     assert.equal(await proxy.stop(), 0)
     assert.ok(!proxy.lines.some(({ msg }) => msg === 'upstream is open'))

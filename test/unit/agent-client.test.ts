@@ -8,7 +8,8 @@ import type { TLSSocket } from 'node:tls'
 import { join } from 'node:path'
 import { type TestContext, after, describe, it } from 'node:test'
 import { inspect } from 'node:util'
-import { AgentClient, isTransient } from '../../src/agent/client.js'
+import { AgentClient } from '../../src/agent/client.js'
+import { isTransient } from '../../src/agent/agent-errors.js'
 import { type AgentOptions } from '../../src/agent/options.js'
 import { agentSettings } from '../../src/agent/settings.js'
 import { AbortError, AgentError, ERROR_CODES, type ErrorCode, TimeoutError } from '../../src/base/errors.js'
@@ -300,14 +301,14 @@ describe('AgentClient: an answer', () => {
   }
 
   const advised: [status: number, body: string, advice: RegExp | undefined][] = [
-    [403, 'x', /; no token was sent; set agent\.token to a token with the right that this request needs$/],
     [
       403,
-      'ACL not found',
-      /; the token does not exist, or the servers cannot be asked for it at the moment$/,
+      'x',
+      /; no token was sent; set agent\.token to a token with the permission that this request needs$/,
     ],
-    [500, 'No path to datacenter', /; check its name, and that the datacenters are joined$/],
-    [429, 'x', /; it is tried again later$/],
+    [403, 'ACL not found', /; the token does not exist, or the servers cannot look it up at the moment$/],
+    [500, 'No path to datacenter', /; check the name, and that the datacenters are joined$/],
+    [429, 'x', /; the request is retried later$/],
     [429, 'Your IP is issuing too many concurrent connections', /; raise limits\.http_max_conns_per_client/],
     [500, 'Connect must be enabled', /; set connect \{ enabled = true \} on the servers$/],
     [500, 'No cluster leader', undefined],
@@ -447,7 +448,7 @@ describe('AgentClient: bounds', () => {
     await client.request(PATH, identity)
     const error = await failure(gone.request(PATH, identity))
     assert.equal(error.code, 'ERR_CONNECT_AGENT_UNREACHABLE')
-    assert.match(error.message, /is it running/)
+    assert.match(error.message, /check that it runs/)
   })
 
   it("the caller's signal ends it, with its reason", async (t) => {

@@ -91,7 +91,7 @@ describe('bounded', () => {
         name: 'TimeoutError',
         code: 'ERR_CONNECT_TIMEOUT',
         timeoutMs: 1000,
-        message: 'the work took longer than 1000 ms',
+        message: 'the work: timed out after 1000 ms',
       },
     ],
     [

@@ -302,7 +302,7 @@ describe('Tries: the end', () => {
     )
     for (const [i, { error, durationMs, address }] of tries.failures.entries()) {
       assert.ok(error instanceof TimeoutError)
-      assert.equal(error.message, `connecting to ${address} took longer than ${durationMs} ms`)
+      assert.equal(error.message, `connecting to ${address}: timed out after ${durationMs} ms`)
       assert.equal(openings[i]!.signal.reason, error)
     }
     assert.equal(tries.pending, 0)

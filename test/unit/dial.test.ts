@@ -431,7 +431,7 @@ describe('dial: the way through', () => {
       const { error } = await finding
       assert.ok(error instanceof TimeoutError)
       assert.deepEqual([error.cause, error.timeoutMs, error.attempts], [word, 10_000, []])
-      assert.equal(error.message, 'dial web took longer than 10000 ms: the last word')
+      assert.equal(error.message, 'dial web: timed out after 10000 ms: the last word')
     })
 
     it('of our own certificate', async (t) => {

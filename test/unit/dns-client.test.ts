@@ -163,7 +163,7 @@ describe('DnsClient: over UDP', () => {
       await clock.advance(ms)
     }
     const { message, server: told, cause } = await failed
-    assert.equal(message, `DNS SRV ${NAME} at ${where}: there was no usable answer in 3 tries`)
+    assert.equal(message, `DNS SRV ${NAME} at ${where}: no valid response in 3 tries`)
     assert.deepEqual([told, cause], [where, undefined])
     assert.deepEqual([server.queries.length, clock.pending], [3, 0])
     assert.equal(await openSockets(), before)
@@ -173,7 +173,7 @@ describe('DnsClient: over UDP', () => {
     [
       'another id',
       (asked) => answerTo({ ...asked, packet: { ...asked.packet, id: asked.packet.id! ^ 1 } }, FORGED),
-      /its id differs/,
+      /its ID differs/,
     ],
     [
       'another question',
@@ -183,7 +183,7 @@ describe('DnsClient: over UDP', () => {
       },
       /answers another question/,
     ],
-    ['our own question', (asked) => encode({ ...asked.packet, type: 'query' }), /not an answer/],
+    ['our own question', (asked) => encode({ ...asked.packet, type: 'query' }), /not a response/],
     ['nothing', () => Buffer.alloc(0), /./],
     ['garbage', () => Buffer.alloc(100, 0xff), /./],
   ]
@@ -237,7 +237,7 @@ describe('DnsClient: over UDP', () => {
     const client = new DnsClient({ host: '127.0.0.1', port }, clock)
     const { message, cause, server } = await failure(client.query(NAME, 'SRV', new AbortController().signal))
     assert.equal((cause as NodeJS.ErrnoException).code, 'ECONNREFUSED')
-    assert.match(message, /: there is no answer: .*ECONNREFUSED/)
+    assert.match(message, /: no response: .*ECONNREFUSED/)
     assert.equal(server, `127.0.0.1:${port}`)
     assert.equal(clock.pending, 0)
     assert.equal(await openSockets(), before)
@@ -251,7 +251,7 @@ describe('DnsClient: over UDP', () => {
     // A broadcast address is refused to whoever has not asked for the right to it.
     const client = new DnsClient({ host: '255.255.255.255', port: 53 }, clock)
     const { message, cause } = await failure(client.query(NAME, 'SRV', controller.signal))
-    assert.match(message, /: there is no answer: /)
+    assert.match(message, /: no response: /)
     assert.match((cause as NodeJS.ErrnoException).code!, /^E[A-Z]+$/)
     assert.equal(clock.pending, 0)
   })
@@ -350,21 +350,21 @@ describe('DnsClient: over TCP, when the answer does not fit', () => {
       ({ socket }) => {
         socket.end()
       },
-      /closed the connection in the middle of its answer/,
+      /closed the connection before the end of its response/,
     ],
     [
       'it ends within the length',
       ({ socket }) => {
         socket.end(Buffer.alloc(1))
       },
-      /closed the connection in the middle of its answer/,
+      /closed the connection before the end of its response/,
     ],
     [
       'it ends in the middle',
       (asked) => {
         asked.socket.end(withLength(answerTo(asked, GOOD)).subarray(0, -1))
       },
-      /closed the connection in the middle of its answer/,
+      /closed the connection before the end of its response/,
     ],
     [
       'the length says more than there is',
@@ -372,7 +372,7 @@ describe('DnsClient: over TCP, when the answer does not fit', () => {
         const message = answerTo(asked, GOOD)
         asked.socket.end(withLength(message, message.length + 1))
       },
-      /closed the connection in the middle of its answer/,
+      /closed the connection before the end of its response/,
     ],
     [
       'the length says less than there is',
@@ -401,7 +401,7 @@ describe('DnsClient: over TCP, when the answer does not fit', () => {
       (asked) => {
         asked.reply(answerTo({ ...asked, packet: { ...asked.packet, id: asked.packet.id! ^ 1 } }, GOOD))
       },
-      /its id differs/,
+      /its ID differs/,
     ],
   ]
   for (const [rule, overTcp, cause] of broken) {
@@ -409,7 +409,7 @@ describe('DnsClient: over TCP, when the answer does not fit', () => {
       const { server, clock, query, where } = await start(t, truncating(overTcp))
       const before = await openSockets()
       const error = await failure(query())
-      const opening = `DNS SRV ${NAME} at ${where}: the answer did not fit into UDP, and there is none over TCP: `
+      const opening = `DNS SRV ${NAME} at ${where}: the response is truncated over UDP, and there is none over TCP: `
       assert.ok(error.message.startsWith(opening), error.message)
       assert.match(error.cause!.message, cause)
       assert.equal(server.queries.length, 2)

@@ -188,15 +188,15 @@ describe('decodeAnswer', () => {
     })
   }
 
-  const other = 'it answers another question'
+  const other = 'the response answers another question'
   const refused: [rule: string, bytes: Buffer, message: string | RegExp][] = [
     ['nothing', Buffer.alloc(0), /./],
     ['half a header', answer().subarray(0, 11), /./],
-    ['zeros', Buffer.alloc(64), 'it is not an answer'],
-    ['a query', answer({ type: 'query' }), 'it is not an answer'],
-    ['our own question', encodeQuestion(question), 'it is not an answer'],
-    ['another id', answer({ id: question.id ^ 1 }), `${other}: its id differs`],
-    ['the id turned round', answer({ id: 0xcdab }), `${other}: its id differs`],
+    ['zeros', Buffer.alloc(64), 'the message is not a response'],
+    ['a query', answer({ type: 'query' }), 'the message is not a response'],
+    ['our own question', encodeQuestion(question), 'the message is not a response'],
+    ['another id', answer({ id: question.id ^ 1 }), `${other}: its ID differs`],
+    ['the id turned round', answer({ id: 0xcdab }), `${other}: its ID differs`],
     ['no question', answer({ questions: [] }), other],
     ['no question, and an answer', answer({ questions: [], answers: [srv('a')] }), other],
     ['another name', answer({ questions: [{ name: 'redis.connect.consu', type: 'SRV' }] }), other],

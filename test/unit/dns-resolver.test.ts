@@ -514,10 +514,7 @@ describe('DnsResolver: there is none', () => {
       const { resolve } = start({ [`SRV ${NAME}`]: reply })
       const { message, upstream } = await refusal(resolve())
       assert.equal(upstream, `redis by DNS ${NAME}`)
-      assert.equal(
-        message,
-        `dial redis by DNS ${NAME}: the name does not exist, or has no SRV record that can be dialled`,
-      )
+      assert.equal(message, `dial redis by DNS ${NAME}: the name does not exist, or has no valid SRV record`)
     })
   }
 
@@ -580,7 +577,7 @@ describe('DnsResolver: failure', () => {
           assert.ok(error instanceof DnsError, String(error))
           assert.equal(error.code, 'ERR_CONNECT_DNS')
           assert.equal(error.question, `SRV ${NAME}`)
-          assert.match(error.message, new RegExp(`: the server answered ${rcode}$`))
+          assert.match(error.message, new RegExp(`: the server returned ${rcode}$`))
           assert.equal(resolver.lastError, error)
           return true
         })
@@ -593,7 +590,7 @@ describe('DnsResolver: failure', () => {
     const { resolve } = start({ [`SRV ${NAME}`]: { rcode: 'SERVFAIL' } })
     await assert.rejects(resolve(), {
       server: SERVER,
-      message: `DNS SRV ${NAME} at ${SERVER}: the server answered SERVFAIL`,
+      message: `DNS SRV ${NAME} at ${SERVER}: the server returned SERVFAIL`,
     })
   })
 

@@ -124,7 +124,7 @@ describe('errors: kinds', () => {
     )
     assert.equal(error.name, 'DeniedError')
     assert.equal(error.code, 'ERR_CONNECT_DENIED')
-    assert.equal(error.message, 'web may not connect to db: an intention')
+    assert.equal(error.message, 'web to db: connection denied; an intention')
     assert.ok(
       error instanceof DeniedError && error instanceof ConnectError && error instanceof copy.ConnectError,
     )
@@ -175,10 +175,10 @@ describe('errors: what they carry', () => {
   it('TimeoutError: the bound, the tries, and the last word in its message', () => {
     const attempts = [{ address: 'a:1', error: cause, durationMs: 4 }]
     const error = new TimeoutError('dial db', 5, { cause, attempts })
-    assert.equal(error.message, 'dial db took longer than 5 ms: the cause')
+    assert.equal(error.message, 'dial db: timed out after 5 ms: the cause')
     assert.deepEqual([error.timeoutMs, error.attempts], [5, attempts])
     const plain = new TimeoutError('dial db', 5)
-    assert.deepEqual([plain.message, plain.attempts], ['dial db took longer than 5 ms', []])
+    assert.deepEqual([plain.message, plain.attempts], ['dial db: timed out after 5 ms', []])
   })
 
   it('AgentError: address, request and status', () => {
@@ -197,7 +197,7 @@ describe('errors: what they carry', () => {
   it('AbortError: the reason of the signal, whatever it is', () => {
     for (const reason of [cause, 'enough', 0, null])
       assert.equal(new AbortError('dial', reason).cause, reason)
-    assert.equal(new AbortError('dial', cause).message, 'dial was aborted by its signal')
+    assert.equal(new AbortError('dial', cause).message, 'dial: aborted by its signal')
   })
 
   it('VerificationError and DialError: both sides, and the tries', () => {
@@ -294,7 +294,7 @@ describe('because and toError: whatever was thrown', () => {
       [new AggregateError(refused), 'connect ECONNREFUSED ::1:1, connect ECONNREFUSED 127.0.0.1:1'],
       [new AggregateError(refused, 'all of them'), 'all of them'],
       [new AggregateError([]), 'AggregateError'],
-      [new AggregateError(['text']), 'what was thrown is no Error: text'],
+      [new AggregateError(['text']), 'non-Error value thrown: text'],
       [new Error('plain'), 'plain'],
       [nameless, 'Error'],
       [new TypeError(''), 'TypeError'],

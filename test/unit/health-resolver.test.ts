@@ -343,7 +343,7 @@ describe('HealthResolver: the watch', () => {
     agent.last(CONNECT).answer({ body: [], index: 5, isFiltered: true })
     await assert.rejects(first, {
       code: 'ERR_CONNECT_AGENT_FORBIDDEN',
-      message: /left out every instance; grant service:read on "web" and node:read to the token/,
+      message: /filtered out every instance; grant service:read on "web" and node:read to the token/,
     })
     resolver.close()
   })
@@ -547,14 +547,14 @@ describe('HealthResolver: why there is none', () => {
       rule: 'it is registered, and does not take Connect',
       asked: [[ALL, [entry(), entry(), entry()]]],
       reason: 'not-connect',
-      message: 'dial web: of its 3 instances none takes Connect, neither natively nor by a proxy',
+      message: 'dial web: none of its 3 instances accepts mesh connections, natively or by a proxy',
     },
     {
       rule: 'it does not take Connect there',
       target: { datacenter: 'dc2' },
       asked: [[ALL, [entry()]]],
       reason: 'not-connect',
-      message: 'dial web: of its 1 instances in dc2 none takes Connect, neither natively nor by a proxy',
+      message: 'dial web: none of its 1 instances in dc2 accepts mesh connections, natively or by a proxy',
     },
     {
       rule: 'none has the tag',
@@ -799,7 +799,7 @@ describe('HealthResolver: why there is none', () => {
       agent.last(ALL).fail(error)
       const { reason, message } = await refused
       assert.equal(reason, 'empty')
-      assert.equal(message, `dial web: the agent knows no instance, and did not say why: ${error.code}`)
+      assert.equal(message, `dial web: no instances; the reason could not be determined: ${error.code}`)
       // It is not asked on every dial.
       clock.set(clock.now() + 1_999)
       assert.equal((await refusal(resolve())).reason, 'empty')

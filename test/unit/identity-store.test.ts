@@ -22,7 +22,7 @@ async function open(options: AgentOptions = {}) {
   const ca = newCa()
   const time = { clock, random: () => 0 }
   const roots = new RootsStore(agent, time)
-  const own = { service: 'web', tls: TLS, prove: () => Promise.resolve() }
+  const own = { service: 'web', tls: TLS, testHandshake: () => Promise.resolve() }
   const store = new IdentityStore({ agent, roots, ...own, ...time })
   const events: string[] = []
   store.on('changed', (_generation, what) => events.push(what))
@@ -97,7 +97,7 @@ describe('IdentityStore: how a generation comes about', () => {
       tls: TLS,
       clock,
       random: () => 0,
-      prove: () => Promise.resolve(),
+      testHandshake: () => Promise.resolve(),
     })
     await clock.advance(0)
     assert.equal(leafReads(), 2)

@@ -103,13 +103,10 @@ describe('IntentionTable', () => {
   it('says why', () => {
     const reason = (given: Parts): string | undefined =>
       new IntentionTable([intention(given)]).decide(web)?.reason
-    assert.equal(reason({}), 'the intention default/web => default/api allows it')
-    assert.equal(reason({ name: '*', action: 'deny' }), 'the intention default/* => default/api denies it')
-    assert.match(reason({ hasPermissions: true }) ?? '', /decides by HTTP request/)
-    assert.match(
-      reason({ action: 'x'.repeat(99) }) ?? '',
-      /the action "x{64}", which is not known: it denies$/,
-    )
+    assert.equal(reason({}), 'allowed by intention default/web => default/api')
+    assert.equal(reason({ name: '*', action: 'deny' }), 'denied by intention default/* => default/api')
+    assert.match(reason({ hasPermissions: true }) ?? '', /has L7 permissions/)
+    assert.match(reason({ action: 'x'.repeat(99) }) ?? '', /the unknown action "x{64}"; denied$/)
   })
 
   it('counts what it was given', () => {

@@ -206,7 +206,7 @@ describe('checkLeaf: what it refuses', () => {
       assert.throws(
         () => check(bad),
         (error: IdentityError) => {
-          assert.match(error.message, /certificate for web/)
+          assert.match(error.message, /certificate of web/)
           const shown = `${error.message} ${String(error.cause)} ${JSON.stringify(error)}`
           for (const secret of ['hunter2', 'PRIVATE KEY', bad.privateKeyPem.slice(40, 80) || 'PRIVATE KEY'])
             assert.ok(!shown.includes(secret), secret)

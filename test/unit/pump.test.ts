@@ -436,7 +436,7 @@ describe('pump: the idle timeout', () => {
     const error = await failed
     assert.ok(error instanceof TimeoutError)
     assert.equal(error.timeoutMs, 1_000)
-    assert.equal(error.message, 'moving a byte took longer than 1000 ms')
+    assert.equal(error.message, 'pump: timed out after 1000 ms')
     assert.deepEqual(await Promise.all(ends), ['ECONNRESET', 'ECONNRESET'])
   })
 

@@ -14,13 +14,13 @@ import {
   encodeQuestion,
 } from './message.js'
 
-/** How long each try over UDP waits; a datagram may be lost. */
+/** The timeouts of the tries over UDP, which may lose datagrams. */
 const UDP_TRIES_MS = [500, 1_000, 2_000]
 const TCP_TIMEOUT_MS = 3_000
-/** RFC 1035, section 4.2.2: two bytes of length before each message. */
+/** Over TCP, two bytes of length precede each message (RFC 1035, section 4.2.2). */
 const LENGTH_BYTES = 2
 
-/** Asks one DNS server, over UDP with EDNS and, when the answer does not fit, over TCP. */
+/** Queries one DNS server over UDP with EDNS, and over TCP if the response is truncated. */
 export class DnsClient {
   /** `host:port` of the server, for errors. */
   readonly server: string
@@ -37,7 +37,7 @@ export class DnsClient {
   }
 
   /**
-   * One question. An answer that there is no such name is an answer.
+   * Sends a question. A response without records, such as NXDOMAIN, is not an error.
    * @throws DnsError, AbortError
    */
   async query(name: string, type: QuestionType, signal: AbortSignal): Promise<DnsMessage> {
@@ -49,33 +49,33 @@ export class DnsClient {
   async #overUdp(question: DnsQuestion, signal: AbortSignal): Promise<DnsMessage> {
     let problem: Error | undefined
     for (const [i, timeoutMs] of UDP_TRIES_MS.entries()) {
-      const told: { last?: Error } = {}
+      const rejected: { last?: Error } = {}
       try {
         return await withDeadline('DNS', { signal, timeoutMs, clock: this.#clock }, (within) =>
-          this.#exchange(question, i, told, within),
+          this.#exchange(question, i, rejected, within),
         )
       } catch (error) {
         if (signal.aborted) throw error
-        problem = told.last ?? problem
+        problem = rejected.last ?? problem
         if (error instanceof TimeoutError) continue
-        // What the network says at once it would say again; a name may have another address.
-        if (isIP(this.#host) !== 0) throw this.#failure(question, 'there is no answer', error)
+        // A network error would repeat for the same address; a host name may have another one.
+        if (isIP(this.#host) !== 0) throw this.#failure(question, 'no response', error)
         problem = toError(error)
       }
     }
-    throw this.#failure(question, `there was no usable answer in ${UDP_TRIES_MS.length} tries`, problem)
+    throw this.#failure(question, `no valid response in ${UDP_TRIES_MS.length} tries`, problem)
   }
 
-  /** A datagram there and one back. One that answers something else is not the end: it may be forged. */
+  /** Sends a datagram and waits for the response. Invalid responses, which may be forged, are ignored. */
   async #exchange(
     question: DnsQuestion,
     tryNumber: number,
-    told: { last?: Error },
+    rejected: { last?: Error },
     signal: AbortSignal,
   ): Promise<DnsMessage> {
     const addresses = await lookup(this.#host, { all: true })
     const { address, family } = addresses[tryNumber % addresses.length] ?? { address: this.#host, family: 4 }
-    // A socket for each exchange, so that its port cannot be guessed (RFC 5452).
+    // A new socket for each exchange makes the port unpredictable (RFC 5452).
     const socket = createSocket(family === 6 ? 'udp6' : 'udp4')
     try {
       return await new Promise<DnsMessage>((resolve, reject) => {
@@ -85,7 +85,7 @@ export class DnsClient {
           try {
             resolve(decodeAnswer(bytes, question))
           } catch (error) {
-            told.last = toError(error)
+            rejected.last = toError(error)
           }
         })
         send(socket, { port: this.#port, address }, encodeQuestion(question), reject)
@@ -102,7 +102,7 @@ export class DnsClient {
       return decodeAnswer(bytes, question)
     } catch (error) {
       if (signal.aborted) throw error
-      throw this.#failure(question, 'the answer did not fit into UDP, and there is none over TCP', error)
+      throw this.#failure(question, 'the response is truncated over UDP, and there is none over TCP', error)
     }
   }
 
@@ -114,7 +114,7 @@ export class DnsClient {
         onAbort(signal, reject)
         socket.on('error', reject)
         socket.on('close', () => {
-          reject(new Error('the server closed the connection in the middle of its answer'))
+          reject(new Error('the server closed the connection before the end of its response'))
         })
         socket.on('data', (chunk: Buffer) => {
           received = Buffer.concat([received, chunk])
@@ -128,7 +128,7 @@ export class DnsClient {
         socket.write(Buffer.concat([length, message]))
       })
     } finally {
-      // A reset may still come; nobody waits for it.
+      // A late reset must not end the process.
       socket.on('error', () => undefined)
       socket.destroy()
     }
@@ -139,14 +139,14 @@ export class DnsClient {
   }
 }
 
-/** Connected, so that the kernel drops what comes from anybody else. */
+/** Connects the socket, so that the kernel drops datagrams from other addresses, and sends a message. */
 function send(
   socket: UdpSocket,
   to: { port: number; address: string },
   message: Buffer,
   onFailed: (error: Error) => void,
 ): void {
-  // Node calls back with the error when the network refuses; its published types do not say so.
+  // Node.js passes an error to this callback, which its types lack.
   socket.connect(to.port, to.address, (error?: Error) => {
     if (error === undefined) socket.send(message)
     else onFailed(error)

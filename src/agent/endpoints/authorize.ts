@@ -1,8 +1,9 @@
-import { type AgentClient, right } from '../client.js'
+import type { AgentClient } from '../client.js'
+import { right } from '../agent-errors.js'
 import { boolean, object, string } from '../json.js'
 
 export interface AuthorizeRequest {
-  /** The service that is being connected to. */
+  /** The destination service. */
   readonly target: string
   readonly clientCertUri: string
   /** Colon-separated hexadecimal. */
@@ -11,13 +12,13 @@ export interface AuthorizeRequest {
 
 export interface AuthorizeAnswer {
   readonly authorized: boolean
-  /** For people: its words differ between Consul's versions. */
+  /** For people; the wording differs between versions of Consul. */
   readonly reason: string
-  /** For how long the agent has not been able to refresh what it answers from, in milliseconds. */
+  /** How long the agent has been unable to refresh its cached intentions, in milliseconds. */
   readonly ageMs: number
 }
 
-/** `POST /v1/agent/connect/authorize`: needs `service:write` on the target. */
+/** Asks the agent for a decision: `POST /v1/agent/connect/authorize`. Needs `service:write` on the target. */
 export async function askAuthorize(
   agent: AgentClient,
   request: AuthorizeRequest,

@@ -1,51 +1,52 @@
 import { AgentError } from '../../base/errors.js'
 import { isHost } from '../../base/validate.js'
-import { type AgentClient, type AgentResponse, path, right } from '../client.js'
+import { type AgentClient, type AgentResponse, path } from '../client.js'
+import { right } from '../agent-errors.js'
 import { type JsonObject, array, boolean, maybe, nonEmpty, object, string, wholeNumber } from '../json.js'
 import { type BlockingQuery, blocking } from '../watch.js'
 
 type HealthStatus = 'passing' | 'warning' | 'critical'
 
-/** An instance that can be reached over Connect: a native service, or a proxy that stands before one. */
+/** An instance that accepts mesh connections: a native service, or a proxy in front of one. */
 export interface ConnectInstance {
   readonly id: string
   readonly address: string
   readonly port: number
-  /** How it is reached from another datacenter, where that differs. */
+  /** The address for other datacenters; the own address without one. */
   readonly wan: { readonly address: string; readonly port: number }
-  /** Why it cannot be dialled whatever its checks say: agents take registrations with any port and address. */
+  /** Why the instance cannot be dialed: agents accept registrations with any port and address. */
   readonly defect: string | undefined
-  /** The service that the instance's certificate must name. */
+  /** The service in the certificate of the instance. */
   readonly service: string
   readonly namespace: string | undefined
   readonly partition: string | undefined
   readonly datacenter: string | undefined
   readonly tags: readonly string[]
-  /** The worst of its checks. */
+  /** The worst status of its checks. */
   readonly status: HealthStatus
-  /** By status; one that is critical has no weight. */
+  /** By status; a critical instance has no weight. */
   readonly weights: { readonly passing: number; readonly warning: number }
 }
 
-/** Where a look-up looks. What is left out is the agent's own. */
+/** The scope of a lookup. @default the settings of the agent */
 export interface Scope {
   readonly datacenter?: string | undefined
   readonly namespace?: string | undefined
   readonly partition?: string | undefined
 }
 
-/** Which instances of a service are wanted; all that can be reached over Connect unless something is said. */
+/** Selects instances of a service. */
 export interface HealthQuery extends Scope {
   readonly service: string
-  /** A node's name, or `_agent`: instances come sorted by the estimated round trip from there. */
+  /** The name of a node, or `_agent`: sorts the instances by the estimated round trip from there. */
   readonly near?: string | undefined
-  /** In Consul's filter language. */
+  /** An expression in Consul's filter language. */
   readonly filter?: string | undefined
 }
 
 /**
- * `GET /v1/health/connect/:service`, with those that are not passing: needs `service:read` on it and `node:read`.
- * Any server may answer, so that a cluster which is about to elect its leader answers too.
+ * Reads the instances of a service, including unhealthy ones: `GET /v1/health/connect/:service`. Needs `service:read`
+ * on the service and `node:read`. Stale reads are allowed, so that a cluster without a leader answers as well.
  */
 export async function fetchConnectInstances(
   agent: AgentClient,
@@ -73,12 +74,12 @@ export async function fetchConnectInstances(
   const request = `GET /v1/health/connect/${wanted.service}`
   throw new AgentError(
     'ERR_CONNECT_AGENT_FORBIDDEN',
-    `${request}: the agent at ${agent.address} left out every instance; grant ${needs} to the token`,
+    `${request}: the agent at ${agent.address} filtered out every instance; grant ${needs} to the token`,
     { address: agent.address, request, status: 200 },
   )
 }
 
-/** How many instances a service has, whether or not they can be reached over Connect. */
+/** Returns the number of instances of a service, including those that accept no mesh connections. */
 export async function countInstances(
   agent: AgentClient,
   service: string,
@@ -90,7 +91,7 @@ export async function countInstances(
   return (await agent.request(request, (body) => array(body, '').length)).value
 }
 
-/** The agent's `dc` parameter breaks requests that do not look anything up: it is sent with look-ups only. */
+/** Returns the query parameters of a scope. Only for lookups: `dc` breaks other requests. */
 export function scoped(
   { settings }: AgentClient,
   { datacenter, namespace, partition }: Scope,
@@ -106,15 +107,14 @@ export function parseConnectInstances(body: unknown): ConnectInstance[] {
   return array(body, '').flatMap((item, i) => parseEntry(item, `[${i}]`) ?? [])
 }
 
-/** One entry of a health answer, or undefined when nobody's identity can be expected there. */
+/** Parses an entry of a health response; undefined for a gateway, which has no service identity. */
 function parseEntry(item: unknown, place: string): ConnectInstance | undefined {
   const entry = object(item, place)
   const node = object(entry['Node'], `${place}.Node`)
   const service = object(entry['Service'], `${place}.Service`)
   const expected = expectedService(service, `${place}.Service`)
-  // A gateway stands before many services and proves the name of none; it must not spoil the others.
   if (expected === undefined) return undefined
-  // An instance that names no address of its own is on its node's.
+  // The default is the address of the node.
   const ownAddress = maybe(string)(service['Address'], `${place}.Service.Address`)
   const nodeAddress = nonEmpty(node['Address'], `${place}.Node.Address`)
   const nodeWan = taggedAddress(node, `${place}.Node`, string)
@@ -126,7 +126,7 @@ function parseEntry(item: unknown, place: string): ConnectInstance | undefined {
   const port = wholeNumber(service['Port'], `${place}.Service.Port`)
   const wan = {
     address: serviceWan?.address ?? ownAddress ?? nodeWan ?? nodeAddress,
-    // As in the agent's own translation, a port of 0 says nothing.
+    // Port 0 means no port, as in the address translation of agents.
     port: serviceWan?.port || port,
   }
   const own = { address, port }
@@ -153,7 +153,7 @@ function defectOf({ address, port }: { address: string; port: number }): string 
   return isHost(address) ? undefined : `has the address ${JSON.stringify(address.slice(0, 64))}`
 }
 
-/** A native instance proves its own name; a proxy proves the name of the service it stands before. */
+/** Returns the service in the certificate: of a native instance its own, of a proxy its destination. */
 function expectedService(service: JsonObject, place: string): string | undefined {
   const connect = maybe(object)(service['Connect'], `${place}.Connect`)
   if (maybe(boolean)(connect?.['Native'], `${place}.Connect.Native`) === true) {
@@ -181,12 +181,12 @@ function worstStatus(checks: unknown, place: string): HealthStatus {
   const statuses = array(checks ?? null, place).map((check, i) =>
     string(object(check, `${place}[${i}]`)['Status'], `${place}[${i}].Status`),
   )
-  // Whatever is not known to be good is bad: "maintenance" is one such.
+  // Any other status is critical, such as "maintenance".
   if (statuses.some((status) => status !== 'passing' && status !== 'warning')) return 'critical'
   return statuses.includes('warning') ? 'warning' : 'passing'
 }
 
-/** Agents before 1.2.3 know no weights. */
+/** Agents before 1.2.3 have no weights. */
 function parseWeights(value: unknown, place: string): { passing: number; warning: number } {
   const weights = maybe(object)(value, place)
   if (weights === undefined) return { passing: 1, warning: 1 }

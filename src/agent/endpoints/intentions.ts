@@ -1,14 +1,15 @@
-import { type AgentClient, type AgentResponse, right } from '../client.js'
+import type { AgentClient, AgentResponse } from '../client.js'
+import { right } from '../agent-errors.js'
 import { type JsonObject, array, maybe, nonEmpty, object, string } from '../json.js'
 import { type BlockingQuery, blocking } from '../watch.js'
 
-/** One intention, as far as a connection is decided by it. `*` stands for any name or namespace. */
+/** The parts of an intention that decide a connection. `*` matches any name or namespace. */
 export interface Intention {
   readonly source: IntentionSource
   readonly destination: { readonly namespace: string; readonly name: string }
-  /** As it is written: `allow`, `deny`, or whatever a version to come may know; empty where permissions decide. */
+  /** `allow`, `deny`, or a value of a later version; empty if permissions decide. */
   readonly action: string
-  /** Whether it is decided by each HTTP request. */
+  /** Whether it has L7 permissions, which decide each HTTP request. */
   readonly hasPermissions: boolean
 }
 
@@ -16,36 +17,36 @@ export interface IntentionSource {
   readonly partition: string
   readonly namespace: string
   readonly name: string
-  /** `consul` for a service of a mesh. */
+  /** `consul` for a service of the mesh. */
   readonly type: string
-  /** The cluster of another trust domain that it is in; undefined for our own. */
+  /** The cluster peer of the source; undefined for our own cluster. */
   readonly peer: string | undefined
-  /** A group of partitions and peers in any of which it may be. */
+  /** A group of partitions and peers that the source may be in. */
   readonly samenessGroup: string | undefined
 }
 
-/** Reads the intentions about one destination, and can wait for a change of them. */
+/** Reads the intentions for one destination, also as a blocking query. */
 export type IntentionsReader = (query: BlockingQuery) => Promise<AgentResponse<readonly Intention[]>>
 
 /**
- * The intentions whose destination is `service`, from `GET /v1/connect/intentions/match`: needs `intentions:read` on
- * it, which `service:read` implies.
+ * Returns a reader of the intentions whose destination is `service`: `GET /v1/connect/intentions/match`. Needs
+ * `intentions:read` on the service, which `service:read` implies.
  *
- * Agents before 1.9 block there when they are given an index, and never tell one. Then the list of all intentions is
- * what is waited for. What is in it is not taken: an agent silently leaves out of a list what a token may not read, and
- * a denial that is not seen would be no denial.
+ * Agents before 1.9 accept an index there but return none. For these agents, the reader waits for a change of the list
+ * of all intentions. It does not use the contents of the list, since an agent silently filters a list by ACLs, and a
+ * missing deny intention would allow the connection.
  */
 export function intentionsReader(agent: AgentClient, service: string): IntentionsReader {
   let isByList = false
   return async (query) => {
-    // The agent may be another version by now.
+    // The agent may have been upgraded.
     if (query.index === undefined) isByList = false
     if (!isByList) {
       const answer = await matchIntentions(agent, service, query)
       if (answer.index !== undefined || query.index !== undefined) return answer
       isByList = true
     }
-    // The index first, so that what is read is as new as the index or newer.
+    // Read the index first, so that the intentions are at least as new as the index.
     const { index } = await listIndex(agent, query)
     const { value } = await matchIntentions(agent, service, { signal: query.signal })
     return { value, index, hash: undefined }
@@ -69,7 +70,7 @@ function matchIntentions(
   )
 }
 
-/** The index counts all intentions, whatever passes the filter: this one lets none pass. */
+/** Waits for a change of any intention. The index ignores the filter, which keeps the response empty. */
 function listIndex(agent: AgentClient, query: BlockingQuery): Promise<AgentResponse<unknown>> {
   const { query: parameters, ...bounds } = blocking(query)
   const path = '/v1/connect/intentions'
@@ -79,7 +80,7 @@ function listIndex(agent: AgentClient, query: BlockingQuery): Promise<AgentRespo
   )
 }
 
-/** One that cannot be read spoils all: without it, the others may say the opposite of what is meant. */
+/** One malformed intention fails the whole read: without it, the others may have the opposite effect. */
 export function parseMatch(body: unknown, service: string): Intention[] {
   const answer = object(body, '')
   return array(answer[service], service).map((item, i) => parseIntention(item, `${service}[${i}]`))

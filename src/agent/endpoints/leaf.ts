@@ -1,15 +1,18 @@
-import { type AgentClient, type AgentResponse, path, right } from '../client.js'
+import { type AgentClient, type AgentResponse, path } from '../client.js'
+import { right } from '../agent-errors.js'
 import { nonEmpty, object } from '../json.js'
 import { type BlockingQuery, blocking } from '../watch.js'
 
-/** A service's certificate as the agent gives it. */
+/** The certificate of a service. */
 export interface LeafCertificate {
-  /** The leaf, and after it any intermediates that peers need. */
+  /** The leaf, followed by intermediate certificates. */
   readonly chainPem: string
   readonly privateKeyPem: string
 }
 
-/** `GET /v1/agent/connect/ca/leaf/:service`: needs `service:write` on it. */
+/**
+ * Reads the certificate of a service: `GET /v1/agent/connect/ca/leaf/:service`. Needs `service:write` on the service.
+ */
 export function fetchLeaf(
   agent: AgentClient,
   service: string,

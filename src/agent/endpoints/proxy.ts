@@ -3,12 +3,12 @@ import { type JsonObject, array, maybe, nonEmpty, object, string, wholeNumber } 
 import type { CallOptions } from './services.js'
 import { type BlockingQuery, blocking } from '../watch.js'
 
-/** A service of the agent that may be a proxy, as it was registered, whichever form the agent's version has for that. */
+/** The registration of a service that may be a proxy, independent of the version of the agent. */
 export interface RegisteredProxy {
   readonly id: string
   /** `connect-proxy` for a proxy; empty for an ordinary service. */
   readonly kind: string
-  /** The service that it stands for. */
+  /** The destination service. */
   readonly service: string | undefined
   readonly serviceId: string | undefined
   readonly namespace: string | undefined
@@ -18,13 +18,13 @@ export interface RegisteredProxy {
   readonly localAddress: string | undefined
   readonly localPort: number | undefined
   readonly localSocketPath: string | undefined
-  /** `transparent` and the like; undefined for a proxy that is only what it says. */
+  /** The proxy mode, such as `transparent`; undefined for the default. */
   readonly mode: string | undefined
   readonly config: JsonObject
   readonly upstreams: readonly unknown[]
 }
 
-/** `GET /v1/agent/service/:id`, from Consul 1.3 on: blocks by hash; needs `service:read`. */
+/** Reads a proxy: `GET /v1/agent/service/:id`, Consul 1.3 and later. Blocks by hash. Needs `service:read`. */
 export function fetchProxy(
   agent: AgentClient,
   id: string,
@@ -34,8 +34,8 @@ export function fetchProxy(
 }
 
 /**
- * `GET /v1/agent/connect/proxy/:id`, the endpoint of managed proxies, before Consul 1.6: blocks by hash; needs the
- * proxy's own token.
+ * Reads a managed proxy: `GET /v1/agent/connect/proxy/:id`, before Consul 1.6. Blocks by hash. Needs the token of the
+ * proxy.
  */
 export function fetchManagedProxy(
   agent: AgentClient,
@@ -45,7 +45,7 @@ export function fetchManagedProxy(
   return agent.request({ path: path`/v1/agent/connect/proxy/${id}`, ...blocking(query) }, parseManagedProxy)
 }
 
-/** The ids of the proxies that stand for an instance of this agent; `GET /v1/agent/services`. */
+/** Returns the IDs of the proxies of an instance at this agent: `GET /v1/agent/services`. */
 export async function findProxiesFor(
   agent: AgentClient,
   serviceId: string,
@@ -98,7 +98,7 @@ export function parseManagedProxy(body: unknown): RegisteredProxy {
     serviceId: maybe(string)(proxy['TargetServiceID'], 'TargetServiceID'),
     namespace: undefined,
     partition: undefined,
-    // The agent put what it had decided into the configuration itself.
+    // The agent puts these into the configuration.
     address: undefined,
     port: undefined,
     localAddress: undefined,
@@ -110,7 +110,7 @@ export function parseManagedProxy(body: unknown): RegisteredProxy {
   }
 }
 
-/** Consul writes 0 for none. */
+/** Reads a port; Consul writes 0 for no port. */
 function portOf(value: unknown, place: string): number | undefined {
   const port = maybe(wholeNumber)(value, place)
   return port === 0 ? undefined : port

@@ -2,29 +2,29 @@ import { type AgentClient, path } from '../client.js'
 import { type ConnectInstance, type Scope, parseConnectInstances, scoped } from './health.js'
 import { array, maybe, nonEmpty, object, string } from '../json.js'
 
-/** What a prepared query found. */
+/** The result of a prepared query. */
 export interface QueryAnswer {
-  /** The service that the query is about, with a template's variables filled in. */
+  /** The service that the query resolved to. */
   readonly service: string
   readonly namespace: string | undefined
-  /** Where it was found: another datacenter than ours after a failover. */
+  /** The datacenter of the instances: after a failover, another one than ours. */
   readonly datacenter: string | undefined
   readonly instances: readonly ConnectInstance[]
-  /** The node of each instance, in the order of the answer. */
+  /** The node of each instance, in the order of the response. */
   readonly nodes: readonly string[]
-  /** How long the query says that its answer holds, in milliseconds; undefined where it says nothing. */
+  /** The TTL of the query, in milliseconds; undefined if it defines none. */
   readonly ttlMs: number | undefined
 }
 
 export interface QueryRequest extends Scope {
-  /** A name or an id. */
+  /** The name or ID of the query. */
   readonly query: string
   readonly near?: string | undefined
 }
 
 /**
- * `GET /v1/query/:idOrName/execute?connect=true`: needs `service:read` on the service, by our token or the query's.
- * It cannot block.
+ * Executes a prepared query: `GET /v1/query/:idOrName/execute?connect=true`. Needs `service:read` on the service, by
+ * our token or the token of the query. The endpoint cannot block.
  */
 export async function executeQuery(
   agent: AgentClient,
@@ -33,14 +33,16 @@ export async function executeQuery(
 ): Promise<QueryAnswer> {
   const request = {
     path: path`/v1/query/${query}/execute`,
-    // Any server may answer, so that a cluster which is about to elect its leader answers too.
+    // Stale reads are allowed, so that a cluster without a leader answers as well.
     query: { connect: true, stale: true, near, ...scoped(agent, scope) },
     ...bounds,
   }
   return (await agent.request(request, parseQueryAnswer)).value
 }
 
-/** `GET /v1/query/:idOrName/explain`: whether the query itself sorts its answer by distance. Needs `query:read`. */
+/**
+ * Returns whether the definition of a query sorts by distance: `GET /v1/query/:idOrName/explain`. Needs `query:read`.
+ */
 export async function isSortedQuery(
   agent: AgentClient,
   { query, ...scope }: QueryRequest,
@@ -68,7 +70,7 @@ export function parseQueryAnswer(body: unknown): QueryAnswer {
   }
 }
 
-/** The name of the node of an entry, or its address where an agent leaves out the name. */
+/** Returns the name of a node, or its address if the agent leaves out the name. */
 function parseNode(item: unknown, i: number): string {
   const place = `Nodes[${i}].Node`
   const node = object(object(item, `Nodes[${i}]`)['Node'], place)
@@ -82,10 +84,10 @@ export function parseIsSorted(body: unknown): boolean {
 }
 
 const UNITS = { ns: 1e-6, us: 1e-3, µs: 1e-3, ms: 1, s: 1_000, m: 60_000, h: 3_600_000 } as const
-/** Longer than any duration that Go writes. */
+/** Longer than any duration in the format of Go. */
 const MAX_DURATION_LENGTH = 64
 
-/** Parses a duration as Go writes it, such as `1m30s`, to milliseconds; undefined when the text is none. */
+/** Parses a duration in the format of Go, such as `1m30s`, to milliseconds; undefined for any other text. */
 export function parseDuration(text: string): number | undefined {
   if (text.length > MAX_DURATION_LENGTH) return undefined
   if (!/^(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+$/.test(text)) return undefined

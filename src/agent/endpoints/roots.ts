@@ -2,7 +2,7 @@ import type { AgentClient, AgentResponse } from '../client.js'
 import { array, nonEmpty, object, boolean } from '../json.js'
 import { type BlockingQuery, blocking } from '../watch.js'
 
-/** The mesh's CA roots as the agent gives them. */
+/** The CA roots of the mesh. */
 export interface CaRoots {
   readonly trustDomain: string
   readonly activeRootId: string
@@ -15,7 +15,7 @@ interface CaRoot {
   readonly active: boolean
 }
 
-/** `GET /v1/agent/connect/ca/roots`: needs no token. */
+/** Reads the CA roots: `GET /v1/agent/connect/ca/roots`. Needs no token. */
 export function fetchRoots(agent: AgentClient, query: BlockingQuery): Promise<AgentResponse<CaRoots>> {
   return agent.request({ path: '/v1/agent/connect/ca/roots', ...blocking(query) }, parseRoots)
 }

@@ -1,7 +1,8 @@
-import { type AgentClient, path, right } from '../client.js'
+import { type AgentClient, path } from '../client.js'
+import { right } from '../agent-errors.js'
 import { array, maybe, object, string, wholeNumber } from '../json.js'
 
-/** A service registration, in the agent's own spelling. */
+/** A service registration, as the agent expects it. */
 export interface ServiceDefinition {
   readonly ID: string
   readonly Name: string
@@ -9,9 +10,9 @@ export interface ServiceDefinition {
   readonly Address?: string
   readonly Tags?: readonly string[]
   readonly Meta: Readonly<Record<string, string>>
-  /** An instance that speaks the mesh's protocol itself. */
+  /** A native instance. */
   readonly Connect?: { readonly Native: true }
-  /** A proxy that stands for another service. */
+  /** A proxy of another service. */
   readonly Kind?: 'connect-proxy'
   readonly Proxy?: { readonly DestinationServiceName: string; readonly DestinationServiceID?: string }
   readonly Weights?: Weights
@@ -38,17 +39,17 @@ export interface CheckDefinition {
   readonly DeregisterCriticalServiceAfter?: string
 }
 
-/** A check that follows the health of another service of the same agent. */
+/** A check with the status of another service of the same agent. */
 interface AliasCheck {
   readonly CheckID: string
   readonly Name: string
   readonly AliasService: string
 }
 
-/** The key of `Meta` that tells which process made a registration. */
+/** The key of `Meta` that identifies the process that made a registration. */
 export const OWNER_KEY = 'connect-owner'
 
-/** A service as the agent has it registered. */
+/** A registered service. */
 export interface RegisteredService {
   /** Undefined for a registration that this library did not make. */
   readonly owner: string | undefined
@@ -64,27 +65,30 @@ export interface CallOptions {
   readonly isHeartbeat?: boolean
 }
 
-/** `PUT /v1/agent/service/register`: needs `service:write`. */
+/** Registers a service: `PUT /v1/agent/service/register`. Needs `service:write`. */
 export async function registerService(
   agent: AgentClient,
   body: ServiceDefinition,
   options: CallOptions,
 ): Promise<void> {
-  // Without this flag a registration would keep the checks of an older one under the same id.
+  // Without this flag, the agent keeps the checks of an earlier registration with the same ID.
   const query = { 'replace-existing-checks': true }
   const needs = right('service:write', body.Name)
   const request = { method: 'PUT', path: '/v1/agent/service/register', query, body, needs } as const
-  await agent.request({ ...request, ...options }, nothing)
+  await agent.request({ ...request, ...options }, ignoreBody)
 }
 
-/** `PUT /v1/agent/service/deregister/:id` */
+/** Deregisters a service: `PUT /v1/agent/service/deregister/:id`. */
 export async function deregisterService(agent: AgentClient, id: string, options: CallOptions): Promise<void> {
-  await agent.request({ method: 'PUT', path: path`/v1/agent/service/deregister/${id}`, ...options }, nothing)
+  await agent.request(
+    { method: 'PUT', path: path`/v1/agent/service/deregister/${id}`, ...options },
+    ignoreBody,
+  )
 }
 
 const ENDPOINTS = { passing: 'pass', warning: 'warn', critical: 'fail' } as const
 
-/** `PUT /v1/agent/check/{pass,warn,fail}/:id`: fails when the agent has no such TTL check. */
+/** Updates a TTL check: `PUT /v1/agent/check/{pass,warn,fail}/:id`. Fails if the agent has no such check. */
 export async function updateCheck(
   agent: AgentClient,
   id: string,
@@ -93,10 +97,12 @@ export async function updateCheck(
 ): Promise<void> {
   const query = { note }
   const endpoint = path`/v1/agent/check/${ENDPOINTS[status]}/${id}`
-  await agent.request({ method: 'PUT', path: endpoint, query, ...options }, nothing)
+  await agent.request({ method: 'PUT', path: endpoint, query, ...options }, ignoreBody)
 }
 
-/** `PUT /v1/agent/service/maintenance/:id`. @param reason - undefined ends the maintenance */
+/**
+ * Sets the maintenance mode: `PUT /v1/agent/service/maintenance/:id`. @param reason - undefined ends the maintenance
+ */
 export async function setMaintenance(
   agent: AgentClient,
   id: string,
@@ -105,10 +111,10 @@ export async function setMaintenance(
 ): Promise<void> {
   const query = { enable: reason !== undefined, reason }
   const endpoint = path`/v1/agent/service/maintenance/${id}`
-  await agent.request({ method: 'PUT', path: endpoint, query, ...options }, nothing)
+  await agent.request({ method: 'PUT', path: endpoint, query, ...options }, ignoreBody)
 }
 
-/** `GET /v1/agent/service/:id`: fails with ERR_CONNECT_AGENT_NOT_FOUND when the agent has no such service. */
+/** Reads a service: `GET /v1/agent/service/:id`. @throws AgentError with ERR_CONNECT_AGENT_NOT_FOUND */
 export async function findService(
   agent: AgentClient,
   id: string,
@@ -119,10 +125,10 @@ export async function findService(
 }
 
 /**
- * A proxy's definition with the tags, metadata, and weights of the service that it stands for, where the definition has
- * none of its own: what the agent does for a `sidecar_service`. Instances are selected by those of the proxy.
+ * Completes the definition of a proxy with the tags, metadata, and weights of its destination service, as the agent
+ * does for a `sidecar_service`. Dials and queries select instances by those of the proxy.
  */
-export function inheriting(
+export function withDestinationDefaults(
   proxy: ServiceDefinition,
   { tags, meta, weights }: RegisteredService,
 ): ServiceDefinition {
@@ -135,7 +141,7 @@ export function inheriting(
   }
 }
 
-/** `GET /v1/health/service/:name`: whether the servers list the registration. */
+/** Whether the servers list a registration: `GET /v1/health/service/:name`. */
 export async function isInCatalog(
   agent: AgentClient,
   { Name, Meta }: ServiceDefinition,
@@ -167,7 +173,7 @@ function parseWeights(value: unknown, place: string): Weights {
   }
 }
 
-/** These answers have no body that matters. */
-function nothing(): undefined {
+/** Ignores the body of a response. */
+function ignoreBody(): undefined {
   return undefined
 }
