@@ -71,7 +71,7 @@ function decisions(): Record<string, Record<string, number>> {
         if (source !== undefined && table.decide(source)?.authorized === true) allowed += 1
       }
       const seconds = (performance.now() - begin) / 1000
-      if (allowed === 0) throw new Error('nobody was allowed')
+      if (allowed === 0) throw new Error('no source was allowed')
       if (round > 0) rates.push(DECISIONS / seconds)
     }
     if (given.length !== size) throw new Error('the copy is gone')

@@ -1,15 +1,15 @@
-/** The ways in which the same application is reached. */
+/** The ways to reach the same application. */
 export const KINDS = ['native', 'bare https', 'built-in pair'] as const
 export type Kind = (typeof KINDS)[number]
 
-export const BODY = 'hello, somebody of the mesh\n'
+export const BODY = 'hello from the service mesh\n'
 
-/** What a client is told to do. */
+/** The load of a client. */
 export interface Load {
-  /** How many requests are under way at a time; or, where there is a rate, how many connections there may be. */
+  /** The number of concurrent requests; with a rate, the maximum number of connections. */
   readonly concurrency: number
   readonly seconds: number
-  /** Requests a second, each timed from when it was due. @default as many as go */
+  /** Requests per second, each timed from when it was due. @default no limit */
   readonly perSecond?: number
 }
 

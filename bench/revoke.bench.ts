@@ -15,10 +15,10 @@ import { type Benchmark, median, round } from './measure.js'
 const SOURCES = 100
 const CONNECTIONS = 10_000
 const CHANGES = 100
-/** Nobody changes intentions many times a second; what is read then is bounded. */
+/** The pause between changes: reads of intentions are limited per second. */
 const PAUSE_MS = 250
 
-/** A real agent; the listener here, whoever dials in a process of their own. Times begin when the API has answered. */
+/** A real agent, the listener in this process, and the clients in another one. Times begin when the API has answered. */
 const benchmark: Benchmark = {
   question: 'how long after an intention turns to deny is the connection closed?',
   run: () => withFixtures(compare),

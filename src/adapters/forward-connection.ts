@@ -2,25 +2,25 @@ import type { Socket } from 'node:net'
 import type { Peer } from '../identity/peer.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
 
-/** One local connection on its way to an upstream. */
+/** A connection through a forward. */
 export interface ForwardConnection {
-  /** Bytes that the local end has sent, so far. */
+  /** The number of bytes from the local client to the upstream. */
   readonly sent: number
-  /** Bytes that it was sent. */
+  /** The number of bytes from the upstream to the local client. */
   readonly received: number
-  /** Since it was accepted, in milliseconds; when it has ended, how long it lasted. */
+  /** The age of the connection, in milliseconds; its total duration after the end. */
   readonly durationMs: number
-  /** How long the dial took, in milliseconds; undefined before it has succeeded, and when it has not. */
+  /** The duration of the dial, in milliseconds; undefined unless it has succeeded. */
   readonly dialMs: number | undefined
-  /** Who it was taken to; undefined before the dial has succeeded. */
+  /** The peer; undefined unless the dial has succeeded. */
   readonly peer: Peer | undefined
-  /** Where that is: an address and port. */
+  /** The address and port of the peer. */
   readonly remote: string | undefined
-  /** When it has ended: why, if not by both ends' having said all. */
+  /** Why the connection ended; undefined after an orderly end of both sides. */
   readonly error: Error | undefined
 }
 
-/** What is known of a connection, as it goes. */
+/** The live record of a connection. */
 export class ConnectionRecord implements ForwardConnection {
   readonly #local: Socket
   readonly #since = performance.now()

@@ -14,38 +14,38 @@ import { TCP } from '../sockets/tcp-options.js'
 import { ConnectionRecord, type ForwardConnection } from './forward-connection.js'
 
 export interface ForwardSettings {
-  /** For logs: the upstream. */
+  /** The name of the upstream in logs. */
   readonly name: string
   readonly dial: (signal: AbortSignal) => Promise<MeshSocket>
   readonly idleTimeoutMs: number | undefined
   readonly drainTimeoutMs: number
-  /** Called when connections cannot be taken to the upstream, once a second at most; the forward goes on. */
+  /** Called at most once per second when the upstream cannot be dialed. The forward keeps running. */
   readonly onFailed: (error: Error) => void
-  /** Called when nothing of it is left. */
+  /** Called when the forward has closed completely. */
   readonly onClosed: () => void
 }
 
-/** What a Forward tells of each of its connections, which is the same object each time. */
+/** The events of a forward. Each connection is the same object in all events. */
 export interface ForwardEvents {
-  /** It was accepted, and is being dialled. */
+  /** A connection was accepted, and the upstream is being dialed. */
   accepted: [connection: ForwardConnection]
-  /** The upstream was reached. */
+  /** The upstream was dialed. */
   dialled: [connection: ForwardConnection]
-  /** Neither side is open any more. */
+  /** Both sides of the connection are closed. */
   ended: [connection: ForwardConnection]
 }
 
-/** A client that tries again and again must not flood whoever listens to warnings. */
+/** The minimum time between warnings: a client may retry often. */
 const WARNING_PAUSE_MS = 1_000
 
 /**
- * A local port or unix socket that leads to an upstream. Whoever reaches it speaks as this service: there is no other
- * check on this side.
+ * A local port or Unix socket that is connected to an upstream. Clients are not authenticated, and reach the upstream
+ * with the identity of this service.
  */
 export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposable {
   readonly #settings: ForwardSettings
   readonly #server: Server
-  // By a reset: an orderly end would look like all was said.
+  // Cut by a reset: an orderly end would look like a complete transfer.
   readonly #open = new OpenSockets(cut)
   readonly #closed: Promise<void>
   #closing: Promise<void> | undefined
@@ -54,7 +54,7 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
   constructor(settings: ForwardSettings) {
     super()
     this.#settings = settings
-    // Nothing is read before there is somebody to take it.
+    // Paused, because nothing can be read before the upstream is dialed.
     this.#server = createServer({ ...TCP, allowHalfOpen: true, pauseOnConnect: true }, (socket) => {
       void this.#take(socket)
     })
@@ -63,7 +63,7 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
   }
 
   /**
-   * Starts to listen. A unix socket is for this user alone.
+   * Starts listening. Only this user can connect to a Unix socket.
    * @throws ConnectError with ERR_CONNECT_LISTEN
    */
   async open(address: ListenAddress): Promise<void> {
@@ -75,21 +75,21 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
       this.destroy()
       throw error
     }
-    // An accept error (EMFILE, say) never ends it.
+    // An accept error such as EMFILE does not end the forward.
     this.#server.on('error', this.#settings.onFailed)
   }
 
-  /** Where it listens: an address and port, or the path of a unix socket; null once closed. */
+  /** The address and port, or the path of the Unix socket; null after the forward has stopped accepting. */
   address(): AddressInfo | string | null {
     return this.#server.address()
   }
 
-  /** How many connections there are, those included that are still being dialled. */
+  /** The number of connections, including those whose upstream is being dialed. */
   get connections(): number {
     return this.#open.size
   }
 
-  /** Accepts no more, and waits for the open connections; those still open after `drainTimeoutMs` are cut. Idempotent. */
+  /** Stops accepting, and waits for open connections; cuts them after `drainTimeoutMs`. Idempotent. */
   async close(options?: CloseOptions): Promise<void> {
     const timeoutMs = drainTimeout(options, this.#settings.drainTimeoutMs)
     this.#closing ??= this.#drain(timeoutMs)
@@ -98,7 +98,7 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
     })
   }
 
-  /** Cuts everything at once. */
+  /** Cuts all connections. */
   destroy(): void {
     this.#server.close()
     this.#open.destroy()
@@ -127,7 +127,7 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
     })
     emitSafely(this, 'accepted', record)
     confirmEnd(local)
-    // Into the buffer alone, since a reset is only seen by who reads.
+    // Read into the buffer of the stream: a reset is only detected by reading.
     local.read(0)
     try {
       const remote = await dial(gone.signal)
@@ -140,7 +140,7 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
     } catch (thrown) {
       const error = toError(thrown)
       record.ended(error)
-      // By a reset: an orderly end would look like an empty answer.
+      // Cut by a reset: an orderly end would look like an empty response.
       cut(local)
       log.dial('forward to %s: %s', name, error.message)
       this.#warn(error)
@@ -148,10 +148,10 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
     emitSafely(this, 'ended', record)
   }
 
-  /** Tells of what the upstream or we are the cause of; a connection that breaks is not news. */
+  /** Warns about failed dials, but not about broken connections. */
   #warn(error: Error): void {
-    const isNews = error instanceof ConnectError && !(error instanceof AbortError)
-    if (!isNews || this.#closing !== undefined || !this.#server.listening) return
+    const isDialFailure = error instanceof ConnectError && !(error instanceof AbortError)
+    if (!isDialFailure || this.#closing !== undefined || !this.#server.listening) return
     const now = performance.now()
     if (now - this.#warnedAt < WARNING_PAUSE_MS) return
     this.#warnedAt = now

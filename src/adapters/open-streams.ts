@@ -2,11 +2,11 @@ import { systemClock } from '../base/clock.js'
 import { onceDestroyed } from '../sockets/open-sockets.js'
 import type { MeshStream } from './stream.js'
 
-/** A stream is idle when the peer sent the last byte, at least this long ago: no answer is being waited for. */
+/** A stream is idle if the peer sent the last byte at least this long ago, so that no response is pending. */
 const IDLE_MS = 1_000
 const LOOK_MS = 100
 
-/** The open streams of a service, so that an idle pool of connections does not hold up its close. */
+/** Tracks the open streams of a service, so that idle connection pools do not delay its close. */
 export class OpenStreams {
   readonly #streams = new Set<MeshStream>()
 
@@ -15,7 +15,7 @@ export class OpenStreams {
     onceDestroyed(stream, () => this.#streams.delete(stream))
   }
 
-  /** Destroys each stream as soon as it is idle. Returns a function that ends this. */
+  /** Destroys each stream as soon as it is idle. @returns a function that stops this */
   endIdle(): () => void {
     let cancel = (): void => undefined
     const look = (): void => {

@@ -10,32 +10,32 @@ import type { MeshSocket } from '../transport/mesh-socket.js'
 import { closeWhenDestroyed } from '../sockets/truncation.js'
 import { ServedServer } from './served-server.js'
 
-/** How often a server that is draining is asked to end its idle keep-alive connections. */
+/** How often idle connections are closed during a drain. */
 const IDLE_SWEEP_MS = 50
 /**
- * How long a server that is draining keeps idle connections: a request may be on its way already, and the response to
- * it says `Connection: close`.
+ * How long idle connections stay open during a drain: a request may be on its way, and its response will have
+ * `Connection: close`.
  */
 const IDLE_GRACE_MS = 1_000
 const MAX_STREAM_ID = 2 ** 31 - 1
 
 /**
- * Any server of node:http, node:https or node:http2, whichever framework made it; or what takes the connections of a
+ * A server of node:http, node:https, or node:http2, possibly created by a framework; or the connection injector of a
  * gRPC server.
  */
 export type ServableServer = Server | ConnectionInjector
 
-/** What `createConnectionInjector` of a server of `@grpc/grpc-js` returns. */
+/** The result of `createConnectionInjector` of a server of `@grpc/grpc-js`. */
 export interface ConnectionInjector {
   injectConnection(connection: Duplex): void
   drain(graceTimeMs: number): void
   destroy(): void
 }
 
-/** The parts of a server that only some have. */
+/** Members that only some servers have. */
 interface HttpParts {
   closeIdleConnections?(): void
-  /** HTTP/2. */
+  /** HTTP/2 only. */
   once(event: 'session', listener: (session: Session) => void): unknown
   off(event: 'session', listener: (session: Session) => void): unknown
 }
@@ -47,11 +47,11 @@ interface Session {
   once(event: 'close', listener: () => void): unknown
 }
 
-/** What a listener needs to know to stand in front of a server. */
+/** Connects a listener to a server. */
 export interface ServerAdapter {
   readonly handler: (socket: MeshSocket) => void
   readonly alpnProtocols: readonly string[] | undefined
-  /** The server's own `allowHalfOpen`, as its HTTP parser counts on it. */
+  /** The `allowHalfOpen` of the server, which its HTTP parser relies on. */
   readonly allowHalfOpen: boolean
   readonly onDrain: (timeoutMs: number) => () => void
   /** Called before the listener is opened. */
@@ -63,8 +63,8 @@ export interface ServerAdapter {
 }
 
 /**
- * Makes a server of node:http, node:https or node:http2 take its connections from a mesh listener: it sees only
- * verified and authorized ones, and never opens a port of its own.
+ * Makes a server receive its connections from a mesh listener. It receives only verified and authorized connections,
+ * and opens no port of its own.
  */
 export function serverAdapter(server: ServableServer): ServerAdapter {
   if (isInjector(server)) return injectorAdapter(server)
@@ -84,27 +84,27 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
     if (isDraining) sendShutdownNotice(session)
     session.once('close', () => sessions.delete(session))
   }
-  // A TLS server gets a connection after its own handshake; ours took its place.
+  // A TLS server receives connections after its handshake, which the listener has completed.
   const isTls = server instanceof TlsServer
   const isHttp2 = 'updateSettings' in server
   const event = isTls ? 'secureConnection' : 'connection'
   return {
     handler: (socket) => {
-      // node:http2 keeps the settings for its HTTP/1.1 side on the server that it finds here.
+      // node:http2 reads the settings of its HTTP/1.1 side from this property.
       const given = socket as MeshSocket & { server?: unknown }
       given.server = server
-      // A server of HTTP/2 in clear expects nothing but HTTP/2.
+      // A cleartext HTTP/2 server accepts HTTP/2 only.
       if (isHttp2 && !isTls) speaksHttp2(socket)
       const isHttp2Now = (): boolean => isHttp2 && socket.alpnProtocol === 'h2'
       closeWhenDestroyed(socket, () => isHttp2Now() || isIdleInHttpServer(socket))
       sockets.add(socket)
       socket.once('close', () => sockets.delete(socket))
-      // node:http2 tells of a session while it takes its connection; others may be another listener's.
+      // node:http2 emits `session` synchronously; other sessions may belong to another listener.
       if (isHttp2) parts.once('session', onSession)
       server.emit(event, socket)
       if (isHttp2) parts.off('session', onSession)
     },
-    // None for HTTP/1: Consul's own proxy and Go SDK offer h2 alone, whatever they carry, and would be refused.
+    // None for HTTP/1: Consul's built-in proxy and Go SDK offer only h2 for any protocol, and would be rejected.
     alpnProtocols: isHttp2 ? http2Names(server) : undefined,
     allowHalfOpen: !isTls,
     onDrain: (timeoutMs) => {
@@ -115,9 +115,9 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
       const sweep = (): void => {
         if (performance.now() < idleUntil) return
         parts.closeIdleConnections?.()
-        // node:http does not call a connection idle that has never asked for anything.
+        // node:http does not treat a connection without a request as idle.
         for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy()
-        // A session says goodbye and ends after its open streams.
+        // Closes after the open streams.
         for (const session of sessions) if (!session.closed) session.close()
       }
       const timer = setInterval(sweep, IDLE_SWEEP_MS)
@@ -143,7 +143,7 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
 /**
  * Makes the next HTTP/1 response on each connection its last one, and that of a request in progress if its headers are
  * not sent yet.
- * @returns what ends it
+ * @returns a function that stops this
  */
 function announceClose(server: Server, sockets: ReadonlySet<MeshSocket>): () => void {
   const announce = (request: IncomingMessage, response: ServerResponse): void => {
@@ -165,8 +165,8 @@ function announceClose(server: Server, sockets: ReadonlySet<MeshSocket>): () => 
 }
 
 /**
- * Asks the client of an HTTP/2 session to open no more streams. Those that are on their way are still accepted (RFC 9113,
- * section 6.8); `close` would ignore them.
+ * Asks the client of an HTTP/2 session to open no more streams. Those that are on their way are still accepted (RFC
+ * 9113, section 6.8); `close` would ignore them.
  */
 function sendShutdownNotice(session: Session): void {
   if (!session.closed) session.goaway(0, MAX_STREAM_ID)
@@ -178,10 +178,10 @@ function isInjector(server: unknown): server is ConnectionInjector {
   return parts.every((part) => typeof (server as Partial<ConnectionInjector>)[part] === 'function')
 }
 
-/** Its own bound on a drain; ours comes first. */
+/** The drain timeout of the injector, longer than that of the listener. */
 const LONG_DRAIN_MS = 86_400_000
 
-/** An injector drains all of its connections at once, so each listener needs its own. */
+/** An injector drains all its connections at once, so that each listener needs its own. */
 const servedInjectors = new WeakSet<ConnectionInjector>()
 
 function injectorAdapter(injector: ConnectionInjector): ServerAdapter {
@@ -212,15 +212,17 @@ function injectorAdapter(injector: ConnectionInjector): ServerAdapter {
   }
 }
 
-/** Clients behind a proxy agree on nothing, and node:http2 would take that for HTTP/1.1. */
+/**
+ * Marks a connection as HTTP/2. Clients behind a proxy negotiate no ALPN protocol, which node:http2 treats as HTTP/1.1.
+ */
 function speaksHttp2(socket: MeshSocket): void {
   const given = socket as { alpnProtocol?: unknown }
   given.alpnProtocol = 'h2'
 }
 
-/** What a server of node:http2 would offer itself: with HTTP/1.1 beside it, when that is allowed. */
+/** Returns the ALPN protocols of a node:http2 server: HTTP/1.1 as well if it is allowed. */
 function http2Names(server: Server): string[] {
-  // Node keeps the names as they go over the wire, each after its length.
+  // Node.js stores the names in wire format, each after its length.
   const { ALPNProtocols: wire } = server as { ALPNProtocols?: unknown }
   return wire instanceof Uint8Array && Buffer.from(wire).includes('http/1.1') ? ['h2', 'http/1.1'] : ['h2']
 }

@@ -5,16 +5,16 @@ import type { Listener } from '../transport/listen.js'
 const servedServers = new WeakMap<Server, ServedServer>()
 
 /**
- * A server that gets its connections from listeners of the mesh. Its methods are replaced by ones that are about those
- * listeners: a framework that owns the server can shut it down, and no port is opened beside the mesh.
+ * A server that receives its connections from mesh listeners. Its methods are replaced by ones that apply to these
+ * listeners, so that a framework can shut it down, and no port is opened outside the mesh.
  */
 export class ServedServer {
   readonly #server: Server
   readonly #close: Server['close']
   readonly #listeners = new Set<Listener>()
-  /** How many calls of `serve` have not ended yet. */
+  /** The number of pending calls of `serve`. */
   #opening = 0
-  /** The server's own properties that the methods replace; undefined while they do not. */
+  /** The original properties of the server; undefined while they are not replaced. */
   #replaced: ReadonlyMap<PropertyKey, PropertyDescriptor | undefined> | undefined
   #wasServed = false
   #closing: Promise<void> | undefined
@@ -31,8 +31,8 @@ export class ServedServer {
   }
 
   /**
-   * Begins to serve: from now on the server itself cannot listen.
-   * @throws OptionError if it listens
+   * Replaces the methods of the server, which cannot listen itself from now on.
+   * @throws OptionError if the server is listening
    */
   begin(): void {
     if (this.#replaced === undefined && this.#server.listening) {
@@ -44,14 +44,14 @@ export class ServedServer {
     this.#replaceMethods()
   }
 
-  /** The listener could not be opened. */
+  /** Called if the listener could not be opened. */
   abandon(): void {
     this.#opening -= 1
     if (this.#opening === 0 && !this.#wasServed) this.#restoreMethods()
   }
 
   /**
-   * The listener is open.
+   * Called when the listener is open.
    * @throws ConnectError (ERR_CONNECT_CLOSED) if the server was closed before
    */
   attach(listener: Listener): void {
@@ -68,10 +68,10 @@ export class ServedServer {
     this.#opening -= 1
   }
 
-  /** The listener has drained. After the last one the server ends its own timers, and emits `close`. */
+  /** Called when the listener has drained. After the last one, the server stops its timers and emits `close`. */
   detach(listener: Listener): void {
     if (!this.#listeners.delete(listener) || this.#listeners.size > 0) return
-    // The callback gets ERR_SERVER_NOT_RUNNING, because the server never listened itself.
+    // The error ERR_SERVER_NOT_RUNNING is expected: the server itself never listened.
     this.#close(() => undefined)
   }
 

@@ -5,33 +5,32 @@ import type { Peer } from '../identity/peer.js'
 import { attachPeer } from '../transport/verify-peer.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
 
-/** What a stream does once it is connected, or would have done if it had been. */
+/** An action on the socket, postponed until the stream is connected. */
 type Setting = (socket: MeshSocket) => void
 type Callback = (error?: Error | null) => void
 
 /**
- * A connection of the mesh for libraries that want their socket at once. It is dialled when it is first used: by
- * `connect`, by a read or by a write. Until then it costs nothing, and afterwards it is as the socket that `dial` gives,
- * with the events of a socket of node:net (`connect`, `ready`, `timeout`, and those of every Duplex).
+ * A mesh connection for libraries that need a socket synchronously. The upstream is dialed at the first use: `connect`,
+ * a read, or a write. It has the events of a net.Socket (`connect`, `ready`, `timeout`) and those of a Duplex.
  *
  * What goes wrong with the dial is its `error` event.
  */
 export class MeshStream extends Duplex {
-  /** Who is at the other end, once it is connected. */
+  /** The verified peer; undefined before the stream is connected. */
   declare readonly peer: Peer | undefined
   readonly #dial: (signal: AbortSignal) => Promise<MeshSocket>
   readonly #gone = new AbortController()
-  /** The last word on each, for when there is a socket. */
+  /** The latest value of each setting, to be applied to the socket. */
   readonly #settings = new Map<string, Setting>()
   #timeoutMs = 0
   #cancelTimer: (() => void) | undefined
   #socket: MeshSocket | undefined
   #isStarted = false
-  /** Whether the last byte went to the peer, so that its answer may still come. */
+  /** Whether the last byte was sent to the peer, so that a response may be pending. */
   #awaitsAnswer = false
-  /** When the last byte came from the peer, by performance.now(). */
+  /** When the last byte was received, by `performance.now()`. */
   #receivedAt = 0
-  /** What the stream's writable side waits for; it asks for one thing at a time. */
+  /** The pending action of the writable side, of which there is at most one. */
   #onOpen: Setting | undefined
   #onWritten: Callback | undefined
 
@@ -84,8 +83,8 @@ export class MeshStream extends Duplex {
   }
 
   /**
-   * Dials, if that has not begun yet. A host and port, which libraries pass, are not looked at: where the upstream is is
-   * the mesh's to say. A function in the last place is called on `connect`.
+   * Dials the upstream, unless it has been dialed. A host and port, which libraries pass, are ignored. A function as
+   * the last argument is called on `connect`.
    */
   connect(...args: unknown[]): this {
     const callback = args.at(-1)
@@ -103,8 +102,8 @@ export class MeshStream extends Duplex {
   }
 
   /**
-   * Emits `timeout` after `timeout` milliseconds without a byte, counted from the dial on; 0 switches it off. At most
-   * about 25 days, the longest timer of Node.js.
+   * Emits `timeout` after `timeout` milliseconds without a byte, beginning with the dial; 0 disables it. At most about
+   * 25 days, the longest timer of Node.js.
    */
   setTimeout(timeout: number, callback?: () => void): this {
     if (callback !== undefined) {
@@ -193,7 +192,7 @@ export class MeshStream extends Duplex {
     )
   }
 
-  /** For the time of the dial; afterwards the socket has its own. */
+  /** Starts the timer for the duration of the dial; the socket has its own afterwards. */
   #armTimer(): void {
     this.#cancelTimer?.()
     if (!this.connecting || this.#timeoutMs === 0) return
@@ -237,7 +236,7 @@ export class MeshStream extends Duplex {
     next?.(socket)
   }
 
-  /** What goes on when the stream is connected, and at the end of which `callback` is to be called. */
+  /** Runs an action when the stream is connected. */
   #whenOpen(callback: Callback, action: Setting): void {
     this.#onWritten = callback
     if (this.#socket !== undefined) {

@@ -47,7 +47,7 @@ export class ConsulApi implements AsyncDisposable {
    * @example
    * ```ts
    * await using consul = connect.consul()
-   * const { status, text } = await consul.exchange({ method: 'PUT', path: '/v1/agent/service/deregister/nobody' })
+   * const { status, text } = await consul.exchange({ method: 'PUT', path: '/v1/agent/service/deregister/missing' })
    * console.log(status, text)
    * ```
    */

@@ -1,46 +1,46 @@
 /**
- * The only file that touches private members of Node.js. Each function says what it falls back to on a version on which
- * it was not tried, so that a new version of Node.js is slower or less precise, and never less secure.
+ * The only file that uses private members of Node.js. Each function documents its fallback for untested versions, so
+ * that a new version of Node.js may be slower or less precise, but never less secure.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { SecureContext, Server as TlsServer, TLSSocket } from 'node:tls'
 
-const TRIED_VERSIONS = { from: 20, to: 26 }
+const TESTED_VERSIONS = { from: 20, to: 26 }
 
 const major = Number(process.versions.node.split('.', 1)[0])
-const isTriedVersion = major >= TRIED_VERSIONS.from && major <= TRIED_VERSIONS.to
+const isTestedVersion = major >= TESTED_VERSIONS.from && major <= TESTED_VERSIONS.to
 
 /**
- * Makes a TLS server use this context for new connections. `setSecureContext` would build another context, ignore
- * `allowPartialTrustChain`, and keep the private key on the server, which every accepted socket leads to.
- * @returns whether it was done; when not, use `setSecureContext`
+ * Makes a TLS server use this context for new connections. `setSecureContext` would create another context, ignore
+ * `allowPartialTrustChain`, and keep the private key on the server, which can be reached from each accepted socket.
+ * @returns false if not supported: use `setSecureContext`
  */
 export function useSecureContext(server: TlsServer, context: SecureContext): boolean {
-  if (!isTriedVersion || !('_sharedCreds' in server)) return false
+  if (!isTestedVersion || !('_sharedCreds' in server)) return false
   server._sharedCreds = context
   return true
 }
 
 const [libuvMajor = 0, libuvMinor = 0] = process.versions.uv.split('.').map(Number)
-/** libuv before 1.52 takes a reset that arrives with the last bytes for an end (libuv pull request 4997). */
+/** libuv before 1.52 reports a reset that arrives with the last bytes as an end (libuv pull request 4997). */
 const mayHideReset = libuvMajor === 1 && libuvMinor < 52
 
-/** Where Node.js keeps what it knows of a socket with the option `onread`, by the names of its symbols. */
+/** The symbols under which Node.js stores the option `onread` of a socket. */
 const ONREAD_SYMBOLS = ['kBuffer', 'kBufferCb', 'kBufferGen'] as const
 
 interface Handle {
   useUserBuffer?(buffer: Uint8Array): void
   readonly writeQueueSize?: number
-  /** Whether Node.js wants to read. */
+  /** Whether Node.js is reading. */
   readonly reading?: boolean
-  /** What TLS reads from and writes to. */
+  /** The TCP handle below TLS. */
   readonly _parent?: Handle
-  /** Returns 0 when it has started to read, and an error when it was reading already. */
+  /** Returns 0 if it started reading, and an error code if it was reading already. */
   readStart?(): number
   readStop?(): number
-  /** Called with what was read. */
+  /** Called for each read. */
   onread?: () => void
 }
 
@@ -49,13 +49,13 @@ function handleOf(stream: Duplex): Handle | null | undefined {
 }
 
 /**
- * Gives an accepted socket what the option `onread` gives to a socket that connects: reads go into one buffer, instead
- * of a new one for each read, which costs a pump a third of its speed.
- * @param callback - called with the number of bytes read; returns whether to read on
- * @returns whether it was done; when not, nothing has changed and the socket can be read as any stream
+ * Makes an accepted socket read into one buffer, as the option `onread` does for a connecting socket. A new buffer for
+ * each read costs a pump a third of its speed.
+ * @param callback - called with the number of bytes read; returns whether to continue reading
+ * @returns false if not supported: read the socket as a stream
  */
 export function adoptReads(socket: Duplex, buffer: Buffer, callback: (size: number) => boolean): boolean {
-  if (!(socket instanceof Socket) || !isTriedVersion) return false
+  if (!(socket instanceof Socket) || !isTestedVersion) return false
   const symbols = Object.getOwnPropertySymbols(socket)
   const [kBuffer, kBufferCb, kBufferGen] = ONREAD_SYMBOLS.map((name) =>
     symbols.find(({ description }) => description === name),
@@ -64,7 +64,7 @@ export function adoptReads(socket: Duplex, buffer: Buffer, callback: (size: numb
   if (kBuffer === undefined || kBufferCb === undefined || kBufferGen === undefined) return false
   if (typeof handle?.useUserBuffer !== 'function') return false
   const own = socket as unknown as Record<symbol, unknown>
-  // The socket was opened with the option already.
+  // The socket was created with `onread`.
   if (own[kBuffer] !== null || own[kBufferGen] !== null) return false
   own[kBuffer] = buffer
   own[kBufferCb] = callback
@@ -81,19 +81,19 @@ export function pendingWriteBytes(stream: Duplex): number {
 }
 
 /**
- * Whether a TLS socket is told of its end because the TCP connection ended, and not because of a close_notify. To be
- * asked in the call of `push(null)`. libuv stops to read at the end of a TCP connection before it tells of it, while a
- * close_notify is told of in the middle of a read; nothing else distinguishes the two.
+ * Whether a TLS socket ends because the TCP connection ended, and not because of a close_notify. Must be called inside
+ * `push(null)`. At the end of TCP, libuv stops reading before it reports the end, while a close_notify is reported
+ * during a read; there is no other difference.
  *
- * When both ends come in one read, as they may just after the handshake, Node.js 20 and 22 call `push(null)` twice in
- * one turn of the event loop, and this is true both times.
- * @returns false where it cannot be known
+ * If both ends arrive in one read, as they may just after the handshake, Node.js 20 and 22 call `push(null)` twice in
+ * one turn of the event loop, and the result is true both times.
+ * @returns false if not supported
  */
 export function isEndOfTcp(socket: TLSSocket): boolean {
   const handle = handleOf(socket)
   const tcp = handle?._parent
-  if (!isTriedVersion || tcp?.readStart === undefined || tcp.readStop === undefined) return false
-  // Who has stopped to read, in the same read, is told of nothing but what that read brought.
+  if (!isTestedVersion || tcp?.readStart === undefined || tcp.readStop === undefined) return false
+  // If the application has paused the socket in this read, the end belongs to the same read.
   if (handle?.reading !== true) return false
   if (tcp.readStart() !== 0) return false
   tcp.readStop()
@@ -101,53 +101,52 @@ export function isEndOfTcp(socket: TLSSocket): boolean {
 }
 
 /**
- * Makes a destroyed socket drop what it still reads. Its handle is closed by its `_destroy`, and Node.js throws an
- * uncaught error for bytes that arrive between the two.
- * @returns whether it was done; when not, call `_destroy` in the same turn
+ * Makes a destroyed socket discard bytes until its handle is closed by `_destroy`. Node.js throws an uncaught error for
+ * bytes that arrive between the two.
+ * @returns false if not supported: call `_destroy` in the same turn
  */
 export function dropReads(socket: Duplex): boolean {
   const handle = handleOf(socket)
-  if (!isTriedVersion || handle == null) return false
+  if (!isTestedVersion || handle == null) return false
   handle.onread = () => undefined
   return true
 }
 
 /**
- * Makes a TCP socket report a reset that libuv may take for an end, by reading once more before its `end`: after an end
- * there is nothing to read, and after a reset there is its error, which destroys the socket. A TLS socket needs no such
- * check, since an end without a close_notify is an error there.
+ * Makes a TCP socket detect a reset that libuv reports as an end, by another read before `end`: after a reset, the read
+ * fails and destroys the socket. TLS sockets need no such check, because an end without a close_notify is an error.
  */
 export function confirmEnd(socket: Socket): void {
-  if (mayHideReset && isTriedVersion) socket.push = pushConfirmed
+  if (mayHideReset && isTestedVersion) socket.push = pushConfirmed
 }
 
 function pushConfirmed(this: Socket, chunk: unknown): boolean {
   if (chunk !== null) return Socket.prototype.push.call(this, chunk)
-  // Not deleted, since V8 is slow with objects that have lost a property.
+  // Not deleted, because V8 is slow with objects that have lost a property.
   this.push = Socket.prototype.push.bind(this)
-  // Node.js calls again when this read brings the end as well.
+  // Node.js calls this again if the read returns an end.
   return handleOf(this)?.readStart?.() === 0 ? false : this.push(null)
 }
 
 /**
- * Whether a server of node:http has this connection and is not answering on it: it waits for a request, or has refused
- * one that it could not read. False for a connection that was upgraded.
+ * Whether a connection of a node:http server is idle: it waits for a request, or has rejected a malformed one. False
+ * for an upgraded connection.
  */
 export function isIdleInHttpServer(socket: Duplex): boolean {
   const { parser, _httpMessage: answer } = socket as { parser?: unknown; _httpMessage?: unknown }
-  return isTriedVersion && parser != null && answer == null
+  return isTestedVersion && parser != null && answer == null
 }
 
-/** The response that a server of node:http is sending on this connection; undefined when there is none. */
+/** Returns the pending response of a node:http server on this connection. */
 export function serverResponseOn(socket: Duplex): ServerResponse | undefined {
   const { _httpMessage: response } = socket as { _httpMessage?: ServerResponse | null }
-  return isTriedVersion ? (response ?? undefined) : undefined
+  return isTestedVersion ? (response ?? undefined) : undefined
 }
 
-/** The answer that a client of node:http is receiving on this connection; undefined when there is none. */
+/** Returns the response that a node:http client is receiving on this connection. */
 export function responseOn(socket: Duplex): IncomingMessage | undefined {
   const { _httpMessage: request } = socket as { _httpMessage?: { readonly res?: IncomingMessage } | null }
-  return isTriedVersion ? request?.res : undefined
+  return isTestedVersion ? request?.res : undefined
 }
 
 /**

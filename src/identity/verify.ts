@@ -94,7 +94,7 @@ export function expectedAt(own: ServiceId, expected: ExpectedIdentity): Required
  */
 export function verifyExpected(id: Required<ExpectedIdentity>, expected: ExpectedIdentity): void {
   const fields = ['service', 'namespace', 'partition', 'datacenter'] as const
-  // The service is compared always: an expectation without one expects nobody.
+  // The service is always compared.
   const wrong = fields.filter(
     (field) => (field === 'service' || expected[field] !== undefined) && expected[field] !== id[field],
   )

@@ -5,8 +5,8 @@ import type { ResolutionMessage } from '../resolve/diagnostics.js'
 import type { DialMessage, HandshakeMessage } from '../transport/diagnostics.js'
 
 /**
- * What each channel of node:diagnostics_channel carries. A message is published when what it tells of is over, in the
- * asynchronous context in which that was asked for; durations are in milliseconds.
+ * The messages of the channels of node:diagnostics_channel. Each is published when its operation has completed, in the
+ * asynchronous context of the caller. Durations are in milliseconds.
  */
 export interface ChannelMessages {
   'consul-connect:dial': DialMessage

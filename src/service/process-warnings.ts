@@ -1,11 +1,11 @@
 import type { Clock } from '../base/clock.js'
 
-/** A warning of one code is printed once in this time. */
+/** Warnings with the same code are printed once per this time. */
 const PAUSE_MS = 60_000
 
 /**
- * Passes the warnings of a service that has no `warning` listener to `process.emitWarning`, which prints them: an error
- * of a connection handler or a refused token must not go unnoticed.
+ * Passes the warnings of a service without a `warning` listener to `process.emitWarning`, which prints them, so that
+ * failed connection handlers and rejected tokens are noticed.
  */
 export class ProcessWarnings {
   readonly #clock: Clock

@@ -32,15 +32,15 @@ import {
 export interface RegistrationSettings {
   readonly agent: AgentClient
   readonly definition: ServiceDefinition
-  /** How often to renew the TTL, or to look whether the agent still has the registration, in milliseconds. */
+  /** How often to renew the TTL, or to check that the agent still has the registration, in milliseconds. */
   readonly heartbeatMs: number
   readonly clock: Clock
   readonly onError: (error: ConnectError) => void
-  /** Called when the registration is gone, or abandoned. */
+  /** Called when the registration was removed or abandoned. */
   readonly onClosed: () => void
 }
 
-/** Options of a call to the agent. */
+/** Options of a request to the agent. */
 export interface AgentCallOptions {
   readonly signal?: AbortSignal | undefined
   /** @default 10000 */
@@ -49,42 +49,41 @@ export interface AgentCallOptions {
 
 /** Options of `setStatus`. */
 export interface StatusOptions extends AgentCallOptions {
-  /** A line for people, which Consul shows as the output of the check. */
+  /** A line for people, shown by Consul as the output of the check. */
   readonly note?: string | undefined
 }
 
 /** Options of `enterMaintenance`. */
 export interface MaintenanceOptions extends AgentCallOptions {
-  /** Shown by Consul. @default its own text */
+  /** Shown by Consul. @default a text of Consul */
   readonly reason?: string | undefined
 }
 
-/** How often a deregistration is tried: an agent that is gone must not hold up a shutdown. */
+/** Upper bound on tries to deregister: an agent that does not answer must not delay a shutdown. */
 const DEREGISTER_TRIES = 3
 const CALL_TIMEOUT_MS = 2_000
 const DEREGISTER_PAUSE_MS = 200
-/** A heartbeat may be due more often than a request can be expected to take. */
-const SHORTEST_BEAT_MS = 1_000
+/** Minimum timeout of a heartbeat. */
+const MIN_HEARTBEAT_TIMEOUT_MS = 1_000
 const RETRY: Backoff = { firstMs: 100, longestMs: 5_000 }
 /** How long `start` waits for the servers to list the registration. */
 const CATALOG_WAIT_MS = 3_000
 const CATALOG_PAUSE: Backoff = { firstMs: 10, longestMs: 250 }
 
 /**
- * A registration with the agent: kept alive by heartbeats, made again when the agent has lost it, and removed by
- * `close`. It touches only what it registered itself: when another process has registered the same id since, it warns
- * (ERR_CONNECT_REGISTER) and stops.
+ * A registration with the agent. Heartbeats keep it alive, and `close` removes it. If the agent has lost it, it is
+ * registered again. If another process has registered the same ID, it warns (ERR_CONNECT_REGISTER) and stops.
  */
 export class Registration {
-  /** The instance's id on its agent. */
+  /** The ID of the instance at its agent. */
   readonly id: string
-  /** The port that is registered. */
+  /** The registered port. */
   readonly port: number
   readonly #settings: RegistrationSettings
   readonly #closed = new AbortController()
   readonly #abandoned = new AbortController()
   #status: { readonly status: CheckStatus; readonly note: string | undefined }
-  /** Undefined outside of maintenance. */
+  /** The reason of the maintenance; undefined without one. */
   #maintenance: string | undefined
   #lastError: Error | undefined
   #closing: Promise<void> | undefined
@@ -97,15 +96,15 @@ export class Registration {
     this.#status = { status: 'passing', note: undefined }
   }
 
-  /** Why the registration has not succeeded yet; undefined when the last try did. */
+  /** The error of the last try to register; undefined if it succeeded. */
   get lastError(): Error | undefined {
     return this.#lastError
   }
 
   /**
-   * Registers, again and again while the agent gives no answer, waits until the servers list the registration, for at
-   * most 3 s, and starts the heartbeat.
-   * @throws AgentError when the agent refuses, AbortError
+   * Registers, with retries while the agent does not answer, waits at most 3 s until the servers list the registration,
+   * and starts the heartbeat.
+   * @throws AgentError if the agent rejects the registration, AbortError
    * @internal
    */
   async start(signal: AbortSignal): Promise<void> {
@@ -113,7 +112,7 @@ export class Registration {
       await this.#registerUntilAnswered(signal)
       await this.#waitForCatalog(signal)
     } catch (error) {
-      // An agent that refused has registered nothing; one that fell silent may have.
+      // Without an answer, the agent may have registered the instance.
       if (error instanceof AgentError && !isNoAnswer(error)) this.abandon()
       else await this.close()
       throw error
@@ -122,10 +121,9 @@ export class Registration {
   }
 
   /**
-   * Sets the status of the TTL check, which the heartbeats then renew. A critical instance gets no connections, and one
-   * with a warning those of its weight for warnings.
-   * @throws AgentError, TimeoutError, AbortError, ClosedError, OptionError also when the agent runs the check itself
-   * (`tcp`, `http`)
+   * Sets the status of the TTL check, which heartbeats renew from then on. A critical instance gets no connections, and
+   * one with a warning has its weight for warnings.
+   * @throws AgentError, TimeoutError, AbortError, ClosedError, OptionError (also for a `tcp` or `http` check)
    * @example
    * ```ts
    * const jobs = connect.service('jobs')
@@ -150,7 +148,7 @@ export class Registration {
   }
 
   /**
-   * Takes the instance out of use, whatever its checks say, until `leaveMaintenance`.
+   * Makes the instance critical, independent of its checks, until `leaveMaintenance`.
    * @throws AgentError, TimeoutError, AbortError, ClosedError, OptionError
    */
   async enterMaintenance(options: MaintenanceOptions = {}): Promise<void> {
@@ -172,13 +170,13 @@ export class Registration {
     await this.#call('leaveMaintenance', options, (call) => setMaintenance(agent, this.id, undefined, call))
   }
 
-  /** Deregisters. Resolves also when the agent gives no answer, with a warning then. Idempotent. */
+  /** Deregisters the instance. If the agent does not answer, warns and resolves. Idempotent. */
   close(): Promise<void> {
     this.#closing ??= this.#deregister()
     return this.#closing
   }
 
-  /** Ends the heartbeats and leaves the registration to its check. */
+  /** Ends the heartbeats, and leaves the registration to its check. */
   abandon(): void {
     this.#closed.abort()
     this.#abandoned.abort()
@@ -217,7 +215,7 @@ export class Registration {
     }
   }
 
-  /** The definition; a proxy inherits what was not said of it from the service that it stands for. */
+  /** Returns the definition; that of a proxy with defaults of its destination service. */
   async #definition(call: CallOptions): Promise<ServiceDefinition> {
     const { agent, definition } = this.#settings
     const destination = definition.Proxy?.DestinationServiceID
@@ -230,7 +228,9 @@ export class Registration {
     }
   }
 
-  /** A dial that follows would find no instance otherwise: the agent tells its servers after its answer. */
+  /**
+   * Waits for the catalog, so that the next dial finds the instance: the agent updates its servers after its answer.
+   */
   async #waitForCatalog(signal: AbortSignal): Promise<void> {
     const { agent, definition, clock } = this.#settings
     const deadline = clock.now() + CATALOG_WAIT_MS
@@ -240,7 +240,7 @@ export class Registration {
       } catch (error) {
         if (isAborted(signal)) throw error
         log.register('%s: not seen in the catalog yet%s', this.id, withCause(error))
-        // The registration itself has succeeded, and the heartbeats look after it.
+        // The registration has succeeded, and the heartbeats maintain it.
         if (!isNoAnswer(error)) return
       }
       await sleep(clock, backoffMs(CATALOG_PAUSE, tries), signal)
@@ -274,7 +274,7 @@ export class Registration {
         this.abandon()
         return undefined
       }
-      // Not aborted by a close, which could not know then which of the two requests the agent hears last.
+      // Not aborted by close(), because the order of the two requests at the agent would be unknown.
       await registerService(agent, await this.#definition(bounds), bounds)
       if (isAborted(signal)) return undefined
       if (this.#maintenance !== undefined) await setMaintenance(agent, this.id, this.#maintenance, bounds)
@@ -288,9 +288,9 @@ export class Registration {
   async #beat(signal: AbortSignal): Promise<void> {
     const { agent, definition, heartbeatMs } = this.#settings
     // A request that hangs must leave time for another one within the TTL.
-    const timeoutMs = Math.min(agent.settings.timeoutMs, Math.max(heartbeatMs, SHORTEST_BEAT_MS))
+    const timeoutMs = Math.min(agent.settings.timeoutMs, Math.max(heartbeatMs, MIN_HEARTBEAT_TIMEOUT_MS))
     const call = { signal, timeoutMs, isHeartbeat: true }
-    // The id of the check is this registration's own, so that the check of another process is never renewed.
+    // The ID of the check is unique to this registration, so that the check of another process is never renewed.
     if (definition.Check.TTL !== undefined)
       await updateCheck(agent, definition.Check.CheckID, this.#status, call)
     else {
@@ -299,7 +299,7 @@ export class Registration {
     }
   }
 
-  /** Whose registration the agent has under this id; another process may have registered it since. */
+  /** Returns the owner of the registration at the agent. */
   async #owner(call: CallOptions): Promise<'this process' | 'another process' | 'none'> {
     const { agent, definition } = this.#settings
     try {
@@ -313,7 +313,7 @@ export class Registration {
 
   async #deregister(): Promise<void> {
     this.#closed.abort()
-    // A heartbeat under way could register again what is being removed.
+    // A pending heartbeat could register the instance again.
     await this.#beating
     if (isAborted(this.#abandoned.signal)) return
     const cause = await this.#tryToDeregister()
@@ -326,7 +326,7 @@ export class Registration {
     this.#settings.onError(new ConnectError('ERR_CONNECT_REGISTER', message, { cause }))
   }
 
-  /** Returns what the last try failed with; undefined when the agent has no such registration of ours any more. */
+  /** @returns the error of the last try; undefined if the registration is gone */
   async #tryToDeregister(): Promise<Error | undefined> {
     const { agent, clock } = this.#settings
     const { signal } = this.#abandoned

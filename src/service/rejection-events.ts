@@ -1,14 +1,14 @@
 import type { Clock } from '../base/clock.js'
 
-/** How many events there are at most in a second, and one more that stands for the rest. */
+/** Upper bound on events per window; one more stands for the rest. */
 const EVENTS_PER_WINDOW = 10
 const WINDOW_MS = 1_000
 
 type Emit = (error: Error, remoteAddress: string | undefined, count: number) => void
 
 /**
- * Limits the `rejected` events: a peer can fail thousands of handshakes in a second, and each event usually becomes a
- * line in a log. The rejections that are not reported one by one are counted in a last event of their second.
+ * Limits the `rejected` events: a client can fail thousands of handshakes per second, and each event is usually logged.
+ * The last event of a second counts the rejections without an event of their own.
  */
 export class RejectionEvents {
   readonly #clock: Clock
@@ -25,7 +25,7 @@ export class RejectionEvents {
 
   report(error: Error, remoteAddress: string | undefined): void {
     const now = this.#clock.now()
-    // A clock that was set back begins a new window as well.
+    // A clock that was set back starts a new window.
     const isOver = now >= this.#windowEnd || now < this.#windowEnd - WINDOW_MS
     if (isOver && this.#pending === undefined) {
       this.#windowEnd = now + WINDOW_MS
@@ -44,7 +44,7 @@ export class RejectionEvents {
     this.#pending = { error, remoteAddress, count: (this.#pending?.count ?? 0) + 1 }
   }
 
-  /** Emits what has not been reported yet. */
+  /** Emits the pending event. */
   flush(): void {
     this.#cancel()
     const pending = this.#pending

@@ -3,37 +3,37 @@ import type { Staleness } from '../authorize/destination-intentions.js'
 import type { Leaf } from '../identity/leaf.js'
 import type { Roots } from '../identity/roots.js'
 
-/** What a Service tells, and with what. */
+/** The events of a service, with their arguments. */
 export interface ServiceEvents {
-  /** A new certificate of ours is in use for new connections; the first one counts. */
+  /** New connections use a new certificate. Also emitted for the first one. */
   rotated: [leaf: Leaf]
-  /** The mesh's roots changed; new connections are verified against the new ones. */
+  /** The CA roots changed. New connections are verified against the new ones. */
   roots: [roots: Roots]
-  /** A peer proved who it is and was not let in. */
+  /** A verified peer was denied. */
   denied: [error: DeniedError]
-  /** A peer that was let in may no longer be: its connection was ended. */
+  /** An open connection was closed because its peer is no longer authorized or trusted. */
   revoked: [error: RevokedError]
   /**
-   * Decisions may have become others, and open connections are being decided again. Whoever terminates TLS elsewhere
-   * asks `authorize` again.
+   * Decisions may have changed, and open connections are being authorized again. Applications that terminate TLS
+   * themselves should call `authorize` again.
    */
   decisions: []
-  /** The agent is away: the last known intentions serve, until `deniesAt`. */
+  /** The agent does not answer. The last known intentions stay in use until `deniesAt`. */
   stale: [staleness: Staleness]
-  /** The agent is back. */
+  /** The agent answers again. */
   fresh: []
   /**
-   * A peer did not prove who it is; `remoteAddress` is undefined when the peer is gone already, or on a unix socket.
-   * There are at most 11 such events in a second: the last one stands for `count` rejections, of which it tells the
-   * newest. Every other one has a `count` of 1.
+   * The handshake or the verification of a peer failed. `remoteAddress` is undefined if the peer has disconnected, or
+   * on a Unix socket. At most 11 events are emitted per second: the last one stands for `count` rejections and has the
+   * error of the latest one. `count` is 1 for all others.
    */
   rejected: [error: Error, remoteAddress: string | undefined, count: number]
   /**
-   * Something an operator should know, while work goes on with what there is: the agent is away, a certificate was
-   * refused, a check could not be renewed. `error.code` tells which. Without a listener warnings go to
-   * `process.emitWarning`, those of one code once a minute.
+   * A problem that an operator should know about, such as an agent that does not answer or a rejected certificate; see
+   * `error.code`. The service keeps running. Without a listener, warnings are passed to `process.emitWarning`, at most
+   * once a minute for each code.
    */
   warning: [error: Error]
-  /** Everything is closed. */
+  /** The service has closed completely. */
   closed: []
 }

@@ -16,16 +16,16 @@ interface SharedState {
   readonly destinations: IntentionRegistry
 }
 
-/** A user's share in a mesh; the last one to give it back closes the mesh. */
+/** Shared state in use by a service. The last release closes the state. */
 export interface SharedLease extends SharedState {
   release(): Promise<void>
 }
 
 const shared = new Map<string, { mesh: SharedState; users: number }>()
 
-/** The mesh behind an agent: the one there is, when the settings are the same, or a new one. */
+/** Returns the shared state for these settings, or creates it. */
 export function acquireShared(settings: AgentSettings, time: Time): SharedLease {
-  // Under a clock of its own a service shares nothing.
+  // A service with an injected clock shares nothing.
   if (time !== systemTime) {
     const mesh = openShared(settings, time)
     return { ...mesh, release: () => closeShared(mesh) }

@@ -1,19 +1,19 @@
 import type { DecisionBasis } from '../authorize/authorizer.js'
 import type { ErrorCode } from '../base/errors.js'
 
-/** Counts since the service was made, and how things stand now: for a metrics library to read whenever it wants. */
+/** Counters since the creation of the service, and current values, for a metrics library. */
 export interface ServiceStats {
-  /** Connections whose peer proved who it is, by what was decided and on what ground. */
+  /** Decisions for verified peers, by result and basis. */
   readonly decisions: readonly DecisionCount[]
-  /** Open connections that were ended since their peer may no longer connect, by the ground of that. */
+  /** Connections that were closed because their peer was no longer authorized or trusted, by basis. */
   readonly revocations: readonly RevocationCount[]
-  /** Connections whose peer did not prove who it is, by `error.code`. */
+  /** Failed handshakes and verifications, by `error.code`. */
   readonly rejections: readonly RejectionCount[]
-  /** Inbound connections that are open now. */
+  /** The number of open inbound connections. */
   readonly connections: number
-  /** How many intentions are known; undefined while none are asked for, or they cannot be read. */
+  /** The number of intentions; undefined before their first use and while they cannot be read. */
   readonly intentions: number | undefined
-  /** For how long the agent has been away, in milliseconds; 0 while it is there. */
+  /** How long the agent has not answered, in milliseconds; 0 while it answers. */
   readonly staleMs: number
 }
 
@@ -29,12 +29,12 @@ export interface RevocationCount {
 }
 
 export interface RejectionCount {
-  /** One of this library's, of Node's or of OpenSSL's; `unknown` where the error has none. */
+  /** A code of this library, Node.js, or OpenSSL; `unknown` for an error without one. */
   readonly code: ErrorCode | (string & {})
   readonly count: number
 }
 
-/** Counts what becomes of inbound connections. */
+/** Counts the results of inbound connections. */
 export class StatsCollector {
   readonly #decisions = new Counter<Omit<DecisionCount, 'count'>>()
   readonly #revocations = new Counter<Omit<RevocationCount, 'count'>>()
@@ -62,7 +62,7 @@ export class StatsCollector {
   }
 }
 
-/** Counts by a few labels, each with few values. */
+/** A counter with labels, each with few values. */
 class Counter<L extends object> {
   readonly #counts = new Map<string, L & { count: number }>()
 

@@ -1,20 +1,18 @@
 import type { Writable } from 'node:stream'
 
 const SLAB_BYTES = 128 * 1024
-const MOST_SPARE = 16
-/** With so much waiting for a write that is under way, nothing more is taken. */
+/** How many unused slabs are kept for later batches. */
+const MAX_SPARE = 16
+/** `add` asks for a pause when this many bytes wait behind a pending write. */
 const FULL_BYTES = 64 * 1024
-/** What fills a TLS record comes in a row, and is worth waiting for the rest of it. */
+/** A piece of at least a full TLS record is usually followed by more in the same turn: wait for it. */
 const RECORD_BYTES = 16 * 1024
 
 const spare: Buffer[] = []
 
-/**
- * Copies small pieces together and writes them at once: fewer, larger writes are what makes a pump fast. The memory is
- * used again.
- */
+/** Collects small pieces in a reused buffer and writes them together: fewer, larger writes make a pump fast. */
 export class Batch {
-  readonly #to: Writable
+  readonly #destination: Writable
   readonly #onRoom: () => void
   #slab: Buffer | undefined
   #size = 0
@@ -23,13 +21,13 @@ export class Batch {
   #scheduled: NodeJS.Immediate | undefined
   #onFlushed: (() => void) | undefined
 
-  /** @param onRoom - called when `add` has said that it is full, and is not any more */
-  constructor(to: Writable, onRoom: () => void) {
-    this.#to = to
+  /** @param onRoom - called when there is room again after `add` has returned false */
+  constructor(destination: Writable, onRoom: () => void) {
+    this.#destination = destination
     this.#onRoom = onRoom
   }
 
-  /** Takes a copy; returns whether there is room for more. */
+  /** Copies bytes into the batch. @returns whether there is room for more */
   add(bytes: Buffer): boolean {
     if (this.#size + bytes.length > SLAB_BYTES) this.#overflow(bytes)
     else {
@@ -45,7 +43,7 @@ export class Batch {
     return !this.#isFull
   }
 
-  /** Calls back when all that was added has been passed on. */
+  /** Calls back when all bytes have been written. */
   end(callback: () => void): void {
     this.#onFlushed = callback
     if (!this.#isWriting) this.#flush()
@@ -61,10 +59,10 @@ export class Batch {
     this.#slab = undefined
     this.#size = 0
     this.#isWriting = true
-    this.#to.write(bytes, (error) => {
-      // Whoever has given it the bytes hears of it by its close; nothing more is asked for in the meantime.
+    this.#destination.write(bytes, (error) => {
+      // The `close` event of the destination reports the error. No more bytes are requested until then.
       if (error) return
-      if (slab.length === SLAB_BYTES && spare.length < MOST_SPARE) spare.push(slab)
+      if (slab.length === SLAB_BYTES && spare.length < MAX_SPARE) spare.push(slab)
       this.#written()
     })
   }
@@ -78,7 +76,7 @@ export class Batch {
     this.#onRoom()
   }
 
-  /** More than was asked for: what was read already cannot be refused. */
+  /** Grows the buffer: bytes that were read already cannot be refused. */
   #overflow(bytes: Buffer): void {
     const grown = Buffer.allocUnsafeSlow(this.#size + bytes.length + SLAB_BYTES)
     this.#slab?.copy(grown, 0, 0, this.#size)

@@ -83,8 +83,8 @@ export class ConnectCa {
   }
 
   /**
-   * As `leaf`, but of the present root: what somebody gets who watches. Without a watcher, Consul goes on
-   * answering with the old root's leaf.
+   * As `leaf`, but of the current root: the result of a blocking query. Without one, Consul keeps returning the leaf of
+   * the old root.
    */
   watchedLeaf(service: string): Leaf {
     const leaf = this.leaf(service)

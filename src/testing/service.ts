@@ -133,7 +133,7 @@ export function agentServiceJson(service: Service, contentHash?: string): JsonOb
   }
 }
 
-/** As it stands in a health answer. */
+/** Converts a service to the JSON of a health response. */
 export function healthServiceJson(service: Service, createIndex: number, modifyIndex: number): JsonObject {
   return {
     Kind: service.kind === '' ? undefined : service.kind,

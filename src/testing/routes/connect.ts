@@ -37,7 +37,7 @@ async function roots(call: Call, state: State): Promise<Answer> {
   return json(connect.rootsJson(), indexHeaders(connect.rootsIndex, false))
 }
 
-/** Through the agent's cache: HIT with its age, unless somebody waited for news. */
+/** Answers through the cache of the agent: HIT with its age, unless the request was a blocking one. */
 function agentRoots(state: State): (call: Call) => Promise<Answer> {
   let cached: { index: number; at: number } | undefined
   return async (call) => {
