@@ -6,7 +6,19 @@ const { asn1 } = forge
 const { Type, Class } = asn1
 
 /** The bits of the key usage extension, in order (RFC 5280, 4.2.1.3). */
-const keyUsageBits = [
+export type KeyUsage =
+  | 'digitalSignature'
+  | 'nonRepudiation'
+  | 'keyEncipherment'
+  | 'dataEncipherment'
+  | 'keyAgreement'
+  | 'keyCertSign'
+  | 'cRLSign'
+  | 'encipherOnly'
+  | 'decipherOnly'
+
+/** In the order of their bits. */
+const keyUsageBits: readonly KeyUsage[] = [
   'digitalSignature',
   'nonRepudiation',
   'keyEncipherment',
@@ -16,9 +28,7 @@ const keyUsageBits = [
   'cRLSign',
   'encipherOnly',
   'decipherOnly',
-] as const
-
-export type KeyUsage = (typeof keyUsageBits)[number]
+]
 
 const extendedKeyUsageOids: Record<string, string> = {
   serverAuth: '1.3.6.1.5.5.7.3.1',

@@ -171,7 +171,9 @@ for (const defaultPolicy of ['deny', 'allow'] as const) {
       const port = portOf(await api.listen(at, echo))
       const open = await opened(web, port)
       // The first refusal is doubted: a server that starts refuses for a moment.
-      const warned = nextEvent(api, 'warning', ({ message }) => message.includes('the token cannot read them'))
+      const warned = nextEvent(api, 'warning', ({ message }) =>
+        message.includes('the token cannot read them'),
+      )
       const ended = closed(open)
       await reader.setRules(rules('intentions = "deny"'))
       // A change of any intention ends the wait, and then the right is gone.
