@@ -145,9 +145,9 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
  * not sent yet.
  * @returns a function that stops this
  */
-function announceClose(server: Server, sockets: ReadonlySet<MeshSocket>): () => void {
+function announceClose(server: Server, sockets: ReadonlySet<Duplex>): () => void {
   const announce = (request: IncomingMessage, response: ServerResponse): void => {
-    const isOurs = request.httpVersionMajor === 1 && sockets.has(request.socket as unknown as MeshSocket)
+    const isOurs = request.httpVersionMajor === 1 && sockets.has(request.socket)
     if (isOurs) response.setHeader('Connection', 'close')
   }
   // A listener for one of the last two changes what Node.js does by itself, so none is added where there is none.

@@ -24,7 +24,7 @@ export const ADVICE: Partial<Record<ErrorCode, string>> = {
 }
 
 /** Returns the error code for a response that is not a success. */
-export function statusCode(status: number, text: string): ErrorCode {
+export function errorCodeOf(status: number, text: string): ErrorCode {
   // 1.8.7: "Connect must be enabled in order to use this endpoint", with status 500.
   if (/connect must be enabled|connect is not enabled/i.test(text)) return 'ERR_CONNECT_DISABLED'
   if (status === 429 && TOO_MANY_CONNECTIONS.test(text)) return 'ERR_CONNECT_AGENT_CONNECTIONS'

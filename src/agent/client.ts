@@ -11,7 +11,7 @@ import {
 } from '../base/errors.js'
 import { log } from '../base/log.js'
 import { formatAddress } from './address.js'
-import { ADVICE, TOO_MANY_CONNECTIONS, isClosedAtOnce, statusCode } from './agent-errors.js'
+import { ADVICE, TOO_MANY_CONNECTIONS, isClosedAtOnce, errorCodeOf } from './agent-errors.js'
 import { BlockingSlots } from './blocking-slots.js'
 import { type AgentRequestMessage, agentRequests } from './diagnostics.js'
 import { warnOfInsecureAgent } from './insecure-agent.js'
@@ -245,7 +245,7 @@ export class AgentClient {
 
   #statusError(request: OwnRequest, status: number, text: string): AgentError {
     const what = describe(request)
-    const code = statusCode(status, text)
+    const code = errorCodeOf(status, text)
     // Errors of Consul are short; a longer text is a page of another server.
     const excerpt = text.trim().replace(/\s+/g, ' ').slice(0, 300)
     const advice = code === 'ERR_CONNECT_AGENT_FORBIDDEN' ? this.#missingPermission(request) : ADVICE[code]

@@ -72,10 +72,7 @@ export function adoptReads(socket: Duplex, buffer: Buffer, callback: (size: numb
   return true
 }
 
-/**
- * Bytes that a stream has accepted and not passed on, in Node's buffers and in those below, as Node's own timeouts
- * count.
- */
+/** Returns the number of buffered bytes of a stream, in Node.js and below, as counted by the timeouts of Node.js. */
 export function pendingWriteBytes(stream: Duplex): number {
   return stream.writableLength + (handleOf(stream)?.writeQueueSize ?? 0)
 }
@@ -133,8 +130,8 @@ function pushConfirmed(this: Socket, chunk: unknown): boolean {
  * for an upgraded connection.
  */
 export function isIdleInHttpServer(socket: Duplex): boolean {
-  const { parser, _httpMessage: answer } = socket as { parser?: unknown; _httpMessage?: unknown }
-  return isTestedVersion && parser != null && answer == null
+  const { parser } = socket as { parser?: unknown }
+  return isTestedVersion && parser != null && serverResponseOn(socket) === undefined
 }
 
 /** Returns the pending response of a node:http server on this connection. */
@@ -150,9 +147,9 @@ export function responseOn(socket: Duplex): IncomingMessage | undefined {
 }
 
 /**
- * The TCP socket below a server's TLS socket. A TLS socket whose connection has ended has no addresses, and nothing
- * public leads from it to its connection.
- * @returns undefined where it cannot be known
+ * Returns the TCP socket below the TLS socket of a server. There is no public access to it, and a TLS socket has no
+ * addresses after its connection has ended.
+ * @returns undefined if not supported
  */
 export function tcpSocketOf(socket: TLSSocket): Socket | undefined {
   const { _parent: parent } = socket as TLSSocket & { readonly _parent?: unknown }

@@ -7,13 +7,22 @@ export interface ReadyOptions {
   readonly timeoutMs?: number | undefined
 }
 
+interface ReadyBounds {
+  readonly signal: AbortSignal | undefined
+  readonly timeoutMs: number
+}
+
 /** @throws OptionError */
-export function readyBounds(given: ReadyOptions = {}): {
-  signal: AbortSignal | undefined
-  timeoutMs: number
-} {
-  const { signal, timeoutMs } = expectObject('options', given) as ReadyOptions
-  expectKeys('options', given, ['signal', 'timeoutMs'])
+export function readyBounds(options: ReadyOptions = {}): ReadyBounds {
+  expectKeys('options', expectObject('options', options), ['signal', 'timeoutMs'])
+  return readyBoundsOf(options)
+}
+
+/**
+ * Reads the bounds from options that may have more keys.
+ * @throws OptionError
+ */
+export function readyBoundsOf({ signal, timeoutMs }: ReadyOptions): ReadyBounds {
   return {
     signal: optional(expectSignal)('signal', signal),
     timeoutMs: optional(expectTimeout)('timeoutMs', timeoutMs) ?? DEFAULTS.readyTimeoutMs,

@@ -3,8 +3,8 @@ import type { Service } from './service.js'
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const
 
 /**
- * Closes services in order when the process gets SIGINT or SIGTERM, and then lets the signal end the process, so that
- * its exit status tells of the signal. A second signal ends the process at once.
+ * Closes services on SIGINT or SIGTERM, and then ends the process by the same signal, so that its exit status is that of
+ * the signal. A second signal ends the process at once.
  * @returns a function that stops listening for the signals
  * @example
  * ```ts

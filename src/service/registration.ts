@@ -263,7 +263,7 @@ export class Registration {
   }
 
   /**
-   * Registers again after a heartbeat that failed, for whatever reason: agents answer an unknown check by 404 or 500.
+   * Registers again after a failed heartbeat: agents answer 404 or 500 for an unknown check.
    */
   async #recover(signal: AbortSignal): Promise<Error | undefined> {
     const { agent } = this.#settings

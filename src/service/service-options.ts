@@ -20,9 +20,9 @@ import {
   expectSignal,
   expectString,
   expectStrings,
-  expectTimeout,
   optional,
 } from '../base/validate.js'
+import { readyBoundsOf } from '../base/ready-options.js'
 import type { Upstream } from '../resolve/upstream.js'
 import type { TlsSettings } from '../identity/identity-store.js'
 import type { DialBounds } from '../transport/dial.js'
@@ -276,8 +276,7 @@ export function forwardSettings(
   const address = listenAddress(options)
   return {
     address: 'path' in address ? address : { ...address, host: address.host ?? DEFAULTS.forwardHost },
-    signal: optional(expectSignal)('signal', options.signal),
-    timeoutMs: optional(expectTimeout)('timeoutMs', options.timeoutMs) ?? DEFAULTS.readyTimeoutMs,
+    ...readyBoundsOf(options),
     dialTimeoutMs: duration('dialTimeoutMs', options.dialTimeoutMs, dialTimeoutMs),
     idleTimeoutMs: optional(expectDuration)('idleTimeoutMs', options.idleTimeoutMs),
   }
@@ -316,8 +315,7 @@ export function listenSettings(
   ])
   return {
     address: listenAddress(options),
-    signal: optional(expectSignal)('signal', options.signal),
-    timeoutMs: optional(expectTimeout)('timeoutMs', options.timeoutMs) ?? DEFAULTS.readyTimeoutMs,
+    ...readyBoundsOf(options),
     handshakeTimeoutMs: duration('handshakeTimeoutMs', options.handshakeTimeoutMs, handshakeTimeoutMs),
     allowHalfOpen: optional(expectBoolean)('allowHalfOpen', options.allowHalfOpen) ?? false,
     alpnProtocols: optional(expectAlpn)('alpnProtocols', options.alpnProtocols),

@@ -15,7 +15,7 @@ import { ServiceAuthorizer } from '../authorize/service-authorizer.js'
 import type { Decision } from '../authorize/authorizer.js'
 import { decisions } from '../authorize/diagnostics.js'
 import { withCallerFrames } from '../base/caller-frames.js'
-import { withDeadline, isAborted } from '../base/deadline.js'
+import { type Bounds, withDeadline, isAborted } from '../base/deadline.js'
 import { type Time, systemTime } from '../base/clock.js'
 import { type CloseOptions, drainTimeout } from '../base/close-options.js'
 import { ClosedError, OptionError } from '../base/errors.js'
@@ -615,8 +615,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       options,
       this.#settings.dialTimeoutMs,
     )
-    await this.#identity.ready({ signal, timeoutMs, closed: this.#inboundClosed.signal })
-    this.#assertOpen('forward')
+    await this.#readyToOpen('forward', { signal, timeoutMs })
     const forward: Forward = new Forward({
       ...settings,
       name: resolver.name,
@@ -674,8 +673,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       options,
       this.#settings.handshakeTimeoutMs,
     )
-    await this.#identity.ready({ signal, timeoutMs, closed: this.#inboundClosed.signal })
-    this.#assertOpen('listen')
+    await this.#readyToOpen('listen', { signal, timeoutMs })
     const listener: Listener = new Listener({
       ...settings,
       ...target,
@@ -713,6 +711,12 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     await opening.catch((error: unknown) => {
       throw this.#inboundClosed.signal.aborted ? new ClosedError(what, { cause: error }) : error
     })
+  }
+
+  /** Waits for the certificate, without which nothing can be opened. */
+  async #readyToOpen(what: string, bounds: Pick<Bounds, 'signal' | 'timeoutMs'>): Promise<void> {
+    await this.#identity.ready({ ...bounds, closed: this.#inboundClosed.signal })
+    this.#assertOpen(what)
   }
 
   #assertOpen(what: string): void {

@@ -5,10 +5,7 @@ import { type Time, systemTime } from '../base/clock.js'
 import { RootsStore } from '../identity/roots.js'
 import { Routes } from '../resolve/routes.js'
 
-/**
- * What all services of a process that use one agent share: its client, and one watch of the roots, of each upstream,
- * and of the intentions for each of them.
- */
+/** State that all services of a process share for one agent: its client, and the watches of roots, upstreams, and intentions. */
 interface SharedState {
   readonly agent: AgentClient
   readonly roots: RootsStore

@@ -204,7 +204,7 @@ function primitive(type: forge.asn1.Type, bytes: string): forge.asn1.Asn1 {
 }
 
 function contextSpecific(tag: number, value: string | forge.asn1.Asn1[]): forge.asn1.Asn1 {
-  // forge's typings know universal tags only: a context's own are plain numbers.
+  // The types of node-forge allow universal tags only, but context-specific ones are plain numbers.
   // eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment
   return asn1.create(Class.CONTEXT_SPECIFIC, tag, typeof value !== 'string', value)
 }

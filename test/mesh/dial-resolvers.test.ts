@@ -109,15 +109,15 @@ describe('by prepared query', () => {
     const { agent, join } = await startMesh(t)
     await offer(join('api'), greet)
     const id = agent.createQuery({ Name: 'nearest-api', Service: { Service: 'api', Near: '_agent' } })
-    agent.createQuery({ Name: 'find-nobody', Service: { Service: 'nobody' } })
+    agent.createQuery({ Name: 'find-missing', Service: { Service: 'missing' } })
     const web = join('web')
     for (const query of ['nearest-api', id]) assert.equal(await hear(web, { query }), 'hello web')
     const error = await rejection(web.dial({ query: 'nothing' }))
     assert.ok(error instanceof DialError)
     assert.deepEqual([error.code, error.reason], ['ERR_CONNECT_NO_INSTANCES', 'unknown'])
     assert.equal((error.cause as { code?: string }).code, 'ERR_CONNECT_AGENT_NOT_FOUND')
-    const none = await rejection(web.dial({ query: 'find-nobody' }))
-    assert.match(none.message, /no healthy instance of nobody/)
+    const none = await rejection(web.dial({ query: 'find-missing' }))
+    assert.match(none.message, /no healthy instance of missing/)
   })
 
   it('is executed once for as long as its answer holds', async (t) => {

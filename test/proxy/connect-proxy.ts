@@ -238,23 +238,20 @@ export function localConnect(t: TestContext, port: number): Socket {
 /** The next bytes from a socket. */
 export async function nextData(socket: Socket): Promise<string> {
   const stop = new AbortController()
-  const closed = once(socket, 'close', { signal: stop.signal }).then(() => {
+  const signal = AbortSignal.any([stop.signal, AbortSignal.timeout(WAIT_MS)])
+  const closed = once(socket, 'close', { signal }).then(() => {
     throw new Error(`the connection ended before its next bytes (${socket.errored?.message ?? 'in order'})`)
   })
-  const bound = AbortSignal.timeout(WAIT_MS)
-  bound.addEventListener('abort', () => {
-    stop.abort(new Error(`no bytes in ${WAIT_MS} ms`))
-  })
+  closed.catch(() => undefined)
   try {
-    const [data] = (await Promise.race([once(socket, 'data', { signal: stop.signal }), closed])) as [Buffer]
+    const [data] = (await Promise.race([once(socket, 'data', { signal }), closed])) as [Buffer]
     return String(data)
   } finally {
     stop.abort()
-    closed.catch(() => undefined)
   }
 }
 
-/** Whether nobody listens there. */
+/** Whether connections to a port are refused. */
 export function isRefused(port: number): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(port, '127.0.0.1')

@@ -4,19 +4,15 @@ import { describe, it } from 'node:test'
 import type { AgentResponse } from '../../src/agent/client.js'
 import type { BlockingQuery } from '../../src/agent/watch.js'
 import { CachedWatch } from '../../src/agent/cached-watch.js'
-import { AgentError, ClosedError, type ErrorCode } from '../../src/base/errors.js'
+import { ClosedError, type ErrorCode } from '../../src/base/errors.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
+import { AWAY, FORBIDDEN, agentError } from '../fixtures/errors.js'
 
 interface Read {
   readonly query: BlockingQuery
   readonly answer: (value: string, index?: number) => Promise<void>
   readonly fail: (error?: Error) => Promise<void>
 }
-
-const agentError = (code: ErrorCode): AgentError =>
-  new AgentError(code, code, { address: 'a', request: 'GET /' })
-const AWAY = agentError('ERR_CONNECT_AGENT_UNREACHABLE')
-const FORBIDDEN = agentError('ERR_CONNECT_AGENT_FORBIDDEN')
 
 /** A watched value whose reads are answered by hand. */
 function start() {

@@ -61,6 +61,13 @@ class Setup {
     return decision
   }
 
+  /** The ground of a decision that the agent makes. */
+  async groundAfter(authorized: boolean, ageMs?: number): Promise<string> {
+    const ground = this.ground()
+    await this.say(authorized, ageMs)
+    return ground
+  }
+
   async ground(peer = web): Promise<string> {
     const { authorized, basis } = await this.decide(peer)
     return `${authorized ? 'allowed' : 'denied'}: ${basis}`
@@ -127,37 +134,27 @@ describe('Intentions: the default', () => {
     assert.equal(setup.asked, 2)
     await setup.clock.advance(1)
     assert.equal(setup.events.at(-1), 'changed', 'who is connected is asked about again')
-    const again = setup.ground()
-    await setup.say(false)
-    assert.equal(await again, 'denied: default')
+    assert.equal(await setup.groundAfter(false), 'denied: default')
     assert.equal(setup.asked, 3)
   })
 
   it('is asked for again when the intentions change', async (t) => {
     const setup = new Setup(t)
     await setup.tell()
-    const before = setup.ground()
-    await setup.say(true)
-    assert.equal(await before, 'allowed: default')
+    assert.equal(await setup.groundAfter(true), 'allowed: default')
     await setup.tell('db allow')
-    const after = setup.ground()
-    await setup.say(false)
-    assert.equal(await after, 'denied: default')
+    assert.equal(await setup.groundAfter(false), 'denied: default')
   })
 
   it('right after a change it may be the agent’s of before: it is asked for once more', async (t) => {
     const setup = new Setup(t)
     await setup.tell('web allow')
     await setup.tell()
-    const early = setup.ground()
-    await setup.say(true)
-    assert.equal(await early, 'allowed: default')
+    assert.equal(await setup.groundAfter(true), 'allowed: default')
     const told = setup.events.length
     await setup.clock.advance(1_000)
     assert.deepEqual(setup.events.slice(told), ['changed'])
-    const late = setup.ground()
-    await setup.say(false)
-    assert.equal(await late, 'denied: default')
+    assert.equal(await setup.groundAfter(false), 'denied: default')
   })
 
   it('what is still being asked for a second after a change is asked for once more', async (t) => {
@@ -170,18 +167,14 @@ describe('Intentions: the default', () => {
     assert.deepEqual(setup.events.slice(told), ['changed'])
     await setup.say(true)
     assert.equal(await early, 'allowed: default')
-    const late = setup.ground()
-    await setup.say(false)
-    assert.equal(await late, 'denied: default')
+    assert.equal(await setup.groundAfter(false), 'denied: default')
   })
 
   it('said in the second after a change it does not serve when the agent goes away', async (t) => {
     const setup = new Setup(t)
     await setup.tell('web allow')
     await setup.tell()
-    const early = setup.ground()
-    await setup.say(true)
-    assert.equal(await early, 'allowed: default')
+    assert.equal(await setup.groundAfter(true), 'allowed: default')
     await setup.clock.advance(1_000)
     const late = setup.decide()
     await setup.fail('ERR_CONNECT_AGENT_UNREACHABLE', AUTHORIZE)
@@ -197,9 +190,7 @@ describe('Intentions: the default', () => {
     await setup.fail()
     await setup.clock.advance(1_000)
     await setup.tell()
-    const after = setup.ground()
-    await setup.say(false)
-    assert.equal(await after, 'denied: default')
+    assert.equal(await setup.groundAfter(false), 'denied: default')
   })
 
   it('from a copy of the agent’s that is older than a change it is none', async (t) => {
@@ -218,9 +209,7 @@ describe('Intentions: the default', () => {
     await setup.fail()
     await setup.clock.advance(1_000)
     await setup.tell()
-    const decision = setup.ground()
-    await setup.say(true, 2_000)
-    assert.equal(await decision, 'allowed: default')
+    assert.equal(await setup.groundAfter(true, 2_000), 'allowed: default')
   })
 
   it('an answer that comes when the intentions have changed is no answer', async (t) => {
@@ -253,9 +242,7 @@ describe('Intentions: the default', () => {
   it('from a copy of the agent’s that is out of date serves for as long as ours would', async (t) => {
     const setup = new Setup(t)
     await setup.tell()
-    const inTime = setup.ground()
-    await setup.say(true, 10_000)
-    assert.equal(await inTime, 'allowed: default')
+    assert.equal(await setup.groundAfter(true, 10_000), 'allowed: default')
     const late = setup.decide(makePeer({ service: 'db' }))
     await setup.say(true, 11_000)
     await assert.rejects(late, { code: 'ERR_CONNECT_AGENT_STALE' })
@@ -285,9 +272,7 @@ describe('Intentions: without the right to read them', () => {
     await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
     await setup.say(true)
     assert.equal(await first, 'allowed: agent')
-    const second = setup.ground()
-    await setup.say(false)
-    assert.equal(await second, 'denied: agent')
+    assert.equal(await setup.groundAfter(false), 'denied: agent')
     assert.equal(setup.asked, 2)
     await setup.clock.advance(3_000)
     await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
@@ -303,9 +288,7 @@ describe('Intentions: without the right to read them', () => {
     await setup.clock.advance(2_000)
     await setup.fail('ERR_CONNECT_AGENT_FORBIDDEN')
     assert.equal(setup.intentions.size, undefined)
-    const decision = setup.ground()
-    await setup.say(false)
-    assert.equal(await decision, 'denied: agent')
+    assert.equal(await setup.groundAfter(false), 'denied: agent')
     await setup.clock.advance(4_000)
     // The same as before, which is no news to a watch.
     await setup.tell('web allow')

@@ -2,24 +2,14 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { Duplex } from 'node:stream'
 import { type TestContext, describe, it } from 'node:test'
-import {
-  AbortError,
-  AgentError,
-  ClosedError,
-  ConnectError,
-  DnsError,
-  IdentityError,
-  OptionError,
-  SpiffeIdError,
-  TimeoutError,
-  VerificationError,
-} from '../../src/base/errors.js'
+import { TimeoutError } from '../../src/base/errors.js'
 import type { Choice } from '../../src/resolve/balancer.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
 import type { MeshSocket } from '../../src/transport/mesh-socket.js'
 import { DialRace } from '../../src/transport/dial-race.js'
 import { settle } from '../fixtures/fake-clock.js'
 import { stopTime } from '../fixtures/stopped-time.js'
+import { ATTEMPT_ERRORS } from '../fixtures/errors.js'
 
 interface Opening {
   readonly endpoint: Endpoint
@@ -239,40 +229,7 @@ describe('Tries: one that fails', () => {
     assert.deepEqual([told, tries.failures], [['a connected', 'b abandoned'], []])
   })
 
-  const system = (code: string): Error => Object.assign(new Error(code), { code })
-  const cases: [told: 'failed' | 'abandoned', error: unknown][] = [
-    ['failed', system('ECONNREFUSED')],
-    ['failed', system('ECONNRESET')],
-    ['failed', system('ETIMEDOUT')],
-    ['failed', system('EHOSTUNREACH')],
-    ['failed', system('ENETUNREACH')],
-    ['failed', system('ENOTFOUND')],
-    ['failed', system('EPIPE')],
-    ['failed', system('ERR_SSL_WRONG_VERSION_NUMBER')],
-    ['failed', new Error('the peer closed the connection during the handshake')],
-    ['failed', 'not even an error'],
-    ['failed', new VerificationError('ERR_CONNECT_PEER_IDENTITY', 'web', 'db')],
-    ['failed', new VerificationError('ERR_CONNECT_PEER_UNTRUSTED', 'a path', 'none')],
-    ['failed', new SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', 'x', 'y')],
-    // What the system says of us.
-    ['abandoned', system('EMFILE')],
-    ['abandoned', system('ENFILE')],
-    ['abandoned', system('ENOBUFS')],
-    ['abandoned', system('ENOMEM')],
-    ['abandoned', system('EADDRNOTAVAIL')],
-    ['abandoned', system('EACCES')],
-    ['abandoned', system('EPERM')],
-    // What we say ourselves.
-    ['abandoned', new IdentityError('ERR_CONNECT_LEAF_EXPIRED', 'expired')],
-    ['abandoned', new AgentError('ERR_CONNECT_AGENT_FAILED', 'm', { address: 'a', request: 'r' })],
-    ['abandoned', new OptionError('a', 'b', 'c')],
-    ['abandoned', new AbortError('dial', 'enough')],
-    ['abandoned', new TimeoutError('dial', 5)],
-    ['abandoned', new ClosedError('dial')],
-    ['abandoned', new DnsError('a', 'b', 'c')],
-    ['abandoned', new ConnectError('ERR_CONNECT_LISTEN', 'm')],
-  ]
-  for (const [outcome, error] of cases) {
+  for (const [outcome, error] of ATTEMPT_ERRORS) {
     const what = error instanceof Error ? `${error.name} ${error.message}` : String(error)
     it(`whose fault it is: ${what} is ${outcome}`, async (t) => {
       const { told, tries, begin } = start(t)

@@ -4,14 +4,8 @@ import { type AddressInfo, type Socket, createServer } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import {
   AbortError,
-  AgentError,
-  ClosedError,
-  ConnectError,
   DialError,
-  DnsError,
   IdentityError,
-  OptionError,
-  SpiffeIdError,
   TimeoutError,
   VerificationError,
 } from '../../src/base/errors.js'
@@ -22,6 +16,7 @@ import { TestCa } from '../../src/testing/index.js'
 import { type DialBounds, dial } from '../../src/transport/dial.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 import { stopTime } from '../fixtures/stopped-time.js'
+import { ATTEMPT_ERRORS } from '../fixtures/errors.js'
 
 const ca = TestCa.create()
 const { chainPem, privateKeyPem } = ca.issue()
@@ -150,39 +145,7 @@ async function silence(t: TestContext, count: number): Promise<Endpoint[]> {
 }
 
 describe('dial: whose fault a failed try is', () => {
-  const system = (code: string): Error => Object.assign(new Error(code), { code })
-  const cases: [told: 'failed' | 'abandoned', error: unknown][] = [
-    ['failed', system('ECONNREFUSED')],
-    ['failed', system('ECONNRESET')],
-    ['failed', system('ETIMEDOUT')],
-    ['failed', system('EHOSTUNREACH')],
-    ['failed', system('ENETUNREACH')],
-    ['failed', system('ENOTFOUND')],
-    ['failed', system('EPIPE')],
-    ['failed', system('ERR_SSL_WRONG_VERSION_NUMBER')],
-    ['failed', new Error('the peer closed the connection during the handshake')],
-    ['failed', 'not even an error'],
-    ['failed', new VerificationError('ERR_CONNECT_PEER_IDENTITY', 'web', 'db')],
-    ['failed', new VerificationError('ERR_CONNECT_PEER_UNTRUSTED', 'a path', 'none')],
-    ['failed', new SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', 'x', 'y')],
-    // What the system says of us.
-    ['abandoned', system('EMFILE')],
-    ['abandoned', system('ENFILE')],
-    ['abandoned', system('ENOBUFS')],
-    ['abandoned', system('ENOMEM')],
-    ['abandoned', system('EADDRNOTAVAIL')],
-    ['abandoned', system('EACCES')],
-    ['abandoned', system('EPERM')],
-    // What we say ourselves.
-    ['abandoned', new IdentityError('ERR_CONNECT_LEAF_EXPIRED', 'expired')],
-    ['abandoned', new AgentError('ERR_CONNECT_AGENT_FAILED', 'm', { address: 'a', request: 'r' })],
-    ['abandoned', new OptionError('a', 'b', 'c')],
-    ['abandoned', new AbortError('dial', 'enough')],
-    ['abandoned', new ClosedError('dial')],
-    ['abandoned', new DnsError('a', 'b', 'c')],
-    ['abandoned', new ConnectError('ERR_CONNECT_LISTEN', 'm')],
-  ]
-  for (const [told, error] of cases) {
+  for (const [told, error] of ATTEMPT_ERRORS) {
     it(`${told}: ${error instanceof Error ? `${error.name} ${error.message}` : String(error)}`, async () => {
       const found = await start(sorted([nowhere]), identityOf(failing(error)))
       assert.deepEqual(found.told, [told])

@@ -1,13 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
-import {
-  AgentError,
-  ClosedError,
-  DialError,
-  type ErrorCode,
-  type NoInstancesReason,
-} from '../../src/base/errors.js'
+import { AgentError, ClosedError, DialError, type NoInstancesReason } from '../../src/base/errors.js'
 import { HealthResolver } from '../../src/resolve/health-resolver.js'
 import { toEndpoints } from '../../src/resolve/instances.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
@@ -16,14 +10,10 @@ import { parseConnectInstances } from '../../src/agent/endpoints/health.js'
 import type { AgentOptions } from '../../src/agent/options.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
+import { AWAY, FORBIDDEN } from '../fixtures/errors.js'
 
 const CONNECT = '/v1/health/connect/web'
 const ALL = '/v1/health/service/web'
-
-const agentError = (code: ErrorCode): AgentError =>
-  new AgentError(code, code, { address: 'a', request: 'GET /' })
-const AWAY = agentError('ERR_CONNECT_AGENT_UNREACHABLE')
-const FORBIDDEN = agentError('ERR_CONNECT_AGENT_FORBIDDEN')
 
 /** One entry of a health answer: a native instance of web. */
 function entry(service: object = {}, { node = {}, status = 'passing' } = {}): object {

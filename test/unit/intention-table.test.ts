@@ -3,6 +3,7 @@ import { describe, it } from 'node:test'
 import fc from 'fast-check'
 import type { Intention, IntentionSource } from '../../src/agent/endpoints/intentions.js'
 import { IntentionTable, type Source, precedence } from '../../src/authorize/intention-table.js'
+import { webSource } from '../fixtures/web-source.js'
 
 interface Parts extends Partial<IntentionSource> {
   readonly to?: string
@@ -19,15 +20,7 @@ function intention({
   ...source
 }: Parts): Intention {
   return {
-    source: {
-      partition: 'default',
-      namespace: 'default',
-      name: 'web',
-      type: 'consul',
-      peer: undefined,
-      samenessGroup: undefined,
-      ...source,
-    },
+    source: { ...webSource, ...source },
     destination: { namespace: toNs, name: to },
     action,
     hasPermissions,

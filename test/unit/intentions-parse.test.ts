@@ -7,20 +7,14 @@ import type { BlockingQuery } from '../../src/agent/watch.js'
 import { AgentError } from '../../src/base/errors.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { settle } from '../fixtures/fake-clock.js'
+import { webSource } from '../fixtures/web-source.js'
 
 const MATCH = '/v1/connect/intentions/match'
 const LIST = '/v1/connect/intentions'
 
 const least = { SourceName: 'web', DestinationName: 'db', Action: 'allow' }
 const parsed: Intention = {
-  source: {
-    partition: 'default',
-    namespace: 'default',
-    name: 'web',
-    type: 'consul',
-    peer: undefined,
-    samenessGroup: undefined,
-  },
+  source: webSource,
   destination: { namespace: 'default', name: 'db' },
   action: 'allow',
   hasPermissions: false,

@@ -1,21 +1,18 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
-import { AgentError, ClosedError, DialError, type ErrorCode } from '../../src/base/errors.js'
+import { ClosedError, DialError } from '../../src/base/errors.js'
 import { QueryResolver } from '../../src/resolve/query-resolver.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
 import type { QueryTarget } from '../../src/resolve/upstream.js'
 import type { AgentOptions } from '../../src/agent/options.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
+import { AWAY, agentError } from '../fixtures/errors.js'
 
 const EXECUTE = '/v1/query/nearest/execute'
 const EXPLAIN = '/v1/query/nearest/explain'
 
-function agentError(code: ErrorCode, status?: number): AgentError {
-  return new AgentError(code, code, { address: 'a', request: 'GET /', status })
-}
-const AWAY = agentError('ERR_CONNECT_AGENT_UNREACHABLE')
 const FORBIDDEN = agentError('ERR_CONNECT_AGENT_FORBIDDEN', 403)
 const NOT_FOUND = agentError('ERR_CONNECT_AGENT_NOT_FOUND', 404)
 

@@ -3,9 +3,10 @@ import { describe, it } from 'node:test'
 import { AgentClient, type AgentResponse, type OwnRequest } from '../../src/agent/client.js'
 import { Registration } from '../../src/service/registration.js'
 import { agentSettings } from '../../src/agent/settings.js'
-import { AgentError, type ConnectError, type ErrorCode } from '../../src/base/errors.js'
+import type { ConnectError } from '../../src/base/errors.js'
 import { type RegisterOptions, serviceDefinition } from '../../src/service/register-options.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
+import { AWAY, agentError } from '../fixtures/errors.js'
 
 const OWNER = 'aabbccdd'
 const REGISTER = 'register'
@@ -14,10 +15,7 @@ const PASS = `pass/service%3Aweb-1%3A${OWNER}`
 const FIND = 'service/web-1'
 const CATALOG = '/v1/health/service/web'
 
-const agentError = (code: ErrorCode, status?: number): AgentError =>
-  new AgentError(code, code, { address: 'a', request: 'r', status })
 const UNKNOWN_CHECK = agentError('ERR_CONNECT_AGENT_FAILED', 500)
-const AWAY = agentError('ERR_CONNECT_AGENT_UNREACHABLE')
 const NOT_FOUND = agentError('ERR_CONNECT_AGENT_NOT_FOUND', 404)
 
 /** An agent without a network. It answers each request at once: by what the test says of its path, or else well. */

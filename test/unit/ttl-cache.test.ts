@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
 import { getEventListeners, setMaxListeners } from 'node:events'
 import { describe, it } from 'node:test'
-import { AgentError, ClosedError, DnsError, type ErrorCode } from '../../src/base/errors.js'
+import { ClosedError, DnsError } from '../../src/base/errors.js'
 import { TtlCache, type Timed } from '../../src/resolve/ttl-cache.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
+import { AWAY, FORBIDDEN, agentError } from '../fixtures/errors.js'
 
 // Many wait on one signal here.
 setMaxListeners(0)
@@ -13,11 +14,6 @@ interface Asking {
   readonly answer: (value: string, ttlMs?: number) => Promise<void>
   readonly fail: (error: Error) => Promise<void>
 }
-
-const agentError = (code: ErrorCode): AgentError =>
-  new AgentError(code, code, { address: 'a', request: 'GET /' })
-const AWAY = agentError('ERR_CONNECT_AGENT_UNREACHABLE')
-const FORBIDDEN = agentError('ERR_CONNECT_AGENT_FORBIDDEN')
 
 /** A look-up whose askings are answered by hand. */
 function start() {
