@@ -33,13 +33,10 @@ export interface Choice {
  * Chooses an instance of an upstream for each connection.
  *
  * - Load balancing: picks two instances at random by weight and takes the one with fewer open connections per weight
- * ("power of
- *   two choices", Mitzenmacher 2001).
- * - Outlier ejection: an instance that fails is skipped for 1 s, doubling up to 60 s, with jitter. After that, one
- * trial
+ *   ("power of two choices", Mitzenmacher 2001).
+ * - Outlier ejection: an instance that fails is skipped for 1 s, doubling up to 60 s, with jitter. After that, one trial
  *   connection decides whether it returns. At most half of the instances are ejected at a time; if all others fail,
- * ejected
- *   instances are used as well.
+ *   ejected instances are used as well.
  */
 export class Balancer {
   readonly #time: Time

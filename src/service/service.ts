@@ -477,8 +477,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    *
    * The key is a Buffer that `inspect`, `JSON.stringify`, and string conversion do not show.
    * @throws IdentityError; with ERR_CONNECT_ROOTS if no root is self-signed: `tls.createServer` cannot use such roots,
-   * while
-   *   `listen` and `serve` can
+   *   while `listen` and `serve` can
    * @example
    * ```ts
    * const server = tls.createServer(api.tlsServerOptions())
