@@ -4,13 +4,9 @@ import { describe, it } from 'node:test'
 import { authorizeIntentions } from '../../src/authorize/authorizers.js'
 import { drainTimeout } from '../../src/base/close-options.js'
 import { OptionError } from '../../src/base/errors.js'
-import {
-  dialSettings,
-  forwardSettings,
-  listenSettings,
-  resolveBounds,
-  serviceSettings,
-} from '../../src/service/service-options.js'
+import { dialSettings, forwardSettings, resolveBounds } from '../../src/service/dial-options.js'
+import { listenSettings } from '../../src/service/listen-options.js'
+import { serviceSettings } from '../../src/service/service-options.js'
 import { readyBounds } from '../../src/base/ready-options.js'
 import { type RegisterOptions, serviceDefinition } from '../../src/service/register-options.js'
 
