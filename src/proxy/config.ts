@@ -7,14 +7,14 @@ import {
   fetchProxy,
   findProxiesFor,
 } from '../agent/endpoints/proxy.js'
-import { agentSettings } from '../agent/settings.js'
+import { expectAgent } from '../agent/settings.js'
 import type { BlockingQuery } from '../agent/watch.js'
 import { CachedWatch } from '../agent/cached-watch.js'
 import { withDeadline } from '../base/deadline.js'
 import { type Time, systemTime } from '../base/clock.js'
 import { AgentError, ConnectError, OptionError, TimeoutError } from '../base/errors.js'
 import { emitSafely } from '../base/emit-safely.js'
-import { expectKeys, expectName, expectObject } from '../base/validate.js'
+import { expectName, optional, readOptions } from '../base/validate.js'
 import { type ReadyOptions, readyBounds } from '../base/ready-options.js'
 import { normalize } from './keys.js'
 import { type ProxyConfig, readProxyConfig } from './settings.js'
@@ -53,8 +53,8 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
   constructor(selector: ProxySelector, options: ProxyConfigOptions = {}, time: Time = systemTime) {
     super()
     this.#selector = proxySelector(selector)
-    expectKeys('options', expectObject('options', options), ['agent'])
-    this.#agent = new AgentClient(agentSettings(options.agent))
+    const { agent } = readOptions(options, { agent: expectAgent })
+    this.#agent = new AgentClient(agent)
     this.#watched = new CachedWatch({
       name: 'proxy',
       fetch: (query) => this.#fetch(query),
@@ -167,16 +167,12 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
 
 /** @throws OptionError */
 function proxySelector(given: unknown): ProxySelector {
-  const selector = expectObject('selector', given)
-  expectKeys('selector', selector, ['proxyId', 'sidecarFor'])
-  const { proxyId, sidecarFor } = selector
-  if ((proxyId === undefined) === (sidecarFor === undefined)) {
-    const found = proxyId === undefined ? 'neither' : 'both'
-    throw new OptionError('selector', 'either proxyId or sidecarFor', found)
-  }
-  return proxyId === undefined
-    ? { sidecarFor: expectName('selector.sidecarFor', sidecarFor) }
-    : { proxyId: expectName('selector.proxyId', proxyId) }
+  const checks = { proxyId: optional(expectName), sidecarFor: optional(expectName) }
+  const { proxyId, sidecarFor } = readOptions(given, checks, 'selector')
+  if (proxyId !== undefined && sidecarFor === undefined) return { proxyId }
+  if (proxyId === undefined && sidecarFor !== undefined) return { sidecarFor }
+  const found = proxyId === undefined ? 'neither' : 'both'
+  throw new OptionError('selector', 'either proxyId or sidecarFor', found)
 }
 
 /**

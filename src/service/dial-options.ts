@@ -1,17 +1,16 @@
-import { readyBoundsOf } from '../base/ready-options.js'
+import { READY_CHECKS } from '../base/ready-options.js'
 import {
   DEFAULTS,
-  duration,
   expectBoolean,
   expectDuration,
-  expectKeys,
-  expectObject,
   expectSignal,
   optional,
+  readOptions,
+  withDefault,
 } from '../base/validate.js'
 import type { ListenAddress } from '../sockets/bind-server.js'
 import type { DialBounds } from '../transport/dial.js'
-import { expectAlpn, listenAddress } from './listen-options.js'
+import { ADDRESS_CHECKS, expectAlpn, listenAddress } from './listen-options.js'
 
 /** Options of `dial`. */
 export interface DialOptions {
@@ -60,18 +59,16 @@ export interface ForwardOptions {
 
 /** @throws OptionError */
 export function dialSettings(given: DialOptions | undefined, dialTimeoutMs: number): DialBounds {
-  const options = expectObject('options', given ?? {}) as DialOptions
-  const { signal, timeoutMs, allowHalfOpen, alpnProtocols } = options
-  expectKeys('options', options, ['signal', 'timeoutMs', 'allowHalfOpen', 'alpnProtocols'])
-  const isHalfOpen = optional(expectBoolean)('allowHalfOpen', allowHalfOpen) ?? false
+  const { signal, timeoutMs, allowHalfOpen, alpnProtocols } = readOptions(given ?? {}, {
+    signal: optional(expectSignal),
+    timeoutMs: withDefault(expectDuration, dialTimeoutMs),
+    allowHalfOpen: withDefault(expectBoolean, false),
+    alpnProtocols: optional(expectAlpn),
+  })
   return {
-    signal: optional(expectSignal)('signal', signal),
-    timeoutMs: duration('timeoutMs', timeoutMs, dialTimeoutMs),
-    socketSettings: {
-      allowHalfOpen: isHalfOpen,
-      expectsAnswer: !isHalfOpen,
-      alpnProtocols: optional(expectAlpn)('alpnProtocols', alpnProtocols),
-    },
+    signal,
+    timeoutMs,
+    socketSettings: { allowHalfOpen, expectsAnswer: !allowHalfOpen, alpnProtocols },
   }
 }
 
@@ -80,40 +77,31 @@ export function resolveBounds(
   given: ResolveOptions | undefined,
   dialTimeoutMs: number,
 ): { signal: AbortSignal | undefined; timeoutMs: number } {
-  const options = expectObject('options', given ?? {}) as ResolveOptions
-  expectKeys('options', options, ['signal', 'timeoutMs'])
-  return {
-    signal: optional(expectSignal)('signal', options.signal),
-    timeoutMs: duration('timeoutMs', options.timeoutMs, dialTimeoutMs),
-  }
+  return readOptions(given ?? {}, {
+    signal: optional(expectSignal),
+    timeoutMs: withDefault(expectDuration, dialTimeoutMs),
+  })
+}
+
+export interface ForwardSettings {
+  readonly address: ListenAddress
+  readonly signal: AbortSignal | undefined
+  readonly timeoutMs: number
+  readonly dialTimeoutMs: number
+  readonly idleTimeoutMs: number | undefined
 }
 
 /** @throws OptionError */
-export function forwardSettings(
-  given: ForwardOptions,
-  dialTimeoutMs: number,
-): {
-  address: ListenAddress
-  signal: AbortSignal | undefined
-  timeoutMs: number
-  dialTimeoutMs: number
-  idleTimeoutMs: number | undefined
-} {
-  const options = expectObject('options', given) as ForwardOptions
-  expectKeys('options', options, [
-    'port',
-    'host',
-    'path',
-    'signal',
-    'timeoutMs',
-    'dialTimeoutMs',
-    'idleTimeoutMs',
-  ])
-  const address = listenAddress(options)
+export function forwardSettings(given: ForwardOptions, dialTimeoutMs: number): ForwardSettings {
+  const { port, host, path, ...settings } = readOptions(given, {
+    ...ADDRESS_CHECKS,
+    ...READY_CHECKS,
+    dialTimeoutMs: withDefault(expectDuration, dialTimeoutMs),
+    idleTimeoutMs: optional(expectDuration),
+  })
+  const address = listenAddress({ port, host, path })
   return {
-    address: 'path' in address ? address : { ...address, host: address.host ?? DEFAULTS.forwardHost },
-    ...readyBoundsOf(options),
-    dialTimeoutMs: duration('dialTimeoutMs', options.dialTimeoutMs, dialTimeoutMs),
-    idleTimeoutMs: optional(expectDuration)('idleTimeoutMs', options.idleTimeoutMs),
+    ...settings,
+    address: 'path' in address ? address : { ...address, host: host ?? DEFAULTS.forwardHost },
   }
 }

@@ -1,17 +1,18 @@
 import { OptionError } from '../base/errors.js'
-import { readyBoundsOf } from '../base/ready-options.js'
+import { READY_CHECKS } from '../base/ready-options.js'
 import {
+  type Check,
   DEFAULTS,
   describe,
-  duration,
   expectBoolean,
   expectCount,
-  expectKeys,
-  expectObject,
+  expectDuration,
   expectPort,
   expectString,
   expectStrings,
   optional,
+  readOptions,
+  withDefault,
 } from '../base/validate.js'
 import type { ListenAddress } from '../sockets/bind-server.js'
 
@@ -68,42 +69,37 @@ export interface ListenSettings {
   readonly maxHandshakes: number
 }
 
-const SECURE_OPTIONS = [
-  'signal',
-  'timeoutMs',
-  'handshakeTimeoutMs',
-  'allowHalfOpen',
-  'alpnProtocols',
-  'revoke',
-  'maxPeerAge',
-  'maxConnections',
-  'maxHandshakes',
-]
+/** The checks of an address to listen on. */
+export const ADDRESS_CHECKS: {
+  readonly port: Check<number | undefined>
+  readonly host: Check<string | undefined>
+  readonly path: Check<string | undefined>
+} = { port: optional(expectPort), host: optional(expectString), path: optional(expectString) }
 
 /** @throws OptionError */
 export function listenSettings(given: ListenOptions, handshakeTimeoutMs: number): ListenSettings {
-  const options = expectObject('options', given) as ListenOptions
-  expectKeys('options', options, ['port', 'host', 'path', ...SECURE_OPTIONS])
-  return { ...readSettings(options, handshakeTimeoutMs), address: listenAddress(options) }
+  const { port, host, path, ...settings } = readOptions(given, {
+    ...ADDRESS_CHECKS,
+    ...secureChecks(handshakeTimeoutMs),
+  })
+  return { ...settings, address: listenAddress({ port, host, path }) }
 }
 
 /** @throws OptionError */
 export function secureSettings(given: SecureOptions | undefined, handshakeTimeoutMs: number): ListenSettings {
-  const options = expectObject('options', given ?? {}) as SecureOptions
-  expectKeys('options', options, SECURE_OPTIONS)
-  return { ...readSettings(options, handshakeTimeoutMs), address: undefined }
+  return { ...readOptions(given ?? {}, secureChecks(handshakeTimeoutMs)), address: undefined }
 }
 
-function readSettings(options: SecureOptions, handshakeTimeoutMs: number): Omit<ListenSettings, 'address'> {
+function secureChecks(handshakeTimeoutMs: number) {
   return {
-    ...readyBoundsOf(options),
-    handshakeTimeoutMs: duration('handshakeTimeoutMs', options.handshakeTimeoutMs, handshakeTimeoutMs),
-    allowHalfOpen: optional(expectBoolean)('allowHalfOpen', options.allowHalfOpen) ?? false,
-    alpnProtocols: optional(expectAlpn)('alpnProtocols', options.alpnProtocols),
-    revoke: optional(expectBoolean)('revoke', options.revoke) ?? true,
-    maxPeerAge: optional(expectPeerAge)('maxPeerAge', options.maxPeerAge),
-    maxConnections: optional(expectCount)('maxConnections', options.maxConnections) ?? Infinity,
-    maxHandshakes: optional(expectCount)('maxHandshakes', options.maxHandshakes) ?? DEFAULTS.maxHandshakes,
+    ...READY_CHECKS,
+    handshakeTimeoutMs: withDefault(expectDuration, handshakeTimeoutMs),
+    allowHalfOpen: withDefault(expectBoolean, false),
+    alpnProtocols: optional(expectAlpn),
+    revoke: withDefault(expectBoolean, true),
+    maxPeerAge: optional(expectPeerAge),
+    maxConnections: withDefault(expectCount, Infinity),
+    maxHandshakes: withDefault<number>(expectCount, DEFAULTS.maxHandshakes),
   }
 }
 
@@ -121,17 +117,16 @@ function expectPeerAge(option: string, value: unknown): 'certificate' {
   return value
 }
 
-/** @throws OptionError */
+/** @throws OptionError unless there is either a port or a path */
 export function listenAddress({
   port,
   host,
   path,
 }: Pick<ListenOptions, 'port' | 'host' | 'path'>): ListenAddress {
   if (path !== undefined) {
-    if (port !== undefined || host !== undefined)
-      throw new OptionError('path', 'a path alone', 'a path beside a port or host')
-    return { path: expectString('path', path) }
+    if (port === undefined && host === undefined) return { path }
+    throw new OptionError('path', 'a path alone', 'a path beside a port or host')
   }
   if (port === undefined) throw new OptionError('port', 'a port, or the path of a unix socket', 'neither')
-  return { port: expectPort('port', port), host: optional(expectString)('host', host) }
+  return { port, host }
 }

@@ -6,12 +6,12 @@ import { log } from '../base/log.js'
 import {
   DEFAULTS,
   describe,
-  duration,
-  expectKeys,
-  expectObject,
+  expectDuration,
   expectSignal,
   expectString,
   optional,
+  readOptions,
+  withDefault,
 } from '../base/validate.js'
 import type { AgentClient } from '../agent/client.js'
 import { isNoAnswer } from '../agent/agent-errors.js'
@@ -57,6 +57,11 @@ export interface StatusOptions extends AgentCallOptions {
 export interface MaintenanceOptions extends AgentCallOptions {
   /** Shown by Consul. @default a text of Consul */
   readonly reason?: string | undefined
+}
+
+const CALL_CHECKS = {
+  signal: optional(expectSignal),
+  timeoutMs: withDefault<number>(expectDuration, DEFAULTS.agentTimeoutMs),
 }
 
 /** Upper bound on tries to deregister: an agent that does not answer must not delay a shutdown. */
@@ -136,14 +141,13 @@ export class Registration {
     const { agent, definition } = this.#settings
     if (!Object.hasOwn(STATUSES, status))
       throw new OptionError('status', 'passing, warning, or critical', describe(status))
-    expectKeys('options', expectObject('options', options), ['note', 'signal', 'timeoutMs'])
-    const note = optional(expectString)('note', options.note)
+    const { note, ...call } = readOptions(options, { note: optional(expectString), ...CALL_CHECKS })
     if (definition.Check.TTL === undefined) {
       throw new OptionError('status', 'a registration with a TTL check', 'one whose check the agent runs')
     }
     this.#status = { status, note }
-    await this.#call('setStatus', options, (call) =>
-      updateCheck(agent, definition.Check.CheckID, this.#status, call),
+    await this.#call('setStatus', call, (within) =>
+      updateCheck(agent, definition.Check.CheckID, this.#status, within),
     )
   }
 
@@ -153,10 +157,12 @@ export class Registration {
    */
   async enterMaintenance(options: MaintenanceOptions = {}): Promise<void> {
     const { agent } = this.#settings
-    expectKeys('options', expectObject('options', options), ['reason', 'signal', 'timeoutMs'])
-    const reason = optional(expectString)('reason', options.reason) ?? ''
+    const { reason, ...call } = readOptions(options, {
+      reason: withDefault(expectString, ''),
+      ...CALL_CHECKS,
+    })
     this.#maintenance = reason
-    await this.#call('enterMaintenance', options, (call) => setMaintenance(agent, this.id, reason, call))
+    await this.#call('enterMaintenance', call, (within) => setMaintenance(agent, this.id, reason, within))
   }
 
   /**
@@ -165,9 +171,9 @@ export class Registration {
    */
   async leaveMaintenance(options: AgentCallOptions = {}): Promise<void> {
     const { agent } = this.#settings
-    expectKeys('options', expectObject('options', options), ['signal', 'timeoutMs'])
+    const call = readOptions(options, CALL_CHECKS)
     this.#maintenance = undefined
-    await this.#call('leaveMaintenance', options, (call) => setMaintenance(agent, this.id, undefined, call))
+    await this.#call('leaveMaintenance', call, (within) => setMaintenance(agent, this.id, undefined, within))
   }
 
   /** Deregisters the instance. If the agent does not answer, warns and resolves. Idempotent. */
@@ -186,15 +192,11 @@ export class Registration {
 
   #call(
     name: string,
-    options: AgentCallOptions,
+    { signal, timeoutMs }: Pick<Bounds, 'signal' | 'timeoutMs'>,
     call: (options: CallOptions) => Promise<void>,
   ): Promise<void> {
-    const bounds: Bounds = {
-      signal: optional(expectSignal)('signal', options.signal),
-      timeoutMs: duration('timeoutMs', options.timeoutMs, DEFAULTS.agentTimeoutMs),
-      closed: this.#closed.signal,
-    }
-    return withDeadline(name, bounds, (signal) => call({ signal, timeoutMs: bounds.timeoutMs }))
+    const bounds = { signal, timeoutMs, closed: this.#closed.signal }
+    return withDeadline(name, bounds, (within) => call({ signal: within, timeoutMs }))
   }
 
   async #registerUntilAnswered(signal: AbortSignal): Promise<void> {

@@ -1,22 +1,21 @@
 import { DEFAULT_ECDH_CURVE, createSecureContext } from 'node:tls'
 import { type HostSettings, expectDomain, expectHosts } from '../http/mesh-url.js'
 import { type AgentOptions } from '../agent/options.js'
-import { type AgentSettings, agentSettings } from '../agent/settings.js'
+import { type AgentSettings, expectAgent } from '../agent/settings.js'
 import type { Authorizer } from '../authorize/authorizer.js'
 import { authorizeIntentions } from '../authorize/authorizers.js'
 import { OptionError } from '../base/errors.js'
 import {
   DEFAULTS,
   describe,
-  duration,
   expectBoolean,
   expectCount,
+  expectDuration,
   expectDurationOrNone,
   expectFunction,
-  expectKeys,
-  expectObject,
   expectString,
-  optional,
+  readOptions,
+  withDefault,
 } from '../base/validate.js'
 import type { Upstream } from '../resolve/upstream.js'
 import type { TlsSettings } from '../identity/identity-store.js'
@@ -89,50 +88,26 @@ export interface ServiceSettings {
 
 /** @throws OptionError */
 export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
-  const options = expectObject('options', given) as ServiceOptions
-  expectKeys('options', options, [
-    'agent',
-    'authorize',
-    'staleIntentionsMs',
-    'dialTimeoutMs',
-    'handshakeTimeoutMs',
-    'drainTimeoutMs',
-    'ecdhCurve',
-    'minTlsVersion',
-    'domain',
-    'hosts',
-    'crossServiceRedirects',
-    'maxConnectionsPerHost',
-  ])
-  optional(expectFunction)('authorize', options.authorize)
-  return {
-    agent: agentSettings(options.agent),
-    authorize: options.authorize ?? authorizeIntentions,
-    staleIntentionsMs:
-      optional(expectDurationOrNone)('staleIntentionsMs', options.staleIntentionsMs) ??
-      DEFAULTS.staleIntentionsMs,
-    dialTimeoutMs: duration('dialTimeoutMs', options.dialTimeoutMs, DEFAULTS.dialTimeoutMs),
-    handshakeTimeoutMs: duration(
-      'handshakeTimeoutMs',
-      options.handshakeTimeoutMs,
-      DEFAULTS.handshakeTimeoutMs,
-    ),
-    drainTimeoutMs:
-      optional(expectDurationOrNone)('drainTimeoutMs', options.drainTimeoutMs) ?? DEFAULTS.drainTimeoutMs,
-    tls: {
-      ecdhCurve: optional(expectCurves)('ecdhCurve', options.ecdhCurve) ?? DEFAULT_ECDH_CURVE,
-      minVersion: optional(expectTlsVersion)('minTlsVersion', options.minTlsVersion) ?? 'TLSv1.2',
-    },
-    hosts: {
-      domain: optional(expectDomain)('domain', options.domain) ?? DEFAULTS.domain,
-      hosts: optional(expectHosts)('hosts', options.hosts) ?? new Map(),
-    },
-    crossServiceRedirects:
-      optional(expectBoolean)('crossServiceRedirects', options.crossServiceRedirects) ?? false,
-    maxConnectionsPerHost:
-      optional(expectCount)('maxConnectionsPerHost', options.maxConnectionsPerHost) ??
-      DEFAULTS.maxConnectionsPerHost,
-  }
+  const { ecdhCurve, minTlsVersion, domain, hosts, ...options } = readOptions(given, {
+    agent: expectAgent,
+    authorize: withDefault(expectAuthorizer, authorizeIntentions),
+    staleIntentionsMs: withDefault(expectDurationOrNone, DEFAULTS.staleIntentionsMs),
+    dialTimeoutMs: withDefault(expectDuration, DEFAULTS.dialTimeoutMs),
+    handshakeTimeoutMs: withDefault(expectDuration, DEFAULTS.handshakeTimeoutMs),
+    drainTimeoutMs: withDefault(expectDurationOrNone, DEFAULTS.drainTimeoutMs),
+    ecdhCurve: withDefault(expectCurves, DEFAULT_ECDH_CURVE),
+    minTlsVersion: withDefault(expectTlsVersion, 'TLSv1.2'),
+    domain: withDefault<string>(expectDomain, DEFAULTS.domain),
+    hosts: withDefault(expectHosts, new Map()),
+    crossServiceRedirects: withDefault(expectBoolean, false),
+    maxConnectionsPerHost: withDefault(expectCount, DEFAULTS.maxConnectionsPerHost),
+  })
+  return { ...options, tls: { ecdhCurve, minVersion: minTlsVersion }, hosts: { domain, hosts } }
+}
+
+function expectAuthorizer(option: string, value: unknown): Authorizer {
+  expectFunction(option, value)
+  return value as Authorizer
 }
 
 function expectTlsVersion(option: string, value: unknown): 'TLSv1.2' | 'TLSv1.3' {
