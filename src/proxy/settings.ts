@@ -355,10 +355,10 @@ function parseTarget(
 
 function parseBind(place: string, take: Take): LocalAddress {
   const path = take('local_bind_socket_path', expectPath)
-  const port = take('local_bind_port', numeric(expectPort)) ?? 0
+  const port = take('local_bind_port', numeric(expectPort))
   const host = take('local_bind_address', expectHost) ?? DEFAULTS.forwardHost
   if (path === undefined) return { host, port: expectRealPort(`${place}.local_bind_port`, port) }
-  if (port === 0) return { path }
+  if (port === undefined || port === 0) return { path }
   throw new OptionError(`${place}.local_bind_socket_path`, 'a path or a port', 'both')
 }
 
