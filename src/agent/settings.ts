@@ -16,7 +16,7 @@ import {
   withDefault,
 } from '../base/validate.js'
 import { type AgentAddress, parseAddress } from './address.js'
-import { agentOptionsFromEnv } from './env.js'
+import { agentOptionsFromEnv, defined } from './env.js'
 import type { AgentOptions, AgentTlsOptions } from './options.js'
 
 /** Validated agent options with all defaults applied. */
@@ -61,7 +61,7 @@ export function agentSettings(agent: AgentOptions = {}): AgentSettings {
     tokenFile: optional(expectString),
     auth: optional(expectAuth),
     tls: (option: string, value: unknown) =>
-      expectTls(option, { ...tls, ...defined(optional(expectObject)(option, value)) }),
+      expectTls(option, { ...tls, ...defined(optional(expectObject)(option, value) ?? {}) }),
     namespace: optional(expectName),
     partition: optional(expectName),
     datacenter: optional(expectName),
@@ -104,11 +104,6 @@ function expectAuth(option: string, value: unknown): { username: string; passwor
   const { username, password } = readOptions(value, { username: expectText, password: expectText }, option)
   if (username !== '' && !username.includes(':')) return { username, password }
   throw new OptionError(`${option}.username`, 'a non-empty user name without a colon', describe(username))
-}
-
-/** Returns the defined values: an undefined option must not override the environment. */
-function defined(options: object = {}): object {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
 }
 
 function expectTls(option: string, value: object): AgentTlsOptions {
