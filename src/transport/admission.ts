@@ -49,9 +49,8 @@ export interface AdmissionSettings {
 }
 
 /**
- * Admits inbound connections after their TLS handshake, in three steps that can each reject a connection: the
- * verification of the SPIFFE identity, the authorizer, and the handler. Closes admitted connections whose peer is no
- * longer authorized or trusted.
+ * Admits inbound connections after their TLS handshake: enforces the connection limit, verifies the SPIFFE identity, asks
+ * the authorizer, and calls the handler. Closes admitted connections whose peer is no longer authorized or trusted.
  */
 export class Admission {
   /** The admitted connections. */
@@ -59,7 +58,7 @@ export class Admission {
   readonly #settings: AdmissionSettings
   readonly #undecided = new Set<TLSSocket>()
   readonly #admitted: AdmittedConnections
-  readonly #onDecided: () => void
+  readonly #onEmpty: () => void
   /** Incremented whenever the outcome of a decision may have changed. */
   #epoch = 0
   #isStopped = false
@@ -71,11 +70,11 @@ export class Admission {
     if (this.#settings.revoke) void this.#admitted.reauthorize()
   }
 
-  /** @param onDecided - called when no decision is pending any more */
-  constructor(settings: AdmissionSettings, onDecided: () => void) {
+  /** @param onEmpty - called when no decision is pending any more */
+  constructor(settings: AdmissionSettings, onEmpty: () => void) {
     const { authorization, identity, handshakeTimeoutMs, maxPeerAge, reports } = settings
     this.#settings = settings
-    this.#onDecided = onDecided
+    this.#onEmpty = onEmpty
     this.#admitted = new AdmittedConnections({
       ...settings,
       timeoutMs: handshakeTimeoutMs,
@@ -93,8 +92,8 @@ export class Admission {
     return this.#undecided.size
   }
 
-  /** Whether the connection limit is reached. Destroys the socket then. */
-  isFull(socket: Socket): boolean {
+  /** Destroys the socket if the connection limit is reached. @returns whether it did */
+  refuseIfFull(socket: Socket): boolean {
     const { maxConnections, service, reports } = this.#settings
     // Undecided connections count: their peers are verified, and most of them will be authorized.
     if (this.open.size + this.#undecided.size < maxConnections) return false
@@ -107,37 +106,35 @@ export class Admission {
 
   /** Verifies and authorizes the peer, and passes the connection to the handler. Never rejects. */
   async admit(socket: TLSSocket, handshake: FinishedHandshake | undefined): Promise<void> {
-    if (this.isFull(socket)) return
+    if (this.refuseIfFull(socket)) return
     this.#undecided.add(socket)
     const { identity, service } = this.#settings
     const durationMs = handshake?.durationMs
-    // Stays for the life of the socket: a reset must not end a process that has no `error` listener.
+    // This listener stays on the socket, so that a reset does not crash a process whose handler adds none.
     socket.on('error', (error: Error) => {
       log.listen('%s: %s', service, error.message)
     })
+    let isVerified = false
     try {
       const generation = handshake?.generation ?? identity.require()
       const { peer, chain } = verifySocket(socket, generation.roots)
       const openedAt = performance.now()
       const connection: Connection = { side: 'inbound', peer, generation, chain, openedAt }
       handshakes.publish({ service, durationMs, peer, error: undefined })
+      isVerified = true
       const connected = await this.#decide(socket, connection)
       // Node.js may have destroyed the socket in the meantime.
       if (connected?.destroyed === false) await this.#handle(connected)
     } catch (error) {
-      this.reject(toError(error), socket, durationMs)
+      if (isVerified) this.#refuse(toError(error), socket)
+      else this.reject(toError(error), socket, durationMs)
     }
   }
 
   /** Destroys the socket of a failed handshake or verification, and reports the error. */
   reject(error: Error, socket: TLSSocket, durationMs: number | undefined): void {
-    const { service, reports } = this.#settings
-    this.#endDecision(socket)
-    const { remoteAddress } = socket
-    socket.destroy()
-    log.listen('%s: rejected %s: %s', service, remoteAddress, error.message)
-    handshakes.publish({ service, durationMs, peer: undefined, error })
-    reports.rejected(error, remoteAddress)
+    handshakes.publish({ service: this.#settings.service, durationMs, peer: undefined, error })
+    this.#refuse(error, socket)
   }
 
   /** Authorizes every open connection again, and closes the denied ones. @returns the number of closed connections */
@@ -160,9 +157,18 @@ export class Admission {
     this.#settings.identity.off('changed', this.#onGeneration)
   }
 
+  #refuse(error: Error, socket: TLSSocket): void {
+    const { service, reports } = this.#settings
+    this.#endDecision(socket)
+    const { remoteAddress } = socket
+    socket.destroy()
+    log.listen('%s: rejected %s: %s', service, remoteAddress, error.message)
+    reports.rejected(error, remoteAddress)
+  }
+
   #endDecision(socket: TLSSocket): void {
     this.#undecided.delete(socket)
-    if (this.#undecided.size === 0) this.#onDecided()
+    if (this.#undecided.size === 0) this.#onEmpty()
   }
 
   /** Returns the connection if its peer is authorized. */

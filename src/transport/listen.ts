@@ -221,7 +221,7 @@ export class Listener implements AsyncDisposable {
       socket.destroy()
       return
     }
-    if (this.#admission.isFull(socket)) return
+    if (this.#admission.refuseIfFull(socket)) return
     this.#handshakes.begin(socket, this.#tls.generation)
     this.#tls.server.emit('connection', socket)
   }
