@@ -17,9 +17,12 @@ import { type RegisterOptions, serviceDefinition } from '../../src/service/regis
 const { signal } = new AbortController()
 const agent = { env: {} }
 
-/** Each call must throw an OptionError for the option named. */
-function refuses(read: (options: never) => unknown, cases: [options: unknown, option: string][]): void {
-  const found = cases.map(([options]) => {
+/** Expects an OptionError for the named option from each call. */
+function refuses(
+  read: (options: never) => unknown,
+  cases: readonly (readonly [options: unknown, option: string])[],
+): void {
+  const rejected = cases.map(([options]) => {
     try {
       read(options as never)
       return 'accepted'
@@ -29,10 +32,29 @@ function refuses(read: (options: never) => unknown, cases: [options: unknown, op
     }
   })
   assert.deepEqual(
-    found,
+    rejected,
     cases.map(([, option]) => option),
   )
 }
+
+/** Options with an invalid address to listen on, of forwardSettings and listenSettings. */
+const INVALID_ADDRESSES = [
+  [undefined, 'options'],
+  [null, 'options'],
+  [8080, 'options'],
+  [{}, 'port'],
+  [{ host: '127.0.0.1' }, 'port'],
+  [{ port: -1 }, 'port'],
+  [{ port: 65536 }, 'port'],
+  [{ port: '80' }, 'port'],
+  [{ port: 1, host: '' }, 'host'],
+  [{ port: 1, host: 5 }, 'host'],
+  [{ path: '' }, 'path'],
+  [{ path: 5 }, 'path'],
+  [{ path: '/x', port: 1 }, 'path'],
+  [{ path: '/x', host: 'a' }, 'path'],
+  [{ port: 1, signal: {} }, 'signal'],
+] as const
 
 describe('serviceSettings', () => {
   it('has the documented defaults', () => {
@@ -51,7 +73,7 @@ describe('serviceSettings', () => {
     assert.equal(settings.address.host, '127.0.0.1:8500')
   })
 
-  it('takes what is given', () => {
+  it('returns the given values', () => {
     const authorize = (): { authorized: boolean; reason: string } => ({ authorized: true, reason: '' })
     const bounds = { dialTimeoutMs: 1, handshakeTimeoutMs: 2, drainTimeoutMs: 3, staleIntentionsMs: 0 }
     const http = { crossServiceRedirects: true, maxConnectionsPerHost: 4 }
@@ -71,7 +93,7 @@ describe('serviceSettings', () => {
     assert.equal(settings.address.host, 'a:1')
   })
 
-  it('refuses the wrong, the misspelt and the mistyped', () => {
+  it('rejects invalid values and unknown keys', () => {
     refuses(serviceSettings, [
       [null, 'options'],
       [[], 'options'],
@@ -115,7 +137,7 @@ describe('readyBounds, dialSettings, resolveBounds, drainTimeout', () => {
     assert.equal(drainTimeout({}, 77), 77)
   })
 
-  it('take what is given', () => {
+  it('return the given values', () => {
     assert.deepEqual(readyBounds({ signal, timeoutMs: 5 }), { signal, timeoutMs: 5 })
     const alpnProtocols = ['h2']
     assert.deepEqual(dialSettings({ signal, timeoutMs: 5, allowHalfOpen: true, alpnProtocols }, 77), {
@@ -127,7 +149,7 @@ describe('readyBounds, dialSettings, resolveBounds, drainTimeout', () => {
     assert.equal(drainTimeout({ drainTimeoutMs: 5 }, 77), 5)
   })
 
-  it('refuse the wrong and the misspelt', () => {
+  it('reject invalid values and unknown keys', () => {
     refuses(readyBounds, [
       [null, 'options'],
       [{ signal: {} }, 'signal'],
@@ -175,49 +197,30 @@ describe('readyBounds, dialSettings, resolveBounds, drainTimeout', () => {
 })
 
 describe('forwardSettings', () => {
-  it('is on the loopback, unless something else is said', () => {
+  it('listens on the loopback interface by default', () => {
     const rest = { signal: undefined, timeoutMs: 10_000, dialTimeoutMs: 77, idleTimeoutMs: undefined }
-    assert.deepEqual(forwardSettings({ port: 0 }, 77), { address: { port: 0, host: '127.0.0.1' }, ...rest })
-    assert.deepEqual(forwardSettings({ port: 65535, host: '::' }, 77), {
-      address: { port: 65535, host: '::' },
-      ...rest,
-    })
-    assert.deepEqual(forwardSettings({ path: '/run/x.sock' }, 77), {
-      address: { path: '/run/x.sock' },
-      ...rest,
-    })
+    for (const [options, address] of [
+      [{ port: 0 }, { port: 0, host: '127.0.0.1' }],
+      [
+        { port: 65535, host: '::' },
+        { port: 65535, host: '::' },
+      ],
+      [{ path: '/run/x.sock' }, { path: '/run/x.sock' }],
+    ] as const)
+      assert.deepEqual(forwardSettings(options, 77), { address, ...rest })
   })
 
-  it('takes what is given', () => {
-    const given = { port: 1, host: 'h', signal, timeoutMs: Infinity, dialTimeoutMs: 5, idleTimeoutMs: 6 }
-    assert.deepEqual(forwardSettings(given, 77), {
-      address: { port: 1, host: 'h' },
-      signal,
-      timeoutMs: Infinity,
-      dialTimeoutMs: 5,
-      idleTimeoutMs: 6,
-    })
+  it('returns the given values', () => {
+    const address = { port: 1, host: 'h' }
+    const rest = { signal, timeoutMs: Infinity, dialTimeoutMs: 5, idleTimeoutMs: 6 }
+    assert.deepEqual(forwardSettings({ ...address, ...rest }, 77), { address, ...rest })
   })
 
-  it('refuses the wrong, the misspelt and the contradictory', () => {
+  it('rejects invalid values, unknown keys, and contradictions', () => {
     refuses(
       (options) => forwardSettings(options, 77),
       [
-        [undefined, 'options'],
-        [null, 'options'],
-        [8080, 'options'],
-        [{}, 'port'],
-        [{ host: '127.0.0.1' }, 'port'],
-        [{ port: -1 }, 'port'],
-        [{ port: 65536 }, 'port'],
-        [{ port: '80' }, 'port'],
-        [{ port: 1, host: '' }, 'host'],
-        [{ port: 1, host: 5 }, 'host'],
-        [{ path: '' }, 'path'],
-        [{ path: 5 }, 'path'],
-        [{ path: '/x', port: 1 }, 'path'],
-        [{ path: '/x', host: 'a' }, 'path'],
-        [{ port: 1, signal: {} }, 'signal'],
+        ...INVALID_ADDRESSES,
         [{ port: 1, dialTimeoutMs: 0 }, 'dialTimeoutMs'],
         [{ port: 1, dialTimeoutMs: NaN }, 'dialTimeoutMs'],
         [{ port: 1, idleTimeoutMs: 0 }, 'idleTimeoutMs'],
@@ -233,7 +236,7 @@ describe('forwardSettings', () => {
 describe('listenSettings', () => {
   const read = (options: never): unknown => listenSettings(options, 77)
 
-  it('a port, a port and a host, or a path', () => {
+  it('accepts a port, a port and a host, or a path', () => {
     const rest = {
       signal: undefined,
       timeoutMs: 10_000,
@@ -245,19 +248,19 @@ describe('listenSettings', () => {
       maxConnections: Infinity,
       maxHandshakes: 512,
     }
-    assert.deepEqual(listenSettings({ port: 0 }, 77), { address: { port: 0, host: undefined }, ...rest })
-    assert.deepEqual(listenSettings({ port: 1, host: '::1' }, 77), {
-      address: { port: 1, host: '::1' },
-      ...rest,
-    })
-    assert.deepEqual(listenSettings({ path: '/run/web.sock' }, 77), {
-      address: { path: '/run/web.sock' },
-      ...rest,
-    })
+    for (const [options, address] of [
+      [{ port: 0 }, { port: 0, host: undefined }],
+      [
+        { port: 1, host: '::1' },
+        { port: 1, host: '::1' },
+      ],
+      [{ path: '/run/web.sock' }, { path: '/run/web.sock' }],
+    ] as const)
+      assert.deepEqual(listenSettings(options, 77), { address, ...rest })
   })
 
-  it('takes what is given', () => {
-    const given = {
+  it('returns the given values', () => {
+    const options = {
       signal,
       timeoutMs: Infinity,
       handshakeTimeoutMs: 5,
@@ -269,24 +272,12 @@ describe('listenSettings', () => {
       maxHandshakes: 8,
     } as const
     const address = { port: 1, host: undefined }
-    assert.deepEqual(listenSettings({ port: 1, ...given }, 77), { address, ...given })
+    assert.deepEqual(listenSettings({ port: 1, ...options }, 77), { address, ...options })
   })
 
-  it('refuses the wrong, the misspelt and the contradictory', () => {
+  it('rejects invalid values, unknown keys, and contradictions', () => {
     refuses(read, [
-      [undefined, 'options'],
-      [null, 'options'],
-      [8080, 'options'],
-      [{}, 'port'],
-      [{ host: 'a' }, 'port'],
-      [{ port: -1 }, 'port'],
-      [{ port: '80' }, 'port'],
-      [{ port: 65536 }, 'port'],
-      [{ port: 1, host: '' }, 'host'],
-      [{ path: '' }, 'path'],
-      [{ path: '/a', port: 1 }, 'path'],
-      [{ path: '/a', host: 'b' }, 'path'],
-      [{ port: 1, signal: {} }, 'signal'],
+      ...INVALID_ADDRESSES,
       [{ port: 1, handshakeTimeoutMs: 0 }, 'handshakeTimeoutMs'],
       [{ port: 1, allowHalfOpen: 1 }, 'allowHalfOpen'],
       [{ port: 1, alpnProtocols: 'h2' }, 'alpnProtocols'],
@@ -305,7 +296,7 @@ describe('listenSettings', () => {
 })
 
 describe('serviceDefinition', () => {
-  it('is a native instance with a TTL check, when nothing else is said', () => {
+  it('is a native instance with a TTL check by default', () => {
     assert.deepEqual(serviceDefinition('web', { port: 8080, address: 'fe80::1%eth0' }, 'owner'), {
       definition: {
         ID: 'web-fe80--1-eth0-8080',
@@ -328,7 +319,7 @@ describe('serviceDefinition', () => {
     })
   })
 
-  it('is a proxy that stands for an instance, when that is said', () => {
+  it('is a proxy of an instance, with kind proxy', () => {
     const { definition } = serviceDefinition('web', { port: 8443, kind: 'proxy', destinationId: 'web-1' })
     const { ID, Name, Kind, Proxy: proxy, Checks, Connect } = definition
     const id = `web-proxy-${hostname()}-8443`
@@ -347,8 +338,8 @@ describe('serviceDefinition', () => {
     assert.deepEqual(Proxy, { DestinationServiceName: 'web' })
   })
 
-  it("says all that is given, in the agent's own spelling", () => {
-    const given: RegisterOptions = {
+  it('writes all options in the spelling of the agent', () => {
+    const options: RegisterOptions = {
       port: 1,
       address: '10.0.0.1',
       id: 'one',
@@ -360,7 +351,7 @@ describe('serviceDefinition', () => {
       signal,
       timeoutMs: Infinity,
     }
-    const { definition, heartbeatMs, ...bounds } = serviceDefinition('web', given, 'owner')
+    const { definition, heartbeatMs, ...bounds } = serviceDefinition('web', options, 'owner')
     assert.deepEqual(definition, {
       ID: 'one',
       Name: 'web',
@@ -370,57 +361,32 @@ describe('serviceDefinition', () => {
       Meta: { version: '1', empty: '', 'connect-owner': 'owner' },
       Weights: { Passing: 10, Warning: 0 },
       Connect: { Native: true },
-      Check: {
-        CheckID: 'service:one:owner',
-        Name: 'process is alive',
-        TTL: '3000ms',
-        Status: 'passing',
-      },
+      Check: { CheckID: 'service:one:owner', Name: 'process is alive', TTL: '3000ms', Status: 'passing' },
     })
     assert.deepEqual({ heartbeatMs, ...bounds }, { heartbeatMs: 1000, signal, timeoutMs: Infinity })
   })
 
-  it('a TCP check has an interval and a bound, which have defaults', () => {
-    const check = (given: RegisterOptions['check']): unknown => {
-      const { definition, heartbeatMs } = serviceDefinition('web', { port: 1, check: given! })
-      const { TCP, Interval, Timeout, TTL } = definition.Check
-      return { TCP, Interval, Timeout, TTL, heartbeatMs }
+  it('writes a TCP or HTTP check with interval and timeout, and without a first status', () => {
+    const readCheck = (check: NonNullable<RegisterOptions['check']>): unknown => {
+      const { definition, heartbeatMs } = serviceDefinition('web', { port: 1, check })
+      const { TCP, HTTP, Interval, Timeout, TTL, Status } = definition.Check
+      return [TCP ?? HTTP, Interval, Timeout, TTL, Status, heartbeatMs]
     }
-    assert.deepEqual(check({ tcp: 'a:1' }), {
-      TCP: 'a:1',
-      Interval: '10000ms',
-      Timeout: '5000ms',
-      TTL: undefined,
-      heartbeatMs: 10_000,
-    })
-    assert.deepEqual(check({ tcp: 'a:1', intervalMs: 500, timeoutMs: 100 }), {
-      TCP: 'a:1',
-      Interval: '500ms',
-      Timeout: '100ms',
-      TTL: undefined,
-      heartbeatMs: 500,
-    })
-  })
-
-  it('an HTTP check is the agent’s, and says nothing of the status before the first look', () => {
-    const { definition, heartbeatMs } = serviceDefinition('web', {
-      port: 1,
-      check: { http: 'http://127.0.0.1:8080/health' },
-    })
-    const { HTTP, Interval, Timeout, Status } = definition.Check
     assert.deepEqual(
-      { HTTP, Interval, Timeout, Status, heartbeatMs },
-      {
-        HTTP: 'http://127.0.0.1:8080/health',
-        Interval: '10000ms',
-        Timeout: '5000ms',
-        Status: undefined,
-        heartbeatMs: 10_000,
-      },
+      [
+        readCheck({ tcp: 'a:1' }),
+        readCheck({ tcp: 'a:1', intervalMs: 500, timeoutMs: 100 }),
+        readCheck({ http: 'http://127.0.0.1:8080/health' }),
+      ],
+      [
+        ['a:1', '10000ms', '5000ms', undefined, undefined, 10_000],
+        ['a:1', '500ms', '100ms', undefined, undefined, 500],
+        ['http://127.0.0.1:8080/health', '10000ms', '5000ms', undefined, undefined, 10_000],
+      ],
     )
   })
 
-  it('refuses the wrong, the misspelt and the contradictory', () => {
+  it('rejects invalid values, unknown keys, and contradictions', () => {
     refuses(
       (options) => serviceDefinition('web', options),
       [
@@ -431,6 +397,9 @@ describe('serviceDefinition', () => {
         [{ port: 1, address: '' }, 'address'],
         [{ port: 1, id: '' }, 'id'],
         [{ port: 1, id: 5 }, 'id'],
+        // The ID becomes the last segment of a path.
+        [{ port: 1, id: '.' }, 'id'],
+        [{ port: 1, id: '..' }, 'id'],
         [{ port: 1, tags: 'a' }, 'tags'],
         [{ port: 1, tags: ['a', ''] }, 'tags[1]'],
         [{ port: 1, meta: [] }, 'meta'],
@@ -460,16 +429,6 @@ describe('serviceDefinition', () => {
         [{ port: 1, timeoutMs: 0 }, 'timeoutMs'],
         [{ port: 1, signal: {} }, 'signal'],
         [{ port: 1, name: 'web' }, 'options.name'],
-      ],
-    )
-  })
-
-  it('refuses an id that would lead elsewhere: it becomes the last segment of a path', () => {
-    refuses(
-      (options) => serviceDefinition('web', options),
-      [
-        [{ port: 1, id: '.' }, 'id'],
-        [{ port: 1, id: '..' }, 'id'],
       ],
     )
   })
