@@ -125,6 +125,12 @@ describe('AgentClient: a request', () => {
     )
   })
 
+  it('is sent to the path prefix of the address', async (t) => {
+    const { client, requests } = await open(t, {}, { address: 'http://127.0.0.1/consul/' })
+    await client.request(PATH, identity)
+    assert.equal(requests[0]!.url, '/consul/v1/x')
+  })
+
   it('carries token, user, and password in headers, never in the path', async (t) => {
     const { client, requests } = await open(
       t,
@@ -224,6 +230,7 @@ describe('AgentClient: an answer', () => {
     [404, 'Query not found', 'ERR_CONNECT_AGENT_NOT_FOUND'],
     [500, 'Failed to create boolean expression evaluator: 1:1 (0): no match', 'ERR_CONNECT_AGENT_REFUSED'],
     [400, 'Request decode failed: EOF', 'ERR_CONNECT_AGENT_REFUSED'],
+    [405, 'method GET not allowed', 'ERR_CONNECT_AGENT_REFUSED'],
     [500, 'No cluster leader', 'ERR_CONNECT_AGENT_FAILED'],
     [301, '', 'ERR_CONNECT_AGENT_FAILED'],
 

@@ -86,6 +86,15 @@ describe('Watch: the position of a read', () => {
     }
   })
 
+  it('starts again without an index when the index goes back', async () => {
+    const { last, answer } = await start()
+    await answer({ index: 100 })
+    await answer({ index: 99 })
+    assert.equal(last().index, undefined)
+    await answer({ index: 5 })
+    assert.equal(last().index, 5)
+  })
+
   it('prefers a content hash to an index', async () => {
     const { last, answer } = await start()
     await answer({ hash: 'abc', index: 5 })
