@@ -625,30 +625,15 @@ describe('parseDuration', () => {
 })
 
 describe('the parsers return a value or throw a ShapeError for any JSON', () => {
-  const keys = [
-    'TrustDomain',
-    'ActiveRootID',
-    'Roots',
-    'CertPEM',
-    'Authorized',
-    'Reason',
-    'Node',
-    'Nodes',
-    'Checks',
-    'Service',
-    'Weights',
-    'TaggedAddresses',
-    'Query',
-    'DNS',
-    'TTL',
-    '__proto__',
-  ]
+  const keys =
+    'TrustDomain ActiveRootID Roots CertPEM Authorized Reason Node Nodes Checks Service Weights TaggedAddresses ' +
+    'Query DNS TTL Proxy ProxyDestination Config Upstreams __proto__'
   const { json } = fc.letrec<{ json: unknown }>((tie) => ({
     json: fc.oneof(
       { maxDepth: 4 },
       fc.jsonValue({ maxDepth: 1 }),
       fc.array(tie('json'), { maxLength: 3 }),
-      fc.dictionary(fc.constantFrom(...keys), tie('json')),
+      fc.dictionary(fc.constantFrom(...keys.split(' ')), tie('json')),
     ),
   }))
   const parsers = [
@@ -658,6 +643,8 @@ describe('the parsers return a value or throw a ShapeError for any JSON', () => 
     parseConnectInstances,
     parseQueryAnswer,
     parseIsSorted,
+    parseProxy,
+    parseManagedProxy,
   ]
   for (const parse of parsers) {
     it(`holds for ${parse.name}`, () => {
@@ -742,9 +729,9 @@ describe('requests', () => {
       agent.requests.at(-1)!.answer({ body })
       assert.equal(await count, 0)
     }
-    const wrong = assert.rejects(countInstances(agent, 'web', {}, signal), ShapeError)
+    const rejected = assert.rejects(countInstances(agent, 'web', {}, signal), ShapeError)
     agent.requests.at(-1)!.answer({ body: {} })
-    await wrong
+    await rejected
   })
 
   it('executeQuery asks for Connect instances, and isSortedQuery explains the query', async () => {
