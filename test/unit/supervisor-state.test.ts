@@ -256,7 +256,7 @@ describe('supervisor: the snapshot', () => {
   ]
   const invalidConfigKeys: [key: string, value: unknown, message: string][] = [
     ['Pid', '4711', 'Config: Pid: expected a non-negative integer'],
-    // A signal to a negative process ID reaches a process group.
+    // A signal to process ID -1 reaches all processes.
     ['Pid', -1, 'Config: Pid: expected a non-negative integer'],
     ['Pid', 1e300, 'Config: Pid: expected a non-negative integer'],
     ['ProxyToken', [SECRET], 'Config: ProxyToken: expected a string'],
