@@ -373,7 +373,7 @@ describe('supervisor: a service', () => {
     assert.deepEqual(bodyOf({ Name: 'web', Port: 80, Token: 's', Connect: { Proxy: {} } }), body)
   })
 
-  it('passes other keys through in the spelling of the API', () => {
+  it('passes other keys through in the spelling of the API, from both spellings', () => {
     const service = {
       id: 'web-1',
       name: 'web',
@@ -385,9 +385,10 @@ describe('supervisor: a service', () => {
       weights: { passing: 5, warning: 1 },
       meta: { some_key: 'x', OtherKey: 'y' },
       tagged_addresses: { lan_ipv4: { address: '10.0.0.1', port: 80 }, wan: { address: '1.1.1.1' } },
+      connect: { sidecar_service: { proxy: { local_service_port: 1 } } },
       something_new: [{ inside_it: [1, 'a_b', null, false] }],
     }
-    assert.deepEqual(bodyOf(service), {
+    const request = {
       ID: 'web-1',
       Name: 'web',
       Port: 80,
@@ -398,8 +399,10 @@ describe('supervisor: a service', () => {
       Weights: { Passing: 5, Warning: 1 },
       Meta: { some_key: 'x', OtherKey: 'y' },
       TaggedAddresses: { lan_ipv4: { Address: '10.0.0.1', Port: 80 }, wan: { Address: '1.1.1.1' } },
+      Connect: { SidecarService: { Proxy: { LocalServicePort: 1 } } },
       SomethingNew: { InsideIt: [1, 'a_b', null, false] },
-    })
+    }
+    assert.deepEqual([bodyOf(service), bodyOf(request)], [request, request])
   })
 
   it('passes its checks through', () => {
@@ -674,23 +677,6 @@ describe('supervisor: requests', () => {
         assert.deepEqual(upstreamRequest('', upstream), request)
       }),
     )
-  })
-
-  it('are the same for both spellings', () => {
-    const file = {
-      id: 'w',
-      enable_tag_override: true,
-      tagged_addresses: { lan: { address: 'a' } },
-      connect: { sidecar_service: { proxy: { local_service_port: 1 } } },
-    }
-    const request = {
-      ID: 'w',
-      EnableTagOverride: true,
-      TaggedAddresses: { lan: { Address: 'a' } },
-      Connect: { SidecarService: { Proxy: { LocalServicePort: 1 } } },
-    }
-    assert.deepEqual(toRequest(PATH, file), request)
-    assert.deepEqual(toRequest(PATH, request), request)
   })
 })
 
