@@ -132,7 +132,7 @@ describe('the message of a refused option', () => {
     [() => proxy({ bind_port: 'x' }), 'bind_port: expected a port from 0 to 65535, got the string "x"'],
     [
       () => proxy({ upstreams: [{ destination_name: 'a' }] }),
-      'upstreams[0].local_bind_port: expected a port from 1 to 65535, got undefined',
+      'upstreams[0].local_bind_port: expected a port from 1 to 65535, got none',
     ],
     [() => proxy({ upstreams: {} }), 'upstreams: expected a list, got an object'],
   ]
