@@ -1087,7 +1087,7 @@ describe('supervisor: errors of a configuration', () => {
           { destination_name: 'b', local_bind_port: 1 },
         ],
       },
-      'upstreams[1].local_bind_port: expected an address of its own, got that of upstreams[0], 127.0.0.1:1',
+      'upstreams[1].local_bind_port: expected a unique address, got 127.0.0.1:1, which upstreams[0] uses',
     ],
   ]
   const IS_PROXY =

@@ -106,7 +106,7 @@ describe('the message of a refused option', () => {
       () => register({ port: 1, check: { tcp: 'a:1', interval: 5 } }),
       'check.interval: expected one of tcp, intervalMs, timeoutMs, got an unknown option',
     ],
-    [() => toTarget(null), 'upstream: expected an object, got null'],
+    [() => toTarget(null), 'upstream: expected a service name or an object, got null'],
     [
       () => toTarget('https://api'),
       'upstream: expected a service name (for a URL, use fetch(), dispatcher(), or httpAgent()), got the string "https://api"',
