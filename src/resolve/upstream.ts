@@ -7,7 +7,6 @@ import {
   expectAddress,
   expectBoolean,
   expectName,
-  expectObject,
   expectString,
   expectStrings,
   optional,
