@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { Duplex, type Readable } from 'node:stream'
 import { type TestContext, after, describe, it } from 'node:test'
 import { TimeoutError } from '../../src/base/errors.js'
+import { LINGER_MS } from '../../src/sockets/linger.js'
 import { cut, pump } from '../../src/sockets/pump.js'
 import { settle } from '../fixtures/fake-clock.js'
 import { WAIT_MS, until } from '../fixtures/mesh.js'
@@ -92,6 +93,15 @@ function ending(socket: Socket): Promise<string> {
       resolve('close')
     })
     socket.resume()
+  })
+}
+
+/** Resolves when a socket has closed, also after an error. */
+function closing(socket: Socket): Promise<void> {
+  return new Promise((resolve) => {
+    socket.once('close', () => {
+      resolve()
+    })
   })
 }
 
@@ -312,16 +322,20 @@ describe('pump: a stream that breaks', () => {
     })
 
     it(`rejects if the ${side} stream is reset after its end, because the answer is lost`, async (t) => {
-      const { a, b, near, far, failed } = await startPump(t)
+      const { a, b, near, broken, far, failed } = await startPump(t)
+      const { advance } = stopTime(t)
       near.end('request')
       await text(far)
       const code = errorCode(far)
+      const closed = closing(broken)
       near.resetAndDestroy()
       await once(near, 'close')
+      // A socket that was read to its end reports a reset at the next write.
       far.write('answer')
+      await closed
+      await advance(LINGER_MS + 100)
       await failed
       assert.ok(a.closed && b.closed)
-      // After the end, a socket reports a reset at the next write.
       far.write('more')
       assert.match(String(await code), /^(?:ECONNRESET|EPIPE)$/)
     })
@@ -329,13 +343,17 @@ describe('pump: a stream that breaks', () => {
 
   it('closes both streams if one breaks in the turn in which its end is passed on', async (t) => {
     const { a, b, left, right } = await start(t)
+    const { advance } = stopTime(t)
     const failed = rejection(pump(a, b))
     const broken = new Error('broken')
     // The pump has ended b, but the kernel has not sent the end yet.
     a.on('end', () => a.destroy(broken))
     b.on('error', () => undefined)
     const bClosed = once(b, 'close', { signal: AbortSignal.timeout(WAIT_MS) })
+    const aClosed = closing(a)
     left.end('request')
+    await aClosed
+    await advance(LINGER_MS + 100)
     assert.equal(await failed, broken)
     await bClosed
     assert.equal(await text(right), 'request')
