@@ -51,13 +51,13 @@ async function start(t: TestContext, options?: Options) {
   return { left, a, b, right }
 }
 
-/** Waits until no more bytes of a socket are read, because the buffers after it are full. */
-async function waitUntilStalled(socket: Socket): Promise<void> {
+/** Waits until a pump stalls: the buffers of the kernel are full, and no more bytes are read. */
+async function waitUntilStalled(from: Socket, to: Socket): Promise<void> {
   let before = 0
   await until('no bytes are read', () => {
-    const isStill = socket.bytesRead === before && before > 0
-    before = socket.bytesRead
-    return isStill
+    const isStalled = to.writableLength > 0 && from.bytesRead === before
+    before = from.bytesRead
+    return isStalled
   })
 }
 
@@ -220,7 +220,7 @@ describe('pump: backpressure', () => {
     left.end(Buffer.alloc(total, 'x'))
     // Bytes that were read, and not yet passed to the kernel.
     const buffered = (): number => a.bytesRead - (b.bytesWritten - b.writableLength)
-    await waitUntilStalled(a)
+    await waitUntilStalled(a, b)
     assert.ok(buffered() > 0 && buffered() <= 256 * 1024, `${buffered()} bytes are buffered`)
     assert.ok(a.bytesRead < total)
     // The other direction is independent.
@@ -464,7 +464,7 @@ describe('pump: idleTimeoutMs', () => {
     const { advance } = stopTime(t)
     const failed = rejection(pump(a, b, { idleTimeoutMs: 1_000 }))
     left.write(Buffer.alloc(64 * 1024 * 1024))
-    await waitUntilStalled(a)
+    await waitUntilStalled(a, b)
     await advance(1_000)
     assert.ok((await failed) instanceof TimeoutError)
   })
