@@ -224,13 +224,13 @@ describe('Balancer: the random choice', () => {
 })
 
 describe('Balancer: an instance with weight 0', () => {
-  const [zero, one] = [at('zero', 0), at('one', 1)]
+  const [weightless, weighted] = [at('weightless', 0), at('weighted', 1)]
 
   it('is not chosen while another instance is available, regardless of load', () => {
     const { choose } = start(seeded(7))
     for (let i = 0; i < 500; i += 1) {
-      const choice = choose([zero, one])
-      assert.equal(choice.endpoint, one)
+      const choice = choose([weightless, weighted])
+      assert.equal(choice.endpoint, weighted)
       choice.connected()
     }
   })
@@ -238,14 +238,14 @@ describe('Balancer: an instance with weight 0', () => {
   it('is chosen after all other instances were tried', () => {
     const { balancer } = start()
     const next = startDial(balancer)
-    assert.equal(next([zero, one], false)?.endpoint, one)
-    assert.equal(next([zero, one], false)?.endpoint, zero)
+    assert.equal(next([weightless, weighted], false)?.endpoint, weighted)
+    assert.equal(next([weightless, weighted], false)?.endpoint, weightless)
   })
 
   it('is preferred to an ejected instance', () => {
     const { choose } = start()
-    choose([zero, one]).failed()
-    assert.equal(choose([zero, one]).endpoint, zero)
+    choose([weightless, weighted]).failed()
+    assert.equal(choose([weightless, weighted]).endpoint, weightless)
   })
 })
 
@@ -414,10 +414,10 @@ describe('Balancer: ejection', () => {
   it('ends when an earlier attempt succeeds', () => {
     const { first, isReady } = start()
     const list = [A, B]
-    const [slow, bad] = [first(list), first(list)]
-    bad.failed()
+    const [pending, failing] = [first(list), first(list)]
+    failing.failed()
     assert.equal(isReady(A, list), false)
-    slow.connected()
+    pending.connected()
     assert.equal(isReady(A, list), true)
   })
 
@@ -520,11 +520,11 @@ describe('Balancer: the trial after an ejection', () => {
 
   it('is not required after an earlier attempt succeeds', () => {
     const { first, firstTwo, pass } = start()
-    const [slow, bad] = [first(list), first(list)]
-    bad.failed()
+    const [pending, failing] = [first(list), first(list)]
+    failing.failed()
     pass(1_000)
     assert.equal(first(list).endpoint, A)
-    slow.connected()
+    pending.connected()
     assert.deepEqual(firstTwo(list), [A, A])
   })
 

@@ -171,12 +171,12 @@ describe('decodeAnswer', () => {
     }
   })
 
-  const same: [rule: string, asked: string, answered: string][] = [
+  const equivalent: [rule: string, asked: string, answered: string][] = [
     ['a name in another case', NAME, 'Redis.CONNECT.consul'],
     ['a question in another case', 'REDIS.connect.consul', NAME],
     ['a question with a trailing dot', `${NAME}.`, NAME],
   ]
-  for (const [rule, asked, answered] of same) {
+  for (const [rule, asked, answered] of equivalent) {
     it(`accepts ${rule}`, () => {
       const bytes = answer({ questions: [{ name: answered, type: 'SRV' }] })
       assert.equal(decodeAnswer(bytes, { ...question, name: asked }).rcode, 'NOERROR')

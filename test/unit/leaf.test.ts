@@ -35,7 +35,7 @@ function check(
   return checkLeaf({ chainPem, privateKeyPem }, expected, roots, now)
 }
 
-const good = ca.issue()
+const valid = ca.issue()
 const anotherKey = ca.issue().privateKeyPem
 const pem = (text: string): string => `-----BEGIN CERTIFICATE-----\n${text}\n-----END CERTIFICATE-----\n`
 
@@ -75,7 +75,7 @@ describe('checkLeaf', () => {
   const crossSigned = ca.crossSign(rotated)
   const deep = ca.intermediate().intermediate()
   const cases: [rule: string, material: Material, options?: Check][] = [
-    ['a leaf of the old root of a rotation', good, { roots: rootsOf(rotated.rootPem, ca.rootPem) }],
+    ['a leaf of the old root of a rotation', valid, { roots: rootsOf(rotated.rootPem, ca.rootPem) }],
     [
       'a leaf of the new root of a rotation',
       rotated.issue(),
@@ -99,8 +99,8 @@ describe('checkLeaf', () => {
       { expected: { service: 'web', namespace: 'n', partition: 'default' } },
     ],
     ['a leaf of any namespace if none is expected', ca.issue({ namespace: 'n' })],
-    ['text around the PEM', { ...good, chainPem: `a leaf:\n${good.chainPem}the end\n` }],
-    ['a PKCS#8 key', { ...good, privateKeyPem: pkcs8(good.privateKeyPem) }],
+    ['text around the PEM', { ...valid, chainPem: `a leaf:\n${valid.chainPem}the end\n` }],
+    ['a PKCS#8 key', { ...valid, privateKeyPem: pkcs8(valid.privateKeyPem) }],
     ['a chain of 16 certificates', ca.issue({ intermediates: Array<string>(15).fill(ca.rootPem) })],
     ['a leaf in its last millisecond', ca.issue({ notAfter: new Date(NOW + 1000) }), { now: NOW + 999 }],
     ['a leaf in its first millisecond', ca.issue({ notBefore: new Date(NOW) }), { now: NOW }],
@@ -117,17 +117,17 @@ describe('checkLeaf', () => {
   const expired = TestCa.create({ trustDomain: TD, clock: () => NOW - 20 * 365 * 24 * HOUR })
   const refused: Record<string, [rule: string, material: Material, options?: Check][]> = {
     ERR_CONNECT_LEAF_MALFORMED: [
-      ['no certificate', { ...good, chainPem: 'none' }],
-      ['an empty chain', { ...good, chainPem: '' }],
-      ['garbage in PEM', { ...good, chainPem: pem('AAAA') }],
-      ['PEM that is not base64', { ...good, chainPem: pem('!!!!') }],
-      ['half a certificate', { ...good, chainPem: good.chainPem.replace(/\n.{64}\n/, '\n') }],
+      ['no certificate', { ...valid, chainPem: 'none' }],
+      ['an empty chain', { ...valid, chainPem: '' }],
+      ['garbage in PEM', { ...valid, chainPem: pem('AAAA') }],
+      ['PEM that is not base64', { ...valid, chainPem: pem('!!!!') }],
+      ['half a certificate', { ...valid, chainPem: valid.chainPem.replace(/\n.{64}\n/, '\n') }],
       ['trailing bytes', ca.issue({ trailingBytes: Buffer.from([0, 0]) })],
-      ['garbage after the leaf', { ...good, chainPem: good.chainPem + pem('AAAA') }],
+      ['garbage after the leaf', { ...valid, chainPem: valid.chainPem + pem('AAAA') }],
       ['17 certificates', ca.issue({ intermediates: Array<string>(16).fill(ca.rootPem) })],
-      ['no key', { ...good, privateKeyPem: 'none' }],
-      ['a public key', { ...good, privateKeyPem: good.certificatePem }],
-      ['half a key', { ...good, privateKeyPem: good.privateKeyPem.replace(/\n.{20}/, '\n') }],
+      ['no key', { ...valid, privateKeyPem: 'none' }],
+      ['a public key', { ...valid, privateKeyPem: valid.certificatePem }],
+      ['half a key', { ...valid, privateKeyPem: valid.privateKeyPem.replace(/\n.{20}/, '\n') }],
       ['two URIs', ca.issue({ uris: [`spiffe://${TD}/ns/default/dc/dc1/svc/web`, 'urn:a'] })],
       ['no URI', ca.issue({ uris: [] })],
       ['a signing identity', ca.issue({ uris: [`spiffe://${TD}`] })],
@@ -139,11 +139,11 @@ describe('checkLeaf', () => {
       ['version 1', ca.issue({ version: 1 })],
       ['not valid yet, by a millisecond', ca.issue({ notBefore: new Date(NOW) }), { now: NOW - 1 }],
     ],
-    ERR_CONNECT_LEAF_KEY: [['the key of another leaf', { ...good, privateKeyPem: anotherKey }]],
+    ERR_CONNECT_LEAF_KEY: [['the key of another leaf', { ...valid, privateKeyPem: anotherKey }]],
     ERR_CONNECT_LEAF_SERVICE: [
       ['another service', ca.issue({ service: 'db' })],
-      ['another namespace', good, { expected: { service: 'web', namespace: 'n' } }],
-      ['another partition', good, { expected: { service: 'web', partition: 'p' } }],
+      ['another namespace', valid, { expected: { service: 'web', namespace: 'n' } }],
+      ['another partition', valid, { expected: { service: 'web', partition: 'p' } }],
       ['another trust domain', ca.issue({ trustDomain: 'other.consul' })],
       ['an agent', ca.issue({ uris: [`spiffe://${TD}/agent/client/dc/dc1/id/web`] })],
     ],
@@ -157,7 +157,7 @@ describe('checkLeaf', () => {
       ['a missing intermediate', ca.intermediate().issue({ intermediates: [] })],
       ['an intermediate of another root', otherCa.intermediate().issue()],
       ['the wrong intermediate', ca.intermediate().issue({ intermediates: ca.intermediate().intermediates })],
-      ['a root with the same key and another name', good, { roots: rootsOf(sameKey.rootPem) }],
+      ['a root with the same key and another name', valid, { roots: rootsOf(sameKey.rootPem) }],
       [
         'a root with the same name and another key',
         sameName.issue({ authorityKeyId: null }),
@@ -169,7 +169,7 @@ describe('checkLeaf', () => {
         expired.issue({ notBefore: new Date(NOW - HOUR) }),
         { roots: rootsOf(expired.rootPem) },
       ],
-      ['a root that is not valid yet', good, { now: NOW - HOUR - 1000 }],
+      ['a root that is not valid yet', valid, { now: NOW - HOUR - 1000 }],
       [
         'an intermediate that has expired',
         ca.intermediate().issue({ notAfter: new Date(NOW + 300 * 24 * HOUR) }),
@@ -189,8 +189,8 @@ describe('checkLeaf', () => {
 
   it('names the service in the error, and reveals neither the key nor the certificate', () => {
     for (const bad of [
-      { ...good, privateKeyPem: anotherKey },
-      { ...good, privateKeyPem: 'hunter2' },
+      { ...valid, privateKeyPem: anotherKey },
+      { ...valid, privateKeyPem: 'hunter2' },
       { chainPem: ca.issue({ service: 'db' }).chainPem, privateKeyPem: anotherKey },
     ]) {
       assert.throws(

@@ -142,16 +142,16 @@ describe('pump: both directions', () => {
   for (const direction of ['a to b', 'b to a'] as const) {
     it(`passes on an end from ${direction} while the other direction stays open`, async (t) => {
       const { left, a, b, right } = await start(t)
-      const [asker, answerer] = direction === 'a to b' ? [left, right] : [right, left]
+      const [requester, responder] = direction === 'a to b' ? [left, right] : [right, left]
       const pumping = pump(a, b)
-      asker.end('request')
+      requester.end('request')
       // The end arrives before the first byte of the answer is written.
-      assert.equal(await text(answerer), 'request')
+      assert.equal(await text(responder), 'request')
       await settle()
       assert.ok(!a.destroyed && !b.destroyed)
-      answerer.write('first ')
-      answerer.end('second')
-      assert.equal(await text(asker), 'first second')
+      responder.write('first ')
+      responder.end('second')
+      assert.equal(await text(requester), 'first second')
       const [request, answer] = [7, 12]
       assert.deepEqual(
         await pumping,
@@ -186,7 +186,7 @@ describe('pump: both directions', () => {
   it('copies large data in both directions at once', async (t) => {
     const { left, a, b, right } = await start(t)
     const pumping = pump(a, b)
-    const [there, back] = [randomBytes(5_000_003), randomBytes(3_000_001)]
+    const [request, answer] = [randomBytes(5_000_003), randomBytes(3_000_001)]
     const digest = async (socket: Socket): Promise<string> => {
       const hash = createHash('sha256')
       socket.on('data', (chunk: Buffer) => hash.update(chunk))
@@ -194,21 +194,21 @@ describe('pump: both directions', () => {
       return hash.digest('hex')
     }
     const arrived = Promise.all([digest(right), digest(left)])
-    left.end(there)
-    right.end(back)
+    left.end(request)
+    right.end(answer)
     const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
-    assert.deepEqual(await arrived, [sha256(there), sha256(back)])
-    assert.deepEqual(await pumping, { sent: there.length, received: back.length })
+    assert.deepEqual(await arrived, [sha256(request), sha256(answer)])
+    assert.deepEqual(await pumping, { sent: request.length, received: answer.length })
   })
 
   it('copies between streams that are not sockets', async () => {
     const [near, a] = duplexPair()
     const [far, b] = duplexPair()
     const pumping = pump(a, b)
-    near.end('there')
-    far.end('back again')
-    assert.deepEqual(await Promise.all([text(far), text(near)]), ['there', 'back again'])
-    assert.deepEqual(await pumping, { sent: 5, received: 10 })
+    near.end('request')
+    far.end('a longer answer')
+    assert.deepEqual(await Promise.all([text(far), text(near)]), ['request', 'a longer answer'])
+    assert.deepEqual(await pumping, { sent: 7, received: 15 })
   })
 })
 
