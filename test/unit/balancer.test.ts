@@ -25,6 +25,9 @@ function start(random: () => number = () => 0) {
       assert.ok(choice !== undefined, 'no instance was chosen')
       return choice
     }
+  const pass = (ms: number): void => {
+    clock.set(clock.now() + ms)
+  }
   const choose = chooser(false)
   const first = chooser(true)
   /** Whether `endpoint` is preferred to a healthy instance. */
@@ -44,8 +47,13 @@ function start(random: () => number = () => 0) {
     /** Two choices from a sorted list. The second one shows whether the first one was a trial. */
     firstTwo: (list: readonly Endpoint[]) => [first(list).endpoint, first(list).endpoint],
     isReady,
-    pass: (ms: number) => {
-      clock.set(clock.now() + ms)
+    pass,
+    /** Requires that the ejection of `endpoint` ends in `ms`, and moves the clock there. */
+    expectEjected: (endpoint: Endpoint, list: readonly Endpoint[], ms: number): void => {
+      pass(ms - 1)
+      assert.equal(isReady(endpoint, list), false, `before ${ms} ms`)
+      pass(1)
+      assert.equal(isReady(endpoint, list), true, `after ${ms} ms`)
     },
     /** Chooses `endpoint` from the list, even if it is ejected. */
     take: (endpoint: Endpoint, list: readonly Endpoint[]): Choice => {
@@ -366,49 +374,38 @@ describe('Balancer: ejection', () => {
     [0.999, 1.4995],
   ] as const) {
     it(`doubles from 1 s to 60 s, times ${factor} with the random number ${random}`, () => {
-      const { take, isReady, pass } = start(() => random)
+      const { take, expectEjected } = start(() => random)
       const list = [A, B]
       for (const ms of [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000]) {
         take(A, list).failed()
-        pass(Math.ceil(ms * factor) - 1)
-        assert.equal(isReady(A, list), false, `before ${ms}`)
-        pass(1)
-        assert.equal(isReady(A, list), true, `after ${ms}`)
+        expectEjected(A, list, Math.ceil(ms * factor))
       }
     })
   }
 
   it('stays at 60 s after 1100 failures', () => {
-    const { take, isReady, pass } = start()
+    const { take, pass, expectEjected } = start()
     const list = [A, B]
     for (let i = 0; i < 1100; i += 1) {
       take(A, list).failed()
       pass(60_000)
     }
-    assert.equal(isReady(A, list), true)
     take(A, list).failed()
-    pass(59_999)
-    assert.equal(isReady(A, list), false)
+    expectEjected(A, list, 60_000)
   })
 
   it('counts concurrent failures once', () => {
-    const { first, isReady, pass } = start()
+    const { first, pass, expectEjected } = start()
     const list = [A, B]
     const choices = Array.from({ length: 5 }, () => first(list))
     assert.ok(choices.every(({ endpoint }) => endpoint === A))
     choices[0]!.failed()
     pass(500)
+    // These failures neither prolong nor restart the ejection.
     for (const choice of choices.slice(1)) choice.failed()
-    pass(499)
-    assert.equal(isReady(A, list), false)
-    pass(1)
-    // The later failures neither prolong nor restart the ejection.
-    assert.equal(isReady(A, list), true)
+    expectEjected(A, list, 500)
     first(list).failed()
-    pass(1_999)
-    assert.equal(isReady(A, list), false)
-    pass(1)
-    assert.equal(isReady(A, list), true)
+    expectEjected(A, list, 2_000)
   })
 
   it('ends when an earlier attempt succeeds', () => {
@@ -422,7 +419,7 @@ describe('Balancer: ejection', () => {
   })
 
   it('starts at 1 s again after a success', () => {
-    const { take, isReady, pass } = start()
+    const { take, pass, expectEjected } = start()
     const list = [A, B]
     for (const ms of [1_000, 2_000, 4_000]) {
       take(A, list).failed()
@@ -430,10 +427,7 @@ describe('Balancer: ejection', () => {
     }
     take(A, list).connected()()
     take(A, list).failed()
-    pass(999)
-    assert.equal(isReady(A, list), false)
-    pass(1)
-    assert.equal(isReady(A, list), true)
+    expectEjected(A, list, 1_000)
   })
 
   for (const [size, most] of [
@@ -529,12 +523,9 @@ describe('Balancer: the trial after an ejection', () => {
   })
 
   it('ejects the instance for twice as long when it fails', () => {
-    const { first, isReady, pass } = afterEjection()
+    const { first, expectEjected } = afterEjection()
     first(list).failed()
-    pass(1_999)
-    assert.equal(isReady(A, list), false)
-    pass(1)
-    assert.equal(isReady(A, list), true)
+    expectEjected(A, list, 2_000)
   })
 
   it('is repeated when it is abandoned', () => {
@@ -579,20 +570,14 @@ describe('Balancer: an ejected instance', () => {
   })
 
   it('is not ejected for longer when it fails again', () => {
-    const { take, isReady, pass } = start()
+    const { take, pass, expectEjected } = start()
     const list = [A, B]
     take(A, list).failed()
     pass(900)
     take(A, list).failed()
-    pass(99)
-    assert.equal(isReady(A, list), false)
-    pass(1)
-    assert.equal(isReady(A, list), true)
+    expectEjected(A, list, 100)
     take(A, list).failed()
-    pass(1_999)
-    assert.equal(isReady(A, list), false)
-    pass(1)
-    assert.equal(isReady(A, list), true)
+    expectEjected(A, list, 2_000)
   })
 
   it('is chosen by weight', () => {

@@ -384,11 +384,7 @@ describe('decodeAnswer', () => {
 
   it('accepts only a response to the question', () => {
     const name = fc.stringMatching(/^[a-z]{1,5}(\.[a-z]{1,5}){0,2}$/)
-    const questions = fc.record({
-      id: fc.nat(0xffff),
-      name,
-      type: fc.constantFrom('SRV', 'A', 'AAAA'),
-    })
+    const questions = fc.record({ id: fc.nat(0xffff), name, type: fc.constantFrom('SRV', 'A', 'AAAA') })
     fc.assert(
       fc.property(questions, questions, (sent, answered) => {
         const bytes = encode({

@@ -11,6 +11,8 @@ import type { DnsTarget } from '../../src/resolve/upstream.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 
 const NAME = 'redis.connect.consul'
+/** The question for the records. */
+const SRV = `SRV ${NAME}`
 const SERVER = '127.0.0.1:8600'
 
 type Reply = Partial<DnsMessage> | Error
@@ -83,7 +85,7 @@ function soa(ttl: number | undefined, minimum: number | undefined): Answer {
   return { type: 'SOA', name: 'consul', ...(ttl !== undefined && { ttl }), data }
 }
 
-const NO_RESPONSE = new DnsError(SERVER, `SRV ${NAME}`, 'no response')
+const NO_RESPONSE = new DnsError(SERVER, SRV, 'no response')
 
 function start(zone: Zone = {}, target: Partial<DnsTarget> = {}) {
   const [dns, clock] = [new FakeDns(zone), new FakeClock()]
@@ -96,7 +98,7 @@ function start(zone: Zone = {}, target: Partial<DnsTarget> = {}) {
       readonly Endpoint[]
     > => resolver.resolve({ signal, refresh, datacenter: 'dc1' }),
     /** The number of questions for the SRV records. */
-    count: () => dns.questions.filter((question) => question === `SRV ${NAME}`).length,
+    count: () => dns.questions.filter((question) => question === SRV).length,
   }
 }
 
@@ -119,7 +121,7 @@ describe('The endpoints of a DnsResolver', () => {
   it('have the address and the weight of DNS, and the identity of the upstream', async () => {
     const { dns, resolver, resolve } = start(
       {
-        [`SRV ${NAME}`]: {
+        [SRV]: {
           answers: [srv('n1.node.consul', { weight: 7 }), srv('n2.node.consul', { port: 1, weight: 0 })],
           additionals: [a('n1.node.consul', '10.0.0.1'), a('n2.node.consul', '2001:db8::2')],
         },
@@ -133,13 +135,13 @@ describe('The endpoints of a DnsResolver', () => {
       { host: '2001:db8::2', port: 1, weight: 0, identity },
     ])
     assert.equal(Object.isFrozen(endpoints), true)
-    assert.deepEqual(dns.questions, [`SRV ${NAME}`])
+    assert.deepEqual(dns.questions, [SRV])
     assert.equal(resolver.name, `cache by DNS ${NAME}`)
   })
 
   it('have the additional addresses, matched by name without case', async () => {
     const { dns, resolve } = start({
-      [`SRV ${NAME}`]: {
+      [SRV]: {
         answers: [srv('N1.node.consul.', { name: 'Redis.Connect.CONSUL.' }), srv('n2.node.consul')],
         additionals: [
           a('other.node.consul', '10.0.0.9'),
@@ -154,7 +156,7 @@ describe('The endpoints of a DnsResolver', () => {
 
   it('have weight 0 and the best priority by default', async () => {
     const { resolve } = start({
-      [`SRV ${NAME}`]: {
+      [SRV]: {
         answers: [srv('n1'), { type: 'SRV', name: NAME, ttl: 1, data: { port: 80, target: 'n2' } }],
         additionals: [a('n1', '10.0.0.1'), a('n2', '10.0.0.2')],
       },
@@ -203,20 +205,20 @@ describe('The endpoints of a DnsResolver', () => {
     ]
     for (const [rule, zone, address, questions] of cases) {
       it(rule, async () => {
-        const { dns, resolve } = start({ [`SRV ${NAME}`]: { answers: [srv('n1')] }, ...zone })
+        const { dns, resolve } = start({ [SRV]: { answers: [srv('n1')] }, ...zone })
         assert.deepEqual(addressesOf(await resolve()), [address])
         assert.deepEqual(dns.questions.slice(1), questions)
       })
     }
 
     it('removes the trailing dot of a host name', async () => {
-      const { resolve } = start({ [`SRV ${NAME}`]: { answers: [srv('db.example.')] } })
+      const { resolve } = start({ [SRV]: { answers: [srv('db.example.')] } })
       assert.deepEqual(addressesOf(await resolve()), ['db.example 6379'])
     })
 
     it('does not use an additional alias', async () => {
       const { dns, resolve } = start({
-        [`SRV ${NAME}`]: {
+        [SRV]: {
           answers: [srv('n1')],
           additionals: [{ type: 'CNAME', name: 'n1', data: 'n2' }, a('n2', '10.0.0.2')],
         },
@@ -228,7 +230,7 @@ describe('The endpoints of a DnsResolver', () => {
 
     it('skips a target after a failure', async () => {
       const { dns, resolve } = start({
-        [`SRV ${NAME}`]: { answers: [srv('n1'), srv('n2')], additionals: [a('n1', '10.0.0.1')] },
+        [SRV]: { answers: [srv('n1'), srv('n2')], additionals: [a('n1', '10.0.0.1')] },
         'A n2': NO_RESPONSE,
       })
       assert.deepEqual(addressesOf(await resolve()), ['10.0.0.1 6379'])
@@ -237,7 +239,7 @@ describe('The endpoints of a DnsResolver', () => {
 
     it('rejects if no target can be resolved', async () => {
       const { resolve } = start({
-        [`SRV ${NAME}`]: { answers: [srv('n2'), srv('n3')] },
+        [SRV]: { answers: [srv('n2'), srv('n3')] },
         'A n2': NO_RESPONSE,
         'A n3': NO_RESPONSE,
       })
@@ -246,9 +248,7 @@ describe('The endpoints of a DnsResolver', () => {
 
     it('requests the address of a target once', async () => {
       const { dns, resolve } = start({
-        [`SRV ${NAME}`]: {
-          answers: [srv('n1', { port: 1 }), srv('N1.', { port: 2 }), srv('n1', { port: 3 })],
-        },
+        [SRV]: { answers: [srv('n1', { port: 1 }), srv('N1.', { port: 2 }), srv('n1', { port: 3 })] },
         'A n1': { answers: [a('n1', '10.0.0.1')] },
       })
       assert.deepEqual(addressesOf(await resolve()), ['10.0.0.1 1', '10.0.0.1 2', '10.0.0.1 3'])
@@ -257,7 +257,7 @@ describe('The endpoints of a DnsResolver', () => {
 
     it('requests at most eight addresses at a time', async () => {
       const names = Array.from({ length: 20 }, (_, i) => `n${i}`)
-      const zone: Zone = { [`SRV ${NAME}`]: { answers: names.map((name) => srv(name)) } }
+      const zone: Zone = { [SRV]: { answers: names.map((name) => srv(name)) } }
       for (const name of names) zone[`A ${name}`] = { answers: [a(name, '10.0.0.1')] }
       const { dns, resolve } = start(zone)
       dns.hold()
@@ -275,7 +275,7 @@ describe('The endpoints of a DnsResolver', () => {
 
     it('uses the first additional address', async () => {
       const { resolve } = start({
-        [`SRV ${NAME}`]: {
+        [SRV]: {
           answers: [srv('n1')],
           additionals: [a('n1', '2001:db8::1'), a('n1', '10.0.0.1'), a('N1', '10.0.0.2')],
         },
@@ -320,7 +320,7 @@ describe('The records of a DnsResolver', () => {
   ]
   for (const [rule, answers, expected] of cases) {
     it(rule, async () => {
-      const { resolve } = start({ [`SRV ${NAME}`]: { answers, additionals: additional } })
+      const { resolve } = start({ [SRV]: { answers, additionals: additional } })
       assert.deepEqual(addressesOf(await resolve()), expected)
     })
   }
@@ -330,16 +330,11 @@ describe('The records of a DnsResolver', () => {
   for (const target of hostile) {
     it(`exclude the target ${inspect(target)}, also with an additional address`, async () => {
       const { dns, resolve } = start({
-        [`SRV ${NAME}`]: {
-          answers: [srv(target), srv('n1')],
-          additionals: [a(target, '10.9.9.9'), ...additional],
-        },
+        [SRV]: { answers: [srv(target), srv('n1')], additionals: [a(target, '10.9.9.9'), ...additional] },
       })
       assert.deepEqual(addressesOf(await resolve()), ['10.0.0.1 6379'])
       assert.equal(dns.questions.length, 1)
-      const alone = start({
-        [`SRV ${NAME}`]: { answers: [srv(target)], additionals: [a(target, '10.9.9.9')] },
-      })
+      const alone = start({ [SRV]: { answers: [srv(target)], additionals: [a(target, '10.9.9.9')] } })
       await refusal(alone.resolve())
       assert.equal(alone.dns.questions.length, 1)
     })
@@ -347,15 +342,13 @@ describe('The records of a DnsResolver', () => {
 
   it('are limited to 1000', async () => {
     const answers = Array.from({ length: 1_001 }, (_, i) => srv('n1', { port: 1 + i }))
-    const { resolve } = start({ [`SRV ${NAME}`]: { answers, additionals: [a('n1', '10.0.0.1')] } })
+    const { resolve } = start({ [SRV]: { answers, additionals: [a('n1', '10.0.0.1')] } })
     assert.equal((await resolve()).length, 1_000)
   })
 
   it('exclude records without data', async () => {
     const empty = { type: 'SRV', name: NAME, ttl: 5 } as unknown as Answer
-    const { resolve } = start({
-      [`SRV ${NAME}`]: { answers: [empty, srv('n1')], additionals: [a('n1', '10.0.0.1')] },
-    })
+    const { resolve } = start({ [SRV]: { answers: [empty, srv('n1')], additionals: [a('n1', '10.0.0.1')] } })
     assert.deepEqual(addressesOf(await resolve()), ['10.0.0.1 6379'])
   })
 })
@@ -378,7 +371,7 @@ describe('The TTL of a DnsResolver', () => {
   for (const [rule, { records, additional = [], later = [], ms }] of cases) {
     it(`${rule}: ${ms} ms`, async () => {
       const zone: Zone = {
-        [`SRV ${NAME}`]: {
+        [SRV]: {
           answers: records.map((ttl, i) => srv(`n${i}`, { ttl })),
           additionals: additional.map((ttl, i) => a(`n${i}`, `10.0.0.${i}`, ttl)),
         },
@@ -417,7 +410,7 @@ describe('The TTL of a DnsResolver', () => {
   ]
   for (const [rule, reply] of never) {
     it(`is 0 for ${rule}: the response serves only pending callers`, async () => {
-      const { dns, resolve, count } = start({ [`SRV ${NAME}`]: reply })
+      const { dns, resolve, count } = start({ [SRV]: reply })
       dns.hold()
       const waiting = [resolve(), resolve()]
       await settle()
@@ -432,13 +425,13 @@ describe('The TTL of a DnsResolver', () => {
 
   it('ends with a refresh, but not within a second', async () => {
     const { clock, dns, resolve, count } = start({
-      [`SRV ${NAME}`]: { answers: [srv('n1')], additionals: [a('n1', '10.0.0.1')] },
+      [SRV]: { answers: [srv('n1')], additionals: [a('n1', '10.0.0.1')] },
     })
     await resolve()
     await resolve({ refresh: true })
     assert.equal(count(), 1)
     clock.set(clock.now() + 1_000)
-    dns.zone = { [`SRV ${NAME}`]: { answers: [srv('n1')], additionals: [a('n1', '10.0.0.2')] } }
+    dns.zone = { [SRV]: { answers: [srv('n1')], additionals: [a('n1', '10.0.0.2')] } }
     assert.deepEqual(addressesOf(await resolve()), ['10.0.0.1 6379'])
     assert.deepEqual(addressesOf(await resolve({ refresh: true })), ['10.0.0.2 6379'])
     assert.equal(count(), 2)
@@ -455,7 +448,7 @@ describe('DnsResolver without endpoints', () => {
   ]
   for (const [rule, reply] of none) {
     it(rule, async () => {
-      const { resolve } = start({ [`SRV ${NAME}`]: reply })
+      const { resolve } = start({ [SRV]: reply })
       const { message, upstream } = await refusal(resolve())
       assert.equal(upstream, `redis by DNS ${NAME}`)
       assert.equal(message, `dial redis by DNS ${NAME}: the name does not exist, or has no valid SRV record`)
@@ -476,9 +469,7 @@ describe('DnsResolver without endpoints', () => {
   for (const [ttl, minimum, ms] of times) {
     it(`asks again after ${ms} ms with a SOA with TTL ${ttl} and MINIMUM ${minimum}`, async () => {
       for (const rcode of ['NXDOMAIN', 'NOERROR']) {
-        const { clock, dns, resolve, count } = start({
-          [`SRV ${NAME}`]: { rcode, authorities: [soa(ttl, minimum)] },
-        })
+        const { clock, dns, resolve, count } = start({ [SRV]: { rcode, authorities: [soa(ttl, minimum)] } })
         await refusal(resolve())
         if (ms > 0) {
           clock.set(clock.now() + ms - 1)
@@ -486,7 +477,7 @@ describe('DnsResolver without endpoints', () => {
           assert.equal(count(), 1)
           clock.set(clock.now() + 1)
         }
-        dns.zone = { [`SRV ${NAME}`]: { answers: [srv('n1')] } }
+        dns.zone = { [SRV]: { answers: [srv('n1')] } }
         assert.deepEqual(addressesOf(await resolve()), ['n1 6379'])
         assert.equal(count(), 2)
       }
@@ -495,10 +486,7 @@ describe('DnsResolver without endpoints', () => {
 
   it('asks again immediately without a SOA', async () => {
     const { resolve, count } = start({
-      [`SRV ${NAME}`]: {
-        rcode: 'NXDOMAIN',
-        authorities: [{ type: 'NS', name: 'consul', ttl: 9, data: 'ns.consul' }],
-      },
+      [SRV]: { rcode: 'NXDOMAIN', authorities: [{ type: 'NS', name: 'consul', ttl: 9, data: 'ns.consul' }] },
     })
     await refusal(resolve())
     await refusal(resolve())
@@ -510,15 +498,12 @@ describe('DnsResolver', () => {
   for (const rcode of ['SERVFAIL', 'REFUSED']) {
     it(`rejects on ${rcode}, and asks again at the next call`, async () => {
       const { resolve, resolver, count } = start({
-        [`SRV ${NAME}`]: { rcode, answers: [srv('n1')], authorities: [soa(60, 60)] },
+        [SRV]: { rcode, answers: [srv('n1')], authorities: [soa(60, 60)] },
       })
       for (let i = 1; i < 3; i += 1) {
         await assert.rejects(resolve(), (error) => {
           assert.ok(error instanceof DnsError, String(error))
-          assert.deepEqual(
-            [error.code, error.server, error.question],
-            ['ERR_CONNECT_DNS', SERVER, `SRV ${NAME}`],
-          )
+          assert.deepEqual([error.code, error.server, error.question], ['ERR_CONNECT_DNS', SERVER, SRV])
           assert.equal(error.message, `DNS SRV ${NAME} at ${SERVER}: the server returned ${rcode}`)
           assert.equal(resolver.lastError, error)
           return true
@@ -529,29 +514,29 @@ describe('DnsResolver', () => {
   }
 
   it('rejects with the error of the client', async () => {
-    const { resolve, resolver } = start({ [`SRV ${NAME}`]: NO_RESPONSE })
+    const { resolve, resolver } = start({ [SRV]: NO_RESPONSE })
     await assert.rejects(resolve(), (error) => error === NO_RESPONSE)
     assert.equal(resolver.lastError, NO_RESPONSE)
   })
 
   it('uses the last response after a failure, and asks again after 100 ms', async () => {
     for (const reply of [NO_RESPONSE, { rcode: 'SERVFAIL' }]) {
-      const { clock, dns, resolve, resolver, count } = start({ [`SRV ${NAME}`]: { answers: [srv('n1')] } })
+      const { clock, dns, resolve, resolver, count } = start({ [SRV]: { answers: [srv('n1')] } })
       const list = await resolve()
       clock.set(clock.now() + 60_000)
-      dns.zone = { [`SRV ${NAME}`]: reply }
+      dns.zone = { [SRV]: reply }
       assert.equal(await resolve(), list)
       assert.equal(count(), 2)
       assert.ok(resolver.lastError instanceof DnsError)
       clock.set(clock.now() + 100)
-      dns.zone = { [`SRV ${NAME}`]: { answers: [srv('n2')] } }
+      dns.zone = { [SRV]: { answers: [srv('n2')] } }
       assert.deepEqual(addressesOf(await resolve()), ['n2 6379'])
       assert.equal(resolver.lastError, undefined)
     }
   })
 
   it('ends the wait of a single caller by its signal', async () => {
-    const { dns, resolve } = start({ [`SRV ${NAME}`]: { answers: [srv('n1')] } })
+    const { dns, resolve } = start({ [SRV]: { answers: [srv('n1')] } })
     dns.hold()
     const [controller, reason] = [new AbortController(), new Error('enough')]
     const rejected = assert.rejects(resolve({ signal: controller.signal }), (error) => error === reason)
@@ -564,19 +549,19 @@ describe('DnsResolver', () => {
   })
 
   it('is empty before the first response, and after the name is removed', async () => {
-    const { clock, dns, resolve, resolver } = start({ [`SRV ${NAME}`]: { answers: [srv('n1')] } })
+    const { clock, dns, resolve, resolver } = start({ [SRV]: { answers: [srv('n1')] } })
     assert.equal(resolver.isEmpty, true)
     await resolve()
     assert.equal(resolver.isEmpty, false)
     clock.set(clock.now() + 60_000)
-    dns.zone = { [`SRV ${NAME}`]: { rcode: 'NXDOMAIN' } }
+    dns.zone = { [SRV]: { rcode: 'NXDOMAIN' } }
     await refusal(resolve())
     assert.equal(resolver.isEmpty, true)
   })
 
   it('aborts all questions on close()', async () => {
     for (const answers of [[], [srv('n1'), srv('n2')]]) {
-      const { dns, resolve, resolver } = start({ [`SRV ${NAME}`]: { answers } })
+      const { dns, resolve, resolver } = start({ [SRV]: { answers } })
       if (answers.length === 0) dns.hold()
       const rejected = assert.rejects(resolve(), ClosedError)
       if (answers.length > 0) {

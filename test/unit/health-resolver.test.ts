@@ -111,10 +111,7 @@ describe('The endpoints of a HealthResolver', () => {
     )
   })
 
-  const wan = {
-    Address: '10.0.0.5',
-    TaggedAddresses: { wan: { Address: '203.0.113.5', Port: 443 } },
-  }
+  const wan = { Address: '10.0.0.5', TaggedAddresses: { wan: { Address: '203.0.113.5', Port: 443 } } }
   const places: [rule: string, datacenter: string | undefined, host: string, port: number][] = [
     ['its address in our datacenter', 'dc1', '10.0.0.5', 8080],
     ['its WAN address in another datacenter', 'dc2', '203.0.113.5', 443],

@@ -31,6 +31,20 @@ async function open(options: AgentOptions = {}) {
   store.on('changed', (_generation, kind) => events.push(kind))
   store.on('failed', (error) => events.push(error instanceof ConnectError ? error.code : error.message))
   await clock.advance(0)
+  const giveRoots = async (cas: readonly TestCa[] = [ca]): Promise<void> => {
+    const list = cas.map(({ rootPem }, i) => ({ ID: `root-${i}`, RootCert: rootPem, Active: i === 0 }))
+    const body = { TrustDomain: TD, ActiveRootID: 'root-0', Roots: list }
+    agent.last(ROOTS).answer({ body, index: agent.count(ROOTS) })
+    await clock.advance(0)
+  }
+  const giveLeaf = async (issue: IssueOptions = {}, by: TestCa = ca): Promise<string> => {
+    const { chainPem, privateKeyPem } = by.issue(issue)
+    agent
+      .last(LEAF)
+      .answer({ body: { CertPEM: chainPem, PrivateKeyPEM: privateKeyPem }, index: agent.count(LEAF) })
+    await clock.advance(0)
+    return chainPem
+  }
   return {
     agent,
     ca,
@@ -40,19 +54,12 @@ async function open(options: AgentOptions = {}) {
     store,
     events,
     leafReads: () => agent.count(LEAF),
-    giveRoots: async (cas: readonly TestCa[] = [ca]) => {
-      const list = cas.map(({ rootPem }, i) => ({ ID: `root-${i}`, RootCert: rootPem, Active: i === 0 }))
-      const body = { TrustDomain: TD, ActiveRootID: 'root-0', Roots: list }
-      agent.last(ROOTS).answer({ body, index: agent.count(ROOTS) })
-      await clock.advance(0)
-    },
-    giveLeaf: async (issue: IssueOptions = {}, by: TestCa = ca) => {
-      const { chainPem, privateKeyPem } = by.issue(issue)
-      agent
-        .last(LEAF)
-        .answer({ body: { CertPEM: chainPem, PrivateKeyPEM: privateKeyPem }, index: agent.count(LEAF) })
-      await clock.advance(0)
-      return chainPem
+    giveRoots,
+    giveLeaf,
+    /** Answers the requests for the roots and for the leaf. @returns the chain of the leaf */
+    giveIdentity: async (issue?: IssueOptions): Promise<string> => {
+      await giveRoots()
+      return giveLeaf(issue)
     },
   }
 }
@@ -79,9 +86,8 @@ describe('IdentityStore', () => {
   })
 
   it('creates a generation for a new leaf and for new roots, and does not change the old ones', async () => {
-    const { giveRoots, giveLeaf, store, events, ca, newCa } = await open()
-    await giveRoots()
-    const chainPem = await giveLeaf()
+    const { giveRoots, giveLeaf, store, events, ca, newCa, giveIdentity } = await open()
+    const chainPem = await giveIdentity()
     const first = store.require()
     const nextChainPem = await giveLeaf()
     const second = store.require()
@@ -94,10 +100,9 @@ describe('IdentityStore', () => {
   })
 
   it('refuses a leaf that arrives before its root, and requests it again when the root arrives', async () => {
-    const { giveRoots, giveLeaf, store, events, ca, newCa, leafReads } = await open()
+    const { giveRoots, giveLeaf, store, events, ca, newCa, leafReads, giveIdentity } = await open()
     const next = newCa()
-    await giveRoots()
-    await giveLeaf()
+    await giveIdentity()
     await giveLeaf({}, next)
     assert.deepEqual(events, ['leaf', 'ERR_CONNECT_LEAF_UNTRUSTED'])
     assert.equal(leafReads(), 2)
@@ -110,9 +115,8 @@ describe('IdentityStore', () => {
   })
 
   it('refuses an invalid leaf, and keeps the last valid one', async () => {
-    const { giveRoots, giveLeaf, store, events } = await open()
-    await giveRoots()
-    const chainPem = await giveLeaf()
+    const { giveLeaf, store, events, giveIdentity } = await open()
+    const chainPem = await giveIdentity()
     await giveLeaf({ service: 'db' })
     assert.deepEqual(events, ['leaf', 'ERR_CONNECT_LEAF_SERVICE'])
     assert.equal(store.require().leaf.chainPem, chainPem)
@@ -120,9 +124,8 @@ describe('IdentityStore', () => {
   })
 
   it('clears the last error when the agent returns the same leaf again', async () => {
-    const { agent, giveRoots, giveLeaf, store, clock } = await open()
-    await giveRoots()
-    await giveLeaf()
+    const { agent, store, clock, giveIdentity } = await open()
+    await giveIdentity()
     const { leaf, privateKeyPem } = store.require()
     agent.last(LEAF).fail(new Error('agent unreachable'))
     await clock.advance(1000)
@@ -133,9 +136,8 @@ describe('IdentityStore', () => {
   })
 
   it('requires the namespace of the agent options in the leaf', async () => {
-    const { giveRoots, giveLeaf, events, clock } = await open({ namespace: 'n' })
-    await giveRoots()
-    await giveLeaf({ namespace: 'm' })
+    const { giveLeaf, events, clock, giveIdentity } = await open({ namespace: 'n' })
+    await giveIdentity({ namespace: 'm' })
     await clock.advance(1000)
     await giveLeaf({ namespace: 'n' })
     assert.deepEqual(events, ['ERR_CONNECT_LEAF_SERVICE', 'leaf'])
@@ -144,9 +146,8 @@ describe('IdentityStore', () => {
 
 describe('IdentityStore.require', () => {
   it('refuses an expired leaf, reports it once, and uses the next leaf', async () => {
-    const { giveRoots, giveLeaf, store, events, clock } = await open()
-    await giveRoots()
-    await giveLeaf({ notAfter: new Date(clock.now() + HOUR) })
+    const { giveLeaf, store, events, clock, giveIdentity } = await open()
+    await giveIdentity({ notAfter: new Date(clock.now() + HOUR) })
     await clock.advance(HOUR - 1)
     assert.deepEqual(events, ['leaf'])
     store.require()
@@ -160,9 +161,8 @@ describe('IdentityStore.require', () => {
   })
 
   it('uses the expiry of the renewed leaf', async () => {
-    const { giveRoots, giveLeaf, store, events, clock } = await open()
-    await giveRoots()
-    await giveLeaf({ notAfter: new Date(clock.now() + HOUR) })
+    const { giveLeaf, store, events, clock, giveIdentity } = await open()
+    await giveIdentity({ notAfter: new Date(clock.now() + HOUR) })
     await giveLeaf({ notAfter: new Date(clock.now() + 2 * HOUR) })
     assert.deepEqual(clock.delays, [2 * HOUR])
     await clock.advance(2 * HOUR - 1)
@@ -171,17 +171,15 @@ describe('IdentityStore.require', () => {
   })
 
   it('checks the expiry on each use, not only when the timer fires', async () => {
-    const { giveRoots, giveLeaf, store, clock } = await open()
-    await giveRoots()
-    await giveLeaf()
+    const { store, clock, giveIdentity } = await open()
+    await giveIdentity()
     clock.set(clock.now() + 4 * DAY)
     assert.throws(() => store.require(), { code: 'ERR_CONNECT_LEAF_EXPIRED' })
   })
 
   it('reports the last error of the agent as the cause', async () => {
-    const { agent, giveRoots, giveLeaf, store, clock } = await open()
-    await giveRoots()
-    await giveLeaf({ notAfter: new Date(clock.now() + HOUR) })
+    const { agent, store, clock, giveIdentity } = await open()
+    await giveIdentity({ notAfter: new Date(clock.now() + HOUR) })
     const cause = new Error('agent unreachable')
     agent.last(LEAF).fail(cause)
     await clock.advance(HOUR)
@@ -197,19 +195,17 @@ describe('IdentityStore.ready', () => {
   const timeoutMs = 10_000
 
   it('resolves with the current generation, or with the first one', async () => {
-    const { giveRoots, giveLeaf, store, clock } = await open()
+    const { store, clock, giveIdentity } = await open()
     const early = store.ready({ timeoutMs, clock })
-    await giveRoots()
-    const chainPem = await giveLeaf()
+    const chainPem = await giveIdentity()
     assert.equal((await early).leaf.chainPem, chainPem)
     assert.equal(await store.ready({ timeoutMs, clock }), store.current)
     assert.equal(store.listenerCount('changed'), 1)
   })
 
   it('waits for a leaf that has not expired', async () => {
-    const { giveRoots, giveLeaf, store, clock } = await open()
-    await giveRoots()
-    await giveLeaf({ notAfter: new Date(clock.now() + HOUR) })
+    const { giveLeaf, store, clock, giveIdentity } = await open()
+    await giveIdentity({ notAfter: new Date(clock.now() + HOUR) })
     await clock.advance(HOUR)
     const ready = store.ready({ timeoutMs, clock })
     const chainPem = await giveLeaf()
@@ -248,9 +244,8 @@ describe('IdentityStore.ready', () => {
 
 describe('IdentityStore.close', () => {
   it('cancels the timer and the watch, and ignores a late answer', async () => {
-    const { giveRoots, giveLeaf, store, roots, events, clock, leafReads, agent } = await open()
-    await giveRoots()
-    await giveLeaf()
+    const { giveLeaf, store, roots, events, clock, leafReads, agent, giveIdentity } = await open()
+    await giveIdentity()
     assert.equal(roots.listenerCount('changed'), 1)
     store.close()
     assert.equal(roots.listenerCount('changed'), 0)

@@ -29,6 +29,7 @@ function start() {
   const routes = new Routes(agent, { clock, random: () => 0 })
   const resolve = async (route: Route, signal = new AbortController().signal): Promise<readonly Endpoint[]> =>
     route.resolver.resolve({ signal, datacenter: 'dc1', refresh: false })
+  const isWatched = (): boolean => agent.last(CONNECT).request.signal?.aborted === false
   return {
     agent,
     clock,
@@ -50,8 +51,15 @@ function start() {
       await settle()
       return endpoints
     },
+    /** Requires that the watch of web ends in `ms`, and moves the clock there. */
+    expectWatchedFor: async (ms: number): Promise<void> => {
+      await clock.advance(ms - 1)
+      assert.equal(isWatched(), true)
+      await clock.advance(1)
+      assert.equal(isWatched(), false)
+    },
     /** Whether the watch of web is active. */
-    isWatched: () => agent.last(CONNECT).request.signal?.aborted === false,
+    isWatched,
   }
 }
 
@@ -157,12 +165,7 @@ describe('Routes without state', () => {
   it('do not close a resolver of the application', async () => {
     const { routes, clock } = start()
     let closed = 0
-    const resolver = {
-      name: 'own',
-      resolve: () => [],
-      close: () => (closed += 1),
-      stop: () => (closed += 1),
-    }
+    const resolver = { name: 'own', resolve: () => [], close: () => (closed += 1), stop: () => (closed += 1) }
     routes.lease(resolver).release()
     await clock.advance(2 * IDLE_MS)
     routes.close()
@@ -182,13 +185,10 @@ describe('Routes without state', () => {
 
 describe('An unused route', () => {
   it('is removed after five minutes, and its watch ends', async () => {
-    const { clock, resolveWeb, isWatched, agent, use } = start()
+    const { clock, resolveWeb, agent, use, expectWatchedFor } = start()
     const route = use('web')
     await resolveWeb(route)
-    await clock.advance(IDLE_MS - 1)
-    assert.equal(isWatched(), true)
-    await clock.advance(1)
-    assert.equal(isWatched(), false)
+    await expectWatchedFor(IDLE_MS)
     assert.equal(clock.pending, 0)
     await clock.advance(10 * IDLE_MS)
     assert.equal(agent.count(CONNECT), 2)
@@ -205,7 +205,7 @@ describe('An unused route', () => {
   })
 
   it('is kept longer by each use', async () => {
-    const { clock, resolveWeb, isWatched, use } = start()
+    const { clock, resolveWeb, isWatched, use, expectWatchedFor } = start()
     const route = use('web')
     await resolveWeb(route)
     for (let i = 0; i < 5; i += 1) {
@@ -213,10 +213,7 @@ describe('An unused route', () => {
       assert.ok(isSame(use('web'), route))
       assert.equal(isWatched(), true)
     }
-    await clock.advance(IDLE_MS - 1)
-    assert.equal(isWatched(), true)
-    await clock.advance(1)
-    assert.equal(isWatched(), false)
+    await expectWatchedFor(IDLE_MS)
     assert.equal(clock.pending, 0)
   })
 
@@ -281,15 +278,12 @@ describe('An unused route', () => {
   })
 
   it('is removed five minutes after its release', async () => {
-    const { routes, clock, resolveWeb, isWatched } = start()
+    const { routes, clock, resolveWeb, expectWatchedFor } = start()
     const route = routes.lease('web')
     await resolveWeb(route)
     await clock.advance(IDLE_MS + 1_000)
     route.release()
-    await clock.advance(IDLE_MS - 1)
-    assert.equal(isWatched(), true)
-    await clock.advance(1)
-    assert.equal(isWatched(), false)
+    await expectWatchedFor(IDLE_MS)
     assert.equal(clock.pending, 0)
   })
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { ConnectError, type ErrorCode, VerificationError } from '../../src/base/errors.js'
+import { ConnectError, type ErrorCode } from '../../src/base/errors.js'
 import { type CertificateFacts, parseCertificate } from '../../src/identity/certificate.js'
 import { type ServiceId, SpiffeId } from '../../src/identity/spiffe.js'
 import {
@@ -231,15 +231,10 @@ describe('verifyExpected', () => {
     it(rule, () => {
       if (actual === undefined) verifyExpected(web, expected)
       else {
-        assert.throws(
-          () => {
-            verifyExpected(web, expected)
-          },
-          (error) =>
-            error instanceof VerificationError &&
-            error.code === 'ERR_CONNECT_PEER_IDENTITY' &&
-            error.actual === actual,
-        )
+        const refuse = (): void => {
+          verifyExpected(web, expected)
+        }
+        assert.throws(refuse, { name: 'VerificationError', code: 'ERR_CONNECT_PEER_IDENTITY', actual })
       }
     })
   }
