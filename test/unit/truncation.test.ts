@@ -12,7 +12,7 @@ import {
   connect as tlsConnect,
   createServer as createTlsServer,
 } from 'node:tls'
-import { adoptReads, isEndOfTcp } from '../../src/base/node-internals.js'
+import { adoptReads } from '../../src/base/node-internals.js'
 import { readInto } from '../../src/sockets/buffered-reads.js'
 import { closeWhenDestroyed, endAfterHandshake, refuseTruncation } from '../../src/sockets/truncation.js'
 import { WAIT_MS } from '../fixtures/mesh.js'
@@ -331,37 +331,6 @@ for (const version of VERSIONS) {
         const failed = once(socket.resume(), 'error') as Promise<[Error]>
         peer.fin()
         assert.match((await failed)[0].message, /without a close_notify; the received data may be truncated/)
-      })
-    })
-
-    describe(`isEndOfTcp at a ${side} with ${version}`, () => {
-      /** The result for the end of the socket. */
-      const resultFor = async (t: TestContext, end: (peer: Peer) => unknown): Promise<boolean> => {
-        let result: boolean | undefined
-        const { socket, peer } = await open(t, side, version, (secure) => {
-          secure.push = function push(this: TLSSocket, chunk: unknown): boolean {
-            if (chunk === null) result ??= isEndOfTcp(this)
-            return TLSSocket.prototype.push.call(this, chunk)
-          }
-        })
-        const ended = once(socket.resume(), 'end')
-        await end(peer)
-        await ended
-        assert.notEqual(result, undefined)
-        return result!
-      }
-
-      it('is true after a bare FIN', async (t) => {
-        assert.equal(
-          await resultFor(t, (peer) => {
-            peer.fin()
-          }),
-          true,
-        )
-      })
-
-      it('is false after a close_notify', async (t) => {
-        assert.equal(await resultFor(t, (peer) => peer.closeNotify()), false)
       })
     })
   }
