@@ -12,6 +12,17 @@ export function isClosedAtOnce(cause: unknown): boolean {
   return (code === 'ECONNRESET' || code === 'EPIPE') && syscall !== 'connect'
 }
 
+/** Returns what to do about a request without an answer. */
+export function adviceFor(cause: unknown, isClosedAtOnce: boolean): string {
+  if (isClosedAtOnce) {
+    return 'it closed the connection at once; it is stopping, at its connection limit (limits.http_max_conns_per_client), or not the HTTP API of an agent'
+  }
+  // A server without TLS answers a handshake in plain text.
+  return (cause as { readonly code?: unknown } | undefined)?.code === 'ERR_SSL_WRONG_VERSION_NUMBER'
+    ? 'the port does not use TLS; use an http:// address'
+    : 'check that it runs and that the address is right'
+}
+
 /** What to do about a failed request, by the code of its error. */
 export const ADVICE: Partial<Record<ErrorCode, string>> = {
   ERR_CONNECT_AGENT_TOKEN_UNKNOWN: 'the token does not exist, or the servers cannot look it up at the moment',

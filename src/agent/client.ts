@@ -10,8 +10,9 @@ import {
   withCause,
 } from '../base/errors.js'
 import { log } from '../base/log.js'
+import { withShortMessage } from '../base/openssl-error.js'
 import { formatAddress } from './address.js'
-import { ADVICE, TOO_MANY_CONNECTIONS, isClosedAtOnce, errorCodeOf } from './agent-errors.js'
+import { ADVICE, TOO_MANY_CONNECTIONS, adviceFor, errorCodeOf, isClosedAtOnce } from './agent-errors.js'
 import { BlockingSlots } from './blocking-slots.js'
 import { type AgentRequestMessage, agentRequests } from './diagnostics.js'
 import { warnOfInsecureAgent } from './insecure-agent.js'
@@ -236,10 +237,8 @@ export class AgentClient {
     }
     const isClosed = lastedMs < REFUSED_WITHIN_MS && isClosedAtOnce(cause)
     if (isClosed) this.blockingSlots.shrink()
-    const advice = isClosed
-      ? 'it closed the connection at once; it is stopping or at its connection limit (limits.http_max_conns_per_client)'
-      : 'check that it runs and that the address is right'
-    const message = `${what}: no answer from the agent at ${this.address}${withCause(cause)}; ${advice}`
+    const shown = cause instanceof Error ? withShortMessage(cause) : cause
+    const message = `${what}: no answer from the agent at ${this.address}${withCause(shown)}; ${adviceFor(cause, isClosed)}`
     return new AgentError('ERR_CONNECT_AGENT_UNREACHABLE', message, details)
   }
 

@@ -139,7 +139,7 @@ describe('register', () => {
     await heartbeat(clock)
     const [warning] = (await warned) as [Error & { code: string }]
     assert.equal(warning.code, 'ERR_CONNECT_REGISTER')
-    assert.match(warning.message, /^api-1 could not be kept registered: GET/)
+    assert.match(warning.message, /^api-1: could not be kept registered: GET/)
     undo()
     const beats = agent.requestCount(PASS)
     await heartbeat(clock)
@@ -178,7 +178,7 @@ describe('register', () => {
     api.on('warning', (error) => warnings.push(error.message))
     await api.close()
     assert.ok(
-      warnings.some((message) => message.startsWith('api-1 could not be deregistered')),
+      warnings.some((message) => message.startsWith('api-1: could not be deregistered')),
       warnings.join('\n'),
     )
   })

@@ -21,9 +21,9 @@ const ca = TestCa.create()
 const { chainPem, privateKeyPem } = ca.issue()
 /** The part of a generation that the TLS client reads. No handshake in this file is completed. */
 const generation = {
-  leaf: { chainPem },
+  leaf: { chainPem, id: { service: 'web', namespace: 'default', partition: 'default', datacenter: 'dc7' } },
   privateKeyPem,
-  roots: { pems: [ca.rootPem] },
+  roots: { pems: [ca.rootPem], trustDomain: ca.trustDomain },
 } as unknown as Generation
 
 /** A generation with which each attempt fails immediately with `error`. */

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { withShortMessage } from '../../src/sockets/openssl-error.js'
+import { withShortMessage } from '../../src/base/openssl-error.js'
 
 describe('withShortMessage', () => {
   for (const [message, expected] of [

@@ -229,7 +229,7 @@ describe('Registration: heartbeat', () => {
       const { agent, clock, registration, warnings, closed } = await started({ check })
       agent.answers.set(PASS, [UNKNOWN_CHECK]).set(FIND, [{ Meta: { 'connect-owner': 'other' } }])
       await clock.advance(5000)
-      assert.match(warnings[0]?.message ?? '', /^web-1 is no longer kept registered: another process/)
+      assert.match(warnings[0]?.message ?? '', /^web-1: gets no more heartbeats: another process/)
       await registration.close()
       await clock.advance(60_000)
       assert.ok(!agent.paths().some((path) => path === REGISTER || path === DEREGISTER))
@@ -254,7 +254,7 @@ describe('Registration: close', () => {
     agent.answers.set(FIND, [{ Meta: {} }])
     await registration.close()
     assert.deepEqual(agent.paths(), [FIND])
-    assert.match(warnings[0]?.message ?? '', /^web-1 could not be deregistered: another process/)
+    assert.match(warnings[0]?.message ?? '', /^web-1: could not be deregistered: another process/)
   })
 
   it('succeeds without a warning when the agent does not have the service', async () => {
