@@ -440,7 +440,8 @@ describe('The error of a HealthResolver without instances', () => {
       rule: 'counts the instances that do not accept mesh connections',
       requests: [[ALL, [entry(), entry(), entry()]]],
       reason: 'not-connect',
-      message: 'dial web: none of its 3 instances accepts mesh connections; register it with connect { native = true }, or with a sidecar proxy',
+      message:
+        'dial web: none of its 3 instances accepts mesh connections; register it with connect { native = true }, or with a sidecar proxy',
     },
     {
       rule: 'names the tag that no instance has',

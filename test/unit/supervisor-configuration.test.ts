@@ -964,7 +964,10 @@ describe('supervisor: warnings', () => {
       'service web: connect.proxy: unknown key colour has no effect; known keys: exec_mode, command, config, upstreams',
     ],
 
-    [web({ config: { colour: 'red' } }), 'service web: connect.proxy: colour: unknown key, which has no effect'],
+    [
+      web({ config: { colour: 'red' } }),
+      'service web: connect.proxy: colour: unknown key, which has no effect',
+    ],
     [
       web({ upstreams: [{ destination_name: 'db', local_bind_port: 1, colour: 'red' }] }),
       'service web: connect.proxy: upstreams[0].colour: unknown key, which has no effect',
