@@ -85,9 +85,9 @@ for (const way of ['serve', 'pump']) {
       const forwarded = await open()
       const dialed = await web.dial('api')
       const failures = [forwarded, dialed].map((socket) => rejection(bodyOf(socket)))
-      const heard = [forwarded, dialed].map((socket) => once(socket, 'readable'))
+      const answered = [forwarded, dialed].map((socket) => once(socket, 'readable'))
       for (const socket of [forwarded, dialed]) socket.write('GET /endless HTTP/1.0\r\n\r\n')
-      await Promise.all(heard)
+      await Promise.all(answered)
       api.kill('SIGKILL')
       assert.deepEqual(
         (await Promise.all(failures)).map(({ code }) => code),
