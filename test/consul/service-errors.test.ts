@@ -42,7 +42,7 @@ test('errors of a real agent', { skip }, async (t) => {
   const [web, api] = [join('web'), join('api')]
   const port = portOf(await offer(api, greet))
 
-  await t.test('an instance without heartbeats has no passing instance', async () => {
+  await t.test('a service without heartbeats has no passing instance', async () => {
     const short = join('short')
     await short.register({ port, address: '127.0.0.1', check: { ttlMs: 1000 } })
     assert.equal(await instances(consul, 'short'), 1)

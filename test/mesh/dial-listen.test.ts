@@ -37,31 +37,6 @@ describe('dial and listen', () => {
     assert.equal(peer(undefined), undefined)
   })
 
-  it('accept service names that need percent-encoding', async (t) => {
-    const { join } = await startMesh(t)
-    await offer(join('日本 service'), greet)
-    const socket = await join('straße & co%20').dial('日本 service')
-    assert.equal(socket.peer.service, '日本 service')
-    assert.equal(await readAll(socket), 'hello straße & co%20')
-  })
-
-  it('carry bytes both ways and half-close with allowHalfOpen', async (t) => {
-    const { join } = await startMesh(t)
-    const web = join('web')
-    const api = join('api')
-    const listener = await api.listen({ port: 0, host: '127.0.0.1', allowHalfOpen: true }, (socket) => {
-      let received = ''
-      socket.on('data', (chunk: Buffer) => (received += chunk.toString()))
-      socket.on('end', () => socket.end(received.toUpperCase()))
-    })
-    const socket = await web.dial(
-      { address: `127.0.0.1:${portOf(listener)}`, service: 'api' },
-      { allowHalfOpen: true },
-    )
-    socket.end('x'.repeat(1_000_000))
-    assert.ok((await readAll(socket)) === 'X'.repeat(1_000_000))
-  })
-
   it('use IPv6 addresses', async (t) => {
     const { join } = await startMesh(t)
     const web = join('web')

@@ -45,25 +45,6 @@ describe('serve', () => {
     await once(session, 'close')
   })
 
-  it('passes upgraded connections to the server', async (t) => {
-    const server = http.createServer(app)
-    server.on('upgrade', (request, socket) => {
-      socket.write('HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n')
-      socket.write(peer(request.socket)?.service ?? 'none')
-      socket.pipe(socket)
-    })
-    const { web, dial } = await serving(t, server)
-    const connection = await dial(web)
-    const request = http.request({
-      createConnection: () => connection,
-      headers: { connection: 'upgrade', upgrade: 'echo' },
-    })
-    request.end()
-    const [, socket, head] = (await once(request, 'upgrade')) as [unknown, MeshSocket, Buffer]
-    socket.end(' says hello')
-    assert.equal(`${head.toString()}${await readAll(socket)}`, 'web says hello')
-  })
-
   it('passes no request of a denied peer to the server', async (t) => {
     let requests = 0
     const { agent, web, dial } = await serving(
