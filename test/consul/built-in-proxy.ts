@@ -10,22 +10,17 @@ import { WAIT_MS, until } from './service-mesh.js'
 
 const binary = process.env['CONSUL_BIN'] ?? 'consul'
 
-export interface BuiltInProxy {
-  /** The last lines of the log, for messages. */
-  log(): string
-}
-
 /** Starts and registers a proxy for inbound connections to a plain TCP application of `service`. */
 export async function proxyInbound(
   t: TestContext,
   consul: RealAgent,
   service: string,
   applicationPort: number,
-): Promise<BuiltInProxy & { readonly port: number }> {
+): Promise<{ readonly port: number }> {
   const port = await freePort()
   const address = `127.0.0.1:${applicationPort}`
   const args = ['-service', service, '-service-addr', address, '-listen', `127.0.0.1:${port}`, '-register']
-  const proxy = await start(t, consul, args, 'listener="public listener"')
+  await start(t, consul, args, 'listener="public listener"')
   // The proxy logs this line before it listens.
   await until('the public listener accepts', async () => {
     const socket = connect(port, '127.0.0.1')
@@ -33,7 +28,7 @@ export async function proxyInbound(
     socket.destroy()
     return true
   })
-  return { ...proxy, port }
+  return { port }
 }
 
 /** Starts a proxy that forwards a local port to an upstream, as `service`. */
@@ -42,21 +37,16 @@ export async function proxyOutbound(
   consul: RealAgent,
   service: string,
   upstream: string,
-): Promise<BuiltInProxy & { readonly port: number }> {
+): Promise<{ readonly port: number }> {
   const port = await freePort()
   const args = ['-service', service, '-upstream', `${upstream}:127.0.0.1:${port}`]
   // The local port is open before the proxy has a certificate, and connections would fail until then.
-  const proxy = await start(t, consul, args, 'Parsed TLS identity')
-  return { ...proxy, port }
+  await start(t, consul, args, 'Parsed TLS identity')
+  return { port }
 }
 
 /** Starts a proxy and waits until its log contains `ready`. The proxy ends with the test. */
-async function start(
-  t: TestContext,
-  consul: RealAgent,
-  args: string[],
-  ready: string,
-): Promise<BuiltInProxy> {
+async function start(t: TestContext, consul: RealAgent, args: string[], ready: string): Promise<void> {
   const child = spawn(binary, ['connect', 'proxy', '-log-level', 'debug', ...args], {
     env: { ...process.env, CONSUL_HTTP_ADDR: consul.address },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -79,5 +69,4 @@ async function start(
       reject(new Error(`consul connect proxy has not logged '${ready}' within ${WAIT_MS} ms:\n${output}`))
     })
   })
-  return { log: () => output }
 }

@@ -35,10 +35,6 @@ export class Instance {
     return `${this.host}:${this.port}`
   }
 
-  get isServing(): boolean {
-    return this.#listener !== undefined
-  }
-
   /** Starts or recovers the instance. */
   async serve(): Promise<void> {
     this.#endFailure()

@@ -59,11 +59,6 @@ export class Program {
     return ((await exited) as [number | null])[0]
   }
 
-  /** Kills the process with SIGKILL. */
-  kill(): Promise<void> {
-    return stopChild(this.#child)
-  }
-
   /** Waits for reports until the condition is true. */
   async reported(condition: () => boolean): Promise<void> {
     const signal = AbortSignal.timeout(WAIT_MS)
