@@ -1,9 +1,8 @@
-// Three programs with many upstreams on one agent, which accepts 200 connections from an address: nothing else on the
-// machine may go short.
+// Three programs with many upstreams on one agent, which accepts 200 connections per client address.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { offer, greet } from '../fixtures/mesh.js'
+import { greet, offer } from '../fixtures/mesh.js'
 import { skip, startConsul } from './real-agent.js'
 import { agentJson, agentOptions, joiner } from './service-mesh.js'
 
@@ -13,7 +12,7 @@ const TTL_MS = 3_000
 const WATCHED_MS = 4 * TTL_MS
 
 test(
-  'three programs with 70 upstreams each leave room for their heartbeats and for others',
+  'three programs with 70 upstreams each leave connections for heartbeats and other programs',
   { skip },
   async (t) => {
     const consul = await startConsul(t)
@@ -21,7 +20,7 @@ test(
     await offer(join('api'), greet)
     const names = Array.from({ length: PROGRAMS }, (_, i) => `program-${i}`)
     const programs = names.map((name, i) => {
-      // Other options make another client of the agent, as another process has.
+      // Services with different agent options share no client, like services of different processes.
       return join(name, { agent: agentOptions(consul, { timeoutMs: 10_000 + i }) })
     })
     await Promise.all(
@@ -32,14 +31,14 @@ test(
       ),
     )
     await Promise.all(programs.map((program) => program.register({ port: 1, check: { ttlMs: TTL_MS } })))
-    let looks = 0
-    for (const end = Date.now() + WATCHED_MS; Date.now() < end; looks += 1) {
+    let rounds = 0
+    for (const end = Date.now() + WATCHED_MS; Date.now() < end; rounds += 1) {
       for (const name of names) {
         const passing = await agentJson<unknown[]>(consul, `/v1/health/service/${name}?passing`)
-        assert.equal(passing.length, 1, `${name} is critical at look ${looks}`)
+        assert.equal(passing.length, 1, `${name} is critical in round ${rounds}`)
       }
       await sleep(100)
     }
-    assert.ok(looks > 10)
+    assert.ok(rounds > 10)
   },
 )

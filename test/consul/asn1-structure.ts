@@ -2,14 +2,14 @@ import forge from 'node-forge'
 
 const { asn1 } = forge
 
-/** What a PEM's DER is made of: types, OIDs and flags, but not the values that differ from one to the next. */
+/** The structure of a PEM: types, OIDs, and flags, without the values that differ between certificates. */
 export function asn1Structure(pem: string): string {
   return outline(asn1.fromDer(forge.pem.decode(pem)[0]?.body ?? ''))
 }
 
 function outline(node: forge.asn1.Asn1): string {
   const type = `${node.tagClass >> 6}.${node.type}`
-  // forge looks into bit strings, and takes one public key in 256 for more DER.
+  // forge parses bit strings, and mistakes one public key in 256 for DER.
   if (node.type === asn1.Type.BITSTRING && node.tagClass === asn1.Class.UNIVERSAL) return type
   if (Array.isArray(node.value)) return `${type}(${node.value.map(outline).join(' ')})`
   if (node.tagClass !== asn1.Class.UNIVERSAL) return type
@@ -19,8 +19,8 @@ function outline(node: forge.asn1.Asn1): string {
 }
 
 /**
- * An extension's value is DER again, a sequence or a string of octets; short ones, such as the key usage, are compared
- * to the bit. One private key in 256 would pass for DER of some other type.
+ * The structure of an octet string. The value of an extension is DER: a sequence or an octet string. Short values, such as
+ * key usages, are compared bit by bit. Other types are ignored, because one private key in 256 looks like one.
  */
 function inner(bytes: string): string {
   if (bytes.length < 8) return forge.util.bytesToHex(bytes)

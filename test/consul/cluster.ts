@@ -1,12 +1,10 @@
-// Several Consul agents that form one cluster, or several datacenters, each agent on a loopback address of its own as
-// on a machine of its own.
+// Several Consul agents in one cluster or in several datacenters, each agent on its own loopback address.
 import type { TestContext } from 'node:test'
-
 import { freePorts } from '../fixtures/free-ports.js'
 import { type AgentPorts, type RealAgent, startConsul } from './real-agent.js'
 import { agentJson, until } from './service-mesh.js'
 
-/** The first is 127.0.0.2. */
+/** The address of a machine; the first is 127.0.0.2. */
 function machine(i: number): string {
   return `127.0.0.${i + 2}`
 }
@@ -20,11 +18,11 @@ export interface Member extends RealAgent {
 export interface Cluster {
   readonly servers: readonly Member[]
   readonly clients: readonly Member[]
-  /** The leader as all who are asked see it; undefined while they see none. */
+  /** The leader on which all these members agree; undefined without one. */
   leader(among?: readonly Member[]): Promise<Member | undefined>
 }
 
-/** Three servers and two client agents. Resolves when each of them knows of all, and can answer. */
+/** Starts three servers and two client agents, and waits until each of them knows all members. */
 export async function startCluster(t: TestContext): Promise<Cluster> {
   const names = ['server-1', 'server-2', 'server-3', 'client-1', 'client-2']
   const hosts = names.map((_, i) => machine(i))
@@ -41,7 +39,6 @@ export async function startCluster(t: TestContext): Promise<Cluster> {
         bootstrap_expect: server ? 3 : 0,
         retry_join: join,
         retry_interval: '1s',
-        // One that is killed is known to be gone within seconds, as in the development mode of Consul.
         gossip_lan: GOSSIP,
       },
     })
@@ -54,7 +51,7 @@ export async function startCluster(t: TestContext): Promise<Cluster> {
     if (new Set(seen).size !== 1) return undefined
     return servers.find((_, i) => seen[0] === `${hosts[i]}:${ports[i]?.server}`)
   }
-  await until('all are members', async () => {
+  await until('each agent knows all members', async () => {
     const views = await Promise.all(
       all.map((member) => agentJson<{ Node: string }[]>(member, '/v1/catalog/nodes')),
     )
@@ -63,6 +60,7 @@ export async function startCluster(t: TestContext): Promise<Cluster> {
   return { servers, clients, leader }
 }
 
+/** As in the development mode of Consul: the cluster detects a killed agent within seconds. */
 const GOSSIP = {
   gossip_interval: '100ms',
   probe_interval: '100ms',
@@ -70,7 +68,7 @@ const GOSSIP = {
   suspicion_mult: 3,
 }
 
-/** Two datacenters of one server each, joined over the WAN, with DNS; dc1 is the primary, whose certificate authority signs. */
+/** Starts two datacenters with one server each, joined over the WAN, with DNS. The primary, dc1, has the root CA. */
 export async function startDatacenters(t: TestContext): Promise<{ dc1: Member; dc2: Member }> {
   const names = ['dc1', 'dc2']
   const hosts = names.map((_, i) => machine(5 + i))
@@ -94,7 +92,7 @@ export async function startDatacenters(t: TestContext): Promise<{ dc1: Member; d
     return { ...agent, name, host }
   }
   const [dc1, dc2] = await Promise.all([start(0), start(1)])
-  await until('each knows the way to the other', async () => {
+  await until('the datacenters reach each other', async () => {
     const views = await Promise.all([
       agentJson<unknown[]>(dc1, '/v1/catalog/nodes?dc=dc2'),
       agentJson<unknown[]>(dc2, '/v1/catalog/nodes?dc=dc1'),

@@ -1,4 +1,4 @@
-// One script of calls, run against two agents, and what they answered side by side.
+// Runs a script of requests against two agents and compares their answers.
 import assert from 'node:assert/strict'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { waitBound } from '../fixtures/bounds.js'
@@ -9,7 +9,7 @@ interface Recorded {
   body: unknown
 }
 
-/** A real agent repeats a change that its servers did not accept after 15 to 30 s. */
+/** A real agent repeats a change that its servers rejected after 15 to 30 s. */
 const CHANGE_MS = waitBound(60_000)
 
 export type Recording = Map<string, Recorded>
@@ -19,7 +19,7 @@ interface CallOptions {
   token?: string
 }
 
-/** An answer with its JSON as it came, and its index. */
+/** An answer with its original JSON and its index. */
 export interface Answered extends Recorded {
   index: string
 }
@@ -29,19 +29,19 @@ interface Wanted {
   lacks?: string[]
 }
 
-/** Calls one agent and writes down the answer under its label. */
+/** Sends a request to one agent and records the answer under a label. */
 export interface Recorder {
   (label: string, request: string, options?: CallOptions): Promise<Answered>
   /**
-   * Repeats a request, without writing it down, until its answer has these words and lacks those: what a real
-   * agent is told reaches the catalog piece by piece.
+   * Repeats a request, without recording it, until its answer has and lacks these strings: changes of a real agent
+   * reach the catalog one after the other.
    */
   until(request: string, wanted: Wanted, options?: CallOptions): Promise<void>
 }
 
-/** A difference that is meant, and why. */
+/** An intended difference. */
 export interface Difference {
-  /** The label of the call, or several. */
+  /** The labels of the requests. */
   call: string | RegExp
   /** `status`, `body`, a header's name, or a path in the body. */
   what: string
@@ -84,7 +84,7 @@ export function createRecorder(url: string): { record: Recorder; recording: Reco
     return [recorded, { ...recorded, body: parsed, index }]
   }
   const record = async (label: string, request: string, options?: CallOptions): Promise<Answered> => {
-    assert.ok(!recording.has(label), `two calls are labelled ${label}`)
+    assert.ok(!recording.has(label), `duplicate label: ${label}`)
     const [recorded, answered] = await call(request, options)
     recording.set(label, recorded)
     return answered
@@ -98,15 +98,15 @@ export function createRecorder(url: string): { record: Recorder; recording: Reco
     for (;;) {
       const [, { body }] = await call(request, options)
       const text = JSON.stringify(body)
-      if (has.every((word) => text.includes(word)) && !lacks.some((word) => text.includes(word))) return
-      assert.ok(Date.now() < deadline, `${request} never became as wanted: ${text}`)
+      if (has.every((part) => text.includes(part)) && !lacks.some((part) => text.includes(part))) return
+      assert.ok(Date.now() < deadline, `${request}: expected ${JSON.stringify({ has, lacks })}, got ${text}`)
       await sleep(25)
     }
   }
   return { record: Object.assign(record, { until }), recording }
 }
 
-/** Every difference that the table does not explain, one line each; and table rows that explain nothing. */
+/** Returns a line for each difference without a row in the table, and for each row without a difference. */
 export function compare(real: Recording, embedded: Recording, intended: readonly Difference[]): string[] {
   const used = new Set<Difference>()
   const problems: string[] = []
@@ -118,12 +118,13 @@ export function compare(real: Recording, embedded: Recording, intended: readonly
       )
       if (row) used.add(row)
       else
-        problems.push(`${label}: ${what} is ${JSON.stringify(a)} for the real one, ${JSON.stringify(b)} here`)
+        problems.push(
+          `${label}: ${what} is ${JSON.stringify(a)} for the real agent, ${JSON.stringify(b)} here`,
+        )
     }
   }
   for (const row of intended) {
-    if (!used.has(row))
-      problems.push(`the table explains a difference that is not there: ${String(row.call)} ${row.what}`)
+    if (!used.has(row)) problems.push(`unused row of the table: ${String(row.call)} ${row.what}`)
   }
   return problems
 }
@@ -150,7 +151,7 @@ function normalHeader(name: string, value: string): string {
   return value
 }
 
-/** Values that differ between any two agents become names of their kind; everything else is compared as it is. */
+/** Replaces values that differ between any two agents with placeholders. */
 function normal(value: unknown, key = ''): unknown {
   if (typeof value === 'string') return normalText(value, key)
   if (typeof value === 'number') return /Index$|^SerialNumber$/.test(key) && value > 0 ? '<number>' : value
@@ -161,7 +162,7 @@ function normal(value: unknown, key = ''): unknown {
   )
 }
 
-/** Consul lists tags, tokens and roots in no order that one could tell beforehand. */
+/** Sorts lists of tags, tokens, and roots, whose order in Consul is unspecified. */
 function inOrder(items: unknown[]): unknown[] {
   const unordered = (item: unknown): boolean =>
     typeof item === 'string' || (isRecord(item) && ('AccessorID' in item || 'RootCert' in item))

@@ -7,41 +7,41 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { ConnectError, Service } from '../../src/index.js'
 import { rejection } from '../fixtures/mesh.js'
 import { type RealAgent, skip, startConsul } from './real-agent.js'
-import { agentJson, joiner, until } from './service-mesh.js'
+import { agentPut, joiner, until } from './service-mesh.js'
 
-/** More than the connections that an agent takes from one address, which are 200 for all programs together. */
+/** More than the 200 connections that an agent accepts from one address, for all programs together. */
 const UPSTREAMS = 300
-const MOST_CONNECTIONS = 190
-/** Those without a watch are read again after some ten seconds. */
+const MAX_CONNECTIONS = 190
+/** Upstreams without a blocking query are polled about every ten seconds. */
 const POLLED_MS = 25_000
 
-test('more upstreams than the agent takes connections', { skip }, async (t) => {
+test('more upstreams than the agent accepts connections', { skip }, async (t) => {
   const consul = await startConsul(t)
   const web = joiner(t, consul)('web')
   const names = Array.from({ length: UPSTREAMS }, (_, i) => `upstream-${i}`)
-  await offer('one')
+  await registerOn('node-1')
   await web.ready()
 
-  await t.test('all are found at once', async (t) => {
+  await t.test('all of them resolve at once', async (t) => {
     const startedAt = performance.now()
     const other = new OtherProgram(consul)
     const found = await Promise.all(names.map((name) => web.resolve(name)))
     const ms = performance.now() - startedAt
-    // For so long a connection is kept that nobody uses.
+    // An idle connection is kept for less than five seconds.
     await sleep(5_000)
     const { requests, failures, mostConnections } = await other.end()
     const connections = await connectionsTo(consul)
     t.diagnostic(JSON.stringify({ ms, requests, failures, mostConnections, connections }))
     assert.deepEqual(new Set(found.map(({ length }) => length)), new Set([1]))
 
-    await t.test('and leave room for other programs, from the beginning', () => {
-      assert.equal(failures, 0, `${failures} of ${requests} requests of another program have failed`)
-      assert.ok(mostConnections <= MOST_CONNECTIONS, `there were up to ${mostConnections} connections`)
+    await t.test('and other programs can connect at any time', () => {
+      assert.equal(failures, 0, `${failures} of ${requests} requests of another program failed`)
+      assert.ok(mostConnections <= MAX_CONNECTIONS, `${mostConnections} connections`)
     })
   })
 
-  await t.test('what comes is seen by all of them', async (t) => {
-    await offer('two')
+  await t.test('new instances of all of them are found', async (t) => {
+    await registerOn('node-2')
     const startedAt = performance.now()
     await until(
       'all have two instances',
@@ -54,40 +54,39 @@ test('more upstreams than the agent takes connections', { skip }, async (t) => {
     t.diagnostic(JSON.stringify({ ms: performance.now() - startedAt }))
   })
 
-  /** One more instance of each, in the catalog alone. */
-  async function offer(id: string): Promise<void> {
+  /** Registers an instance of each upstream on a node, in the catalog only. */
+  async function registerOn(node: string): Promise<void> {
     for (const [i, name] of names.entries()) {
-      const Service = { ID: `${name}-${id}`, Service: name, Port: i + 1, Connect: { Native: true } }
-      const body = JSON.stringify({ Node: id, Address: '127.0.3.1', Service })
-      await agentJson(consul, '/v1/catalog/register', { method: 'PUT', body })
+      const Service = { ID: `${name}-${node}`, Service: name, Port: i + 1, Connect: { Native: true } }
+      await agentPut(consul, '/v1/catalog/register', { Node: node, Address: '127.0.3.1', Service })
     }
   }
 })
 
-test('many services in one process, beside many upstreams', { skip }, async (t) => {
-  // Otherwise the agent signs no more than 50 certificates a second.
+test('many services and many upstreams in one process', { skip }, async (t) => {
+  // By default the agent signs at most 50 certificates per second.
   const connect = { enabled: true, ca_config: { csr_max_per_second: 0 } }
   const consul = await startConsul(t, { extraConfig: { connect } })
   const join = joiner(t, consul)
   const services = Array.from({ length: 90 }, (_, i) => join(`service-${i}`))
   await Promise.all(services.map((each) => each.ready()))
   const [web] = services as [Service]
-  const nobody = Array.from({ length: UPSTREAMS }, (_, i) => web.resolve(`nobody-${i}`))
-  for (const each of await Promise.allSettled(nobody)) {
+  const missing = Array.from({ length: UPSTREAMS }, (_, i) => web.resolve(`missing-${i}`))
+  for (const each of await Promise.allSettled(missing)) {
     assert.ok(each.status === 'rejected' && (each.reason as ConnectError).code === 'ERR_CONNECT_NO_INSTANCES')
   }
 
-  await t.test('leave room for what cannot wait', async (t) => {
+  await t.test('do not delay registrations and new upstreams', async (t) => {
     const startedAt = performance.now()
     await web.register({ port: 1, check: { ttlMs: 3_000 } })
-    await rejection(web.resolve('nobody yet'))
+    await rejection(web.resolve('missing'))
     const ms = performance.now() - startedAt
     t.diagnostic(JSON.stringify({ ms, connections: await connectionsTo(consul) }))
     assert.ok(ms < 2_000, `after ${ms} ms`)
   })
 })
 
-/** Asks the agent again and again, each time on a connection of its own. */
+/** Sends requests to the agent, each on a new connection. */
 class OtherProgram {
   readonly #consul: RealAgent
   readonly #ending = new AbortController()
@@ -111,8 +110,8 @@ class OtherProgram {
     while (!this.#ending.signal.aborted) {
       this.#requests += 1
       try {
-        const asked = get(`${this.#consul.url}/v1/status/leader`, { agent: false })
-        const [answer] = (await once(asked, 'response')) as [IncomingMessage]
+        const request = get(`${this.#consul.url}/v1/status/leader`, { agent: false })
+        const [answer] = (await once(request, 'response')) as [IncomingMessage]
         await once(answer.resume(), 'end')
       } catch {
         this.#failures += 1
@@ -123,7 +122,7 @@ class OtherProgram {
   }
 }
 
-/** How many connections the agent has; 0 where the system does not say. */
+/** The number of connections of the agent; 0 on systems without /proc. */
 async function connectionsTo({ address }: RealAgent): Promise<number> {
   const port = Number(address.split(':')[1]).toString(16).toUpperCase().padStart(4, '0')
   const established = new RegExp(`^ *\\d+: [0-9A-F]{8}:[0-9A-F]{4} [0-9A-F]{8}:${port} 01 `, 'gm')

@@ -3,39 +3,42 @@ import { randomUUID } from 'node:crypto'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import {
-  type AgentRequestMessage,
-  DialError,
-  type NoInstancesReason,
-  type Upstream,
-} from '../../src/index.js'
+import { type AgentRequestMessage, DialError, type NoInstancesReason } from '../../src/index.js'
 import { attemptsOf } from './ejections.js'
 import { type Instance, fleet } from './fleet.js'
-import { onNode, place } from './nodes.js'
+import { onNode, setCoordinates } from './nodes.js'
 import { skip, startConsul } from './real-agent.js'
 import { recordingProxy } from './recording-proxy.js'
-import { agentJson, agentOptions, joiner, register, until } from './service-mesh.js'
-import { type Outcome, SteadyDials, assertNoneFailed, dialOnce, shares } from './steady-dials.js'
+import {
+  ALLOW_ALL,
+  agentJson,
+  agentOptions,
+  agentPut,
+  createQuery,
+  joiner,
+  register,
+  until,
+} from './service-mesh.js'
+import { SteadyDials, assertNoneFailed, dialMany, dialOnce, instanceNames, shares } from './steady-dials.js'
 
-/** What is refused is refused without a wait. */
+/** The bound of dials that fail without waiting. */
 const AT_ONCE_MS = 1_000
-/** How long a dial waits for a new answer when it has an old one, and what else it takes. */
+/** The bound of dials that wait for a new answer while they have an old one. */
 const NEW_ANSWER_MS = 2_000
-/** The agent's clock and ours, and a request on its way. */
+/** For the difference of two clocks, and the latency of requests. */
 const TOLERANCE_MS = 50
 
 test('prepared queries', { skip }, async (t) => {
   const consul = await startConsul(t)
   const join = joiner(t, consul)
   const web = join('web')
+  // The instances must authorize without the agent.
+  await fleet(t, consul, join('api', { authorize: ALLOW_ALL }), 2)
 
-  // It decides by itself, so that it takes calls while the agent is away.
-  await fleet(t, consul, join('api', { authorize: () => ({ authorized: true, reason: 'test' }) }), 2)
-
-  await t.test('by name and by id', async () => {
+  await t.test('are found by name and by ID', async () => {
     const id = await define({ Name: 'to-api', Service: { Service: 'api' } })
     for (const query of ['to-api', id]) {
-      assert.deepEqual(names(await many(50, { query })), ['api-1', 'api-2'])
+      assert.deepEqual(instanceNames(await dialMany(web, 50, { query })), ['api-1', 'api-2'])
       const [endpoint] = await web.resolve({ query })
       assert.deepEqual(endpoint?.identity, {
         service: 'api',
@@ -46,7 +49,7 @@ test('prepared queries', { skip }, async (t) => {
     }
   })
 
-  await t.test('with tags, wanted and unwanted', async (t) => {
+  await t.test('filter by required and excluded tags', async (t) => {
     const tags = [['a'], ['a', 'b'], ['b', 'c']]
     await fleet(t, consul, join('tagged'), 3, (i) => ({ Tags: tags[i - 1] }))
     for (const [name, wanted, found] of [
@@ -55,20 +58,20 @@ test('prepared queries', { skip }, async (t) => {
       ['tag-not-a', ['!a'], ['tagged-3']],
     ] as const) {
       await define({ Name: name, Service: { Service: 'tagged', Tags: wanted } })
-      assert.deepEqual(names(await many(100, { query: name })), found)
+      assert.deepEqual(instanceNames(await dialMany(web, 100, { query: name })), found)
     }
     await define({ Name: 'tag-none', Service: { Service: 'tagged', Tags: ['none'] } })
-    await assertRefusal('tag-none', 'empty')
+    await assertNoInstances('tag-none', 'empty')
   })
 
-  await t.test('by distance', async (t) => {
+  await t.test('sort by distance', async (t) => {
     const geo = join('geo')
     const all: Instance[] = []
     for (const i of [1, 2, 3]) {
       all.push(await onNode(t, consul, geo, { node: `n${i}`, host: `127.0.2.${i}` }))
     }
     const [n1, n2, n3] = all as [Instance, Instance, Instance]
-    await place(consul, { embedded: 0, n1: 10, n2: 30, n3: 60 })
+    await setCoordinates(consul, { embedded: 0, n1: 10, n2: 30, n3: 60 })
     await define({ Name: 'geo', Service: { Service: 'geo' } })
     await define({ Name: 'near-n3', Service: { Service: 'geo', Near: 'n3' } })
     await define({ Name: 'near-agent', Service: { Service: 'geo', Near: '_agent' } })
@@ -83,94 +86,103 @@ test('prepared queries', { skip }, async (t) => {
       [{ service: 'geo', near: 'n3' }, [n3, n2, n1]],
       [{ service: 'geo', near: '_agent' }, [n1, n2, n3]],
     ] as const) {
-      await t.test(`${JSON.stringify(upstream)}: the nearest that lives`, async (t) => {
+      await t.test(`${JSON.stringify(upstream)}: dials the nearest instance that serves`, async (t) => {
         const resolved = (await web.resolve(upstream)).map(({ host, port }) => `${host}:${port}`)
         assert.deepEqual(resolved, addresses(order))
-        const [nearest, next, last] = order
-        assert.deepEqual(shares(await many(30, upstream)), { [nearest.name]: 30 })
+        const [nearest, second, last] = order
+        assert.deepEqual(shares(await dialMany(web, 30, upstream)), { [nearest.name]: 30 })
         const attempts = attemptsOf(t)
-        await nearest.die('refuses')
-        await next.die('refuses')
-        assert.deepEqual(shares(await many(1, upstream)), { [last.name]: 1 })
+        await nearest.fail('refuses')
+        await second.fail('refuses')
+        assert.deepEqual(shares(await dialMany(web, 1, upstream)), { [last.name]: 1 })
         assert.deepEqual(
           attempts.map(({ address }) => address),
           addresses(order),
         )
-        // At most one of three may be ejected: the nearest is, and the next is tried again and again.
-        assert.deepEqual(shares(await many(10, upstream)), { [last.name]: 10 })
-        await next.live()
-        assert.deepEqual(shares(await many(10, upstream)), { [next.name]: 10 })
-        await nearest.live()
-        await until('it is back', async () => (await dialOnce(web, upstream)).instance === nearest.name)
-        assert.deepEqual(shares(await many(10, upstream)), { [nearest.name]: 10 })
+        // At most one of three instances is ejected, so that each dial tries the second one.
+        assert.deepEqual(shares(await dialMany(web, 10, upstream)), { [last.name]: 10 })
+        await second.serve()
+        assert.deepEqual(shares(await dialMany(web, 10, upstream)), { [second.name]: 10 })
+        await nearest.serve()
+        await until(
+          'the nearest instance answers',
+          async () => (await dialOnce(web, upstream)).instance === nearest.name,
+        )
+        assert.deepEqual(shares(await dialMany(web, 10, upstream)), { [nearest.name]: 10 })
       })
     }
 
-    await t.test('without a place to be near to: all', async () => {
-      assert.deepEqual(names(await many(100, { query: 'geo' })), ['geo-n1', 'geo-n2', 'geo-n3'])
+    await t.test('without a node to be near: dials all instances', async () => {
+      assert.deepEqual(instanceNames(await dialMany(web, 100, { query: 'geo' })), [
+        'geo-n1',
+        'geo-n2',
+        'geo-n3',
+      ])
     })
   })
 
-  await t.test('templates', async (t) => {
+  await t.test('can be templates', async (t) => {
     await fleet(t, consul, join('one'), 1)
     await fleet(t, consul, join('two'), 1)
     const Template = { Type: 'name_prefix_match', Regexp: '^any-(.+)$' }
     await define({ Name: 'any-', Template, Service: { Service: '${match(1)}' } })
     for (const service of ['one', 'two']) {
-      assert.deepEqual(shares(await many(5, { query: `any-${service}` })), { [`${service}-1`]: 5 })
+      assert.deepEqual(shares(await dialMany(web, 5, { query: `any-${service}` })), { [`${service}-1`]: 5 })
       assert.equal((await web.resolve({ query: `any-${service}` }))[0]?.identity.service, service)
     }
-    await assertRefusal('any-three', 'empty')
-    // The prefix alone matches as well, and then there is no service to look for.
+    await assertNoInstances('any-three', 'empty')
+    // The prefix matches as well, but yields no service name.
     assert.notEqual((await dialOnce(web, { query: 'any-' })).error, undefined)
   })
 
-  await t.test('that are not there', async () => {
-    await assertRefusal('nothing', 'unknown')
-    await assertRefusal(randomUUID(), 'unknown')
+  await t.test('are reported as unknown when they do not exist', async () => {
+    await assertNoInstances('nothing', 'unknown')
+    await assertNoInstances(randomUUID(), 'unknown')
   })
 
-  await t.test('that are deleted are not there any longer', async () => {
+  await t.test('are reported as unknown once they are deleted', async () => {
     const id = await define({ Name: 'for-now', Service: { Service: 'api' }, DNS: { TTL: '1s' } })
-    await many(1, { query: 'for-now' })
+    await dialMany(web, 1, { query: 'for-now' })
     await agentJson(consul, `/v1/query/${id}`, { method: 'DELETE' })
-    await assertRefusal(id, 'unknown')
+    await assertNoInstances(id, 'unknown')
     await sleep(1_100)
-    await assertRefusal('for-now', 'unknown')
+    await assertNoInstances('for-now', 'unknown')
   })
 
-  await t.test('that are changed are followed, and so is whom they are about', async (t) => {
+  await t.test('change the expected identity when they are updated', async (t) => {
     await fleet(t, consul, join('other'), 1)
     const definition = { Name: 'either', DNS: { TTL: '1s' } }
     const id = await define({ ...definition, Service: { Service: 'api' } })
-    assert.deepEqual(names(await many(50, { query: 'either' })), ['api-1', 'api-2'])
-    const body = JSON.stringify({ ...definition, Service: { Service: 'other' } })
-    await agentJson(consul, `/v1/query/${id}`, { method: 'PUT', body })
+    assert.deepEqual(instanceNames(await dialMany(web, 50, { query: 'either' })), ['api-1', 'api-2'])
+    await agentPut(consul, `/v1/query/${id}`, { ...definition, Service: { Service: 'other' } })
     await sleep(1_100)
-    assert.deepEqual(names(await many(10, { query: 'either' })), ['other-1'])
+    assert.deepEqual(instanceNames(await dialMany(web, 10, { query: 'either' })), ['other-1'])
   })
 
-  await t.test('of services that cannot be dialled', async () => {
+  await t.test('are reported as empty without an instance to dial', async () => {
     const sick = { Name: 'sick', Port: 1, Connect: { Native: true }, Check: { TTL: '600s' } }
     await register(consul, sick)
     await register(consul, { Name: 'plain', Port: 1 })
-    for (const name of ['sick', 'plain', 'nobody']) {
+    for (const name of ['sick', 'plain', 'missing']) {
       await define({ Name: `to-${name}`, Service: { Service: name } })
-      await assertRefusal(`to-${name}`, 'empty')
+      await assertNoInstances(`to-${name}`, 'empty')
     }
   })
 
-  await t.test('one that warns: as the query wants it', async (t) => {
+  await t.test('return warning instances without OnlyPassing', async (t) => {
     await fleet(t, consul, join('warned'), 2, (i, name) => ({
       Check: { CheckID: name, TTL: '600s', Status: i === 1 ? 'warning' : 'passing' },
     }))
     await define({ Name: 'all-warned', Service: { Service: 'warned' } })
     await define({ Name: 'only-passing', Service: { Service: 'warned', OnlyPassing: true } })
-    assert.deepEqual(names(await many(50, { query: 'all-warned' })), ['warned-1', 'warned-2'])
-    assert.deepEqual(names(await many(50, { query: 'only-passing' })), ['warned-2'])
+    assert.deepEqual(instanceNames(await dialMany(web, 50, { query: 'all-warned' })), [
+      'warned-1',
+      'warned-2',
+    ])
+    assert.deepEqual(instanceNames(await dialMany(web, 50, { query: 'only-passing' })), ['warned-2'])
   })
 
-  await t.test('are executed again after their own TTL, and no sooner', async (t) => {
+  await t.test('are executed again after their TTL, and not before', async (t) => {
     const proxy = await recordingProxy(t, consul)
     const counted = join('counted', { agent: agentOptions(consul, { address: proxy.address }) })
     await counted.ready()
@@ -180,8 +192,8 @@ test('prepared queries', { skip }, async (t) => {
     await define({ Name: 'ttl-none', Service: { Service: 'api' } })
     const answers = agentAnswers(t)
     const before = proxy.requests.length
-    // Few at a time: on a busy machine the handshakes of many would outlast the time of a dial.
-    const rate = { perSecond: 20, mostAtATime: 4 }
+    // On a busy machine, the handshakes of more parallel dials would take longer than the timeout of a dial.
+    const rate = { perSecond: 20, maxParallel: 4 }
     const all = Object.keys(ttls).map((query) => new SteadyDials(t, counted, { query }, rate))
     await sleep(7_000)
     const dials = await Promise.all(all.map((each) => each.stop()))
@@ -196,14 +208,14 @@ test('prepared queries', { skip }, async (t) => {
           startedAt >= dueAt - TOLERANCE_MS,
           `${query} was executed ${dueAt - startedAt} ms too early`,
         )
-        // How much later depends on the machine; the first dial that comes after the TTL must execute the query.
+        // The first dial after the TTL must execute the query.
         const missed = dials[i]!.filter(
           (dial) => dial.startedAt > dueAt + TOLERANCE_MS && dial.endedAt < startedAt,
         )
-        assert.equal(missed.length, 0, `${query}: ${missed.length} dials used an answer that was too old`)
+        assert.equal(missed.length, 0, `${query}: ${missed.length} dials used an expired answer`)
       }
       if (ttlMs <= 2_000) assert.ok(executed.length >= 2, `${query} was executed ${executed.length} times`)
-      // A busy machine may not answer in the 500 ms after which a dial goes on without the definition.
+      // On a busy machine, a dial can continue without the definition, after 500 ms.
       const explained = answers.filter(
         ({ path, error }) => path === `/v1/query/${query}/explain` && error === undefined,
       )
@@ -214,25 +226,25 @@ test('prepared queries', { skip }, async (t) => {
     assert.deepEqual(others, [])
   })
 
-  await t.test('are executed again at once when nobody of the last answer can be reached', async (t) => {
+  await t.test('are executed again when no instance of the last answer can be reached', async (t) => {
     const service = join('moves')
-    const [old] = (await fleet(t, consul, service, 1)) as [Instance]
+    const [first] = (await fleet(t, consul, service, 1)) as [Instance]
     await define({ Name: 'to-moves', Service: { Service: 'moves' }, DNS: { TTL: '1h' } })
     const upstream = { query: 'to-moves' }
-    assert.deepEqual(shares(await many(1, upstream)), { 'moves-1': 1 })
-    await old.die('refuses')
+    assert.deepEqual(shares(await dialMany(web, 1, upstream)), { 'moves-1': 1 })
+    await first.fail('refuses')
     const moved = await onNode(t, consul, service, { node: 'elsewhere', host: '127.0.2.9' })
-    // It was answered just now, and is asked for no more than once a second.
+    // A query is executed at most once per second.
     await sleep(1_000)
-    assert.deepEqual(shares(await many(5, upstream)), { [moved.name]: 5 })
+    assert.deepEqual(shares(await dialMany(web, 5, upstream)), { [moved.name]: 5 })
   })
 
-  await t.test('are not executed while the agent is away: the last answer serves', async (t) => {
+  await t.test('keep their last answer without the agent', async (t) => {
     await define({ Name: 'short', Service: { Service: 'api' }, DNS: { TTL: '1s' } })
-    await many(1, { query: 'short' })
+    await dialMany(web, 1, { query: 'short' })
     await sleep(1_100)
 
-    await t.test('when it hangs', async (t) => {
+    await t.test('while it hangs', async (t) => {
       consul.freeze()
       const outcome = await dialOnce(web, { query: 'short' })
       consul.thaw()
@@ -241,32 +253,24 @@ test('prepared queries', { skip }, async (t) => {
       assert.ok(outcome.dialMs < NEW_ANSWER_MS, `after ${outcome.dialMs} ms`)
     })
 
-    await t.test('when it is dead', async () => {
+    await t.test('while it is down', async () => {
       await consul.kill()
-      const trusting = await many(20, { query: 'short' })
-      assert.ok(trusting.every(({ dialMs }) => dialMs < NEW_ANSWER_MS))
+      const outcomes = await dialMany(web, 20, { query: 'short' })
+      assert.ok(outcomes.every(({ dialMs }) => dialMs < NEW_ANSWER_MS))
     })
   })
 
-  async function define(query: object): Promise<string> {
-    const init = { method: 'POST', body: JSON.stringify(query) }
-    return (await agentJson<{ ID: string }>(consul, '/v1/query', init)).ID
+  function define(query: object): Promise<string> {
+    return createQuery(consul, query)
   }
 
-  async function many(count: number, upstream: Upstream): Promise<Outcome[]> {
-    const outcomes: Outcome[] = []
-    for (let i = 0; i < count; i += 1) outcomes.push(await dialOnce(web, upstream))
-    assertNoneFailed(outcomes)
-    return outcomes
-  }
-
-  async function assertRefusal(query: string, reason: NoInstancesReason): Promise<void> {
+  async function assertNoInstances(query: string, reason: NoInstancesReason): Promise<void> {
     const { error, dialMs } = await dialOnce(web, { query })
-    const what = `${query}: ${String(error)}`
-    assert.ok(error instanceof DialError, what)
-    assert.equal(error.code, 'ERR_CONNECT_NO_INSTANCES', what)
-    assert.equal(error.reason, reason, what)
-    assert.ok(dialMs < AT_ONCE_MS, `${what} after ${dialMs} ms`)
+    const message = `${query}: ${String(error)}`
+    assert.ok(error instanceof DialError, message)
+    assert.equal(error.code, 'ERR_CONNECT_NO_INSTANCES', message)
+    assert.equal(error.reason, reason, message)
+    assert.ok(dialMs < AT_ONCE_MS, `${message} after ${dialMs} ms`)
   }
 })
 
@@ -276,7 +280,7 @@ interface AgentAnswer extends AgentRequestMessage {
   readonly endedAt: number
 }
 
-/** The requests of this process to its agents, with times that do not depend on how soon another process reads them. */
+/** Collects the requests of this process to its agents, with their times. */
 function agentAnswers(t: TestContext): readonly AgentAnswer[] {
   const answers: AgentAnswer[] = []
   const onMessage = (message: unknown): void => {
@@ -287,10 +291,6 @@ function agentAnswers(t: TestContext): readonly AgentAnswer[] {
   subscribe('consul-connect:agent-request', onMessage)
   t.after(() => unsubscribe('consul-connect:agent-request', onMessage))
   return answers
-}
-
-function names(outcomes: readonly Outcome[]): string[] {
-  return Object.keys(shares(outcomes)).toSorted()
 }
 
 function addresses(all: readonly Instance[]): string[] {

@@ -4,57 +4,69 @@ import { networkInterfaces } from 'node:os'
 import { test } from 'node:test'
 import {
   AgentError,
-  type ConnectError,
   DialError,
   type MeshSocket,
   type NoInstancesReason,
   type Upstream,
 } from '../../src/index.js'
 import { portOf, readAll } from '../fixtures/mesh.js'
-import { type Instance, fleet } from './fleet.js'
+import { type Instance, fleet, withTtlCheck } from './fleet.js'
 import { skip, startConsul } from './real-agent.js'
-import { agentJson, joiner, register, until } from './service-mesh.js'
-import { type Outcome, SteadyDials, answerAs, assertNoneFailed, dialOnce, shares } from './steady-dials.js'
+import {
+  agentJson,
+  agentPut,
+  deregister,
+  instances,
+  joiner,
+  register,
+  until,
+  updateCheck,
+} from './service-mesh.js'
+import {
+  type Outcome,
+  SteadyDials,
+  answerAs,
+  assertNoneFailed,
+  dialMany,
+  dialOnce,
+  instanceNames,
+  shares,
+} from './steady-dials.js'
 
-/** From the moment that the agent tells it to whoever asks. */
+/** The bound between the answer of the agent and the last dial of an instance. */
 const SOON_MS = 500
-/** What is refused is refused without a wait. */
+/** The bound of dials that fail without waiting. */
 const AT_ONCE_MS = 1_000
 
-test('which instances are dialled', { skip }, async (t) => {
+test('the selection of instances', { skip }, async (t) => {
   const consul = await startConsul(t)
   const join = joiner(t, consul)
   const web = join('web')
-  const ttlCheck = (_: number, name: string): object => ({
-    Check: { CheckID: name, TTL: '600s', Status: 'passing' },
-  })
 
-  await t.test('not one whose check has failed or that is deregistered', async (t) => {
-    const all = await fleet(t, consul, join('sick'), 5, ttlCheck)
+  await t.test('skips instances that are not passing or not registered', async (t) => {
+    const all = await fleet(t, consul, join('sick'), 5, withTtlCheck)
     const [first, second, third] = all as [Instance, Instance, Instance]
     const dials = new SteadyDials(t, web, 'sick', { perSecond: 100 })
-    await everybodyAnswers(dials, all)
+    await dials.answeredBy(all.length)
     const latencies: Record<string, number> = {}
 
     await t.test('critical', async () => {
-      await tellCheck('fail', first.name)
-      latencies['critical'] = await leaves(dials, first, 'sick')
+      await updateCheck(consul, 'fail', first.name)
+      latencies['critical'] = await measureRemoval(dials, first, 'sick')
     })
     await t.test('deregistered', async () => {
-      await agentJson(consul, `/v1/agent/service/deregister/${second.name}`, { method: 'PUT' })
-      latencies['deregistered'] = await leaves(dials, second, 'sick')
+      await deregister(consul, second.name)
+      latencies['deregistered'] = await measureRemoval(dials, second, 'sick')
     })
     await t.test('in maintenance', async () => {
-      const path = `/v1/agent/service/maintenance/${third.name}?enable=true`
-      await agentJson(consul, path, { method: 'PUT' })
-      latencies['in maintenance'] = await leaves(dials, third, 'sick')
+      await agentPut(consul, `/v1/agent/service/maintenance/${third.name}?enable=true`)
+      latencies['in maintenance'] = await measureRemoval(dials, third, 'sick')
     })
-    await t.test('and those that are well again are', async () => {
-      await tellCheck('pass', first.name)
-      const path = `/v1/agent/service/maintenance/${third.name}?enable=false`
-      await agentJson(consul, path, { method: 'PUT' })
+    await t.test('until they are passing again', async () => {
+      await updateCheck(consul, 'pass', first.name)
+      await agentPut(consul, `/v1/agent/service/maintenance/${third.name}?enable=false`)
       const before = dials.outcomes.length
-      await until('they are dialled', () => {
+      await until('both are dialed again', () => {
         const counts = shares(dials.outcomes.slice(before))
         return first.name in counts && third.name in counts
       })
@@ -65,106 +77,106 @@ test('which instances are dialled', { skip }, async (t) => {
     assertNoneFailed(outcomes)
   })
 
-  await t.test('by weight', async (t) => {
+  await t.test('distributes connections by weight', async (t) => {
     const weights = [1, 3]
     const service = join('weighty')
     await fleet(t, consul, service, 2, (i) => ({ Weights: { Passing: weights[i - 1], Warning: 1 } }))
 
-    await t.test('one after the other', async () => {
-      assertShare(t, await many(800, 'weighty'), 'weighty-1', 1 / 4)
+    await t.test('for sequential dials', async () => {
+      assertShare(t, await dialMany(web, 800, 'weighty'), 'weighty-1', 1 / 4)
     })
 
-    await t.test('each begun when the one before has its answer, and is hardly closed', async (t) => {
+    await t.test('for dials that start before the previous connection has closed', async (t) => {
       const answers: string[] = []
       for (let i = 0; i < 800; i += 1) {
         const socket = await web.dial('weighty')
-        socket.write('word')
+        socket.write('hello')
         answers.push(await readAll(socket))
       }
-      const light = answers.filter((answer) => answer === 'weighty-1 word').length
+      const light = answers.filter((answer) => answer === 'weighty-1 hello').length
       t.diagnostic(JSON.stringify({ dials: answers.length, light }))
-      // What is open for no time must not count for more than a weight.
+      // Short-lived connections must not count for more than the weights.
       assert.ok(light > 100 && light < 300, `${light} of ${answers.length}, not about 200`)
     })
 
-    await t.test('while so many are open', async (t) => {
+    await t.test('while 1, 2, 4, or 8 connections are open', async (t) => {
       const counts: Record<number, number> = {}
-      for (const many of [1, 2, 4, 8]) {
+      for (const limit of [1, 2, 4, 8]) {
         const open: MeshSocket[] = []
         let light = 0
         for (let i = 0; i < 600; i += 1) {
           const socket = await web.dial('weighty')
           if (socket.remoteAddress === '127.0.1.1') light += 1
           open.push(socket)
-          if (open.length > many) await hangUp(open.shift()!)
+          if (open.length > limit) await close(open.shift()!)
         }
-        await Promise.all(open.map(hangUp))
-        counts[many] = light
+        await Promise.all(open.map(close))
+        counts[limit] = light
       }
       t.diagnostic(JSON.stringify(counts))
-      // Whole connections cannot be shared out by weight; what is open must not count for more than a weight.
+      // So few connections cannot match the weights exactly, but they must not count for more than the weights.
       for (const light of Object.values(counts)) {
         assert.ok(light > 60 && light < 225, `${JSON.stringify(counts)} of 600, not about 150`)
       }
     })
 
-    await t.test('and when all stay open, by what each has already', async (t) => {
+    await t.test('for connections that stay open, by the load of each instance', async (t) => {
       const open = []
       for (let i = 0; i < 200; i += 1) open.push(await web.dial('weighty'))
       const light = open.filter(({ remoteAddress }) => remoteAddress === '127.0.1.1').length
-      await Promise.all(open.map(hangUp))
+      await Promise.all(open.map(close))
       t.diagnostic(JSON.stringify({ open: open.length, light }))
-      // A fifth of what chance alone would be excused.
+      // A fifth of five standard deviations of a random choice.
       assert.ok(Math.abs(light - 50) <= 6, `${light} of 200`)
     })
   })
 
-  await t.test('one that warns: only when it is asked for, and by its other weight', async (t) => {
+  await t.test('includes warning instances with onlyPassing: false, by their warning weight', async (t) => {
     const all = await fleet(t, consul, join('warned'), 2, (i, name) => ({
-      ...ttlCheck(i, name),
+      ...withTtlCheck(i, name),
       Weights: { Passing: 3, Warning: 1 },
     }))
-    await tellCheck('warn', all[0]!.name)
-    await until('it is known', async () => (await passing('warned')) === 1)
-    const only = await many(200, 'warned')
-    assert.deepEqual(shares(only), { 'warned-2': 200 })
-    assertShare(t, await many(800, { service: 'warned', onlyPassing: false }), 'warned-1', 1 / 4)
-    await tellCheck('warn', all[1]!.name)
-    await until('both are known', async () => (await passing('warned')) === 0)
-    await until('it is refused', async () => refusal('warned', 'not-passing'))
-    const both = shares(await many(20, { service: 'warned', onlyPassing: false }))
-    assert.deepEqual(Object.keys(both).toSorted(), ['warned-1', 'warned-2'])
+    await updateCheck(consul, 'warn', all[0]!.name)
+    await until('one instance is passing', async () => (await instances(consul, 'warned')) === 1)
+    assert.deepEqual(shares(await dialMany(web, 200, 'warned')), { 'warned-2': 200 })
+    assertShare(t, await dialMany(web, 800, { service: 'warned', onlyPassing: false }), 'warned-1', 1 / 4)
+    await updateCheck(consul, 'warn', all[1]!.name)
+    await until('no instance is passing', async () => {
+      const { error } = await dialOnce(web, 'warned')
+      return error instanceof DialError && error.reason === 'not-passing'
+    })
+    await assertDialed({ service: 'warned', onlyPassing: false }, ['warned-1', 'warned-2'])
   })
 
-  await t.test('by tags, all of them', async (t) => {
+  await t.test('requires all tags, in any case', async (t) => {
     const tags = [['a'], ['a', 'b'], ['b', 'c']]
     await fleet(t, consul, join('tagged'), 3, (i) => ({ Tags: tags[i - 1] }))
     for (const [wanted, found] of [
       [[], ['tagged-1', 'tagged-2', 'tagged-3']],
       [['a'], ['tagged-1', 'tagged-2']],
-      [['b', 'a'], ['tagged-2']],
+      [['B', 'a'], ['tagged-2']],
       [['c'], ['tagged-3']],
     ] as const) {
-      await dialsExactly({ service: 'tagged', tags: wanted }, found)
+      await assertDialed({ service: 'tagged', tags: wanted }, found)
     }
-    await assertRefusal({ service: 'tagged', tags: ['a', 'nobody'] }, 'no-match')
-    await assertRefusal({ service: 'tagged', tags: ['a', 'c'] }, 'no-match')
-    await assertRefusal({ service: 'nobody', tags: ['a'] }, 'unknown')
+    await assertNoInstances({ service: 'tagged', tags: ['a', 'missing'] }, 'no-match')
+    await assertNoInstances({ service: 'tagged', tags: ['a', 'c'] }, 'no-match')
+    await assertNoInstances({ service: 'missing', tags: ['a'] }, 'unknown')
   })
 
-  await t.test('by a filter', async (t) => {
+  await t.test('applies a filter', async (t) => {
     await fleet(t, consul, join('sifted'), 3, (i) => ({
       Meta: { version: `${i}` },
       Tags: i === 2 ? ['b'] : [],
     }))
     const byFilter = (filter: string): Upstream => ({ service: 'sifted', filter })
-    await dialsExactly(byFilter('Service.Meta.version == "2"'), ['sifted-2'])
-    await dialsExactly(byFilter('Service.Meta.version != `2`'), ['sifted-1', 'sifted-3'])
-    await dialsExactly(byFilter('"b" in Service.Tags or Service.ID matches "-3$"'), ['sifted-2', 'sifted-3'])
-    await assertRefusal(byFilter('Service.Meta.version == "4"'), 'no-match')
-    await assertRefusal({ service: 'nobody', filter: 'Service.Port == 1' }, 'unknown')
+    await assertDialed(byFilter('Service.Meta.version == "2"'), ['sifted-2'])
+    await assertDialed(byFilter('Service.Meta.version != `2`'), ['sifted-1', 'sifted-3'])
+    await assertDialed(byFilter('"b" in Service.Tags or Service.ID matches "-3$"'), ['sifted-2', 'sifted-3'])
+    await assertNoInstances(byFilter('Service.Meta.version == "4"'), 'no-match')
+    await assertNoInstances({ service: 'missing', filter: 'Service.Port == 1' }, 'unknown')
 
-    await t.test('one that is none is refused at once', async () => {
+    await t.test('and rejects invalid filters at once', async () => {
       for (const filter of ['bogus', 'Service.Nothing == 1', '(']) {
         const { error, dialMs } = await dialOnce(web, byFilter(filter), { timeoutMs: 3_000 })
         assert.ok(error instanceof AgentError, `${filter}: ${String(error)}`)
@@ -174,32 +186,33 @@ test('which instances are dialled', { skip }, async (t) => {
     })
   })
 
-  await t.test('nobody, and it says why at once', async (t) => {
+  await t.test('reports at once why no instance can be dialed', async (t) => {
     const port = portOf(await join('here').listen({ port: 0, host: '127.0.0.1' }, answerAs('here')))
     const at = { Port: port, Address: '127.0.0.1' }
     await register(consul, { ...at, Name: 'plain' })
     await register(consul, { ...at, Name: 'portless', Port: 0, Connect: { Native: true } })
     await register(consul, { ...at, Name: 'critical', Connect: { Native: true }, Check: { TTL: '600s' } })
-    await until('they are known', async () => {
+    await until('all services are in the catalog', async () => {
       const known = await agentJson<object>(consul, '/v1/catalog/services')
       return ['plain', 'portless', 'critical'].every((name) => name in known)
     })
-    await assertRefusal('nobody', 'unknown')
-    await assertRefusal('plain', 'not-connect')
-    await assertRefusal('portless', 'not-passing')
-    await assertRefusal('critical', 'not-passing')
-    await assertRefusal({ service: 'critical', onlyPassing: false }, 'not-passing')
+    await assertNoInstances('missing', 'unknown')
+    await assertNoInstances('plain', 'not-connect')
+    await assertNoInstances('portless', 'not-passing')
+    await assertNoInstances('critical', 'not-passing')
+    await assertNoInstances({ service: 'critical', onlyPassing: false }, 'not-passing')
 
-    await t.test('in a datacenter that there is not', async () => {
+    await t.test('and that a datacenter does not exist', async () => {
       const { error, dialMs } = await dialOnce(web, { service: 'critical', datacenter: 'nowhere' })
       assert.ok(error instanceof AgentError, String(error))
       assert.equal(error.code, 'ERR_CONNECT_AGENT_DATACENTER')
       assert.equal(error.status, 500)
+      assert.match(error.message, /No path to datacenter/)
       assert.ok(dialMs < AT_ONCE_MS, `after ${dialMs} ms`)
     })
   })
 
-  await t.test('at a host name, and at an IPv6 address where there are any', async () => {
+  await t.test('dials host names, and IPv6 addresses where the machine has them', async () => {
     const hasIpv6 = Object.values(networkInterfaces()).some((all) =>
       all?.some(({ address }) => address === '::1'),
     )
@@ -209,86 +222,62 @@ test('which instances are dialled', { skip }, async (t) => {
     ] as const) {
       const listener = await join(name).listen({ port: 0, host }, answerAs(name))
       await register(consul, { Name: name, Address, Port: portOf(listener), Connect: { Native: true } })
-      await until('it is known', async () => (await passing(name)) === 1)
-      assert.deepEqual(shares(await many(5, name)), { [name]: 5 })
+      await until('the instance is passing', async () => (await instances(consul, name)) === 1)
+      assert.deepEqual(shares(await dialMany(web, 5, name)), { [name]: 5 })
     }
   })
 
-  await t.test('one that comes after somebody asked in vain', async (t) => {
-    await assertRefusal('late', 'unknown')
+  await t.test('finds an instance that is registered after a failed dial', async (t) => {
+    await assertNoInstances('late', 'unknown')
     await fleet(t, consul, join('late'), 1)
-    const outcome = await until('it is found', async () => {
-      const tried = await dialOnce(web, 'late')
-      return tried.error === undefined && tried
-    })
-    assert.equal(outcome.instance, 'late-1')
+    await until('the instance answers', async () => (await dialOnce(web, 'late')).instance === 'late-1')
   })
 
-  /** Waits until the agent knows, and then until it is dialled no more: how long that takes, in milliseconds. */
-  async function leaves(dials: SteadyDials, gone: Instance, service: string): Promise<number> {
-    await until('the agent knows', async () => {
+  /** Waits until the agent no longer returns an instance. Returns the time until its last dial, in milliseconds. */
+  async function measureRemoval(dials: SteadyDials, removed: Instance, service: string): Promise<number> {
+    await until('the agent no longer returns the instance', async () => {
       const found = await agentJson<{ Service: { ID: string } }[]>(
         consul,
         `/v1/health/connect/${service}?passing`,
       )
-      return found.every(({ Service }) => Service.ID !== gone.name)
+      return found.every(({ Service }) => Service.ID !== removed.name)
     })
     const knownAt = performance.now()
     const before = dials.outcomes.length
-    await until('dials', () => dials.outcomes.length > before + 150)
+    await until('150 dials have ended', () => dials.outcomes.length > before + 150)
     const since = dials.outcomes.filter(({ startedAt }) => startedAt > knownAt)
-    const last = since.findLast(({ instance }) => instance === gone.name)
+    const last = since.findLast(({ instance }) => instance === removed.name)
     const latency = (last?.startedAt ?? knownAt) - knownAt
-    assert.ok(latency < SOON_MS, `${gone.name} was still dialled ${latency} ms later`)
+    assert.ok(latency < SOON_MS, `${removed.name} was dialed ${latency} ms later`)
     return latency
   }
 
-  async function many(count: number, upstream: Upstream): Promise<Outcome[]> {
-    const outcomes: Outcome[] = []
-    for (let i = 0; i < count; i += 1) outcomes.push(await dialOnce(web, upstream))
-    assertNoneFailed(outcomes)
-    return outcomes
+  /** Asserts that dials reach exactly these instances. With 50 dials for each, one is missed by chance once in 10^8 times. */
+  async function assertDialed(upstream: Upstream, names: readonly string[]): Promise<void> {
+    const outcomes = await dialMany(web, names.length === 1 ? 10 : 50 * names.length, upstream)
+    assert.deepEqual(instanceNames(outcomes), names, JSON.stringify(upstream))
   }
 
-  /** With ten dials for each, one is left out by chance once in 10^4 times, twice as many once in 10^8. */
-  async function dialsExactly(upstream: Upstream, names: readonly string[]): Promise<void> {
-    const counts = shares(await many(names.length === 1 ? 10 : 50 * names.length, upstream))
-    assert.deepEqual(Object.keys(counts).toSorted(), names, JSON.stringify(upstream))
-  }
-
-  async function assertRefusal(upstream: Upstream, reason: NoInstancesReason): Promise<void> {
-    // Once from nothing, and once from what is known by then.
+  async function assertNoInstances(upstream: Upstream, reason: NoInstancesReason): Promise<void> {
+    // Without and with a cached answer.
     for (let i = 0; i < 2; i += 1) {
       const { error, dialMs } = await dialOnce(web, upstream)
-      const what = `${JSON.stringify(upstream)}: ${String(error)}`
-      assert.ok(error instanceof DialError, what)
-      assert.equal(error.code, 'ERR_CONNECT_NO_INSTANCES', what)
-      assert.equal(error.reason, reason, what)
+      const message = `${JSON.stringify(upstream)}: ${String(error)}`
+      assert.ok(error instanceof DialError, message)
+      assert.equal(error.code, 'ERR_CONNECT_NO_INSTANCES', message)
+      assert.equal(error.reason, reason, message)
       assert.deepEqual(error.attempts, [])
-      assert.ok(dialMs < AT_ONCE_MS, `${what} after ${dialMs} ms`)
+      assert.ok(dialMs < AT_ONCE_MS, `${message} after ${dialMs} ms`)
     }
-  }
-
-  async function refusal(upstream: Upstream, reason: NoInstancesReason): Promise<boolean> {
-    const { error } = await dialOnce(web, upstream)
-    return (error as ConnectError | undefined) instanceof DialError && (error as DialError).reason === reason
-  }
-
-  async function tellCheck(word: 'pass' | 'warn' | 'fail', id: string): Promise<void> {
-    await agentJson(consul, `/v1/agent/check/${word}/${id}`, { method: 'PUT' })
-  }
-
-  async function passing(service: string): Promise<number> {
-    return (await agentJson<unknown[]>(consul, `/v1/health/connect/${service}?passing`)).length
   }
 })
 
-async function hangUp(socket: MeshSocket): Promise<void> {
+async function close(socket: MeshSocket): Promise<void> {
   socket.destroy()
   if (!socket.closed) await once(socket, 'close')
 }
 
-/** Within five standard deviations of a binomial draw. */
+/** Asserts a share within five standard deviations of a binomial distribution. */
 function assertShare(
   t: { diagnostic(text: string): void },
   outcomes: readonly Outcome[],
@@ -301,8 +290,4 @@ function assertShare(
   const sigma = Math.sqrt(expected * (1 - share))
   t.diagnostic(JSON.stringify({ dials: outcomes.length, count, expected, sigma }))
   assert.ok(Math.abs(count - expected) <= 5 * sigma, `${count} of ${outcomes.length}, not about ${expected}`)
-}
-
-async function everybodyAnswers(dials: SteadyDials, all: readonly Instance[]): Promise<void> {
-  await until('all have answered', () => Object.keys(shares(dials.outcomes)).length === all.length)
 }

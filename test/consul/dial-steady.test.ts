@@ -4,26 +4,25 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fleet } from './fleet.js'
 import { type RealAgent, skip, startConsul } from './real-agent.js'
 import { recordingProxy } from './recording-proxy.js'
-import { agentJson, agentOptions, joiner } from './service-mesh.js'
-import { type Outcome, assertNoneFailed, dialOnce, shares } from './steady-dials.js'
+import { ALLOW_ALL, agentJson, agentOptions, joiner } from './service-mesh.js'
+import { type Outcome, assertNoneFailed, dialOnce, instanceNames } from './steady-dials.js'
 
 const DIALS = 2_000
-/** As many at a time as keep the process busy. */
-const AT_A_TIME = 8
-/** Consul sums up its telemetry over so long. */
+const CONCURRENCY = 8
+/** The aggregation interval of Consul's telemetry. */
 const INTERVAL_MS = 10_000
 
-test('a dial costs the agent nothing, however many there are', { skip }, async (t) => {
+test('dials of a known upstream send no requests to the agent', { skip }, async (t) => {
   const consul = await startConsul(t)
   const proxy = await recordingProxy(t, consul)
   const join = joiner(t, consul)
   const agent = agentOptions(consul, { address: proxy.address })
   const web = join('web', { agent })
-  // The other end decides by itself, and its intentions are not asked for.
-  await fleet(t, consul, join('api', { agent, authorize: () => ({ authorized: true, reason: 'test' }) }), 3)
+  // The authorizer avoids requests for intentions.
+  await fleet(t, consul, join('api', { agent, authorize: ALLOW_ALL }), 3)
   await dialOnce(web, 'api')
 
-  // Whatever came before is over, and its interval too.
+  // Wait for the next telemetry interval.
   await sleep(INTERVAL_MS - (Date.now() % INTERVAL_MS) + 500)
   const startedAt = Date.now()
   const before = proxy.requests.length
@@ -31,33 +30,33 @@ test('a dial costs the agent nothing, however many there are', { skip }, async (
   const span: Span = { from: startedAt }
   const counting = httpRequests(consul, span)
   const outcomes: Outcome[] = []
-  const work = Array.from({ length: AT_A_TIME }, async (_, i) => {
-    for (let n = i; n < DIALS; n += AT_A_TIME) outcomes.push(await dialOnce(web, 'api'))
+  const work = Array.from({ length: CONCURRENCY }, async (_, i) => {
+    for (let n = i; n < DIALS; n += CONCURRENCY) outcomes.push(await dialOnce(web, 'api'))
   })
   await Promise.all(work)
-  // One that goes by, to see that the agent counts.
+  // A request outside of the proxy, to prove that the agent counts requests.
   await agentJson(consul, '/v1/status/leader')
   span.to = Date.now()
   const ms = span.to - startedAt
   const requests = proxy.requests.slice(before).map(({ request }) => request)
   const connections = proxy.connections() - connectionsBefore
 
-  await t.test('all of them arrive', () => {
+  await t.test('all dials succeed', () => {
     assertNoneFailed(outcomes)
     assert.equal(outcomes.length, DIALS)
-    assert.deepEqual(Object.keys(shares(outcomes)).toSorted(), ['api-1', 'api-2', 'api-3'])
+    assert.deepEqual(instanceNames(outcomes), ['api-1', 'api-2', 'api-3'])
   })
 
-  await t.test('not a request has come by', () => {
+  await t.test('the proxy saw no request', () => {
     t.diagnostic(JSON.stringify({ dials: outcomes.length, ms, requests, connections }))
     assert.deepEqual(requests, [])
     assert.equal(connections, 0)
   })
 
-  await t.test('and the agent has counted none', async () => {
+  await t.test('the agent counted no request', async () => {
     const counted = await counting
     t.diagnostic(JSON.stringify(counted))
-    // Those that ask for the telemetry itself.
+    // Without the requests for the telemetry.
     const { 'consul.http.GET.v1.agent.metrics': own, ...others } = counted
     assert.ok(own !== undefined)
     assert.deepEqual(others, { 'consul.http.GET.v1.status.leader': 1 })
@@ -67,11 +66,11 @@ test('a dial costs the agent nothing, however many there are', { skip }, async (
 /** By `Date.now`. */
 interface Span {
   readonly from: number
-  /** Undefined while it lasts. */
+  /** Undefined until the end. */
   to?: number
 }
 
-/** What the agent counts of requests in all intervals that a span has a part in. */
+/** The number of requests by name in all telemetry intervals that overlap with a span. */
 async function httpRequests(consul: RealAgent, span: Span): Promise<Record<string, number>> {
   interface Metrics {
     readonly Timestamp: string
@@ -80,7 +79,7 @@ async function httpRequests(consul: RealAgent, span: Span): Promise<Record<strin
   const total: Record<string, number> = {}
   let next = span.from - (span.from % INTERVAL_MS)
   for (;;) {
-    // It tells of the last interval that is over, and of none before.
+    // The agent returns only the last complete interval.
     const { Timestamp, Samples } = await agentJson<Metrics>(consul, '/v1/agent/metrics')
     const at = Date.parse(Timestamp.replace(' +0000 UTC', 'Z').replace(' ', 'T'))
     assert.ok(at <= next, `the telemetry before ${Timestamp} was missed`)

@@ -1,16 +1,15 @@
-// What becomes of instances that fail, as the debug log of the dials tells it, beside what src/resolve/balancer.ts
-// promises.
+// Compares the ejections in the debug log of dials with the guarantees of src/resolve/balancer.ts.
 import type { TestContext } from 'node:test'
 import { log } from '../../src/base/log.js'
 import type { SteadyDials } from './steady-dials.js'
 
 const FIRST_EJECTION_MS = 1_000
-/** Of five. */
-const MOST_EJECTED = 2
-/** With a chance of a fifth, the one on trial is passed over by so many dials once in 10^9 times. */
-const MOST_PASSING_OVER = Math.log(1e-9) / Math.log(1 - 1 / 5)
+/** Of five instances. */
+const MAX_EJECTED = 2
+/** With a chance of 1/5, an instance on trial is not chosen by this number of dials once in 10^9 times. */
+const MAX_SKIPPING_DIALS = Math.log(1e-9) / Math.log(1 - 1 / 5)
 
-/** What came of one attempt of a dial. */
+/** One attempt of a dial. */
 interface Attempt {
   /** By `performance.now`. */
   readonly at: number
@@ -19,7 +18,7 @@ interface Attempt {
   readonly connected: boolean
 }
 
-/** Listens to the debug log of the dials, in place of whoever reads it. */
+/** Collects the attempts from the debug log of dials until the end of the test. */
 export function attemptsOf(t: TestContext): readonly Attempt[] {
   const attempts: Attempt[] = []
   const { dial } = log
@@ -36,46 +35,47 @@ export function attemptsOf(t: TestContext): readonly Attempt[] {
   return attempts
 }
 
-interface Course {
+interface EjectionReport {
   readonly problems: string[]
-  /** How long each trial came after the ejection before it, in milliseconds. */
+  /** The time between each ejection and its trial, in milliseconds. */
   readonly pauses: number[]
   readonly ejections: number
-  /** Failures of one that was not ejected, since as many were as may be. */
+  /** Failures without an ejection, because MAX_EJECTED instances were ejected already. */
   readonly spared: number
 }
 
-/** Follows each of five instances through the attempts. */
-export function followEjections(attempts: readonly Attempt[], dials: SteadyDials): Course {
+/** Reconstructs the ejections of five instances from the attempts. */
+export function followEjections(attempts: readonly Attempt[], dials: SteadyDials): EjectionReport {
   const problems: string[] = []
   const pauses: number[] = []
-  const out = new Map<string, { readonly since: number; readonly times: number }>()
+  const ejectedInstances = new Map<string, { readonly since: number; readonly times: number }>()
   let [ejections, spared] = [0, 0]
   for (const { at, address, connected } of attempts) {
-    const ejected = out.get(address)
+    const ejected = ejectedInstances.get(address)
     if (ejected === undefined) {
       if (connected) continue
-      if (out.size >= MOST_EJECTED) spared += 1
+      if (ejectedInstances.size >= MAX_EJECTED) spared += 1
       else {
-        out.set(address, { since: at, times: 1 })
+        ejectedInstances.set(address, { since: at, times: 1 })
         ejections += 1
       }
       continue
     }
-    if (at <= dials.underWayUntil(ejected.since)) {
-      // It was on its way before, and brings it back if it has arrived.
-      if (connected) out.delete(address)
+    if (at <= dials.pendingUntil(ejected.since)) {
+      // The attempt began before the ejection, and ends it if it succeeds.
+      if (connected) ejectedInstances.delete(address)
       continue
     }
     const pause = at - ejected.since
     pauses.push(pause)
     const shortest = FIRST_EJECTION_MS * 2 ** (ejected.times - 1)
-    // The library's clock counts whole milliseconds.
+    // The clock of the library has a resolution of 1 ms.
     if (pause < shortest - 2) problems.push(`${address}: tried after ${pause} ms, not ${shortest} or more`)
-    const passing = dials.begunBetween(ejected.since + 1.5 * shortest, at)
-    if (passing > MOST_PASSING_OVER) problems.push(`${address}: on trial only after ${passing} others`)
-    if (connected) out.delete(address)
-    else out.set(address, { since: at, times: ejected.times + 1 })
+    const skipping = dials.startedBetween(ejected.since + 1.5 * shortest, at)
+    if (skipping > MAX_SKIPPING_DIALS)
+      problems.push(`${address}: trial only after ${skipping} dials to other instances`)
+    if (connected) ejectedInstances.delete(address)
+    else ejectedInstances.set(address, { since: at, times: ejected.times + 1 })
   }
   return { problems, pauses, ejections, spared }
 }

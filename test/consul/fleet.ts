@@ -1,28 +1,28 @@
-// Instances of one service that die and come back, each on an address of its own, as on a machine of its own.
+// Instances of one service that fail and recover, each on its own loopback address.
 import { once } from 'node:events'
 import { type Server, createServer } from 'node:net'
 import type { TestContext } from 'node:test'
-import { freePorts } from '../fixtures/free-ports.js'
 import type { Listener, Service } from '../../src/index.js'
-
-import { type RealAgent } from './real-agent.js'
+import { freePorts } from '../fixtures/free-ports.js'
+import type { RealAgent } from './real-agent.js'
 import { agentJson, register, until } from './service-mesh.js'
 import { answerAs } from './steady-dials.js'
 
-/** What somebody finds who dials a dead one: a closed port, a connection that is closed at once, or silence. */
-export type Death = 'refuses' | 'closes' | 'says nothing'
+/** The behavior of a failed instance: it refuses connections, closes them at once, or accepts them and stays silent. */
+export type Failure = 'refuses' | 'closes' | 'stays silent'
 
-/** One instance. It stays registered while it is dead. */
+/** One instance. It stays registered while it fails. */
 export class Instance {
   readonly name: string
   readonly host: string
   readonly port: number
-  /** When it was called while it was dead, by `performance.now`. */
+  /** The times of connections during a failure, by `performance.now`. */
   readonly calls: number[] = []
-  readonly deaths: number[] = []
+  /** The times of `fail()`, by `performance.now`. */
+  readonly failedAt: number[] = []
   readonly #service: Service
   #listener: Listener | undefined
-  #grave: Server | undefined
+  #substitute: Server | undefined
 
   constructor(service: Service, name: string, host: string, port: number) {
     this.#service = service
@@ -35,49 +35,51 @@ export class Instance {
     return `${this.host}:${this.port}`
   }
 
-  get isAlive(): boolean {
-    return this.#listener !== undefined
-  }
-
-  /** Opens its port, also after a death. */
-  async live(): Promise<void> {
-    this.#bury()
+  /** Starts or recovers the instance. */
+  async serve(): Promise<void> {
+    this.#endFailure()
     const { host, port } = this
     this.#listener = await this.#service.listen({ host, port }, answerAs(this.name))
   }
 
-  /** Cuts its connections and closes its port; as a grave it may answer there in the service's place. */
-  async die(death: Death): Promise<void> {
-    this.deaths.push(performance.now())
+  /** Destroys the connections and closes the port, or replaces the listener with one that fails. */
+  async fail(failure: Failure): Promise<void> {
+    this.failedAt.push(performance.now())
     this.#listener?.destroy()
     this.#listener = undefined
-    if (death === 'refuses') return
+    if (failure === 'refuses') return
     const { host, port } = this
-    const grave = createServer((socket) => {
+    const substitute = createServer((socket) => {
       this.calls.push(performance.now())
-      // A reset, or the end of the test.
       socket.on('error', () => undefined)
-      if (death === 'closes') socket.destroy()
-      else grave.once('bury', () => socket.destroy())
+      if (failure === 'closes') socket.destroy()
+      else substitute.once('recover', () => socket.destroy())
     })
-    this.#grave = grave
-    grave.listen({ host, port })
-    await once(grave, 'listening')
+    this.#substitute = substitute
+    await once(substitute.listen({ host, port }), 'listening')
   }
 
   end(): void {
-    this.#bury()
+    this.#endFailure()
     this.#listener?.destroy()
   }
 
-  #bury(): void {
-    this.#grave?.emit('bury')
-    this.#grave?.close()
-    this.#grave = undefined
+  #endFailure(): void {
+    this.#substitute?.emit('recover')
+    this.#substitute?.close()
+    this.#substitute = undefined
   }
 }
 
-/** So many instances of a service, alive and registered; `define` may say more of each, from 1 on. */
+/** A `define` option of `fleet`: a passing TTL check with the name of the instance as its ID. */
+export function withTtlCheck(_: number, name: string): object {
+  return { Check: { CheckID: name, TTL: '600s', Status: 'passing' } }
+}
+
+/**
+ * Starts and registers instances of a service.
+ * @param define - returns further fields of the registration of each instance, whose numbers start at 1
+ */
 export async function fleet(
   t: TestContext,
   consul: RealAgent,
@@ -87,7 +89,7 @@ export async function fleet(
 ): Promise<Instance[]> {
   const instances = await Promise.all(
     Array.from({ length: count }, async (_, i) => {
-      // Connections go out from 127.0.0.1, and never take the port of a dead one.
+      // Outbound connections use 127.0.0.1, so that they cannot take the port of a failed instance.
       const host = `127.0.1.${i + 1}`
       const [port = 0] = await freePorts(1, host)
       return new Instance(service, `${service.name}-${i + 1}`, host, port)
@@ -98,13 +100,13 @@ export async function fleet(
   })
   await Promise.all(
     instances.map(async (instance, i) => {
-      await instance.live()
+      await instance.serve()
       const { name, host, port } = instance
       const definition = { Name: service.name, ID: name, Address: host, Port: port }
       await register(consul, { ...definition, Connect: { Native: true }, ...define(i + 1, name) })
     }),
   )
-  await until('all are known', async () => {
+  await until('all instances are in the catalog', async () => {
     const path = `/v1/health/connect/${encodeURIComponent(service.name)}`
     return (await agentJson<unknown[]>(consul, path)).length === count
   })

@@ -13,14 +13,14 @@ const SETS = 1_000
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 const token = 'b1d2c3f4-0000-4000-8000-000000000001'
 
-const AT_A_TIME = 20
+const BATCH = 20
 
-/** Names that could be taken for one another; agents look destinations up in any case, and compare sources in theirs. */
+/** Similar names: agents match destinations case-insensitively, and sources case-sensitively. */
 const SOURCES = ['web', 'Web', 'WEB', 'web2', 'we.b', 'we%62', 'ẅeb', '__proto__', 'constructor', 'nobody']
 
 for (const defaultPolicy of ['allow', 'deny'] as const) {
   test(
-    `generated intentions are decided as the agent decides them, by default ${defaultPolicy}`,
+    `decisions by generated intentions equal those of the agent (default: ${defaultPolicy})`,
     { skip },
     async (t) => {
       const random = seeded(SEED)
@@ -28,14 +28,14 @@ for (const defaultPolicy of ['allow', 'deny'] as const) {
       const agent = new AgentClient(agentSettings({ address: consul.address, token, env: {} }))
       t.after(() => agent.destroy())
       const startedAt = performance.now()
-      const seen = { decisions: 0, byDefault: 0, allowed: 0, intentions: 0 }
-      for (let batch = 0; batch < SETS / AT_A_TIME; batch += 1) {
+      const counts = { decisions: 0, byDefault: 0, allowed: 0, intentions: 0 }
+      for (let batch = 0; batch < SETS / BATCH; batch += 1) {
         const everywhere = await writeAll(consul, draw(['*'], random, 3))
-        // Ones that the agent has never been asked about: it keeps a copy of what it knows of a destination.
-        const sets = Array.from({ length: AT_A_TIME }, (_, i) => `to-${batch}-${i}`)
+        // New destinations, because the agent caches the intentions of a destination.
+        const sets = Array.from({ length: BATCH }, (_, i) => `to-${batch}-${i}`)
         const drawn = sets.map((destination) => draw([destination, destination.toUpperCase()], random, 5))
         const written = await Promise.all(drawn.map((wanted) => writeAll(consul, wanted)))
-        const asked = sets.map(() => SOURCES.filter(() => random() < 0.4))
+        const sources = sets.map(() => SOURCES.filter(() => random() < 0.4))
         await Promise.all(
           sets.map(async (destination, i) => {
             const { value } = await intentionsReader(agent, destination)({})
@@ -44,9 +44,9 @@ for (const defaultPolicy of ['allow', 'deny'] as const) {
               (written[i]?.length ?? 0) + everywhere.length,
               context(destination, value),
             )
-            seen.intentions += value.length
+            counts.intentions += value.length
             const table = new IntentionTable(value)
-            for (const service of asked[i] ?? []) {
+            for (const service of sources[i] ?? []) {
               const ours = table.decide({ partition: 'default', namespace: 'default', service })
               const uri = `spiffe://x.consul/ns/default/dc/dc1/svc/${encodeURIComponent(service)}`
               const request = { target: destination, clientCertUri: uri, clientCertSerial: '01' }
@@ -54,18 +54,18 @@ for (const defaultPolicy of ['allow', 'deny'] as const) {
               const authorized = ours?.authorized ?? defaultPolicy === 'allow'
               const why = `${service}: ${theirs.reason}; ${context(destination, value)}`
               assert.equal(authorized, theirs.authorized, why)
-              seen.decisions += 1
-              if (ours === undefined) seen.byDefault += 1
-              if (authorized) seen.allowed += 1
+              counts.decisions += 1
+              if (ours === undefined) counts.byDefault += 1
+              if (authorized) counts.allowed += 1
             }
           }),
         )
         await Promise.all([...everywhere, ...written.flat()].map((intention) => intention.delete()))
       }
-      t.diagnostic(JSON.stringify({ seed: SEED, ...seen, ms: Math.round(performance.now() - startedAt) }))
-      // Each way of deciding has come often enough to mean something.
-      assert.ok(seen.byDefault > SETS / 10 && seen.allowed > SETS / 2, JSON.stringify(seen))
-      assert.ok(seen.decisions - seen.allowed > SETS / 2, JSON.stringify(seen))
+      t.diagnostic(JSON.stringify({ seed: SEED, ...counts, ms: Math.round(performance.now() - startedAt) }))
+      // Each kind of decision occurred often.
+      assert.ok(counts.byDefault > SETS / 10 && counts.allowed > SETS / 2, JSON.stringify(counts))
+      assert.ok(counts.decisions - counts.allowed > SETS / 2, JSON.stringify(counts))
     },
   )
 }
@@ -77,10 +77,10 @@ interface Wanted {
 }
 
 function context(destination: string, intentions: readonly Intention[]): string {
-  const shown = intentions.map(
+  const texts = intentions.map(
     ({ source, destination: to, action }) => `${source.name} > ${to.name}: ${action}`,
   )
-  return `SEED=${SEED}, ${destination}: ${shown.join(', ') || 'no intention'}`
+  return `SEED=${SEED}, ${destination}: ${texts.join(', ') || 'no intention'}`
 }
 
 function draw(destinations: readonly string[], random: () => number, most: number): Wanted[] {
@@ -94,10 +94,10 @@ function draw(destinations: readonly string[], random: () => number, most: numbe
 
 async function writeAll(consul: RealAgent, wanted: readonly Wanted[]): Promise<WrittenIntention[]> {
   const written: WrittenIntention[] = []
-  // One after the other: of two that are the same to the agent, the first must win.
+  // Sequentially: of two intentions with the same key, the first must be created.
   for (const { source, destination, action } of wanted) {
-    const one = await writeIntention(consul, source, destination, action, token)
-    if (one !== undefined) written.push(one)
+    const intention = await writeIntention(consul, source, destination, action, token)
+    if (intention !== undefined) written.push(intention)
   }
   return written
 }

@@ -1,16 +1,16 @@
-// A real PostgreSQL for tests, on the loopback, in a folder of its own, gone when the test ends.
-import { freePort } from '../fixtures/free-ports.js'
-import { findProgram } from '../fixtures/programs.js'
+// A real PostgreSQL on loopback with a temporary data directory, which ends with the test.
 import { execFile, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { chown, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { promisify } from 'node:util'
+import { freePort } from '../fixtures/free-ports.js'
+import { findProgram } from '../fixtures/programs.js'
+import { stopChild } from './child-process.js'
 
 const run = promisify(execFile)
-/** PostgreSQL refuses to run as root: `nobody` of Debian. */
+/** PostgreSQL does not run as root. This is the user `nobody` of Debian. */
 const NOBODY = 65_534
 const asNobody = process.getuid?.() === 0 ? { uid: NOBODY, gid: NOBODY } : {}
 
@@ -19,25 +19,20 @@ export async function startPostgres(t: TestContext): Promise<number> {
   const folder = await mkdtemp(join(tmpdir(), 'consul-connect-postgres-'))
   t.after(() => rm(folder, { recursive: true, force: true }))
   if (asNobody.uid !== undefined) await chown(folder, NOBODY, NOBODY)
-  const at = { cwd: folder, ...asNobody }
+  const options = { cwd: folder, ...asNobody }
   const init = ['-D', 'data', '-A', 'trust', '-U', 'postgres', '--no-sync', '--no-locale', '-E', 'UTF8']
-  await run(program('initdb'), init, at)
+  await run(program('initdb'), init, options)
   const port = await freePort()
-  const options = [
+  const settings = [
     'listen_addresses=127.0.0.1',
     'unix_socket_directories=',
     'fsync=off',
     'shared_buffers=16MB',
   ]
-  const args = ['-D', 'data', '-p', String(port), ...options.flatMap((option) => ['-c', option])]
-  const server = spawn(program('postgres'), args, { ...at, stdio: ['ignore', 'ignore', 'pipe'] })
-  t.after(async () => {
-    if (server.exitCode !== null || server.signalCode !== null) return
-    const exited = once(server, 'exit')
-    // An immediate shutdown.
-    server.kill('SIGQUIT')
-    await exited
-  })
+  const args = ['-D', 'data', '-p', String(port), ...settings.flatMap((setting) => ['-c', setting])]
+  const server = spawn(program('postgres'), args, { ...options, stdio: ['ignore', 'ignore', 'pipe'] })
+  // SIGQUIT: immediate shutdown.
+  t.after(() => stopChild(server, 'SIGQUIT'))
   let output = ''
   await new Promise<void>((resolve, reject) => {
     server.stderr.on('data', (chunk: Buffer) => {
@@ -52,7 +47,7 @@ export async function startPostgres(t: TestContext): Promise<number> {
   return port
 }
 
-/** Runs statements in one session; returns what `psql` prints of them, without decoration. */
+/** Runs statements in one session. Returns the unaligned output of `psql`. */
 export async function psql(port: number, ...statements: string[]): Promise<string> {
   const connection = ['-h', '127.0.0.1', '-p', String(port), '-U', 'postgres', '-d', 'postgres']
   const plain = ['-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1']

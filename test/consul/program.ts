@@ -1,16 +1,16 @@
-// A service of the mesh as a process of its own: does what its parent says over IPC, and tells what happens to it.
-// Started by the tests as `program.ts <name> <agent address>`.
+// A service in a separate process. Executes the commands of its parent over IPC, and reports its events.
+// Usage: `program.ts <name> <agent address>`.
 import type { AddressInfo } from 'node:net'
 import { type MeshSocket, service } from '../../src/index.js'
 import { readAll } from '../fixtures/mesh.js'
 
 export type Command =
   | { readonly id: number; readonly call: 'offer' }
-  | { readonly id: number; readonly call: 'dial'; readonly upstream: string; readonly say: string }
+  | { readonly id: number; readonly call: 'dial'; readonly upstream: string; readonly message: string }
   | { readonly id: number; readonly call: 'close' }
 
 export interface DialResult {
-  /** Who answered, by its certificate. */
+  /** The SPIFFE ID of the peer. */
   readonly peer: string
   readonly answer: string
 }
@@ -26,30 +26,30 @@ const [name = '', address = ''] = process.argv.slice(2)
 const self = service(name, { agent: { address, env: {} } })
 
 self.on('denied', ({ peer, reason, message }) => {
-  tell({ event: 'denied', peer: peer.spiffeId, reason, message })
+  report({ event: 'denied', peer: peer.spiffeId, reason, message })
 })
 self.on('warning', ({ message }) => {
-  tell({ event: 'warning', message })
+  report({ event: 'warning', message })
 })
-// Whoever started us is gone.
+// The parent process has exited.
 process.once('disconnect', () => {
   self.destroy()
 })
 process.on('message', (command: Command) => {
   void run(command).then(
     (result) => {
-      tell({ id: command.id, result })
+      report({ id: command.id, result })
       if (command.call === 'close') process.disconnect()
     },
     (error: unknown) => {
       const { code = '', message } = error as Error & { code?: string }
-      tell({ id: command.id, error: { code, message } })
+      report({ id: command.id, error: { code, message } })
     },
   )
 })
 
-function tell(report: Report): void {
-  process.send?.(report)
+function report(message: Report): void {
+  process.send?.(message)
 }
 
 function run(command: Command): Promise<unknown> {
@@ -57,7 +57,7 @@ function run(command: Command): Promise<unknown> {
     case 'offer':
       return offer()
     case 'dial':
-      return dial(command.upstream, command.say)
+      return dial(command.upstream, command.message)
     case 'close':
       return self.close()
   }
@@ -65,9 +65,9 @@ function run(command: Command): Promise<unknown> {
 
 async function offer(): Promise<number> {
   const listener = await self.listen({ port: 0, host: '127.0.0.1' }, (socket) => {
-    tell({ event: 'handled', peer: socket.peer.spiffeId })
-    socket.once('data', (said: Buffer) =>
-      socket.end(`${name} heard ${said.toString()} from ${socket.peer.spiffeId}`),
+    report({ event: 'handled', peer: socket.peer.spiffeId })
+    socket.once('data', (message: Buffer) =>
+      socket.end(`${name} received ${message.toString()} from ${socket.peer.spiffeId}`),
     )
   })
   const { port } = listener.address() as AddressInfo
@@ -75,8 +75,8 @@ async function offer(): Promise<number> {
   return port
 }
 
-async function dial(upstream: string, say: string): Promise<DialResult> {
+async function dial(upstream: string, message: string): Promise<DialResult> {
   const socket: MeshSocket = await self.dial(upstream)
-  socket.write(say)
+  socket.write(message)
   return { peer: socket.peer.spiffeId, answer: await readAll(socket) }
 }

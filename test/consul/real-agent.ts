@@ -1,6 +1,5 @@
-import { freePorts } from '../fixtures/free-ports.js'
-// A real Consul agent for tests: one server on the loopback, in a directory of its own, gone when the test ends.
-import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+// A real Consul agent: one server on loopback with a temporary data directory, which ends with the test.
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -8,28 +7,30 @@ import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { waitBound } from '../fixtures/bounds.js'
+import { freePorts } from '../fixtures/free-ports.js'
+import { stopChild } from './child-process.js'
 
-/** How long an agent may take to elect its leader and to make a CA. */
+/** The bound for the election of a leader and the creation of the CA. */
 const READY_MS = waitBound(30_000)
 
 const binary = process.env['CONSUL_BIN'] ?? 'consul'
 
-/** Undefined when there is no binary to run. */
+/** The version of the binary; undefined without a binary. */
 export const consulVersion: string | undefined = readVersion()
 
-/** The `skip` option of a suite that needs the binary: REQUIRE_CONSUL=1 turns a skip into a failure. */
+/** The `skip` option of tests that need the binary. With REQUIRE_CONSUL=1 they fail instead. */
 export const skip: string | false =
   consulVersion === undefined && process.env['REQUIRE_CONSUL'] !== '1' ? 'no consul binary' : false
 
 export interface RealAgentOptions {
   acl?: { defaultPolicy: 'allow' | 'deny'; managementToken: string }
-  /** What all of it is bound to, so that several agents are as several machines. @default 127.0.0.1 */
+  /** The address of all ports, so that several agents behave like several machines. @default 127.0.0.1 */
   host?: string
-  /** Ports that others must know before it is started. @default free ones, and no gossip over the WAN */
+  /** Ports that other agents must know before the start. @default free ports, without gossip over the WAN */
   ports?: Partial<AgentPorts>
-  /** Whether it answers DNS as well: see `dnsAddress`. */
+  /** Enables DNS at `dnsAddress`. */
   dns?: boolean
-  /** Merged over the configuration. */
+  /** Overrides keys of the configuration. */
   extraConfig?: Record<string, unknown>
   /** Further arguments of `consul agent`. */
   args?: string[]
@@ -40,33 +41,33 @@ export interface AgentPorts {
   server: number
   serf: number
   wan: number
-  /** -1 for none */
+  /** -1 disables DNS. */
   dns: number
 }
 
 export interface RealAgent {
   /** `127.0.0.1:port` */
   address: string
-  /** `127.0.0.1:port`, over UDP and TCP; without the option `dns` nobody answers there. */
+  /** `127.0.0.1:port`, over UDP and TCP. Requires the option `dns`. */
   dnsAddress: string
   url: string
   http(path: string, init?: RequestInit): Promise<Response>
-  /** Runs the CLI against this agent and returns what it prints; rejects when it fails. */
+  /** Runs the CLI with this agent. Returns its output; rejects if it fails. */
   consul(args: string[]): Promise<string>
-  /** SIGKILL, as a crash. */
+  /** Kills the agent with SIGKILL. */
   kill(): Promise<void>
-  /** SIGSTOP: it is there, and answers nothing until `thaw`. */
+  /** Stops the process with SIGSTOP: connections open, but get no answer until `thaw`. */
   freeze(): void
   thaw(): void
-  /** SIGTERM, and waits for the end. */
+  /** Ends the agent with SIGTERM. */
   stop(): Promise<void>
-  /** Starts again on the same ports with the same data. */
+  /** Starts the agent again with the same ports and data. */
   restart(): Promise<void>
 }
 
 export async function startConsul(t: TestContext, options: RealAgentOptions = {}): Promise<RealAgent> {
   if (consulVersion === undefined)
-    throw new Error(`REQUIRE_CONSUL is set, and there is no binary '${binary}'`)
+    throw new Error(`REQUIRE_CONSUL is set, but the binary '${binary}' does not exist`)
   const directory = await mkdtemp(join(tmpdir(), 'consul-connect-'))
   const { host = '127.0.0.1' } = options
   const [http = 0, server = 0, serf = 0, dns = 0] = await freePorts(4, host)
@@ -85,11 +86,7 @@ export async function startConsul(t: TestContext, options: RealAgentOptions = {}
   let child: ChildProcess | undefined
 
   const end = async (signal: NodeJS.Signals): Promise<void> => {
-    if (child?.exitCode === null && child.signalCode === null) {
-      const exited = once(child, 'exit')
-      child.kill(signal)
-      await exited
-    }
+    if (child !== undefined) await stopChild(child, signal)
   }
   const start = async (): Promise<void> => {
     child = await run(
@@ -127,7 +124,7 @@ function baseConfig(
   { acl, extraConfig, host = '127.0.0.1' }: RealAgentOptions,
 ): Record<string, unknown> {
   const [major = 0, minor = 0] = (consulVersion ?? '').split('.').map(Number)
-  // 1.11 gave the token its present name.
+  // Consul 1.11 renamed the token.
   const tokenName = major === 1 && minor < 11 ? 'master' : 'initial_management'
   const tokens = { [tokenName]: acl?.managementToken, agent: acl?.managementToken }
   return {
@@ -138,7 +135,7 @@ function baseConfig(
     bind_addr: host,
     client_addr: host,
     connect: { enabled: true },
-    // Otherwise a check's words reach the catalog minutes after its status.
+    // By default the output of a check reaches the catalog minutes after its status.
     check_update_interval: '0s',
     disable_update_check: true,
     log_level: 'warn',
@@ -156,7 +153,7 @@ function baseConfig(
   }
 }
 
-/** Starts the agent and waits until it has a leader, its own node in the catalog, roots and tokens. */
+/** Starts the agent and waits for a leader, the node in the catalog, roots, and tokens. */
 async function run(args: string[], url: string, token: string | undefined): Promise<ChildProcess> {
   const child = spawn(binary, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   let output = ''
@@ -190,10 +187,10 @@ async function isReady(url: string, token: string | undefined): Promise<boolean>
     const roots = await get('/v1/connect/ca/roots')
     return (
       (await get('/v1/status/leader')).length > 4 &&
-      // Without Connect it has no roots, and is ready all the same.
+      // Without Connect the agent has no roots.
       (/"ActiveRootID":\s*"\w/.test(roots) || roots.startsWith('Connect must be enabled')) &&
       (await get('/v1/catalog/nodes')).includes('"Node"') &&
-      // A new leader runs the ACLs of old for a moment.
+      // A new leader uses the legacy ACLs for a moment.
       (token === undefined || (await get('/v1/acl/tokens')).includes('AccessorID'))
     )
   } catch {

@@ -1,4 +1,4 @@
-// What stands in front of an agent and writes down what the agent is asked: over HTTP, and over DNS.
+// Proxies in front of an agent that record its requests, over HTTP and over DNS.
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { type IncomingMessage, createServer, request } from 'node:http'
@@ -16,9 +16,9 @@ interface Recorded {
 export interface RecordingProxy {
   readonly address: string
   readonly requests: readonly Recorded[]
-  /** How many connections it has taken. */
+  /** The number of accepted connections. */
   readonly connections: () => number
-  /** When requests were made whose path has this in it. */
+  /** The times of requests whose path contains this string. */
   asked(path: string): number[]
 }
 
@@ -33,7 +33,7 @@ export async function recordingProxy(t: TestContext, consul: RealAgent): Promise
       outgoing.writeHead(answer.statusCode ?? 502, answer.headers)
       answer.pipe(outgoing)
     })
-    // Whoever is asked or asks may go away in the middle; the other is told the same way.
+    // Either side can break off; the proxy then breaks off the other side.
     onward.on('error', () => outgoing.destroy())
     outgoing.on('close', () => onward.destroy())
     incoming.pipe(onward)
@@ -55,38 +55,38 @@ export async function recordingProxy(t: TestContext, consul: RealAgent): Promise
 
 export interface RecordingDns {
   readonly address: string
-  /** When questions came over UDP, by `performance.now`. */
+  /** The times of queries over UDP, by `performance.now`. */
   readonly asked: readonly number[]
-  /** How many connections have come over TCP. */
+  /** The number of connections over TCP. */
   readonly connections: () => number
-  /** Loses the next so many questions. */
-  lose(count: number): void
+  /** Drops the next queries over UDP. */
+  drop(count: number): void
 }
 
-/** The same for DNS. */
+/** Starts a proxy in front of the DNS server of an agent. */
 export async function recordingDns(t: TestContext, { dnsAddress }: RealAgent): Promise<RecordingDns> {
   const [host = '', port = ''] = dnsAddress.split(':')
   const asked: number[] = []
   let connections = 0
-  let toLose = 0
+  let toDrop = 0
   const tcp = createTcpServer((socket) => {
     connections += 1
     const onward = connect(Number(port), host)
-    for (const [one, other] of [
+    for (const [from, to] of [
       [socket, onward],
       [onward, socket],
     ] as const) {
-      one.on('error', () => undefined).on('close', () => other.destroy())
-      one.pipe(other)
+      from.on('error', () => undefined).on('close', () => to.destroy())
+      from.pipe(to)
     }
   }).listen(0, '127.0.0.1')
   await once(tcp, 'listening')
   const own = (tcp.address() as AddressInfo).port
   const udp = createSocket('udp4')
-  udp.on('message', (question, from) => {
+  udp.on('message', (query, from) => {
     asked.push(performance.now())
-    if (toLose > 0) {
-      toLose -= 1
+    if (toDrop > 0) {
+      toDrop -= 1
       return
     }
     const onward = createSocket('udp4')
@@ -94,7 +94,7 @@ export async function recordingDns(t: TestContext, { dnsAddress }: RealAgent): P
       onward.close()
       udp.send(answer, from.port, from.address)
     })
-    onward.unref().send(question, Number(port), host)
+    onward.unref().send(query, Number(port), host)
   })
   udp.bind(own, '127.0.0.1')
   await once(udp, 'listening')
@@ -106,8 +106,8 @@ export async function recordingDns(t: TestContext, { dnsAddress }: RealAgent): P
     address: `127.0.0.1:${own}`,
     asked,
     connections: () => connections,
-    lose: (count) => {
-      toLose = count
+    drop: (count) => {
+      toDrop = count
     },
   }
 }

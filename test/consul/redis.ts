@@ -1,28 +1,24 @@
-// A real redis-server on the loopback, and a client that speaks its protocol by hand.
+// A real redis-server on loopback, and a minimal client.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import type { TestContext } from 'node:test'
 import { freePort } from '../fixtures/free-ports.js'
+import { stopChild } from './child-process.js'
 import { WAIT_MS, until } from './service-mesh.js'
 
-/** It ends with the test, and keeps nothing. Returns its port. */
+/** Starts a server without persistence, which ends with the test. Returns its port. */
 export async function startRedis(t: TestContext): Promise<number> {
   const port = await freePort()
   const flags = ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no']
   const child = spawn('redis-server', flags, { stdio: 'ignore' })
-  t.after(async () => {
-    if (child.exitCode !== null || child.signalCode !== null) return
-    const exited = once(child, 'exit')
-    child.kill('SIGKILL')
-    await exited
-  })
+  t.after(() => stopChild(child))
   await once(child, 'spawn')
   await until('redis answers', async () => (await redis(port, 'PING')) === '+PONG')
   return port
 }
 
-/** One command, and the first line of its answer. */
+/** Sends one command. Returns the first line of the answer. */
 export async function redis(port: number, command: string): Promise<string> {
   const socket = connect(port, '127.0.0.1')
   try {

@@ -1,10 +1,10 @@
-// One instance of `api`, as a process: asks `db` for each request, and leaves the mesh on SIGTERM.
-// Started by the test as `rolling-program.ts <agent address>`.
+// One instance of `api` in a separate process. Dials `db` for each request, and closes on SIGTERM.
+// Usage: `rolling-program.ts <agent address>`.
 import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import * as connect from '../../src/index.js'
+import { offerServer } from '../mesh/offer-server.js'
 
 const WORK_MS = 20
 
@@ -16,8 +16,7 @@ const server = createServer((_request, response) => {
     response.end(`${process.pid} ${await text(await api.dial('db'))}`)
   })()
 })
-const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
-await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
+await offerServer(api, server)
 connect.closeOnSignals(api)
 process.send?.('ready')
 // The channel to the parent must not keep the process alive.

@@ -7,12 +7,12 @@ import { greet, offer, readAll } from '../fixtures/mesh.js'
 import { skip, startConsul } from './real-agent.js'
 import { WAIT_MS, instances, joiner, until } from './service-mesh.js'
 
-/** As many keep their connections, and as many make one for each request. */
+/** The number of clients with kept connections, and of clients with a new connection for each request. */
 const CLIENTS = 4
 const UPDATES = 5
 const MIN_REQUESTS = 500
 
-test('no request fails when instances on one agent replace each other under load', { skip }, async (t) => {
+test('a rolling update under load fails no request', { skip }, async (t) => {
   const consul = await startConsul(t)
   const join = joiner(t, consul)
   await offer(join('db'), greet)
@@ -32,12 +32,12 @@ test('no request fails when instances on one agent replace each other under load
   }
 
   let running = await start()
-  let isOver = false
+  let isDone = false
   const servedBy = new Set<string>()
   const failures: unknown[] = []
   let requests = 0
   const client = async (ask: () => Promise<string>): Promise<void> => {
-    for (; !isOver; requests += 1) {
+    for (; !isDone; requests += 1) {
       try {
         const [pid = '', answer] = (await ask()).split(/ (.*)/)
         assert.equal(answer, 'hello api')
@@ -70,7 +70,7 @@ test('no request fails when instances on one agent replace each other under load
     assert.equal(signal, 'SIGTERM')
     running = next
   }
-  isOver = true
+  isDone = true
   await Promise.all(clients)
   assert.deepEqual(failures, [])
   assert.equal(servedBy.size, UPDATES + 1)

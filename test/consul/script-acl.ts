@@ -1,4 +1,4 @@
-// The same calls by callers with and without rights.
+// The same requests with and without permissions.
 import type { Recorder } from './comparison.js'
 
 export async function aclScript(record: Recorder, management: string): Promise<void> {
@@ -7,10 +7,10 @@ export async function aclScript(record: Recorder, management: string): Promise<v
   const root = { token: management }
   const bodies: Record<string, unknown> = {
     'with an unknown field': { Bogus: 1 },
-    'of nothing': '',
+    'without a body': '',
     'of an identity without a name': { ServiceIdentities: [{ ServiceName: '' }] },
     'of an identity with a bad name': { ServiceIdentities: [{ ServiceName: 'Bad Name' }] },
-    'of a policy that is none': { Policies: [{ Name: 'nope' }] },
+    'of an unknown policy': { Policies: [{ Name: 'nope' }] },
     'of management': { Policies: [{ Name: 'global-management' }] },
   }
   for (const [name, body] of Object.entries(bodies)) {
@@ -21,13 +21,13 @@ export async function aclScript(record: Recorder, management: string): Promise<v
   const { SecretID: secret, AccessorID: accessor } = created.body as { SecretID: string; AccessorID: string }
   const web = { token: secret }
   await record('token read', `GET /v1/acl/token/${accessor}`, root)
-  await record('token of no id', 'GET /v1/acl/token/nope', root)
-  await record('token of another id', 'GET /v1/acl/token/00000000-0000-0000-0000-00000000000a', root)
+  await record('token of an invalid id', 'GET /v1/acl/token/nope', root)
+  await record('token of an unknown id', 'GET /v1/acl/token/00000000-0000-0000-0000-00000000000a', root)
 
   const callers = { anonymous, unknown, web, root }
   const names = Object.keys(callers) as (keyof typeof callers)[]
   const native = { Port: 1, Connect: { Native: true }, Check: { TTL: '1h', Status: 'passing' } }
-  // What a proxy needs comes first: once one is registered, a real agent fetches it ahead of time.
+  // Leaves come first: once a proxy is registered, a real agent fetches its leaf in advance.
   const calls: Record<string, [string, unknown?]> = {
     'authorize for web': [
       'POST /v1/agent/connect/authorize',
@@ -60,8 +60,8 @@ export async function aclScript(record: Recorder, management: string): Promise<v
     ],
     'pass web': ['PUT /v1/agent/check/pass/service:web'],
     'pass db': ['PUT /v1/agent/check/pass/service:db'],
-    'pass nothing': ['PUT /v1/agent/check/pass/nope'],
-    'deregister nothing': ['PUT /v1/agent/service/deregister/nope'],
+    'pass an unknown check': ['PUT /v1/agent/check/pass/nope'],
+    'deregister an unknown service': ['PUT /v1/agent/service/deregister/nope'],
     'create a token': ['PUT /v1/acl/token', {}],
   }
   for (const [label, [request, body]] of Object.entries(calls)) {
@@ -102,7 +102,7 @@ export async function aclScript(record: Recorder, management: string): Promise<v
     for (const name of names) await record(`${path}: ${name}`, `GET /v1/${path}`, callers[name])
   }
   await preparedQueries(record, callers)
-  // These two ask for no token at all.
+  // These endpoints need no token.
   for (const path of ['connect/ca/roots', 'status/leader']) await record(path, `GET /v1/${path}`, unknown)
   await record('agent self, denied', 'GET /v1/agent/self', web)
   await record('token in the query', `GET /v1/agent/connect/ca/leaf/web?token=bad`, web)
@@ -113,7 +113,7 @@ export async function aclScript(record: Recorder, management: string): Promise<v
     await record(`deregister ${label}`, `PUT /v1/agent/service/deregister/${id}`, web)
   }
   await record('delete a token', `DELETE /v1/acl/token/${accessor}`, root)
-  await record('delete a token of no id', 'DELETE /v1/acl/token/nope', root)
+  await record('delete a token of an invalid id', 'DELETE /v1/acl/token/nope', root)
 }
 
 async function preparedQueries(record: Recorder, callers: Record<string, { token?: string }>): Promise<void> {

@@ -1,4 +1,4 @@
-// Calls for certificates and their rotation, and watches over everything.
+// Requests for certificates and their rotation, and blocking queries.
 import assert from 'node:assert/strict'
 import type { Answered, Recorder } from './comparison.js'
 
@@ -15,13 +15,13 @@ export async function certificates(record: Recorder): Promise<void> {
   await record('leaf at an old index', 'GET /v1/agent/connect/ca/leaf/web?index=1&wait=1s')
   await record('leaf of an odd name', 'GET /v1/agent/connect/ca/leaf/a%20b')
   await record('leaf of a path', 'GET /v1/agent/connect/ca/leaf/a/b')
-  await record('leaf of nobody', 'GET /v1/agent/connect/ca/leaf/')
+  await record('leaf without a name', 'GET /v1/agent/connect/ca/leaf/')
   await record('leaf elsewhere', 'GET /v1/agent/connect/ca/leaf/web?dc=nope')
   await record('leaf, deleted', 'DELETE /v1/agent/connect/ca/leaf/web')
   await record('CA configuration', 'GET /v1/connect/ca/configuration')
 }
 
-/** Watches, makes the change that they wait for, and takes what they answer. */
+/** Sends blocking queries, and makes the changes that they wait for. */
 export async function blocking(record: Recorder): Promise<void> {
   const definition = { Name: 'watched', Port: 1, Connect: { Native: true } }
   const put = 'PUT /v1/agent/service/register'
@@ -42,7 +42,7 @@ export async function blocking(record: Recorder): Promise<void> {
   const { index } = await record('intentions before', `GET ${listed}`)
   answers.push(record('intentions after', `GET ${listed}?index=${index}&wait=30s`))
   answers.push(record('match after', `GET ${listed}/match?by=source&name=watched&index=${index}&wait=30s`))
-  await record('register watched anew', put, { body: { ...definition, Port: 2 } })
+  await record('register watched again', put, { body: { ...definition, Port: 2 } })
   await record('intend for watched', `POST ${listed}`, {
     body: { SourceName: 'watched', DestinationName: 'watched', Action: 'deny' },
   })
@@ -52,9 +52,9 @@ export async function blocking(record: Recorder): Promise<void> {
 export async function rotation(record: Recorder): Promise<void> {
   const path = '/v1/connect/ca/configuration'
   const bodies: Record<string, unknown> = {
-    'of nothing': '',
+    'without a body': '',
     'without a provider': {},
-    'of a provider that is none': { Provider: 'bogus' },
+    'of an unknown provider': { Provider: 'bogus' },
     'with too short a life': { Provider: 'consul', Config: { LeafCertTTL: '5m' } },
     'in snake_case': { Provider: 'consul', Config: {}, force_without_cross_signing: false },
     'with a short life': { Provider: 'consul', Config: { LeafCertTTL: '1h' } },
@@ -81,7 +81,7 @@ export async function withoutConnect(record: Recorder): Promise<void> {
   await record('authorize', 'POST /v1/agent/connect/authorize', { body })
 }
 
-/** A key of no worth, for the one rotation. */
+/** A test key for the rotation. */
 export const rotationKey = `-----BEGIN EC PRIVATE KEY-----
 MHcCAQEEIKaqVx2IKn08hYe08MTEShTsfmz05j1tPVdJQTQoVk4KoAoGCCqGSM49
 AwEHoUQDQgAEjCjlp4Y0D25RjaYRqC/fbG0t56aCDSLDFvep3za3SPTnJCDihKkc

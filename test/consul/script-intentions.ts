@@ -1,12 +1,12 @@
-// Calls about intentions and authorization.
+// Requests for intentions and authorization.
 import type { Recorder } from './comparison.js'
 
 const intentionBodies: Record<string, unknown> = {
-  'of nothing': '',
+  'without a body': '',
   'without names': {},
   'without a destination': { SourceName: 'a' },
   'without an action': { SourceName: 'a', DestinationName: 'web' },
-  'with an action that is none': { SourceName: 'a', DestinationName: 'web', Action: 'maybe' },
+  'with an unknown action': { SourceName: 'a', DestinationName: 'web', Action: 'maybe' },
   'with an unknown field': { SourceName: 'a', DestinationName: 'web', Action: 'deny', Bogus: 1 },
   'with half a wildcard': { SourceName: 'a*', DestinationName: 'web', Action: 'allow' },
   'of another source type': { SourceName: '*', DestinationName: 'web', Action: 'deny', SourceType: 'bogus' },
@@ -63,33 +63,33 @@ export async function intentions(record: Recorder): Promise<void> {
   const rule = { SourceName: 'a', DestinationName: 'web', Action: 'allow' }
   const missing = '00000000-0000-0000-0000-000000000000'
   await record('intention by id', `GET ${list}/${id}`)
-  await record('intention by no id', `GET ${list}/nope`)
-  await record('intention by another id', `GET ${list}/${missing}`)
+  await record('intention by an invalid id', `GET ${list}/nope`)
+  await record('intention by an unknown id', `GET ${list}/${missing}`)
   await record('update intention', `PUT ${list}/${id}`, { body: rule })
-  await record('update intention halfway', `PUT ${list}/${id}`, { body: { Action: 'allow' } })
-  await record('update intention into a twin', `PUT ${list}/${id}`, {
+  await record('update intention partially', `PUT ${list}/${id}`, { body: { Action: 'allow' } })
+  await record('update intention into a duplicate', `PUT ${list}/${id}`, {
     body: { SourceName: 'b', DestinationName: 'db', Action: 'allow' },
   })
-  await record('update no intention', `PUT ${list}/${missing}`, { body: rule })
-  await record('update intention by no id', `PUT ${list}/nope`, { body: rule })
+  await record('update an unknown intention', `PUT ${list}/${missing}`, { body: rule })
+  await record('update intention by an invalid id', `PUT ${list}/nope`, { body: rule })
   await record('intention after the update', `GET ${list}/${id}`)
   await record('post to an intention', `POST ${list}/${id}`, { body: rule })
   await record('delete intention', `DELETE ${list}/${id}`)
   await record('delete intention again', `DELETE ${list}/${id}`)
-  await record('delete intention by no id', `DELETE ${list}/nope`)
+  await record('delete intention by an invalid id', `DELETE ${list}/nope`)
 }
 
 export async function authorization(record: Recorder): Promise<void> {
   const service = 'spiffe://x.consul/ns/default/dc/dc1/svc'
   const bodies: Record<string, unknown> = {
-    'of nothing': '',
+    'without a body': '',
     'without a target': {},
     'with an unknown field': { Target: 'web', ClientCertURI: `${service}/a`, Bogus: 1 },
     'without a URI': { Target: 'web' },
-    'with a word': { Target: 'web', ClientCertURI: 'foo' },
+    'without a scheme': { Target: 'web', ClientCertURI: 'foo' },
     'with another scheme': { Target: 'web', ClientCertURI: 'http://x.consul/foo' },
     'with a trust domain': { Target: 'web', ClientCertURI: 'spiffe://x.consul' },
-    'with a path that is none': { Target: 'web', ClientCertURI: 'spiffe://x.consul/foo' },
+    'with an unknown path': { Target: 'web', ClientCertURI: 'spiffe://x.consul/foo' },
     'with an agent': { Target: 'web', ClientCertURI: 'spiffe://x.consul/agent/client/dc/dc1/id/a' },
     'denied by a wildcard': { Target: 'web', ClientCertURI: `${service}/c`, ClientCertSerial: '01' },
     'allowed by a wildcard': { Target: 'other', ClientCertURI: `${service}/a` },

@@ -1,13 +1,13 @@
-// Calls for prepared queries on the services that script-services.ts registers.
+// Requests for prepared queries on the services that script-services.ts registers.
 import type { Recorder } from './comparison.js'
 
 const definitions: Record<string, unknown> = {
-  'of nothing': '',
+  'without a body': '',
   'of an empty object': {},
   'with an unknown field': { Name: 'x', Bogus: 1, Service: { Service: 'web' } },
   'without a service': { Name: 'x' },
   'without a name': { Service: { Service: 'web' } },
-  'with a TTL that is none': { Name: 'x', Service: { Service: 'web' }, DNS: { TTL: 'x' } },
+  'with an invalid TTL': { Name: 'x', Service: { Service: 'web' }, DNS: { TTL: 'x' } },
   'with a negative TTL': { Name: 'x', Service: { Service: 'web' }, DNS: { TTL: '-1s' } },
 }
 

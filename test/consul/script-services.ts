@@ -1,4 +1,4 @@
-// Calls of registration, discovery and checks, the good ones and the common mistakes.
+// Requests for registration, discovery, and checks, both valid and invalid.
 import type { Recorder } from './comparison.js'
 
 const proxy = {
@@ -26,12 +26,12 @@ const proxy = {
 }
 
 const registrations: Record<string, unknown> = {
-  'of nothing': '',
-  'of half an object': '{',
+  'without a body': '',
+  'of a truncated object': '{',
   'of an array': [],
   'without a name': {},
   'with an unknown field': { Name: 'x', Bogus: 1 },
-  'with a port as text': { Name: 'x', Port: 'x' },
+  'with a port as a string': { Name: 'x', Port: 'x' },
   'with a weight of 0': { Name: 'x', Weights: { Passing: 0 } },
   'with a weight for passing only': { Name: 'weighed', Port: 1, Weights: { Passing: 10 } },
   'with a weight for warning only': { Name: 'x', Weights: { Warning: 10 } },
@@ -59,11 +59,11 @@ const registrations: Record<string, unknown> = {
     Port: 2,
     Proxy: { DestinationServiceName: 'web', Upstreams: [{ LocalBindPort: 9191 }, { DestinationName: 'x' }] },
   },
-  'with a check of no kind': { Name: 'x', Check: { Interval: '10s' } },
-  'with a TTL that is none': { Name: 'x', Check: { TTL: 'abc' } },
+  'with a check without a kind': { Name: 'x', Check: { Interval: '10s' } },
+  'with an invalid TTL': { Name: 'x', Check: { TTL: 'abc' } },
   'with a TCP check without an interval': { Name: 'x', Check: { TCP: '127.0.0.1:1' } },
   'of web': { Name: 'web', Port: 8080, Tags: ['a', 'b'], Meta: { v: '1' }, Check: { TTL: '1h' } },
-  'of web once more': { Name: 'web', Port: 8080, Tags: ['a', 'b'], Meta: { v: '1' }, Check: { TTL: '1h' } },
+  'of web again': { Name: 'web', Port: 8080, Tags: ['a', 'b'], Meta: { v: '1' }, Check: { TTL: '1h' } },
   'of web with an address': {
     Name: 'web',
     ID: 'web2',
@@ -94,7 +94,7 @@ const registrations: Record<string, unknown> = {
       upstreams: [{ destination_name: 'db', local_bind_port: 9191 }],
     },
   },
-  'of a proxy that is none': { Name: 'odd', Kind: 'bogus', Proxy: { destination_service_name: 'shop' } },
+  'of an unknown kind': { Name: 'odd', Kind: 'bogus', Proxy: { destination_service_name: 'shop' } },
   'in lower case': { name: 'lower', port: 1, enable_tag_override: true, connect: { native: true } },
 }
 
@@ -110,8 +110,8 @@ export async function registration(record: Recorder): Promise<void> {
     await record(`service of the agent with ${query}`, `GET /v1/agent/service/web?${query}`)
   }
   await record('service by another hash', 'GET /v1/agent/service/web?hash=abc&wait=10m')
-  await record('deregister one that is not there', 'PUT /v1/agent/service/deregister/nope')
-  await record('deregister nothing', 'PUT /v1/agent/service/deregister/')
+  await record('deregister an unknown id', 'PUT /v1/agent/service/deregister/nope')
+  await record('deregister without an id', 'PUT /v1/agent/service/deregister/')
   await record('deregister', 'PUT /v1/agent/service/deregister/lower')
   await record.until('GET /v1/catalog/services', {
     has: ['shop-proxy', 'tagged', 'snake-proxy', 'odd'],
@@ -170,8 +170,8 @@ export async function discovery(record: Recorder): Promise<void> {
     await record(`${path} native`, `GET /v1/${path}/native`)
     await record(`${path} shop`, `GET /v1/${path}/shop`)
     await record(`${path} shop-proxy`, `GET /v1/${path}/shop-proxy`)
-    await record(`${path} of nobody`, `GET /v1/${path}/nope`)
-    await record(`${path} in a datacenter that is none`, `GET /v1/${path}/web?dc=nope`)
+    await record(`${path} of an unknown service`, `GET /v1/${path}/nope`)
+    await record(`${path} in an unknown datacenter`, `GET /v1/${path}/web?dc=nope`)
     await record(`${path} in its own datacenter`, `GET /v1/${path}/nope?dc=dc1`)
   }
   for (const path of ['health/service', 'health/connect']) {
@@ -218,8 +218,8 @@ export async function checks(record: Recorder): Promise<void> {
   await record('checks of the agent', 'GET /v1/agent/checks')
   const updates: Record<string, unknown> = {
     good: { Status: 'critical', Output: 'ill' },
-    'of a status that is none': { Status: 'bogus' },
-    'of nothing': '',
+    'of an unknown status': { Status: 'bogus' },
+    'without a body': '',
   }
   for (const [name, body] of Object.entries(updates)) {
     await record(`check update ${name}`, 'PUT /v1/agent/check/update/mine', { body })
@@ -229,8 +229,8 @@ export async function checks(record: Recorder): Promise<void> {
     'of a service': { Name: 'more', ID: 'more', ServiceID: 'web', TTL: '1h', Status: 'passing' },
     'of a service that is not there': { Name: 'more', ServiceID: 'nope', TTL: '10s' },
     'without a name': { TTL: '10s' },
-    'of no kind': { Name: 'a' },
-    'of a status that is none': { Name: 'a', TTL: '10s', Status: 'bogus' },
+    'without a kind': { Name: 'a' },
+    'of an unknown status': { Name: 'a', TTL: '10s', Status: 'bogus' },
     'with an unknown field': { Name: 'a', TTL: '10s', Bogus: 1 },
     'that expires': { Name: 'short', ID: 'short', ServiceID: 'native', TTL: '50ms', Status: 'passing' },
     'of a closed port': { Name: 'closed', ServiceID: 'native', TCP: '127.0.0.1:1', Interval: '100ms' },

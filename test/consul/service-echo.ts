@@ -1,5 +1,6 @@
-// A small protocol that proves that bytes arrive whole both ways: a length, so many bytes, which come back as they
-// are, followed by the hash of what the other end has received.
+// A protocol that verifies both directions of a connection. The client sends a length and that many bytes. The server
+// echoes the bytes, and then sends the hash of what it has received.
+import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
@@ -9,41 +10,41 @@ import { WAIT_MS } from './service-mesh.js'
 
 const HASH_BYTES = 32
 
-/** The answering end. */
+/** The server. */
 export function echo(socket: Duplex): void {
   let header = Buffer.alloc(0)
-  let left: number | undefined
+  let remaining: number | undefined
   const hash = createHash('sha256')
-  // The caller hangs up when it has seen enough.
+  // The client destroys the connection after the last byte.
   socket.on('error', () => undefined)
   socket.on('data', (chunk: Buffer) => {
     let bytes = chunk
-    if (left === undefined) {
+    if (remaining === undefined) {
       header = Buffer.concat([header, bytes])
       if (header.length < 4) return
-      left = header.readUInt32BE()
+      remaining = header.readUInt32BE()
       bytes = header.subarray(4)
     }
-    left -= bytes.length
+    remaining -= bytes.length
     hash.update(bytes)
     if (!socket.write(bytes)) {
       socket.pause()
       socket.once('drain', () => socket.resume())
     }
-    if (left === 0) socket.write(hash.digest())
+    if (remaining === 0) socket.write(hash.digest())
   })
 }
 
 export interface Exchange {
-  /** The hash of what was sent. */
+  /** The hash of the bytes that the client has sent. */
   readonly sent: string
-  /** The hash that the other end told. */
-  readonly told: string
-  /** The hash of what came back. */
+  /** The hash that the server has reported. */
+  readonly reported: string
+  /** The hash of the echo. */
   readonly received: string
 }
 
-/** The asking end. Reads as it writes, and ends the connection afterwards. */
+/** The client. Reads while it writes, and destroys the connection afterwards. */
 export async function exchange(socket: Duplex, size: number): Promise<Exchange> {
   const payload = randomBytes(size)
   const header = Buffer.alloc(4)
@@ -70,7 +71,7 @@ export async function exchange(socket: Duplex, size: number): Promise<Exchange> 
     const answer = await whole
     return {
       sent: sha256(payload),
-      told: answer.subarray(size).toString('hex'),
+      reported: answer.subarray(size).toString('hex'),
       received: sha256(answer.subarray(0, size)),
     }
   } finally {
@@ -78,21 +79,30 @@ export async function exchange(socket: Duplex, size: number): Promise<Exchange> 
   }
 }
 
+/** Asserts that both directions of an exchange were complete. */
+export function assertIntact({ sent, reported, received }: Exchange): void {
+  assert.deepEqual({ reported, received }, { reported: sent, received: sent })
+}
+
+/** Exchanges bytes over each connection, one connection after the other. */
+export async function assertExchanges(
+  connect: () => Promise<Duplex>,
+  sizes: readonly number[],
+): Promise<void> {
+  for (const size of sizes) assertIntact(await exchange(await connect(), size))
+}
+
 export interface PlainServer {
   readonly port: number
-  /** How many connections it has had. */
-  readonly accepted: () => number
-  /** How many bytes have come in on all of them. */
+  /** The number of bytes received on all connections. */
   readonly bytes: () => number
 }
 
-/** A plain TCP application that answers with `echo`. */
+/** Starts a plain TCP application with `echo`. */
 export async function plainEcho(t: TestContext): Promise<PlainServer> {
   const sockets = new Set<Socket>()
-  let accepted = 0
   let bytes = 0
   const server = createServer((socket) => {
-    accepted += 1
     sockets.add(socket.once('close', () => sockets.delete(socket)))
     socket.on('data', (chunk: Buffer) => {
       bytes += chunk.length
@@ -104,10 +114,10 @@ export async function plainEcho(t: TestContext): Promise<PlainServer> {
     for (const socket of sockets) socket.destroy()
     server.close()
   })
-  return { port: (server.address() as AddressInfo).port, accepted: () => accepted, bytes: () => bytes }
+  return { port: (server.address() as AddressInfo).port, bytes: () => bytes }
 }
 
-/** A plain TCP connection to the loopback. */
+/** Opens a plain TCP connection on loopback. */
 export async function plainConnect(port: number): Promise<Socket> {
   const socket = connect(port, '127.0.0.1')
   await once(socket, 'connect', { signal: AbortSignal.timeout(WAIT_MS) })

@@ -1,27 +1,36 @@
-// What the tests of services on a real agent share: joining its mesh, intentions, rotation, and waits with a bound.
+// Services of a real agent, and requests to its HTTP API.
 import { generateKeyPairSync } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join as joinPath } from 'node:path'
 import type { TestContext } from 'node:test'
-import { type AgentOptions, type Service, type ServiceOptions, service } from '../../src/index.js'
+import {
+  type AgentOptions,
+  type Authorizer,
+  type Service,
+  type ServiceOptions,
+  service,
+} from '../../src/index.js'
+import { waitBound } from '../fixtures/bounds.js'
 import { readAll } from '../fixtures/mesh.js'
 import type { RealAgent } from './real-agent.js'
-import { waitBound } from '../fixtures/bounds.js'
 
 export { WAIT_MS, ask, nextEvent, until } from '../fixtures/mesh.js'
 
-/** What the agent says of a rotation may take the 30 s over which Consul spreads the new certificates. */
+/** Consul spreads the new certificates of a rotation over 30 s. */
 export const ROTATION_MS = waitBound(45_000)
 
-/** Agent options for services of this agent; the variables of whoever runs the tests must not leak in. */
+/** An authorizer without requests to the agent. */
+export const ALLOW_ALL: Authorizer = () => ({ authorized: true, reason: 'test' })
+
+/** Agent options for this agent, without the environment variables of the test process. */
 export function agentOptions(consul: RealAgent, options: AgentOptions = {}): AgentOptions {
   return { address: consul.address, env: {}, ...options }
 }
 
 export type Join = (name: string, options?: ServiceOptions) => Service
 
-/** Makes services of this agent that are gone at the end of the test. */
+/** Returns a function that creates services of this agent, which are destroyed at the end of the test. */
 export function joiner(t: TestContext, consul: RealAgent): Join {
   const services: Service[] = []
   t.after(async () => {
@@ -30,19 +39,19 @@ export function joiner(t: TestContext, consul: RealAgent): Join {
   })
   return (name, options) => {
     const joined = service(name, { agent: agentOptions(consul), ...options })
-    // Without a listener each warning would be printed among the results.
+    // Without a listener, warnings would be printed as process warnings.
     joined.on('warning', () => undefined)
     services.push(joined)
     return joined
   }
 }
 
-/** Dials, and reads until the end. */
-export async function hear(web: Service, ...dial: Parameters<Service['dial']>): Promise<string> {
+/** Dials and reads to the end. */
+export async function dialAndRead(web: Service, ...dial: Parameters<Service['dial']>): Promise<string> {
   return readAll(await web.dial(...dial))
 }
 
-/** Sets the intention between two services, whatever it was before. The agent may take a moment to know. */
+/** Creates or replaces an intention. The agent applies it after a moment. */
 export async function intend(
   consul: RealAgent,
   action: 'allow' | 'deny',
@@ -52,11 +61,11 @@ export async function intend(
   await consul.consul(['intention', 'create', '-replace', `-${action}`, source, destination])
 }
 
-export async function forget(consul: RealAgent, source: string, destination: string): Promise<void> {
+export async function deleteIntention(consul: RealAgent, source: string, destination: string): Promise<void> {
   await consul.consul(['intention', 'delete', source, destination])
 }
 
-/** Gives the mesh a new root. */
+/** Starts a rotation of the CA with a new private key. */
 export async function rotateCa(consul: RealAgent): Promise<void> {
   const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'prime256v1' })
   const config = { PrivateKey: privateKey.export({ type: 'sec1', format: 'pem' }), LeafCertTTL: '72h' }
@@ -70,7 +79,7 @@ export async function rotateCa(consul: RealAgent): Promise<void> {
   }
 }
 
-/** A JSON answer of the agent, which must be a success. */
+/** Sends a request to the agent. Returns the JSON answer; rejects for errors. */
 export async function agentJson<T>(consul: RealAgent, path: string, init?: RequestInit): Promise<T> {
   const response = await consul.http(path, init)
   const text = await response.text()
@@ -78,11 +87,43 @@ export async function agentJson<T>(consul: RealAgent, path: string, init?: Reque
   return (text === '' ? undefined : JSON.parse(text)) as T
 }
 
-export function register(consul: RealAgent, definition: object): Promise<unknown> {
-  return agentJson(consul, '/v1/agent/service/register', { method: 'PUT', body: JSON.stringify(definition) })
+/** Sends a PUT request with a JSON body to the agent. */
+export function agentPut<T>(consul: RealAgent, path: string, body: object = {}): Promise<T> {
+  return agentJson<T>(consul, path, { method: 'PUT', body: JSON.stringify(body) })
 }
 
-/** How many passing instances the agent offers for dialling. */
+export function register(consul: RealAgent, definition: object): Promise<unknown> {
+  return agentPut(consul, '/v1/agent/service/register', definition)
+}
+
+export function deregister(consul: RealAgent, id: string): Promise<unknown> {
+  return agentPut(consul, `/v1/agent/service/deregister/${id}`)
+}
+
+/** Creates a prepared query. Returns its ID. */
+export async function createQuery(consul: RealAgent, definition: object): Promise<string> {
+  const init = { method: 'POST', body: JSON.stringify(definition) }
+  return (await agentJson<{ ID: string }>(consul, '/v1/query', init)).ID
+}
+
+/** Sets the status of a TTL check. */
+export function updateCheck(
+  consul: RealAgent,
+  action: 'pass' | 'warn' | 'fail',
+  id: string,
+): Promise<unknown> {
+  return agentPut(consul, `/v1/agent/check/${action}/${id}`)
+}
+
+/** Returns a function that returns the SPIFFE ID of a service. */
+export async function spiffeIds(
+  consul: RealAgent,
+): Promise<(service: string, datacenter?: string) => string> {
+  const { TrustDomain } = await agentJson<{ TrustDomain: string }>(consul, '/v1/agent/connect/ca/roots')
+  return (service, datacenter = 'dc1') => `spiffe://${TrustDomain}/ns/default/dc/${datacenter}/svc/${service}`
+}
+
+/** The number of passing instances in the mesh. */
 export async function instances(consul: RealAgent, name: string): Promise<number> {
   const path = `/v1/health/connect/${encodeURIComponent(name)}?passing`
   return (await agentJson<unknown[]>(consul, path)).length

@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { test } from 'node:test'
 import { greet, offer, portOf, readAll, rejection } from '../fixtures/mesh.js'
 import { skip, startConsul } from './real-agent.js'
-import { agentJson, joiner, until } from './service-mesh.js'
+import { agentJson, joiner, register, until, updateCheck } from './service-mesh.js'
 
 interface Entry {
   readonly Service: { readonly ID: string; readonly Port: number; readonly Tags: readonly string[] }
@@ -18,7 +18,7 @@ test('registrations with a real agent', { skip }, async (t) => {
   const entries = (name: string, filter = ''): Promise<readonly Entry[]> =>
     agentJson(consul, `/v1/health/connect/${name}${filter}`)
 
-  await t.test('can be dialed at once, also when the name was dialed before, 20 of 20 times', async () => {
+  await t.test('can be dialed at once, also after a failed dial, 20 of 20 times', async () => {
     const web = join('web')
     for (let i = 0; i < 20; i += 1) {
       const name = `api-${i}`
@@ -31,10 +31,10 @@ test('registrations with a real agent', { skip }, async (t) => {
     }
   })
 
-  await t.test('change their status, and leave and return from maintenance', async () => {
+  await t.test('change their status, and enter and leave maintenance', async () => {
     const registration = await join('jobs').register({ port: 1 })
     await registration.setStatus('warning', { note: 'the queue is long' })
-    await until('it warns', async () => {
+    await until('the status is warning', async () => {
       const [entry] = await entries('jobs')
       return entry?.Checks.some(
         ({ Status, Output }) => Status === 'warning' && Output === 'the queue is long',
@@ -42,12 +42,15 @@ test('registrations with a real agent', { skip }, async (t) => {
     })
     await registration.setStatus('passing')
     await registration.enterMaintenance({ reason: 'upgrade' })
-    await until('it is out of use', async () => (await entries('jobs', '?passing')).length === 0)
+    await until(
+      'the instance is in maintenance',
+      async () => (await entries('jobs', '?passing')).length === 0,
+    )
     await registration.leaveMaintenance()
-    await until('it is back', async () => (await entries('jobs', '?passing')).length === 1)
+    await until('the instance is passing again', async () => (await entries('jobs', '?passing')).length === 1)
   })
 
-  await t.test('have an HTTP check that the agent runs', async () => {
+  await t.test('support HTTP checks of the agent', async () => {
     const health = createServer((_request, response) => response.end('fine')).listen(0, '127.0.0.1')
     await once(health, 'listening')
     const { port } = health.address() as AddressInfo
@@ -55,13 +58,13 @@ test('registrations with a real agent', { skip }, async (t) => {
       port: 1,
       check: { http: `http://127.0.0.1:${port}/`, intervalMs: 100 },
     })
-    await until('it passes', async () => (await entries('checked', '?passing')).length === 1)
+    await until('the check is passing', async () => (await entries('checked', '?passing')).length === 1)
     health.closeAllConnections()
     health.close()
-    await until('it is critical', async () => (await entries('checked', '?passing')).length === 0)
+    await until('the check is critical', async () => (await entries('checked', '?passing')).length === 0)
   })
 
-  await t.test('of a proxy follow the health and have the tags of its service', async () => {
+  await t.test('of a proxy have the health and the tags of its service', async () => {
     const body = {
       ID: 'db-1',
       Name: 'db',
@@ -69,22 +72,12 @@ test('registrations with a real agent', { skip }, async (t) => {
       Tags: ['blue'],
       Check: { CheckID: 'db-alive', TTL: '1h', Status: 'passing' },
     }
-    await agentJson(consul, '/v1/agent/service/register', { method: 'PUT', body: JSON.stringify(body) })
+    await register(consul, body)
     await join('db').register({ port: 2, kind: 'proxy', destinationId: 'db-1' })
     await until('the proxy passes', async () => (await entries('db', '?passing')).length === 1)
     assert.deepEqual((await entries('db'))[0]?.Service.Tags, ['blue'])
-    await agentJson(consul, '/v1/agent/check/fail/db-alive', { method: 'PUT' })
+    await updateCheck(consul, 'fail', 'db-alive')
     await until('the proxy is critical', async () => (await entries('db', '?passing')).length === 0)
-  })
-
-  await t.test('belong to one process each, also under one id', async () => {
-    const old = await join('pod').register({ port: 1, id: 'pod' })
-    await join('pod').register({ port: 2, id: 'pod' })
-    await old.close()
-    assert.deepEqual(
-      (await entries('pod')).map(({ Service: { Port } }) => Port),
-      [2],
-    )
   })
 })
 
@@ -92,10 +85,7 @@ test('a service waits for an agent that starts later', { skip }, async (t) => {
   const consul = await startConsul(t)
   await consul.stop()
   const api = joiner(t, consul)('api')
-  const working = (async () => {
-    const listener = await offer(api, greet)
-    return listener
-  })()
+  const listener = offer(api, greet)
   await consul.restart()
-  assert.ok((await working).address() !== null)
+  assert.ok((await listener).address() !== null)
 })

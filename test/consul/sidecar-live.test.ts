@@ -1,4 +1,4 @@
-// A sidecar whose configuration comes from a real agent, and changes there while connections are open.
+// A sidecar that follows the configuration of a real agent while connections are open.
 import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import type { Socket } from 'node:net'
@@ -15,19 +15,16 @@ import {
   startProxy,
 } from '../proxy/connect-proxy.js'
 import { skip, startConsul } from './real-agent.js'
-import { agentJson, instances, register, until } from './service-mesh.js'
+import { createQuery, instances, register, until } from './service-mesh.js'
 
 test('a sidecar that follows a real agent', { skip }, async (t) => {
   const consul = await startConsul(t)
   const application = await startApplication(t, echo)
   await startPair(t, consul.address, application.port)
   await until('api is known', async () => (await instances(consul, 'api')) === 1)
-  await agentJson(consul, '/v1/query', {
-    method: 'POST',
-    body: JSON.stringify({ Name: 'nearest-api', Service: { Service: 'api', Near: '_agent' } }),
-  })
+  await createQuery(consul, { Name: 'nearest-api', Service: { Service: 'api', Near: '_agent' } })
   const [steadyPort, queryPort, movedPort] = [await freePort(), await freePort(), await freePort()]
-  // As an operator writes it: the agent makes the proxy's registration of it.
+  // The agent derives the registration of the proxy from this definition.
   const define = (upstreams: readonly object[], proxy: object = {}): Promise<unknown> =>
     register(consul, {
       Name: 'web',
@@ -42,18 +39,18 @@ test('a sidecar that follows a real agent', { skip }, async (t) => {
     ready: ['public listener is open', 'upstream is open', 'upstream is open'],
   })
 
-  await t.test('serves what the agent made of the definition', async (t) => {
+  await t.test('serves the configuration of the definition', async (t) => {
     for (const port of [steadyPort, queryPort]) {
       const socket = localConnect(t, port)
       socket.end('hello')
       assert.equal(await readAll(socket), 'hello')
     }
     assert.equal((await proxy.admin('/ready')).status, 200)
-    // The agent looks every ten seconds.
-    await until('its check passes', async () => (await instances(consul, 'web')) === 1)
+    // The agent runs the check every ten seconds.
+    await until('the check of the proxy is passing', async () => (await instances(consul, 'web')) === 1)
   })
 
-  await t.test('changes by difference, and the untouched connections lose nothing', async (t) => {
+  await t.test('applies changes without affecting unchanged upstreams', async (t) => {
     const before = Array.from({ length: 8 }, () => exchange(t, steadyPort))
     const change = async (...upstreams: object[]): Promise<void> => {
       const from = proxy.lines.length
@@ -62,24 +59,30 @@ test('a sidecar that follows a real agent', { skip }, async (t) => {
     }
     for (let i = 0; i < 5; i += 1) {
       await change({ ...nearest, LocalBindPort: movedPort })
-      await until('it has moved', async () => (await isRefused(queryPort)) && !(await isRefused(movedPort)))
+      await until(
+        'the upstream has moved',
+        async () => (await isRefused(queryPort)) && !(await isRefused(movedPort)),
+      )
       const socket = localConnect(t, movedPort)
       socket.write('moved')
       assert.equal(await nextData(socket), 'moved')
       socket.end()
       await change({ ...nearest, LocalBindPort: queryPort, Config: { connect_timeout_ms: 1_000 + i } })
-      await until('it is back', async () => (await isRefused(movedPort)) && !(await isRefused(queryPort)))
+      await until(
+        'the upstream has moved back',
+        async () => (await isRefused(movedPort)) && !(await isRefused(queryPort)),
+      )
     }
     await change()
-    await until('it is gone', () => isRefused(queryPort))
-    for (const one of before) await one.finish()
+    await until('the upstream is closed', () => isRefused(queryPort))
+    for (const { finish } of before) await finish()
     const opened = proxy.lines.filter(
       ({ msg, address }) => msg === 'upstream is open' && address === at(steadyPort),
     )
     assert.equal(opened.length, 1)
   })
 
-  await t.test('serves on when a value is wrong, and says which', async (t) => {
+  await t.test('keeps serving with an invalid value, and logs it', async (t) => {
     const from = proxy.lines.length
     await define([steady], { Config: { max_inbound_connections: 'many' } })
     await proxy.logged(
@@ -87,11 +90,11 @@ test('a sidecar that follows a real agent', { skip }, async (t) => {
       from,
     )
     const socket = localConnect(t, steadyPort)
-    socket.end('still here')
-    assert.equal(await readAll(socket), 'still here')
+    socket.end('still open')
+    assert.equal(await readAll(socket), 'still open')
   })
 
-  await t.test('outlives its agent, and follows it again when it is back', async (t) => {
+  await t.test('serves without the agent, and follows it again when it returns', async (t) => {
     const open = localConnect(t, steadyPort)
     open.write('a')
     assert.equal(await nextData(open), 'a')
@@ -114,35 +117,35 @@ function at(port: number): string {
   return `127.0.0.1:${port}`
 }
 
-/** Sends pieces and waits for each to come back, until it is told to finish. */
+/** Sends pieces over an echo connection until `finish()`, which asserts that all of them came back. */
 function exchange(t: TestContext, port: number): { readonly finish: () => Promise<void> } {
   const socket: Socket = localConnect(t, port)
   const [sent, received] = [createHash('sha256'), createHash('sha256')]
   const piece = randomBytes(20_000)
-  let [left, rounds, stopping] = [0, 0, false]
+  let [remaining, rounds, stopping] = [0, 0, false]
   const send = (): void => {
-    left = piece.length
+    remaining = piece.length
     rounds += 1
     sent.update(piece)
     socket.write(piece)
   }
   socket.on('data', (chunk: Buffer) => {
     received.update(chunk)
-    left -= chunk.length
-    if (left > 0) return
+    remaining -= chunk.length
+    if (remaining > 0) return
     if (stopping) socket.end()
     else send()
   })
   const ended = new Promise<void>((resolve, reject) => {
     socket.once('end', resolve).once('error', reject)
   })
-  // Looked at when it is finished.
+  // finish() awaits the promise.
   ended.catch(() => undefined)
   send()
   return {
     finish: async () => {
       stopping = true
-      await until('it has ended', () => socket.readableEnded || socket.destroyed)
+      await until('the connection has ended', () => socket.readableEnded || socket.destroyed)
       await ended
       assert.ok(rounds > 1)
       assert.equal(received.digest('hex'), sent.digest('hex'))

@@ -1,4 +1,4 @@
-// Our sidecar and the one that comes with Consul, in every pairing, before real applications.
+// connect-proxy and the built-in proxy of Consul in every pairing, with real applications.
 import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
@@ -21,7 +21,7 @@ const skip = skipConsul || unlessThere('initdb', 'psql')
 const GIB = 1 << 30
 const PIECE = randomBytes(1 << 20)
 
-/** An application, by the name that it has behind a proxy, and what is done with it. */
+/** An application behind a proxy, and its client. */
 interface Application {
   readonly name: string
   readonly start: (t: TestContext) => Promise<number>
@@ -36,7 +36,7 @@ const APPLICATIONS: readonly Application[] = [
   { name: 'bulk', start: startBulk, use: useBulk },
 ]
 
-/** What stands before an application, and what leads to it. */
+/** The two sides of a proxy. */
 interface Kind {
   readonly inbound: (t: TestContext, consul: RealAgent, service: string, port: number) => Promise<unknown>
   readonly outbound: (
@@ -79,7 +79,7 @@ const KINDS: Readonly<Record<'ours' | 'theirs', Kind>> = {
   },
 }
 
-test('pairings of our sidecar and the built-in proxy', { skip }, async (t) => {
+test('pairings of connect-proxy and the built-in proxy', { skip }, async (t) => {
   const consul = await startConsul(t)
   const ports = new Map<string, number>()
   for (const { name, start } of APPLICATIONS) ports.set(name, await start(t))
@@ -195,16 +195,16 @@ async function useHttp2(port: number): Promise<void> {
   await closed
 }
 
-/** Takes a gibibyte, gives one, and ends with the hash of each. */
+/** Receives a gibibyte, sends a gibibyte, and ends with the hashes of both. */
 async function startBulk(t: TestContext): Promise<number> {
   const server = createServer((socket) => {
     socket.on('error', () => undefined)
     const serve = async (): Promise<void> => {
-      const taken = await take(socket, GIB)
-      const given = await give(socket, GIB)
-      socket.end(taken + given)
+      const received = await receive(socket, GIB)
+      const sent = await send(socket, GIB)
+      socket.end(received + sent)
     }
-    // The built-in proxy connects before anybody has proved anything, for whoever knocks.
+    // The built-in proxy connects to the application before it has authenticated its peer.
     serve().catch(() => socket.destroy())
   })
   return listen(t, server)
@@ -212,16 +212,16 @@ async function startBulk(t: TestContext): Promise<number> {
 
 async function useBulk(port: number): Promise<void> {
   const socket = connect(port, '127.0.0.1')
-  const given = await give(socket, GIB)
-  const taken = await take(socket, GIB)
-  assert.equal(await readAll(socket), given + taken)
+  const sent = await send(socket, GIB)
+  const received = await receive(socket, GIB)
+  assert.equal(await readAll(socket), sent + received)
 }
 
-/** Sends so many bytes; returns their hash. */
-async function give(socket: Socket, bytes: number): Promise<string> {
+/** Sends bytes. Returns their hash. */
+async function send(socket: Socket, bytes: number): Promise<string> {
   const hash = createHash('sha256')
   for (let i = 0; i < bytes / PIECE.length; i += 1) {
-    // No two pieces are the same, so that one in another's place is found.
+    // All pieces differ, so that a changed order changes the hash.
     const piece = Buffer.from(PIECE)
     piece.writeUInt32BE(i)
     hash.update(piece)
@@ -230,19 +230,19 @@ async function give(socket: Socket, bytes: number): Promise<string> {
   return hash.digest('hex')
 }
 
-/** Takes so many bytes, and leaves what follows; returns their hash. */
-async function take(socket: Socket, bytes: number): Promise<string> {
+/** Receives bytes, and leaves the following ones in the socket. Returns their hash. */
+async function receive(socket: Socket, bytes: number): Promise<string> {
   const hash = createHash('sha256')
-  for (let left = bytes; left > 0;) {
+  for (let remaining = bytes; remaining > 0;) {
     const chunk = socket.read() as Buffer | null
     if (chunk === null) {
-      if (socket.readableEnded) throw new Error(`${left} bytes are missing`)
+      if (socket.readableEnded) throw new Error(`${remaining} bytes are missing`)
       await once(socket, 'readable', bound())
       continue
     }
-    hash.update(chunk.subarray(0, left))
-    if (chunk.length > left) socket.unshift(chunk.subarray(left))
-    left -= chunk.length
+    hash.update(chunk.subarray(0, remaining))
+    if (chunk.length > remaining) socket.unshift(chunk.subarray(remaining))
+    remaining -= chunk.length
   }
   return hash.digest('hex')
 }

@@ -1,60 +1,68 @@
-// Dials at a steady rate, each of which asks who answers, and what became of them.
+// Dials at a steady rate, and their outcomes.
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import type { TestContext } from 'node:test'
 import { type DialOptions, type MeshSocket, type Service, type Upstream } from '../../src/index.js'
-import { readAll } from '../fixtures/mesh.js'
+import { readAll, until } from '../fixtures/mesh.js'
 
 export interface Outcome {
-  /** By `performance.now`, as all times here. */
+  /** By `performance.now`, like all times in this file. */
   readonly startedAt: number
   readonly endedAt: number
-  /** How long the dial alone took, in milliseconds. */
+  /** The duration of the dial without the exchange, in milliseconds. */
   readonly dialMs: number
-  /** `host:port` of the instance that the dial came to; undefined when it failed. */
+  /** `host:port` of the instance; undefined when the dial failed. */
   readonly address: string | undefined
-  /** What the instance calls itself; undefined when it did not answer. */
+  /** The name of the instance; undefined when it did not answer. */
   readonly instance: string | undefined
   readonly error: (Error & { readonly code?: string }) | undefined
 }
 
-/** The other end of `SteadyDials`: one line comes in, and goes out with the instance's name before it. */
+/** A connection handler for `dialOnce`: answers one message with the name of the instance and the message. */
 export function answerAs(name: string): (socket: MeshSocket) => void {
-  return (socket) => socket.once('data', (said: Buffer) => socket.end(`${name} ${said.toString()}`))
+  return (socket) => socket.once('data', (message: Buffer) => socket.end(`${name} ${message.toString()}`))
 }
 
-/** Dials once, asks the instance for its name, and waits until the connection is gone. Never rejects. */
+/** Dials once, reads the name of the instance, and waits until the connection has closed. Never rejects. */
 export async function dialOnce(from: Service, upstream: Upstream, options?: DialOptions): Promise<Outcome> {
   const startedAt = performance.now()
-  let dialledAt: number | undefined
+  let dialedAt: number | undefined
   let address: string | undefined
   const outcome = (rest: Pick<Outcome, 'instance' | 'error'>): Outcome => {
     const endedAt = performance.now()
-    return { startedAt, endedAt, dialMs: (dialledAt ?? endedAt) - startedAt, address, ...rest }
+    return { startedAt, endedAt, dialMs: (dialedAt ?? endedAt) - startedAt, address, ...rest }
   }
   try {
     const socket = await from.dial(upstream, options)
-    dialledAt = performance.now()
+    dialedAt = performance.now()
     address = `${socket.remoteAddress}:${socket.remotePort}`
     const closed = new Promise((resolve) => socket.once('close', resolve))
-    const word = randomUUID()
-    socket.write(word)
-    const [instance, heard] = (await readAll(socket)).split(' ')
+    const message = randomUUID()
+    socket.write(message)
+    const [instance, echoed] = (await readAll(socket)).split(' ')
     await closed
-    if (heard !== word) throw new Error(`it answered ${instance} ${heard} to ${word}`)
+    if (echoed !== message) throw new Error(`${instance} answered ${echoed} to ${message}`)
     return outcome({ instance, error: undefined })
   } catch (error) {
     return outcome({ instance: undefined, error: error as Error })
   }
 }
 
-/** No more dials than these run at a time, so that a busy machine dials less often instead of falling behind. */
-const MOST_AT_A_TIME = 32
+/** Dials one after the other. Fails if one of them fails. */
+export async function dialMany(from: Service, count: number, upstream: Upstream): Promise<Outcome[]> {
+  const outcomes: Outcome[] = []
+  for (let i = 0; i < count; i += 1) outcomes.push(await dialOnce(from, upstream))
+  assertNoneFailed(outcomes)
+  return outcomes
+}
 
-/** So many dials a second, until they are stopped. */
+/** The bound of parallel dials: a busy machine dials less often instead of falling behind. */
+const MAX_PARALLEL_DIALS = 32
+
+/** Dials at a constant rate until `stop()`. */
 export class SteadyDials {
   readonly outcomes: Outcome[] = []
-  readonly #underWay = new Set<Promise<void>>()
+  readonly #pending = new Set<Promise<void>>()
   readonly #timer: NodeJS.Timeout
 
   constructor(
@@ -63,28 +71,33 @@ export class SteadyDials {
     upstream: Upstream,
     {
       perSecond,
-      mostAtATime = MOST_AT_A_TIME,
+      maxParallel = MAX_PARALLEL_DIALS,
       ...options
-    }: DialOptions & { perSecond: number; mostAtATime?: number },
+    }: DialOptions & { perSecond: number; maxParallel?: number },
   ) {
     const startedAt = performance.now()
-    let begun = 0
+    let started = 0
     this.#timer = setInterval(() => {
       const due = Math.floor(((performance.now() - startedAt) * perSecond) / 1_000)
-      for (; begun < due; begun += 1) {
-        if (this.#underWay.size >= mostAtATime) continue
+      for (; started < due; started += 1) {
+        if (this.#pending.size >= maxParallel) continue
         const dial: Promise<void> = dialOnce(from, upstream, options).then((outcome) => {
           this.outcomes.push(outcome)
-          this.#underWay.delete(dial)
+          this.#pending.delete(dial)
         })
-        this.#underWay.add(dial)
+        this.#pending.add(dial)
       }
     }, 1_000 / perSecond)
     t.after(() => this.stop())
   }
 
-  /** When the last of those that were under way at a time was through with its instances. */
-  underWayUntil(at: number): number {
+  /** Waits until this number of instances has answered. */
+  async answeredBy(count: number): Promise<void> {
+    await until(`${count} instances have answered`, () => instanceNames(this.outcomes).length === count)
+  }
+
+  /** When the last of the dials that were pending at a time ended. */
+  pendingUntil(at: number): number {
     const ends = this.outcomes.map(({ startedAt, dialMs }) => ({ startedAt, end: startedAt + dialMs }))
     return Math.max(
       at,
@@ -92,20 +105,20 @@ export class SteadyDials {
     )
   }
 
-  /** How many were begun in a time. */
-  begunBetween(from: number, to: number): number {
+  /** The number of dials that started in this interval. */
+  startedBetween(from: number, to: number): number {
     return this.outcomes.filter(({ startedAt }) => startedAt >= from && startedAt <= to).length
   }
 
-  /** Starts no more, and waits for those that are under way. */
+  /** Starts no more dials, and waits for the pending ones. */
   async stop(): Promise<readonly Outcome[]> {
     clearInterval(this.#timer)
-    await Promise.all(this.#underWay)
+    await Promise.all(this.#pending)
     return this.outcomes
   }
 }
 
-/** How often each instance answered. */
+/** The number of answers of each instance. */
 export function shares(outcomes: readonly Outcome[]): Record<string, number> {
   const counts: Record<string, number> = {}
   for (const { instance } of outcomes) {
@@ -114,21 +127,19 @@ export function shares(outcomes: readonly Outcome[]): Record<string, number> {
   return counts
 }
 
-function failures(outcomes: readonly Outcome[]): Outcome[] {
-  return outcomes.filter(({ error }) => error !== undefined)
+/** The names of the instances that answered, sorted. */
+export function instanceNames(outcomes: readonly Outcome[]): string[] {
+  return Object.keys(shares(outcomes)).toSorted()
 }
 
-/** What went wrong: each kind once, and how often. */
-function told(outcomes: readonly Outcome[]): string {
-  const kinds = new Map<string, number>()
-  for (const { error } of failures(outcomes)) {
-    const kind = `${error?.code ?? ''} ${error?.message ?? ''}`.replace(/\(\d+ ms\)/g, '')
-    kinds.set(kind, (kinds.get(kind) ?? 0) + 1)
-  }
-  return [...kinds].map(([kind, count]) => `${count} x ${kind}`).join('\n')
-}
-
-/** With few words, however many there were. */
+/** Fails if a dial failed, with the count of each error. */
 export function assertNoneFailed(outcomes: readonly Outcome[]): void {
-  if (failures(outcomes).length > 0) assert.fail(`of ${outcomes.length} dials\n${told(outcomes)}`)
+  const counts = new Map<string, number>()
+  for (const { error } of outcomes) {
+    if (error === undefined) continue
+    const kind = `${error.code ?? ''} ${error.message}`.replace(/\(\d+ ms\)/g, '')
+    counts.set(kind, (counts.get(kind) ?? 0) + 1)
+  }
+  const errors = [...counts].map(([kind, count]) => `${count} x ${kind}`)
+  if (errors.length > 0) assert.fail(`of ${outcomes.length} dials\n${errors.join('\n')}`)
 }

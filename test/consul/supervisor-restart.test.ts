@@ -1,19 +1,19 @@
-// Restarts of one managed proxy, and of the agent, as a real agent's checks and the callers see them.
+// Restarts of a managed proxy and of the agent, as seen by the checks of a real agent and by clients.
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { existsSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
+import { type Socket, connect } from 'node:net'
 import { join } from 'node:path'
-import { type TestContext, test } from 'node:test'
+import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort } from '../fixtures/free-ports.js'
-import { temporaryFolder } from '../proxy/connect-proxy.js'
+import { echo, startApplication, temporaryFolder } from '../proxy/connect-proxy.js'
 import { Host, managed, settings } from '../supervisor/connect-supervisor.js'
 import { isAlive } from '../supervisor/processes.js'
 import { type RealAgent, skip, startConsul } from './real-agent.js'
 import { agentJson, until } from './service-mesh.js'
 
-/** The agent runs the check of a port every 10 s, and for the first time at a random moment of the first 10 s. */
+/** The agent runs a TCP check every 10 s, the first time after a random delay of up to 10 s. */
 const CHECK_MS = 20_000
 const AGENT_RESTARTS = 5
 
@@ -28,7 +28,7 @@ async function portCheckOf(consul: RealAgent, service: string): Promise<AgentChe
   return checks[`service:${service}-proxy`]
 }
 
-/** Waits for a status, and returns what the check says at the first moment at which it has it. */
+/** Waits for a status of the check. Returns the check as it was then. */
 function withStatus(consul: RealAgent, service: string, status: string): Promise<AgentCheck> {
   return until(
     `the check of ${service} is ${status}`,
@@ -43,20 +43,13 @@ function withStatus(consul: RealAgent, service: string, status: string): Promise
 
 async function withOutput(consul: RealAgent, service: string, output: RegExp): Promise<void> {
   await until(
-    `the check of ${service} says ${String(output)}`,
+    `the output of the check of ${service} matches ${String(output)}`,
     async () => output.test((await portCheckOf(consul, service))?.Output ?? ''),
     CHECK_MS,
   )
 }
 
-async function startEcho(t: TestContext): Promise<number> {
-  const server = createServer((socket) => socket.on('error', () => undefined).pipe(socket))
-  await once(server.listen(0, '127.0.0.1'), 'listening')
-  t.after(() => server.close())
-  return (server.address() as AddressInfo).port
-}
-
-/** A program that listens at the port of its registration, as soon as there is a file. */
+/** A program that listens on the port of its registration once a file exists. */
 const GATED_PROXY = `
   const { existsSync } = require('node:fs')
   const { createServer } = require('node:net')
@@ -70,7 +63,7 @@ const GATED_PROXY = `
   start()
 `
 
-test('a restarted proxy is passing before the agent runs its check', { skip }, async (t) => {
+test('a proxy is passing before the agent runs its check', { skip }, async (t) => {
   const consul = await startConsul(t)
   const gate = join(temporaryFolder(t), 'gate')
   const host = new Host(t, {
@@ -84,12 +77,12 @@ test('a restarted proxy is passing before the agent runs its check', { skip }, a
   await t.test('after its first start', async () => {
     await host.start()
     await host.running('web')
-    // The agent runs the check every 10 s from here on, and sees the listener much later than the supervisor.
+    // From here on the agent runs the check every 10 s, much later than the supervisor sees the listener.
     await withOutput(consul, 'web', /refused/)
     writeFileSync(gate, '')
     assert.equal((await withStatus(consul, 'web', 'passing')).Output, '')
   })
-  await t.test('after a restart during which the agent saw that nothing listens', async () => {
+  await t.test('after a restart with a failed check', async () => {
     rmSync(gate)
     const { pid } = await host.running('web')
     await host.command('restart', 'web')
@@ -99,8 +92,8 @@ test('a restarted proxy is passing before the agent runs its check', { skip }, a
     assert.equal((await withStatus(consul, 'web', 'passing')).Output, '')
     await withOutput(consul, 'web', /Success/)
   })
-  await t.test('after the agent itself was killed and is back', async () => {
-    // The first check of an agent comes at a random moment of 10 s, in one of about ten runs before the supervisor's report.
+  await t.test('after a restart of the agent', async () => {
+    // In about one of ten runs, the agent runs its first check before the report of the supervisor.
     const outputs: string[] = []
     while (outputs.length < AGENT_RESTARTS && outputs.at(-1) !== '') {
       await consul.kill()
@@ -111,7 +104,7 @@ test('a restarted proxy is passing before the agent runs its check', { skip }, a
   })
 })
 
-async function answers(path: string): Promise<Socket> {
+async function connectEcho(path: string): Promise<Socket> {
   const socket = connect({ path })
   try {
     await once(socket, 'connect')
@@ -125,10 +118,10 @@ async function answers(path: string): Promise<Socket> {
   }
 }
 
-test('a restart hands the unix socket of an upstream to the new process', { skip }, async (t) => {
+test('a restart passes the unix socket of an upstream to the new process', { skip }, async (t) => {
   const consul = await startConsul(t)
   const path = join(temporaryFolder(t), 'api.sock')
-  const port = await startEcho(t)
+  const { port } = await startApplication(t, echo)
   const proxy = {
     upstreams: [
       { destination_name: 'api', local_bind_socket_path: path },
@@ -144,12 +137,12 @@ test('a restart hands the unix socket of an upstream to the new process', { skip
     },
   })
   await host.start()
-  const open = await until('the socket leads to api', () => answers(path), CHECK_MS)
+  const open = await until('the socket reaches api', () => connectEcho(path), CHECK_MS)
   const end = new AbortController()
   const refusals: string[] = []
   const connecting = (async (): Promise<void> => {
     while (!end.signal.aborted) {
-      await answers(path)
+      await connectEcho(path)
         .then((socket) => socket.destroy())
         .catch((error: unknown) => refusals.push(String(error)))
       await sleep(5)
@@ -158,14 +151,14 @@ test('a restart hands the unix socket of an upstream to the new process', { skip
   const { pid } = await host.running('web')
   await host.command('restart', 'web')
   await host.row('web', (row) => row.state === 'running' && row.pid !== pid, CHECK_MS)
-  await until('the new process serves the socket', async () => (await answers(path)).destroy())
-  // A connection through the old process goes on, and its end must not take the new socket away.
+  await until('the new process serves the socket', async () => (await connectEcho(path)).destroy())
+  // Connections of the old process continue, and its end must not remove the new socket.
   open.write('still open')
   assert.equal(String((await once(open, 'data'))[0]), 'still open')
   assert.ok(isAlive(pid))
   open.end()
   await until('the old process has ended', () => !isAlive(pid))
-  ;(await answers(path)).destroy()
+  ;(await connectEcho(path)).destroy()
   end.abort()
   await connecting
   t.diagnostic(`${refusals.length} connections were refused: ${refusals.slice(0, 3).join('; ')}`)

@@ -1,43 +1,44 @@
-// Managed proxies beside a real agent: as an operator of Consul 1.2 had them.
+// Managed proxies with a real agent, as in Consul 1.2.
 import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { type AddressInfo, connect, createServer } from 'node:net'
+import { connect } from 'node:net'
 import { join } from 'node:path'
-import { type TestContext, test } from 'node:test'
+import { test } from 'node:test'
 import { freePorts } from '../fixtures/free-ports.js'
 import { unlessThere } from '../fixtures/programs.js'
+import { echo, startApplication } from '../proxy/connect-proxy.js'
 import { Host, kill, managed, settings } from '../supervisor/connect-supervisor.js'
 import { commandLineOf, environmentOf, isAlive } from '../supervisor/processes.js'
 import { proxyOutbound } from './built-in-proxy.js'
 import { type RealAgent, skip as skipConsul, startConsul } from './real-agent.js'
 import { redis, startRedis } from './redis.js'
-import { agentJson, instances, until } from './service-mesh.js'
+import { agentJson, createQuery, deregister, instances, until } from './service-mesh.js'
 
 const skip = skipConsul || unlessThere('redis-server')
 
 const managementToken = '2b1f7a52-0d0c-4a7e-9a9c-3f0f3a1f9e10'
 
-/** An agent's check runs within its interval of ten seconds. */
+/** The agent runs a check every ten seconds. */
 const CHECK_MS = 20_000
 
-/** The supervisor asks for each token every 12 s. */
+/** The supervisor verifies each token every 12 s. */
 const TOKEN_MS = 40_000
 
 function upstreams(port: number, others: object = {}): object {
   return { config: { upstreams: [{ destination_name: 'redis', local_bind_port: port, ...others }] } }
 }
 
-async function passing(consul: RealAgent, service: string): Promise<void> {
+async function untilPassing(consul: RealAgent, service: string): Promise<void> {
   await until(`${service} has an instance`, async () => (await instances(consul, service)) > 0, CHECK_MS)
 }
 
-async function answers(port: number): Promise<void> {
+async function untilAnswering(port: number): Promise<void> {
   await until('redis answers through the mesh', async () => (await redis(port, 'PING')) === '+PONG', CHECK_MS)
 }
 
-test('the minimal definition of redis, and web with it as upstream', { skip }, async (t) => {
+test('a minimal definition of redis, and web with an upstream redis', { skip }, async (t) => {
   const consul = await startConsul(t)
   const [port, [direct = 0, byQuery = 0]] = [await startRedis(t), await freePorts(2)]
   const host = new Host(t, {
@@ -52,20 +53,15 @@ test('the minimal definition of redis, and web with it as upstream', { skip }, a
       ),
     },
   })
-  await agentJson(consul, '/v1/query', {
-    method: 'POST',
-    body: JSON.stringify({
-      Name: 'nearest-redis',
-      Service: { Service: 'redis', Connect: true, OnlyPassing: true },
-    }),
-  })
+  const query = { Service: 'redis', Connect: true, OnlyPassing: true }
+  await createQuery(consul, { Name: 'nearest-redis', Service: query })
   await host.start()
   const proxy = await host.running('redis')
-  await passing(consul, 'redis')
+  await untilPassing(consul, 'redis')
 
-  await t.test('a client on its local port gets the answers of redis', () => answers(direct))
-  await t.test('by a prepared query as well', () => answers(byQuery))
-  await t.test('Consul shows it, with the check of the original', async () => {
+  await t.test('the local port of web reaches redis', () => untilAnswering(direct))
+  await t.test('the local port of worker reaches redis by a prepared query', () => untilAnswering(byQuery))
+  await t.test('the proxy is registered with the check of Consul 1.2', async () => {
     assert.match(await consul.consul(['catalog', 'services']), /^redis-proxy$/m)
     const check = await until(
       'the agent has run the check',
@@ -80,7 +76,7 @@ test('the minimal definition of redis, and web with it as upstream', { skip }, a
     assert.equal(check.Status, 'passing')
     assert.match(check.Output, new RegExp(`127.0.0.1:${proxy.port}`))
   })
-  await t.test('it has the tags of its service, and is not dialed while that is in maintenance', async () => {
+  await t.test('the proxy has the tags of its service, and follows its maintenance', async () => {
     const found = async (query: string): Promise<number> =>
       (await agentJson<unknown[]>(consul, `/v1/health/connect/redis?passing&${query}`)).length
     const tagged = (tag: string): Promise<number> =>
@@ -89,17 +85,17 @@ test('the minimal definition of redis, and web with it as upstream', { skip }, a
     const maintenance = (enable: boolean): Promise<Response> =>
       consul.http(`/v1/agent/service/maintenance/redis?enable=${enable}`, { method: 'PUT' })
     await maintenance(true)
-    await until('it is critical', async () => (await found('')) === 0, CHECK_MS)
+    await until('the proxy is critical', async () => (await found('')) === 0, CHECK_MS)
     await maintenance(false)
-    await until('it passes again', async () => (await found('')) === 1, CHECK_MS)
+    await until('the proxy is passing again', async () => (await found('')) === 1, CHECK_MS)
   })
-  await t.test('a built-in proxy uses it', async (t) => {
-    const theirs = await proxyOutbound(t, consul, 'client', 'redis')
-    await answers(theirs.port)
+  await t.test('the built-in proxy reaches it', async (t) => {
+    const { port: builtIn } = await proxyOutbound(t, consul, 'client', 'redis')
+    await untilAnswering(builtIn)
   })
-  await t.test('a built-in proxy can be what is managed', async () => {
+  await t.test('the built-in proxy can be the managed process', async () => {
     await host.command('stop', 'web')
-    await agentJson(consul, '/v1/agent/service/deregister/web-proxy', { method: 'PUT' })
+    await deregister(consul, 'web-proxy')
     assert.equal(await redis(direct, 'PING').catch(() => 'refused'), 'refused')
     host.write(
       'web.json',
@@ -112,33 +108,22 @@ test('the minimal definition of redis, and web with it as upstream', { skip }, a
     await host.command('start', 'web')
     const { pid } = await host.running('web')
     assert.match(commandLineOf(pid).join(' '), /consul connect proxy$/)
-    await answers(direct)
+    await untilAnswering(direct)
   })
-  await t.test('an agent that was killed and comes back finds everything as it was', async () => {
+  await t.test('the proxies survive a restart of the agent', async () => {
     const before = await host.rows()
     await consul.kill()
-    // Its own copy of what it needs serves meanwhile.
+    // The proxies serve from their caches in the meantime.
     assert.equal(await redis(byQuery, 'PING'), '+PONG')
     await consul.restart()
-    await passing(consul, 'redis')
-    await answers(byQuery)
+    await untilPassing(consul, 'redis')
+    await untilAnswering(byQuery)
     const pids = (rows: typeof before): unknown[] => Object.values(rows).map(({ pid }) => pid)
     assert.deepEqual(pids(await host.rows()), pids(before))
   })
 })
 
-/** Echoes everything. */
-async function startEcho(t: TestContext): Promise<number> {
-  const server = createServer({ allowHalfOpen: true }, (socket) => {
-    socket.on('error', () => undefined)
-    socket.pipe(socket)
-  }).listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  t.after(() => server.close())
-  return (server.address() as AddressInfo).port
-}
-
-/** Whether a few bytes come back. */
+/** Resolves when an echo connection works; rejects otherwise. */
 async function echoes(port: number): Promise<boolean> {
   const socket = connect(port, '127.0.0.1')
   try {
@@ -152,9 +137,9 @@ async function echoes(port: number): Promise<boolean> {
 
 const PIECE = randomBytes(1 << 16)
 
-test('the supervisor is killed under traffic: no byte is lost', { skip }, async (t) => {
+test('connections survive a kill of the supervisor without a lost byte', { skip }, async (t) => {
   const consul = await startConsul(t)
-  const [port, [local = 0]] = [await startEcho(t), await freePorts(1)]
+  const [{ port }, [local = 0]] = [await startApplication(t, echo), await freePorts(1)]
   const host = new Host(t, {
     agent: consul.address,
     files: {
@@ -164,8 +149,8 @@ test('the supervisor is killed under traffic: no byte is lost', { skip }, async 
     },
   })
   const supervisor = await host.start()
-  await passing(consul, 'echo')
-  await until('the mesh leads to it', () => echoes(local), CHECK_MS)
+  await untilPassing(consul, 'echo')
+  await until('the local port reaches echo', () => echoes(local), CHECK_MS)
   const socket = connect({ port: local, host: '127.0.0.1', allowHalfOpen: true })
   const [sent, received] = [createHash('sha256'), createHash('sha256')]
   const sending = new AbortController()
@@ -186,12 +171,12 @@ test('the supervisor is killed under traffic: no byte is lost', { skip }, async 
   ])
   const before = [await host.running('echo'), await host.running('web')]
   await supervisor.stop('SIGKILL')
-  const whileAway = bytes
-  await until('bytes go on without it', () => bytes > whileAway + 10_000_000)
+  const afterKill = bytes
+  await until('bytes arrive without a supervisor', () => bytes > afterKill + 10_000_000)
   const second = await host.start()
   assert.equal(second.lines.filter(({ msg }) => msg.includes('adopted running process')).length, 2)
-  const whileBack = bytes
-  await until('and with the next one', () => bytes > whileBack + 10_000_000)
+  const afterRestart = bytes
+  await until('bytes arrive with the next supervisor', () => bytes > afterRestart + 10_000_000)
   sending.abort()
   await done
   const after = [await host.running('echo'), await host.running('web')]
@@ -203,7 +188,7 @@ test('the supervisor is killed under traffic: no byte is lost', { skip }, async 
   assert.equal(received.digest('hex'), sent.digest('hex'))
 })
 
-test('with ACLs on, and nothing allowed that nobody allows', { skip }, async (t) => {
+test('managed proxies with ACLs and the default policy deny', { skip }, async (t) => {
   const consul = await startConsul(t, { acl: { defaultPolicy: 'deny', managementToken } })
   const [port, [local = 0]] = [await startRedis(t), await freePorts(1)]
   const as = (token: string, path: string, method = 'GET', body?: object): Promise<Response> =>
@@ -225,7 +210,7 @@ test('with ACLs on, and nothing allowed that nobody allows', { skip }, async (t)
   const { pid } = await host.running('redis')
   const token = environmentOf(pid)['CONNECT_PROXY_TOKEN'] ?? ''
 
-  await t.test('a proxy has a token of its own, local, for its service alone', async () => {
+  await t.test('a proxy has its own local token with the identity of its service only', async () => {
     assert.match(token, /^[0-9a-f-]{36}$/)
     assert.notEqual(token, managementToken)
     assert.notEqual(token, environmentOf((await host.running('web')).pid)['CONNECT_PROXY_TOKEN'])
@@ -234,9 +219,9 @@ test('with ACLs on, and nothing allowed that nobody allows', { skip }, async (t)
     assert.equal(self['Local'], true)
     assert.equal(self['Policies'], undefined)
   })
-  await t.test('nothing passes without an intention, and with one it does', async () => {
+  await t.test('connections need an intention', async () => {
     await until(
-      'redis is seen',
+      'redis is passing',
       async () => {
         const answer = await as(managementToken, '/v1/health/connect/redis?passing')
         return ((await answer.json()) as unknown[]).length > 0
@@ -246,9 +231,9 @@ test('with ACLs on, and nothing allowed that nobody allows', { skip }, async (t)
     assert.equal(await redis(local, 'PING').catch(() => 'denied'), 'denied')
     const body = { SourceName: 'web', DestinationName: 'redis', SourceType: 'consul', Action: 'allow' }
     assert.equal((await as(managementToken, '/v1/connect/intentions', 'POST', body)).status, 200)
-    await answers(local)
+    await untilAnswering(local)
   })
-  await t.test('what the token may not do', async () => {
+  await t.test('the token has no other permissions', async () => {
     for (const [path, method, body] of [
       ['/v1/agent/connect/ca/leaf/web', 'GET'],
       ['/v1/agent/service/register', 'PUT', { Name: 'web', ID: 'web-2', Port: 1 }],
@@ -287,7 +272,7 @@ test('with ACLs on, and nothing allowed that nobody allows', { skip }, async (t)
       const { status } = await as(token, path, method, body)
       assert.equal(status, 403, `${method} ${path}`)
     }
-    // And what it must.
+    // The permissions that the proxy needs.
     for (const path of [
       '/v1/agent/connect/ca/leaf/redis',
       '/v1/agent/service/redis-proxy',
@@ -296,32 +281,31 @@ test('with ACLs on, and nothing allowed that nobody allows', { skip }, async (t)
       assert.equal((await as(token, path)).status, 200, path)
     }
   })
-  await t.test('no token is seen by anybody', () => {
+  await t.test('command lines and logs contain no token', () => {
     const tokens = [managementToken, token]
     for (const each of host.processes()) {
       const line = commandLineOf(each).join(' ')
       for (const secret of tokens) assert.ok(!line.includes(secret))
     }
-    const said = JSON.stringify(host.supervisors[0]?.lines) + String(host.supervisors[0]?.text)
+    const log = JSON.stringify(host.supervisors[0]?.lines) + String(host.supervisors[0]?.text)
     const logs = ['redis', 'web'].map((name) =>
       readFileSync(join(host.dataDir, 'proxy', 'logs', `${name}-proxy-stderr.log`), 'utf8'),
     )
-    for (const text of [said, ...logs]) for (const secret of tokens) assert.ok(!text.includes(secret))
-    assert.ok(said.includes('redis-proxy: started'))
+    for (const text of [log, ...logs]) for (const secret of tokens) assert.ok(!text.includes(secret))
+    assert.ok(log.includes('redis-proxy: started'))
   })
-  await t.test('it is kept over a restart of the supervisor and of the proxy', async () => {
+  await t.test('the token survives restarts of the supervisor and of the proxy', async () => {
     await host.supervisors[0]!.stop('SIGKILL')
     await host.start()
     kill(pid)
-    const anew = await host.row('redis', (row) => row.state === 'running' && row.pid !== pid)
-    assert.equal(environmentOf(anew.pid!)['CONNECT_PROXY_TOKEN'], token)
-    await answers(local)
+    const restarted = await host.row('redis', (row) => row.state === 'running' && row.pid !== pid)
+    assert.equal(environmentOf(restarted.pid!)['CONNECT_PROXY_TOKEN'], token)
+    await untilAnswering(local)
   })
-  await t.test('one that somebody deletes is replaced, and the proxy with it', async () => {
+  await t.test('a deleted token is replaced together with its proxy', async () => {
     const { AccessorID } = (await (await as(token, '/v1/acl/token/self')).json()) as { AccessorID: string }
     await as(managementToken, `/v1/acl/token/${AccessorID}`, 'DELETE')
     const before = await host.running('redis')
-    // The running supervisor notices it by itself.
     const after = await host.row(
       'redis',
       (row) => row.state === 'running' && row.pid !== before.pid,
@@ -330,15 +314,15 @@ test('with ACLs on, and nothing allowed that nobody allows', { skip }, async (t)
     const own = environmentOf(after.pid!)['CONNECT_PROXY_TOKEN'] ?? ''
     assert.notEqual(own, token)
     assert.equal((await as(own, '/v1/acl/token/self')).status, 200)
-    await answers(local)
+    await untilAnswering(local)
   })
-  await t.test('and goes with the proxy', async () => {
+  await t.test('the token is deleted with the proxy', async () => {
     const { pid: last } = await host.running('redis')
     const own = environmentOf(last)['CONNECT_PROXY_TOKEN'] ?? ''
     host.write('redis.json', {})
     host.supervisors[1]!.signal('SIGHUP')
-    await until('it is revoked', async () => (await as(own, '/v1/acl/token/self')).status === 403)
-    await until('the proxy is gone', () => !isAlive(last))
+    await until('the token is deleted', async () => (await as(own, '/v1/acl/token/self')).status === 403)
+    await until('the proxy has exited', () => !isAlive(last))
     const tokens = (await (await as(managementToken, '/v1/acl/tokens')).json()) as { Description: string }[]
     assert.deepEqual(
       tokens.map(({ Description }) => Description).filter((text) => text.includes('connect-supervisor')),
@@ -347,31 +331,35 @@ test('with ACLs on, and nothing allowed that nobody allows', { skip }, async (t)
   })
 })
 
-test('a token that may not create tokens: it says what to grant', { skip }, async (t) => {
-  const consul = await startConsul(t, { acl: { defaultPolicy: 'deny', managementToken } })
-  const asManager = (path: string, body: object): Promise<Record<string, string>> =>
-    agentJson(consul, path, {
-      method: 'PUT',
-      headers: { 'X-Consul-Token': managementToken },
-      body: JSON.stringify(body),
+test(
+  'without acl:write, the supervisor logs the missing permission and starts no proxy',
+  { skip },
+  async (t) => {
+    const consul = await startConsul(t, { acl: { defaultPolicy: 'deny', managementToken } })
+    const asManager = (path: string, body: object): Promise<Record<string, string>> =>
+      agentJson(consul, path, {
+        method: 'PUT',
+        headers: { 'X-Consul-Token': managementToken },
+        body: JSON.stringify(body),
+      })
+    const policy = await asManager('/v1/acl/policy', {
+      Name: 'narrow',
+      Rules: 'service_prefix "" { policy = "write" }',
     })
-  const policy = await asManager('/v1/acl/policy', {
-    Name: 'narrow',
-    Rules: 'service_prefix "" { policy = "write" }',
-  })
-  const { SecretID = '' } = await asManager('/v1/acl/token', { Policies: [{ ID: policy['ID'] }] })
-  const host = new Host(t, {
-    agent: consul.address,
-    env: { CONSUL_HTTP_TOKEN: SecretID },
-    files: { 'agent.json': await settings(), 'redis.json': managed('redis') },
-  })
-  const supervisor = await host.start()
-  const { msg } = await supervisor.logged('may not create tokens')
-  assert.match(msg, /grant it acl = "write" \(and service:write for the services and their proxies\)/)
-  assert.equal(host.processes().length, 0)
-})
+    const { SecretID = '' } = await asManager('/v1/acl/token', { Policies: [{ ID: policy['ID'] }] })
+    const host = new Host(t, {
+      agent: consul.address,
+      env: { CONSUL_HTTP_TOKEN: SecretID },
+      files: { 'agent.json': await settings(), 'redis.json': managed('redis') },
+    })
+    const supervisor = await host.start()
+    const { msg } = await supervisor.logged('may not create tokens')
+    assert.match(msg, /grant it acl = "write" \(and service:write for the services and their proxies\)/)
+    assert.equal(host.processes().length, 0)
+  },
+)
 
-test('the supervisor is there before the agent, and so are the proxies of before', { skip }, async (t) => {
+test('the supervisor and its proxies start before the agent', { skip }, async (t) => {
   const consul = await startConsul(t)
   const [port, [local = 0]] = [await startRedis(t), await freePorts(1)]
   const host = new Host(t, {
@@ -385,9 +373,9 @@ test('the supervisor is there before the agent, and so are the proxies of before
   const first = await host.start()
   await host.running('redis')
   await host.running('web')
-  await passing(consul, 'redis')
-  await answers(local)
-  // As when the machine is switched off.
+  await untilPassing(consul, 'redis')
+  await untilAnswering(local)
+  // As after a reboot of the machine.
   await first.stop('SIGKILL')
   for (const each of host.processes()) kill(each)
   await consul.stop()
@@ -395,5 +383,5 @@ test('the supervisor is there before the agent, and so are the proxies of before
   await host.running('redis')
   await second.logged('no answer from the agent')
   await consul.restart()
-  await answers(local)
+  await untilAnswering(local)
 })

@@ -1,6 +1,6 @@
-// Every adapter under steady traffic while certificates are short-lived and the CA changes. The full test takes three
-// minutes with leaves of 30 s: `STEADY_SECONDS=180 npm test -- test/mesh/adapters-steady.test.ts`. A machine that takes
-// long for the same traffic with certificates that do not change gets longer leaves, and as much more time.
+// Every adapter under steady traffic while leaves expire and the CA rotates. The full test takes three minutes with
+// leaves of 30 s: `STEADY_SECONDS=180 npm test -- test/mesh/adapters-steady.test.ts`. Slow machines get longer leaves and
+// more time, in proportion to the duration of the same traffic without rotation.
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
@@ -16,17 +16,17 @@ import { type HttpWay, httpWays } from '../fixtures/http-ways.js'
 import { offer, startMesh } from '../fixtures/mesh.js'
 import { beginNewCa, withdrawOldCa } from '../fixtures/new-ca.js'
 
-/** On a quiet machine. */
+/** The duration of the test on a quiet machine. */
 const SECONDS = Number(process.env['STEADY_SECONDS'] ?? 54)
 const LEAF_SECONDS = Math.min(30, SECONDS / 4.5)
-/** A request or connection under this load may take so much of the life of a leaf, retries and all. */
-const MOST_OF_A_LEAF = 1 / 24
-const MOST_TIMES_SLOWER = 10
+/** The longest request or connection under this load, retries included, as a fraction of the lifetime of a leaf. */
+const MAX_LEAF_FRACTION = 1 / 24
+const MAX_SLOWDOWN = 10
 const ROTATIONS = 3
 const WORKERS = 3
 const PAUSE_MS = 10
 
-/** One thing that is asked again and again; how often it went well, and what went wrong. */
+/** The results of one kind of traffic. */
 interface Traffic {
   answers: number
   readonly failures: string[]
@@ -40,12 +40,12 @@ const retried: HttpWay = async (from, url) => {
 
 describe('adapters under steady traffic', () => {
   it(
-    `lose no request while leaves of ${LEAF_SECONDS} s expire and ${ROTATIONS} new CAs begin`,
-    { timeout: waitBound(SECONDS * MOST_TIMES_SLOWER * 1_000) },
+    `lose no request while leaves of ${LEAF_SECONDS} s expire and the CA rotates ${ROTATIONS} times`,
+    { timeout: waitBound(SECONDS * MAX_SLOWDOWN * 1_000) },
     async (t) => {
-      const times = Math.min(MOST_TIMES_SLOWER, await timesSlower(t))
-      const seconds = SECONDS * times
-      const leafMs = LEAF_SECONDS * times * 1_000
+      const slowdown = Math.min(MAX_SLOWDOWN, await measureSlowdown(t))
+      const seconds = SECONDS * slowdown
+      const leafMs = LEAF_SECONDS * slowdown * 1_000
       const scene = await open(t, leafMs)
       const { agent, services, web, serials } = scene
       const end = Date.now() + seconds * 1_000
@@ -69,7 +69,7 @@ describe('adapters under steady traffic', () => {
       for (let i = 0; i < ROTATIONS; i += 1) {
         await sleep((seconds * 1_000) / (ROTATIONS + 1) - leafMs)
         await beginNewCa(agent, services)
-        // A mesh keeps a root until the certificates under it have expired.
+        // Consul keeps an old root until the certificates below it have expired.
         await sleep(leafMs)
         await withdrawOldCa(agent, web)
       }
@@ -78,13 +78,13 @@ describe('adapters under steady traffic', () => {
         failures.map((failure) => `${name}: ${failure}`),
       )
       assert.deepEqual(lost, [])
-      // Steady traffic, not speed: as many answers in a longer time.
+      // The bound does not grow with the slowdown: a slow machine needs as many answers in a longer time.
       for (const [name, { answers }] of traffic) assert.ok(answers > SECONDS, `${name}: ${answers} answers`)
-      // The server used a new certificate for each life of a leaf.
+      // The server used a new certificate for each lifetime of a leaf.
       assert.ok(serials.size > SECONDS / LEAF_SECONDS, `${serials.size} certificates`)
       const all = [...traffic.values()].reduce((sum, { answers }) => sum + answers, 0)
       t.diagnostic(
-        `${times.toFixed(1)} times slower: ${all} answers, ${serials.size} certificates of the server`,
+        `${slowdown.toFixed(1)} times slower: ${all} answers, ${serials.size} certificates of the server`,
       )
     },
   )
@@ -94,7 +94,7 @@ interface Scene {
   readonly agent: TestAgent
   readonly web: Service
   readonly services: readonly Service[]
-  /** The serial numbers of the certificates that the server was seen with. */
+  /** The serial numbers of the server's certificates. */
   readonly serials: ReadonlySet<string>
   readonly forwardPort: number
 }
@@ -107,7 +107,7 @@ async function open(t: TestContext, leafTtlMs?: number): Promise<Scene> {
   const server = createServer({ keepAliveTimeout: 600_000 }, (request, response) => {
     request.resume().on('end', () => response.end(`hello ${peer(request.socket)?.service ?? ''}`))
   }).on('connection', (socket) => serials.add(peer(socket)?.serialNumber ?? ''))
-  // A connection ends when its certificate expires, unless the client has given it up by then.
+  // Connections end when the certificate expires, unless the client has retired them before.
   const listener = await api.serve(server, { port: 0, host: '127.0.0.1', maxPeerAge: 'certificate' })
   await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
   const echo = join('echo')
@@ -117,7 +117,7 @@ async function open(t: TestContext, leafTtlMs?: number): Promise<Scene> {
   return { agent, web, services: [api, web, echo], serials, forwardPort }
 }
 
-/** Each adapter: one request, or one connection. */
+/** One request or one connection through each adapter. */
 function ways({ web, forwardPort }: Scene): [name: string, once: () => Promise<void>][] {
   const requests = Object.entries({ ...httpWays, 'undici with retries': retried }).flatMap(([name, ask]) =>
     ['GET', 'POST'].map((method): [string, () => Promise<void>] => [
@@ -131,17 +131,17 @@ function ways({ web, forwardPort }: Scene): [name: string, once: () => Promise<v
   )
   return [
     ...requests,
-    ['dial', async () => converse(await web.dial('echo'))],
-    ['stream', () => converse(web.stream('echo').connect())],
-    ['forward', () => converse(tcpConnect(forwardPort, '127.0.0.1'))],
+    ['dial', async () => exchangeLines(await web.dial('echo'))],
+    ['stream', () => exchangeLines(web.stream('echo').connect())],
+    ['forward', () => exchangeLines(tcpConnect(forwardPort, '127.0.0.1'))],
   ]
 }
 
 /**
- * How many times slower this machine is than the test needs: the slowest request of a few rounds of the same traffic, all
- * handshakes included, with certificates that do not change.
+ * Measures how many times slower this machine is than the test needs, by the slowest request in a few rounds of the same
+ * traffic without rotation.
  */
-async function timesSlower(t: TestContext): Promise<number> {
+async function measureSlowdown(t: TestContext): Promise<number> {
   const scene = await open(t)
   let slowestMs = 0
   const workers = ways(scene).flatMap(([, once]) =>
@@ -155,15 +155,15 @@ async function timesSlower(t: TestContext): Promise<number> {
   )
   await Promise.all(workers)
   for (const service of scene.services) service.destroy()
-  return Math.max(1, slowestMs / (LEAF_SECONDS * 1_000 * MOST_OF_A_LEAF))
+  return Math.max(1, slowestMs / (LEAF_SECONDS * 1_000 * MAX_LEAF_FRACTION))
 }
 
-/** Some lines and their echoes, and the end. */
-async function converse(socket: Duplex | MeshSocket): Promise<void> {
+/** Exchanges lines with an echo service, and ends the connection. */
+async function exchangeLines(socket: Duplex | MeshSocket): Promise<void> {
   for (let i = 0; i < 5; i += 1) {
-    const heard = once(socket, 'data')
+    const answer = once(socket, 'data')
     socket.write(`line ${i}`)
-    assert.equal(String((await heard)[0]), `line ${i}`)
+    assert.equal(String((await answer)[0]), `line ${i}`)
     await sleep(PAUSE_MS)
   }
   socket.end()

@@ -7,7 +7,7 @@ import { inspect } from 'node:util'
 import type { ChannelMessages } from '../../src/index.js'
 import { greet, nextEvent, offer, portOf, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
 
-/** Everything that a channel carries until the end of the test. */
+/** Collects the messages of a channel until the end of the test. */
 function collect<K extends keyof ChannelMessages>(t: TestContext, name: K): ChannelMessages[K][] {
   const messages: ChannelMessages[K][] = []
   const onMessage = (message: unknown): void => {
@@ -19,22 +19,22 @@ function collect<K extends keyof ChannelMessages>(t: TestContext, name: K): Chan
 }
 
 describe('channels', () => {
-  it('tell of a dial that went well, and of the tries before it', async (t) => {
+  it('report a successful dial with its failed attempts', async (t) => {
     const { join } = await startMesh(t)
     const port = portOf(await offer(join('api'), greet))
     const web = join('web')
     const dials = collect(t, 'consul-connect:dial')
-    // Sorted, so that the one that is not there comes first.
+    // Sorted, so that the port without a listener comes first.
     const resolver = {
-      name: 'two places',
+      name: 'two instances',
       isSorted: true,
       resolve: () =>
         [1, port].map((each) => ({ host: '127.0.0.1', port: each, identity: { service: 'api' } })),
     }
     const socket = await web.dial(resolver)
     assert.equal(await readAll(socket), 'hello web')
-    const [dial, ...others] = dials
-    assert.deepEqual(others, [])
+    assert.equal(dials.length, 1)
+    const [dial] = dials
     assert.ok(dial !== undefined && dial.durationMs > 0)
     const { durationMs, attempts, ...rest } = dial
     assert.deepEqual(
@@ -43,51 +43,54 @@ describe('channels', () => {
     )
     assert.deepEqual(rest, {
       service: 'web',
-      upstream: 'two places',
+      upstream: 'two instances',
       peer: socket.peer,
       address: `127.0.0.1:${port}`,
       error: undefined,
     })
   })
 
-  it('tell of a dial that failed, with the error that was thrown', async (t) => {
+  it('report a failed dial with the error that was thrown', async (t) => {
     const { join } = await startMesh(t)
     const web = join('web')
     const dials = collect(t, 'consul-connect:dial')
-    const error = await rejection(web.dial('nobody'))
+    const error = await rejection(web.dial('missing'))
     assert.deepEqual(
-      dials.map(({ upstream, peer, address, error: told }) => ({ upstream, peer, address, told })),
-      [{ upstream: 'nobody', peer: undefined, address: undefined, told: error }],
+      dials.map(({ upstream, peer, address, error: reported }) => [upstream, peer, address, reported]),
+      [['missing', undefined, undefined, error]],
     )
   })
 
-  it('tell of a dial in the context of who asked for it, through each adapter', async (t) => {
+  it('report a dial in the async context of the call, through each adapter', async (t) => {
     const { join } = await startMesh(t)
     await offer(join('api'), greet)
     const web = join('web')
     const context = new AsyncLocalStorage<string>()
-    const found: (string | undefined)[] = []
-    const onDial = (): void => void found.push(context.getStore())
+    const contexts: (string | undefined)[] = []
+    const onDial = (): void => void contexts.push(context.getStore())
     subscribe('consul-connect:dial', onDial)
     t.after(() => unsubscribe('consul-connect:dial', onDial))
     await context.run('dial', async () => readAll(await web.dial('api')))
     await context.run('stream', async () => readAll(web.stream('api')))
-    // What it answers is no HTTP; who asked is what this is about.
+    // The request fails, because the service does not speak HTTP.
     await context.run('fetch', () => rejection(web.fetch('https://api.service.consul/')))
-    assert.deepEqual(found, ['dial', 'stream', 'fetch'])
+    assert.deepEqual(contexts, ['dial', 'stream', 'fetch'])
   })
 
-  it('tell of handshakes, decisions and revocations', async (t) => {
+  it('report handshakes, decisions, and revocations, and no private key in any message', async (t) => {
     const { agent, join } = await startMesh(t)
     const api = join('api')
     const port = portOf(await offer(api, (socket) => socket.pipe(socket)))
+    const dials = collect(t, 'consul-connect:dial')
+    const rotations = collect(t, 'consul-connect:rotation')
+    const requests = collect(t, 'consul-connect:agent-request')
     const handshakes = collect(t, 'consul-connect:handshake')
     const decisions = collect(t, 'consul-connect:decision')
     const revocations = collect(t, 'consul-connect:revocation')
     const web = join('web')
     const socket = await web.dial('api')
     socket.on('error', () => undefined)
-    await until('it is decided', () => decisions.length === 1)
+    await until('the connection is authorized', () => decisions.length === 1)
     const [{ durationMs, peer, ...decision }] = decisions as [ChannelMessages['consul-connect:decision']]
     assert.ok(durationMs >= 0)
     assert.equal(peer.service, 'web')
@@ -99,20 +102,28 @@ describe('channels', () => {
     })
     assert.equal(handshakes.length, 1)
     assert.equal(handshakes[0]?.peer?.spiffeId, peer.spiffeId)
+    assert.deepEqual([handshakes[0].service, handshakes[0].error], ['api', undefined])
+    assert.ok((handshakes[0].durationMs ?? 0) > 0)
     const revoked = nextEvent(api, 'revoked')
     agent.setIntention('web', 'api', 'deny')
     const [error] = await revoked
     assert.deepEqual(revocations, [{ service: 'api', peer, error }])
-    // Somebody who does not speak TLS.
+    // A client that does not speak TLS.
     tcpConnect(port, '127.0.0.1')
       .on('error', () => undefined)
       .end('GET / HTTP/1.1\r\n\r\n')
-    const failed = await until('it failed', () => handshakes.find(({ error: cause }) => cause !== undefined))
-    assert.equal(failed.peer, undefined)
+    const failed = await until('a handshake has failed', () =>
+      handshakes.find(({ error: cause }) => cause !== undefined),
+    )
+    assert.deepEqual([failed.service, failed.peer], ['api', undefined])
+    assert.match(failed.error?.message ?? '', /SSL|TLS|wrong version|disconnected/i)
     assert.equal(decisions.length, 1)
+    const all = [dials, rotations, requests, handshakes, decisions, revocations]
+    for (const messages of all) assert.ok(messages.length > 0)
+    assert.ok(!inspect(all, { depth: 20, showHidden: true }).includes('PRIVATE KEY'))
   })
 
-  it('tell of decisions that somebody asked for', async (t) => {
+  it('report the decisions of authorize()', async (t) => {
     const { join } = await startMesh(t)
     const api = join('api', { authorize: () => ({ authorized: false, reason: 'no' }) })
     await offer(join('db'), greet)
@@ -125,7 +136,7 @@ describe('channels', () => {
     )
   })
 
-  it('tell of new certificates and roots', async (t) => {
+  it('report new certificates and roots', async (t) => {
     const { agent, join } = await startMesh(t)
     const rotations = collect(t, 'consul-connect:rotation')
     const web = join('web')
@@ -133,7 +144,7 @@ describe('channels', () => {
     const rotated = nextEvent(web, 'rotated')
     agent.rotateCa()
     await rotated
-    await until('all is told', () => rotations.length === 3)
+    await until('all rotations are reported', () => rotations.length === 3)
     assert.deepEqual(rotations.map(({ service, what }) => [service, what]).sort(), [
       ['web', 'leaf'],
       ['web', 'leaf'],
@@ -143,17 +154,17 @@ describe('channels', () => {
     assert.equal(rotations.findLast(({ what }) => what === 'leaf')?.leaf.uri, web.leaf?.uri)
   })
 
-  it('tell of requests to the agent, those that block by themselves, without what is secret', async (t) => {
+  it('report requests to the agent without tokens and keys', async (t) => {
     const { agent, agentOptions, join } = await startMesh(t)
     const requests = collect(t, 'consul-connect:agent-request')
-    const token = 'a-secret-that-nobody-may-see'
+    const token = 'a-secret-token'
     const web = join('web', { agent: { ...agentOptions, token } })
     await web.ready()
     agent.fault(/\/v1\/agent\/service\/register/, { status: 500 })
     await rejection(web.register({ port: 1 }))
     await agent.waitForBlocked(/leaf/)
     agent.renewLeaf('web')
-    await until('a blocking one is told', () => requests.some(({ isBlocking }) => isBlocking))
+    await until('a blocking query is reported', () => requests.some(({ isBlocking }) => isBlocking))
     const of = (path: string) => requests.filter((request) => request.path.startsWith(path))
     const [first] = of('/v1/agent/connect/ca/leaf/web')
     assert.ok(first !== undefined && first.durationMs > 0)
@@ -172,7 +183,7 @@ describe('channels', () => {
     assert.ok(!shown.includes('PRIVATE KEY'))
   })
 
-  it('tell why the agent did not answer', async (t) => {
+  it('report why the agent did not answer', async (t) => {
     const { join, agent } = await startMesh(t)
     const requests = collect(t, 'consul-connect:agent-request')
     await agent.stop()
@@ -185,22 +196,5 @@ describe('channels', () => {
           (error as { code?: string } | undefined)?.code === 'ERR_CONNECT_AGENT_UNREACHABLE',
       ),
     )
-  })
-
-  it('carry no private key, however deep one looks', async (t) => {
-    const names = ['dial', 'handshake', 'decision', 'revocation', 'rotation', 'agent-request'] as const
-    const { agent, join } = await startMesh(t)
-    const all = names.map((name) => collect(t, `consul-connect:${name}`))
-    const api = join('api')
-    await offer(api, (socket) => socket.pipe(socket))
-    const web = join('web')
-    const socket = await web.dial('api')
-    socket.on('error', () => undefined)
-    await until('it is in', () => api.stats().connections === 1)
-    const revoked = nextEvent(api, 'revoked')
-    agent.setIntention('web', 'api', 'deny')
-    await revoked
-    for (const messages of all) assert.ok(messages.length > 0)
-    assert.ok(!inspect(all, { depth: 20, showHidden: true }).includes('PRIVATE KEY'))
   })
 })

@@ -1,4 +1,4 @@
-// Client libraries that let a connection in, each in its own way, on the adapter that is made for it.
+// Client libraries with the adapter for their way to accept a connection.
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
@@ -14,19 +14,20 @@ import { type Service, peer } from '../../src/index.js'
 import { dialLocal, pump } from '../../src/proxy.js'
 import { codeOf } from '../fixtures/http-ways.js'
 import { offer, rejection, startMesh, until } from '../fixtures/mesh.js'
+import { offerServer } from './offer-server.js'
 
 interface Answer {
   readonly data: unknown
   readonly caller: unknown
 }
 
-interface Two {
+interface Pair {
   readonly web: Service
   readonly api: Service
   readonly deny: () => void
 }
 
-async function two(t: TestContext): Promise<Two> {
+async function startPair(t: TestContext): Promise<Pair> {
   const { agent, join } = await startMesh(t)
   const deny = (): void => {
     agent.setIntention('web', 'api', 'deny')
@@ -34,34 +35,32 @@ async function two(t: TestContext): Promise<Two> {
   return { web: join('web'), api: join('api'), deny }
 }
 
-/** Clients that take an agent for each scheme: a POST whose answer tells the caller, or the failure. */
-const twoAgents: Readonly<Record<string, (agent: Agent) => (url: string, json: object) => Promise<Answer>>> =
-  {
-    axios: (agent) => {
-      const client = axios.create({ httpAgent: agent, httpsAgent: agent, proxy: false })
-      return async (url, json) => {
-        const { data, headers } = await client.post<unknown>(url, json)
-        return { data, caller: headers['x-caller'] }
-      }
-    },
-    got: (agent) => {
-      const client = got.extend({ agent: { http: agent, https: agent } })
-      return async (url, json) => {
-        const { body, headers } = await client.post<unknown>(url, { json, responseType: 'json' })
-        return { data: body, caller: headers['x-caller'] }
-      }
-    },
-  }
+/** Clients that accept an agent for each scheme. Each returns the answer to a POST with its caller. */
+const clients: Readonly<Record<string, (agent: Agent) => (url: string, json: object) => Promise<Answer>>> = {
+  axios: (agent) => {
+    const client = axios.create({ httpAgent: agent, httpsAgent: agent, proxy: false })
+    return async (url, json) => {
+      const { data, headers } = await client.post<unknown>(url, json)
+      return { data, caller: headers['x-caller'] }
+    }
+  },
+  got: (agent) => {
+    const client = got.extend({ agent: { http: agent, https: agent } })
+    return async (url, json) => {
+      const { body, headers } = await client.post<unknown>(url, { json, responseType: 'json' })
+      return { data: body, caller: headers['x-caller'] }
+    }
+  },
+}
 
-for (const [name, clientOf] of Object.entries(twoAgents)) {
+for (const [name, clientOf] of Object.entries(clients)) {
   describe(name, () => {
-    it('takes the agent for both schemes', async (t) => {
-      const { web, api, deny } = await two(t)
+    it('accepts the agent for both schemes', async (t) => {
+      const { web, api, deny } = await startPair(t)
       const server = createServer((request, response) => {
         request.pipe(response.setHeader('x-caller', peer(request.socket)?.service ?? ''))
       })
-      const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
-      await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
+      const listener = await offerServer(api, server)
       const post = clientOf(web.httpAgent())
       for (const scheme of ['http', 'https']) {
         const answer = await post(`${scheme}://api.service.consul/`, { scheme })
@@ -70,20 +69,18 @@ for (const [name, clientOf] of Object.entries(twoAgents)) {
       assert.equal(codeOf(await rejection(post('http://example.com/', {}))), 'ERR_CONNECT_HOST')
       await listener.close()
       deny()
-      const again = await api.serve(createServer(), { port: 0, host: '127.0.0.1' })
-      await api.register({ port: (again.address() as AddressInfo).port, address: '127.0.0.1', id: 'api-2' })
-      const code = await until('it is denied', async () => {
-        const found = codeOf(await rejection(post('http://api.service.consul/', {})))
-        return found === 'ERR_CONNECT_REJECTED' && found
+      await offerServer(api, createServer(), { id: 'api-2' })
+      await until('web is denied', async () => {
+        const error = await rejection(post('http://api.service.consul/', {}))
+        return codeOf(error) === 'ERR_CONNECT_REJECTED'
       })
-      assert.equal(code, 'ERR_CONNECT_REJECTED')
     })
   })
 }
 
 describe('ws', () => {
-  it('takes the agent, and its connections end with an intention', async (t) => {
-    const { web, api, deny } = await two(t)
+  it('accepts the agent, and its connections end when an intention denies them', async (t) => {
+    const { web, api, deny } = await startPair(t)
     const server = createServer()
     new WebSocketServer({ server }).on('connection', (socket: ServedSocket, request) => {
       socket.on('error', () => undefined)
@@ -91,8 +88,7 @@ describe('ws', () => {
         socket.send(`${peer(request.socket)?.service ?? ''}: ${data.toString()}`)
       })
     })
-    const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
-    await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
+    await offerServer(api, server)
     const socket = new WebSocket('wss://api.service.consul/', { agent: web.httpAgent() })
     await once(socket, 'open')
     socket.send('hello')
@@ -105,9 +101,9 @@ describe('ws', () => {
 })
 
 describe('mysql2', () => {
-  it('takes a stream', async (t) => {
-    const { web, api } = await two(t)
-    // Its types lag behind its server.
+  it('accepts a stream', async (t) => {
+    const { web, api } = await startPair(t)
+    // The types of mysql2 lack createServer.
     const server = (mysql.createServer as unknown as () => MysqlServer)()
     server.on('connection', (connection) => {
       connection.serverHandshake({
@@ -119,7 +115,7 @@ describe('mysql2', () => {
         capabilityFlags: 0xffffff ^ 0x800,
         authCallback: (_who: unknown, done: (error: null) => void) => {
           done(null)
-          // Every command counts its packets anew, which its server leaves to us.
+          // Packet numbers restart with every command, which the server of mysql2 leaves to its user.
           connection.sequenceId = 0
         },
       })
@@ -138,8 +134,8 @@ describe('mysql2', () => {
     })
     const connection = mysql.createConnection({ user: 'x', stream: () => web.stream('api') })
     const rows = await new Promise((resolve, reject) => {
-      connection.query('select 42 as answer', (error, found) => {
-        if (error === null) resolve(found)
+      connection.query('select 42 as answer', (error, result) => {
+        if (error === null) resolve(result)
         else reject(error)
       })
     })
@@ -148,7 +144,7 @@ describe('mysql2', () => {
       ['42'],
     )
     connection.destroy()
-    const failed = mysql.createConnection({ user: 'x', stream: () => web.stream('nobody') })
+    const failed = mysql.createConnection({ user: 'x', stream: () => web.stream('missing') })
     const [error] = (await once(failed, 'error')) as [Error]
     assert.equal(codeOf(error), 'ERR_CONNECT_NO_INSTANCES')
   })
@@ -184,12 +180,12 @@ function column(name: string): object {
 }
 
 describe('kafkajs', () => {
-  it('takes a stream, and asks its first question over it', async (t) => {
-    const { web, api } = await two(t)
-    let asked: Buffer | undefined
+  it('accepts a stream and sends its first request over it', async (t) => {
+    const { web, api } = await startPair(t)
+    let request: Buffer | undefined
     await offer(api, (socket) => {
       socket.once('data', (data: Buffer) => {
-        asked = data
+        request = data
         socket.destroy()
       })
     })
@@ -202,11 +198,11 @@ describe('kafkajs', () => {
     })
     const admin = kafka.admin()
     await rejection(admin.connect())
-    // ApiVersions, and who asks: the start of every conversation.
-    assert.ok(asked !== undefined)
-    assert.equal(asked.readInt32BE(0), asked.length - 4)
-    assert.equal(asked.readInt16BE(4), 18)
-    assert.ok(asked.includes('the-client'))
+    // Every Kafka connection starts with ApiVersions (key 18) and the client id.
+    assert.ok(request !== undefined)
+    assert.equal(request.readInt32BE(0), request.length - 4)
+    assert.equal(request.readInt16BE(4), 18)
+    assert.ok(request.includes('the-client'))
     await admin.disconnect()
   })
 })

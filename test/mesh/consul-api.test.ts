@@ -5,7 +5,7 @@ import { rejection, startMesh } from '../fixtures/mesh.js'
 
 const managementToken = '0a4c5d6e-1111-4222-8333-444455556666'
 
-test('requests with the options of an agent, and answers as they are', async (t) => {
+test('requests use the agent options, and answers are returned unchanged', async (t) => {
   const { agent, agentOptions } = await startMesh(t)
   await using api = openAgent(agentOptions)
   assert.equal(api.address, `http://${agent.address}`)
@@ -18,7 +18,7 @@ test('requests with the options of an agent, and answers as they are', async (t)
   assert.equal(typeof headers['content-type'], 'string')
 })
 
-test('a token for one request, and none beside it', async (t) => {
+test('the token of a request applies to that request only', async (t) => {
   const acl = { enabled: true, defaultPolicy: 'deny', managementToken } as const
   const { agentOptions } = await startMesh(t, { acl })
   await using anonymous = openAgent(agentOptions)
@@ -27,12 +27,12 @@ test('a token for one request, and none beside it', async (t) => {
   assert.equal((await anonymous.exchange({ path, token: managementToken })).status, 200)
   await using manager = openAgent({ ...agentOptions, token: managementToken })
   assert.equal((await manager.exchange({ path })).status, 200)
-  const error = await rejection(manager.request({ path, token: 'of-nobody' }))
+  const error = await rejection(manager.request({ path, token: 'unknown-token' }))
   assert.equal(error.code, 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN')
-  assert.ok(!error.message.includes('of-nobody'))
+  assert.ok(!error.message.includes('unknown-token'))
 })
 
-test('what is no request to the API is refused before it is sent', async (t) => {
+test('invalid requests are rejected before they are sent', async (t) => {
   const { agent, agentOptions } = await startMesh(t)
   await using api = openAgent(agentOptions)
   const before = agent.requestCount()
@@ -56,7 +56,7 @@ test('what is no request to the API is refused before it is sent', async (t) => 
   assert.equal(agent.requestCount(), before)
 })
 
-test('an agent that is away, and a bound and a signal on each request', async (t) => {
+test('requests fail by their signal, their timeout, and without the agent', async (t) => {
   const { agent, agentOptions } = await startMesh(t)
   await using api = openAgent(agentOptions)
   const stop = new AbortController()

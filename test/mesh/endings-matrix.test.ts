@@ -1,4 +1,4 @@
-// Every way of carrying bytes through the mesh, with every way in which a connection can end.
+// Every adapter with every way in which a connection can end.
 import assert from 'node:assert/strict'
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
@@ -26,18 +26,18 @@ import { type RunningProxy, startProxy } from '../proxy/connect-proxy.js'
 
 const PRODUCT = fileURLToPath(new URL('../fixtures/ending-product.ts', import.meta.url))
 const TRIES = Number(process.env['ENDING_TRIES'] ?? 25)
-const AT_ONCE = 8
-/** Connections that are open at the same time with a silent peer. */
+const CONCURRENCY = 8
+/** Parallel connections to a silent peer. */
 const SILENT = 50
 
 type Run = (wanted: Try) => Promise<Received>
 
 interface Scene {
-  /** Returns what the receiver of a try got. */
+  /** Runs a try and returns what its receiver got. */
   readonly run: Run
-  /** How many requests have arrived at their server. */
+  /** How many requests have arrived at the server. */
   readonly arrived: () => number
-  /** Ends the product in the middle of what it does. */
+  /** Ends the process under test while connections are open. */
   readonly cut: () => Promise<unknown>
 }
 
@@ -45,17 +45,17 @@ interface Way {
   readonly name: string
   readonly downloads: readonly Ending[]
   readonly uploads: readonly Ending[]
-  /** Whether its clients can end their side of a connection and still read. */
+  /** Whether clients can end their side of a connection and still read. */
   readonly canHalfClose: boolean
   readonly start: (t: TestContext, mesh: TestMesh) => Promise<Scene>
 }
 
-/** Ways that a client begins: it receives from a server that can end in every way. */
+/** The process under test is the client: the server can end in every way. */
 const CLIENTS = {
   downloads: ['orderly', 'early', 'truncated', 'reset'],
   uploads: ['orderly', 'reset'],
 } as const
-/** Ways that a server ends: it receives from a client that can end in every way. */
+/** The process under test is the server: the client can end in every way. */
 const SERVERS = {
   downloads: ['orderly', 'early', 'reset'],
   uploads: ['orderly', 'truncated', 'reset'],
@@ -117,7 +117,7 @@ const WAYS: readonly Way[] = [
 
 for (const way of WAYS) {
   describe(`the end of a connection through ${way.name}`, () => {
-    it('carries every byte before an orderly end, and reports any other end as an error', async (t) => {
+    it('delivers every byte before an orderly end, and reports any other end as an error', async (t) => {
       const { run } = await way.start(t, await startMesh(t))
       for (const ending of way.downloads) {
         await tryMany(run, { ending, direction: 'download', isHalfClosed: false })
@@ -129,7 +129,7 @@ for (const way of WAYS) {
       }
     })
 
-    it('is an error when the other end is silent and this one is closed', async (t) => {
+    it('is an error when the process closes while its peer is silent', async (t) => {
       const { run, arrived, cut } = await way.start(t, await startMesh(t))
       const direction = way.uploads.includes('truncated') ? 'upload' : 'download'
       const tries = Array.from({ length: SILENT }, () =>
@@ -150,15 +150,15 @@ let lastId = 0
 
 async function tryMany(run: Run, wanted: Omit<Try, 'id'>): Promise<void> {
   const outcomes = new Map<string, number>()
-  let left = TRIES
+  let remaining = TRIES
   const work = async (): Promise<void> => {
-    while (left > 0) {
-      left -= 1
+    while (remaining > 0) {
+      remaining -= 1
       const outcome = outcomeOf(await run({ ...wanted, id: (lastId += 1) }), wanted.ending)
       outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1)
     }
   }
-  await Promise.all(Array.from({ length: AT_ONCE }, work))
+  await Promise.all(Array.from({ length: CONCURRENCY }, work))
   assert.deepEqual(Object.fromEntries(outcomes), { [EXPECTED[wanted.ending]]: TRIES }, JSON.stringify(wanted))
 }
 
@@ -170,7 +170,7 @@ const EXPECTED: Readonly<Record<Ending, string>> = {
   silent: 'a prefix and an error',
 }
 
-/** undici's code besides that of the system. */
+/** The codes of the system and of undici. */
 const RESETS = ['ECONNRESET', 'UND_ERR_SOCKET']
 
 function outcomeOf({ bytes, isPrefix, error }: Received, ending: Ending): string {
@@ -182,7 +182,7 @@ function outcomeOf({ bytes, isPrefix, error }: Received, ending: Ending): string
   return `a prefix and ${RESETS.includes(error) ? 'a reset' : error}`
 }
 
-/** What the receiving ends of uploads have reported. */
+/** Collects the reports of the receivers of uploads. */
 class Reports {
   /** How many requests have arrived. */
   arrived = 0
@@ -207,7 +207,7 @@ class Reports {
       run: async (wanted) => {
         if (wanted.direction === 'download') return client(wanted)
         const received = this.of(wanted.id)
-        // The client of an upload may fail as well, when it is cut.
+        // The client of an upload can fail as well, when the process ends.
         await client(wanted)
         return received
       },
@@ -215,7 +215,7 @@ class Reports {
   }
 }
 
-/** The service that the clients under test connect to: TLS of our own, which can end in every way. */
+/** Starts the service `api` with a TLS server that can end in every way. */
 async function startUpstream(t: TestContext, { join }: TestMesh): Promise<Reports> {
   const reports = new Reports()
   const api = join('api')
@@ -228,7 +228,7 @@ async function startUpstream(t: TestContext, { join }: TestMesh): Promise<Report
   return reports
 }
 
-/** A client of the product in a process of its own. */
+/** A client in a separate process. */
 function startClient(via: 'dial' | 'fetch' | 'agent'): Way['start'] {
   return async (t, mesh) => {
     const reports = await startUpstream(t, mesh)
@@ -240,7 +240,7 @@ function startClient(via: 'dial' | 'fetch' | 'agent'): Way['start'] {
   }
 }
 
-/** A server of the product in a process of its own. */
+/** A server in a separate process. */
 function startServer(way: 'listen' | 'serve'): Way['start'] {
   return async (t, mesh) => {
     const api = await Product.start(t, mesh, 'api')
@@ -248,7 +248,7 @@ function startServer(way: 'listen' | 'serve'): Way['start'] {
   }
 }
 
-/** A client that knows nothing of the mesh, at a local port. */
+/** A plain TCP client of a local port. */
 function localClient(port: number): Run {
   return async (wanted) => request(await connectLocally(port), wanted)
 }
@@ -276,7 +276,7 @@ async function stopTwice(proxy: RunningProxy): Promise<void> {
   await proxy.stop('SIGTERM')
 }
 
-/** A service of the product in a process of its own. */
+/** A service in a separate process. */
 class Product {
   readonly reports = new Reports()
   readonly #child: ChildProcess

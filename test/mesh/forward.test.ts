@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync, statSync } from 'node:fs'
+import { statSync } from 'node:fs'
 import { type AddressInfo, type Socket, connect } from 'node:net'
-import { tmpdir } from 'node:os'
 import { join as joinPath } from 'node:path'
 import { describe, it } from 'node:test'
 import {
@@ -14,7 +13,8 @@ import {
   type MeshSocket,
   type Resolver,
 } from '../../src/index.js'
-import { greet, offer, portOf, readAll, rejection, startMesh } from '../fixtures/mesh.js'
+import { greet, nextEvent, offer, portOf, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
+import { temporaryFolder } from '../proxy/connect-proxy.js'
 
 function portTo(forward: Forward): number {
   return (forward.address() as AddressInfo).port
@@ -28,16 +28,16 @@ function local(forward: Forward): Socket {
     : connect({ port: address.port, host: address.address, allowHalfOpen: true })
 }
 
-/** Answers everything that was said with the same, once all was said. */
+/** Reads everything, and then sends it back. */
 async function echoWhole(socket: MeshSocket): Promise<void> {
   const chunks: Buffer[] = []
-  // Otherwise a stream that was read to its end is destroyed.
+  // By default the iterator destroys the socket at its end.
   for await (const chunk of socket.iterator({ destroyOnReturn: false })) chunks.push(chunk as Buffer)
   socket.end(Buffer.concat(chunks))
 }
 
 describe('a forward', () => {
-  it('is a port of the loopback, and speaks as the service that opened it', async (t) => {
+  it('listens on loopback and dials as its service', async (t) => {
     const { join } = await startMesh(t)
     await offer(join('api'), greet)
     const forward = await join('web').forward('api', { port: 0 })
@@ -45,7 +45,7 @@ describe('a forward', () => {
     assert.equal(await readAll(local(forward)), 'hello web')
   })
 
-  it('lets one side end and be answered still, and copies every byte', async (t) => {
+  it('copies every byte, also after one side has ended', async (t) => {
     const { join } = await startMesh(t)
     const api = join('api')
     const listener = await api.listen({ port: 0, host: '127.0.0.1', allowHalfOpen: true }, echoWhole)
@@ -59,14 +59,10 @@ describe('a forward', () => {
     assert.equal(Buffer.concat(answer).equals(bytes), true)
   })
 
-  it('may be a unix socket, which is for its user alone', async (t) => {
+  it('can listen on a unix socket, which only its user can open', async (t) => {
     const { join } = await startMesh(t)
     await offer(join('api'), greet)
-    const folder = mkdtempSync(joinPath(tmpdir(), 'consul-connect-'))
-    t.after(() => {
-      rmSync(folder, { recursive: true })
-    })
-    const path = joinPath(folder, 'api.sock')
+    const path = joinPath(temporaryFolder(t), 'api.sock')
     const forward = await join('web').forward('api', { path })
     assert.equal(forward.address(), path)
     assert.equal(statSync(path).mode & 0o777, 0o600)
@@ -75,35 +71,39 @@ describe('a forward', () => {
     assert.throws(() => statSync(path), { code: 'ENOENT' })
   })
 
-  it('resets a connection that it cannot take to the upstream, and says why', async (t) => {
+  it('resets connections when its dial fails, and reports the error', async (t) => {
     const { join } = await startMesh(t)
     const web = join('web')
-    const forward = await web.forward('nobody', { port: 0 })
-    const warned = new Promise<Error>((resolve) => web.once('warning', resolve))
+    const forward = await web.forward('missing', { port: 0 })
+    const warned = nextEvent(web, 'warning')
+    const ended = new Promise<ForwardConnection>((resolve) => forward.once('ended', resolve))
     const error = await rejection(readAll(local(forward)))
     assert.equal(error.code, 'ECONNRESET')
-    const warning = await warned
+    const [warning] = await warned
     assert.ok(warning instanceof DialError)
     assert.equal(warning.code, 'ERR_CONNECT_NO_INSTANCES')
     assert.equal(warning.reason, 'unknown')
+    const { error: reported, dialMs, peer } = await ended
+    assert.equal((reported as DialError).code, 'ERR_CONNECT_NO_INSTANCES')
+    assert.deepEqual([dialMs, peer], [undefined, undefined])
   })
 
-  it('tells an upstream that denies us from one with nothing to say', async (t) => {
+  it('resets connections that the upstream denies, and reports the error', async (t) => {
     const { agent, join } = await startMesh(t)
     await offer(join('api'), greet)
     agent.setIntention('web', 'api', 'deny')
     const web = join('web')
-    for (const speak of [false, true]) {
+    for (const hasSent of [false, true]) {
       const forward = await web.forward('api', { port: 0 })
-      const warned = new Promise<Error & { code?: string }>((resolve) => web.once('warning', resolve))
+      const warned = nextEvent(web, 'warning')
       const socket = local(forward)
-      if (speak) socket.write('hello?')
+      if (hasSent) socket.write('hello?')
       assert.equal((await rejection(readAll(socket))).code, 'ECONNRESET')
-      assert.equal((await warned).code, 'ERR_CONNECT_REJECTED')
+      assert.equal(((await warned)[0] as { code?: string }).code, 'ERR_CONNECT_REJECTED')
     }
   })
 
-  it('goes on leading where it led when it was opened', async (t) => {
+  it('copies its upstream when it is opened', async (t) => {
     const { join } = await startMesh(t)
     await offer(join('api'), greet)
     const upstream = { service: 'api' }
@@ -112,49 +112,29 @@ describe('a forward', () => {
     assert.equal(await readAll(local(forward)), 'hello web')
   })
 
-  it('sees a reset of the local side while it dials', async (t) => {
-    const { join } = await startMesh(t)
-    let asked: ((signal: AbortSignal) => void) | undefined
-    const dialling = new Promise<AbortSignal>((resolve) => (asked = resolve))
-    const never = new Promise<never>(() => undefined)
-    const slow: Resolver = {
-      name: 'slow',
-      resolve: ({ signal }) => {
-        asked?.(signal)
-        return never
-      },
-    }
-    const forward = await join('web').forward(slow, { port: 0 })
-    const socket = local(forward)
-    const signal = await dialling
-    const aborted = once(signal, 'abort')
-    socket.resetAndDestroy()
-    await aborted
-  })
+  for (const end of ['the local connection is reset', 'the forward is destroyed'] as const) {
+    it(`aborts its dial when ${end}`, async (t) => {
+      const { join } = await startMesh(t)
+      let signal: AbortSignal | undefined
+      const pending: Resolver = {
+        name: 'pending',
+        resolve: (options) => {
+          ;({ signal } = options)
+          return new Promise<never>(() => undefined)
+        },
+      }
+      const forward = await join('web').forward(pending, { port: 0 })
+      const socket = local(forward)
+      const closed = new Promise((resolve) => socket.on('error', () => undefined).on('close', resolve))
+      const aborted = once(await until('the dial has begun', () => signal), 'abort')
+      if (end === 'the forward is destroyed') forward.destroy()
+      else socket.resetAndDestroy()
+      await Promise.all([aborted, closed])
+      if (end === 'the forward is destroyed') assert.equal(forward.connections, 0)
+    })
+  }
 
-  it('that is destroyed stops dialling', async (t) => {
-    const { join } = await startMesh(t)
-    let asked: ((signal: AbortSignal) => void) | undefined
-    const dialling = new Promise<AbortSignal>((resolve) => (asked = resolve))
-    const never = new Promise<never>(() => undefined)
-    const slow: Resolver = {
-      name: 'slow',
-      resolve: ({ signal }) => {
-        asked?.(signal)
-        return never
-      },
-    }
-    const forward = await join('web').forward(slow, { port: 0 })
-    const socket = local(forward)
-    const broken = once(socket, 'error')
-    const signal = await dialling
-    forward.destroy()
-    await once(signal, 'abort')
-    await broken
-    assert.equal(forward.connections, 0)
-  })
-
-  it('cuts a connection on which nothing moves for too long', async (t) => {
+  it('resets idle connections after idleTimeoutMs', async (t) => {
     const { join } = await startMesh(t)
     await offer(join('api'), (socket) => socket.write('x'))
     const forward = await join('web').forward('api', { port: 0, idleTimeoutMs: 50 })
@@ -164,11 +144,11 @@ describe('a forward', () => {
     assert.equal(error.code, 'ECONNRESET')
   })
 
-  it('drains on close, and cuts what has not ended in time', async (t) => {
+  it('drains on close, and resets connections after the drain timeout', async (t) => {
     const { join } = await startMesh(t)
-    const held: MeshSocket[] = []
+    const accepted: MeshSocket[] = []
     await offer(join('api'), (socket) => {
-      held.push(socket)
+      accepted.push(socket)
       socket.write('x')
     })
     const web = join('web')
@@ -181,78 +161,67 @@ describe('a forward', () => {
     assert.deepEqual([patient.connections, hasty.connections], [1, 1])
     const closing = patient.close()
     assert.equal((await rejection(once(connect(port, '127.0.0.1'), 'connect'))).code, 'ECONNREFUSED')
-    held[0]?.end('y')
+    accepted[0]?.end('y')
     first.end()
     await closing
-    const cut = once(second, 'error')
+    const reset = once(second, 'error')
     await hasty.close({ drainTimeoutMs: 1 })
-    assert.equal(((await cut)[0] as NodeJS.ErrnoException).code, 'ECONNRESET')
+    assert.equal(((await reset)[0] as NodeJS.ErrnoException).code, 'ECONNRESET')
     assert.deepEqual([patient.connections, hasty.connections], [0, 0])
     assert.deepEqual([patient.address(), hasty.address()], [null, null])
     await patient.close()
   })
 
-  it('may be closed in less time than a close before has given', async (t) => {
+  it('respects the shorter drain timeout of a second close', async (t) => {
     const { join } = await startMesh(t)
     await offer(join('api'), (socket) => socket.write('x'))
     const forward = await join('web').forward('api', { port: 0 })
     const socket = local(forward)
     await once(socket, 'data')
     const patient = forward.close({ drainTimeoutMs: 2 ** 40 })
-    const cut = once(socket, 'error')
+    const reset = once(socket, 'error')
     await forward.close({ drainTimeoutMs: 1 })
-    assert.equal(((await cut)[0] as NodeJS.ErrnoException).code, 'ECONNRESET')
+    assert.equal(((await reset)[0] as NodeJS.ErrnoException).code, 'ECONNRESET')
     await patient
   })
 
-  it('tells of each connection: who it was taken to, how much went each way, and how it ended', async (t) => {
+  it('reports the peer, the byte counts, and the end of each connection', async (t) => {
     const { join } = await startMesh(t)
     const api = join('api')
     const listener = await api.listen({ port: 0, host: '127.0.0.1', allowHalfOpen: true }, echoWhole)
     const address = `127.0.0.1:${portOf(listener)}`
     const forward = await join('web').forward({ address, service: 'api' }, { port: 0 })
-    const told: string[] = []
+    const events: string[] = []
     forward.on('accepted', ({ peer, dialMs, sent }) =>
-      told.push(`accepted ${peer?.service} ${dialMs} ${sent}`),
+      events.push(`accepted ${peer?.service} ${dialMs} ${sent}`),
     )
-    forward.on('dialled', ({ peer, remote }) => told.push(`dialled ${peer?.service} ${remote}`))
+    forward.on('dialed', ({ peer, remote }) => events.push(`dialed ${peer?.service} ${remote}`))
     const ended = new Promise<ForwardConnection>((resolve) => forward.once('ended', resolve))
     const socket = local(forward)
     socket.end('hello')
     assert.equal(await readAll(socket), 'hello')
     const { sent, received, dialMs, durationMs, error } = await ended
-    assert.deepEqual(told, ['accepted undefined undefined 0', `dialled api ${address}`])
+    assert.deepEqual(events, ['accepted undefined undefined 0', `dialed api ${address}`])
     assert.deepEqual([sent, received, error], [5, 5, undefined])
     assert.ok(dialMs !== undefined && dialMs > 0 && dialMs <= durationMs)
   })
 
-  it('tells of a connection that could not be taken to the upstream', async (t) => {
-    const { join } = await startMesh(t)
-    const forward = await join('web').forward('nobody', { port: 0 })
-    const ended = new Promise<ForwardConnection>((resolve) => forward.once('ended', resolve))
-    const socket = local(forward)
-    socket.on('error', () => undefined)
-    const { error, dialMs, peer } = await ended
-    assert.equal((error as DialError).code, 'ERR_CONNECT_NO_INSTANCES')
-    assert.deepEqual([dialMs, peer], [undefined, undefined])
-  })
-
-  it('goes with its service', async (t) => {
+  it('ends with its service', async (t) => {
     const { join } = await startMesh(t)
     await offer(join('api'), (socket) => socket.write('x'))
     const web = join('web')
     const forward = await web.forward('api', { port: 0 })
     const socket = local(forward)
     await once(socket, 'data')
-    const broken = once(socket, 'error')
+    const reset = once(socket, 'error')
     web.destroy()
-    assert.equal(((await broken)[0] as NodeJS.ErrnoException).code, 'ECONNRESET')
+    assert.equal(((await reset)[0] as NodeJS.ErrnoException).code, 'ECONNRESET')
     await web.close()
     assert.equal(forward.address(), null)
     assert.equal((await rejection(web.forward('api', { port: 0 }))).code, 'ERR_CONNECT_CLOSED')
   })
 
-  it('says which address it cannot have', async (t) => {
+  it('names the address that it cannot bind', async (t) => {
     const { join } = await startMesh(t)
     const web = join('web')
     const taken = await web.forward('api', { port: 0 })
@@ -262,49 +231,16 @@ describe('a forward', () => {
     assert.match(error.message, new RegExp(`127\\.0\\.0\\.1, port ${portTo(taken)}.*EADDRINUSE`))
   })
 
-  for (const [what, options] of [
+  for (const [fault, options] of [
     ['neither a port nor a path', {}],
-    ['both', { port: 1, path: '/tmp/x' }],
-    ['a port that is none', { port: 65536 }],
+    ['both a port and a path', { port: 1, path: '/tmp/x' }],
+    ['a port above 65535', { port: 65536 }],
     ['an unknown option', { port: 0, bind: '0.0.0.0' }],
-    ['an idle time of nothing', { port: 0, idleTimeoutMs: 0 }],
+    ['an idle timeout of 0', { port: 0, idleTimeoutMs: 0 }],
   ] as const) {
-    it(`takes no options with ${what}`, async (t) => {
+    it(`rejects options with ${fault}`, async (t) => {
       const { join } = await startMesh(t)
       assert.equal((await rejection(join('web').forward('api', options as never))).code, 'ERR_CONNECT_OPTION')
     })
   }
-
-  it('comes and goes a hundred times while others carry on', async (t) => {
-    const { join } = await startMesh(t)
-    const api = join('api')
-    const echo = (socket: MeshSocket): unknown => socket.pipe(socket)
-    const listener = await api.listen({ port: 0, host: '127.0.0.1' }, echo)
-    await api.register({ port: portOf(listener), address: '127.0.0.1' })
-    const web = join('web')
-    const steady = await web.forward('api', { port: 0 })
-    const socket = local(steady)
-    const bytes = randomBytes(4_000_000)
-    let received = 0
-    const all = new Promise<void>((resolve) => {
-      socket.on('data', (chunk: Buffer) => {
-        assert.equal(chunk.equals(bytes.subarray(received, received + chunk.length)), true)
-        received += chunk.length
-        if (received === bytes.length) resolve()
-      })
-    })
-    for (let i = 0; i < 100; i += 1) {
-      const forward = await web.forward('api', { port: 0 })
-      socket.write(bytes.subarray(i * 40_000, (i + 1) * 40_000))
-      const other = local(forward)
-      other.write(`${i}`)
-      assert.equal(String((await once(other, 'data'))[0]), `${i}`)
-      other.end()
-      await forward.close()
-    }
-    await all
-    socket.end()
-    await steady.close()
-    assert.equal(listener.connections, 0)
-  })
 })

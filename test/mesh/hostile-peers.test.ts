@@ -1,253 +1,152 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { describe, it } from 'node:test'
-import {
-  type TLSSocket,
-  type TlsOptions,
-  connect as tlsConnect,
-  createServer as createTlsServer,
-} from 'node:tls'
+import { type TestContext, describe, it } from 'node:test'
+import { connect as tlsConnect } from 'node:tls'
 import { DialError, type Service } from '../../src/index.js'
-import { type IssueOptions, type TestAgent, TestCa } from '../../src/testing/index.js'
-import { greet, portOf, readAll, rejection, startMesh } from '../fixtures/mesh.js'
+import { type IssueOptions, TestCa } from '../../src/testing/index.js'
+import { type TestMesh, greet, nextEvent, portOf, readAll, rejection, startMesh } from '../fixtures/mesh.js'
+import { startTlsServer, tlsOptions } from './tls-peer.js'
 
-const second = 1000
+type LeafRow = readonly [flaw: string, issue: (trustDomain: string) => IssueOptions, code: string]
 
-interface BadLeaf {
-  readonly what: string
-  readonly issue: (trustDomain: string) => IssueOptions
-  /** The code that our side gives, when it gets as far as to judge for itself. */
-  readonly code: string
-}
-
-const uri = (trustDomain: string, path: string): string => `spiffe://${trustDomain}${path}`
 const PATH = '/ns/default/dc/dc1/svc/web'
+const uris = (...uris: readonly string[]): IssueOptions => ({ uris })
+const URI_COUNT = 'ERR_CONNECT_CERTIFICATE_URI_COUNT'
+const COMPONENT = 'ERR_CONNECT_SPIFFE_COMPONENT'
 
-/** Every leaf that the mesh's own CA could have signed by mistake, or for another purpose. */
-const BAD_LEAVES: readonly BadLeaf[] = [
-  { what: 'no URI', issue: () => ({ uris: [] }), code: 'ERR_CONNECT_CERTIFICATE_URI_COUNT' },
-  {
-    what: 'only a DNS name',
-    issue: () => ({ uris: [], dnsNames: ['web'] }),
-    code: 'ERR_CONNECT_CERTIFICATE_URI_COUNT',
-  },
-  {
-    what: 'two URIs',
-    issue: (td) => ({ uris: [uri(td, PATH), uri(td, '/ns/default/dc/dc1/svc/admin')] }),
-    code: 'ERR_CONNECT_CERTIFICATE_URI_COUNT',
-  },
-  {
-    what: 'a second URI of another scheme',
-    issue: (td) => ({ uris: [uri(td, PATH), 'https://x.example/'] }),
-    code: 'ERR_CONNECT_CERTIFICATE_URI_COUNT',
-  },
-  {
-    what: 'another scheme',
-    issue: (td) => ({ uris: [`https://${td}${PATH}`] }),
-    code: 'ERR_CONNECT_SPIFFE_SCHEME',
-  },
-  {
-    what: 'user info',
-    issue: (td) => ({ uris: [`spiffe://me@${td}${PATH}`] }),
-    code: 'ERR_CONNECT_SPIFFE_COMPONENT',
-  },
-  {
-    what: 'a port',
-    issue: (td) => ({ uris: [`spiffe://${td}:80${PATH}`] }),
-    code: 'ERR_CONNECT_SPIFFE_COMPONENT',
-  },
-  {
-    what: 'a query',
-    issue: (td) => ({ uris: [uri(td, `${PATH}?a`)] }),
-    code: 'ERR_CONNECT_SPIFFE_COMPONENT',
-  },
-  {
-    what: 'a fragment',
-    issue: (td) => ({ uris: [uri(td, `${PATH}#a`)] }),
-    code: 'ERR_CONNECT_SPIFFE_COMPONENT',
-  },
-  {
-    what: 'an upper-case trust domain',
-    issue: (td) => ({ uris: [uri(td.toUpperCase(), PATH)] }),
-    code: 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN',
-  },
-  {
-    what: 'an encoded trust domain',
-    issue: (td) => ({ uris: [uri(`%61${td.slice(1)}`, PATH)] }),
-    code: 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN',
-  },
-  {
-    what: 'a URI that is too long',
-    issue: (td) => ({ uris: [uri(td, `${PATH}${'x'.repeat(2048)}`)] }),
-    code: 'ERR_CONNECT_SPIFFE_LENGTH',
-  },
-  { what: 'no path', issue: (td) => ({ uris: [uri(td, '')] }), code: 'ERR_CONNECT_CERTIFICATE_SIGNING' },
-  {
-    what: 'a path of dots',
-    issue: (td) => ({ uris: [uri(td, '/ns/default/dc/dc1/svc/..')] }),
-    code: 'ERR_CONNECT_SPIFFE_PATH',
-  },
-  {
-    what: 'a trailing slash',
-    issue: (td) => ({ uris: [uri(td, `${PATH}/`)] }),
-    code: 'ERR_CONNECT_SPIFFE_PATH',
-  },
-  {
-    what: 'the identity of an agent',
-    issue: (td) => ({ uris: [uri(td, '/agent/client/dc/dc1/id/x')] }),
-    code: 'ERR_CONNECT_PEER_KIND',
-  },
-  {
-    what: 'the identity of a gateway',
-    issue: (td) => ({ uris: [uri(td, '/gateway/mesh/dc/dc1')] }),
-    code: 'ERR_CONNECT_PEER_KIND',
-  },
-  {
-    what: 'another trust domain',
-    issue: () => ({ uris: [uri('other.consul', PATH)] }),
-    code: 'ERR_CONNECT_PEER_TRUST_DOMAIN',
-  },
-  { what: 'the CA flag', issue: () => ({ isCa: true }), code: 'ERR_CONNECT_CERTIFICATE_CA' },
-  {
-    what: 'keyCertSign',
-    issue: () => ({ keyUsage: ['digitalSignature', 'keyCertSign'] }),
-    code: 'ERR_CONNECT_CERTIFICATE_CA',
-  },
-  {
-    what: 'cRLSign',
-    issue: () => ({ keyUsage: ['digitalSignature', 'cRLSign'] }),
-    code: 'ERR_CONNECT_CERTIFICATE_CA',
-  },
-  { what: 'no key usage', issue: () => ({ keyUsage: null }), code: 'ERR_CONNECT_CERTIFICATE_KEY_USAGE' },
+/** Leaves that the CA of the mesh could sign by mistake or for another purpose, and the code of the rejection. */
+const BAD_LEAVES: readonly LeafRow[] = [
+  ['no URI', () => uris(), URI_COUNT],
+  ['only a DNS name', () => ({ uris: [], dnsNames: ['web'] }), URI_COUNT],
+  [
+    'two URIs',
+    (td) => uris(`spiffe://${td}${PATH}`, `spiffe://${td}/ns/default/dc/dc1/svc/admin`),
+    URI_COUNT,
+  ],
+  ['a second URI of another scheme', (td) => uris(`spiffe://${td}${PATH}`, 'https://x.example/'), URI_COUNT],
+  ['another scheme', (td) => uris(`https://${td}${PATH}`), 'ERR_CONNECT_SPIFFE_SCHEME'],
+  ['user info', (td) => uris(`spiffe://me@${td}${PATH}`), COMPONENT],
+  ['a port', (td) => uris(`spiffe://${td}:80${PATH}`), COMPONENT],
+  ['a query', (td) => uris(`spiffe://${td}${PATH}?a`), COMPONENT],
+  ['a fragment', (td) => uris(`spiffe://${td}${PATH}#a`), COMPONENT],
+  [
+    'an upper-case trust domain',
+    (td) => uris(`spiffe://${td.toUpperCase()}${PATH}`),
+    'ERR_CONNECT_SPIFFE_TRUST_DOMAIN',
+  ],
+  [
+    'an encoded trust domain',
+    (td) => uris(`spiffe://%61${td.slice(1)}${PATH}`),
+    'ERR_CONNECT_SPIFFE_TRUST_DOMAIN',
+  ],
+  [
+    'a URI that is too long',
+    (td) => uris(`spiffe://${td}${PATH}${'x'.repeat(2048)}`),
+    'ERR_CONNECT_SPIFFE_LENGTH',
+  ],
+  ['no path', (td) => uris(`spiffe://${td}`), 'ERR_CONNECT_CERTIFICATE_SIGNING'],
+  ['a path of dots', (td) => uris(`spiffe://${td}/ns/default/dc/dc1/svc/..`), 'ERR_CONNECT_SPIFFE_PATH'],
+  ['a trailing slash', (td) => uris(`spiffe://${td}${PATH}/`), 'ERR_CONNECT_SPIFFE_PATH'],
+  [
+    'the identity of an agent',
+    (td) => uris(`spiffe://${td}/agent/client/dc/dc1/id/x`),
+    'ERR_CONNECT_PEER_KIND',
+  ],
+  ['the identity of a gateway', (td) => uris(`spiffe://${td}/gateway/mesh/dc/dc1`), 'ERR_CONNECT_PEER_KIND'],
+  ['another trust domain', () => uris(`spiffe://other.consul${PATH}`), 'ERR_CONNECT_PEER_TRUST_DOMAIN'],
+  ['the CA flag', () => ({ isCa: true }), 'ERR_CONNECT_CERTIFICATE_CA'],
+  ['keyCertSign', () => ({ keyUsage: ['digitalSignature', 'keyCertSign'] }), 'ERR_CONNECT_CERTIFICATE_CA'],
+  ['cRLSign', () => ({ keyUsage: ['digitalSignature', 'cRLSign'] }), 'ERR_CONNECT_CERTIFICATE_CA'],
+  ['no key usage', () => ({ keyUsage: null }), 'ERR_CONNECT_CERTIFICATE_KEY_USAGE'],
 ]
 
-/** Leaves that OpenSSL itself refuses, at one end or the other. */
-const REFUSED_BY_OPENSSL: readonly { readonly what: string; readonly issue: IssueOptions }[] = [
-  {
-    what: 'is expired',
-    issue: { notBefore: new Date(Date.now() - 7200 * second), notAfter: new Date(Date.now() - 60 * second) },
-  },
-  { what: 'is not valid yet', issue: { notBefore: new Date(Date.now() + 3600 * second) } },
-  { what: 'is signed by itself', issue: { selfSigned: true } },
-  { what: 'has no right to be a client or server', issue: { extendedKeyUsage: ['codeSigning'] } },
-  {
-    what: 'has an unknown critical extension',
-    issue: { extraExtensions: [{ oid: '1.3.6.1.4.1.99999.1', critical: true, value: Buffer.from([5, 0]) }] },
-  },
+/** Leaves that OpenSSL rejects. */
+const REJECTED_BY_OPENSSL: readonly (readonly [flaw: string, issue: IssueOptions])[] = [
+  ['is expired', { notBefore: new Date(Date.now() - 7_200_000), notAfter: new Date(Date.now() - 60_000) }],
+  ['is not valid yet', { notBefore: new Date(Date.now() + 3_600_000) }],
+  ['is self-signed', { selfSigned: true }],
+  ['is not for TLS clients or servers', { extendedKeyUsage: ['codeSigning'] }],
+  [
+    'has an unknown critical extension',
+    { extraExtensions: [{ oid: '1.3.6.1.4.1.99999.1', critical: true, value: Buffer.from([5, 0]) }] },
+  ],
 ]
 
-describe('a listener refuses a client whose certificate', () => {
-  for (const { what, issue, code } of BAD_LEAVES) {
-    it(`has ${what}`, async (t) => {
-      const { agent, join } = await startMesh(t)
-      const api = join('api')
-      const { port, handled } = await listen(api)
-      const rejected = nextRejection(api)
-      await attack(port, clientOptions(agent.issueLeaf('web', issue(agent.trustDomain)), agent.ca.rootPem))
-      const error = await rejected
-      assert.equal((error as { code?: string }).code, code, error.message)
-      assert.equal(handled(), 0)
-    })
-  }
-
-  for (const { what, issue } of REFUSED_BY_OPENSSL) {
-    it(what, async (t) => {
-      const { agent, join } = await startMesh(t)
-      const api = join('api')
-      const { port, handled } = await listen(api)
-      const rejected = nextRejection(api)
-      await attack(port, clientOptions(agent.issueLeaf('web', issue), agent.ca.rootPem))
-      assert.equal(((await rejected) as { code?: string }).code, 'ERR_CONNECT_PEER_UNTRUSTED')
-      assert.equal(handled(), 0)
-    })
-  }
-
-  it('comes from another mesh', async (t) => {
-    const { agent, join } = await startMesh(t)
-    const api = join('api')
-    const { port, handled } = await listen(api)
-    const stranger = TestCa.create({ trustDomain: agent.trustDomain })
-    const rejected = nextRejection(api)
-    await attack(port, clientOptions(stranger.issue({ service: 'web' }), agent.ca.rootPem))
-    assert.equal(((await rejected) as { code?: string }).code, 'ERR_CONNECT_PEER_UNTRUSTED')
-    assert.equal(handled(), 0)
-  })
-
-  it('is not there', async (t) => {
-    const { agent, join } = await startMesh(t)
-    const api = join('api')
-    const { port, handled } = await listen(api)
-    for (const maxVersion of ['TLSv1.3', 'TLSv1.2'] as const) {
-      const rejected = nextRejection(api)
-      await attack(port, { ca: agent.ca.rootPem, maxVersion })
-      assert.equal(
-        ((await rejected) as { code?: string }).code,
-        'ERR_CONNECT_CERTIFICATE_MISSING',
-        maxVersion,
+describe('a listener rejects a client whose certificate', () => {
+  for (const [flaw, issue, code] of BAD_LEAVES) {
+    it(`has ${flaw}`, async (t) => {
+      await assertRejected(
+        t,
+        ({ agent }) => tlsOptions(agent.issueLeaf('web', issue(agent.trustDomain)), agent.ca),
+        code,
       )
-    }
-    assert.equal(handled(), 0)
+    })
+  }
+
+  for (const [flaw, issue] of REJECTED_BY_OPENSSL) {
+    it(flaw, async (t) => {
+      await assertRejected(
+        t,
+        ({ agent }) => tlsOptions(agent.issueLeaf('web', issue), agent.ca),
+        'ERR_CONNECT_PEER_UNTRUSTED',
+      )
+    })
+  }
+
+  it('is of another mesh', async (t) => {
+    const issue = ({ agent }: TestMesh): object =>
+      tlsOptions(TestCa.create({ trustDomain: agent.trustDomain }).issue({ service: 'web' }), agent.ca)
+    await assertRejected(t, issue, 'ERR_CONNECT_PEER_UNTRUSTED')
   })
+
+  for (const maxVersion of ['TLSv1.3', 'TLSv1.2'] as const) {
+    it(`is missing (${maxVersion})`, async (t) => {
+      const options = ({ agent }: TestMesh): object => ({ ca: agent.ca.rootPem, maxVersion })
+      await assertRejected(t, options, 'ERR_CONNECT_CERTIFICATE_MISSING')
+    })
+  }
 
   it('leads to the root through more than 16 certificates', async (t) => {
-    const { agent, join } = await startMesh(t)
-    const api = join('api')
-    const { port, handled } = await listen(api)
-    const rejected = nextRejection(api)
-    const issuer = Array.from({ length: 16 }).reduce<TestCa>((above) => above.intermediate(), agent.ca)
-    await attack(port, clientOptions(issuer.issue({ service: 'web' }), agent.ca.rootPem))
-    assert.equal(((await rejected) as { code?: string }).code, 'ERR_CONNECT_CERTIFICATE_CHAIN')
-    assert.equal(handled(), 0)
+    const issue = ({ agent }: TestMesh): object => {
+      const issuer = Array.from({ length: 16 }).reduce<TestCa>((above) => above.intermediate(), agent.ca)
+      return tlsOptions(issuer.issue({ service: 'web' }), agent.ca)
+    }
+    await assertRejected(t, issue, 'ERR_CONNECT_CERTIFICATE_CHAIN')
   })
 
-  it('comes with more than 100 KiB of others', async (t) => {
-    const { agent, join } = await startMesh(t)
-    const api = join('api')
-    const { port, handled } = await listen(api)
-    const rejected = nextRejection(api)
-    const leaf = agent.issueLeaf('web', { intermediates: others(agent, 250) })
-    await attack(port, clientOptions(leaf, agent.ca.rootPem))
-    assert.equal(((await rejected) as { code?: string }).code, 'ERR_SSL_EXCESSIVE_MESSAGE_SIZE')
-    assert.equal(handled(), 0)
+  it('comes with more than 100 KiB of other certificates', async (t) => {
+    const issue = ({ agent }: TestMesh): object => {
+      const unrelated = TestCa.create({ trustDomain: agent.trustDomain })
+      const intermediates = Array.from({ length: 250 }, () => agent.ca.crossSign(unrelated))
+      return tlsOptions(agent.issueLeaf('web', { intermediates }), agent.ca)
+    }
+    await assertRejected(t, issue, 'ERR_SSL_EXCESSIVE_MESSAGE_SIZE')
   })
 })
 
-describe('dial refuses a server whose certificate', () => {
-  for (const { what, issue, code } of BAD_LEAVES) {
-    it(`has ${what}`, async (t) => {
-      const { agent, join } = await startMesh(t)
-      const leaf = agent.issueLeaf('web', issue(agent.trustDomain))
-      const port = await serveWith(t, { cert: leaf.chainPem, key: leaf.privateKeyPem, ca: agent.ca.rootPem })
-      const error = await rejection(join('client').dial({ address: `127.0.0.1:${port}`, service: 'web' }))
+describe('dial rejects a server whose certificate', () => {
+  for (const [flaw, issue, code] of BAD_LEAVES) {
+    it(`has ${flaw}`, async (t) => {
+      const mesh = await startMesh(t)
+      const error = await dialFailure(t, mesh, mesh.agent.issueLeaf('web', issue(mesh.agent.trustDomain)))
       assert.ok(error instanceof DialError)
-      const found = (error.attempts[0]?.error as { code?: string } | undefined)?.code
-      assert.equal(found, code, error.message)
+      const { code: actual } = (error.attempts[0]?.error ?? {}) as { code?: string }
+      assert.equal(actual, code, error.message)
     })
   }
 
-  for (const { what, issue } of REFUSED_BY_OPENSSL) {
-    it(what, async (t) => {
-      const { agent, join } = await startMesh(t)
-      const leaf = agent.issueLeaf('web', issue)
-      const port = await serveWith(t, { cert: leaf.chainPem, key: leaf.privateKeyPem, ca: agent.ca.rootPem })
-      const error = await rejection(join('client').dial({ address: `127.0.0.1:${port}`, service: 'web' }))
+  for (const [flaw, issue] of REJECTED_BY_OPENSSL) {
+    it(flaw, async (t) => {
+      const mesh = await startMesh(t)
+      const error = await dialFailure(t, mesh, mesh.agent.issueLeaf('web', issue))
       assert.equal(error.code, 'ERR_CONNECT_PEER_UNTRUSTED', error.message)
     })
   }
 
-  it('proves another service', async (t) => {
-    const { agent, join } = await startMesh(t)
-    const leaf = agent.issueLeaf('admin')
-    const port = await serveWith(t, { cert: leaf.chainPem, key: leaf.privateKeyPem, ca: agent.ca.rootPem })
-    const error = await rejection(join('client').dial({ address: `127.0.0.1:${port}`, service: 'web' }))
-    assert.equal(error.code, 'ERR_CONNECT_PEER_IDENTITY')
-  })
-
-  it('comes from another mesh', async (t) => {
-    const { agent, join } = await startMesh(t)
-    const leaf = TestCa.create({ trustDomain: agent.trustDomain }).issue({ service: 'web' })
-    const port = await serveWith(t, { cert: leaf.chainPem, key: leaf.privateKeyPem })
-    const error = await rejection(join('client').dial({ address: `127.0.0.1:${port}`, service: 'web' }))
+  it('is of another mesh', async (t) => {
+    const mesh = await startMesh(t)
+    const { trustDomain } = mesh.agent
+    const error = await dialFailure(t, mesh, TestCa.create({ trustDomain }).issue({ service: 'web' }))
     assert.equal(error.code, 'ERR_CONNECT_PEER_UNTRUSTED')
   })
 })
@@ -258,9 +157,8 @@ describe('TLS sessions', () => {
       const { agent, join } = await startMesh(t)
       const api = join('api')
       const { port } = await listen(api)
-      const leaf = agent.issueLeaf('web')
       const options = {
-        ...clientOptions(leaf, agent.ca.rootPem),
+        ...tlsOptions(agent.issueLeaf('web'), agent.ca),
         port,
         host: '127.0.0.1',
         minVersion: version,
@@ -268,59 +166,54 @@ describe('TLS sessions', () => {
       }
       let session: Buffer | undefined
       const first = tlsConnect(options, () => (session ??= first.getSession()))
-      first.on('session', (given) => (session = given))
+      first.on('session', (ticket) => (session = ticket))
       await readAll(first)
       assert.ok(session !== undefined)
       let reused: boolean | undefined
-      const again = tlsConnect({ ...options, session }, () => (reused = again.isSessionReused()))
-      assert.equal(await readAll(again), 'hello web')
+      const second = tlsConnect({ ...options, session }, () => (reused = second.isSessionReused()))
+      assert.equal(await readAll(second), 'hello web')
       assert.equal(reused, false)
     })
   }
 
-  it('are never resumed by dial, whatever the server offers', async (t) => {
+  it('are never resumed by dial', async (t) => {
     const { agent, join } = await startMesh(t)
-    const leaf = agent.issueLeaf('web')
     const reused: boolean[] = []
-    const port = await serveWith(
-      t,
-      { cert: leaf.chainPem, key: leaf.privateKeyPem, ca: agent.ca.rootPem, requestCert: true },
-      (socket) => {
-        reused.push(socket.isSessionReused())
-        // In the turn of the handshake Node.js 20 ends without a close_notify.
-        setImmediate(() => socket.end('x'))
-      },
-    )
+    const options = { ...tlsOptions(agent.issueLeaf('web'), agent.ca), requestCert: true }
+    const { address } = await startTlsServer(t, options, (socket) => {
+      reused.push(socket.isSessionReused())
+      // In the turn of the handshake Node.js 20 ends without a close_notify.
+      setImmediate(() => socket.end('x'))
+    })
     const client = join('client')
-    for (let i = 0; i < 3; i += 1)
-      await readAll(await client.dial({ address: `127.0.0.1:${port}`, service: 'web' }))
+    for (let i = 0; i < 3; i += 1) await readAll(await client.dial({ address, service: 'web' }))
     assert.deepEqual(reused, [false, false, false])
   })
 })
 
-describe('a client that may not connect', () => {
-  it('gets nothing through before it is authorized, however early it sends', async (t) => {
+describe('a client without authorization', () => {
+  it('reaches no handler with data that it sends before the decision', async (t) => {
     const { agent, join } = await startMesh(t)
     agent.setIntention('web', 'api', 'deny')
     const api = join('api')
     const { port, handled } = await listen(api)
-    const denied = once(api as unknown as NodeJS.EventEmitter, 'denied')
+    const denied = nextEvent(api, 'denied')
     const socket = tlsConnect({
-      ...clientOptions(agent.issueLeaf('web'), agent.ca.rootPem),
+      ...tlsOptions(agent.issueLeaf('web'), agent.ca),
       port,
       host: '127.0.0.1',
     })
     socket.on('error', () => undefined)
     socket.write('DELETE / HTTP/1.1\r\n\r\n')
     await once(socket.resume(), 'close')
-    const [error] = (await denied) as [Error & { code: string; reason: string; peer: { service: string } }]
+    const [error] = await denied
     assert.equal(error.code, 'ERR_CONNECT_DENIED')
     assert.equal(error.peer.service, 'web')
     assert.notEqual(error.reason, '')
     assert.equal(handled(), 0)
   })
 
-  it('is told by dial that it was rejected', async (t) => {
+  it('receives a rejection from dial', async (t) => {
     const { agent, join } = await startMesh(t)
     agent.setIntention('web', 'api', 'deny')
     const { port } = await listen(join('api'))
@@ -331,42 +224,24 @@ describe('a client that may not connect', () => {
     assert.match(error.message, /intention/)
   })
 
-  it('is told so when its own certificate is not trusted there', async (t) => {
+  it('receives a rejection when the server does not trust its certificate', async (t) => {
     const { agent, join } = await startMesh(t)
-    const other = TestCa.create()
-    const leaf = agent.issueLeaf('web')
-    const port = await serveWith(t, {
-      cert: leaf.chainPem,
-      key: leaf.privateKeyPem,
-      ca: other.rootPem,
-      requestCert: true,
-      rejectUnauthorized: true,
-    })
-    const socket = await join('client').dial({ address: `127.0.0.1:${port}`, service: 'web' })
+    const options = { ...tlsOptions(agent.issueLeaf('web'), TestCa.create()), requestCert: true }
+    const { address } = await startTlsServer(t, options)
+    const socket = await join('client').dial({ address, service: 'web' })
     assert.equal((await rejection(readAll(socket))).code, 'ERR_CONNECT_REJECTED')
   })
 
-  it('may say all it has and hear nothing without being called rejected', async (t) => {
+  it('is not confused with one that sends everything and receives nothing', async (t) => {
     const { agent, join } = await startMesh(t)
-    const leaf = agent.issueLeaf('web')
-    const port = await serveWith(
-      t,
-      { cert: leaf.chainPem, key: leaf.privateKeyPem, ca: agent.ca.rootPem },
-      (socket) => {
-        socket.resume().on('end', () => socket.end())
-      },
-    )
-    const socket = await join('client').dial({ address: `127.0.0.1:${port}`, service: 'web' })
+    const { address } = await startTlsServer(t, tlsOptions(agent.issueLeaf('web'), agent.ca), (socket) => {
+      socket.resume().on('end', () => socket.end())
+    })
+    const socket = await join('client').dial({ address, service: 'web' })
     socket.end('one way')
     assert.equal(await readAll(socket), '')
   })
 })
-
-/** Certificates that have nothing to do with a leaf's path. */
-function others(agent: TestAgent, count: number): string[] {
-  const other = TestCa.create({ trustDomain: agent.trustDomain })
-  return Array.from({ length: count }, () => agent.ca.crossSign(other))
-}
 
 async function listen(service: Service): Promise<{ port: number; handled: () => number }> {
   let count = 0
@@ -377,45 +252,38 @@ async function listen(service: Service): Promise<{ port: number; handled: () => 
   return { port: portOf(listener), handled: () => count }
 }
 
-async function nextRejection(service: Service): Promise<Error> {
-  const [error] = (await once(service as unknown as NodeJS.EventEmitter, 'rejected')) as [Error]
-  return error
+/** Asserts that a listener rejects a client with these TLS options with this code, and calls no handler. */
+async function assertRejected(
+  t: TestContext,
+  options: (mesh: TestMesh) => object,
+  code: string,
+): Promise<void> {
+  const mesh = await startMesh(t)
+  const api = mesh.join('api')
+  const { port, handled } = await listen(api)
+  const rejected = nextEvent(api, 'rejected')
+  await attack(port, options(mesh))
+  const [error] = await rejected
+  assert.equal((error as { code?: string }).code, code, error.message)
+  assert.equal(handled(), 0)
 }
 
-function clientOptions(
-  leaf: { chainPem: string; privateKeyPem: string },
-  ca: string,
-): {
-  cert: string
-  key: string
-  ca: string
-  checkServerIdentity: () => undefined
-} {
-  return { cert: leaf.chainPem, key: leaf.privateKeyPem, ca, checkServerIdentity: () => undefined }
-}
-
-/** Connects as badly as told, sends at once, and waits until the other end has had enough. */
+/** Connects, sends at once, and waits until the listener has closed the connection without sending data. */
 async function attack(port: number, options: object): Promise<void> {
   const socket = tlsConnect({ checkServerIdentity: () => undefined, ...options, port, host: '127.0.0.1' })
-  // An alert arrives as an error; only the end is of interest.
+  // An alert is emitted as an error.
   const closed = new Promise((resolve) => socket.on('error', () => undefined).on('close', resolve))
   socket.resume().write('hello?')
   await closed
-  assert.equal(socket.bytesRead > 0 && socket.readableDidRead, false, 'it was sent something')
+  assert.equal(socket.bytesRead > 0 && socket.readableDidRead, false, 'the listener sent data')
 }
 
-async function serveWith(
-  t: { after(fn: () => void): void },
-  options: TlsOptions,
-  handler: (socket: TLSSocket) => void = (socket) => socket.end('hello'),
-): Promise<number> {
-  const server = createTlsServer(options, (socket) => {
-    socket.on('error', () => undefined)
-    handler(socket)
-  })
-  server.on('tlsClientError', () => undefined)
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  t.after(() => server.close())
-  return (server.address() as { port: number }).port
+/** Returns the error of a dial to a server with this leaf. */
+async function dialFailure(
+  t: TestContext,
+  { agent, join }: TestMesh,
+  leaf: Parameters<typeof tlsOptions>[0],
+): Promise<Error & { code?: string }> {
+  const { address } = await startTlsServer(t, tlsOptions(leaf, agent.ca))
+  return rejection(join('client').dial({ address, service: 'web' }))
 }

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import * as http from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import axios from 'axios'
 import got from 'got'
@@ -10,6 +9,7 @@ import { WebSocket } from 'ws'
 import { RedirectError, type Service, type ServiceOptions, peer } from '../../src/index.js'
 import { codeOf } from '../fixtures/http-ways.js'
 import { rejection, startMesh } from '../fixtures/mesh.js'
+import { offerServer } from './offer-server.js'
 
 interface Redirecting {
   readonly web: Service
@@ -21,16 +21,18 @@ interface Redirecting {
 async function redirecting(t: TestContext, options?: ServiceOptions): Promise<Redirecting> {
   const { join } = await startMesh(t)
   const paid: string[] = []
-  await offer(join('api'), (request, response) => {
+  const redirector = http.createServer((request, response) => {
     const { pathname, searchParams } = new URL(request.url ?? '', 'http://api')
     const location = searchParams.get('to')
     if (location === null) answer(request, response)
     else response.writeHead(Number(pathname.slice(1)), { location }).end()
   })
-  await offer(join('payments'), (request, response) => {
+  const payments = http.createServer((request, response) => {
     paid.push(`${request.method} from ${peer(request.socket)?.service}`)
     answer(request, response)
   })
+  await offerServer(join('api'), redirector)
+  await offerServer(join('payments'), payments)
   return { web: join('web', options), paid }
 }
 
@@ -40,18 +42,13 @@ function answer(request: http.IncomingMessage, response: http.ServerResponse): v
   request.on('end', () => response.end(`${request.method} ${body}`.trim()))
 }
 
-async function offer(service: Service, app: http.RequestListener): Promise<void> {
-  const listener = await service.serve(http.createServer(app), { port: 0, host: '127.0.0.1' })
-  await service.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
-}
-
 const PAYMENTS = 'https://payments.service.consul/pay?x=1'
 
 function apiUrl(status: number, to: string): string {
   return `https://api.service.consul/${status}?to=${encodeURIComponent(to)}`
 }
 
-/** Clients that follow redirects: each asks for a URL by POST and returns the body of the last response. */
+/** Clients that follow redirects: each posts to a URL and returns the body of the last response. */
 const followers: Readonly<Record<string, (web: Service, url: string) => Promise<string>>> = {
   'service.fetch': async ({ fetch }, url) => (await fetch(url, { method: 'POST', body: 'key' })).text(),
   'the global fetch with dispatcher()': async (web, url) => {
@@ -66,7 +63,7 @@ const followers: Readonly<Record<string, (web: Service, url: string) => Promise<
     const dispatcher = web.dispatcher().compose(interceptors.redirect({ maxRedirections: 3 }))
     return (await undiciRequest(url, { method: 'POST', body: 'key', dispatcher })).body.text()
   },
-  'request of undici with the redirect interceptor outside another one': async (web, url) => {
+  'request of undici with the redirect interceptor between others': async (web, url) => {
     const dispatcher = web
       .dispatcher()
       .compose([interceptors.retry(), interceptors.redirect({ maxRedirections: 3 })])
@@ -85,7 +82,7 @@ const followers: Readonly<Record<string, (web: Service, url: string) => Promise<
 
 for (const [name, ask] of Object.entries(followers)) {
   describe(`redirects: ${name}`, () => {
-    it('refuses a redirect to another service, and sends it nothing', async (t) => {
+    it('rejects a redirect to another service, and sends that service nothing', async (t) => {
       const { web, paid } = await redirecting(t)
       for (const status of [302, 307, 308]) {
         const error = await rejection(ask(web, apiUrl(status, PAYMENTS)))
@@ -95,17 +92,17 @@ for (const [name, ask] of Object.entries(followers)) {
       assert.deepEqual(paid, [])
     })
 
-    it('follows a redirect inside a service', async (t) => {
+    it('follows a redirect within a service', async (t) => {
       const { web } = await redirecting(t)
       assert.equal(await ask(web, apiUrl(307, '/there')), 'POST key')
       assert.equal(await ask(web, apiUrl(307, 'https://api.connect.dc1.consul/there')), 'POST key')
       assert.equal(await ask(web, apiUrl(303, '/there')), 'GET')
     })
 
-    it('refuses a redirect to another service after one inside the service', async (t) => {
+    it('rejects a redirect to another service after one within the service', async (t) => {
       const { web, paid } = await redirecting(t)
-      const inside = apiUrl(307, PAYMENTS).replace('.service.', '.connect.')
-      assert.equal(codeOf(await rejection(ask(web, apiUrl(307, inside)))), 'ERR_CONNECT_REDIRECT')
+      const within = apiUrl(307, PAYMENTS).replace('.service.', '.connect.')
+      assert.equal(codeOf(await rejection(ask(web, apiUrl(307, within)))), 'ERR_CONNECT_REDIRECT')
       assert.deepEqual(paid, [])
     })
 
@@ -124,7 +121,7 @@ for (const [name, ask] of Object.entries(followers)) {
 }
 
 describe('redirects', () => {
-  it('fetch returns the redirect itself with redirect: manual, and tells of followed ones', async (t) => {
+  it('fetch returns the redirect with redirect: manual, and the last URL of followed redirects', async (t) => {
     const { web } = await redirecting(t)
     const response = await web.fetch(apiUrl(302, PAYMENTS), { redirect: 'manual' })
     assert.equal(response.headers.get('location'), PAYMENTS)
@@ -137,7 +134,7 @@ describe('redirects', () => {
     assert.deepEqual({ from, to }, { from: 'api', to: 'payments' })
   })
 
-  it('clients that follow none see a redirect to another service, and may request it afterwards', async (t) => {
+  it('clients that do not follow redirects return them, and can request the other service', async (t) => {
     const { web, paid } = await redirecting(t)
     const dispatcher = web.dispatcher()
     const { headers, body } = await undiciRequest(apiUrl(302, PAYMENTS), { dispatcher })
@@ -153,7 +150,7 @@ describe('redirects', () => {
     assert.deepEqual(paid, ['GET from web', 'GET from web'])
   })
 
-  it('ws refuses a redirect to another service', async (t) => {
+  it('ws rejects a redirect to another service', async (t) => {
     const { web, paid } = await redirecting(t)
     const url = apiUrl(302, PAYMENTS.replace('https', 'wss')).replace('https', 'wss')
     const socket = new WebSocket(url, { agent: web.httpAgent(), followRedirects: true })

@@ -7,8 +7,8 @@ import { dialLocal } from '../../src/proxy.js'
 import { portOf, startMesh, until } from '../fixtures/mesh.js'
 
 /**
- * Whether the kernel has a keep-alive timer for each of the connections from and to a port of this machine, and that
- * within the time that was asked for. From /proc/net/tcp, where `tr` is 2 for such a timer, and `when` in 1/100 s.
+ * Whether each end of the connections to a local port has a keep-alive timer that is due within 15 s. Reads
+ * /proc/net/tcp, where `tr` is 2 for keep-alive timers, and `when` is in 1/100 s.
  */
 async function timersOf(port: number): Promise<boolean[]> {
   const table = await readFile('/proc/net/tcp', 'utf8')
@@ -25,8 +25,8 @@ async function timersOf(port: number): Promise<boolean[]> {
     })
 }
 
-async function areKeptAlive(port: number): Promise<void> {
-  await until('both ends are kept alive', async () => {
+async function assertKeptAlive(port: number): Promise<void> {
+  await until('both ends have a keep-alive timer', async () => {
     const timers = await timersOf(port)
     return timers.length === 2 && timers.every(Boolean)
   })
@@ -44,24 +44,24 @@ async function startServer(t: TestContext): Promise<number> {
   return (server.address() as AddressInfo).port
 }
 
-// A peer whose machine has lost its power says nothing: only the kernel's questions find that out.
-describe('TCP keep-alive, after 15 s of silence,', () => {
-  it('is on both ends of a connection of the mesh', async (t) => {
+// Without keep-alive probes the kernel would not notice a peer whose machine has lost power.
+describe('TCP keep-alive after 15 s', () => {
+  it('is enabled on both ends of mesh connections', async (t) => {
     const { join } = await startMesh(t)
     const listener = await join('api').listen({ port: 0, host: '127.0.0.1' }, () => undefined)
     const port = portOf(listener)
     await join('web').dial({ address: `127.0.0.1:${port}`, service: 'api' })
-    await areKeptAlive(port)
+    await assertKeptAlive(port)
   })
 
-  it('is on the connection to an application', async (t) => {
+  it('is enabled on connections of dialLocal', async (t) => {
     const port = await startServer(t)
     const socket = await dialLocal({ host: '127.0.0.1', port })
     t.after(() => socket.destroy())
-    await areKeptAlive(port)
+    await assertKeptAlive(port)
   })
 
-  it('is on what a forward has accepted', async (t) => {
+  it('is enabled on connections to a forward', async (t) => {
     const { join } = await startMesh(t)
     const listener = await join('api').listen({ port: 0, host: '127.0.0.1' }, () => undefined)
     const address = `127.0.0.1:${portOf(listener)}`
@@ -69,7 +69,7 @@ describe('TCP keep-alive, after 15 s of silence,', () => {
     const { port } = forward.address() as AddressInfo
     const socket = connect({ port, host: '127.0.0.1', keepAlive: true, keepAliveInitialDelay: 15_000 })
     t.after(() => socket.destroy())
-    await areKeptAlive(port)
+    await assertKeptAlive(port)
     assert.equal(socket.destroyed, false)
   })
 })

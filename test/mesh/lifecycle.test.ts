@@ -4,19 +4,19 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { Socket } from 'node:net'
 import { describe, it } from 'node:test'
+import * as tls from 'node:tls'
 import { inspect } from 'node:util'
 import { peer, service } from '../../src/index.js'
-import { greet, offer, portOf, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
+import { ask, greet, offer, portOf, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
+import { startTlsServer } from './tls-peer.js'
 
 describe('close', () => {
-  it('waits for open connections of both directions, and is idempotent', async (t) => {
+  it('waits for inbound and outbound connections, and can be called again', async (t) => {
     const { join } = await startMesh(t)
-    const api = join('api')
-    const web = join('web')
+    const [api, web] = [join('api'), join('web')]
     await offer(api, (socket) => socket.pipe(socket))
     const socket = await web.dial('api')
-    socket.write('x')
-    await once(socket, 'data')
+    await ask(socket, 'x')
     let closed = 0
     const closing = [api.close(), api.close(), web.close()].map((each) => each.then(() => (closed += 1)))
     await new Promise(setImmediate)
@@ -27,26 +27,24 @@ describe('close', () => {
     await api.close()
   })
 
-  it('cuts what has not ended when the drain time is over', async (t) => {
+  it('destroys the connections that are still open after the drain timeout', async (t) => {
     const { join } = await startMesh(t)
-    const api = join('api', { drainTimeoutMs: 50 })
-    const web = join('web')
+    const [api, web] = [join('api', { drainTimeoutMs: 50 }), join('web')]
     await offer(api, (socket) => socket.write('x'))
     const socket = await web.dial('api')
     await once(socket, 'data')
-    const gone = rejection(once(socket, 'close'))
+    const failed = rejection(once(socket, 'close'))
     await api.close()
-    assert.equal((await gone).code, 'ECONNRESET')
-    const held = await rejection(web.dial('api'))
-    assert.equal(held.code, 'ERR_CONNECT_NO_INSTANCES')
+    assert.equal((await failed).code, 'ECONNRESET')
+    assert.equal((await rejection(web.dial('api'))).code, 'ERR_CONNECT_NO_INSTANCES')
     await web.close({ drainTimeoutMs: 50 })
   })
 
-  it('does not depend on listeners that a user may take away', async (t) => {
+  it('does not depend on event listeners that the application can remove', async (t) => {
     const { join } = await startMesh(t)
     const [api, web] = [join('api'), join('web')]
     await offer(api, (socket) => {
-      // The other end is about to break the connection.
+      // The client resets the connection.
       socket.removeAllListeners().on('error', () => undefined)
       socket.write('x')
     })
@@ -57,31 +55,29 @@ describe('close', () => {
     await Promise.all([web.close({ drainTimeoutMs: 100 }), api.close({ drainTimeoutMs: 100 })])
   })
 
-  it('lets a request that is being answered dial its own upstreams', async (t) => {
+  it('allows pending handlers to dial', async (t) => {
     const { join } = await startMesh(t)
     const [front, api, web] = [join('front'), join('api'), join('web')]
     await offer(api, greet)
-    let answer = (): void => undefined
+    let answer: (() => void) | undefined
     await offer(front, async (socket) => {
-      await new Promise<void>((resolve) => {
-        answer = resolve
-      })
+      await new Promise<void>((resolve) => (answer = resolve))
       socket.end(await readAll(await front.dial('api')))
     })
     const socket = await web.dial('front')
-    const heard = readAll(socket)
-    await until('front is asked', () => front.stats().connections === 1)
+    const received = readAll(socket)
+    await until('the handler waits', () => answer !== undefined)
     const closing = front.close()
-    answer()
-    assert.equal(await heard, 'hello front')
+    answer?.()
+    assert.equal(await received, 'hello front')
     await closing
     assert.equal((await rejection(front.dial('api'))).code, 'ERR_CONNECT_CLOSED')
   })
 
-  it('ends idle streams, and waits for the answer of a stream that is not', async (t) => {
+  it('ends idle streams and waits for streams that await an answer', async (t) => {
     const { join } = await startMesh(t)
     const [api, web] = [join('api'), join('web')]
-    let answer = (): void => undefined
+    let answer: (() => void) | undefined
     await offer(api, (socket) => {
       socket.once('data', () => socket.write('idle'))
       socket.on('data', (chunk: Buffer) => {
@@ -97,24 +93,26 @@ describe('close', () => {
     const closing = web.close({ drainTimeoutMs: 30_000 })
     await once(idle, 'close')
     assert.equal(slow.destroyed, false)
-    await until('the question has arrived', () => api.stats().connections === 1)
-    answer()
+    await until('the request has arrived', () => answer !== undefined)
+    answer?.()
     assert.equal(String((await once(slow, 'data'))[0]), 'answer')
     await closing
   })
 
-  it('cuts at once with a drain time of 0, also when it was called with a longer one before', async (t) => {
+  it('destroys connections at once with a drain timeout of 0, also while it drains with a longer one', async (t) => {
     const { join } = await startMesh(t)
     const [api, web] = [join('api'), join('web')]
     await offer(api, (socket) => socket.write('x'))
     const sockets = await Promise.all([web.dial('api'), web.dial('api')])
     await Promise.all(sockets.map((socket) => once(socket, 'data')))
-    const gone = sockets.map((socket) => rejection(once(socket, 'close')))
+    const failed = sockets.map((socket) => rejection(once(socket, 'close')))
+    const draining = api.close({ drainTimeoutMs: 60_000 })
     await api.close({ drainTimeoutMs: 0 })
-    for (const error of await Promise.all(gone)) assert.equal(error.code, 'ECONNRESET')
+    await draining
+    for (const error of await Promise.all(failed)) assert.equal(error.code, 'ECONNRESET')
   })
 
-  it('ends a wait for readiness', async (t) => {
+  it('fails ready() and listen() that wait for a certificate', async (t) => {
     const { agent, join } = await startMesh(t)
     agent.pause()
     const web = join('web')
@@ -125,35 +123,34 @@ describe('close', () => {
     assert.equal((await listening).code, 'ERR_CONNECT_CLOSED')
   })
 
-  it('waits for what somebody else has begun to close', async (t) => {
+  it('waits for a registration that is being closed', async (t) => {
     const { agent, join } = await startMesh(t)
     const api = join('api')
     const registration = await api.register({ port: 1234 })
     await Promise.all([registration.close(), api.close()])
-    const left = (await (await fetch(`${agent.url}/v1/agent/services`)).json()) as object
-    assert.deepEqual(Object.keys(left), [])
+    assert.deepEqual(await (await fetch(`${agent.url}/v1/agent/services`)).json(), {})
   })
 
-  it('of a listener that drains is overtaken by the destruction of its service', async (t) => {
+  it('of a listener ends early when its service is destroyed', async (t) => {
     const { join } = await startMesh(t)
     const api = join('api')
     const listener = await offer(api, (socket) => socket.write('x'))
     const socket = await join('web').dial('api')
     await once(socket, 'data')
-    const gone = rejection(once(socket, 'close'))
+    const failed = rejection(once(socket, 'close'))
     const closing = listener.close({ drainTimeoutMs: 60_000 })
     api.destroy()
-    assert.equal((await gone).code, 'ECONNRESET')
+    assert.equal((await failed).code, 'ECONNRESET')
     await closing
   })
 
-  it('that is asked for with a wrong option rejects', async (t) => {
+  it('rejects invalid options', async (t) => {
     const { join } = await startMesh(t)
     const error = await rejection(join('api').close({ drainTimeoutMs: -1 }))
     assert.equal(error.code, 'ERR_CONNECT_OPTION')
   })
 
-  it('tells that it is done, and works with await using', async (t) => {
+  it('emits closed, and works with await using', async (t) => {
     const { agentOptions } = await startMesh(t)
     let closed = false
     {
@@ -166,11 +163,10 @@ describe('close', () => {
 })
 
 describe('destroy', () => {
-  it('cuts both directions at once, with the error it was given', async (t) => {
+  it('destroys inbound and outbound connections with the given error', async (t) => {
     const { join } = await startMesh(t)
-    const api = join('api')
     const web = join('web')
-    await offer(api, (socket) => socket.write('x'))
+    await offer(join('api'), (socket) => socket.write('x'))
     const socket = await web.dial('api')
     await once(socket, 'data')
     const failed = once(socket, 'error')
@@ -182,9 +178,9 @@ describe('destroy', () => {
   })
 })
 
-it('a listener of events that throws does not disturb the service', async (t) => {
+it('a service survives event listeners that throw', async (t) => {
   const { agent } = await startMesh(t)
-  const said = await runProgram(`
+  const { output } = await runProgram(`
     process.on('uncaughtException', (error) => process.stdout.write(error.message + ' '))
     const web = connect.service('web', { agent: { address: '${agent.address}', env: {} } })
     web.on('rotated', () => { throw new Error('my own fault') })
@@ -193,12 +189,12 @@ it('a listener of events that throws does not disturb the service', async (t) =>
     process.stdout.write(web.leaf.id.service)
     await web.close()
   `)
-  assert.equal(said, 'my own fault web')
+  assert.equal(output, 'my own fault web')
 })
 
-it('leaves nothing behind that could keep a process alive', async (t) => {
+it('closed services keep no resource of the process open', async (t) => {
   const { agent } = await startMesh(t)
-  const said = await runProgram(`
+  const { output } = await runProgram(`
     import { createServer } from 'node:http'
     const agent = { address: '${agent.address}', env: {} }
     const api = connect.service('api', { agent })
@@ -210,53 +206,54 @@ it('leaves nothing behind that could keep a process alive', async (t) => {
     let answer = ''
     for await (const chunk of socket) answer += chunk
     await Promise.all([web.close(), api.close()])
-    // A closed handle is gone at the end of the event loop's turn.
+    // Node.js frees a closed handle at the end of the turn of the event loop.
     await new Promise((resolve) => setImmediate(setImmediate, resolve))
-    const left = process.getActiveResourcesInfo().filter((name) => !/^(PipeWrap|TTYWrap|MessagePort)$/.test(name))
-    process.stdout.write(answer.split('\\r\\n').at(-1) + ' ' + left.join())
+    const resources = process.getActiveResourcesInfo().filter((name) => !/^(PipeWrap|TTYWrap|MessagePort)$/.test(name))
+    process.stdout.write(answer.split('\\r\\n').at(-1) + ' ' + resources.join())
   `)
-  assert.equal(said, 'hi ')
+  assert.equal(output, 'hi ')
 })
 
-/** Runs a program that has the library as `connect`; returns what it printed when it has ended by itself, well. */
-async function runProgram(body: string): Promise<string> {
+/**
+ * Runs a program with the library as `connect`, and returns its output and how it ended. Without a signal it must exit
+ * with code 0.
+ * @param signal - sent after the first output
+ */
+async function runProgram(
+  body: string,
+  signal?: NodeJS.Signals,
+): Promise<{ readonly output: string; readonly end: unknown[] }> {
   const program = `import * as connect from './src/index.js'\n${body}`
   const args = ['--import', 'tsx', '--input-type=module', '--eval', program]
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
-  let said = ''
-  child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()))
-  const [code] = (await once(child, 'exit')) as [number]
-  assert.equal(code, 0)
-  return said
+  let output = ''
+  child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()))
+  if (signal !== undefined) child.stdout.once('data', () => child.kill(signal))
+  const end: unknown[] = await once(child, 'close')
+  if (signal === undefined) assert.deepEqual(end, [0, null])
+  return { output, end }
 }
 
 describe('closeOnSignals', () => {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    it(`closes in order and ends by ${signal}`, async (t) => {
+    it(`closes the service, and ends the process with ${signal}`, async (t) => {
       const { agent } = await startMesh(t)
       const program = `
-        import { closeOnSignals, service } from './src/index.js'
-        const api = service('api', { agent: { address: '${agent.address}', env: {} } })
-        closeOnSignals(api)
+        const api = connect.service('api', { agent: { address: '${agent.address}', env: {} } })
+        connect.closeOnSignals(api)
         api.on('closed', () => console.log('closed'))
         await api.register({ port: 1 })
         console.log('registered')`
-      const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', program], {
-        stdio: ['ignore', 'pipe', 'inherit'],
-      })
-      let output = ''
-      child.stdout.on('data', (chunk) => (output += String(chunk)))
-      await once(child.stdout, 'data')
-      child.kill(signal)
-      assert.deepEqual(await once(child, 'close'), [null, signal])
+      const { output, end } = await runProgram(program, signal)
+      assert.deepEqual(end, [null, signal])
       assert.equal(output, 'registered\nclosed\n')
       assert.equal(agent.requestCount('/v1/agent/service/deregister'), 1)
     })
   }
 })
 
-describe('what a program sees of a service', () => {
-  it('is its name, identity, and connections when it is printed', async (t) => {
+describe('a service', () => {
+  it('prints its name, identity, ports, and connections', async (t) => {
     const { join } = await startMesh(t)
     const api = join('api')
     const listener = await offer(api, greet)
@@ -266,7 +263,7 @@ describe('what a program sees of a service', () => {
     assert.match(shown, /inboundConnections: 0,\n {2}outboundConnections: 0/)
   })
 
-  it('is the line that made a call, in the stack of its error', async (t) => {
+  it('reports the calling line in the stacks of its errors', async (t) => {
     const { join } = await startMesh(t)
     const web = join('web')
     const callers = {
@@ -280,7 +277,7 @@ describe('what a program sees of a service', () => {
     }
   })
 
-  it('is a process warning, once, when no listener takes the warnings', async (t) => {
+  it('emits repeated warnings as one process warning when it has no warning listener', async (t) => {
     const { join } = await startMesh(t)
     const [api, web] = [join('api'), join('web')]
     api.removeAllListeners('warning')
@@ -292,7 +289,7 @@ describe('what a program sees of a service', () => {
     process.on('warning', onWarning)
     t.after(() => process.off('warning', onWarning))
     for (let i = 0; i < 2; i += 1) await rejection(once(await web.dial('api'), 'close'))
-    await until('the process is warned', () => warnings.length > 0)
+    await until('the warning is emitted', () => warnings.length > 0)
     const ours = warnings.filter(({ name }) => name === 'ConsulConnectWarning')
     assert.deepEqual(
       ours.map(({ code, message }) => [code, message]),
@@ -301,46 +298,40 @@ describe('what a program sees of a service', () => {
   })
 })
 
-describe('TLS of somebody’s own', () => {
-  it('can be built from the options, on both sides, and be asked who is there', async (t) => {
-    const tls = await import('node:tls')
+describe('TLS sockets of the application', () => {
+  it('work with the TLS options and verifyPeer on both sides', async (t) => {
     const { join } = await startMesh(t)
-    const api = join('api')
-    const web = join('web')
+    const [api, web] = [join('api'), join('web')]
     await Promise.all([api.ready(), web.ready()])
-    const server = tls.createServer({ ...api.tlsServerOptions() }, (socket) => {
+    const { port } = await startTlsServer(t, { ...api.tlsServerOptions() }, (socket) => {
       const peer = api.verifyPeer(socket)
       void api.authorize(peer).then(({ authorized }) => socket.end(`${peer.service} ${String(authorized)}`))
     })
-    server.on('tlsClientError', () => undefined).listen(0, '127.0.0.1')
-    await once(server, 'listening')
-    t.after(() => server.close())
-    const { port } = server.address() as { port: number }
     const socket = tls.connect({ ...web.tlsClientOptions('api'), port, host: '127.0.0.1' })
     await once(socket, 'secureConnect')
     assert.equal(web.verifyPeer(socket).service, 'api')
     assert.equal(web.verifyPeer(socket), web.verifyPeer(socket))
     assert.equal(await readAll(socket), 'web true')
-    for (const wrong of ['db', { service: 'api', datacenter: 'dc2' }]) {
-      const refused = tls.connect({ ...web.tlsClientOptions(wrong), port, host: '127.0.0.1' })
-      const error = await new Promise<Error & { code?: string }>((resolve) => refused.once('error', resolve))
+    for (const upstream of ['db', { service: 'api', datacenter: 'dc2' }]) {
+      const rejected = tls.connect({ ...web.tlsClientOptions(upstream), port, host: '127.0.0.1' })
+      const error = await new Promise<Error & { code?: string }>((resolve) => rejected.once('error', resolve))
       assert.equal(error.code, 'ERR_CONNECT_PEER_IDENTITY')
     }
-    // A socket that is ours already is taken at its word; one with no certificate is not.
+    // A socket of dial() is verified already; a socket without a certificate is rejected.
     const listener = await api.listen({ port: 0, host: '127.0.0.1' }, greet)
-    const dialled = await web.dial({ address: `127.0.0.1:${portOf(listener)}`, service: 'api' })
-    assert.equal(web.verifyPeer(dialled as never), dialled.peer)
-    await readAll(dialled)
+    const dialed = await web.dial({ address: `127.0.0.1:${portOf(listener)}`, service: 'api' })
+    assert.equal(web.verifyPeer(dialed as never), dialed.peer)
+    await readAll(dialed)
     assert.throws(() => web.verifyPeer(new tls.TLSSocket(new Socket())), {
       code: 'ERR_CONNECT_CERTIFICATE_MISSING',
     })
-    for (const wrong of [new Socket(), {}, null, undefined, 'a socket']) {
-      assert.throws(() => web.verifyPeer(wrong as never), { code: 'ERR_CONNECT_OPTION' })
-      assert.equal(peer(wrong as never), undefined)
+    for (const value of [new Socket(), {}, null, undefined, 'a socket']) {
+      assert.throws(() => web.verifyPeer(value as never), { code: 'ERR_CONNECT_OPTION' })
+      assert.equal(peer(value as never), undefined)
     }
   })
 
-  it('is not to be had before there is a certificate', async (t) => {
+  it('cannot be configured before the service has a certificate', async (t) => {
     const { join } = await startMesh(t)
     assert.throws(() => join('web').tlsServerOptions(), { code: 'ERR_CONNECT_NOT_READY' })
     assert.throws(() => join('web').tlsClientOptions('api'), { code: 'ERR_CONNECT_NOT_READY' })
@@ -348,33 +339,37 @@ describe('TLS of somebody’s own', () => {
 })
 
 describe('options', () => {
-  for (const [what, name, options] of [
+  for (const [fault, name, options] of [
     ['no name', '', {}],
-    ['a name that is no string', 7, {}],
+    ['a name that is not a string', 7, {}],
     ['an unknown option', 'web', { adress: 'x' }],
     ['an unknown agent option', 'web', { agent: { adress: 'x' } }],
-    ['an address that is none', 'web', { agent: { address: 'http://[', env: {} } }],
-    ['a duration as text', 'web', { dialTimeoutMs: '10s' }],
-    ['a duration of nothing', 'web', { handshakeTimeoutMs: 0 }],
-    ['an authorizer that is no function', 'web', { authorize: true }],
-    ['an agent that is no object', 'web', { agent: '127.0.0.1:8500' }],
+    ['an invalid address', 'web', { agent: { address: 'http://[', env: {} } }],
+    ['a duration as a string', 'web', { dialTimeoutMs: '10s' }],
+    ['a duration of 0', 'web', { handshakeTimeoutMs: 0 }],
+    ['an authorizer that is not a function', 'web', { authorize: true }],
+    ['an agent that is not an object', 'web', { agent: '127.0.0.1:8500' }],
     ['a token with a line break', 'web', { agent: { token: 'a\nb', env: {} } }],
-    ['token and tokenFile', 'web', { agent: { token: 'a', tokenFile: 'b', env: {} } }],
-    ['CONSUL_HTTP_SSL_VERIFY that is neither', 'web', { agent: { env: { CONSUL_HTTP_SSL_VERIFY: 'nope' } } }],
+    ['both token and tokenFile', 'web', { agent: { token: 'a', tokenFile: 'b', env: {} } }],
+    [
+      'a CONSUL_HTTP_SSL_VERIFY that is not a boolean',
+      'web',
+      { agent: { env: { CONSUL_HTTP_SSL_VERIFY: 'nope' } } },
+    ],
   ] as const) {
-    it(`refuse ${what}, at once`, () => {
+    it(`reject ${fault} synchronously`, () => {
       assert.throws(() => service(name as never, options as never), { code: 'ERR_CONNECT_OPTION' })
     })
   }
 
-  for (const [what, options] of [
+  for (const [fault, options] of [
     ['neither port nor path', {}],
-    ['port and path', { port: 1, path: '/x' }],
-    ['a port that is none', { port: 65536 }],
+    ['both port and path', { port: 1, path: '/x' }],
+    ['a port above 65535', { port: 65536 }],
     ['an unknown option', { port: 0, prot: 1 }],
-    ['a signal that is none', { port: 0, signal: {} }],
+    ['a signal that is not an AbortSignal', { port: 0, signal: {} }],
   ] as const) {
-    it(`of listen refuse ${what}`, async (t) => {
+    it(`of listen and serve reject ${fault}`, async (t) => {
       const { join } = await startMesh(t)
       assert.equal((await rejection(join('web').listen(options as never, greet))).code, 'ERR_CONNECT_OPTION')
       assert.equal(

@@ -1,5 +1,5 @@
-// Our own path check and OpenSSL's must never differ: a certificate that only one of them accepts would be a service that
-// is ready and cannot be reached, or a connection that outlives its root. Each row is judged by both.
+// The path validation of this library and that of OpenSSL must agree. If only one of them accepted a certificate, a
+// service could be ready but unreachable, or a connection could outlive its root. Each row runs through both.
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { X509Certificate } from 'node:crypto'
@@ -38,7 +38,7 @@ function pki(isValid: boolean, chain: readonly Certified[], anchors: readonly Ce
   return { isValid, chain, anchors }
 }
 
-/** A root, an intermediate CA, another under it, and a leaf, each of them changed as given. */
+/** A root, two levels of intermediate CAs, and a leaf, with these changes. */
 function threeLevels(
   isValid: boolean,
   { top = {}, middle = {}, low = {}, end = {} }: Partial<Record<'top' | 'middle' | 'low' | 'end', object>>,
@@ -49,13 +49,13 @@ function threeLevels(
   return pki(isValid, [leaf(c, end), c, b], [a])
 }
 
-const tables: Record<string, () => Pki> = {
+const rows: Record<string, () => Pki> = {
   'a root and a leaf': () => {
     const a = root()
     return pki(true, [leaf(a)], [a])
   },
   'a root of another name and key': () => pki(false, [leaf(root())], [root()]),
-  'a leaf that is signed by itself': () => {
+  'a self-signed leaf': () => {
     const key = newKey()
     const self = root({
       isCa: false,
@@ -70,11 +70,11 @@ const tables: Record<string, () => Pki> = {
     const { chain, anchors } = threeLevels(true, {})
     return pki(true, [chain[0]!, chain[2]!, chain[1]!], anchors)
   },
-  'three levels, and a certificate that leads nowhere': () => {
+  'three levels and an unrelated certificate': () => {
     const { chain, anchors } = threeLevels(true, {})
     return pki(true, [chain[0]!, ca(root()), ...chain.slice(1)], anchors)
   },
-  'three levels, with the root behind them': () => {
+  'three levels followed by the root': () => {
     const { chain, anchors } = threeLevels(true, {})
     return pki(true, [...chain, ...anchors], anchors)
   },
@@ -125,7 +125,7 @@ const tables: Record<string, () => Pki> = {
     const [old, next] = [root(), root()]
     return pki(true, [leaf(next), crossSign(old, next, expired), crossSign(old, next)], [old])
   },
-  'an expired root of the list beside a cross-signed path': () => {
+  'an expired root beside a cross-signed path': () => {
     const old = root()
     const next = root({ key: newKey(), ...expired })
     return pki(false, [leaf(next), crossSign(old, next)], [old, next])
@@ -149,19 +149,18 @@ const tables: Record<string, () => Pki> = {
   'an expired leaf': () => threeLevels(false, { end: expired }),
   'an issuer that is not valid yet': () => threeLevels(false, { middle: early }),
   'a leaf that is not valid yet': () => threeLevels(false, { end: early }),
-  'an issuer that is no CA': () => threeLevels(false, { low: { isCa: false } }),
-  'an issuer without the right to sign certificates': () =>
-    threeLevels(false, { low: { keyUsage: [KEY_USAGE.cRLSign] } }),
+  'an issuer that is not a CA': () => threeLevels(false, { low: { isCa: false } }),
+  'an issuer without keyCertSign': () => threeLevels(false, { low: { keyUsage: [KEY_USAGE.cRLSign] } }),
   'an issuer without any key usage': () => threeLevels(true, { low: { keyUsage: null } }),
   'a path length that is exceeded': () => threeLevels(false, { middle: { pathLength: 0 } }),
-  'a path length that is just enough': () => threeLevels(true, { middle: { pathLength: 1 } }),
+  'a path length that is reached': () => threeLevels(true, { middle: { pathLength: 1 } }),
   'a path length of the root that is exceeded': () => threeLevels(false, { top: { pathLength: 1 } }),
-  'a path length of the root that is just enough': () => threeLevels(true, { top: { pathLength: 2 } }),
-  'an issuer for code signing alone': () =>
+  'a path length of the root that is reached': () => threeLevels(true, { top: { pathLength: 2 } }),
+  'an issuer for code signing only': () =>
     threeLevels(false, { middle: { extendedKeyUsage: [CODE_SIGNING] } }),
   'an issuer for TLS clients and servers': () =>
     threeLevels(true, { middle: { extendedKeyUsage: TLS_USAGES } }),
-  'a root for code signing alone': () => threeLevels(false, { top: { extendedKeyUsage: [CODE_SIGNING] } }),
+  'a root for code signing only': () => threeLevels(false, { top: { extendedKeyUsage: [CODE_SIGNING] } }),
   'RSA of 2048 bits': () =>
     threeLevels(true, {
       top: { keyKind: 'rsa-2048' },
@@ -183,7 +182,7 @@ const tables: Record<string, () => Pki> = {
     threeLevels(false, { top: { keyKind: 'rsa-2048' }, middle: { digest: 'sha1' } }),
 }
 
-function byOurselves({ chain, anchors }: Pki): boolean {
+function acceptedByLibrary({ chain, anchors }: Pki): boolean {
   try {
     const certificates = chain.map(({ der }) => new X509Certificate(der))
     const expiry = verifyPath(
@@ -199,7 +198,7 @@ function byOurselves({ chain, anchors }: Pki): boolean {
   }
 }
 
-async function byOpenSsl({ chain, anchors }: Pki): Promise<boolean> {
+async function acceptedByOpenSsl({ chain, anchors }: Pki): Promise<boolean> {
   const generation = {
     leaf: { chainPem: chain.map(({ pem }) => pem).join('') },
     privateKeyPem: privateKeyPem(chain[0]!),
@@ -212,18 +211,18 @@ async function byOpenSsl({ chain, anchors }: Pki): Promise<boolean> {
   )
 }
 
-describe('a path is judged alike by us and by OpenSSL', () => {
-  for (const [name, make] of Object.entries(tables)) {
+describe('the library and OpenSSL agree on', () => {
+  for (const [name, make] of Object.entries(rows)) {
     it(name, async () => {
-      const given = make()
-      const verdicts = { ours: byOurselves(given), openSsl: await byOpenSsl(given) }
-      assert.deepEqual(verdicts, { ours: given.isValid, openSsl: given.isValid })
+      const row = make()
+      const verdicts = { library: acceptedByLibrary(row), openSsl: await acceptedByOpenSsl(row) }
+      assert.deepEqual(verdicts, { library: row.isValid, openSsl: row.isValid })
     })
   }
 })
 
 describe('verifyPath', () => {
-  it('returns when the first certificate of the path expires', () => {
+  it('returns the earliest expiry of the path', () => {
     const day = (days: number): Date => new Date(Math.floor(future(days).getTime() / 1_000) * 1_000)
     const a = root({ notAfter: day(9) })
     const b = ca(a, { notAfter: day(3) })
@@ -239,7 +238,7 @@ describe('verifyPath', () => {
     assert.equal(expiry([ca(root(), { name: b.name, key: b.key, notAfter: day(5) })]), day(5).getTime())
   })
 
-  it('says why there is no path', () => {
+  it('reports why no path is valid', () => {
     const reason = ({ chain, anchors }: Pki): string => {
       try {
         verifyPath(
@@ -266,7 +265,7 @@ describe('tlsServerOptions', () => {
     return tlsServerOptions({ leaf: {}, privateKeyPem: '', roots, tls: {} } as unknown as Generation)
   }
 
-  it('throws for roots that tls.createServer cannot use, since another CA signed each of them', () => {
+  it('throws when no root is self-signed, because tls.createServer cannot use such roots', () => {
     const external = root()
     assert.throws(() => options(ca(external), ca(external)), { code: 'ERR_CONNECT_ROOTS' })
     assert.ok(options(ca(external), external))

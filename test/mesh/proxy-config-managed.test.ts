@@ -1,40 +1,25 @@
 import assert from 'node:assert/strict'
 import { type TestContext, describe, it } from 'node:test'
-import { type ProxyConfig, type ProxyConfigSource, proxyConfig } from '../../src/proxy.js'
 import type { TestAgent } from '../../src/testing/index.js'
-import { WAIT_MS, rejection, startMesh } from '../fixtures/mesh.js'
+import { rejection } from '../fixtures/mesh.js'
+import { type ProxySourceSetup, nextOf, setUpProxySource } from './proxy-source.js'
 
 const ID = 'web-proxy'
 const managed = `/v1/agent/connect/proxy/${ID}`
 
-/** An agent of Consul 1.2, which has no `/v1/agent/service/:id`. */
-async function start(t: TestContext) {
-  const { agent, agentOptions } = await startMesh(t)
-  agent.fault(/^GET \/v1\/agent\/service\//, { status: 404 })
-  const open = (): ProxyConfigSource => {
-    const source = proxyConfig({ proxyId: ID }, { agent: agentOptions })
-    t.after(() => source.close())
-    return source
-  }
-  return { agent, open }
+/** Starts an agent without `/v1/agent/service/:id`, such as that of Consul 1.2. */
+async function start(t: TestContext): Promise<ProxySourceSetup> {
+  const setup = await setUpProxySource(t, { proxyId: ID })
+  setup.agent.fault(/^GET \/v1\/agent\/service\//, { status: 404 })
+  return setup
 }
 
 function register(agent: TestAgent, fields: object): void {
   agent.registerService({ Name: ID, Kind: 'connect-proxy', Port: 8443, ...fields })
 }
 
-function changed(source: ProxyConfigSource): Promise<ProxyConfig> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(reject, WAIT_MS, new Error(`no 'changed' within ${WAIT_MS} ms`))
-    source.once('changed', (config) => {
-      clearTimeout(timer)
-      resolve(config)
-    })
-  })
-}
-
-describe('proxyConfig of an embedded agent that is as Consul 1.2', () => {
-  it('reads what its agent made of the registration, and follows it', async (t) => {
+describe('proxyConfig with an embedded agent like that of Consul 1.2', () => {
+  it('reads the configuration of the agent and follows its changes', async (t) => {
     const { agent, open } = await start(t)
     agent.registerService({ Name: 'web', Port: 8080 })
     register(agent, { ProxyDestination: 'web' })
@@ -45,7 +30,7 @@ describe('proxyConfig of an embedded agent that is as Consul 1.2', () => {
     assert.deepEqual(listener?.application, { host: '127.0.0.1', port: 8080 })
     assert.deepEqual(upstreams, [])
     await agent.waitForBlocked(managed)
-    const next = changed(source)
+    const changed = nextOf(source, 'changed')
     register(agent, {
       Address: '127.0.0.1',
       Proxy: {
@@ -53,7 +38,7 @@ describe('proxyConfig of an embedded agent that is as Consul 1.2', () => {
         upstreams: [{ destination_name: 'db', local_bind_port: 5432, config: { connect_timeout_ms: 50 } }],
       },
     })
-    const config = await next
+    const config = await changed
     assert.equal(config.listener?.host, '127.0.0.1')
     assert.deepEqual(
       config.upstreams.map(({ target, bind, connectTimeoutMs }) => [target, bind, connectTimeoutMs]),
@@ -68,7 +53,7 @@ describe('proxyConfig of an embedded agent that is as Consul 1.2', () => {
     assert.deepEqual(config.warnings, [])
   })
 
-  it('has the same configuration as by the endpoint of later versions', async (t) => {
+  it('reads the same configuration as from the endpoint of later versions', async (t) => {
     const { agent, open } = await start(t)
     register(agent, {
       Address: '127.0.0.1',
@@ -94,7 +79,7 @@ describe('proxyConfig of an embedded agent that is as Consul 1.2', () => {
     assert.equal(before.listener?.port, 9443)
   })
 
-  it('says that an id is nobody’s', async (t) => {
+  it('reports an unknown id', async (t) => {
     const { open } = await start(t)
     assert.equal((await rejection(open().ready())).code, 'ERR_CONNECT_AGENT_NOT_FOUND')
   })

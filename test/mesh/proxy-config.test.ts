@@ -2,17 +2,12 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { type TestContext, describe, it } from 'node:test'
+import { describe, it } from 'node:test'
 import { AgentError } from '../../src/index.js'
-import {
-  type ProxyConfig,
-  type ProxyConfigEvents,
-  type ProxyConfigSource,
-  type ProxySelector,
-  proxyConfig,
-} from '../../src/proxy.js'
+import { type ProxySelector, proxyConfig } from '../../src/proxy.js'
 import type { TestAgent } from '../../src/testing/index.js'
-import { WAIT_MS, rejection, startMesh } from '../fixtures/mesh.js'
+import { rejection } from '../fixtures/mesh.js'
+import { nextOf, setUpProxySource } from './proxy-source.js'
 
 const ID = 'web-1-proxy'
 
@@ -28,7 +23,7 @@ async function put(agent: TestAgent, path: string, body: object): Promise<void> 
   assert.equal(response.status, 200, await response.text())
 }
 
-/** A proxy of the instance `web-1`, as somebody would register it. */
+/** Registers a proxy of the instance `web-1`. */
 function register(
   agent: TestAgent,
   { id = ID, port = 8443, config, upstreams }: Registered = {},
@@ -49,36 +44,9 @@ function register(
   })
 }
 
-async function start(t: TestContext, selector: ProxySelector) {
-  const { agent, agentOptions } = await startMesh(t)
-  const open = (): ProxyConfigSource => {
-    const source = proxyConfig(selector, { agent: agentOptions })
-    t.after(() => source.close())
-    return source
-  }
-  return { agent, open }
-}
-
-/** The next such event. */
-function next<K extends keyof ProxyConfigEvents>(
-  source: ProxyConfigSource,
-  event: K,
-): Promise<ProxyConfigEvents[K][0]> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      reject(new Error(`no '${event}' within ${WAIT_MS} ms`))
-    }, WAIT_MS)
-    const onEvent = (value: ProxyConfig | Error): void => {
-      clearTimeout(timer)
-      resolve(value)
-    }
-    source.once(event, onEvent)
-  })
-}
-
 describe('proxyConfig', () => {
-  it('reads what is registered, and follows it', async (t) => {
-    const { agent, open } = await start(t, { proxyId: ID })
+  it('reads the registration and follows its changes', async (t) => {
+    const { agent, open } = await setUpProxySource(t, { proxyId: ID })
     await register(agent)
     const source = open()
     const first = await source.ready()
@@ -86,15 +54,15 @@ describe('proxyConfig', () => {
     assert.equal(first.service, 'web')
     assert.deepEqual([first.listener?.host, first.listener?.port], ['0.0.0.0', 8443])
     assert.deepEqual(first.listener?.application, { host: '127.0.0.1', port: 8080 })
-    const changed = next(source, 'changed')
+    const changed = nextOf(source, 'changed')
     await register(agent, { upstreams: [{ DestinationName: 'db', LocalBindPort: 5432 }] })
     const { upstreams } = await changed
     assert.deepEqual(upstreams[0]?.bind, { host: '127.0.0.1', port: 5432 })
     assert.equal(source.current?.upstreams.length, 1)
   })
 
-  it('puts what was written for the proxy before what an agent fills in', async (t) => {
-    const { agent, open } = await start(t, { proxyId: ID })
+  it('prefers the opaque configuration to the fields of the registration', async (t) => {
+    const { agent, open } = await setUpProxySource(t, { proxyId: ID })
     await register(agent, {
       config: { bind_address: '127.0.0.1', bind_port: 9443, local_service_address: '127.0.0.1:9000' },
     })
@@ -103,8 +71,8 @@ describe('proxyConfig', () => {
     assert.deepEqual(listener?.application, { host: '127.0.0.1', port: 9000 })
   })
 
-  it('finds upstreams inside the configuration, where Consul 1.2 had them', async (t) => {
-    const { agent, open } = await start(t, { proxyId: ID })
+  it('reads upstreams in the opaque configuration, as in Consul 1.2', async (t) => {
+    const { agent, open } = await setUpProxySource(t, { proxyId: ID })
     await register(agent, { config: { upstreams: [{ destination_name: 'db', local_bind_port: 5432 }] } })
     const { upstreams } = await open().ready()
     assert.deepEqual(
@@ -113,29 +81,29 @@ describe('proxyConfig', () => {
     )
   })
 
-  it('keeps the last good configuration while no proxy can be run by the registration', async (t) => {
-    const { agent, open } = await start(t, { proxyId: ID })
+  it('keeps the last good configuration while the registration is invalid', async (t) => {
+    const { agent, open } = await setUpProxySource(t, { proxyId: ID })
     await register(agent)
     const source = open()
     await source.ready()
-    const warning = next(source, 'warning')
+    const warning = nextOf(source, 'warning')
     await register(agent, { config: { upstreams: 'db' } })
     const { message } = await warning
     assert.match(message, /^upstreams: expected a list, got the string "db"$/)
     assert.equal(source.lastError?.message, message)
     assert.equal(source.current?.listener?.port, 8443)
-    const changed = next(source, 'changed')
+    const changed = nextOf(source, 'changed')
     await register(agent, { port: 9443 })
     assert.equal((await changed).listener?.port, 9443)
     assert.equal(source.lastError, undefined)
   })
 
-  it('applies what is right of a change, and reports what is wrong', async (t) => {
-    const { agent, open } = await start(t, { proxyId: ID })
+  it('applies the valid settings of a change and reports the invalid ones', async (t) => {
+    const { agent, open } = await setUpProxySource(t, { proxyId: ID })
     await register(agent)
     const source = open()
     await source.ready()
-    const changed = next(source, 'changed')
+    const changed = nextOf(source, 'changed')
     await register(agent, { config: { bind_port: 'many', drain_timeout_ms: '5000' } })
     const { listener, drainTimeoutMs, problems } = await changed
     assert.deepEqual([listener?.port, drainTimeoutMs], [8443, 5_000])
@@ -149,16 +117,8 @@ describe('proxyConfig', () => {
     assert.equal(source.lastError, undefined)
   })
 
-  it('finds the only proxy of an instance', async (t) => {
-    const { agent, open } = await start(t, { sidecarFor: 'web-1' })
-    await register(agent)
-    const source = open()
-    await source.ready()
-    assert.equal(source.proxyId, ID)
-  })
-
-  it('says that an instance has no proxy, or several', async (t) => {
-    const { agent, open } = await start(t, { sidecarFor: 'web-1' })
+  it('reports that an instance has no proxy, or several', async (t) => {
+    const { agent, open } = await setUpProxySource(t, { sidecarFor: 'web-1' })
     const none = await rejection(open().ready())
     assert.equal(none.code, 'ERR_CONNECT_PROXY')
     assert.match(none.message, /instance web-1 on this agent, found none: register one/)
@@ -168,39 +128,40 @@ describe('proxyConfig', () => {
     assert.match(several.message, /found several: other, web-1-proxy: choose one by its id$/)
   })
 
-  it('says that an id is nobody’s, and reads it when it is there', async (t) => {
-    const { agent, open } = await start(t, { proxyId: ID })
+  it('reports an unknown id, and reads it once it is registered', async (t) => {
+    const { agent, open } = await setUpProxySource(t, { proxyId: ID })
     const source = open()
     const error = await rejection(source.ready())
     assert.ok(error instanceof AgentError)
     assert.equal(error.code, 'ERR_CONNECT_AGENT_NOT_FOUND')
-    const changed = next(source, 'changed')
+    const changed = nextOf(source, 'changed')
     await register(agent)
     assert.equal((await changed).service, 'web')
   })
 
-  it('says that an id is an ordinary service’s', async (t) => {
-    const { agent, open } = await start(t, { proxyId: 'web-1' })
+  it('reports that an id belongs to an ordinary service', async (t) => {
+    const { agent, open } = await setUpProxySource(t, { proxyId: 'web-1' })
     await put(agent, '/v1/agent/service/register', { ID: 'web-1', Name: 'web', Port: 8080 })
     const error = await rejection(open().ready())
     assert.equal(error.code, 'ERR_CONNECT_PROXY')
     assert.match(error.message, /expected web-1 to be registered as a proxy .*, found an ordinary service$/)
   })
 
-  it('follows a sidecar that is registered anew under another id', async (t) => {
-    const { agent, open } = await start(t, { sidecarFor: 'web-1' })
+  it('follows a sidecar that is registered again under another id', async (t) => {
+    const { agent, open } = await setUpProxySource(t, { sidecarFor: 'web-1' })
     await register(agent)
     const source = open()
     await source.ready()
-    const changed = next(source, 'changed')
+    assert.equal(source.proxyId, ID)
+    const changed = nextOf(source, 'changed')
     await put(agent, `/v1/agent/service/deregister/${ID}`, {})
     await register(agent, { id: 'web-1-other', port: 9443 })
     assert.equal((await changed).listener?.port, 9443)
     assert.equal(source.proxyId, 'web-1-other')
   })
 
-  it('ends a wait when it is closed', async (t) => {
-    const { agent, open } = await start(t, { proxyId: ID })
+  it('fails ready() when it is closed', async (t) => {
+    const { agent, open } = await setUpProxySource(t, { proxyId: ID })
     agent.pause()
     const source = open()
     const waiting = rejection(source.ready())
@@ -209,7 +170,7 @@ describe('proxyConfig', () => {
     agent.resume()
   })
 
-  it('refuses a selector that says nothing, or two things', () => {
+  it('rejects a selector with neither or both keys', () => {
     const message = /^selector: expected either proxyId or sidecarFor, got (neither|both)$/
     assert.throws(() => proxyConfig({} as ProxySelector), { message })
     assert.throws(() => proxyConfig({ proxyId: 'a', sidecarFor: 'b' }), { message })
@@ -219,19 +180,19 @@ describe('proxyConfig', () => {
   })
 })
 
-describe('proxyConfig of an agent before Consul 1.6', () => {
-  it('reads a managed proxy, and waits for its hash to change', async (t) => {
-    const asked: string[] = []
+describe('proxyConfig with an agent before Consul 1.6', () => {
+  it('reads a managed proxy and waits until its hash changes', async (t) => {
+    const requests: string[] = []
     let port = 20_000
     const server = createServer((request, response) => {
       const url = new URL(request.url ?? '', 'http://agent')
-      asked.push(`${url.pathname}?hash=${url.searchParams.get('hash') ?? ''}`)
+      requests.push(`${url.pathname}?hash=${url.searchParams.get('hash') ?? ''}`)
       if (url.pathname !== `/v1/agent/connect/proxy/${ID}`) {
         response.writeHead(404).end()
         return
       }
       const hash = String(port)
-      // A blocking query; the test ends it by closing everything.
+      // A blocking query, which stays open until the end of the test.
       if (url.searchParams.get('hash') === hash) return
       response.setHeader('X-Consul-ContentHash', hash)
       response.end(
@@ -257,11 +218,11 @@ describe('proxyConfig of an agent before Consul 1.6', () => {
     const address = `127.0.0.1:${(server.address() as AddressInfo).port}`
     const source = proxyConfig({ proxyId: ID }, { agent: { address, env: {} } })
     t.after(() => source.close())
-    const changed = next(source, 'changed')
-    const second = changed.then(() => next(source, 'changed'))
+    const changed = nextOf(source, 'changed')
+    const second = changed.then(() => nextOf(source, 'changed'))
     assert.equal((await source.ready()).listener?.port, 20_000)
     assert.equal((await second).listener?.port, 20_001)
-    assert.deepEqual(asked.slice(0, 4), [
+    assert.deepEqual(requests.slice(0, 4), [
       `/v1/agent/service/${ID}?hash=`,
       `/v1/agent/connect/proxy/${ID}?hash=`,
       `/v1/agent/service/${ID}?hash=20000`,

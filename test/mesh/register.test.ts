@@ -1,18 +1,17 @@
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
-import { describe, it } from 'node:test'
+import { type TestContext, describe, it } from 'node:test'
 import type { Service } from '../../src/index.js'
-import { Service as TimedService } from '../../src/service/service.js'
 import { TestAgent } from '../../src/testing/index.js'
-import { FakeClock } from '../fixtures/fake-clock.js'
-import { greet, portOf, readAll, rejection, startMesh } from '../fixtures/mesh.js'
+import type { FakeClock } from '../fixtures/fake-clock.js'
+import { greet, nextEvent, portOf, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
+import { clockedService } from './clocked-service.js'
 
 const PASS = '/v1/agent/check/pass'
 const REGISTER = '/v1/agent/service/register'
 const DEREGISTER = '/v1/agent/service/deregister'
 
 interface Instance {
-  Service: Record<string, unknown>
+  Service: Record<string, unknown> & { Meta?: Record<string, string> }
   Checks: { CheckID: string; Status: string; Output?: string }[]
 }
 
@@ -20,33 +19,25 @@ async function instances(agent: TestAgent, service: string): Promise<Instance[]>
   return (await (await fetch(`${agent.url}/v1/health/connect/${service}`)).json()) as Instance[]
 }
 
-/** A service on a clock that the test turns. */
-async function timed(t: {
-  after(fn: () => unknown): void
-}): Promise<{ agent: TestAgent; api: Service; clock: FakeClock }> {
+/** A service on a clock that the test advances. */
+async function startClocked(
+  t: TestContext,
+): Promise<{ readonly agent: TestAgent; readonly api: Service; readonly clock: FakeClock }> {
   const agent = await TestAgent.start()
-  const clock = new FakeClock(Date.now())
-  const api = new TimedService(
-    'api',
-    { agent: { address: agent.address, env: {} } },
-    { clock, random: Math.random },
-  )
-  t.after(async () => {
-    api.destroy()
-    await api.close()
-    await agent.close()
-  })
+  const { service: api, clock } = clockedService(t, 'api', { agent: { address: agent.address, env: {} } })
+  // After the service: without the agent, its deregistration would wait for a timeout of the stopped clock.
+  t.after(() => agent.close())
   return { agent, api, clock }
 }
 
-/** Turns the clock to the next heartbeat, once that is waited for. */
+/** Waits for the timer of the next heartbeat, and advances the clock to it. */
 async function heartbeat(clock: FakeClock): Promise<void> {
   while (!clock.delays.includes(10_000)) await new Promise(setImmediate)
   await clock.advance(10_000)
 }
 
 describe('register', () => {
-  it('announces a native instance with all that it was told', async (t) => {
+  it('registers a native instance with all options', async (t) => {
     const { agent, join } = await startMesh(t)
     const registration = await join('api').register({
       port: 4321,
@@ -57,44 +48,26 @@ describe('register', () => {
       weights: { passing: 5, warning: 2 },
     })
     assert.equal(registration.id, 'api-7')
-    const [found] = await instances(agent, 'api')
-    assert.ok(found !== undefined)
-    const {
-      ID,
-      Service: name,
-      Address,
-      Port,
-      Tags,
-      Meta,
-      Weights,
-      Connect,
-    } = found.Service as typeof found.Service & {
-      Meta: Record<string, string>
-    }
-    assert.match(Meta['connect-owner'] ?? '', /^[0-9a-f]{16}$/)
+    const [instance] = await instances(agent, 'api')
+    assert.ok(instance !== undefined)
+    const { ID, Service, Address, Port, Tags, Meta = {}, Weights, Connect } = instance.Service
+    const { 'connect-owner': owner = '', ...meta } = Meta
+    assert.match(owner, /^[0-9a-f]{16}$/)
+    assert.deepEqual([ID, Service, Address, Port], ['api-7', 'api', '127.0.0.2', 4321])
+    assert.deepEqual([Tags, meta, Connect], [['v1', 'blue'], { version: '1.2.3' }, { Native: true }])
+    assert.deepEqual(Weights, { Passing: 5, Warning: 2 })
     assert.deepEqual(
-      { ID, name, Address, Port, Tags, version: Meta['version'], Weights, Connect },
-      {
-        ID: 'api-7',
-        name: 'api',
-        Address: '127.0.0.2',
-        Port: 4321,
-        Tags: ['v1', 'blue'],
-        version: '1.2.3',
-        Weights: { Passing: 5, Warning: 2 },
-        Connect: { Native: true },
-      },
-    )
-    assert.deepEqual(
-      found.Checks.filter(({ CheckID }) => CheckID.startsWith('service:api-7:')).map(({ Status }) => Status),
+      instance.Checks.filter(({ CheckID }) => CheckID.startsWith('service:api-7:')).map(
+        ({ Status }) => Status,
+      ),
       ['passing'],
     )
     await registration.close()
     assert.deepEqual(await instances(agent, 'api'), [])
   })
 
-  it('is passing at once, and stays so by a heartbeat three times in each TTL', async (t) => {
-    const { agent, api, clock } = await timed(t)
+  it('is passing at once, and sends three heartbeats in each TTL', async (t) => {
+    const { agent, api, clock } = await startClocked(t)
     await api.register({ port: 1, check: { ttlMs: 30_000 } })
     assert.equal(agent.requestCount(PASS), 0)
     for (let beats = 1; beats < 5; beats += 1) {
@@ -104,25 +77,25 @@ describe('register', () => {
     assert.equal(agent.requestCount(REGISTER), 1)
   })
 
-  it('with a TCP check lets the agent look for itself', async (t) => {
+  it('supports TCP checks of the agent', async (t) => {
     const { agent, join } = await startMesh(t)
     const api = join('api')
     const listener = await api.listen({ port: 0, host: '127.0.0.1' }, greet)
     const port = portOf(listener)
     await api.register({ port, address: '127.0.0.1', check: { tcp: `127.0.0.1:${port}`, intervalMs: 20 } })
-    for (;;) {
-      const [found] = await instances(agent, 'api')
-      if (found?.Checks.find(({ CheckID }) => CheckID.startsWith('service:'))?.Status === 'passing') break
-    }
+    await until('the check is passing', async () => {
+      const [instance] = await instances(agent, 'api')
+      return instance?.Checks.find(({ CheckID }) => CheckID.startsWith('service:'))?.Status === 'passing'
+    })
     assert.equal(await readAll(await join('web').dial('api')), 'hello web')
   })
 
-  for (const [what, check] of [
+  for (const [kind, check] of [
     ['TTL', { ttlMs: 30_000 }],
     ['TCP', { tcp: '127.0.0.1:1', intervalMs: 10_000 }],
   ] as const) {
-    it(`comes back when the agent has forgotten it (${what})`, async (t) => {
-      const { agent, api, clock } = await timed(t)
+    it(`registers again when the agent has lost the instance (${kind})`, async (t) => {
+      const { agent, api, clock } = await startClocked(t)
       const { id } = await api.register({ port: 1, check })
       agent.deregisterService(id)
       await heartbeat(clock)
@@ -131,45 +104,45 @@ describe('register', () => {
     })
   }
 
-  it('warns while the agent cannot be told, and goes on', async (t) => {
-    const { agent, api, clock } = await timed(t)
+  it('emits a warning when a heartbeat fails, and continues', async (t) => {
+    const { agent, api, clock } = await startClocked(t)
     await api.register({ port: 1, id: 'api-1', check: { ttlMs: 30_000 } })
-    const undo = agent.fault(/\/v1\/agent\/(check|service)/, { status: 500, body: 'no' })
-    const warned = once(api as unknown as NodeJS.EventEmitter, 'warning')
+    const clearFault = agent.fault(/\/v1\/agent\/(check|service)/, { status: 500, body: 'no' })
+    const warned = nextEvent(api, 'warning')
     await heartbeat(clock)
-    const [warning] = (await warned) as [Error & { code: string }]
-    assert.equal(warning.code, 'ERR_CONNECT_REGISTER')
+    const [warning] = await warned
+    assert.equal((warning as { code?: string }).code, 'ERR_CONNECT_REGISTER')
     assert.match(warning.message, /^api-1: could not be kept registered: GET/)
-    undo()
+    clearFault()
     const beats = agent.requestCount(PASS)
     await heartbeat(clock)
     await agent.waitForRequests(PASS, beats + 1)
   })
 
-  it('is taken away when the service closes, also one that is being made', async (t) => {
+  it('is removed when the service closes, also while it is pending', async (t) => {
     const { agent, join } = await startMesh(t)
     const api = join('api')
     await api.register({ port: 1 })
-    const delayed = agent.fault(REGISTER, { delayMs: 50 })
-    const half = rejection(api.register({ port: 2 }))
+    const clearFault = agent.fault(REGISTER, { delayMs: 50 })
+    const pending = rejection(api.register({ port: 2 }))
     await agent.waitForRequests(REGISTER, 2)
     await api.close()
-    assert.equal((await half).code, 'ERR_CONNECT_CLOSED')
-    delayed()
+    assert.equal((await pending).code, 'ERR_CONNECT_CLOSED')
+    clearFault()
     assert.deepEqual(await instances(agent, 'api'), [])
   })
 
-  it('that the agent refuses rejects with the agent’s word', async (t) => {
+  it('rejects with the error of the agent', async (t) => {
     const { agent, agentOptions, join } = await startMesh(t, {
       acl: { enabled: true, defaultPolicy: 'deny' },
     })
-    const token = agent.createToken({ services: { other: 'write' } })
+    const token = agent.createToken({ services: { web: 'write' } })
     const error = await rejection(join('api', { agent: { ...agentOptions, token } }).register({ port: 1 }))
     assert.equal(error.code, 'ERR_CONNECT_AGENT_FORBIDDEN')
     assert.equal(agent.requestCount(DEREGISTER), 0)
   })
 
-  it('does not hold up a close when the agent is away, and says what is left behind', async (t) => {
+  it('does not delay close() without the agent, and names the remaining instance', async (t) => {
     const { agent, join } = await startMesh(t)
     const api = join('api')
     await api.register({ port: 1, id: 'api-1' })
@@ -183,16 +156,7 @@ describe('register', () => {
     )
   })
 
-  it('waits for an agent that starts later', async (t) => {
-    const { agent, join } = await startMesh(t)
-    await agent.stop()
-    const registering = join('api').register({ port: 1 })
-    await agent.restart()
-    await registering
-    assert.equal((await instances(agent, 'api')).length, 1)
-  })
-
-  it('names the last answer of the agent when the time is over or its signal is aborted', async (t) => {
+  it('reports the last answer of the agent at its timeout and when its signal is aborted', async (t) => {
     const { agent, join } = await startMesh(t)
     const api = join('api')
     await agent.stop()
@@ -204,57 +168,30 @@ describe('register', () => {
     assert.match(aborted.message, /register: aborted by its signal: PUT .*no answer from the agent/)
   })
 
-  it('can be dialed at once, also when the name was dialed before', async (t) => {
-    const { join } = await startMesh(t)
-    const [api, web] = [join('api'), join('web')]
-    const listener = await api.listen({ port: 0, host: '127.0.0.1' }, greet)
-    assert.equal((await rejection(web.dial('api'))).code, 'ERR_CONNECT_NO_INSTANCES')
-    await api.register({ port: portOf(listener), address: '127.0.0.1' })
-    assert.equal(await readAll(await web.dial('api')), 'hello web')
-  })
-
-  it('changes the status of its TTL check', async (t) => {
+  it('keeps the instance that another process has registered under its id', async (t) => {
     const { agent, join } = await startMesh(t)
-    const registration = await join('api').register({ port: 1 })
-    await registration.setStatus('warning', { note: 'slow' })
-    const [found] = await instances(agent, 'api')
-    assert.ok(found?.Checks.some(({ Status, Output }) => Status === 'warning' && Output === 'slow'))
-  })
-
-  it('leaves the instance alone that another process has registered under its id', async (t) => {
-    const { agent, join } = await startMesh(t)
-    const old = await join('api').register({ port: 1, id: 'api-1' })
+    const first = await join('api').register({ port: 1, id: 'api-1' })
     await join('api').register({ port: 2, id: 'api-1' })
-    await old.close()
+    await first.close()
     assert.deepEqual(
       (await instances(agent, 'api')).map(({ Service: { Port } }) => Port),
       [2],
     )
   })
 
-  it('is critical as a proxy while the service that it stands for is', async (t) => {
-    const { agent, join } = await startMesh(t)
-    const Check = { TTL: '1m', Status: 'critical' }
-    agent.registerService({ ID: 'db-1', Name: 'db', Port: 1, Tags: ['blue'], Check })
-    await join('db').register({ port: 2, kind: 'proxy', destinationId: 'db-1' })
-    const [found] = await instances(agent, 'db')
-    assert.deepEqual(found?.Service['Tags'], ['blue'])
-    assert.ok(found.Checks.some(({ CheckID, Status }) => CheckID.endsWith(':alias') && Status === 'critical'))
-  })
-
-  for (const [what, options] of [
+  for (const [fault, options] of [
     ['no port', {}],
     ['port 0', { port: 0 }],
-    ['a port as text', { port: '80' }],
+    ['a port as a string', { port: '80' }],
     ['an unknown option', { port: 1, name: 'x' }],
-    ['a check of neither kind', { port: 1, check: {} }],
-    ['a check of both kinds', { port: 1, check: { ttlMs: 1, tcp: 'a:1' } }],
-    ['a TTL of nothing', { port: 1, check: { ttlMs: 0 } }],
-    ['tags that are no list', { port: 1, tags: 'a' }],
-    ['meta that is not text', { port: 1, meta: { a: 1 } }],
+    ['a check without a kind', { port: 1, check: {} }],
+    ['a check of two kinds', { port: 1, check: { ttlMs: 1, tcp: 'a:1' } }],
+    ['a TTL of 0', { port: 1, check: { ttlMs: 0 } }],
+    ['tags that are not a list', { port: 1, tags: 'a' }],
+    ['meta that is not a string', { port: 1, meta: { a: 1 } }],
     ['a negative weight', { port: 1, weights: { passing: -1, warning: 1 } }],
   ] as const) {
-    it(`takes no ${what}`, async (t) => {
+    it(`rejects ${fault}`, async (t) => {
       const { join } = await startMesh(t)
       assert.equal((await rejection(join('api').register(options as never))).code, 'ERR_CONNECT_OPTION')
     })

@@ -1,15 +1,14 @@
 import assert from 'node:assert/strict'
 import { type TestContext, describe, it } from 'node:test'
 import type { Service } from '../../src/index.js'
-import { nextEvent, portOf, readAll, rejection, startMesh, type TestMesh } from '../fixtures/mesh.js'
+import { type TestMesh, nextEvent, portOf, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
 import { WAYS, at, dial, echo, openRaw } from '../fixtures/ways.js'
 
-describe('an intention that turns to deny', () => {
+describe('an intention that changes to deny', () => {
   for (const version of ['1.8', '1.15'] as const) {
-    for (const [what, { listen, open }] of Object.entries(WAYS)) {
-      it(`ends ${what} of its source, and no other (Consul ${version})`, async (t) => {
-        const mesh = await startMesh(t, { version })
-        const { agent, join } = mesh
+    for (const [kind, { listen, open }] of Object.entries(WAYS)) {
+      it(`ends ${kind} of its source, and no other (Consul ${version})`, async (t) => {
+        const { agent, join } = await startMesh(t, { version })
         const api = join('api')
         const port = portOf(await listen(api))
         const denied = await open(join('web'), port)
@@ -29,18 +28,18 @@ describe('an intention that turns to deny', () => {
     }
   }
 
-  it('leaves all open with revoke: false, and lets no new one in', async (t) => {
-    const { web, api, turn, port } = await connected(t, { revoke: false })
+  it('keeps open connections with revoke: false, and denies new ones', async (t) => {
+    const { web, api, setIntention, port } = await connected(t, { revoke: false })
     const open = await openRaw(web, port)
-    await turn('deny')
+    await setIntention('deny')
     await open.works()
     assert.equal((await rejection(openRaw(web, port))).code, 'ERR_CONNECT_REJECTED')
-    // Who asks for it gets it.
+    // An explicit reauthorize() ends it all the same.
     assert.equal(await api.reauthorize(), 1)
     await open.closed
   })
 
-  it('ends connections of a listener that drains', async (t) => {
+  it('ends the connections of a listener that drains', async (t) => {
     const { web, api, agent, port } = await connected(t)
     const open = await openRaw(web, port)
     const closing = api.close({ drainTimeoutMs: 60_000 })
@@ -48,82 +47,70 @@ describe('an intention that turns to deny', () => {
     await Promise.all([open.closed, closing])
   })
 
-  it('and back lets new ones in', async (t) => {
-    const { web, turn, port } = await connected(t)
-    await turn('deny')
+  it('denies new connections until it changes back', async (t) => {
+    const { web, setIntention, port } = await connected(t)
+    await setIntention('deny')
     assert.equal((await rejection(openRaw(web, port))).code, 'ERR_CONNECT_REJECTED')
-    await turn('allow')
+    await setIntention('allow')
     await (await openRaw(web, port)).works()
   })
 
-  it('is heeded by a decision that is under way', async (t) => {
+  it('applies to a pending decision', async (t) => {
     const { agent, join } = await startMesh(t)
     agent.setIntention('web', 'api', 'allow')
-    let slow: (() => void) | undefined
-    const asked = new Promise<void>((resolve) => (slow = resolve))
-    let goOn: () => void = () => undefined
-    const held = new Promise<void>((resolve) => (goOn = resolve))
+    let isPending = false
+    let release: (() => void) | undefined
+    const released = new Promise<void>((resolve) => (release = resolve))
     const api = join('api', {
       authorize: async ({ intentions }) => {
         const decision = await intentions()
-        slow?.()
-        await held
+        isPending = true
+        await released
         return decision
       },
     })
     const port = portOf(await api.listen(at, echo))
-    const opening = rejection(openRaw(join('web'), port))
-    await asked
-    const told = nextEvent(api, 'decisions')
+    const failed = rejection(openRaw(join('web'), port))
+    await until('the decision is pending', () => isPending)
+    const changed = nextEvent(api, 'decisions')
     agent.setIntention('web', 'api', 'deny')
-    await told
-    goOn()
-    assert.equal((await opening).code, 'ERR_CONNECT_REJECTED')
+    await changed
+    release?.()
+    assert.equal((await failed).code, 'ERR_CONNECT_REJECTED')
     assert.deepEqual(api.stats().decisions, [{ authorized: false, basis: 'intention', count: 1 }])
   })
 
-  it('of one of twenty sources ends its connections and no other', async (t) => {
+  it('ends all connections of one of twenty sources, and no others', async (t) => {
     const { agent, join } = await startMesh(t)
     const api = join('api')
     const port = portOf(await api.listen(at, echo))
-    const closed = new Map<string, number>()
+    const closed: string[] = []
     await Promise.all(
       Array.from({ length: 20 }, async (_, i) => {
-        const name = `source-${i}`
-        const source = join(name)
+        const source = join(`source-${i}`)
         await source.ready()
-        for (let k = 0; k < 10; k += 1) {
-          const { closed: ended } = await openRaw(source, port)
-          void ended.then(() => closed.set(name, (closed.get(name) ?? 0) + 1))
-        }
+        for (let k = 0; k < 10; k += 1)
+          void (await openRaw(source, port)).closed.then(() => closed.push(source.name))
       }),
     )
     assert.equal(api.stats().connections, 200)
-    let left = 10
-    const allRevoked = new Promise<void>((resolve) =>
-      api.on('revoked', () => {
-        if ((left -= 1) === 0) resolve()
-      }),
-    )
     agent.setIntention('source-7', 'api', 'deny')
-    await allRevoked
+    await until('ten connections have ended', () => closed.length === 10)
+    assert.deepEqual(new Set(closed), new Set(['source-7']))
     assert.equal(api.stats().connections, 190)
-    assert.deepEqual(
-      [...closed.keys()].filter((name) => name !== 'source-7'),
-      [],
-    )
+    assert.deepEqual(api.stats().revocations, [{ basis: 'intention', count: 10 }])
   })
 })
 
-describe('other reasons to end a connection', () => {
-  it('an allow that is taken away where the default denies', async (t) => {
+describe('a connection ends', () => {
+  it('when an allowing intention is deleted and the default is deny', async (t) => {
     const { web, agent, port } = await connected(t, {}, 'deny')
     const open = await openRaw(web, port)
     agent.deleteIntention('web', 'api')
     await open.closed
   })
 
-  it('a certificate that expires, with maxPeerAge', async (t) => {
+  it('when its certificate expires, with maxPeerAge', async (t) => {
     const mesh = await startMesh(t, { leafTtlMs: 3_000 })
     const api = mesh.join('api')
     const strict = portOf(await api.listen({ ...at, maxPeerAge: 'certificate' }, echo))
@@ -137,7 +124,7 @@ describe('other reasons to end a connection', () => {
     await other.works()
   })
 
-  it('an authorizer that has changed its mind, when it is told', async (t) => {
+  it('when the authorizer denies it at reauthorize()', async (t) => {
     const { join } = await startMesh(t)
     const allowed = new Set(['web', 'other'])
     const api = join('api', {
@@ -151,7 +138,7 @@ describe('other reasons to end a connection', () => {
     await other.works()
   })
 
-  it('an authorizer that is late with its second answer', async (t) => {
+  it('when the authorizer times out at reauthorize()', async (t) => {
     const { join } = await startMesh(t)
     let answers = 0
     const api = join('api', {
@@ -168,7 +155,7 @@ describe('other reasons to end a connection', () => {
     assert.deepEqual(api.stats().revocations, [{ basis: 'late', count: 1 }])
   })
 
-  it('an agent that is away for too long', async (t) => {
+  it('when the agent is away for longer than staleIntentionsMs', async (t) => {
     const { join, agent } = await startMesh(t)
     const api = join('api', { staleIntentionsMs: 300 })
     const port = portOf(await api.listen(at, echo))
@@ -192,18 +179,18 @@ async function connected(
   api: Service
   web: Service
   port: number
-  turn: (action: 'allow' | 'deny') => Promise<void>
+  setIntention: (action: 'allow' | 'deny') => Promise<void>
 }> {
   const { agent, join } = await startMesh(t, { defaultPolicy })
   agent.setIntention('web', 'api', 'allow')
   const [api, web] = [join('api'), join('web')]
   const port = portOf(await api.listen({ ...at, ...options }, echo))
-  // The first connection makes the intentions watched.
+  // The first connection starts the watch of the intentions.
   await readAll((await dial(web, port)).end('x'))
-  const turn = async (action: 'allow' | 'deny'): Promise<void> => {
-    const told = nextEvent(api, 'decisions')
+  const setIntention = async (action: 'allow' | 'deny'): Promise<void> => {
+    const changed = nextEvent(api, 'decisions')
     agent.setIntention('web', 'api', action)
-    await told
+    await changed
   }
-  return { agent, api, web, port, turn }
+  return { agent, api, web, port, setIntention }
 }

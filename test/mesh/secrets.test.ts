@@ -14,11 +14,11 @@ import { type TestMesh, nextEvent, portOf, rejection, startMesh, until } from '.
 const CHANNELS = ['dial', 'handshake', 'decision', 'revocation', 'rotation', 'agent-request']
 const EVENTS = ['rotated', 'roots', 'denied', 'revoked', 'stale', 'rejected', 'warning'] as const
 
-/** Everything that a program was handed, by the name under which it is reported. */
+/** The objects that the library passed to the program, by name. */
 type Seen = Map<string, unknown>
 
-describe('no object that a program can get hold of shows a private key or a token', () => {
-  it('after a run of the whole mesh', async (t) => {
+describe('objects that the library passes to a program', () => {
+  it('print neither private keys nor tokens', async (t) => {
     const run = await startRun(t)
     await useSockets(run)
     await useHttp(run)
@@ -26,11 +26,11 @@ describe('no object that a program can get hold of shows a private key or a toke
     await useOwnTls(run)
     const secrets = await run.secrets()
     await fail(run)
-    assert.ok(run.seen.size > 40, `saw only ${[...run.seen.keys()].join(', ')}`)
-    for (const [what, value] of run.seen) {
-      for (const [how, text] of Object.entries(representations(value))) {
-        const found = secrets.find((secret) => text?.includes(secret))
-        assert.equal(found, undefined, `${how} of ${what}`)
+    assert.ok(run.seen.size > 40, `only ${[...run.seen.keys()].join(', ')}`)
+    for (const [name, value] of run.seen) {
+      for (const [format, text] of Object.entries(representations(value))) {
+        const leaked = secrets.find((secret) => text?.includes(secret))
+        assert.equal(leaked, undefined, `${format} of ${name}`)
       }
     }
   })
@@ -47,7 +47,7 @@ async function startRun(t: TestContext): Promise<Run> {
   const seen: Seen = new Map()
   const mesh = await startMesh(t, { acl: { enabled: true, defaultPolicy: 'deny' } })
   const token = mesh.agent.createToken({
-    services: { web: 'write', api: 'write', gone: 'write' },
+    services: { web: 'write', api: 'write', missing: 'write' },
     intentions: { web: 'read', api: 'read' },
   })
   mesh.agent.setIntention('web', 'api', 'allow')
@@ -68,18 +68,18 @@ async function startRun(t: TestContext): Promise<Run> {
     return service
   }) as [Service, Service]
   await Promise.all([web.ready(), api.ready()])
-  seen.set('leaf', web.leaf).set('roots', web.roots).set('figures', web.stats())
+  seen.set('leaf', web.leaf).set('roots', web.roots).set('stats', web.stats())
   const secrets = async (): Promise<string[]> => {
     const keys = await Promise.all(['web', 'api'].map((name) => keyLines(mesh.agent.url, name, token)))
-    // The start of a PEM text, as a Buffer is printed and as JSON writes one.
+    // The start of a PEM key, as inspect() and as JSON print a Buffer.
     const pem = Buffer.from('-----BEGIN EC PRIVATE')
-    const printed = pem.toString('hex').replace(/../g, '$& ').trim()
-    return [token, 'PRIVATE KEY', ...keys.flat(), printed, [...pem].join(',')]
+    const inspected = pem.toString('hex').replace(/../g, '$& ').trim()
+    return [token, 'PRIVATE KEY', ...keys.flat(), inspected, [...pem].join(',')]
   }
   return { ...mesh, web, api, seen, secrets }
 }
 
-/** The lines of a service's private key. */
+/** The lines of the private key of a service. */
 async function keyLines(url: string, service: string, token: string): Promise<string[]> {
   const response = await fetch(`${url}/v1/agent/connect/ca/leaf/${service}`, {
     headers: { 'x-consul-token': token },
@@ -100,7 +100,7 @@ async function useSockets({ web, api, seen }: Run): Promise<void> {
         seen.set('registration', await api.register({ port: portOf(listener), address: '127.0.0.1' }))
       })
   })
-  await until('api is there', async () => (await web.resolve('api').catch(() => [])).length > 0)
+  await until('api is registered', async () => (await web.resolve('api').catch(() => [])).length > 0)
   seen.set('endpoints', await web.resolve('api'))
   const dialed = await web.dial('api')
   seen.set('dialed socket', dialed).set('accepted socket', await accepted)
@@ -191,7 +191,7 @@ async function useOwnTls({ web, api, seen }: Run): Promise<void> {
 }
 
 async function fail({ agent, web, api, seen, join, agentOptions }: Run): Promise<void> {
-  seen.set('error of a dial', await rejection(web.dial('gone', { timeoutMs: 2_000 })))
+  seen.set('error of a dial', await rejection(web.dial('missing', { timeoutMs: 2_000 })))
   seen.set('error of a fetch', await rejection(web.fetch('https://example.com/')))
   const stranger = join('stranger', { agent: { ...agentOptions, token: 'no-such-token' } })
   seen.set('error of ready', await rejection(stranger.ready({ timeoutMs: 250 })))
@@ -209,23 +209,23 @@ async function fail({ agent, web, api, seen, join, agentOptions }: Run): Promise
   seen.set('error of a closed service', await rejection(web.dial('api')))
 }
 
-/** How programs and loggers write a value. */
+/** A value in the formats of programs and loggers. */
 function representations(value: unknown): Record<string, string | undefined> {
   const all = { depth: Infinity, maxArrayLength: Infinity, maxStringLength: Infinity }
-  const shown: Record<string, string | undefined> = {
+  const texts: Record<string, string | undefined> = {
     inspect: inspect(value, all),
     JSON: toJson(value),
     string: toText(value),
   }
   try {
-    shown['structuredClone'] = inspect(structuredClone(value), all)
+    texts['structuredClone'] = inspect(structuredClone(value), all)
   } catch {
     // Most of these objects cannot be cloned.
   }
-  return shown
+  return texts
 }
 
-/** Like `JSON.stringify`, but cuts circles, as loggers do. */
+/** Like `JSON.stringify`, but omits repeated objects, as loggers do. */
 function toJson(value: unknown): string | undefined {
   const seen = new Set<unknown>()
   return JSON.stringify(value, (_key, item: unknown) => {

@@ -13,62 +13,68 @@ import {
   type sendUnaryData,
 } from '@grpc/grpc-js'
 import type { Listener, Service } from '../../src/index.js'
-import { rejection, startMesh, type TestMesh, until } from '../fixtures/mesh.js'
+import { type TestMesh, rejection, startMesh, until } from '../fixtures/mesh.js'
+import { offerServer } from './offer-server.js'
 
-const asIs = (value: Buffer): Buffer => value
+const identity = (value: Buffer): Buffer => value
 
-/** One method that answers with what it is asked. */
+/** A service with one method, which takes and returns bytes. */
 const echo = {
   echo: {
     path: '/test/echo',
     requestStream: false,
     responseStream: false,
-    requestSerialize: asIs,
-    requestDeserialize: asIs,
-    responseSerialize: asIs,
-    responseDeserialize: asIs,
+    requestSerialize: identity,
+    requestDeserialize: identity,
+    responseSerialize: identity,
+    responseDeserialize: identity,
   },
 } satisfies ServiceDefinition
 
 interface Serving extends TestMesh {
-  readonly api: Service
   readonly web: Service
   readonly listener: Listener
   readonly ask: (text: string) => Promise<string>
 }
 
-type Answer = (call: ServerUnaryCall<Buffer, Buffer>, answer: sendUnaryData<Buffer>) => void
+type Handler = (call: ServerUnaryCall<Buffer, Buffer>, answer: sendUnaryData<Buffer>) => void
 
-async function serving(t: TestContext, handle: Answer): Promise<Serving> {
+async function serving(t: TestContext, handle: Handler): Promise<Serving> {
   const mesh = await startMesh(t)
   const server = new Server()
   server.addService(echo, { echo: handle })
   t.after(() => {
     server.forceShutdown()
   })
-  const api = mesh.join('api')
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
-  const listener = await api.serve(injector, { port: 0, host: '127.0.0.1' })
-  await api.register({ port: (listener.address() as AddressInfo).port, address: '127.0.0.1' })
+  const listener = await offerServer(mesh.join('api'), injector)
   const web = mesh.join('web')
-  const door = await web.forward('api', { port: 0 })
-  const client = new Client(`127.0.0.1:${(door.address() as AddressInfo).port}`, credentials.createInsecure())
+  const forward = await web.forward('api', { port: 0 })
+  const { port } = forward.address() as AddressInfo
+  const client = new Client(`127.0.0.1:${port}`, credentials.createInsecure())
   t.after(() => {
     client.close()
   })
   const ask = (text: string): Promise<string> =>
     new Promise((resolve, reject) => {
       const deadline = { deadline: Date.now() + 10_000 }
-      client.makeUnaryRequest(echo.echo.path, asIs, asIs, Buffer.from(text), deadline, (error, value) => {
-        if (error === null) resolve(String(value))
-        else reject(error)
-      })
+      client.makeUnaryRequest(
+        echo.echo.path,
+        identity,
+        identity,
+        Buffer.from(text),
+        deadline,
+        (error, value) => {
+          if (error === null) resolve(String(value))
+          else reject(error)
+        },
+      )
     })
-  return { ...mesh, api, web, listener, ask }
+  return { ...mesh, web, listener, ask }
 }
 
-describe('serve, of a gRPC server', () => {
-  it('lets it answer, and shows it the certificate of its caller', async (t) => {
+describe('serve with a gRPC server', () => {
+  it('exposes the certificate of the caller to the handler', async (t) => {
     const { ask } = await serving(t, (call, answer) => {
       const { subjectaltname } = call.getAuthContext().sslPeerCertificate ?? {}
       answer(null, Buffer.from(`${String(call.request)} ${subjectaltname ?? ''}`))
@@ -77,7 +83,7 @@ describe('serve, of a gRPC server', () => {
     assert.match(await ask('again'), /^again /)
   })
 
-  it('takes clients that agree on h2, and those that agree on nothing', async (t) => {
+  it('accepts clients with and without ALPN h2', async (t) => {
     const { web } = await serving(t, (call, answer) => {
       answer(null, call.request)
     })
@@ -90,7 +96,7 @@ describe('serve, of a gRPC server', () => {
     }
   })
 
-  it('refuses an injector that stands behind another listener', async (t) => {
+  it('rejects an injector that another listener uses', async (t) => {
     const { join } = await startMesh(t)
     const server = new Server()
     const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
@@ -102,29 +108,29 @@ describe('serve, of a gRPC server', () => {
     server.forceShutdown()
   })
 
-  it('drains: a call under way is answered', async (t) => {
+  it('completes pending calls when it drains', async (t) => {
     let answerNow: (() => void) | undefined
     const { ask, listener } = await serving(t, (call, answer) => {
       answerNow = () => {
         answer(null, call.request)
       }
     })
-    const asked = ask('slow')
-    await until('it is asked', () => answerNow !== undefined)
+    const answer = ask('slow')
+    await until('the call has arrived', () => answerNow !== undefined)
     const closing = listener.close({ drainTimeoutMs: 10_000 })
     answerNow?.()
-    assert.equal(await asked, 'slow')
+    assert.equal(await answer, 'slow')
     await closing
   })
 
-  it('ends calls when an intention turns to deny', async (t) => {
-    let isAsked = false
+  it('ends calls when an intention changes to deny', async (t) => {
+    let hasArrived = false
     const { agent, ask } = await serving(t, () => {
-      isAsked = true
+      hasArrived = true
     })
-    const asked = ask('never').catch((error: unknown) => error as Error)
-    await until('it is asked', () => isAsked)
+    const failed = rejection(ask('never'))
+    await until('the call has arrived', () => hasArrived)
     agent.setIntention('web', 'api', 'deny')
-    assert.match(String(await asked), /UNAVAILABLE/)
+    assert.match(String(await failed), /UNAVAILABLE/)
   })
 })

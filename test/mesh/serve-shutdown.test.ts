@@ -10,10 +10,11 @@ import Fastify from 'fastify'
 import type { Listener, Service } from '../../src/index.js'
 import { codeOf } from '../fixtures/http-ways.js'
 import { type TestMesh, offer, portOf, rejection, startMesh, until } from '../fixtures/mesh.js'
+import { offerServer } from './offer-server.js'
 
 const URL = 'https://api.service.consul/'
 
-/** A server of each kind, and how its owner shuts it down. */
+/** Creates a server, and a function that shuts it down as its users do. */
 type Kind = (app: http.RequestListener) => Promise<{ server: Server; shutDown: () => Promise<unknown> }>
 
 const kinds: Readonly<Record<string, Kind>> = {
@@ -21,7 +22,7 @@ const kinds: Readonly<Record<string, Kind>> = {
     const server = http.createServer(app)
     return Promise.resolve({ server, shutDown: () => promisify(server.close.bind(server))() })
   },
-  'node:http disposed of': async (app) => {
+  'node:http with Symbol.asyncDispose': async (app) => {
     const server = http.createServer(app)
     return Promise.resolve({ server, shutDown: () => server[Symbol.asyncDispose]() })
   },
@@ -53,9 +54,7 @@ interface Serving extends TestMesh {
 async function serve(t: TestContext, server: Server): Promise<Serving> {
   const mesh = await startMesh(t)
   const api = mesh.join('api')
-  const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
-  await api.register({ port: portOf(listener), address: '127.0.0.1' })
-  return { ...mesh, api, web: mesh.join('web'), listener }
+  return { ...mesh, api, web: mesh.join('web'), listener: await offerServer(api, server) }
 }
 
 async function instances({ agent }: TestMesh): Promise<number> {
@@ -65,7 +64,7 @@ async function instances({ agent }: TestMesh): Promise<number> {
 
 for (const [name, make] of Object.entries(kinds)) {
   describe(`serve: ${name}`, () => {
-    it('shuts down: leaves the catalog, answers the request under way, and closes the listener', async (t) => {
+    it('deregisters its instance, completes pending requests, and closes its listener at shutdown', async (t) => {
       let respond: (() => void) | undefined
       const { server, shutDown } = await make((request, response) => {
         if (request.url === '/slow') respond = () => response.end('slow')
@@ -76,10 +75,10 @@ for (const [name, make] of Object.entries(kinds)) {
       assert.equal(server.listening, true)
       assert.equal(await (await mesh.web.fetch(URL)).text(), 'quick')
       const slow = mesh.web.fetch(`${URL}slow`).then((response) => response.text())
-      await until('the request is under way', () => respond !== undefined)
+      await until('the request has arrived', () => respond !== undefined)
       const closed = once(server, 'close')
       const down = shutDown()
-      await until('the instance is gone', async () => (await instances(mesh)) === 0)
+      await until('the instance is deregistered', async () => (await instances(mesh)) === 0)
       respond?.()
       assert.equal(await slow, 'slow')
       await Promise.all([down, closed])
@@ -90,21 +89,21 @@ for (const [name, make] of Object.entries(kinds)) {
       await promisify(server.close.bind(server))()
     })
 
-    it('opens no port beside the mesh', async (t) => {
+    it('rejects listen() of the server', async (t) => {
       const { server } = await make((_request, response) => response.end())
       const { join } = await startMesh(t)
       const api = join('api')
       const serving = api.serve(server, { port: 0, host: '127.0.0.1' })
-      const refused = { code: 'ERR_CONNECT_LISTEN', message: /^listen: the server is served in the mesh/ }
-      assert.throws(() => server.listen(0, '127.0.0.1'), refused)
+      const expected = { code: 'ERR_CONNECT_LISTEN', message: /^listen: the server is served in the mesh/ }
+      assert.throws(() => server.listen(0, '127.0.0.1'), expected)
       await serving
-      assert.throws(() => server.listen(0, '127.0.0.1'), refused)
+      assert.throws(() => server.listen(0, '127.0.0.1'), expected)
     })
   })
 }
 
 describe('serve', () => {
-  it('lets Fastify listen nowhere else', async (t) => {
+  it('rejects listen() of Fastify', async (t) => {
     const app = Fastify()
     await app.ready()
     await serve(t, app.server)
@@ -112,16 +111,16 @@ describe('serve', () => {
     await app.close()
   })
 
-  it('cuts a shutdown short by closeAllConnections', async (t) => {
+  it('ends a shutdown at closeAllConnections()', async (t) => {
     let requests = 0
     const server = http.createServer(() => {
       requests += 1
     })
     const { web } = await serve(t, server)
     const failed = rejection(web.fetch(URL))
-    await until('a request is under way', () => requests === 1)
+    await until('a request has arrived', () => requests === 1)
     const closed = promisify(server.close.bind(server))()
-    await until('it drains', () => !server.listening)
+    await until('the server drains', () => !server.listening)
     const start = performance.now()
     server.closeAllConnections()
     await closed
@@ -129,7 +128,7 @@ describe('serve', () => {
     await failed
   })
 
-  it('ends with the server when that is closed before the listener is open', async (t) => {
+  it('fails when the server is closed before the listener is open', async (t) => {
     const mesh = await startMesh(t)
     const server = http.createServer()
     const failed = rejection(mesh.join('api').serve(server, { port: 0, host: '127.0.0.1' }))
@@ -138,7 +137,7 @@ describe('serve', () => {
     assert.equal(server.address(), null)
   })
 
-  it('gives a server back that could not be served', async (t) => {
+  it('restores a server that it failed to serve', async (t) => {
     const { join } = await startMesh(t)
     const server = http.createServer()
     await rejection(join('api').serve(server, { port: 0, host: '203.0.113.1' }))
@@ -148,11 +147,10 @@ describe('serve', () => {
     await promisify(server.close.bind(server))()
   })
 
-  it('goes on for the second of two listeners when the first is closed', async (t) => {
+  it('keeps serving on the second listener when the first is closed', async (t) => {
     const server = http.createServer((_request, response) => response.end('here'))
     const mesh = await serve(t, server)
-    const second = await mesh.api.serve(server, { port: 0, host: '127.0.0.1' })
-    await mesh.api.register({ port: portOf(second), address: '127.0.0.1' })
+    const second = await offerServer(mesh.api, server)
     await mesh.listener.close()
     assert.equal(await instances(mesh), 1)
     assert.deepEqual(server.address(), second.address())
@@ -163,43 +161,43 @@ describe('serve', () => {
 })
 
 describe('a server that drains', () => {
-  it('answers one more request on a kept HTTP/1 connection, and says that it closes', async (t) => {
+  it('answers one more request on a kept HTTP/1 connection, with connection: close', async (t) => {
     const server = http.createServer((_request, response) => response.end('here'))
     const mesh = await serve(t, server)
     const socket = await mesh.web.dial('api')
-    let heard = ''
-    socket.on('data', (chunk: Buffer) => (heard += chunk.toString()))
+    let received = ''
+    socket.on('data', (chunk: Buffer) => (received += chunk.toString()))
     const ended = once(socket, 'end')
     const request = 'GET / HTTP/1.1\r\nHost: api\r\n\r\n'
     socket.write(request)
-    await until('the first answer is there', () => heard.endsWith('here'))
-    assert.match(heard, /\r\nConnection: keep-alive\r\n/)
-    heard = ''
+    await until('the first answer has arrived', () => received.endsWith('here'))
+    assert.match(received, /\r\nConnection: keep-alive\r\n/)
+    received = ''
     const closed = mesh.listener.close()
-    await until('it drains', () => !server.listening)
+    await until('the server drains', () => !server.listening)
     socket.write(request)
     await ended
-    assert.match(heard, /^HTTP\/1\.1 200 OK\r\n.*Connection: close\r\n.*here$/s)
+    assert.match(received, /^HTTP\/1\.1 200 OK\r\n.*Connection: close\r\n.*here$/s)
     await closed
   })
 
-  it('says so in a response whose headers are not sent yet', async (t) => {
+  it('adds connection: close to pending responses', async (t) => {
     let respond: (() => void) | undefined
     const server = http.createServer((_request, response) => {
       respond = () => response.end('here')
     })
     const mesh = await serve(t, server)
     const response = mesh.web.fetch(URL)
-    await until('the request is under way', () => respond !== undefined)
+    await until('the request has arrived', () => respond !== undefined)
     const closed = mesh.listener.close()
-    await until('it drains', () => !server.listening)
+    await until('the server drains', () => !server.listening)
     respond?.()
     assert.equal((await response).headers.get('connection'), 'close')
     assert.equal(await (await response).text(), 'here')
     await closed
   })
 
-  it('accepts the HTTP/2 streams that are on their way', async (t) => {
+  it('announces to HTTP/2 clients that it accepts the streams that they have sent', async (t) => {
     const server = http2.createSecureServer({}, (_request, response) => {
       response.end('here')
     })
@@ -216,19 +214,19 @@ describe('a server that drains', () => {
 })
 
 describe('listener.close', () => {
-  for (const way of ['close', 'destroy'] as const) {
-    it(`takes the instance at its port out of the catalog by ${way}, and no other`, async (t) => {
+  for (const end of ['close', 'destroy'] as const) {
+    it(`deregisters the instance at its port, and no other, at ${end}`, async (t) => {
       const mesh = await startMesh(t)
       const api = mesh.join('api')
       const listener = await offer(api, (socket) => socket.end())
       const other = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => socket.end())
       await api.register({ port: portOf(other), address: '127.0.0.1' })
-      await listener[way]()
-      await until('one is left', async () => (await instances(mesh)) === 1)
+      await listener[end]()
+      await until('one instance remains', async () => (await instances(mesh)) === 1)
     })
   }
 
-  it('leaves an instance in the catalog whose port another listener has', async (t) => {
+  it('keeps an instance registered while another listener has its port', async (t) => {
     const mesh = await startMesh(t)
     const api = mesh.join('api')
     const listener = await offer(api, (socket) => socket.end())

@@ -4,76 +4,48 @@ import * as http from 'node:http'
 import * as http2 from 'node:http2'
 import * as https from 'node:https'
 import { describe, it } from 'node:test'
-import type { TLSSocket } from 'node:tls'
-import { type MeshSocket, type Service, peer } from '../../src/index.js'
-import { portOf, rejection, startMesh, type TestMesh } from '../fixtures/mesh.js'
+import { type TLSSocket, connect as tlsConnect } from 'node:tls'
+import { type Authorizer, type Listener, type MeshSocket, type Service, peer } from '../../src/index.js'
+import { type TestMesh, portOf, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
+import { tlsOptions } from './tls-peer.js'
 
 const app: http.RequestListener = (request, response) => {
-  response.end(
-    `${request.method ?? ''} ${request.url ?? ''} from ${peer(request.socket)?.service ?? 'nobody'}`,
-  )
+  response.end(`${request.method ?? ''} ${request.url ?? ''} from ${peer(request.socket)?.service ?? 'none'}`)
 }
 
 describe('serve', () => {
-  for (const [what, make] of [
+  for (const [kind, make] of [
     ['http', () => http.createServer(app)],
     ['https', () => https.createServer(app)],
     ['http2 with HTTP/1.1 allowed', () => http2.createSecureServer({ allowHTTP1: true }, app as never)],
   ] as const) {
-    it(`lets a server of node:${what} answer, and tell who asks`, async (t) => {
+    it(`exposes the peer to a server of node:${kind}`, async (t) => {
       const { web, dial } = await serving(t, make())
       assert.equal(await get(await dial(web), '/a'), 'GET /a from web')
     })
   }
 
-  it('speaks HTTP/2 over the mesh', async (t) => {
+  it('serves HTTP/2', async (t) => {
     const { web, dial } = await serving(t, http2.createSecureServer({}, app as never), { alpn: true })
     const socket = await dial(web)
     const session = http2.connect('http://api', { createConnection: () => socket })
     for (const path of ['/1', '/2']) {
-      const request = session.request({ ':path': path })
-      let body = ''
-      for await (const chunk of request) body += String(chunk)
-      assert.equal(body, `GET ${path} from web`)
+      assert.equal(await readAll(session.request({ ':path': path })), `GET ${path} from web`)
     }
     session.close()
     await once(session, 'close')
   })
 
-  it('speaks HTTP/2 in clear inside the mesh’s TLS', async (t) => {
+  it('serves HTTP/2 without ALPN for a server of http2.createServer', async (t) => {
     const { web, dial } = await serving(t, http2.createServer(app as never))
     const socket = await dial(web)
     const session = http2.connect('http://api', { createConnection: () => socket })
-    let body = ''
-    for await (const chunk of session.request({ ':path': '/x' })) body += String(chunk)
-    assert.equal(body, 'GET /x from web')
+    assert.equal(await readAll(session.request({ ':path': '/x' })), 'GET /x from web')
     session.close()
     await once(session, 'close')
   })
 
-  it('hands over upgraded connections', async (t) => {
-    const server = http.createServer(app)
-    server.on('upgrade', (request, socket) => {
-      socket.write('HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n')
-      socket.write(peer(request.socket)?.service ?? 'nobody')
-      socket.pipe(socket)
-    })
-    const { web, dial } = await serving(t, server)
-    const mesh = await dial(web)
-    const request = http.request({
-      createConnection: () => mesh,
-      headers: { connection: 'upgrade', upgrade: 'echo' },
-    })
-    request.end()
-    const [, socket, head] = (await once(request, 'upgrade')) as [unknown, MeshSocket, Buffer]
-    let heard = head.toString()
-    socket.on('data', (chunk: Buffer) => (heard += chunk.toString()))
-    socket.end(' says hello')
-    await once(socket, 'end')
-    assert.equal(heard, 'web says hello')
-  })
-
-  it('shows the application nothing of a caller who may not call', async (t) => {
+  it('passes no request of a denied peer to the server', async (t) => {
     let requests = 0
     const { agent, web, dial } = await serving(
       t,
@@ -85,40 +57,34 @@ describe('serve', () => {
     assert.equal(requests, 0)
   })
 
-  it('reads what a client sent while the decision was pending', async (t) => {
-    let decide: (() => void) | undefined
-    const asked = new Promise<void>((resolve) => {
-      decide = undefined
-      authorizeAsked = resolve
-    })
-    const allowed = new Promise<void>((resolve) => (decide = resolve))
+  it('reads a request that was sent while authorization was pending', async (t) => {
+    let allow: (() => void) | undefined
     const { web, dial } = await serving(t, http.createServer(app), {
-      authorize: async () => {
-        authorizeAsked?.()
-        await allowed
-        return { authorized: true, reason: 'test' }
-      },
+      authorize: () =>
+        new Promise((resolve) => {
+          allow = () => {
+            resolve({ authorized: true, reason: 'test' })
+          }
+        }),
     })
     const answer = get(await dial(web), '/early')
-    await asked
-    decide?.()
+    await until('authorization is pending', () => allow !== undefined)
+    allow?.()
     assert.equal(await answer, 'GET /early from web')
   })
 
-  it('shows its address where frameworks look for it, and starts the server’s own timeouts', async (t) => {
+  it('emits listening, reports its address, and applies the timeouts of the server', async (t) => {
     const server = http.createServer({ headersTimeout: 100, connectionsCheckingInterval: 50 }, app)
-    const heard = once(server, 'listening')
+    const listening = once(server, 'listening')
     const { web, dial, port } = await serving(t, server)
-    await heard
+    await listening
     assert.equal((server.address() as { port: number }).port, port)
     const socket = await dial(web)
     socket.write('GET / HTTP/1.1\r\nx-slow: ')
-    let answer = ''
-    for await (const chunk of socket) answer += String(chunk)
-    assert.match(answer, /^HTTP\/1\.1 408 /)
+    assert.match(await readAll(socket), /^HTTP\/1\.1 408 /)
   })
 
-  it('drains: requests under way are answered, idle connections end', async (t) => {
+  it('completes pending requests and ends idle connections when it drains', async (t) => {
     let respond: (() => void) | undefined
     const server = http.createServer({ keepAliveTimeout: 60_000 }, (request, response) => {
       if (request.url === '/slow') respond = () => response.end('done')
@@ -129,16 +95,16 @@ describe('serve', () => {
     const idle = await dial(web)
     assert.equal(await get(idle, '/quick', keepAlive()), 'quick')
     const slow = get(await dial(web), '/slow', keepAlive())
-    while (respond === undefined) await new Promise(setImmediate)
+    await until('the request has arrived', () => respond !== undefined)
     const idleEnded = once(idle, 'close')
     const closing = listener.close({ drainTimeoutMs: 5000 })
     await idleEnded
-    respond()
+    respond?.()
     assert.equal(await slow, 'done')
     await closing
   })
 
-  it('does not wait, when it drains, for a connection that has asked for nothing', async (t) => {
+  it('does not wait for connections without a request when it drains', async (t) => {
     const { web, dial, listener } = await serving(t, http.createServer(app))
     const idle = await dial(web)
     const ended = new Promise((resolve) =>
@@ -152,7 +118,7 @@ describe('serve', () => {
     await ended
   })
 
-  it('leaves nothing on a server that could not be served', async (t) => {
+  it('removes its listeners from a server that it failed to serve', async (t) => {
     const { join } = await startMesh(t)
     const server = http2.createSecureServer({}, app as never)
     const before = server.eventNames().map((name) => [name, server.listenerCount(name)])
@@ -164,7 +130,7 @@ describe('serve', () => {
     )
   })
 
-  it('drains HTTP/2: streams under way end, then the sessions', async (t) => {
+  it('completes pending HTTP/2 streams, and then ends the sessions, when it drains', async (t) => {
     let respond: (() => void) | undefined
     const server = http2.createSecureServer({}, (_request, response) => {
       respond = () => response.end('done')
@@ -173,17 +139,15 @@ describe('serve', () => {
     const socket = await dial(web)
     const session = http2.connect('http://api', { createConnection: () => socket })
     const request = session.request({ ':path': '/' })
-    while (respond === undefined) await new Promise(setImmediate)
+    await until('the request has arrived', () => respond !== undefined)
     const closing = listener.close({ drainTimeoutMs: 5000 })
     await once(session, 'goaway')
-    respond()
-    let body = ''
-    for await (const chunk of request) body += String(chunk)
-    assert.equal(body, 'done')
+    respond?.()
+    assert.equal(await readAll(request), 'done')
     await closing
   })
 
-  it('refuses a server that listens on a port of its own', async (t) => {
+  it('rejects a server that listens', async (t) => {
     const { join } = await startMesh(t)
     const server = http.createServer(app).listen(0, '127.0.0.1')
     t.after(() => server.close())
@@ -196,27 +160,27 @@ describe('serve', () => {
     )
   })
 
-  it('takes clients of HTTP/1 that offer whatever they like, as Consul’s own proxy does', async (t) => {
+  it('accepts any ALPN offer for an HTTP/1.1 server: the built-in proxy of Consul offers h2', async (t) => {
     const { web, port } = await serving(t, http.createServer(app))
-    const at = { address: `127.0.0.1:${port}`, service: 'api' }
+    const upstream = { address: `127.0.0.1:${port}`, service: 'api' }
     for (const alpnProtocols of [['h2'], ['h2', 'http/1.1'], ['http/1.1']]) {
-      const socket = await web.dial(at, { alpnProtocols })
+      const socket = await web.dial(upstream, { alpnProtocols })
       assert.equal(socket.alpnProtocol, false)
       assert.equal(await get(socket, '/'), 'GET / from web')
     }
   })
 
-  it('offers HTTP/1.1 beside HTTP/2 only where the server takes it', async (t) => {
+  it('negotiates HTTP/1.1 with an HTTP/2 server only with allowHTTP1', async (t) => {
     const { web, port } = await serving(t, http2.createSecureServer({}, app as never))
-    const at = { address: `127.0.0.1:${port}`, service: 'api' }
-    assert.equal((await web.dial(at, { alpnProtocols: ['http/1.1', 'h2'] })).alpnProtocol, 'h2')
+    const upstream = { address: `127.0.0.1:${port}`, service: 'api' }
+    assert.equal((await web.dial(upstream, { alpnProtocols: ['http/1.1', 'h2'] })).alpnProtocol, 'h2')
     assert.equal(
-      (await rejection(web.dial(at, { alpnProtocols: ['http/1.1'] }))).code,
+      (await rejection(web.dial(upstream, { alpnProtocols: ['http/1.1'] }))).code,
       'ERR_CONNECT_DIAL_FAILED',
     )
   })
 
-  it('refuses what is no server', async (t) => {
+  it('rejects values that are not servers', async (t) => {
     const { join } = await startMesh(t)
     for (const wrong of [undefined, null, {}, app, 'http']) {
       const error = await rejection(join('api').serve(wrong as never, { port: 0 }))
@@ -225,22 +189,20 @@ describe('serve', () => {
   })
 })
 
-let authorizeAsked: (() => void) | undefined
-
 interface Serving extends TestMesh {
   readonly web: Service
   readonly port: number
-  readonly listener: Awaited<ReturnType<Service['serve']>>
+  readonly listener: Listener
   readonly dial: (from: Service) => Promise<MeshSocket>
 }
 
 async function serving(
   t: Parameters<typeof startMesh>[0],
   server: Parameters<Service['serve']>[0],
-  options: { alpn?: boolean; authorize?: () => Promise<{ authorized: boolean; reason: string }> } = {},
+  { alpn = false, ...options }: { alpn?: boolean; authorize?: Authorizer } = {},
 ): Promise<Serving> {
   const mesh = await startMesh(t)
-  const api = mesh.join('api', options.authorize === undefined ? {} : { authorize: options.authorize })
+  const api = mesh.join('api', options)
   const listener = await api.serve(server, { port: 0, host: '127.0.0.1' })
   const port = portOf(listener)
   const web = mesh.join('web')
@@ -250,25 +212,14 @@ async function serving(
     port,
     listener,
     dial: (from) =>
-      options.alpn === true
-        ? h2Socket(mesh, port)
-        : from.dial({ address: `127.0.0.1:${port}`, service: 'api' }),
+      alpn ? h2Socket(mesh, port) : from.dial({ address: `127.0.0.1:${port}`, service: 'api' }),
   }
 }
 
-/** A connection that offers h2, as another implementation of Connect would. */
+/** A connection that offers h2, as other implementations of Connect do. */
 async function h2Socket({ agent }: TestMesh, port: number): Promise<MeshSocket> {
-  const { connect } = await import('node:tls')
-  const leaf = agent.issueLeaf('web')
-  const socket = connect({
-    port,
-    host: '127.0.0.1',
-    cert: leaf.chainPem,
-    key: leaf.privateKeyPem,
-    ca: agent.ca.rootPem,
-    checkServerIdentity: () => undefined,
-    ALPNProtocols: ['h2'],
-  })
+  const options = tlsOptions(agent.issueLeaf('web'), agent.ca)
+  const socket = tlsConnect({ ...options, port, host: '127.0.0.1', ALPNProtocols: ['h2'] })
   await once(socket, 'secureConnect')
   assert.equal(socket.alpnProtocol, 'h2')
   return socket as unknown as MeshSocket
@@ -281,7 +232,5 @@ async function get(socket: MeshSocket, path: string, agent?: http.Agent): Promis
     ...(agent === undefined ? { createConnection } : { agent: Object.assign(agent, { createConnection }) }),
   })
   const [response] = (await once(request, 'response')) as [http.IncomingMessage]
-  let body = ''
-  for await (const chunk of response) body += String(chunk)
-  return body
+  return readAll(response)
 }

@@ -1,19 +1,20 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { type Socket, createServer } from 'node:net'
+import { createServer } from 'node:net'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { type TestContext, describe, it } from 'node:test'
 import type { MeshStream, Service } from '../../src/index.js'
 import { dialLocal, pump } from '../../src/proxy.js'
-import { offer, readAll, rejection, startMesh, type TestMesh, until } from '../fixtures/mesh.js'
+import { type TestMesh, offer, portOf, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
+import { startTcpServer } from './tcp-server.js'
 
 interface Serving extends TestMesh {
   readonly web: Service
   readonly api: Service
 }
 
-/** A service `api` that echoes, and a service `web`. */
+/** Starts a service `api` that echoes, and a service `web`. */
 async function echoing(t: TestContext): Promise<Serving> {
   const mesh = await startMesh(t)
   const api = mesh.join('api')
@@ -26,7 +27,7 @@ async function failure(stream: MeshStream): Promise<Error & { code?: string }> {
 }
 
 describe('stream', () => {
-  it('costs nothing until it is used', async (t) => {
+  it('sends no request before it is used', async (t) => {
     const { agent, api, web } = await echoing(t)
     await web.ready()
     const before = agent.requestCount(/^GET \/v1\/health/)
@@ -42,16 +43,16 @@ describe('stream', () => {
     await once(stream, 'close')
   })
 
-  for (const [what, use] of [
+  for (const [trigger, use] of [
     ['connect', (stream) => stream.connect(5432, 'ignored')],
     ['a write', (stream) => stream.write('x')],
     ['a reader', (stream) => stream.resume()],
   ] as const satisfies readonly [string, (stream: MeshStream) => unknown][]) {
-    it(`dials with ${what}`, async (t) => {
+    it(`dials with ${trigger}`, async (t) => {
       const { web } = await echoing(t)
       const stream = web.stream('api')
       use(stream)
-      // A reader is asked for on the next tick.
+      // A readable stream calls its read() in the next tick.
       await new Promise((resolve) => {
         process.nextTick(resolve)
       })
@@ -66,7 +67,7 @@ describe('stream', () => {
     })
   }
 
-  it('calls back on connect, as net.Socket does', async (t) => {
+  it('calls the callback of connect, as net.Socket does', async (t) => {
     const { web } = await echoing(t)
     const stream = web.stream('api')
     await new Promise<void>((resolve) => stream.connect(1, 'host', resolve))
@@ -78,7 +79,7 @@ describe('stream', () => {
     await once(stream, 'close')
   })
 
-  it('carries what was written before it was connected, in order, and ends', async (t) => {
+  it('sends what was written before it was connected, in order, and ends', async (t) => {
     const { web } = await echoing(t)
     const stream = web.stream('api', { allowHalfOpen: true })
     for (let i = 0; i < 100; i += 1) stream.write(`${i},`)
@@ -86,7 +87,7 @@ describe('stream', () => {
     assert.equal(await readAll(stream), `${Array.from({ length: 100 }, (_, i) => i).join()},end`)
   })
 
-  it('carries much with backpressure, both ways', async (t) => {
+  it('applies backpressure in both directions', async (t) => {
     const { web } = await echoing(t)
     const stream = web.stream('api', { allowHalfOpen: true })
     const chunk = Buffer.alloc(100_000, 'x')
@@ -103,7 +104,7 @@ describe('stream', () => {
     assert.ok(most <= 200_000, `${most} bytes buffered`)
   })
 
-  it('holds no more than its mark for a reader that is slow', async (t) => {
+  it('buffers no more than its high-water mark for a slow reader', async (t) => {
     const mesh = await startMesh(t)
     const api = mesh.join('api')
     await offer(api, (socket) => {
@@ -115,22 +116,17 @@ describe('stream', () => {
     })
     const stream = mesh.join('web').stream('api')
     await once(stream, 'readable')
-    const full = await until(
-      'the far side waits',
-      () => stream.readableLength >= stream.readableHighWaterMark,
-    )
-    assert.equal(full, true)
+    await until('the buffer is full', () => stream.readableLength >= stream.readableHighWaterMark)
     assert.ok(stream.readableLength < 512 * 1024, `${stream.readableLength} bytes buffered`)
     stream.destroy()
   })
 
-  it('sends all that it holds when the other end has ended, and ends then', async (t) => {
+  it('sends everything that was written after the peer has ended, and then ends', async (t) => {
     const mesh = await startMesh(t)
     const api = mesh.join('api')
     const received = new Promise<number>((resolve) => {
       void offer(api, (socket) => {
         let bytes = 0
-        // It says goodbye at once, and reads on.
         socket.allowHalfOpen = true
         socket.end('bye')
         socket.on('data', (chunk: Buffer) => (bytes += chunk.length))
@@ -149,7 +145,7 @@ describe('stream', () => {
     assert.equal(await received, 64 << 20)
   })
 
-  it('ends what is written to it when it is cut half-open', async (t) => {
+  it('fails pending writes when it is destroyed half-open', async (t) => {
     const mesh = await startMesh(t)
     const api = mesh.join('api')
     await offer(api, (socket) => {
@@ -167,7 +163,7 @@ describe('stream', () => {
     await closed
   })
 
-  it('lets nobody believe that all was sent when it is cut', async (t) => {
+  it('fails a pipeline when it is destroyed before everything was sent', async (t) => {
     const mesh = await startMesh(t)
     await offer(mesh.join('api'), (socket) => socket.pause())
     const web = mesh.join('web')
@@ -178,7 +174,7 @@ describe('stream', () => {
     await piped
   })
 
-  it('ends when the other end does', async (t) => {
+  it('ends when the peer ends', async (t) => {
     const mesh = await startMesh(t)
     await offer(mesh.join('api'), (socket) => socket.end('bye'))
     const stream = mesh.join('web').stream('api')
@@ -186,7 +182,7 @@ describe('stream', () => {
     assert.equal(stream.writable, false)
   })
 
-  it('tells of silence', async (t) => {
+  it('emits timeout when no data arrives', async (t) => {
     const { web } = await echoing(t)
     const stream = web.stream('api').setTimeout(50)
     stream.connect()
@@ -194,7 +190,7 @@ describe('stream', () => {
     stream.destroy()
   })
 
-  it('waits for a timeout that is longer than the longest timer of Node.js', async (t) => {
+  it('accepts a timeout that is longer than the longest timer of Node.js', async (t) => {
     const { web } = await echoing(t)
     const stream = web.stream('api').setTimeout(2 ** 31, () => assert.fail('timed out'))
     await once(stream.connect(), 'connect')
@@ -203,63 +199,57 @@ describe('stream', () => {
 
   it('fails with the dial', async (t) => {
     const { web } = await echoing(t)
-    const stream = web.stream('nobody').connect()
+    const stream = web.stream('missing').connect()
     const error = await failure(stream)
     assert.equal(error.code, 'ERR_CONNECT_NO_INSTANCES')
     assert.equal(stream.destroyed, true)
   })
 
-  it('tells those who have written that nothing of it went', async (t) => {
+  it('fails the writes when the dial fails', async (t) => {
     const { web } = await echoing(t)
-    const stream = web.stream('nobody')
+    const stream = web.stream('missing')
     const failed = failure(stream)
     const error = await new Promise<Error | null | undefined>((resolve) => stream.write('x', resolve))
     assert.equal((error as { code?: string } | undefined)?.code, 'ERR_CONNECT_NO_INSTANCES')
     await failed
   })
 
-  it('fails when the upstream refuses us', async (t) => {
+  it('fails when the upstream denies the connection', async (t) => {
     const { agent, web } = await echoing(t)
     agent.setIntention('web', 'api', 'deny')
     assert.equal((await failure(web.stream('api').connect())).code, 'ERR_CONNECT_REJECTED')
   })
 
-  it('fails after its service is closed, and with it', async (t) => {
+  it('fails when its service is closed, and afterwards', async (t) => {
     const { web } = await echoing(t)
     const late = web.stream('api')
     const open = web.stream('api').connect()
     await once(open, 'connect')
-    const cut = once(open, 'close')
+    const closed = once(open, 'close')
     open.on('error', () => undefined)
     await web.close({ drainTimeoutMs: 1 })
-    await cut
+    await closed
     assert.equal((await failure(late.connect())).code, 'ERR_CONNECT_CLOSED')
     const error = await failure(web.stream('api').connect())
     assert.equal(error.code, 'ERR_CONNECT_CLOSED')
   })
 
-  it('gives up a dial when it is destroyed, or its signal says so', async (t) => {
+  it('aborts its dial when it is destroyed or its signal is aborted', async (t) => {
     const { join } = await startMesh(t)
-    // An instance that takes connections and says nothing.
-    const silent = createServer(() => undefined).listen(0, '127.0.0.1')
-    await once(silent, 'listening')
-    t.after(() => silent.close())
-    const address = `127.0.0.1:${(silent.address() as { port: number }).port}`
+    const silent = await startTcpServer(t)
+    const upstream = { address: silent.address, service: 'api' }
     const web = join('web')
-    await web.ready()
-    const connected = once(silent, 'connection')
-    const stream = web.stream({ address, service: 'api' }).connect()
-    const [socket] = (await connected) as [Socket]
-    const gone = once(socket.resume(), 'close')
+    const stream = web.stream(upstream).connect()
+    await silent.connected
     stream.destroy()
-    await gone
+    await silent.closed
     const stop = new AbortController()
-    const other = web.stream({ address, service: 'api' }, { signal: stop.signal }).connect()
+    const aborted = web.stream(upstream, { signal: stop.signal }).connect()
     stop.abort()
-    assert.equal((await failure(other)).code, 'ERR_CONNECT_ABORTED')
+    assert.equal((await failure(aborted)).code, 'ERR_CONNECT_ABORTED')
   })
 
-  it('breaks when the connection does', async (t) => {
+  it('fails when the connection is reset', async (t) => {
     const mesh = await startMesh(t)
     const api = mesh.join('api')
     await offer(api, (socket) => {
@@ -268,20 +258,20 @@ describe('stream', () => {
     })
     const stream = mesh.join('web').stream('api').connect()
     assert.equal(String((await once(stream, 'data'))[0]), 'hello')
-    const broken = rejection(once(stream, 'close'))
+    const failed = rejection(once(stream, 'close'))
     stream.write('x')
-    assert.equal((await broken).code, 'ECONNRESET')
+    assert.equal((await failed).code, 'ECONNRESET')
     assert.equal(stream.destroyed, true)
   })
 
-  it('agrees on a protocol', async (t) => {
+  it('negotiates an ALPN protocol', async (t) => {
     const mesh = await startMesh(t)
     const api = mesh.join('api')
     const listener = await api.listen(
       { port: 0, host: '127.0.0.1', alpnProtocols: ['echo/2', 'echo/1'] },
       (socket) => socket.end(String(socket.alpnProtocol)),
     )
-    await api.register({ port: (listener.address() as { port: number }).port, address: '127.0.0.1' })
+    await api.register({ port: portOf(listener), address: '127.0.0.1' })
     const web = mesh.join('web')
     assert.equal(await readAll(web.stream('api', { alpnProtocols: ['echo/1'] })), 'echo/1')
     const socket = await web.dial('api', { alpnProtocols: ['echo/1', 'echo/2'] })
@@ -291,7 +281,7 @@ describe('stream', () => {
     assert.equal(error.code, 'ERR_CONNECT_DIAL_FAILED')
   })
 
-  it('can be pumped like any socket', async (t) => {
+  it('works with pump', async (t) => {
     const { web } = await echoing(t)
     const server = createServer({ allowHalfOpen: true }, (socket) => socket.end('local'))
     server.listen(0, '127.0.0.1')
@@ -299,7 +289,7 @@ describe('stream', () => {
     t.after(() => server.close())
     const local = await dialLocal({ host: '127.0.0.1', port: (server.address() as { port: number }).port })
     const { sent, received } = await pump(web.stream('api', { allowHalfOpen: true }), local)
-    assert.deepEqual([sent, received].sort(), [5, 5].sort())
+    assert.deepEqual([sent, received], [5, 5])
   })
 
   for (const [upstream, options] of [
@@ -310,7 +300,7 @@ describe('stream', () => {
     ['api', { alpnProtocols: ['x'.repeat(256)] }],
     ['api', { port: 1 }],
   ] as const) {
-    it(`refuses ${JSON.stringify(upstream)} with ${JSON.stringify(options).slice(0, 40)} at once`, async (t) => {
+    it(`rejects ${JSON.stringify(upstream)} with ${JSON.stringify(options).slice(0, 40)} synchronously`, async (t) => {
       const { join } = await startMesh(t)
       assert.throws(() => join('web').stream(upstream, options as never), {
         code: 'ERR_CONNECT_OPTION',

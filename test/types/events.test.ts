@@ -107,9 +107,9 @@ describe('the events of a Service', () => {
 
 describe('the events of a Forward', () => {
   it('each come with the connection', () => {
-    expectTypeOf<keyof ForwardEvents>().toEqualTypeOf<'accepted' | 'dialled' | 'ended'>()
+    expectTypeOf<keyof ForwardEvents>().toEqualTypeOf<'accepted' | 'dialed' | 'ended'>()
     compiled((door: Forward, ignore: () => void) => [
-      (['accepted', 'dialled', 'ended'] as const).map((event) =>
+      (['accepted', 'dialed', 'ended'] as const).map((event) =>
         door.on(event, (connection) => {
           expectTypeOf(connection).toEqualTypeOf<ForwardConnection>()
         }),
