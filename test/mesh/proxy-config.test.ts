@@ -125,7 +125,7 @@ describe('proxyConfig', () => {
     await register(agent)
     await register(agent, { id: 'other', port: 8444 })
     const several = await rejection(open().ready())
-    assert.match(several.message, /found several: other, web-1-proxy: choose one by its id$/)
+    assert.match(several.message, /found several: other, web-1-proxy: select one by its ID$/)
   })
 
   it('reports an unknown id, and reads it once it is registered', async (t) => {
