@@ -2,7 +2,7 @@
 import { subscribe } from 'node:diagnostics_channel'
 import { describe, it } from 'node:test'
 import { expectTypeOf } from 'expect-type'
-import * as library from '../../src/index.js'
+import type * as library from '../../src/index.js'
 import {
   type ChannelMessages,
   ConnectError,
