@@ -4,7 +4,8 @@ import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { waitBound } from '../fixtures/bounds.js'
 
-const WAIT_MS = waitBound(30_000)
+/** Bound on one block of commands. */
+const BLOCK_MS = waitBound(60_000)
 const POLL_MS = 50
 
 /** A bash session that runs the commands of a guide block by block, as a reader does. */
@@ -37,7 +38,7 @@ export class Shell {
       `trap 'FAILED=1' ERR; FAILED=0\n${commands}\ntrap - ERR; echo "${mark} $FAILED"\n`,
     )
     const output = (): string => this.#output.slice(begin)
-    const deadline = Date.now() + WAIT_MS
+    const deadline = Date.now() + BLOCK_MS
     const waitFor = async (condition: string, isMet: () => boolean): Promise<void> => {
       while (!isMet()) {
         if (Date.now() > deadline) throw new Error(`not printed: ${condition}\n${commands}\n---\n${output()}`)

@@ -1,4 +1,5 @@
 // Programs that use the installed package. Strings, since each is for another module loader or compiler.
+import { waitBound } from '../fixtures/bounds.js'
 
 /** Starts an agent and two services, makes a request, and closes everything. Must exit without process.exit(). */
 const MESH = `
@@ -7,7 +8,7 @@ async function main() {
   setTimeout(() => {
     console.error('still open:', process.getActiveResourcesInfo().join(', '))
     process.exit(1)
-  }, 15_000).unref()
+  }, ${waitBound(15_000)}).unref()
 
   const agent = await TestAgent.start()
   const options = { agent: { address: agent.address, env: {} } }
