@@ -2,7 +2,7 @@ import { Agent, get } from 'node:http'
 import { type Socket, connect } from 'node:net'
 import { run } from './process.js'
 
-/** What `wrk` and `iperf3` of Debian say. */
+/** Throughput and latency in milliseconds, as reported by `wrk`. */
 export interface Requests {
   readonly perSecond: number
   readonly count: number
@@ -10,7 +10,7 @@ export interface Requests {
   readonly p99: number
 }
 
-/** Bytes as fast as they go. */
+/** Transfers bytes at the maximum rate, by `iperf3`. */
 export async function iperf(
   port: number,
   { streams, reverse, seconds }: { streams: number; reverse: boolean; seconds: number },
@@ -29,7 +29,7 @@ export async function iperf(
   }
 }
 
-/** Requests as fast as they go, 16 at a time, on connections that are kept or on a new one for each. */
+/** Sends requests at the maximum rate, 16 at a time, by `wrk`: on persistent connections, or on a new one per request. */
 export async function wrk(
   port: number,
   { keepAlive, seconds }: { keepAlive: boolean; seconds: number },
@@ -42,7 +42,7 @@ export async function wrk(
   ])
   const field = (pattern: RegExp): string => {
     const found = pattern.exec(output)?.[1]
-    if (found === undefined) throw new Error(`wrk said something else:\n${output}`)
+    if (found === undefined) throw new Error(`unexpected output of wrk:\n${output}`)
     return found
   }
   return {
@@ -59,10 +59,10 @@ function milliseconds(text: string): number {
   return text.endsWith('ms') ? value : value * 1000
 }
 
-/** How long connections are made before anything is timed: a handshake is another question. */
+/** Requests during this time are not measured, since they include handshakes. */
 const WARM_UP_SECONDS = 1
 
-/** Requests at a fixed rate, each timed from when it was due: one that waits for another is late. */
+/** Sends requests at a fixed rate. Each is timed from when it was due, so that waiting for a connection counts. */
 export async function steady(
   port: number,
   { perSecond, seconds }: { perSecond: number; seconds: number },
@@ -101,7 +101,7 @@ function request(port: number, agent: Agent): Promise<void> {
   })
 }
 
-/** Connections on which nothing happens, each after an echoed byte; returns what ends them. */
+/** Opens connections, each with one echoed byte, and keeps them idle. Returns a function that closes them. */
 export async function idle(port: number, count: number): Promise<() => Promise<void>> {
   const sockets: Socket[] = []
   const open = async (): Promise<void> => {

@@ -1,21 +1,22 @@
-/** One question about speed, and how it is answered. */
+/** A benchmark. */
 export interface Benchmark {
+  /** What the benchmark measures, as a question. */
   readonly question: string
-  /** A row for each thing that is compared, by its name. */
+  /** Runs the benchmark. Returns a table: rows by name, with columns by name. */
   run(): Promise<Record<string, Record<string, number>>>
 }
 
 export interface Sample {
-  /** How many units of work a second. */
+  /** Completed calls per second. */
   readonly perSecond: number
-  /** Processor time of this process for one unit of work, user and system, in milliseconds. */
+  /** Processor time of this process per call, user and system, in milliseconds. */
   readonly cpuMs: number
-  /** How long one unit took, in milliseconds: the median, and what 99 of 100 stayed below. */
+  /** Median and 99th percentile of the duration of a call, in milliseconds. */
   readonly p50: number
   readonly p99: number
 }
 
-/** Runs `work` `count` times, `concurrency` at a time. */
+/** Calls `work` `count` times, `concurrency` at a time. */
 export async function sample(count: number, concurrency: number, work: () => Promise<void>): Promise<Sample> {
   let left = count
   const times: number[] = []
