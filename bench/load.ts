@@ -1,5 +1,6 @@
 import { Agent, get } from 'node:http'
 import { type Socket, connect } from 'node:net'
+import { atRate, percentiles } from './measure.js'
 import { run } from './process.js'
 
 /** Throughput and latency in milliseconds, as reported by `wrk`. */
@@ -62,35 +63,15 @@ function milliseconds(text: string): number {
 /** Requests during this time are not measured, since they include handshakes. */
 const WARM_UP_SECONDS = 1
 
-/** Sends requests at a fixed rate. Each is timed from when it was due, so that waiting for a connection counts. */
+/** Sends requests at a fixed rate, up to 16 at a time. */
 export async function steady(
   port: number,
   { perSecond, seconds }: { perSecond: number; seconds: number },
 ): Promise<{ readonly p50: number; readonly p99: number }> {
   const agent = new Agent({ keepAlive: true, maxSockets: 16 })
-  const times: number[] = []
-  const pending: Promise<void>[] = []
-  const start = performance.now()
-  const count = perSecond * (WARM_UP_SECONDS + seconds)
-  const first = perSecond * WARM_UP_SECONDS
-  for (let i = 0; i < count;) {
-    const due = Math.min(count, Math.floor(((performance.now() - start) * perSecond) / 1000))
-    for (; i < due; i += 1) {
-      const at = start + (i * 1000) / perSecond
-      const isTimed = i >= first
-      pending.push(
-        request(port, agent).then(() => {
-          if (isTimed) times.push(performance.now() - at)
-        }),
-      )
-    }
-    await new Promise((resolve) => setTimeout(resolve, 1))
-  }
-  await Promise.all(pending)
+  const times = await atRate(perSecond, WARM_UP_SECONDS + seconds, () => request(port, agent))
   agent.destroy()
-  times.sort((a, b) => a - b)
-  const at = (share: number): number => times[Math.ceil(times.length * share) - 1] ?? NaN
-  return { p50: at(0.5), p99: at(0.99) }
+  return percentiles(times.slice(perSecond * WARM_UP_SECONDS))
 }
 
 function request(port: number, agent: Agent): Promise<void> {

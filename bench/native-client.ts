@@ -4,13 +4,13 @@ import { type Dispatcher, Agent, request } from 'undici'
 import { service } from '../src/index.js'
 import { tlsMaterial } from '../src/transport/tls-context.js'
 import { bareGeneration } from './bare.js'
+import { atRate, percentiles } from './measure.js'
 import { BODY, type Kind, type Load, type Report } from './native-kinds.js'
 
 const [kind, address = '', port = '', load = ''] = process.argv.slice(2) as [Kind, ...string[]]
 const { concurrency, seconds, perSecond } = JSON.parse(load) as Load
 const agent = { address, env: {} }
 const WARM_UP_SECONDS = 2
-const PAUSE_MS = 1
 
 const { url, dispatcher, close } = await open()
 // Opens the connections.
@@ -18,15 +18,12 @@ await saturate(WARM_UP_SECONDS)
 console.log('begin')
 const cpu = process.cpuUsage()
 const begin = performance.now()
-const times = perSecond === undefined ? await saturate(seconds) : await steady(perSecond)
+const times = perSecond === undefined ? await saturate(seconds) : await atRate(perSecond, seconds, exchange)
 const { user, system } = process.cpuUsage(cpu)
-times.sort((a, b) => a - b)
-const at = (share: number): number => times[Math.ceil(times.length * share) - 1] ?? NaN
 const report: Report = {
   count: times.length,
   seconds: (performance.now() - begin) / 1_000,
-  p50: at(0.5),
-  p99: at(0.99),
+  ...percentiles(times),
   cpuMs: (user + system) / 1_000,
 }
 console.log(JSON.stringify(report))
@@ -70,21 +67,5 @@ async function saturate(forSeconds: number): Promise<number[]> {
       }
     }),
   )
-  return taken
-}
-
-async function steady(rate: number): Promise<number[]> {
-  const taken: number[] = []
-  const pending: Promise<void>[] = []
-  const start = performance.now()
-  for (let i = 0; i < rate * seconds;) {
-    const due = Math.min(rate * seconds, Math.floor(((performance.now() - start) * rate) / 1_000))
-    for (; i < due; i += 1) {
-      const dueAt = start + (i * 1_000) / rate
-      pending.push(exchange().then(() => void taken.push(performance.now() - dueAt)))
-    }
-    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS))
-  }
-  await Promise.all(pending)
   return taken
 }

@@ -10,7 +10,7 @@ import { type RealAgent, startConsul } from '../test/consul/real-agent.js'
 import { until } from '../test/consul/service-mesh.js'
 import { nextEvent } from '../test/fixtures/mesh.js'
 import { withFixtures } from './scope.js'
-import { type Benchmark, median, round } from './measure.js'
+import { type Benchmark, percentiles, round } from './measure.js'
 
 const SOURCES = 100
 const CONNECTIONS = 10_000
@@ -54,11 +54,8 @@ async function revokeSingle(consul: RealAgent, api: Service, port: number): Prom
     await applied
     await sleep(PAUSE_MS)
   }
-  times.sort((a, b) => a - b)
-  return {
-    'p50 ms': round(median(times), 1),
-    'p99 ms': round(times[Math.ceil(CHANGES * 0.99) - 1] ?? NaN, 1),
-  }
+  const { p50, p99 } = percentiles(times)
+  return { 'p50 ms': round(p50, 1), 'p99 ms': round(p99, 1) }
 }
 
 async function revokeOneOfMany(

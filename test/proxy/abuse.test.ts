@@ -157,20 +157,6 @@ describe('a sidecar keeps working', () => {
     await settled()
   })
 
-  it('when the application resets connections', async (t) => {
-    const { port, settled } = await start(t, {
-      handler: (socket) => socket.once('data', () => socket.resetAndDestroy()),
-    })
-    for (let i = 0; i < 20; i += 1) {
-      const local = localConnect(t, port)
-      local.on('error', () => undefined)
-      local.end('x')
-      local.resume()
-      await closed(local)
-    }
-    await settled()
-  })
-
   it('over 500 short connections', async (t) => {
     const { port, works, settled, outbound } = await start(t)
     let remaining = 500

@@ -84,17 +84,6 @@ describe('a pair of sidecars', () => {
     await connectEcho(t, common)
   })
 
-  it('interoperates with services that use the library', async (t) => {
-    const { agent, join } = await startMesh(t)
-    await offer(join('native'), greet)
-    const application = await startApplication(t, (socket) => socket.end('from the application'))
-    const port = await freePort()
-    await startProxy(t, agent.address, ['-service', 'web', '-upstream', `native:${port}`])
-    assert.equal(await readAll(localConnect(t, port)), 'hello web')
-    await startPair(t, agent.address, application.port)
-    assert.equal(await readAll(await join('client').dial('api')), 'from the application')
-  })
-
   it('supports Unix sockets on both sides, accessible to the user of the proxy only', async (t) => {
     const { agent } = await startMesh(t)
     const folder = temporaryFolder(t)

@@ -1,13 +1,11 @@
 // The commands of connect-supervisor.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type ProxyRow, IDLE, managed, servicesOf, startHost } from './connect-supervisor.js'
+import { type ProxyRow, IDLE, managed, servicesOf, startHost, startIdle } from './connect-supervisor.js'
 import { isAlive } from './processes.js'
 
 test('restart ends the process before it starts the next, and keeps the registration and the port', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  await host.start()
-  const before = await host.running('a')
+  const { agent, host, row: before } = await startIdle(t)
   const registration = (await servicesOf(agent))['a-proxy']
   assert.equal(await host.command('restart', 'a'), 'a is being restarted\n')
   const after = await host.row('a', ({ state, pid }) => state === 'running' && pid !== before.pid)
@@ -18,9 +16,7 @@ test('restart ends the process before it starts the next, and keeps the registra
 })
 
 test('restart starts a stopped proxy, and works without the agent', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  await host.start()
-  await host.running('a')
+  const { agent, host } = await startIdle(t)
   await host.command('stop', 'a')
   await host.command('restart', 'a')
   const { pid } = await host.running('a')
@@ -30,9 +26,7 @@ test('restart starts a stopped proxy, and works without the agent', async (t) =>
 })
 
 test('status -json prints JSON, with and without a running supervisor', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const supervisor = await host.start()
-  const { pid } = await host.running('a')
+  const { host, supervisor, pid } = await startIdle(t)
   const parse = (text: string): { isRunning: boolean; proxies: ProxyRow[] } =>
     JSON.parse(text) as ReturnType<typeof parse>
   const running = parse(await host.command('status', '-json'))

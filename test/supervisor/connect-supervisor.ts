@@ -216,6 +216,23 @@ export async function startHost(
   return { agent, host: new Host(t, { agent: agent.address, files: all, ...setup }) }
 }
 
+interface RunningIdle {
+  readonly agent: TestAgent
+  readonly host: Host
+  readonly supervisor: RunningProgram
+  readonly row: ProxyRow & { readonly pid: number }
+  readonly pid: number
+  readonly port: number
+}
+
+/** Starts a host with the service `a` and a proxy that sleeps, and waits until the proxy runs. */
+export async function startIdle(t: TestContext, flags: readonly string[] = []): Promise<RunningIdle> {
+  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) }, { flags })
+  const supervisor = await host.start()
+  const row = await host.running('a')
+  return { agent, host, supervisor, row, pid: row.pid, port: row.port }
+}
+
 /** The registered services of an agent by ID. */
 export async function servicesOf(agent: TestAgent): Promise<Record<string, Record<string, unknown>>> {
   const response = await fetch(`${agent.url}/v1/agent/services`)

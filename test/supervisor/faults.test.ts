@@ -19,6 +19,7 @@ import {
   settings,
   settingsFor,
   startHost,
+  startIdle,
 } from './connect-supervisor.js'
 import { isAlive } from './processes.js'
 import { waitBound } from '../fixtures/bounds.js'
@@ -206,9 +207,7 @@ test('starts no proxy while the state cannot be written, and keeps running proxi
 })
 
 test('does not start with a truncated or newer state file, and leaves the file and the proxies alone', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  const { pid } = await host.running('a')
+  const { host, supervisor: first, pid } = await startIdle(t)
   await first.stop('SIGKILL')
   const path = join(host.dataDir, 'proxy', 'snapshot.json')
   const whole = readFileSync(path, 'utf8')
@@ -249,9 +248,7 @@ test('starts proxies when the agent becomes reachable', async (t) => {
 })
 
 test('restarts crashed proxies that were registered before, without the agent', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  const before = await host.running('a')
+  const { agent, host, supervisor: first, row: before } = await startIdle(t)
   await agent.stop()
   await first.logged('no answer from the agent')
   kill(before.pid)
@@ -264,9 +261,7 @@ test('restarts crashed proxies that were registered before, without the agent', 
 })
 
 test('registers services again with an agent that lost them, and keeps proxies running', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const supervisor = await host.start()
-  const { pid } = await host.running('a')
+  const { agent, host, supervisor, pid } = await startIdle(t)
   await until('the second pass', async () => (await host.status()).passes > 1)
   await agent.stop()
   await supervisor.logged('no answer from the agent')

@@ -7,7 +7,7 @@ import { test } from 'node:test'
 import type { TestAgent } from '../../src/testing/index.js'
 import { until } from '../fixtures/mesh.js'
 import { RunningProxy } from '../proxy/connect-proxy.js'
-import { IDLE, kill, managed, servicesOf, startHost } from './connect-supervisor.js'
+import { IDLE, kill, managed, servicesOf, startHost, startIdle } from './connect-supervisor.js'
 import { commandLineOf, environmentOf, isAlive, parseProcess } from './processes.js'
 
 /** Waits until the agent has exactly these services. */
@@ -114,9 +114,7 @@ test('the next supervisor adopts running proxies after SIGTERM and SIGKILL', asy
 })
 
 test('the next supervisor restarts proxies that ended meanwhile, on the same ports', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  const before = await host.running('a')
+  const { host, supervisor: first, row: before } = await startIdle(t)
   await first.stop('SIGKILL')
   kill(before.pid)
   await until('the process has ended', () => !isAlive(before.pid))
@@ -127,9 +125,7 @@ test('the next supervisor restarts proxies that ended meanwhile, on the same por
 })
 
 test('neither adopts nor kills a process that reuses the pid of a proxy', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  const a = await host.running('a')
+  const { host, supervisor: first, row: a } = await startIdle(t)
   // Later than `a`: start times in /proc have a resolution of 10 ms.
   host.write('b.json', managed('b', IDLE))
   first.signal('SIGHUP')
@@ -149,9 +145,7 @@ test('neither adopts nor kills a process that reuses the pid of a proxy', async 
 })
 
 test('adopts a proxy whose pid was not saved before the supervisor was killed', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  const { pid } = await host.running('a')
+  const { host, supervisor: first, pid } = await startIdle(t)
   await first.stop('SIGKILL')
   const path = join(host.dataDir, 'proxy', 'snapshot.json')
   writeFileSync(path, readFileSync(path, 'utf8').replace(`"Pid":${pid},`, '"Pid":0,'))
@@ -187,9 +181,7 @@ test('ends a proxy that is missing from a lost state, and restarts it on its por
 })
 
 test('a change of the settings reaches a proxy through the agent; a change of the command restarts the proxy', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const supervisor = await host.start()
-  const first = await host.running('a')
+  const { agent, host, supervisor, row: first } = await startIdle(t)
   host.write('a.json', managed('a', { ...IDLE, config: { handshake_timeout_ms: 1234 } }))
   supervisor.signal('SIGHUP')
   await until('the agent has the new setting', async () => {
@@ -207,9 +199,7 @@ test('a change of the settings reaches a proxy through the agent; a change of th
 })
 
 test('-watch applies changes of files, and ignores invalid files', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) }, { flags: ['-watch'] })
-  const supervisor = await host.start()
-  const { pid } = await host.running('a')
+  const { agent, host, supervisor, pid } = await startIdle(t, ['-watch'])
   host.write('b.json', managed('b', IDLE))
   await host.running('b')
   host.write('c.json', '{"service": ')
@@ -259,9 +249,7 @@ test('stops the proxy of a service that another client deregistered, until a rel
 })
 
 test('stop lasts over a restart of the supervisor, until start', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  const { pid, port } = await host.running('a')
+  const { agent, host, supervisor: first, pid, port } = await startIdle(t)
   assert.match(await host.command('status'), new RegExp(`a +a-proxy +${port} +${pid} +running +0 +\\ds +-`))
   assert.equal(await host.command('stop', 'a-proxy'), 'a-proxy is stopped\n')
   assert.equal(isAlive(pid), false)

@@ -5,7 +5,16 @@ import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { freePorts } from '../fixtures/free-ports.js'
 import { until } from '../fixtures/mesh.js'
-import { IDLE, kill, managed, servicesOf, settings, settingsFor, startHost } from './connect-supervisor.js'
+import {
+  IDLE,
+  kill,
+  managed,
+  servicesOf,
+  settings,
+  settingsFor,
+  startHost,
+  startIdle,
+} from './connect-supervisor.js'
 import { environmentOf, isAlive } from './processes.js'
 
 const STUBBORN = {
@@ -68,9 +77,7 @@ test('services that get a proxy in the same pass get different ports', async (t)
 })
 
 test('a running proxy keeps its port when another service claims the port', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const supervisor = await host.start()
-  const { port, pid } = await host.running('a')
+  const { agent, host, supervisor, port, pid } = await startIdle(t)
   host.write('b.json', { service: { name: 'b', port } })
   supervisor.signal('SIGHUP')
   await until('b is registered', async () => 'b' in (await servicesOf(agent)))
@@ -114,9 +121,7 @@ test('a new service name under the same id gets a new token, and the old token i
 })
 
 test('checks that other clients added survive a restart of the supervisor', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  await host.running('a')
+  const { agent, host, supervisor: first } = await startIdle(t)
   await until('the second pass', async () => (await host.status()).passes > 1)
   const body = JSON.stringify({ Name: 'added', ServiceID: 'a', TTL: '100s' })
   await fetch(`${agent.url}/v1/agent/check/register`, { method: 'PUT', body })
@@ -128,9 +133,7 @@ test('checks that other clients added survive a restart of the supervisor', asyn
 })
 
 test('-watch follows a configuration directory that is replaced by another', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) }, { flags: ['-watch'] })
-  await host.start()
-  await host.running('a')
+  const { host } = await startIdle(t, ['-watch'])
   const next = join(dirname(host.configuration), 'next')
   mkdirSync(next)
   writeFileSync(join(next, 'agent.json'), JSON.stringify(await settings()))

@@ -9,7 +9,7 @@ import { service } from '../../src/index.js'
 import type { TestAgent } from '../../src/testing/index.js'
 import { freePort } from '../fixtures/free-ports.js'
 import { until } from '../fixtures/mesh.js'
-import { type Host, IDLE, kill, managed, startHost } from './connect-supervisor.js'
+import { type Host, kill, managed, startHost, startIdle } from './connect-supervisor.js'
 import { environmentOf, isAlive } from './processes.js'
 import { waitBound } from '../fixtures/bounds.js'
 
@@ -157,9 +157,7 @@ test('the check of a started proxy passes as soon as the proxy listens', async (
 })
 
 test('the next supervisor stops a duplicate process that a killed supervisor left', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  const { pid } = await host.running('a')
+  const { host, supervisor: first, pid } = await startIdle(t)
   await first.stop('SIGKILL')
   const second = spawn('sleep', ['1000'], { detached: true, stdio: 'ignore', env: environmentOf(pid) })
   t.after(() => {

@@ -11,7 +11,6 @@ import {
   authorizeIntentions,
   authorizeOneOf,
   authorizeService,
-  authorizeTrustDomain,
   service,
 } from '../../src/index.js'
 import { compiled } from './compiled.js'
@@ -60,16 +59,12 @@ describe('types: authorizers', () => {
     compiled(() => [
       authorizeService({ service: 'web', namespace: 'n', partition: 'p', datacenter: 'dc2' }),
       authorizeOneOf(['web', { service: 'jobs', datacenter: 'dc2' }]),
-      // @ts-expect-error -- the service is missing
-      authorizeService(),
       // @ts-expect-error -- the key is `service`
       authorizeService({ name: 'web' }),
       // @ts-expect-error -- expects a list
       authorizeOneOf('web'),
       // @ts-expect-error -- expects one list, not several arguments
       authorizeOneOf('web', 'jobs'),
-      // @ts-expect-error -- expects a string
-      authorizeTrustDomain({ trustDomain: 'x.consul' }),
       // @ts-expect-error -- creates an authorizer, is not an authorizer
       service('api', { authorize: authorizeService }),
     ])
@@ -86,8 +81,6 @@ describe('types: authorizers', () => {
       }),
       // @ts-expect-error -- expects arguments, not a list
       allOf([authorizeIntentions, authorizeAny]),
-      // @ts-expect-error -- a name is not an authorizer
-      anyOf(authorizeIntentions, 'debugger'),
       // @ts-expect-error -- a boolean is not a decision
       allOf(authorizeIntentions, () => true),
     ])

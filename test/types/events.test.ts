@@ -71,10 +71,6 @@ describe('types: events of a Service', () => {
       web.on('rotated', onRoots),
       // @ts-expect-error -- there is no argument
       web.on('closed', onRoots),
-      // @ts-expect-error -- a listener is a function
-      web.on('closed', 'ignore'),
-      // @ts-expect-error -- the event comes first
-      web.on(ignore, 'closed'),
       // @ts-expect-error -- unknown event
       web.off('rotate', ignore),
     ])

@@ -107,10 +107,6 @@ describe('types: serve()', () => {
       new WebSocketServer({ server }),
       // @ts-expect-error -- the address is missing
       api.serve(server),
-      // @ts-expect-error -- the options must be an object
-      api.serve(server, 8443),
-      // @ts-expect-error -- a port is a number
-      api.serve(server, { port: '8443' }),
     ])
   })
 

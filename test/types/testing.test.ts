@@ -20,10 +20,6 @@ describe('types: TestAgent', () => {
       TestAgent.start({ socketPath: '/run/agent.sock', dns: {}, tls: { key: 'PEM', cert: 'PEM' } }),
       TestAgent.start({ acl: { enabled: true, defaultPolicy: 'deny' }, version: '1.15' }),
       TestAgent.start({ leafTtlMs: 60_000, shuffle: false, connect: false, defaultPolicy: 'deny' }),
-      // @ts-expect-error -- the options must be an object
-      TestAgent.start(8500),
-      // @ts-expect-error -- a port is a number
-      TestAgent.start({ port: '8500' }),
       // @ts-expect-error -- unknown key
       TestAgent.start({ dataCenter: 'dc2' }),
       // @ts-expect-error -- a version is a string
@@ -56,12 +52,8 @@ describe('types: TestAgent', () => {
       agent.issueLeaf('web', { isCa: true, keyUsage: null, notAfter: new Date() })
       // @ts-expect-error -- expects 'allow' or 'deny'
       agent.setIntention('web', 'api', true)
-      // @ts-expect-error -- the action is missing
-      agent.setIntention('web', 'api')
       // @ts-expect-error -- the key is `Name`
       agent.registerService({ name: 'api' })
-      // @ts-expect-error -- a port is a number
-      agent.registerService({ Name: 'api', Port: '1' })
       // @ts-expect-error -- expects 'read', 'write', or 'deny'
       agent.createToken({ services: { web: 'all' } })
       // @ts-expect-error -- unknown key usage
@@ -91,18 +83,8 @@ describe('types: TestAgent', () => {
       void agent.waitForRequests('/v1/agent', 2, { signal })
       void agent.waitForBlocked(/leaf/)
       agent.dnsQueryCount((query: DnsQuery) => query.transport === 'udp')
-      // @ts-expect-error -- the options must be an object
-      agent.rotateCa(false)
-      // @ts-expect-error -- the options must be an object
-      void agent.restart(true)
-      // @ts-expect-error -- the fault is missing
-      agent.fault('/v1/agent')
-      // @ts-expect-error -- a fault is an object
-      agent.fault('/v1/agent', 500)
       // @ts-expect-error -- unknown key
       agent.fault('/v1/agent', { delay: 1 })
-      // @ts-expect-error -- the count is missing
-      void agent.waitForRequests('/v1/agent')
     })
   })
 })
@@ -111,14 +93,10 @@ describe('types: TestCa', () => {
   it('is created by create() only, and issues certificates', () => {
     compiled((ca: TestCa) => [
       ca.issue({ uris: [], extraExtensions: [extension.basicConstraints(true)], version: 1 }),
-      // @ts-expect-error -- the options must be an object
-      ca.issue('web'),
       // @ts-expect-error -- serial numbers are bigints
       ca.issue({ serial: 1 }),
       // @ts-expect-error -- expects version 1 or 3
       ca.issue({ version: 2 }),
-      // @ts-expect-error -- expects a Date
-      ca.issue({ notAfter: Date.now() }),
     ])
     compiled(() => {
       // @ts-expect-error -- create() generates the key

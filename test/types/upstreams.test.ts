@@ -55,12 +55,6 @@ describe('types: upstreams', () => {
       upstream({ datacenter: 'dc2' })
       // @ts-expect-error -- unknown key
       upstream({ service: 'api', tag: 'blue' })
-      // @ts-expect-error -- expects a list
-      upstream({ service: 'api', tags: 'blue' })
-      // @ts-expect-error -- a name is a string
-      upstream({ service: 1 })
-      // @ts-expect-error -- expects a boolean
-      upstream({ service: 'api', onlyPassing: 'yes' })
       // @ts-expect-error -- a port is part of an address
       upstream({ service: 'api', port: 8181 })
       // @ts-expect-error -- an address is a string
@@ -71,8 +65,6 @@ describe('types: upstreams', () => {
       upstream(new URL('https://api.service.consul'))
       // @ts-expect-error -- the upstream is missing
       upstream(undefined)
-      // @ts-expect-error -- the upstream is missing
-      upstream(null)
     })
     compiled((target: ServiceTarget, addresses: AddressTarget) => {
       // @ts-expect-error -- read-only
@@ -135,16 +127,10 @@ describe('types: resolvers', () => {
       upstream({ name: 'x', resolve: () => [{ host: '10.0.0.7', port: 8181 }] })
       // @ts-expect-error -- an identity is an object
       upstream({ name: 'x', resolve: () => [{ host: '10.0.0.7', port: 8181, identity: 'api' }] })
-      // @ts-expect-error -- a port is a number
-      upstream({ name: 'x', resolve: () => [{ host: '10.0.0.7', port: '8181', identity }] })
       // @ts-expect-error -- an endpoint is an object
       upstream({ name: 'x', resolve: () => ['10.0.0.7:8181'] })
       // @ts-expect-error -- the name is missing
       upstream({ resolve: () => [] })
-      // @ts-expect-error -- expects a list
-      upstream({ name: 'x', resolve: () => undefined })
-      // @ts-expect-error -- expects a function
-      upstream({ name: 'x', resolve: [] })
       // @ts-expect-error -- a function alone has no name
       upstream(() => [])
     })
