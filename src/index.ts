@@ -104,14 +104,11 @@ export type { DispatcherOptions } from './http/dispatcher.js'
 export type { HttpAgentOptions, MeshHttpAgent } from './http/agent.js'
 export type { MeshStream } from './adapters/stream.js'
 export type { ConnectionInjector, ServableServer } from './adapters/serve.js'
-export type {
-  DialOptions,
-  ForwardOptions,
-  ListenOptions,
-  ResolveOptions,
-  ServiceOptions,
-} from './service/service-options.js'
-export type { ConnectionHandler, Listener } from './transport/listen.js'
+export type { DialOptions, ForwardOptions, ResolveOptions } from './service/dial-options.js'
+export type { ListenOptions, SecureOptions } from './service/listen-options.js'
+export type { ServiceOptions } from './service/service-options.js'
+export type { ConnectionHandler } from './transport/admission.js'
+export type { Listener } from './transport/listen.js'
 export type { ListenAddress } from './sockets/bind-server.js'
 export type { MeshSocket } from './transport/mesh-socket.js'
 export type { TlsMaterial } from './transport/tls-context.js'

@@ -47,7 +47,7 @@ export class ConnectionRecord implements ForwardConnection {
     return (this.#endedAt ?? performance.now()) - this.#since
   }
 
-  dialled({ peer, remoteAddress, remotePort }: MeshSocket): void {
+  dialed({ peer, remoteAddress, remotePort }: MeshSocket): void {
     this.dialMs = this.durationMs
     this.peer = peer
     if (remoteAddress === undefined || remotePort === undefined) return
@@ -58,7 +58,7 @@ export class ConnectionRecord implements ForwardConnection {
 
   ended(error: Error | undefined): void {
     this.error = error
-    // A record may be kept; its socket should not be for its sake.
+    // An application may keep the record, which must not keep the socket.
     this.#final = { sent: this.sent, received: this.received }
     this.#endedAt = performance.now()
   }

@@ -30,7 +30,7 @@ export interface ForwardEvents {
   /** A connection was accepted, and the upstream is being dialed. */
   accepted: [connection: ForwardConnection]
   /** The upstream was dialed. */
-  dialled: [connection: ForwardConnection]
+  dialed: [connection: ForwardConnection]
   /** Both sides of the connection are closed. */
   ended: [connection: ForwardConnection]
 }
@@ -132,8 +132,8 @@ export class Forward extends EventEmitter<ForwardEvents> implements AsyncDisposa
     try {
       const remote = await dial(gone.signal)
       if (local.destroyed) remote.destroy()
-      record.dialled(remote)
-      emitSafely(this, 'dialled', record)
+      record.dialed(remote)
+      emitSafely(this, 'dialed', record)
       const { sent, received } = await pump(local, remote, { idleTimeoutMs })
       log.dial('forward to %s: %d bytes sent, %d received', name, sent, received)
       record.ended(undefined)

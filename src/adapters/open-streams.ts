@@ -1,5 +1,5 @@
 import { systemClock } from '../base/clock.js'
-import { onceDestroyed } from '../sockets/open-sockets.js'
+import { onceDestroyed } from '../sockets/destruction.js'
 import type { MeshStream } from './stream.js'
 
 /** A stream is idle if the peer sent the last byte at least this long ago, so that no response is pending. */

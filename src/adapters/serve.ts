@@ -5,10 +5,10 @@ import { Server as TlsServer } from 'node:tls'
 import { isIdleInHttpServer, serverResponseOn } from '../base/node-internals.js'
 import { OptionError } from '../base/errors.js'
 import { describe } from '../base/validate.js'
-import type { Listener } from '../transport/listen.js'
+import type { AdoptedServer, Listener } from '../transport/listen.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
-import { closeWhenDestroyed } from '../sockets/truncation.js'
-import { ServedServer } from './served-server.js'
+import { closeWhenDestroyed } from '../sockets/destruction.js'
+import { ServedServer, type ServingMode } from './served-server.js'
 
 /** How often idle connections are closed during a drain. */
 const IDLE_SWEEP_MS = 50
@@ -54,6 +54,8 @@ export interface ServerAdapter {
   /** The `allowHalfOpen` of the server, which its HTTP parser relies on. */
   readonly allowHalfOpen: boolean
   readonly onDrain: (timeoutMs: number) => () => void
+  /** The server itself, if the listener uses its port. */
+  readonly adopted?: AdoptedServer
   /** Called before the listener is opened. */
   begin(): void
   /** Called when the listener could not be opened, or `attach` failed. */
@@ -62,15 +64,12 @@ export interface ServerAdapter {
   attach(listener: Listener): void
 }
 
-/**
- * Makes a server receive its connections from a mesh listener. It receives only verified and authorized connections,
- * and opens no port of its own.
- */
-export function serverAdapter(server: ServableServer): ServerAdapter {
-  if (isInjector(server)) return injectorAdapter(server)
-  if (!((server as unknown) instanceof Server)) {
-    const expected =
-      'a server of node:http, node:https or node:http2, such as http.createServer(app), or a connection injector of grpc-js'
+/** Makes a server receive its connections, which are verified and authorized, from a mesh listener. */
+export function serverAdapter(server: ServableServer, mode: ServingMode): ServerAdapter {
+  if (mode === 'served' && isInjector(server)) return injectorAdapter(server)
+  if (!(server instanceof Server)) {
+    const injector = mode === 'served' ? ', or a connection injector of grpc-js' : ''
+    const expected = `a server of node:http, node:https, node:http2, or node:tls, such as http.createServer(app)${injector}`
     throw new OptionError('server', expected, describe(server))
   }
   const served = ServedServer.of(server)
@@ -107,6 +106,7 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
     // None for HTTP/1: Consul's built-in proxy and Go SDK offer only h2 for any protocol, and would be rejected.
     alpnProtocols: isHttp2 ? http2Names(server) : undefined,
     allowHalfOpen: !isTls,
+    ...(mode === 'secured' && { adopted: served }),
     onDrain: (timeoutMs) => {
       isDraining = true
       const stopAnnouncing = announceClose(server, sockets)
@@ -128,7 +128,7 @@ export function serverAdapter(server: ServableServer): ServerAdapter {
       }
     },
     begin: () => {
-      served.begin()
+      served.begin(mode)
     },
     abandon: () => {
       served.abandon()

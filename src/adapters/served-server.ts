@@ -1,17 +1,29 @@
-import type { Server } from 'node:net'
+import { Server, type Socket } from 'node:net'
 import { ConnectError, OptionError } from '../base/errors.js'
-import type { Listener } from '../transport/listen.js'
+import { TCP } from '../sockets/tcp-options.js'
+import { connectionOf } from '../transport/connection.js'
+import type { AdoptedServer, Listener } from '../transport/listen.js'
 
 const servedServers = new WeakMap<Server, ServedServer>()
 
 /**
- * A server that receives its connections from mesh listeners. Its methods are replaced by ones that apply to these
- * listeners, so that a framework can shut it down, and no port is opened outside the mesh.
+ * How a server gets its connections: `served` from listeners with ports of their own, `secured` from one listener that
+ * takes over the TCP connections of the port of the server.
  */
-export class ServedServer {
-  readonly #server: Server
+export type ServingMode = 'served' | 'secured'
+
+/**
+ * A server that receives its connections from mesh listeners. Its methods are replaced by ones that apply to these
+ * listeners, so that a framework can shut it down, and no connection reaches it without authorization.
+ */
+export class ServedServer implements AdoptedServer {
+  readonly server: Server
   readonly #close: Server['close']
+  readonly #emit: Server['emit']
   readonly #listeners = new Set<Listener>()
+  #mode: ServingMode | undefined
+  /** Receives the TCP connections of a secured server. */
+  #accept: ((socket: Socket) => void) | undefined
   /** The number of pending calls of `serve`. */
   #opening = 0
   /** The original properties of the server; undefined while they are not replaced. */
@@ -26,28 +38,50 @@ export class ServedServer {
   }
 
   private constructor(server: Server) {
-    this.#server = server
+    this.server = server
     this.#close = server.close.bind(server)
+    this.#emit = server.emit.bind(server)
   }
 
   /**
-   * Replaces the methods of the server, which cannot listen itself from now on.
-   * @throws OptionError if the server is listening
+   * Replaces the methods of the server. A served server cannot listen from now on; a secured one destroys its
+   * connections until it has a listener.
+   * @throws OptionError if the server is listening, or has a listener that excludes this one
    */
-  begin(): void {
-    if (this.#replaced === undefined && this.#server.listening) {
-      const found = 'one that listens already, on a port outside the mesh'
-      throw new OptionError('server', 'a server that does not listen: leave out its own listen()', found)
+  begin(mode: ServingMode): void {
+    if (this.#replaced === undefined && this.server.listening) {
+      const expected =
+        mode === 'served'
+          ? 'a server that does not listen: leave out its own listen()'
+          : 'a server that does not listen yet: call its listen() after secure()'
+      throw new OptionError('server', expected, 'one that listens already, on a port outside the mesh')
     }
-    if (this.#opening === 0 && this.#listeners.size === 0) this.#closing = undefined
+    const isFree = this.#opening === 0 && this.#listeners.size === 0
+    if (!isFree && (mode === 'secured' || this.#mode === 'secured')) {
+      throw new OptionError('server', 'a server that is not in the mesh yet', `one that is ${this.#mode}`)
+    }
+    if (isFree) this.#closing = undefined
     this.#opening += 1
+    if (this.#mode !== mode) this.#restoreMethods()
+    this.#mode = mode
     this.#replaceMethods()
   }
 
-  /** Called if the listener could not be opened. */
+  /** Called if the listener could not be opened. A secured server goes on refusing all connections. */
   abandon(): void {
     this.#opening -= 1
-    if (this.#opening === 0 && !this.#wasServed) this.#restoreMethods()
+    if (this.#opening === 0 && !this.#wasServed && this.#mode === 'served') this.#restoreMethods()
+  }
+
+  onConnection(accept: (socket: Socket) => void): void {
+    this.#accept = accept
+  }
+
+  stopListening(): void {
+    if (this.#accept === undefined) return
+    this.#accept = undefined
+    // Not the method of node:http, which would also end connections that are idle.
+    Server.prototype.close.call(this.server)
   }
 
   /**
@@ -64,13 +98,13 @@ export class ServedServer {
     this.#wasServed = true
     this.#listeners.add(listener)
     // Frameworks print the address, and node:http starts its header and request timeouts on 'listening'.
-    this.#server.emit('listening')
+    if (this.#mode === 'served') this.#emit('listening')
     this.#opening -= 1
   }
 
   /** Called when the listener has drained. After the last one, the server stops its timers and emits `close`. */
   detach(listener: Listener): void {
-    if (!this.#listeners.delete(listener) || this.#listeners.size > 0) return
+    if (!this.#listeners.delete(listener) || this.#listeners.size > 0 || this.#mode === 'secured') return
     // The error ERR_SERVER_NOT_RUNNING is expected: the server itself never listened.
     this.#close(() => undefined)
   }
@@ -90,35 +124,51 @@ export class ServedServer {
   #replaceMethods(): void {
     if (this.#replaced !== undefined) return
     const methods = {
-      listen: (): never => {
-        const message =
-          'listen: the server is served in the mesh; a port of its own would skip its authorization'
-        throw new ConnectError('ERR_CONNECT_LISTEN', message)
-      },
       close: (callback?: () => void): Server => {
         const onClosed = (): void => callback?.()
         this.#shutDown().then(onClosed, onClosed)
-        return this.#server
+        return this.server
       },
-      address: () => this.#address(),
       [Symbol.asyncDispose]: () => this.#shutDown(),
+      ...(this.#mode === 'served'
+        ? { listen: refuseToListen, address: () => this.#address() }
+        : { emit: this.#intercept }),
     }
-    const listening = { get: (): boolean => this.#address() !== null }
-    const own = new Map<PropertyKey, PropertyDescriptor>([['listening', listening]])
+    const own = new Map<PropertyKey, PropertyDescriptor>()
+    if (this.#mode === 'served') own.set('listening', { get: () => this.#address() !== null })
     for (const key of Reflect.ownKeys(methods))
       own.set(key, { value: Reflect.get(methods, key) as unknown, writable: true })
     this.#replaced = new Map(
-      [...own.keys()].map((key) => [key, Object.getOwnPropertyDescriptor(this.#server, key)]),
+      [...own.keys()].map((key) => [key, Object.getOwnPropertyDescriptor(this.server, key)]),
     )
     for (const [key, property] of own)
-      Object.defineProperty(this.#server, key, { ...property, configurable: true })
+      Object.defineProperty(this.server, key, { ...property, configurable: true })
+  }
+
+  /** Replaces `emit` of a secured server: its TCP connections go to the listener, and all other events to the server. */
+  readonly #intercept = (event: string, ...args: unknown[]): boolean => {
+    const socket = args[0] as Socket
+    if (event !== 'connection' || connectionOf(socket) !== undefined) return this.#emit(event, ...args)
+    if (this.#accept === undefined) socket.destroy()
+    else {
+      // As for a server of the listener; node:http sets allowHalfOpen.
+      socket.allowHalfOpen = false
+      socket.setNoDelay(TCP.noDelay).setKeepAlive(TCP.keepAlive, TCP.keepAliveInitialDelay)
+      this.#accept(socket)
+    }
+    return true
   }
 
   #restoreMethods(): void {
     for (const [key, property] of this.#replaced ?? []) {
-      Reflect.deleteProperty(this.#server, key)
-      if (property !== undefined) Object.defineProperty(this.#server, key, property)
+      Reflect.deleteProperty(this.server, key)
+      if (property !== undefined) Object.defineProperty(this.server, key, property)
     }
     this.#replaced = undefined
   }
+}
+
+function refuseToListen(): never {
+  const message = 'listen: the server is served in the mesh; a port of its own would skip its authorization'
+  throw new ConnectError('ERR_CONNECT_LISTEN', message)
 }

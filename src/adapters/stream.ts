@@ -13,7 +13,7 @@ type Callback = (error?: Error | null) => void
  * A mesh connection for libraries that need a socket synchronously. The upstream is dialed at the first use: `connect`,
  * a read, or a write. It has the events of a net.Socket (`connect`, `ready`, `timeout`) and those of a Duplex.
  *
- * What goes wrong with the dial is its `error` event.
+ * An error of the dial is emitted as `error`.
  */
 export class MeshStream extends Duplex {
   /** The verified peer; undefined before the stream is connected. */
@@ -163,7 +163,7 @@ export class MeshStream extends Duplex {
   override _final(callback: Callback): void {
     this.#whenOpen(callback, (socket) => {
       socket.end((error?: Error | null) => {
-        // One that is cut never finishes; an error of its own comes by its event.
+        // A socket that was cut never finishes. Its own errors arrive by its `error` event.
         if (error) this.destroy()
         else this.#written()
       })
@@ -192,7 +192,7 @@ export class MeshStream extends Duplex {
     )
   }
 
-  /** Starts the timer for the duration of the dial; the socket has its own afterwards. */
+  /** Starts the timer for the time of the dial. Afterwards the socket has its own timer. */
   #armTimer(): void {
     this.#cancelTimer?.()
     if (!this.connecting || this.#timeoutMs === 0) return
@@ -226,7 +226,7 @@ export class MeshStream extends Duplex {
       .on('timeout', () => this.emit('timeout'))
       .on('error', (error) => this.destroy(error))
       .on('close', () => {
-        // After an end on both sides it goes by itself.
+        // After an end on both sides, the stream closes by itself.
         if (!socket.readableEnded || !socket.writableFinished) this.destroy()
       })
     this.emit('connect')

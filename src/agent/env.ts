@@ -13,56 +13,49 @@ const MAX_SHOWN_PATH = 256
  * disables the verification), and a token file is read for every request (Go reads it once).
  * @throws OptionError when a value cannot be parsed or a file cannot be read
  */
-export function agentOptionsFromEnv(env: Environment): AgentOptions & { ssl?: boolean } {
+export function agentOptionsFromEnv(env: Environment): AgentOptions & { readonly ssl?: boolean } {
   const get = (name: string): string | undefined => (env[name] === '' ? undefined : env[name])
-  const options: { -readonly [K in keyof AgentOptions]: AgentOptions[K] } & { ssl?: boolean } = {}
-
-  const address = get('CONSUL_HTTP_ADDR')
-  if (address !== undefined) options.address = address
   const tokenFile = get('CONSUL_HTTP_TOKEN_FILE')
-  const token = get('CONSUL_HTTP_TOKEN')
-  if (tokenFile !== undefined) options.tokenFile = tokenFile
-  else if (token !== undefined) options.token = token
-
-  const auth = get('CONSUL_HTTP_AUTH')
-  if (auth !== undefined) {
-    const colon = auth.indexOf(':')
-    options.auth =
-      colon === -1
-        ? { username: auth, password: '' }
-        : { username: auth.slice(0, colon), password: auth.slice(colon + 1) }
-  }
-
-  const ssl = boolean('CONSUL_HTTP_SSL', get('CONSUL_HTTP_SSL'))
-  if (ssl !== undefined) options.ssl = ssl
   const tls = tlsFromEnv(get)
-  if (Object.keys(tls).length > 0) options.tls = tls
+  return defined({
+    address: get('CONSUL_HTTP_ADDR'),
+    tokenFile,
+    token: tokenFile === undefined ? get('CONSUL_HTTP_TOKEN') : undefined,
+    auth: parseAuth(get('CONSUL_HTTP_AUTH')),
+    ssl: boolean('CONSUL_HTTP_SSL', get('CONSUL_HTTP_SSL')),
+    tls: Object.keys(tls).length > 0 ? tls : undefined,
+    namespace: get('CONSUL_NAMESPACE'),
+    partition: get('CONSUL_PARTITION'),
+    datacenter: get('CONSUL_DATACENTER'),
+  })
+}
 
-  const namespace = get('CONSUL_NAMESPACE')
-  if (namespace !== undefined) options.namespace = namespace
-  const partition = get('CONSUL_PARTITION')
-  if (partition !== undefined) options.partition = partition
-  const datacenter = get('CONSUL_DATACENTER')
-  if (datacenter !== undefined) options.datacenter = datacenter
-  return options
+/** Returns the defined properties: an undefined option must not override another source of options. */
+export function defined(options: object): object {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
+}
+
+function parseAuth(text: string | undefined): AgentOptions['auth'] {
+  if (text === undefined) return undefined
+  const [username = ''] = text.split(':', 1)
+  return { username, password: text.slice(username.length + 1) }
 }
 
 function tlsFromEnv(get: (name: string) => string | undefined): AgentTlsOptions {
-  const tls: { -readonly [K in keyof AgentTlsOptions]: AgentTlsOptions[K] } = {}
-  const file = get('CONSUL_CACERT')
+  const readVariable = (name: string): string | undefined => {
+    const path = get(name)
+    return path === undefined ? undefined : read(name, path)
+  }
+  const ca = readVariable('CONSUL_CACERT')
   const folder = get('CONSUL_CAPATH')
-  // As in the Go client, the file takes precedence over the folder.
-  if (file !== undefined) tls.ca = [read('CONSUL_CACERT', file)]
-  else if (folder !== undefined) tls.ca = readFolder('CONSUL_CAPATH', folder)
-  const cert = get('CONSUL_CLIENT_CERT')
-  if (cert !== undefined) tls.cert = read('CONSUL_CLIENT_CERT', cert)
-  const key = get('CONSUL_CLIENT_KEY')
-  if (key !== undefined) tls.key = read('CONSUL_CLIENT_KEY', key)
-  const serverName = get('CONSUL_TLS_SERVER_NAME')
-  if (serverName !== undefined) tls.serverName = serverName
-  const verify = boolean('CONSUL_HTTP_SSL_VERIFY', get('CONSUL_HTTP_SSL_VERIFY'))
-  if (verify !== undefined) tls.verify = verify
-  return tls
+  return defined({
+    // As in the Go client, the file takes precedence over the folder.
+    ca: ca === undefined ? folder && readFolder('CONSUL_CAPATH', folder) : [ca],
+    cert: readVariable('CONSUL_CLIENT_CERT'),
+    key: readVariable('CONSUL_CLIENT_KEY'),
+    serverName: get('CONSUL_TLS_SERVER_NAME'),
+    verify: boolean('CONSUL_HTTP_SSL_VERIFY', get('CONSUL_HTTP_SSL_VERIFY')),
+  })
 }
 
 /** Parses a boolean in the spellings of Go's `strconv.ParseBool`. */

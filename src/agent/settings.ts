@@ -2,19 +2,21 @@ import { X509Certificate, createPrivateKey } from 'node:crypto'
 import { OptionError } from '../base/errors.js'
 import {
   DEFAULTS,
+  describe,
   expectAddress,
   expectBoolean,
   expectCount,
   expectDuration,
-  expectKeys,
   expectName,
   expectObject,
   expectSecret,
   expectString,
   optional,
+  readOptions,
+  withDefault,
 } from '../base/validate.js'
 import { type AgentAddress, parseAddress } from './address.js'
-import { agentOptionsFromEnv } from './env.js'
+import { agentOptionsFromEnv, defined } from './env.js'
 import type { AgentOptions, AgentTlsOptions } from './options.js'
 
 /** Validated agent options with all defaults applied. */
@@ -33,58 +35,48 @@ export interface AgentSettings {
   readonly waitMs: number
 }
 
-const KEYS = [
-  'address',
-  'dnsAddress',
-  'token',
-  'tokenFile',
-  'auth',
-  'tls',
-  'namespace',
-  'partition',
-  'datacenter',
-  'timeoutMs',
-  'maxBlockingQueries',
-  'waitMs',
-  'env',
-]
-const TLS_KEYS = ['ca', 'cert', 'key', 'serverName', 'verify']
-
 /**
  * Validates agent options, and completes them from the environment.
  * @throws OptionError
  */
 export function agentSettings(agent: AgentOptions = {}): AgentSettings {
-  const options = expectObject('agent', agent) as AgentOptions
-  expectKeys('agent', options, KEYS)
-  const { ssl, ...fromEnv } = agentOptionsFromEnv(options.env ?? process.env)
-  if (options.token !== undefined && options.tokenFile !== undefined) {
+  const own = defined(expectObject('agent', agent)) as AgentOptions
+  const { ssl, tls, ...fromEnv } = agentOptionsFromEnv(own.env ?? process.env)
+  if (own.token !== undefined && own.tokenFile !== undefined) {
     throw new OptionError('agent.tokenFile', 'either token or tokenFile', 'both')
   }
-  const ownToken = options.token !== undefined || options.tokenFile !== undefined
-  const tokens = ownToken ? options : fromEnv
-  const addressText = optional(expectString)('agent.address', options.address)
-  const address = parseAddress(
-    addressText === undefined ? 'CONSUL_HTTP_ADDR' : 'agent.address',
-    addressText ?? fromEnv.address ?? DEFAULTS.agentAddress,
-    ssl === true ? 'https' : 'http',
-  )
-  return {
-    address,
-    dnsAddress: optional(expectAddress)('agent.dnsAddress', options.dnsAddress) ?? defaultDnsAddress(address),
-    token: optional(expectSecret)('agent.token', tokens.token),
-    tokenFile: optional(expectString)('agent.tokenFile', tokens.tokenFile),
-    auth: optional(expectAuth)('agent.auth', options.auth ?? fromEnv.auth),
-    tls: expectTls({ ...fromEnv.tls, ...given(optional(expectObject)('agent.tls', options.tls)) }),
-    namespace: optional(expectName)('agent.namespace', options.namespace ?? fromEnv.namespace),
-    partition: optional(expectName)('agent.partition', options.partition ?? fromEnv.partition),
-    datacenter: optional(expectName)('agent.datacenter', options.datacenter ?? fromEnv.datacenter),
-    timeoutMs: optional(expectDuration)('agent.timeoutMs', options.timeoutMs) ?? DEFAULTS.agentTimeoutMs,
-    maxBlockingQueries:
-      optional(expectCount)('agent.maxBlockingQueries', options.maxBlockingQueries) ??
-      DEFAULTS.maxBlockingQueries,
-    waitMs: optional(expectWait)('agent.waitMs', options.waitMs) ?? DEFAULTS.watchWaitMs,
+  const hasToken = own.token !== undefined || own.tokenFile !== undefined
+  const { token, tokenFile, ...others } = fromEnv
+  const given = { ...others, ...(!hasToken && { token, tokenFile }), ...own }
+  const expectAgentAddress = (option: string, value: unknown): AgentAddress =>
+    parseAddress(
+      own.address === undefined ? 'CONSUL_HTTP_ADDR' : option,
+      expectString(option, value ?? DEFAULTS.agentAddress),
+      ssl === true ? 'https' : 'http',
+    )
+  const checks = {
+    address: expectAgentAddress,
+    dnsAddress: optional(expectAddress),
+    token: optional(expectSecret),
+    tokenFile: optional(expectString),
+    auth: optional(expectAuth),
+    tls: (option: string, value: unknown) =>
+      expectTls(option, { ...tls, ...defined(optional(expectObject)(option, value) ?? {}) }),
+    namespace: optional(expectName),
+    partition: optional(expectName),
+    datacenter: optional(expectName),
+    timeoutMs: withDefault<number>(expectDuration, DEFAULTS.agentTimeoutMs),
+    maxBlockingQueries: withDefault<number>(expectCount, DEFAULTS.maxBlockingQueries),
+    waitMs: withDefault<number>(expectWait, DEFAULTS.watchWaitMs),
+    env: () => undefined,
   }
+  const { env: _, ...settings } = readOptions(given, checks, 'agent')
+  return { ...settings, dnsAddress: settings.dnsAddress ?? defaultDnsAddress(settings.address) }
+}
+
+/** Validates the option `agent` of a call. */
+export function expectAgent(_option: string, value: unknown): AgentSettings {
+  return agentSettings(value as AgentOptions | undefined)
 }
 
 /** Returns the default address of the DNS interface: the host of the agent, port 8600. */
@@ -105,43 +97,32 @@ function expectWait(option: string, value: unknown): number {
 }
 
 function expectAuth(option: string, value: unknown): { username: string; password: string } {
-  const { username, password } = expectObject(option, value)
-  expectKeys(option, value as object, ['username', 'password'])
-  if (
-    typeof username !== 'string' ||
-    username === '' ||
-    username.includes(':') ||
-    typeof password !== 'string'
-  ) {
-    throw new OptionError(option, '{ username, password } with no colon in the user name', 'something else')
+  const expectText = (name: string, text: unknown): string => {
+    if (typeof text === 'string') return text
+    throw new OptionError(name, 'a string', describe(text))
   }
-  return { username, password }
+  const { username, password } = readOptions(value, { username: expectText, password: expectText }, option)
+  if (username !== '' && !username.includes(':')) return { username, password }
+  throw new OptionError(`${option}.username`, 'a non-empty user name without a colon', describe(username))
 }
 
-/** Returns the defined values: an undefined option must not override the environment. */
-function given(settings: object = {}): object {
-  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined))
-}
-
-function expectTls(settings: object): AgentTlsOptions {
-  expectKeys('agent.tls', settings, TLS_KEYS)
-  const { ca, cert, key, serverName, verify }: Partial<Record<string, unknown>> = { ...settings }
-  const tls: AgentTlsOptions = {
-    ...(ca !== undefined && { ca: expectCertificates('agent.tls.ca', ca) }),
-    ...(cert !== undefined && { cert: expectString('agent.tls.cert', cert) }),
-    ...(key !== undefined && { key: expectSecretText('agent.tls.key', key) }),
-    ...(serverName !== undefined && { serverName: expectString('agent.tls.serverName', serverName) }),
-    ...(verify !== undefined && { verify: expectBoolean('agent.tls.verify', verify) }),
+function expectTls(option: string, value: object): AgentTlsOptions {
+  const { cert, key, ...others } = readOptions(
+    value,
+    {
+      ca: optional(expectCertificates),
+      cert: optional(expectString),
+      key: optional(expectSecretText),
+      serverName: optional(expectString),
+      verify: optional(expectBoolean),
+    },
+    option,
+  )
+  if ((cert === undefined) !== (key === undefined)) {
+    throw new OptionError(option, 'cert and key together', cert === undefined ? 'key alone' : 'cert alone')
   }
-  if ((tls.cert === undefined) !== (tls.key === undefined)) {
-    throw new OptionError(
-      'agent.tls',
-      'cert and key together',
-      tls.cert === undefined ? 'key alone' : 'cert alone',
-    )
-  }
-  if (tls.cert !== undefined && tls.key !== undefined) expectPair(tls.cert, tls.key)
-  return tls
+  if (cert !== undefined && key !== undefined) expectPair(cert, key)
+  return defined({ cert, key, ...others })
 }
 
 function expectCertificates(option: string, value: unknown): readonly string[] {

@@ -1,7 +1,7 @@
 import { OptionError, withCause } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 import { isTrustDomain } from '../identity/spiffe.js'
-import { describe, expectFunction, expectKeys, expectName, expectObject, optional } from '../base/validate.js'
+import { describe, expectFunction, expectName, optional, readOptions, withDefault } from '../base/validate.js'
 import { type AuthorizeRequest, type Authorizer, type Decision, expectDecision } from './authorizer.js'
 
 /** A service that is authorized. */
@@ -138,10 +138,12 @@ async function attempt(authorizer: Authorizer, request: AuthorizeRequest): Promi
   }
 }
 
-function isService(
-  peer: Peer,
-  allowed: Required<Omit<AllowedService, 'datacenter'>> & AllowedService,
-): boolean {
+/** A service with all its scopes; an undefined datacenter stands for any. */
+interface CompleteService extends Required<Omit<AllowedService, 'datacenter'>> {
+  readonly datacenter: string | undefined
+}
+
+function isService(peer: Peer, allowed: CompleteService): boolean {
   const { service, namespace, partition, datacenter = peer.datacenter } = allowed
   return (
     peer.service === service &&
@@ -151,20 +153,14 @@ function isService(
   )
 }
 
-function expectService(
-  option: string,
-  value: unknown,
-): Required<Omit<AllowedService, 'datacenter'>> & AllowedService {
-  const given = typeof value === 'string' ? { service: value } : expectObject(option, value)
-  expectKeys(option, given, ['service', 'namespace', 'partition', 'datacenter'])
-  const { service, namespace, partition, datacenter } = given as Readonly<Record<string, unknown>>
-  const elsewhere = optional(expectName)(`${option}.datacenter`, datacenter)
-  return {
-    service: expectName(`${option}.service`, service),
-    namespace: optional(expectName)(`${option}.namespace`, namespace) ?? 'default',
-    partition: optional(expectName)(`${option}.partition`, partition) ?? 'default',
-    ...(elsewhere !== undefined && { datacenter: elsewhere }),
+function expectService(option: string, value: unknown): CompleteService {
+  const checks = {
+    service: expectName,
+    namespace: withDefault(expectName, 'default'),
+    partition: withDefault(expectName, 'default'),
+    datacenter: optional(expectName),
   }
+  return readOptions(typeof value === 'string' ? { service: value } : value, checks, option)
 }
 
 function expectAuthorizers(authorizers: readonly unknown[]): void {

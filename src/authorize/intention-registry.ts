@@ -2,13 +2,13 @@ import type { AgentClient } from '../agent/client.js'
 import type { Time } from '../base/clock.js'
 import { DestinationIntentions } from './destination-intentions.js'
 
-/** A user's share in the intentions for a service; the last one to give it back ends their watch. */
+/** Shared intentions for a service. The last release ends their watch. */
 export interface IntentionsLease {
   readonly intentions: DestinationIntentions
   release(): void
 }
 
-/** The intentions that the services of a process watch: one copy for each destination. */
+/** The watched intentions of all services of a process: one copy for each destination. */
 export class IntentionRegistry {
   readonly #agent: AgentClient
   readonly #time: Time

@@ -1,4 +1,4 @@
-import { expectDurationOrNone, expectKeys, expectObject, optional } from './validate.js'
+import { expectDurationOrNone, readOptions, withDefault } from './validate.js'
 
 /** Options of `close()` of a service, a listener, or a forward. */
 export interface CloseOptions {
@@ -11,7 +11,6 @@ export interface CloseOptions {
 
 /** @throws OptionError */
 export function drainTimeout(given: CloseOptions | undefined, otherwise: number): number {
-  const options = expectObject('options', given ?? {}) as CloseOptions
-  expectKeys('options', options, ['drainTimeoutMs'])
-  return optional(expectDurationOrNone)('drainTimeoutMs', options.drainTimeoutMs) ?? otherwise
+  return readOptions(given ?? {}, { drainTimeoutMs: withDefault(expectDurationOrNone, otherwise) })
+    .drainTimeoutMs
 }

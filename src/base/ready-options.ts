@@ -1,4 +1,12 @@
-import { DEFAULTS, expectKeys, expectObject, expectSignal, expectTimeout, optional } from './validate.js'
+import {
+  type Check,
+  DEFAULTS,
+  expectSignal,
+  expectTimeout,
+  optional,
+  readOptions,
+  withDefault,
+} from './validate.js'
 
 /** Options of `ready()` of a service or a proxy configuration. */
 export interface ReadyOptions {
@@ -7,24 +15,19 @@ export interface ReadyOptions {
   readonly timeoutMs?: number | undefined
 }
 
-interface ReadyBounds {
-  readonly signal: AbortSignal | undefined
-  readonly timeoutMs: number
+/** The checks of these options, also for calls that have more. */
+export const READY_CHECKS: {
+  readonly signal: Check<AbortSignal | undefined>
+  readonly timeoutMs: Check<number>
+} = {
+  signal: optional(expectSignal),
+  timeoutMs: withDefault(expectTimeout, DEFAULTS.readyTimeoutMs),
 }
 
 /** @throws OptionError */
-export function readyBounds(options: ReadyOptions = {}): ReadyBounds {
-  expectKeys('options', expectObject('options', options), ['signal', 'timeoutMs'])
-  return readyBoundsOf(options)
-}
-
-/**
- * Reads the bounds from options that may have more keys.
- * @throws OptionError
- */
-export function readyBoundsOf({ signal, timeoutMs }: ReadyOptions): ReadyBounds {
-  return {
-    signal: optional(expectSignal)('signal', signal),
-    timeoutMs: optional(expectTimeout)('timeoutMs', timeoutMs) ?? DEFAULTS.readyTimeoutMs,
-  }
+export function readyBounds(options: ReadyOptions = {}): {
+  readonly signal: AbortSignal | undefined
+  readonly timeoutMs: number
+} {
+  return readOptions(options, READY_CHECKS)
 }

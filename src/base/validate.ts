@@ -66,9 +66,36 @@ export function expectKeys(option: string, value: object, known: readonly string
   }
 }
 
-export function optional<T>(check: (option: string, value: unknown) => T) {
-  return (option: string, value: unknown): T | undefined =>
-    value === undefined ? undefined : check(option, value)
+/** Returns a value that is valid. @throws OptionError */
+export type Check<T> = (option: string, value: unknown) => T
+
+type Checks = Readonly<Record<string, Check<unknown>>>
+
+/**
+ * Reads an object by a check for each of its keys.
+ * @param place - the option that the object is; the options of a call without it
+ * @throws OptionError, also for an unknown key
+ */
+export function readOptions<C extends Checks>(
+  given: unknown,
+  checks: C,
+  place?: string,
+): { [K in keyof C]: ReturnType<C[K]> } {
+  const options = expectObject(place ?? 'options', given)
+  const keys = Object.keys(checks)
+  expectKeys(place ?? 'options', options, keys)
+  const read: Record<string, unknown> = {}
+  for (const key of keys)
+    read[key] = checks[key]?.(place === undefined ? key : `${place}.${key}`, options[key])
+  return read as { [K in keyof C]: ReturnType<C[K]> }
+}
+
+export function optional<T>(check: Check<T>): Check<T | undefined> {
+  return (option, value) => (value === undefined ? undefined : check(option, value))
+}
+
+export function withDefault<T>(check: Check<T>, otherwise: T): Check<T> {
+  return (option, value) => (value === undefined ? otherwise : check(option, value))
 }
 
 export function expectString(option: string, value: unknown): string {
@@ -114,11 +141,6 @@ export function expectTimeout(option: string, value: unknown): number {
 export function expectCount(option: string, value: unknown): number {
   if (typeof value === 'number' && Number.isSafeInteger(value) && value > 0) return value
   throw new OptionError(option, 'a whole number above 0', describe(value))
-}
-
-/** Validates a duration, with a default. */
-export function duration(option: string, value: unknown, otherwise: number): number {
-  return optional(expectDuration)(option, value) ?? otherwise
 }
 
 export function expectStrings(option: string, value: unknown): readonly string[] {

@@ -1,7 +1,7 @@
 import type { Clock } from '../base/clock.js'
 import type { Roots } from '../identity/roots.js'
 import type { Generation, IdentityStore } from '../identity/identity-store.js'
-import { onceDestroyed } from '../sockets/open-sockets.js'
+import { onceDestroyed } from '../sockets/destruction.js'
 import { areBothTrusted, connectionOf, expiresAt } from '../transport/connection.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
 

@@ -2,6 +2,7 @@ import type { TLSSocket } from 'node:tls'
 import { Client, Dispatcher, Pool, type buildConnector, errors } from 'undici'
 import { ClosedError, OptionError, toError } from '../base/errors.js'
 import { describe, expectBoolean, optional } from '../base/validate.js'
+import { mapDestroyError } from '../sockets/destruction.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
 import { upstreamOfHost } from './mesh-url.js'
 import type { MeshAccess } from './mesh-access.js'
@@ -208,12 +209,11 @@ export class MeshDispatcher extends Dispatcher {
  * client-h1.js).
  */
 function failCutAnswers(socket: MeshSocket): void {
-  const destroy = socket._destroy.bind(socket)
-  socket._destroy = (error, callback) => {
+  mapDestroyError(socket, (error) => {
     const isCut =
       error === null ? !socket.readableEnded : (error as NodeJS.ErrnoException).code === 'ECONNRESET'
-    destroy(isCut ? cutError(error) : error, callback)
-  }
+    return isCut ? cutError(error) : error
+  })
 }
 
 function cutError(cause: Error | null): Error {

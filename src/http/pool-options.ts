@@ -1,5 +1,5 @@
 import { OptionError, toError } from '../base/errors.js'
-import { duration, expectKeys, expectObject } from '../base/validate.js'
+import { expectDuration, expectKeys, expectObject, readOptions, withDefault } from '../base/validate.js'
 
 /** Options of a client with a pool of another library. */
 export interface PooledOptions<P extends object> {
@@ -19,10 +19,11 @@ export function readPooled<P extends object>(
   dialTimeoutMs: number,
   { owner, keys, tryOut }: { owner: string; keys: readonly string[]; tryOut: (pool: P) => void },
 ): { readonly timeoutMs: number; readonly pool: P } {
-  const options = expectObject('options', given) as PooledOptions<P>
-  expectKeys('options', options, ['dialTimeoutMs', 'pool'])
-  const timeoutMs = duration('dialTimeoutMs', options.dialTimeoutMs, dialTimeoutMs)
-  const pool = { ...(expectObject('pool', options.pool ?? {}) as P) }
+  const options = readOptions(given, {
+    dialTimeoutMs: withDefault(expectDuration, dialTimeoutMs),
+    pool: withDefault(expectObject, {}),
+  })
+  const pool = { ...options.pool } as P
   expectKeys('pool', pool, keys)
   try {
     tryOut(pool)
@@ -30,5 +31,5 @@ export function readPooled<P extends object>(
     if (cause instanceof OptionError) throw cause
     throw new OptionError('pool', `options as ${owner} takes them`, toError(cause).message, { cause })
   }
-  return { timeoutMs, pool }
+  return { timeoutMs: options.dialTimeoutMs, pool }
 }

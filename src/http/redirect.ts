@@ -26,9 +26,7 @@ function checkRedirect(from: string, to: string, { hosts, crossServiceRedirects 
   throw new RedirectError(source.name, target.name)
 }
 
-/**
- * Returns the key by which hosts are compared. A service is the same in each datacenter and under each of its hosts.
- */
+/** Returns a key that is equal for all hosts of a service, in any datacenter, and the name of the upstream. */
 function identify(
   hostname: string,
   hosts: HostSettings,
@@ -123,7 +121,7 @@ function rawLocation(rawHeaders: readonly Buffer[]): string | undefined {
   return at === -1 ? undefined : String(rawHeaders[at + 1])
 }
 
-/** The redirect that the current code handles: it runs in a `response` event, or in a continuation of one. */
+/** The redirect of the current asynchronous context, for listeners of `response` and their continuations. */
 const currentRedirect = new AsyncLocalStorage<{ readonly from: string; readonly to: URL }>()
 
 /**

@@ -1,21 +1,21 @@
-// This part alone: all of node-forge takes six times as long to load.
+// Only this part: the whole of node-forge takes six times as long to load.
 import asn1 from 'node-forge/lib/asn1.js'
 import { VerificationError } from '../base/errors.js'
 
-/** What a leaf certificate says of itself, as far as its identity depends on it. */
+/** The contents of a certificate that its identity depends on. */
 export interface CertificateFacts {
-  /** The URIs among the subject alternative names, in order. */
+  /** The URIs in the subject alternative names, in order. */
   readonly uris: readonly string[]
   readonly isCa: boolean
-  /** How many CA certificates may follow below this one; undefined for any number. */
+  /** Upper bound on CA certificates below this one; undefined for no limit. */
   readonly pathLength: number | undefined
-  /** The object identifier of the algorithm that the certificate is signed with. */
+  /** The object identifier of the signature algorithm. */
   readonly signatureAlgorithm: string
-  /** The names of the bits that are set; undefined when the extension is absent. */
+  /** The names of the set bits; undefined if the extension is absent. */
   readonly keyUsage: ReadonlySet<KeyUsage> | undefined
-  /** The object identifiers; undefined when the extension is absent. */
+  /** The object identifiers; undefined if the extension is absent. */
   readonly extendedKeyUsage: ReadonlySet<string> | undefined
-  /** Colon-separated lower-case hexadecimal, as Consul's API takes it. */
+  /** Lower-case hexadecimal, separated by colons, as in Consul's API. */
   readonly serialNumber: string
 }
 
@@ -44,17 +44,17 @@ const SUBJECT_ALT_NAME = '2.5.29.17'
 const BASIC_CONSTRAINTS = '2.5.29.19'
 const EXTENDED_KEY_USAGE = '2.5.29.37'
 
-// A certificate nests nine levels deep at most; a hostile one must not nest until the stack ends.
+// A valid certificate has at most nine levels. The bound protects the stack from a hostile one.
 const MAX_DEPTH = 16
-// OpenSSL's own bound on a whole chain is 100 KiB.
+// The limit of OpenSSL for a whole chain.
 const MAX_BYTES = 100 * 1024
 
 /**
- * Reads the facts out of a certificate's DER. Node's X509Certificate shows neither key usage nor basic
- * constraints in full, and its text form of the alternative names has been ambiguous (CVE-2021-44532).
+ * Parses a certificate in DER. X509Certificate of Node.js does not show all of key usage and basic constraints, and its
+ * text form of the alternative names was ambiguous (CVE-2021-44532).
  *
- * It proves nothing: signature, dates and path are for OpenSSL, at the handshake.
- * @throws VerificationError with ERR_CONNECT_CERTIFICATE_MALFORMED, and nothing else, whatever the bytes
+ * This verifies nothing: OpenSSL verifies the signature, dates, and path in the handshake.
+ * @throws VerificationError with ERR_CONNECT_CERTIFICATE_MALFORMED for any invalid input
  */
 export function parseCertificate(der: Uint8Array): CertificateFacts {
   try {
@@ -92,15 +92,15 @@ function readCertificate(der: Uint8Array): CertificateFacts {
     signatureAlgorithm: asn1.derToOid(bytes(sequence(signatureAlgorithm, 1, 2)[0], OID)),
     keyUsage: read(extensions, KEY_USAGE, readKeyUsage),
     extendedKeyUsage: read(extensions, EXTENDED_KEY_USAGE, readExtendedKeyUsage),
-    // The sign byte is no part of the number, as Consul writes it.
+    // Without the sign byte, as Consul writes the number.
     serialNumber: hex(serial.replace(/^\0(?=[^])/, '')),
   }
 }
 
-/** The extensions by object identifier; the value is the DER inside each. */
+/** Returns the contents of the extensions, in DER, by object identifier. */
 function readExtensions(optionalFields: readonly asn1.Asn1[]): Map<string, string> {
   const extensions = new Map<string, string>()
-  // [1] and [2], the unique ids, may come before [3]; each once, and nothing else.
+  // [1] and [2], the unique IDs, may precede [3]; each at most once, and no other field.
   const tags = optionalFields.map((item) => [1, 2, 3].find((tag) => isContext(item, tag)) ?? 0)
   if (tags.some((tag, i) => tag <= (tags[i - 1] ?? 0))) throw new Error('a field of it is not of X.509')
   const field = optionalFields.find((item) => isContext(item, 3))
@@ -110,7 +110,7 @@ function readExtensions(optionalFields: readonly asn1.Asn1[]): Map<string, strin
   for (const item of sequence(list, 1, 64)) {
     const parts = sequence(item, 2, 3)
     const oid = asn1.derToOid(bytes(parts[0], OID))
-    // Readers differ in which of two they take: neither will do (RFC 5280, section 4.2).
+    // Parsers differ in which one they use: reject both (RFC 5280, section 4.2).
     if (extensions.has(oid)) throw new Error(`it has the extension ${oid} twice`)
     if (parts.length === 3) bytes(parts[1], BOOLEAN)
     extensions.set(oid, bytes(parts.at(-1), OCTETSTRING))
@@ -143,9 +143,9 @@ function readUris(value: asn1.Asn1): string[] {
 
 function readIsCa(value: asn1.Asn1): boolean {
   const first = sequence(value, 0, 2)[0]
-  // An absent flag means false; a path length may stand without one.
+  // An absent flag is false, also beside a path length.
   if (first === undefined || (first.tagClass === UNIVERSAL && first.type === INTEGER)) return false
-  // DER writes true as ff; any other non-zero byte is still true to a lenient reader.
+  // DER encodes true as ff. Lenient parsers accept any other byte but 0 as true as well.
   return bytes(first, BOOLEAN) !== '\x00'
 }
 
@@ -172,10 +172,10 @@ function readExtendedKeyUsage(value: asn1.Asn1): Set<string> {
 }
 
 function decode(der: string): asn1.Asn1 {
-  // parseAllBytes refuses trailing bytes.
+  // parseAllBytes rejects trailing bytes.
   const options = { strict: true, parseAllBytes: true, decodeBitStrings: false, maxDepth: MAX_DEPTH }
   const item = asn1.fromDer(der, options)
-  // forge reads BER too, and lengths that overflow; only DER comes out of it as it went in.
+  // node-forge also accepts BER and overflowing lengths. Only DER is encoded to the same bytes again.
   if (asn1.toDer(item).getBytes() !== der) throw new Error('its encoding is not DER')
   return item
 }
@@ -185,7 +185,7 @@ function children(item: asn1.Asn1 | undefined): readonly asn1.Asn1[] {
   return item.value
 }
 
-/** The parts of a SEQUENCE of `min` to `max` parts. */
+/** Returns the parts of a SEQUENCE that has `min` to `max` of them. */
 function sequence(item: asn1.Asn1 | undefined, min: number, max: number): readonly asn1.Asn1[] {
   const parts = children(item)
   if (item?.tagClass !== UNIVERSAL || item.type !== SEQUENCE || parts.length < min || parts.length > max) {

@@ -2,12 +2,12 @@ import { type Channel, openChannel } from '../base/channel.js'
 import type { Leaf } from './leaf.js'
 import type { Roots } from './roots.js'
 
-/** What `consul-connect:rotation` carries: a certificate or roots that are new and in use from now on. */
+/** Message of `consul-connect:rotation`: a new certificate or new roots are in use. */
 export interface RotationMessage {
   readonly service: string
-  /** What is new. */
+  /** Whether the certificate or the roots are new. */
   readonly what: 'leaf' | 'roots'
-  /** Without its key. */
+  /** The certificate, without its private key. */
   readonly leaf: Leaf
   readonly roots: Roots
 }

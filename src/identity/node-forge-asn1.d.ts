@@ -1,4 +1,4 @@
-// node-forge's published types know the whole alone, and not its parts.
+// The published types of node-forge lack its parts.
 declare module 'node-forge/lib/asn1.js' {
   import forge from 'node-forge'
   export default forge.asn1

@@ -1,4 +1,4 @@
-// node-forge takes these options since 1.3.2; its published types know only the older boolean.
+// Options of node-forge 1.3.2 and later; its published types have only the older boolean.
 export {}
 
 declare module 'node-forge' {

@@ -2,7 +2,7 @@ import { type KeyObject, X509Certificate } from 'node:crypto'
 import { type CertificateFacts, parseCertificate } from './certificate.js'
 
 const MAX_PEM_BYTES = 1024 * 1024
-/** A path of more certificates is refused; OpenSSL's own limit is 100. */
+/** Upper bound on the length of a path; that of OpenSSL is 100. */
 const MAX_PATH = 16
 
 /**
@@ -17,9 +17,8 @@ export function parsePemCertificates(pem: string): X509Certificate[] {
 
 /**
  * Verifies that a path leads from a leaf to one of the trust anchors, as OpenSSL does at a handshake: the anchors are
- * searched before the presented certificates, the first issuer that fits by name and key identifier is taken, and there
- * is no second try. Needed where OpenSSL is not asked: for connections that were made under other roots, and to learn
- * when a path ends.
+ * searched before the presented certificates, and only the first issuer with a matching name and key identifier is tried.
+ * Needed without a handshake: for connections that were verified against other roots, and to know when a path expires.
  *
  * The rules are those of `X509_verify_cert` (OpenSSL 3.0) with partial chains allowed and security level 2.
  * @param chain - the leaf, then the certificates that came with it, in any order
@@ -48,7 +47,7 @@ export function verifyPath(
   return Math.min(...path.map(({ validTo }) => Date.parse(validTo)))
 }
 
-/** The path as far as issuers can be found; anchored when it ends at a trust anchor. */
+/** Returns the path as far as issuers are found, and whether it ends at a trust anchor. */
 function buildPath(
   [leaf, ...presented]: readonly X509Certificate[],
   anchors: readonly X509Certificate[],
@@ -66,7 +65,7 @@ function buildPath(
   return { path, anchored: false }
 }
 
-/** The first candidate that is valid now; without one, the candidate that expires last. */
+/** Returns the first candidate that is valid now; if there is none, the candidate that expires last. */
 function findIssuer(
   subject: X509Certificate,
   candidates: readonly X509Certificate[],
@@ -99,13 +98,13 @@ function verifyValidity(certificate: X509Certificate, now: number): void {
   }
 }
 
-/** RFC 5280, section 6.1.4: what each certificate of a path may do. */
+/** Verifies what each certificate of a path may be used for (RFC 5280, section 6.1.4). */
 function verifyIssuers(path: readonly X509Certificate[], purposes: readonly string[]): void {
   let issuersBelow = 0
   path.forEach((certificate, i) => {
     const facts = parseCertificate(certificate.raw)
     if (!isStrongKey(certificate)) throw new Error(`${describe(certificate)} has a key that is too weak`)
-    // A trust anchor is trusted as such: its own signature is not looked at.
+    // The signature of a trust anchor itself is not verified.
     if (i < path.length - 1 && WEAK_SIGNATURES.has(facts.signatureAlgorithm)) {
       throw new Error(`${describe(certificate)} is signed with an algorithm that is too weak`)
     }
@@ -141,7 +140,7 @@ function isSignedBy(certificate: X509Certificate, key: KeyObject): boolean {
   }
 }
 
-/** Less than 112 bits of security, which is what security level 2 demands: digests of MD2, MD5, and SHA-1. */
+/** Signatures with MD2, MD5, or SHA-1: less than the 112 bits of security that level 2 requires. */
 const WEAK_SIGNATURES: ReadonlySet<string> = new Set([
   '1.2.840.113549.1.1.2',
   '1.2.840.113549.1.1.4',
@@ -151,7 +150,7 @@ const WEAK_SIGNATURES: ReadonlySet<string> = new Set([
   '1.3.14.3.2.29',
 ])
 const MIN_RSA_BITS = 2048
-/** Curves of 224 bits and more, by OpenSSL's names. */
+/** Curves of at least 224 bits, by their names in OpenSSL. */
 const STRONG_CURVES: ReadonlySet<string> = new Set([
   'secp224r1',
   'prime256v1',
@@ -175,7 +174,7 @@ function isStrongKey(certificate: X509Certificate): boolean {
   return namedCurve === undefined || STRONG_CURVES.has(namedCurve)
 }
 
-/** The certificate's subject, for an error; never more than a line. */
+/** Returns the subject of a certificate on one line, for errors. */
 function describe({ subject }: X509Certificate): string {
   return JSON.stringify(subject.replaceAll('\n', ', ').slice(0, 128))
 }

@@ -129,7 +129,7 @@ const AGENT = new RegExp(`^${AP}/agent/client${DC}/id/(?<agentId>[^/]+)$`)
 const SERVER = new RegExp(`^/agent/server${DC}$`)
 const MESH_GATEWAY = new RegExp(`^${AP}/gateway/mesh${DC}$`)
 
-/** Undefined when the path is none of Connect's. */
+/** Returns undefined for a path that Connect does not use. */
 function parsePath(trustDomain: string, path: string): SpiffeIdParts | undefined {
   const service = match(SERVICE, path, ['namespace', 'datacenter', 'service'])
   if (service !== undefined) return { kind: 'service', trustDomain, ...service }
@@ -155,17 +155,17 @@ function match<K extends string>(
     if ((raw as string | undefined) === undefined) continue
     const text = decodeSegment(raw)
     if (text === undefined) return undefined
-    // The default partition is written by leaving it out; naming it would give one identity two spellings.
+    // The default partition is omitted. With it, one identity would have two spellings.
     if (name === 'partition' && text === DEFAULT) return undefined
     decoded[name] = text
   }
   return names.every((name) => name in decoded) ? decoded : undefined
 }
 
-// RFC 3986, pchar: what may stand unencoded in a segment.
+// The characters of a segment: pchar of RFC 3986.
 const SEGMENT = /^(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+$/
 
-/** One raw segment, decoded once; undefined when it is empty, a dot segment, or not decodable to plain text. */
+/** Decodes a segment once; undefined if it is empty, a dot segment, or not decodable to text without controls. */
 function decodeSegment(raw: string): string | undefined {
   if (!SEGMENT.test(raw)) return undefined
   let text: string

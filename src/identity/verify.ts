@@ -2,7 +2,7 @@ import { type ErrorCode, VerificationError } from '../base/errors.js'
 import { CLIENT_AUTH, type CertificateFacts, SERVER_AUTH } from './certificate.js'
 import { type ServiceId, SpiffeId } from './spiffe.js'
 
-/** Who a peer must be. Whatever is undefined is not compared, except the service. */
+/** The identity that a peer must have. Undefined parts are not compared. */
 export interface ExpectedIdentity {
   readonly service: string
   readonly namespace?: string | undefined
@@ -10,17 +10,16 @@ export interface ExpectedIdentity {
   readonly datacenter?: string | undefined
 }
 
-/** A SPIFFE ID, and the text that the certificate has. */
+/** A SPIFFE ID from a certificate. */
 export interface CertifiedId {
   readonly id: SpiffeId
-  /** The URI exactly as the certificate has it. */
+  /** The URI as in the certificate. */
   readonly uri: string
 }
 
 /**
- * Rules 2 to 8 of an X.509-SVID, on the facts of one leaf. (Rule 1, the chain's length, is the transport's; rule
- * 10, path and signatures, is OpenSSL's.) The sources are the SPIFFE standards X509-SVID (sections 2 to 5) and
- * SPIFFE-ID (section 2).
+ * Verifies the contents of a leaf by the rules of the SPIFFE standards X509-SVID (sections 2 to 5) and SPIFFE-ID (section
+ * 2). The path and its length are verified elsewhere.
  * @throws VerificationError or SpiffeIdError, with a code for each rule
  */
 export function verifyLeaf(facts: CertificateFacts): CertifiedId {
@@ -56,8 +55,7 @@ export function verifyLeaf(facts: CertificateFacts): CertifiedId {
 }
 
 /**
- * Rule 9: a peer is a service of the trust domain whose roots its path was verified against. Roots are never
- * pooled across trust domains.
+ * Verifies that a peer is a service of the trust domain whose roots its path was verified against.
  * @throws VerificationError
  */
 export function verifyMember(certified: CertifiedId, trustDomain: string): ServiceId {
@@ -76,8 +74,8 @@ export function verifyMember(certified: CertifiedId, trustDomain: string): Servi
 }
 
 /**
- * An expectation made whole: namespace, partition and datacenter are our own where nothing is said. A service of the
- * same name elsewhere is another service.
+ * Completes an expected identity with our own namespace, partition, and datacenter. A service with the same name elsewhere
+ * is another service.
  */
 export function expectedAt(own: ServiceId, expected: ExpectedIdentity): Required<ExpectedIdentity> {
   return {
@@ -89,7 +87,7 @@ export function expectedAt(own: ServiceId, expected: ExpectedIdentity): Required
 }
 
 /**
- * Whether a peer is the one that was dialled.
+ * Verifies that a peer has the expected identity.
  * @throws VerificationError with ERR_CONNECT_PEER_IDENTITY
  */
 export function verifyExpected(id: Required<ExpectedIdentity>, expected: ExpectedIdentity): void {

@@ -7,19 +7,19 @@ import {
   fetchProxy,
   findProxiesFor,
 } from '../agent/endpoints/proxy.js'
-import { agentSettings } from '../agent/settings.js'
+import { expectAgent } from '../agent/settings.js'
 import type { BlockingQuery } from '../agent/watch.js'
 import { CachedWatch } from '../agent/cached-watch.js'
 import { withDeadline } from '../base/deadline.js'
 import { type Time, systemTime } from '../base/clock.js'
 import { AgentError, ConnectError, OptionError, TimeoutError } from '../base/errors.js'
 import { emitSafely } from '../base/emit-safely.js'
-import { expectKeys, expectName, expectObject } from '../base/validate.js'
+import { expectName, optional, readOptions } from '../base/validate.js'
 import { type ReadyOptions, readyBounds } from '../base/ready-options.js'
 import { normalize } from './keys.js'
 import { type ProxyConfig, readProxyConfig } from './settings.js'
 
-/** Which proxy: by its own id on the agent, or the only one that stands for a service instance of the agent. */
+/** Selects a proxy by its ID at the agent, or as the only proxy of a service instance. */
 export type ProxySelector = { readonly proxyId: string } | { readonly sidecarFor: string }
 
 /** Options of `proxyConfig`. */
@@ -28,17 +28,17 @@ export interface ProxyConfigOptions {
   readonly agent?: AgentOptions | undefined
 }
 
-/** Events of a ProxyConfigSource, with their arguments. */
+/** The events of a ProxyConfigSource, with their arguments. */
 export interface ProxyConfigEvents {
-  /** The first configuration, and each one that differs from the last. */
+  /** The first configuration, or one that differs from the last. */
   changed: [config: ProxyConfig]
-  /** The configuration cannot be read, or no proxy can be run by it: the last good one stays. It is read again. */
+  /** The configuration cannot be read or used. The last good one stays in use, and the read is repeated. */
   warning: [error: Error]
 }
 
 /**
- * The live configuration of one proxy: a watch of its registration with the agent. A wrong value costs the upstream or the
- * bound that it belongs to, and is listed in `problems` of the configuration; the rest applies.
+ * Watches the registration of a proxy at the agent, and parses its configuration. An invalid value affects only its own
+ * upstream, listener, or limit, and is listed in `problems` of the configuration.
  *
  * An open source keeps the process alive.
  */
@@ -53,8 +53,8 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
   constructor(selector: ProxySelector, options: ProxyConfigOptions = {}, time: Time = systemTime) {
     super()
     this.#selector = proxySelector(selector)
-    expectKeys('options', expectObject('options', options), ['agent'])
-    this.#agent = new AgentClient(agentSettings(options.agent))
+    const { agent } = readOptions(options, { agent: expectAgent })
+    this.#agent = new AgentClient(agent)
     this.#watched = new CachedWatch({
       name: 'proxy',
       fetch: (query) => this.#fetch(query),
@@ -80,21 +80,21 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
   }
 
   /**
-   * Why the registration cannot be used or read at the moment, while `current` is the last good configuration; undefined
-   * while `current` is up to date.
+   * The error of the last read, after which `current` is still the last good configuration; undefined if the read
+   * succeeded.
    */
   get lastError(): Error | undefined {
     return this.#lastError
   }
 
-  /** The proxy's id on the agent; undefined until it is known. */
+  /** The ID of the proxy at the agent; undefined until it is known. */
   get proxyId(): string | undefined {
     return this.#proxyId
   }
 
   /**
-   * Resolves with the configuration as soon as there is one.
-   * @throws AgentError, OptionError (no proxy can be run by it), ConnectError (ERR_CONNECT_PROXY), TimeoutError, AbortError,
+   * Waits for the first configuration.
+   * @throws AgentError, OptionError (the configuration is unusable), ConnectError (ERR_CONNECT_PROXY), TimeoutError, AbortError,
    * ClosedError
    */
   async ready(options?: ReadyOptions): Promise<ProxyConfig> {
@@ -107,7 +107,7 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
     }
   }
 
-  /** Reads the registration again, now. */
+  /** Reads the registration again at once. */
   refresh(): void {
     this.#watched.refresh()
   }
@@ -130,7 +130,7 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
       const response = await this.#fetchAny(this.#proxyId, query)
       return { ...response, value: toConfig(response.value, this.current) }
     } catch (error) {
-      // The proxy may be registered again under another id.
+      // The proxy may be registered again with another ID.
       if (isNotFound(error)) this.#proxyId = undefined
       throw error
     }
@@ -141,7 +141,7 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
       return await fetchProxy(this.#agent, id, query)
     } catch (error) {
       if (!isNotFound(error)) throw error
-      // Agents before 1.6 have managed proxies, and those before 1.3 nothing else.
+      // Agents before 1.6 have managed proxies; agents before 1.3 have no others.
       return fetchManagedProxy(this.#agent, id, query).catch(() => {
         throw error
       })
@@ -155,9 +155,7 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
     if (id !== undefined && others.length === 0) return id
     const found = id === undefined ? 'none' : `several: ${[id, ...others].join(', ')}`
     const advice =
-      id === undefined
-        ? 'register one, with the DestinationServiceID of the instance'
-        : 'choose one by its id'
+      id === undefined ? 'register one with the DestinationServiceID of the instance' : 'select one by its ID'
     throw new ConnectError(
       'ERR_CONNECT_PROXY',
       `expected one proxy registered for the service instance ${sidecarFor} on this agent, found ${found}: ${advice}`,
@@ -167,21 +165,16 @@ export class ProxyConfigSource extends EventEmitter<ProxyConfigEvents> implement
 
 /** @throws OptionError */
 function proxySelector(given: unknown): ProxySelector {
-  const selector = expectObject('selector', given)
-  expectKeys('selector', selector, ['proxyId', 'sidecarFor'])
-  const { proxyId, sidecarFor } = selector
-  if ((proxyId === undefined) === (sidecarFor === undefined)) {
-    const found = proxyId === undefined ? 'neither' : 'both'
-    throw new OptionError('selector', 'either proxyId or sidecarFor', found)
-  }
-  return proxyId === undefined
-    ? { sidecarFor: expectName('selector.sidecarFor', sidecarFor) }
-    : { proxyId: expectName('selector.proxyId', proxyId) }
+  const checks = { proxyId: optional(expectName), sidecarFor: optional(expectName) }
+  const { proxyId, sidecarFor } = readOptions(given, checks, 'selector')
+  if (proxyId !== undefined && sidecarFor === undefined) return { proxyId }
+  if (proxyId === undefined && sidecarFor !== undefined) return { sidecarFor }
+  const found = proxyId === undefined ? 'neither' : 'both'
+  throw new OptionError('selector', 'either proxyId or sidecarFor', found)
 }
 
 /**
- * The configuration that a registration means. The keys of its `config` were written for the proxy, and come before the
- * fields that an agent fills in.
+ * Converts a registration to a configuration. The keys of its `config` take precedence over fields that the agent adds.
  */
 function toConfig(proxy: RegisteredProxy, previous: ProxyConfig | undefined): ProxyConfig {
   const { id, kind, service, config, upstreams } = proxy
@@ -200,7 +193,7 @@ function toConfig(proxy: RegisteredProxy, previous: ProxyConfig | undefined): Pr
     local_service_port: proxy.localSocketPath === undefined ? proxy.localPort : undefined,
     local_service_socket_path: proxy.localSocketPath,
     ...own,
-    // Consul 1.2 had them inside the configuration.
+    // Consul 1.2 has them inside the configuration.
     upstreams: upstreams.length > 0 ? upstreams : own['upstreams'],
     service,
     namespace: proxy.namespace,

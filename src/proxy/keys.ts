@@ -1,5 +1,6 @@
 import { OptionError } from '../base/errors.js'
 import {
+  type Check,
   DEFAULTS,
   describe,
   expectAddress,
@@ -11,13 +12,10 @@ import {
 
 export type Settings = Readonly<Record<string, unknown>>
 
-/** Checks the value of an option, and returns it in its type. @throws OptionError */
-type Expect<T> = (option: string, value: unknown) => T
-
 const MAX_SHOWN_KEY = 64
 
 /**
- * Reads an object: its keys in snake_case, without the keys that have no value. A key that is not known is a warning.
+ * Reads an object: its keys in snake_case, without keys that have no value. An unknown key is a warning.
  * @throws OptionError
  */
 export function read(place: string, given: unknown, known: readonly string[], warnings: string[]): Settings {
@@ -26,7 +24,7 @@ export function read(place: string, given: unknown, known: readonly string[], wa
     if (known.includes(key)) continue
     const similar = known.find((name) => isOneEditApart(key, name))
     const advice = similar === undefined ? '' : `; did you mean ${similar}?`
-    warnings.push(`${at(place, key)}: no such key; it has no effect${advice}`)
+    warnings.push(`${at(place, key)}: unknown key, which has no effect${advice}`)
   }
   return settings
 }
@@ -35,11 +33,11 @@ export function read(place: string, given: unknown, known: readonly string[], wa
 export function normalize(place: string, given: unknown): Settings {
   const settings: Record<string, unknown> = {}
   for (const [key, value] of Object.entries(expectObject(place || 'the configuration', given))) {
-    // Agents, templates, and HCL write a value that was left out as null or as an empty string.
+    // Agents, templates, and HCL write null or an empty string for a missing value.
     if (value === undefined || value === null || value === '') continue
     const name = snakeCase(key)
     if (Object.hasOwn(settings, name)) throw new OptionError(at(place, key), 'one spelling of a key', 'two')
-    // An assignment would set the prototype when the key is `__proto__`.
+    // An assignment to the key `__proto__` would set the prototype.
     Object.defineProperty(settings, name, { value, enumerable: true })
   }
   return settings
@@ -56,8 +54,8 @@ export function list(option: string, value: unknown): readonly unknown[] {
   return value
 }
 
-/** Reads the value of a key; undefined where the key is absent. */
-export type Take = <T>(key: string, expect: Expect<T>) => T | undefined
+/** Reads the value of a key; undefined if the key is absent. */
+export type Take = <T>(key: string, expect: Check<T>) => T | undefined
 
 export function taker(place: string, settings: Settings): Take {
   return (key, expect) => {
@@ -71,13 +69,13 @@ function at(place: string, key: string): string {
   return place === '' ? shown : `${place}.${shown}`
 }
 
-/** Accepts digits in a string as a number: HCL and tools that write registrations quote numbers, and Consul's own proxy accepts them. */
-export function numeric<T>(expect: Expect<T>): Expect<T> {
+/** Accepts digits in a string as a number, as Consul's built-in proxy does: HCL and other tools quote numbers. */
+export function numeric<T>(expect: Check<T>): Check<T> {
   return (option, value) =>
     expect(option, typeof value === 'string' && /^\d{1,15}$/.test(value) ? Number(value) : value)
 }
 
-/** Whether a text becomes the other by one character that is added, removed, or replaced, or by two that change places. */
+/** Whether two texts differ by one added, removed, or replaced character, or by two swapped ones. */
 export function isOneEditApart(text: string, other: string): boolean {
   const shorter = Math.min(text.length, other.length)
   let start = 0
@@ -98,8 +96,8 @@ export function expectHost(option: string, value: unknown): string {
 const MAX_ADDRESS_LENGTH = 300
 
 /**
- * Parses an address with or without a port: the built-in proxy has both in one key, an agent's registration has a key for
- * each. `:port` is a port of the loopback.
+ * Parses an address with or without a port: the built-in proxy has both in one key, and a registration in two. `:port` is
+ * a port of the loopback address.
  */
 export function expectHostAndPort(
   option: string,
@@ -121,11 +119,11 @@ export function expectHostAndPort(
 }
 
 export function expectRealPort(option: string, value: unknown): number {
-  if (value === 0) throw new OptionError(option, 'a port from 1 to 65535', 'the number 0, or none')
-  return expectPort(option, value)
+  if (value !== 0 && value !== undefined) return expectPort(option, value)
+  throw new OptionError(option, 'a port from 1 to 65535', describe(value))
 }
 
-/** The longest path of a Unix socket on Linux, which cuts a longer one without an error. */
+/** The longest path of a Unix socket on Linux, which truncates a longer one without an error. */
 const LONGEST_PATH = 107
 
 export function expectPath(option: string, value: unknown): string {

@@ -3,10 +3,10 @@ import { text } from 'node:stream/consumers'
 import { isApiPath } from '../agent/api-path.js'
 import { AgentClient, type AgentExchange, type AgentRequest, isBlocking } from '../agent/client.js'
 import type { AgentOptions } from '../agent/options.js'
-import { agentSettings } from '../agent/settings.js'
+import { expectAgent } from '../agent/settings.js'
 import { WAIT_MARGIN_MS } from '../agent/watch.js'
 import { AgentError } from '../base/errors.js'
-import { expectKeys, expectObject, expectString } from '../base/validate.js'
+import { expectString, readOptions } from '../base/validate.js'
 import { bindPrivately } from '../sockets/private-socket.js'
 
 /** Options of `relayAgent`. */
@@ -59,10 +59,9 @@ export class AgentRelay implements AsyncDisposable {
   readonly #reads = new Map<string, Shared>()
 
   constructor(options: RelayOptions) {
-    const { path, agent } = expectObject('options', options)
-    expectKeys('options', options, ['path', 'agent'])
-    this.address = `unix://${expectString('path', path)}`
-    this.#agent = new AgentClient(agentSettings(agent as RelayOptions['agent']))
+    const { path, agent } = readOptions(options, { path: expectString, agent: expectAgent })
+    this.address = `unix://${path}`
+    this.#agent = new AgentClient(agent)
     // A blocking query may take minutes.
     this.#server = createServer({ requestTimeout: 0, keepAliveTimeout: 60_000 }, (request, response) => {
       this.#answer(request, response).catch(() => response.destroy())

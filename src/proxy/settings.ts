@@ -26,32 +26,32 @@ import {
   taker,
 } from './keys.js'
 
-/** The checked configuration of a proxy, with every default filled in. */
+/** A validated configuration of a proxy, with all defaults applied. */
 export interface ProxyConfig {
   /** The service that the proxy represents, whose certificate it uses. */
   readonly service: string
   readonly namespace: string | undefined
   readonly partition: string | undefined
-  /** How the mesh reaches the application; undefined for a proxy without a public listener. */
+  /** The public listener, where the mesh reaches the application; undefined without one. */
   readonly listener: ProxyListener | undefined
   /** The upstreams of the application, in the order of the configuration. */
   readonly upstreams: readonly ProxyUpstream[]
-  /** How long the proxy waits for open connections when it ends, in milliseconds. */
+  /** How long a shutdown waits for open connections, in milliseconds. */
   readonly drainTimeoutMs: number
-  /** Keys that have no effect, in words for an operator. */
+  /** Messages about keys that have no effect. */
   readonly warnings: readonly string[]
   /**
-   * Values that are wrong, and what the proxy does instead. Only a `ProxyConfigSource` reports them; `parseProxyConfig`
-   * throws the first one.
+   * Invalid values, and what the proxy does instead. Only a `ProxyConfigSource` reports them; `parseProxyConfig` throws
+   * the first one.
    */
   readonly problems: readonly ProxyProblem[]
 }
 
-/** A wrong value in the configuration of a proxy. */
+/** An invalid value in the configuration of a proxy. */
 export interface ProxyProblem {
   /** The key, such as `upstreams[0].local_bind_port`. */
   readonly place: string
-  /** What is expected and what was found. */
+  /** What was expected, and what was found. */
   readonly message: string
   /** What the proxy does instead. */
   readonly effect: string
@@ -60,24 +60,24 @@ export interface ProxyProblem {
 export interface ProxyListener {
   readonly host: string
   readonly port: number
-  /** Where the application listens. */
+  /** The address of the application. */
   readonly application: LocalAddress
-  /** Bound on connecting to the application, in milliseconds. */
+  /** Timeout of a connection attempt to the application, in milliseconds. */
   readonly connectTimeoutMs: number
   readonly handshakeTimeoutMs: number
-  /** How many connections may be open; undefined for any number. */
+  /** Upper bound on open connections; undefined for no limit. */
   readonly maxConnections: number | undefined
-  /** How many connections may be in their handshake. */
+  /** Upper bound on pending handshakes. */
   readonly maxHandshakes: number
-  /** Ends a connection on which no byte has moved for this time, in milliseconds; undefined for never. */
+  /** Closes a connection without traffic for this time, in milliseconds; undefined for never. */
   readonly idleTimeoutMs: number | undefined
 }
 
 export interface ProxyUpstream {
   readonly target: ServiceTarget | QueryTarget
-  /** Where the application reaches the upstream. */
+  /** The local address at which the application reaches the upstream. */
   readonly bind: LocalAddress
-  /** Bound on each dial, in milliseconds. */
+  /** Timeout of each dial, in milliseconds. */
   readonly connectTimeoutMs: number
   readonly idleTimeoutMs: number | undefined
 }
@@ -103,9 +103,9 @@ export const PROXY_CONFIG_KEYS: readonly string[] = [
   'drain_timeout_ms',
   ...LISTENER_KEYS,
 ]
-/** Keys that choose among the instances of an upstream. */
+/** Keys that select instances of an upstream. */
 const SELECTION_KEYS = ['tags', 'filter', 'near']
-/** Keys of the `config` inside an upstream: an agent accepts no other place for keys that it does not know. */
+/** Keys of `config` in an upstream, the only place where an agent accepts keys that it does not know. */
 const UPSTREAM_CONFIG_KEYS = ['connect_timeout_ms', 'idle_timeout_ms', ...SELECTION_KEYS]
 const UPSTREAM_KEYS = [
   'destination_type',
@@ -127,14 +127,13 @@ const duration = numeric(expectDuration)
 const count = numeric(expectCount)
 const realPort = numeric(expectRealPort)
 
-/** Called with each wrong value, and with what the proxy does instead. */
+/** Called with each invalid value, and what the proxy does instead. */
 type OnProblem = (error: OptionError, effect: string) => void
 
 /**
- * Reads the configuration of a proxy. Its keys are those of Consul's built-in proxy, of the registration of a proxy, and of
- * its upstreams, in snake_case or in the agent's CamelCase. A key that is not known becomes a warning; a value that is
- * wrong is an error, which names the key, the value, and what is allowed. Digits in a string are a number, an empty
- * string counts as absent.
+ * Parses the configuration of a proxy. Its keys are those of Consul's built-in proxy, of the registration of a proxy, and
+ * of its upstreams, in snake_case or CamelCase. An unknown key is a warning, and an invalid value is an error. Digits in
+ * a string are a number, and an empty string counts as absent.
  * @throws OptionError
  * @example
  * ```ts
@@ -153,10 +152,11 @@ export function parseProxyConfig(given: unknown): ProxyConfig {
 }
 
 /**
- * Reads the configuration of a proxy that runs, where a wrong value must not end what is right: a wrong upstream is left
- * out, a wrong public listener stays as it was, a wrong bound is the default. Each is reported in `problems`.
+ * Parses the configuration of a running proxy. Valid parts apply even if others are invalid: an invalid upstream is left
+ * out, an invalid public listener keeps its last configuration, and an invalid timeout or limit has its default. Each
+ * problem is listed in `problems`.
  * @param previous - the last good configuration
- * @throws OptionError when no proxy can be run: the service, its namespace or partition, or the whole form is wrong
+ * @throws OptionError if the service, its namespace, its partition, or the whole object is invalid
  */
 export function readProxyConfig(given: unknown, previous: ProxyConfig | undefined): ProxyConfig {
   const problems: ProxyProblem[] = []
@@ -188,7 +188,7 @@ function parse(given: unknown, onProblem: OnProblem, previous?: ProxyConfig): Pr
   }
 }
 
-/** Runs a part of the parser whose failure ends that part only. */
+/** Runs a part of the parser, and reports its error. */
 function attempt<T>(onProblem: OnProblem, effect: string, parsePart: () => T): T | undefined {
   try {
     return parsePart()
@@ -199,7 +199,7 @@ function attempt<T>(onProblem: OnProblem, effect: string, parsePart: () => T): T
   }
 }
 
-/** Reads bounds: a wrong one is replaced by its default. */
+/** Reads a timeout or limit; an invalid one has its default. */
 function tuner(take: Take, onProblem: OnProblem) {
   return <T, D extends T | undefined>(
     key: string,
@@ -210,7 +210,7 @@ function tuner(take: Take, onProblem: OnProblem) {
     otherwise
 }
 
-/** Without a port, or with port 0, there is no public listener. */
+/** Parses the public listener. There is none without a port, or with port 0. */
 function parseListener(
   take: Take,
   onProblem: OnProblem,
@@ -246,17 +246,17 @@ function parseApplication(take: Take): LocalAddress | undefined {
   const local = take('local_service_address', expectHostAndPort)
   const port = take('local_service_port', realPort)
   if (path !== undefined) {
-    // An agent fills in an address for every proxy.
+    // The agent adds an address to every registration.
     if (port === undefined) return { path }
     throw new OptionError('local_service_socket_path', 'a path or a port', 'both')
   }
-  // An operator wrote the port in the address; an agent may have filled in the other one.
+  // A port in the address was written by an operator; the agent may have added the other port.
   const chosen = local?.port ?? port
   return chosen === undefined ? undefined : { host: local?.host ?? DEFAULTS.loopback, port: chosen }
 }
 
 function parseUpstreams(value: unknown, onProblem: OnProblem, warnings: string[]): ProxyUpstream[] {
-  /** The places of the upstreams by their addresses. */
+  /** The path of each upstream by its address. */
   const taken = new Map<string, string>()
   return list('upstreams', value).flatMap((given, i) => {
     const place = `upstreams[${i}]`
@@ -264,7 +264,7 @@ function parseUpstreams(value: unknown, onProblem: OnProblem, warnings: string[]
       const own: string[] = []
       const parsed = parseUpstream(place, given, onProblem, own)
       expectFree(place, parsed.bind, taken)
-      // Warnings are of no use beside the problem of an upstream that is not served.
+      // Without the warnings of an upstream that is not served: its problem is reported instead.
       warnings.push(...own)
       return parsed
     })
@@ -285,7 +285,7 @@ function parseUpstream(
   expectSelectionKeys(configPlace, config)
   const take = taker(place, settings)
   const takeConfig = taker(configPlace, config)
-  // The same keys may be beside `config` and in it, where they come first.
+  // These keys may also be beside `config`; those in `config` take precedence.
   const either: Take = (key, expect) => takeConfig(key, expect) ?? take(key, expect)
   const tune = tuner(either, onProblem)
   warnAboutGateway(place, settings, warnings)
@@ -301,8 +301,8 @@ function parseUpstream(
 }
 
 /**
- * Rejects a misspelled selection key, such as `tag`: with a warning alone, the proxy would dial the instances that the
- * operator wants to leave out.
+ * Rejects a misspelled selection key, such as `tag`. With only a warning, the proxy would dial instances that the
+ * operator has excluded.
  */
 function expectSelectionKeys(place: string, settings: Settings): void {
   for (const key of Object.keys(settings)) {
@@ -322,13 +322,13 @@ function parseTarget(
   const type = take('destination_type', expectString) ?? 'service'
   const name = take('destination_name', expectName)
   if (name === undefined) {
-    // The key may be misspelled, and the warnings do not come with an error.
+    // The key may be misspelled, and the warnings are not reported with an error.
     const unknown = warnings.filter((warning) => warning.startsWith(`${place}.`))
     const found = ['none', ...unknown].join('; ')
     throw new OptionError(`${place}.destination_name`, 'the name of a service or a prepared query', found)
   }
   const scope = {
-    // Consul 1.2 has another name for this key.
+    // The name of this key in Consul 1.2.
     datacenter: take('datacenter', expectName) ?? take('destination_datacenter', expectName),
     namespace: take('destination_namespace', expectName),
     partition: take('destination_partition', expectName),
@@ -355,10 +355,10 @@ function parseTarget(
 
 function parseBind(place: string, take: Take): LocalAddress {
   const path = take('local_bind_socket_path', expectPath)
-  const port = take('local_bind_port', numeric(expectPort)) ?? 0
+  const port = take('local_bind_port', numeric(expectPort))
   const host = take('local_bind_address', expectHost) ?? DEFAULTS.forwardHost
   if (path === undefined) return { host, port: expectRealPort(`${place}.local_bind_port`, port) }
-  if (port === 0) return { path }
+  if (port === undefined || port === 0) return { path }
   throw new OptionError(`${place}.local_bind_socket_path`, 'a path or a port', 'both')
 }
 
@@ -370,13 +370,13 @@ function warnAboutGateway(place: string, settings: Settings, warnings: string[])
   warnings.push(`${place}.mesh_gateway: gateways are not supported; instances are dialed directly`)
 }
 
-/** Rejects an address that another upstream has. */
+/** Rejects an address that another upstream uses. */
 function expectFree(place: string, bind: LocalAddress, taken: Map<string, string>): void {
   const address = formatLocal(bind)
   const other = taken.get(address)
   if (other !== undefined) {
     const key = 'path' in bind ? 'local_bind_socket_path' : 'local_bind_port'
-    throw new OptionError(`${place}.${key}`, 'an address of its own', `that of ${other}, ${address}`)
+    throw new OptionError(`${place}.${key}`, 'a unique address', `${address}, which ${other} uses`)
   }
   taken.set(address, place)
 }

@@ -2,7 +2,7 @@ import { type Backoff, backoffMs } from '../base/backoff.js'
 import type { Time } from '../base/clock.js'
 import type { Endpoint } from './resolver.js'
 
-/** Jitter makes an ejection up to half as long again. */
+/** Jitter prolongs an ejection by up to 50 %. */
 const EJECTION: Backoff = { firstMs: 1_000, longestMs: 60_000 }
 
 /** The state of one instance. */
@@ -25,7 +25,7 @@ export interface Choice {
   connected(): () => void
   /** The connection failed, or the verification of its peer. */
   failed(): void
-  /** The attempt was aborted without a result. */
+  /** The attempt says nothing about the instance: it was aborted, or failed for a local reason. */
   abandoned(): void
 }
 
@@ -48,7 +48,7 @@ export class Balancer {
     this.#time = time
   }
 
-  /** Whether it has no state: no open connections and no ejected instances. */
+  /** Whether the balancer can be dropped: it has no open or pending connections and no ejected instances. */
   get isIdle(): boolean {
     return [...this.#known.values()].every((instance) => instance.load === 0 && !this.#isEjected(instance))
   }
@@ -70,7 +70,7 @@ export class Balancer {
     return this.#begin(chosen)
   }
 
-  /** Updates the instances. State of removed instances is kept while it matters. */
+  /** Updates the instances. Keeps a removed instance while it has connections or is ejected. */
   #take(endpoints: readonly Endpoint[]): void {
     // The same frozen list: nothing has changed.
     if (this.#endpoints === endpoints && Object.isFrozen(endpoints)) return
@@ -92,7 +92,7 @@ export class Balancer {
     this.#readmit()
   }
 
-  /** If the list became shorter, returns the instances whose ejection ends first, so that at most half are ejected. */
+  /** Readmits the instances whose ejection ends first if the list became shorter, so that at most half are ejected. */
   #readmit(): void {
     const ejected = this.#list
       .filter((instance) => this.#isOut(instance))
@@ -103,7 +103,7 @@ export class Balancer {
   }
 
   #begin(instance: Instance): Choice {
-    // An instance that is used for lack of others during its trial gets no second trial.
+    // During its trial, an instance may get other connections if no other instance is left. They are no trials.
     const isTrial = instance.ejections > 0 && !instance.isOnTrial
     if (isTrial) instance.isOnTrial = true
     instance.load += 1
@@ -169,8 +169,8 @@ function newInstance(endpoint: Endpoint): Instance {
 
 /**
  * Picks two instances by weight and returns the one with less load per weight. The second one must have no more load
- * per weight with the new connection than the first one without it; otherwise a single open connection would invert the
- * shares of instances with different weights.
+ * per weight with the new connection than the first one without it. Otherwise, one open connection would send most traffic
+ * to the instance with the lower weight.
  */
 function lighter(candidates: readonly Instance[], random: () => number): Instance | undefined {
   const weighty = candidates.filter((candidate) => weightOf(candidate) > 0)

@@ -2,23 +2,23 @@ import { formatHostPort } from '../base/host-port.js'
 import { type Channel, openChannel } from '../base/channel.js'
 import type { Endpoint } from './resolver.js'
 
-/** What `consul-connect:resolution` carries: the instances of an upstream, when they were looked up or have changed. */
+/** Message of `consul-connect:resolution`: the instances of an upstream were looked up or have changed. */
 export interface ResolutionMessage {
-  /** The upstream, as errors name it. */
+  /** The name of the upstream, as in errors. */
   readonly upstream: string
-  /** The datacenter of the instances; undefined where it is not known. */
+  /** The datacenter of the instances; undefined if it is not known. */
   readonly datacenter: string | undefined
   /** `host:port` of each instance that can be dialed. */
   readonly addresses: readonly string[]
   /** Whether the first address is the nearest, and is dialed first. */
   readonly isSorted: boolean
-  /** Why the look-up failed; the instances of an earlier one may be in use. */
+  /** The error of a failed lookup, after which earlier instances may stay in use. */
   readonly error: Error | undefined
 }
 
 const resolutions: Channel<ResolutionMessage> = openChannel('consul-connect:resolution')
 
-/** Reports the instances of an upstream. */
+/** Publishes the instances of an upstream. */
 export function publishResolution(upstream: string, endpoints: readonly Endpoint[], isSorted: boolean): void {
   if (!resolutions.hasSubscribers) return
   resolutions.publish({
@@ -30,7 +30,7 @@ export function publishResolution(upstream: string, endpoints: readonly Endpoint
   })
 }
 
-/** Reports that the instances of an upstream cannot be looked up. */
+/** Publishes a failed lookup. */
 export function publishResolutionFailure(upstream: string, error: Error): void {
   if (!resolutions.hasSubscribers) return
   resolutions.publish({ upstream, datacenter: undefined, addresses: [], isSorted: false, error })

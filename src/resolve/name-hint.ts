@@ -29,7 +29,7 @@ function dnsHint(name: string): string | undefined {
   return `to dial the prepared query of this DNS name, write ${literal({ query: target.join('.'), datacenter })}`
 }
 
-/** Reads `<service>`, `<tag>.<service>`, and `_<service>._<tag>`, where the tag `tcp` stands for none (RFC 2782). */
+/** Parses `<service>`, `<tag>.<service>`, and `_<service>._<tag>`, where `tcp` is no tag (RFC 2782). */
 function serviceOf([first = '', second]: readonly string[]): { service: string; tags?: readonly string[] } {
   if (second === undefined) return { service: first }
   if (!first.startsWith('_') || !second.startsWith('_')) return { service: second, tags: [first] }
@@ -43,7 +43,7 @@ function addressHint(name: string): string | undefined {
   return `to dial an address, write { address: ${JSON.stringify(address)}, service: <name> }`
 }
 
-/** The value of the option `address` for a text that looks like an address, with `<port>` where it has none. */
+/** Returns the option `address` for a text that looks like an address, with `<port>` for a missing port. */
 function addressOf(name: string): string | undefined {
   if (isIPv6(name)) return `[${name}]:<port>`
   if (name.startsWith('[') && name.endsWith(']') && isIPv6(name.slice(1, -1))) return `${name}:<port>`
@@ -54,7 +54,7 @@ function addressOf(name: string): string | undefined {
   return name
 }
 
-/** An upstream as it is written in JavaScript. */
+/** Formats an upstream as JavaScript. */
 function literal(upstream: string | Readonly<Record<string, unknown>>): string {
   if (typeof upstream === 'string') return JSON.stringify(upstream)
   const entries = Object.entries(upstream).filter(([, value]) => value !== undefined)

@@ -11,18 +11,18 @@ import { TtlCache, type Timed } from './ttl-cache.js'
 import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
 import type { QueryTarget } from './upstream.js'
 
-/** How long an answer is used when its query defines no TTL. */
+/** The TTL of an answer if the query defines none. */
 const DEFAULT_TTL_MS = 10_000
-/** The shortest time between two executions, whatever TTL the query defines. An empty answer is used no longer. */
+/** The minimum TTL, and the TTL of an empty answer. */
 const SHORTEST_TTL_MS = 1_000
-/** How long the sorting of a query is used: definitions change rarely. */
+/** How long the known sorting of a query is cached: definitions change rarely. */
 const SORTING_TTL_MS = 60_000
-/** The same while neither the definition nor the answers tell. */
+/** How long an unknown sorting is cached. */
 const UNDECIDED_TTL_MS = 10_000
-/** How long a dial that has its instances waits for the sorting of the query. */
+/** How long a dial that has instances waits for the sorting of the query. */
 const LONGEST_EXPLAIN_MS = 500
 /**
- * How many answers are compared at once when the definition cannot be read. Two nodes with an instance each take 12.
+ * Upper bound on the answers that are compared if the definition cannot be read. With two nodes, 12 are needed.
  */
 const MOST_COMPARED = 16
 
@@ -104,8 +104,8 @@ export class QueryResolver implements Resolver {
   }
 
   /**
-   * Reads whether the query sorts by distance. A token may execute a query whose definition it may not read: then
-   * the order of several answers decides.
+   * Finds out whether the query sorts by distance. If the token can execute the query but not read its definition, the
+   * order of several answers decides.
    */
   async #findSorting(signal: AbortSignal): Promise<Timed<boolean | undefined>> {
     const endsAt = this.#clock.now() + LONGEST_EXPLAIN_MS
@@ -114,7 +114,7 @@ export class QueryResolver implements Resolver {
       this.#definition = await isSortedQuery(this.#agent, this.#target, bounds)
       return { value: this.#definition, ttlMs: SORTING_TTL_MS }
     } catch (error) {
-      // An earlier definition stays in use while the agent is away.
+      // The last definition stays in use while the agent does not answer.
       if (isNoAnswer(error)) return { value: this.#definition, ttlMs: SHORTEST_TTL_MS }
     }
     this.#definition = undefined
@@ -122,7 +122,7 @@ export class QueryResolver implements Resolver {
     return { value: undefined, ttlMs: this.#order.isSorted === undefined ? UNDECIDED_TTL_MS : SORTING_TTL_MS }
   }
 
-  /** Executes the query until the order of its answers tells whether they are sorted. */
+  /** Executes the query until the order of its answers shows whether they are sorted. */
   async #compareAnswers(signal: AbortSignal, endsAt: number): Promise<void> {
     if (!this.#isComparable) return
     for (let i = 0; i < MOST_COMPARED && this.#order.isSorted === undefined; i += 1) {

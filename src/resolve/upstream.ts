@@ -6,43 +6,40 @@ import {
   describe,
   expectAddress,
   expectBoolean,
-  expectKeys,
   expectName,
   expectObject,
   expectString,
   expectStrings,
   optional,
+  readOptions,
 } from '../base/validate.js'
 import type { Resolver } from './resolver.js'
 
-/** A service of the mesh, by name. What is left out is the agent's own. */
+/** A service of the mesh, by its name. A missing scope is that of the agent. */
 export interface ServiceTarget extends Scope {
   readonly service: string
-  /** Only instances that have every one of these tags. */
+  /** Only instances with all of these tags. */
   readonly tags?: readonly string[] | undefined
   /**
-   * A node's name, or `_agent` for the agent's own: the instances that are nearest to it, by the estimated round trip,
+   * The name of a node, or `_agent` for the node of the agent: instances with the shortest estimated round trip from it
    * come first. @default instances are chosen by weight and load
    */
   readonly near?: string | undefined
-  /** Only instances that pass this expression of Consul's filter language, such as `Service.Meta.version == "2"`. */
+  /** Only instances that match this expression of Consul's filter language, such as `Service.Meta.version == "2"`. */
   readonly filter?: string | undefined
-  /** Whether instances whose checks warn are left out. @default true */
+  /** Whether instances with a failing check of the status `warning` are left out. @default true */
   readonly onlyPassing?: boolean | undefined
 }
 
-/** A prepared query. The instances must prove the name of the service that the query is about. */
+/** A prepared query. Its instances must prove the identity of the service that the query names. */
 export interface QueryTarget extends Scope {
-  /** The query's name or id; for a template, any name that it matches. */
+  /** The name or ID of the query; for a template, any name that it matches. */
   readonly query: string
-  /** Sorted by the round trip from this node, or from the agent's own: `_agent`. @default as the query itself says */
+  /** The name of a node, or `_agent`: instances with the shortest round trip come first. @default that of the query */
   readonly near?: string | undefined
 }
 
-/**
- * A name of Consul's DNS, and who must be found behind it: DNS can be forged, and says nothing of identities, so they
- * never come from there.
- */
+/** A name in Consul's DNS, and the service that its addresses must belong to: DNS is not trusted for identities. */
 export interface DnsTarget extends Scope {
   /**
    * `<service>.connect[.<datacenter>].<domain>`, `<query>.query[.<datacenter>].<domain>`, or any name with SRV records.
@@ -51,7 +48,7 @@ export interface DnsTarget extends Scope {
   readonly service: string
 }
 
-/** Fixed addresses, and the service that must be found there. */
+/** Fixed addresses, and the service that they must belong to. */
 export interface AddressTarget extends Scope {
   /** `host:port`, with an IPv6 address in brackets; or a list of them. */
   readonly address: string | readonly string[]
@@ -59,13 +56,12 @@ export interface AddressTarget extends Scope {
 }
 
 /**
- * What can be dialled. A string is exactly a service's name; an object is a service with more said about which of its
- * instances, or a prepared query, or a DNS name or addresses with the service that must be there; a resolver is
- * anything else.
+ * The destination of a dial: the name of a service as a string; an object for a service with conditions, a prepared
+ * query, a DNS name, or addresses; or a custom resolver.
  */
 export type Upstream = string | ServiceTarget | QueryTarget | DnsTarget | AddressTarget | Resolver
 
-/** An upstream that we resolve ourselves. */
+/** An upstream that this library resolves. */
 export type Target =
   | ({ readonly kind: 'service' } & ServiceTarget)
   | ({ readonly kind: 'query' } & QueryTarget)
@@ -79,7 +75,7 @@ export function isResolver(value: unknown): value is Resolver {
 }
 
 /**
- * What an upstream names.
+ * Validates an upstream.
  * @throws OptionError
  */
 export function toTarget(upstream: unknown): Target {
@@ -92,7 +88,7 @@ export function toTarget(upstream: unknown): Target {
 }
 
 /**
- * An upstream as it is now, whatever becomes of the object that it was given by.
+ * Validates and copies an upstream, so that later changes of the object of the caller have no effect.
  * @throws OptionError
  */
 export function settledUpstream(upstream: unknown): Upstream {
@@ -101,15 +97,19 @@ export function settledUpstream(upstream: unknown): Upstream {
   return structuredClone(upstream as Upstream)
 }
 
+const SCOPE_CHECKS = {
+  datacenter: optional(expectName),
+  namespace: optional(expectName),
+  partition: optional(expectName),
+}
+
 /**
- * A service's name, or a service and where it is.
+ * Converts the name of a service, or a service with its scope, to an expected identity.
  * @throws OptionError
  */
 export function toIdentity(upstream: unknown): ExpectedIdentity {
   if (typeof upstream === 'string') return { service: expectName('upstream', upstream) }
-  const given = expectObject('upstream', upstream)
-  expectKeys('upstream', given, ['service', ...SCOPE_KEYS])
-  return { service: expectName('upstream.service', given['service']), ...scopeOf(given) }
+  return readOptions(upstream, { service: expectName, ...SCOPE_CHECKS }, 'upstream')
 }
 
 function expectServiceName(upstream: string): string {
@@ -121,52 +121,44 @@ function expectServiceName(upstream: string): string {
   )
 }
 
-type Given = Readonly<Record<string, unknown>>
-
-function serviceTarget(given: Given): Target {
-  expectKeys('upstream', given, ['service', ...SCOPE_KEYS, 'tags', 'near', 'filter', 'onlyPassing'])
-  return {
-    kind: 'service',
-    service: expectName('upstream.service', given['service']),
-    ...scopeOf(given),
-    tags: optional(expectTags)('upstream.tags', given['tags']),
-    near: optional(expectName)('upstream.near', given['near']),
-    filter: optional(expectFilter)('upstream.filter', given['filter']),
-    onlyPassing: optional(expectBoolean)('upstream.onlyPassing', given['onlyPassing']),
+function serviceTarget(given: object): Target {
+  const checks = {
+    service: expectName,
+    ...SCOPE_CHECKS,
+    tags: optional(expectTags),
+    near: optional(expectName),
+    filter: optional(expectFilter),
+    onlyPassing: optional(expectBoolean),
   }
+  return { kind: 'service', ...readOptions(given, checks, 'upstream') }
 }
 
-function queryTarget(given: Given): Target {
-  expectKeys('upstream', given, ['query', ...SCOPE_KEYS, 'near'])
-  return {
-    kind: 'query',
-    query: expectName('upstream.query', given['query']),
-    ...scopeOf(given),
-    near: optional(expectName)('upstream.near', given['near']),
-  }
+function queryTarget(given: object): Target {
+  const checks = { query: expectName, ...SCOPE_CHECKS, near: optional(expectName) }
+  return { kind: 'query', ...readOptions(given, checks, 'upstream') }
 }
 
-function dnsTarget(given: Given): Target {
-  expectKeys('upstream', given, ['dns', 'service', ...SCOPE_KEYS])
-  const dns = expectString('upstream.dns', given['dns'])
-  if (!isDnsName(dns)) throw new OptionError('upstream.dns', 'a DNS name', describe(dns))
-  return { kind: 'dns', dns, service: expectName('upstream.service', given['service']), ...scopeOf(given) }
+function dnsTarget(given: object): Target {
+  const checks = { dns: expectDnsName, service: expectName, ...SCOPE_CHECKS }
+  return { kind: 'dns', ...readOptions(given, checks, 'upstream') }
 }
 
-function addressTarget(given: Given): Target {
-  expectKeys('upstream', given, ['address', 'service', ...SCOPE_KEYS])
-  const { address } = given
-  const list = Array.isArray(address)
-    ? expectStrings('upstream.address', address)
-    : [expectString('upstream.address', address)]
-  if (list.length === 0) throw new OptionError('upstream.address', 'an address or more', 'an empty list')
-  for (const each of list) expectAddress('upstream.address', each)
-  return {
-    kind: 'address',
-    address: list,
-    service: expectName('upstream.service', given['service']),
-    ...scopeOf(given),
-  }
+function expectDnsName(option: string, value: unknown): string {
+  const name = expectString(option, value)
+  if (isDnsName(name)) return name
+  throw new OptionError(option, 'a DNS name', describe(name))
+}
+
+function addressTarget(given: object): Target {
+  const checks = { address: expectAddresses, service: expectName, ...SCOPE_CHECKS }
+  return { kind: 'address', ...readOptions(given, checks, 'upstream') }
+}
+
+function expectAddresses(option: string, value: unknown): readonly string[] {
+  const list = Array.isArray(value) ? expectStrings(option, value) : [expectString(option, value)]
+  if (list.length === 0) throw new OptionError(option, 'an address or more', 'an empty list')
+  for (const each of list) expectAddress(option, each)
+  return list
 }
 
 /** Longer than filters are in practice, and short enough for a URL. */
@@ -183,14 +175,4 @@ export function expectTags(option: string, value: unknown): readonly string[] {
   const tags = expectStrings(option, value)
   if (tags.length > MOST_TAGS) throw new OptionError(option, `at most ${MOST_TAGS} tags`, `${tags.length}`)
   return tags
-}
-
-const SCOPE_KEYS = ['datacenter', 'namespace', 'partition']
-
-function scopeOf(given: Given): Scope {
-  return {
-    datacenter: optional(expectName)('upstream.datacenter', given['datacenter']),
-    namespace: optional(expectName)('upstream.namespace', given['namespace']),
-    partition: optional(expectName)('upstream.partition', given['partition']),
-  }
 }

@@ -5,10 +5,8 @@ import { OptionError } from '../base/errors.js'
 import {
   DEFAULTS,
   describe,
-  duration,
   expectDuration,
   expectDurationOrNone,
-  expectKeys,
   expectName,
   expectObject,
   expectPort,
@@ -17,6 +15,8 @@ import {
   expectStrings,
   expectTimeout,
   optional,
+  readOptions,
+  withDefault,
 } from '../base/validate.js'
 
 /** Options of `register`. */
@@ -84,25 +84,10 @@ export interface HttpCheck {
   readonly timeoutMs?: number | undefined
 }
 
-const KEYS = [
-  'port',
-  'address',
-  'id',
-  'kind',
-  'destinationId',
-  'tags',
-  'meta',
-  'weights',
-  'check',
-  'deregisterAfterMs',
-  'signal',
-  'timeoutMs',
-]
-
 /** @throws OptionError */
 export function serviceDefinition(
   service: string,
-  options: RegisterOptions,
+  given: RegisterOptions,
   owner: string = randomBytes(8).toString('hex'),
 ): {
   definition: ServiceDefinition
@@ -110,17 +95,28 @@ export function serviceDefinition(
   signal: AbortSignal | undefined
   timeoutMs: number
 } {
-  expectObject('options', options)
-  expectKeys('options', options, KEYS)
-  const port = expectPort('port', options.port)
+  const { port, address, tags, meta, weights, ...options } = readOptions(given, {
+    port: expectPort,
+    address: optional(expectString),
+    id: optional(expectName),
+    kind: withDefault(expectKind, 'native'),
+    destinationId: optional(expectName),
+    tags: optional(expectStrings),
+    meta: optional(expectMeta),
+    weights: optional(expectWeights),
+    check: withDefault(expectObject, { ttlMs: DEFAULTS.checkTtlMs }),
+    deregisterAfterMs: withDefault<number>(expectDurationOrNone, DEFAULTS.deregisterAfterMs),
+    signal: optional(expectSignal),
+    timeoutMs: withDefault<number>(expectTimeout, DEFAULTS.registerTimeoutMs),
+  })
   if (port === 0) throw new OptionError('port', 'the port of the listener', 'the number 0')
-  const role = roleOf(service, options)
-  const address = optional(expectString)('address', options.address)
-  const id = optional(expectName)('id', options.id) ?? defaultId(role.Name, address ?? hostname(), port)
-  const tags = optional(expectStrings)('tags', options.tags)
-  const meta = optional(expectMeta)('meta', options.meta)
-  const weights = optional(expectWeights)('weights', options.weights)
-  const { check, heartbeatMs } = checkDefinition(`service:${id}:${owner}`, options)
+  const role = roleOf(service, options.kind, options.destinationId)
+  const id = options.id ?? defaultId(role.Name, address ?? hostname(), port)
+  const { check, heartbeatMs } = checkDefinition(
+    `service:${id}:${owner}`,
+    options.check,
+    options.deregisterAfterMs,
+  )
   const definition: ServiceDefinition = {
     ID: id,
     Port: port,
@@ -132,12 +128,8 @@ export function serviceDefinition(
     ...(tags !== undefined && { Tags: tags }),
     ...(weights !== undefined && { Weights: weights }),
   }
-  return {
-    definition,
-    heartbeatMs,
-    signal: optional(expectSignal)('signal', options.signal),
-    timeoutMs: optional(expectTimeout)('timeoutMs', options.timeoutMs) ?? DEFAULTS.registerTimeoutMs,
-  }
+  const { signal, timeoutMs } = options
+  return { definition, heartbeatMs, signal, timeoutMs }
 }
 
 /** An id that no other process on the same agent has by default. */
@@ -152,56 +144,60 @@ function aliasCheck(id: string, destination: string | undefined): Pick<ServiceDe
   return { Checks: [{ CheckID: `service:${id}:alias`, Name, AliasService: destination }] }
 }
 
-/** What is registered under which name. */
+/** Returns the properties that differ between a native instance and a proxy. */
 function roleOf(
   service: string,
-  { kind, destinationId }: RegisterOptions,
+  kind: 'native' | 'proxy',
+  destinationId: string | undefined,
 ): Pick<ServiceDefinition, 'Name' | 'Kind' | 'Proxy' | 'Connect'> {
-  const instance = optional(expectName)('destinationId', destinationId)
-  if (kind === undefined || kind === 'native') {
-    if (instance === undefined) return { Name: service, Connect: { Native: true } }
-    throw new OptionError('destinationId', 'none beside kind native', describe(instance))
+  if (kind === 'native') {
+    if (destinationId === undefined) return { Name: service, Connect: { Native: true } }
+    throw new OptionError('destinationId', 'none beside kind native', describe(destinationId))
   }
-  // Validate at run time: callers may not use TypeScript.
-  if ((kind as unknown) !== 'proxy') throw new OptionError('kind', 'native or proxy', describe(kind))
   return {
     Name: `${service}-proxy`,
     Kind: 'connect-proxy',
     Proxy: {
       DestinationServiceName: service,
-      ...(instance !== undefined && { DestinationServiceID: instance }),
+      ...(destinationId !== undefined && { DestinationServiceID: destinationId }),
     },
   }
 }
 
+function expectKind(option: string, value: unknown): 'native' | 'proxy' {
+  if (value === 'native' || value === 'proxy') return value
+  throw new OptionError(option, 'native or proxy', describe(value))
+}
+
+const POLL_CHECKS = {
+  intervalMs: withDefault<number>(expectDuration, DEFAULTS.checkIntervalMs),
+  timeoutMs: withDefault<number>(expectDuration, DEFAULTS.checkTimeoutMs),
+}
+
+/** @param id - unique to this registration, so that a heartbeat cannot renew the check of another process */
 function checkDefinition(
   id: string,
-  options: RegisterOptions,
+  given: object,
+  deregisterAfterMs: number,
 ): { check: CheckDefinition; heartbeatMs: number } {
-  const input = expectObject('check', options.check ?? { ttlMs: DEFAULTS.checkTtlMs })
-  const afterMs =
-    optional(expectDurationOrNone)('deregisterAfterMs', options.deregisterAfterMs) ??
-    DEFAULTS.deregisterAfterMs
   const common = {
-    // Of this registration alone: a heartbeat cannot renew what another process has registered under the same id.
     CheckID: id,
-    ...(afterMs > 0 && { DeregisterCriticalServiceAfter: `${afterMs}ms` }),
+    ...(deregisterAfterMs > 0 && { DeregisterCriticalServiceAfter: `${deregisterAfterMs}ms` }),
   }
-  if (!('tcp' in input) && !('http' in input)) {
-    expectKeys('check', input, ['ttlMs', 'tcp', 'http'])
-    const ttlMs = expectDuration('check.ttlMs', input['ttlMs'])
+  if (!('tcp' in given) && !('http' in given)) {
+    const { ttlMs } = readOptions(given, { ttlMs: expectDuration }, 'check')
     const ttl = { Name: 'process is alive', TTL: `${ttlMs}ms`, Status: 'passing' } as const
     return { check: { ...common, ...ttl }, heartbeatMs: ttlMs / 3 }
   }
-  const kind = 'tcp' in input ? 'tcp' : 'http'
-  expectKeys('check', input, [kind, 'intervalMs', 'timeoutMs'])
-  const intervalMs = duration('check.intervalMs', input['intervalMs'], DEFAULTS.checkIntervalMs)
-  const timeoutMs = duration('check.timeoutMs', input['timeoutMs'], DEFAULTS.checkTimeoutMs)
-  const look =
-    kind === 'tcp'
-      ? { Name: 'Connect listener accepts', TCP: expectString('check.tcp', input['tcp']) }
-      : { Name: 'HTTP endpoint answers', HTTP: expectUrl('check.http', input['http']) }
-  const check = { ...common, ...look, Interval: `${intervalMs}ms`, Timeout: `${timeoutMs}ms` }
+  const { intervalMs, timeoutMs, ...target } =
+    'tcp' in given
+      ? readOptions(given, { tcp: expectString, ...POLL_CHECKS }, 'check')
+      : readOptions(given, { http: expectUrl, ...POLL_CHECKS }, 'check')
+  const probe =
+    'tcp' in target
+      ? { Name: 'Connect listener accepts', TCP: target.tcp }
+      : { Name: 'HTTP endpoint answers', HTTP: target.http }
+  const check = { ...common, ...probe, Interval: `${intervalMs}ms`, Timeout: `${timeoutMs}ms` }
   return { check, heartbeatMs: intervalMs }
 }
 
@@ -221,13 +217,11 @@ function expectMeta(option: string, value: unknown): Readonly<Record<string, str
 }
 
 function expectWeights(option: string, value: unknown): { Passing: number; Warning: number } {
-  const { passing, warning } = expectObject(option, value)
-  expectKeys(option, value as object, ['passing', 'warning'])
-  const weight = (name: string, given: unknown): number => {
-    if (typeof given !== 'number' || !Number.isInteger(given) || given < 0 || given > 65535) {
-      throw new OptionError(`${option}.${name}`, 'a whole number from 0 to 65535', describe(given))
-    }
-    return given
-  }
-  return { Passing: weight('passing', passing), Warning: weight('warning', warning) }
+  const { passing, warning } = readOptions(value, { passing: expectWeight, warning: expectWeight }, option)
+  return { Passing: passing, Warning: warning }
+}
+
+function expectWeight(option: string, value: unknown): number {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= 65535) return value
+  throw new OptionError(option, 'a whole number from 0 to 65535', describe(value))
 }

@@ -6,12 +6,12 @@ import { log } from '../base/log.js'
 import {
   DEFAULTS,
   describe,
-  duration,
-  expectKeys,
-  expectObject,
+  expectDuration,
   expectSignal,
   expectString,
   optional,
+  readOptions,
+  withDefault,
 } from '../base/validate.js'
 import type { AgentClient } from '../agent/client.js'
 import { isNoAnswer } from '../agent/agent-errors.js'
@@ -49,14 +49,19 @@ export interface AgentCallOptions {
 
 /** Options of `setStatus`. */
 export interface StatusOptions extends AgentCallOptions {
-  /** A line for people, shown by Consul as the output of the check. */
+  /** A text that Consul shows as the output of the check. */
   readonly note?: string | undefined
 }
 
 /** Options of `enterMaintenance`. */
 export interface MaintenanceOptions extends AgentCallOptions {
-  /** Shown by Consul. @default a text of Consul */
+  /** Shown by Consul. @default the text that Consul uses without a reason */
   readonly reason?: string | undefined
+}
+
+const CALL_CHECKS = {
+  signal: optional(expectSignal),
+  timeoutMs: withDefault<number>(expectDuration, DEFAULTS.agentTimeoutMs),
 }
 
 /** Upper bound on tries to deregister: an agent that does not answer must not delay a shutdown. */
@@ -71,8 +76,9 @@ const CATALOG_WAIT_MS = 3_000
 const CATALOG_PAUSE: Backoff = { firstMs: 10, longestMs: 250 }
 
 /**
- * A registration with the agent. Heartbeats keep it alive, and `close` removes it. If the agent has lost it, it is
- * registered again. If another process has registered the same ID, it warns (ERR_CONNECT_REGISTER) and stops.
+ * A registration with the agent. Heartbeats keep it alive, and `close` removes it. If the agent has lost the
+ * registration, it is made again. If another process registers the same ID, a warning (ERR_CONNECT_REGISTER) is reported,
+ * and the heartbeats end.
  */
 export class Registration {
   /** The ID of the instance at its agent. */
@@ -96,7 +102,10 @@ export class Registration {
     this.#status = { status: 'passing', note: undefined }
   }
 
-  /** The error of the last try to register; undefined if it succeeded. */
+  /**
+   * The last error of `start` while the agent does not answer. Failed heartbeats are reported by `onError`.
+   * @internal
+   */
   get lastError(): Error | undefined {
     return this.#lastError
   }
@@ -121,8 +130,8 @@ export class Registration {
   }
 
   /**
-   * Sets the status of the TTL check, which heartbeats renew from then on. A critical instance gets no connections, and
-   * one with a warning has its weight for warnings.
+   * Sets the status of the TTL check. Later heartbeats repeat this status. A critical instance gets no connections, and an
+   * instance with the status `warning` has its `warning` weight.
    * @throws AgentError, TimeoutError, AbortError, ClosedError, OptionError (also for a `tcp` or `http` check)
    * @example
    * ```ts
@@ -136,14 +145,13 @@ export class Registration {
     const { agent, definition } = this.#settings
     if (!Object.hasOwn(STATUSES, status))
       throw new OptionError('status', 'passing, warning, or critical', describe(status))
-    expectKeys('options', expectObject('options', options), ['note', 'signal', 'timeoutMs'])
-    const note = optional(expectString)('note', options.note)
+    const { note, ...call } = readOptions(options, { note: optional(expectString), ...CALL_CHECKS })
     if (definition.Check.TTL === undefined) {
-      throw new OptionError('status', 'a registration with a TTL check', 'one whose check the agent runs')
+      throw new OptionError('status', 'a registration with a TTL check', 'a tcp or http check')
     }
     this.#status = { status, note }
-    await this.#call('setStatus', options, (call) =>
-      updateCheck(agent, definition.Check.CheckID, this.#status, call),
+    await this.#call('setStatus', call, (within) =>
+      updateCheck(agent, definition.Check.CheckID, this.#status, within),
     )
   }
 
@@ -153,10 +161,12 @@ export class Registration {
    */
   async enterMaintenance(options: MaintenanceOptions = {}): Promise<void> {
     const { agent } = this.#settings
-    expectKeys('options', expectObject('options', options), ['reason', 'signal', 'timeoutMs'])
-    const reason = optional(expectString)('reason', options.reason) ?? ''
+    const { reason, ...call } = readOptions(options, {
+      reason: withDefault(expectString, ''),
+      ...CALL_CHECKS,
+    })
     this.#maintenance = reason
-    await this.#call('enterMaintenance', options, (call) => setMaintenance(agent, this.id, reason, call))
+    await this.#call('enterMaintenance', call, (within) => setMaintenance(agent, this.id, reason, within))
   }
 
   /**
@@ -165,9 +175,9 @@ export class Registration {
    */
   async leaveMaintenance(options: AgentCallOptions = {}): Promise<void> {
     const { agent } = this.#settings
-    expectKeys('options', expectObject('options', options), ['signal', 'timeoutMs'])
+    const call = readOptions(options, CALL_CHECKS)
     this.#maintenance = undefined
-    await this.#call('leaveMaintenance', options, (call) => setMaintenance(agent, this.id, undefined, call))
+    await this.#call('leaveMaintenance', call, (within) => setMaintenance(agent, this.id, undefined, within))
   }
 
   /** Deregisters the instance. If the agent does not answer, warns and resolves. Idempotent. */
@@ -186,15 +196,11 @@ export class Registration {
 
   #call(
     name: string,
-    options: AgentCallOptions,
+    { signal, timeoutMs }: Pick<Bounds, 'signal' | 'timeoutMs'>,
     call: (options: CallOptions) => Promise<void>,
   ): Promise<void> {
-    const bounds: Bounds = {
-      signal: optional(expectSignal)('signal', options.signal),
-      timeoutMs: duration('timeoutMs', options.timeoutMs, DEFAULTS.agentTimeoutMs),
-      closed: this.#closed.signal,
-    }
-    return withDeadline(name, bounds, (signal) => call({ signal, timeoutMs: bounds.timeoutMs }))
+    const bounds = { signal, timeoutMs, closed: this.#closed.signal }
+    return withDeadline(name, bounds, (within) => call({ signal: within, timeoutMs }))
   }
 
   async #registerUntilAnswered(signal: AbortSignal): Promise<void> {
@@ -209,13 +215,13 @@ export class Registration {
         if (isAborted(signal) || !isNoAnswer(error)) throw error
         this.#lastError = error
         const pauseMs = backoffMs(RETRY, failures)
-        log.register('%s: next try in %d ms%s', this.id, pauseMs, withCause(error))
+        log.register('%s: registration failed; next try in %d ms%s', this.id, pauseMs, withCause(error))
         await sleep(clock, pauseMs, signal)
       }
     }
   }
 
-  /** Returns the definition; that of a proxy with defaults of its destination service. */
+  /** Returns the definition. For a proxy, adds defaults from its destination service. */
   async #definition(call: CallOptions): Promise<ServiceDefinition> {
     const { agent, definition } = this.#settings
     const destination = definition.Proxy?.DestinationServiceID
@@ -270,11 +276,11 @@ export class Registration {
     const bounds = { timeoutMs: CALL_TIMEOUT_MS, isHeartbeat: true }
     try {
       if ((await this.#owner({ ...bounds, signal })) === 'another process') {
-        this.#warn('is no longer kept registered', takenError())
+        this.#warn('gets no more heartbeats', takenError())
         this.abandon()
         return undefined
       }
-      // Not aborted by close(), because the order of the two requests at the agent would be unknown.
+      // Not aborted by close(): the agent could process this request after the deregistration.
       await registerService(agent, await this.#definition(bounds), bounds)
       if (isAborted(signal)) return undefined
       if (this.#maintenance !== undefined) await setMaintenance(agent, this.id, this.#maintenance, bounds)
@@ -322,7 +328,7 @@ export class Registration {
   }
 
   #warn(problem: string, cause: Error): void {
-    const message = `${this.id} ${problem}${withCause(cause)}`
+    const message = `${this.id}: ${problem}${withCause(cause)}`
     this.#settings.onError(new ConnectError('ERR_CONNECT_REGISTER', message, { cause }))
   }
 
@@ -349,7 +355,7 @@ export class Registration {
 }
 
 function takenError(): Error {
-  return new Error('another process has registered this id since; give each process an id of its own')
+  return new Error('another process registered the same ID; use a unique ID for each process')
 }
 
 const STATUSES: Readonly<Record<CheckStatus, true>> = { passing: true, warning: true, critical: true }

@@ -1,69 +1,57 @@
+import type { Server } from 'node:net'
 import { TLSSocket } from 'node:tls'
 import { type InspectOptions, inspect } from 'node:util'
 import { EventEmitter } from 'eventemitter3'
 import type { Dispatcher } from 'undici'
-import type { DispatcherOptions } from '../http/dispatcher.js'
-import { Forward } from '../adapters/forward.js'
-import type { HttpAgentOptions, MeshHttpAgent } from '../http/agent.js'
-import { HttpClients } from '../http/clients.js'
-import type { MeshAccess } from '../http/mesh-access.js'
-import { type ServableServer, type ServerAdapter, serverAdapter } from '../adapters/serve.js'
-import { OpenStreams } from '../adapters/open-streams.js'
-import { MeshStream } from '../adapters/stream.js'
-import { Registration } from './registration.js'
-import { ServiceAuthorizer } from '../authorize/service-authorizer.js'
+import type { Forward } from '../adapters/forward.js'
+import type { ServableServer } from '../adapters/serve.js'
+import type { MeshStream } from '../adapters/stream.js'
 import type { Decision } from '../authorize/authorizer.js'
 import { decisions } from '../authorize/diagnostics.js'
+import { ServiceAuthorizer } from '../authorize/service-authorizer.js'
 import { withCallerFrames } from '../base/caller-frames.js'
-import { type Bounds, withDeadline, isAborted } from '../base/deadline.js'
 import { type Time, systemTime } from '../base/clock.js'
 import { type CloseOptions, drainTimeout } from '../base/close-options.js'
-import { ClosedError, OptionError } from '../base/errors.js'
 import { emitSafely } from '../base/emit-safely.js'
-import type { ServiceEvents } from './service-events.js'
-import { type ServiceStats, StatsCollector } from './stats.js'
+import { OptionError } from '../base/errors.js'
+import { log } from '../base/log.js'
+import { type ReadyOptions, readyBounds } from '../base/ready-options.js'
+import { describe, expectFunction, expectName } from '../base/validate.js'
+import type { HttpAgentOptions, MeshHttpAgent } from '../http/agent.js'
+import type { DispatcherOptions } from '../http/dispatcher.js'
 import { rotations } from '../identity/diagnostics.js'
+import { IdentityStore } from '../identity/identity-store.js'
 import type { Leaf } from '../identity/leaf.js'
 import type { Peer } from '../identity/peer.js'
 import type { Roots } from '../identity/roots.js'
-import { IdentityStore } from '../identity/identity-store.js'
 import type { ExpectedIdentity } from '../identity/verify.js'
-import { type SharedLease, acquireShared } from './shared.js'
-import { log } from '../base/log.js'
-import { describe, expectFunction, expectName } from '../base/validate.js'
-import { ProcessWarnings } from './process-warnings.js'
-import { type ReadyOptions, readyBounds } from '../base/ready-options.js'
-import { type RegisterOptions, serviceDefinition } from './register-options.js'
-import { RejectionEvents } from './rejection-events.js'
-import { type Endpoint, resolveEndpoints } from '../resolve/resolver.js'
-import { type Upstream, settledUpstream, toIdentity } from '../resolve/upstream.js'
-import {
-  type DialOptions,
-  type ForwardOptions,
-  type ListenOptions,
-  type ResolveOptions,
-  type ServiceOptions,
-  type ServiceSettings,
-  dialSettings,
-  forwardSettings,
-  listenSettings,
-  resolveBounds,
-  serviceSettings,
-} from './service-options.js'
-import { type DialBounds, dial } from '../transport/dial.js'
-import { type ConnectionHandler, Listener, type ListenerReports } from '../transport/listen.js'
-import { OpenSockets, withinDrain } from '../sockets/open-sockets.js'
-import { endUntrusted } from '../transport/revocation.js'
-import { attachPeer, peer, verifySocket } from '../transport/verify-peer.js'
-import { selfHandshake } from '../transport/self-handshake.js'
+import type { Endpoint } from '../resolve/resolver.js'
+import { type Upstream, toIdentity } from '../resolve/upstream.js'
+import { withinDrain } from '../sockets/open-sockets.js'
+import type { ConnectionHandler, ListenerReports } from '../transport/admission.js'
+import type { Listener } from '../transport/listen.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
-import { closeWhenDestroyed } from '../sockets/truncation.js'
+import { selfHandshake } from '../transport/self-handshake.js'
 import {
   type TlsClientOptions,
   type TlsServerOptions,
   tlsClientOptions,
   tlsServerOptions,
 } from '../transport/tls-options.js'
+import { attachPeer, peer, verifySocket } from '../transport/verify-peer.js'
+import type { DialOptions, ForwardOptions, ResolveOptions } from './dial-options.js'
+import { Inbound } from './inbound.js'
+import { Lifecycle } from './lifecycle.js'
+import type { ListenOptions, SecureOptions } from './listen-options.js'
+import { Outbound } from './outbound.js'
+import { ProcessWarnings } from './process-warnings.js'
+import type { RegisterOptions } from './register-options.js'
+import type { Registration } from './registration.js'
+import { RejectionEvents } from './rejection-events.js'
+import type { ServiceEvents } from './service-events.js'
+import { type ServiceOptions, type ServiceSettings, serviceSettings } from './service-options.js'
+import { type SharedLease, acquireShared } from './shared.js'
+import { type ServiceStats, StatsCollector } from './stats.js'
 
 /** How long `close` waits for deregistrations before the drain: three tries of 2 s and the pauses between them. */
 const DEREGISTER_MS = 8_000
@@ -81,16 +69,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   readonly #identity: IdentityStore
   readonly #authorization: ServiceAuthorizer
   readonly #time: Time
-  /** Aborted at the start of a close: no new inbound connections; pending requests may still dial. */
-  readonly #inboundClosed = new AbortController()
-  /** Aborted when the inbound side has drained: no new outbound connections. */
-  readonly #outboundClosed = new AbortController()
-  readonly #listeners = new Set<Listener>()
-  readonly #forwards = new Set<Forward>()
-  readonly #registrations = new Set<Registration>()
-  readonly #dialed = new OpenSockets()
-  readonly #streams = new OpenStreams()
-  readonly #httpClients: HttpClients
+  readonly #lifecycle: Lifecycle
+  readonly #inbound: Inbound
+  readonly #outbound: Outbound
   readonly #stats = new StatsCollector()
   readonly #rejectionEvents: RejectionEvents
   readonly #processWarnings: ProcessWarnings
@@ -122,12 +103,18 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       testHandshake: selfHandshake,
       ...time,
     })
-    const { hosts, dialTimeoutMs, maxConnectionsPerHost, crossServiceRedirects } = this.#settings
-    this.#httpClients = new HttpClients(
-      { dial: this.#dialForHttp, hosts, dialTimeoutMs, maxConnectionsPerHost, crossServiceRedirects },
-      this.#identity,
-      time.clock,
-    )
+    this.#lifecycle = new Lifecycle(this.#identity)
+    const sides = {
+      ...this.#settings,
+      service: name,
+      identity: this.#identity,
+      lifecycle: this.#lifecycle,
+      clock: time.clock,
+      reports: this.#reports,
+    }
+    const { agent, routes } = this.#shared
+    this.#inbound = new Inbound({ ...sides, agent, authorization: this.#authorization })
+    this.#outbound = new Outbound({ ...sides, routes })
     this.#shared.roots.on('failed', this.#onFailed)
     this.#shared.routes.on('failed', this.#onFailed)
     this.#identity.on('failed', this.#onFailed)
@@ -137,7 +124,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       if (what === 'leaf') emitSafely(this, 'rotated', generation.leaf)
       else {
         emitSafely(this, 'roots', roots)
-        this.#withdraw(roots)
+        this.#outbound.withdraw(roots)
       }
     })
   }
@@ -168,7 +155,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    */
   async ready(options?: ReadyOptions): Promise<void> {
     await withCallerFrames(() =>
-      this.#identity.ready({ ...readyBounds(options), closed: this.#outboundClosed.signal }),
+      this.#identity.ready({ ...readyBounds(options), closed: this.#lifecycle.closed }),
     )
   }
 
@@ -189,7 +176,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async dial(upstream: Upstream, options?: DialOptions): Promise<MeshSocket> {
-    return withCallerFrames(() => this.#dial(upstream, dialSettings(options, this.#settings.dialTimeoutMs)))
+    return withCallerFrames(() => this.#outbound.dial(upstream, options))
   }
 
   /**
@@ -205,7 +192,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async resolve(upstream: Upstream, options?: ResolveOptions): Promise<readonly Endpoint[]> {
-    return withCallerFrames(() => this.#resolve(upstream, options))
+    return withCallerFrames(() => this.#outbound.resolve(upstream, options))
   }
 
   /**
@@ -228,7 +215,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async forward(upstream: Upstream, options: ForwardOptions): Promise<Forward> {
-    return withCallerFrames(() => this.#forward(upstream, options))
+    return withCallerFrames(() => this.#outbound.forward(upstream, options))
   }
 
   /**
@@ -243,19 +230,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   stream(upstream: Upstream, options?: DialOptions): MeshStream {
-    const { signal, ...settings } = dialSettings(options, this.#settings.dialTimeoutMs)
-    const target = settledUpstream(upstream)
-    // What the stream still holds when the peer has ended is sent before our side ends: the stream sees to that.
-    const socketSettings = { ...settings.socketSettings, allowHalfOpen: true }
-    const stream = new MeshStream(settings.socketSettings.allowHalfOpen, (gone) =>
-      this.#dial(target, {
-        ...settings,
-        socketSettings,
-        signal: signal === undefined ? gone : AbortSignal.any([gone, signal]),
-      }),
-    )
-    this.#streams.add(stream)
-    return stream
+    return this.#outbound.stream(upstream, options)
   }
 
   /**
@@ -273,7 +248,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   get fetch(): typeof globalThis.fetch {
-    return this.#httpClients.fetch
+    return this.#outbound.http.fetch
   }
 
   /**
@@ -289,7 +264,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   dispatcher(options?: DispatcherOptions): Dispatcher {
-    return this.#httpClients.dispatcher(options)
+    return this.#outbound.http.dispatcher(options)
   }
 
   /**
@@ -306,7 +281,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   httpAgent(options?: HttpAgentOptions): MeshHttpAgent {
-    return this.#httpClients.httpAgent(options)
+    return this.#outbound.http.httpAgent(options)
   }
 
   /**
@@ -326,7 +301,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   async listen(options: ListenOptions, handler: ConnectionHandler): Promise<Listener> {
     return withCallerFrames(async () => {
       expectFunction('handler', handler)
-      return this.#open(options, { handler })
+      return this.#inbound.listen(options, handler)
     })
   }
 
@@ -347,20 +322,33 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async serve(server: ServableServer, options: ListenOptions): Promise<Listener> {
-    return withCallerFrames(async () => {
-      const adapter = serverAdapter(server)
-      adapter.begin()
-      let listener: Listener | undefined
-      try {
-        listener = await this.#open(options, adapter)
-        adapter.attach(listener)
-        return listener
-      } catch (error) {
-        listener?.destroy()
-        adapter.abandon()
-        throw error
-      }
-    })
+    return withCallerFrames(() => this.#inbound.serve(server, options))
+  }
+
+  /**
+   * Brings a server of node:http, node:https, node:http2, node:tls, or node:net into the mesh on the port that the
+   * application makes it listen on, before or after this promise resolves. For frameworks that create and bind their
+   * server themselves; otherwise use `serve`.
+   *
+   * The mesh handles TLS: certificates and other TLS options of the server are not used. The server receives only
+   * connections whose peer is verified and authorized. All connections are refused until the promise resolves, also if
+   * it rejects, and after the listener is closed. `server.close()` closes the listener, and closing the listener or the
+   * service makes the server stop listening.
+   * @throws IdentityError, AbortError, ClosedError, OptionError if the server is listening already
+   * @example
+   * ```ts
+   * const depot = connect.service('depot')
+   * const server = http.createServer((request, response) => {
+   *   response.end(`hello ${connect.peer(request.socket)?.service}`)
+   * })
+   * await depot.secure(server)
+   * server.listen(0)
+   * await once(server, 'listening')
+   * await depot.close()
+   * ```
+   */
+  async secure(server: Server, options?: SecureOptions): Promise<Listener> {
+    return withCallerFrames(() => this.#inbound.secure(server, options))
   }
 
   /**
@@ -377,7 +365,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   async authorize(peer: Peer, options: { readonly signal?: AbortSignal } = {}): Promise<Required<Decision>> {
     const bounds = {
       ...options,
-      closed: this.#outboundClosed.signal,
+      closed: this.#lifecycle.closed,
       timeoutMs: this.#settings.handshakeTimeoutMs,
     }
     const begin = performance.now()
@@ -405,8 +393,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async reauthorize(): Promise<number> {
-    const counts = await Promise.all([...this.#listeners].map((listener) => listener.reauthorize()))
-    return counts.reduce((sum, count) => sum + count, 0)
+    return this.#inbound.reauthorize()
   }
 
   /**
@@ -420,7 +407,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     const { intentions, staleSince } = this.#authorization
     return {
       ...this.#stats.counts,
-      connections: [...this.#listeners].reduce((sum, { connections }) => sum + connections, 0),
+      connections: this.#inbound.connections,
       intentions,
       staleMs: staleSince === undefined ? 0 : Math.max(0, this.#time.clock.now() - staleSince),
     }
@@ -442,7 +429,11 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * ```
    */
   async register(options: RegisterOptions): Promise<Registration> {
-    return withCallerFrames(() => this.#register(options))
+    return withCallerFrames(async () => {
+      const registration = await this.#inbound.register(options)
+      this.#shared.routes.registered(this.name)
+      return registration
+    })
   }
 
   /**
@@ -530,8 +521,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
 
   /** Destroys all connections at once. Registrations are left to their checks. Idempotent. */
   destroy(error?: Error): void {
-    this.#inboundClosed.abort()
-    for (const registration of this.#registrations) registration.abandon()
+    this.#lifecycle.beginClose()
+    this.#inbound.abandonRegistrations()
     this.#cut(error)
     void this.close({ drainTimeoutMs: 0 })
   }
@@ -543,199 +534,30 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   /** The properties that `console.log` shows. */
   #summary(): object {
     const { name, leaf } = this
-    const state = this.#outboundClosed.signal.aborted
-      ? 'closed'
-      : this.#inboundClosed.signal.aborted
-        ? 'closing'
-        : 'open'
     return {
       name,
-      state,
+      state: this.#lifecycle.stage,
       identity: leaf?.uri,
       expiresAt: leaf?.expiresAt,
-      listeners: [...this.#listeners].map((listener) => listener.address()),
-      inboundConnections: this.stats().connections,
-      outboundConnections: this.#dialed.size,
+      listeners: this.#inbound.addresses,
+      inboundConnections: this.#inbound.connections,
+      outboundConnections: this.#outbound.connections,
     }
   }
 
   #cut(error?: Error): void {
-    this.#outboundClosed.abort()
-    for (const listener of this.#listeners) listener.destroy()
-    for (const forward of this.#forwards) forward.destroy()
-    this.#httpClients.destroy(error)
-    this.#dialed.destroy(error)
-  }
-
-  async #register(options: RegisterOptions): Promise<Registration> {
-    const { definition, heartbeatMs, ...bounds } = serviceDefinition(this.name, options)
-    const registration: Registration = new Registration({
-      agent: this.#shared.agent,
-      definition,
-      heartbeatMs,
-      clock: this.#time.clock,
-      onError: this.#onFailed,
-      onClosed: () => this.#registrations.delete(registration),
-    })
-    const lastError = (): Error | undefined => registration.lastError
-    await withDeadline('register', { ...bounds, lastError, closed: this.#inboundClosed.signal }, (signal) => {
-      // Added before it is complete, so that a concurrent close removes it.
-      this.#registrations.add(registration)
-      return registration.start(signal)
-    })
-    this.#shared.routes.registered(this.name)
-    return registration
-  }
-
-  async #resolve(upstream: Upstream, options: ResolveOptions | undefined): Promise<readonly Endpoint[]> {
-    if (this.#outboundClosed.signal.aborted) throw new ClosedError('resolve')
-    const { resolver, release } = this.#shared.routes.lease(upstream)
-    const bounds = {
-      ...resolveBounds(options, this.#settings.dialTimeoutMs),
-      closed: this.#outboundClosed.signal,
-      lastError: () => resolver.lastError ?? this.#identity.lastError,
-    }
-    try {
-      return await withDeadline(`resolve ${resolver.name}`, bounds, async (signal) => {
-        const { leaf } = await this.#identity.ready({ signal, timeoutMs: bounds.timeoutMs })
-        return resolveEndpoints(resolver, { signal, datacenter: leaf.id.datacenter, refresh: false })
-      })
-    } finally {
-      release()
-    }
-  }
-
-  async #forward(upstream: Upstream, options: ForwardOptions): Promise<Forward> {
-    this.#assertOpen('forward')
-    const target = settledUpstream(upstream)
-    const { resolver, release } = this.#shared.routes.lease(target)
-    release()
-    const { address, signal, timeoutMs, dialTimeoutMs, ...settings } = forwardSettings(
-      options,
-      this.#settings.dialTimeoutMs,
-    )
-    await this.#readyToOpen('forward', { signal, timeoutMs })
-    const forward: Forward = new Forward({
-      ...settings,
-      name: resolver.name,
-      dial: (gone) => {
-        const socketSettings = { allowHalfOpen: true, expectsAnswer: true, isForPump: true }
-        return this.#dial(target, { signal: gone, timeoutMs: dialTimeoutMs, socketSettings })
-      },
-      drainTimeoutMs: this.#settings.drainTimeoutMs,
-      onFailed: this.#onFailed,
-      onClosed: () => this.#forwards.delete(forward),
-    })
-    this.#forwards.add(forward)
-    await this.#opened('forward', forward.open(address))
-    return forward
-  }
-
-  async #dial(upstream: Upstream, bounds: DialBounds): Promise<MeshSocket> {
-    if (isAborted(this.#outboundClosed.signal)) throw new ClosedError('dial')
-    const { release, ...route } = this.#shared.routes.lease(upstream)
-    try {
-      const socket = await dial(this.#identity, route, { ...bounds, closed: this.#outboundClosed.signal })
-      this.#dialed.add(socket)
-      if (!isAborted(this.#outboundClosed.signal)) return socket
-      socket.destroy()
-      throw new ClosedError('dial')
-    } finally {
-      release()
-    }
-  }
-
-  readonly #dialForHttp: MeshAccess['dial'] = async (
-    upstream,
-    { allowHalfOpen, alpnProtocols, ...bounds },
-  ) => {
-    const socketSettings = { allowHalfOpen, expectsAnswer: true, alpnProtocols }
-    const socket = await this.#dial(upstream, { ...bounds, socketSettings })
-    // HTTP messages detect truncation themselves. HTTP/2 of undici requires that `destroy` takes effect in the same
-    // turn.
-    closeWhenDestroyed(socket, () => socket.alpnProtocol !== 'h2')
-    return socket
-  }
-
-  /** Closes outbound connections whose peer is not trusted under these roots. Listeners close inbound ones. */
-  #withdraw(roots: Roots): void {
-    for (const error of endUntrusted(this.#dialed, this.name, roots, this.#time.clock.now())) {
-      this.#reports.revoked(error)
-    }
-  }
-
-  async #open(
-    options: ListenOptions,
-    target: ServerAdapter | { readonly handler: ConnectionHandler; readonly alpnProtocols?: undefined },
-  ): Promise<Listener> {
-    const { address, signal, timeoutMs, ...settings } = listenSettings(
-      options,
-      this.#settings.handshakeTimeoutMs,
-    )
-    await this.#readyToOpen('listen', { signal, timeoutMs })
-    const listener: Listener = new Listener({
-      ...settings,
-      ...target,
-      alpnProtocols: settings.alpnProtocols ?? target.alpnProtocols,
-      identity: this.#identity,
-      service: this.name,
-      authorization: this.#authorization,
-      clock: this.#time.clock,
-      drainTimeoutMs: this.#settings.drainTimeoutMs,
-      reports: this.#reports,
-      onClosing: () => this.#withdrawInstances(listener),
-      onClosed: () => this.#listeners.delete(listener),
-    })
-    // Added before it is open, so that a concurrent close ends it.
-    this.#listeners.add(listener)
-    await this.#opened('listen', listener.open(address))
-    return listener
-  }
-
-  /**
-   * Deregisters the instances at the port of a listener, unless another listener has the same port.
-   * @returns undefined if there are none
-   */
-  #withdrawInstances(listener: Listener): Promise<unknown> | undefined {
-    const port = portOf(listener)
-    const others = [...this.#listeners].filter((other) => other !== listener)
-    if (port === undefined || others.some((other) => portOf(other) === port)) return undefined
-    const instances = [...this.#registrations].filter((registration) => registration.port === port)
-    if (instances.length === 0) return undefined
-    return Promise.all(instances.map((registration) => registration.close()))
-  }
-
-  /** Waits for a listener or forward to open; after a concurrent close, the error is a ClosedError. */
-  async #opened(what: string, opening: Promise<void>): Promise<void> {
-    await opening.catch((error: unknown) => {
-      throw this.#inboundClosed.signal.aborted ? new ClosedError(what, { cause: error }) : error
-    })
-  }
-
-  /** Waits for the certificate, without which nothing can be opened. */
-  async #readyToOpen(what: string, bounds: Pick<Bounds, 'signal' | 'timeoutMs'>): Promise<void> {
-    await this.#identity.ready({ ...bounds, closed: this.#inboundClosed.signal })
-    this.#assertOpen(what)
-  }
-
-  #assertOpen(what: string): void {
-    if (this.#inboundClosed.signal.aborted) throw new ClosedError(what)
+    this.#lifecycle.endDialing()
+    this.#inbound.destroy()
+    this.#outbound.destroy(error)
   }
 
   async #close(timeoutMs: number): Promise<void> {
-    this.#inboundClosed.abort()
-    // Deregister first, so that clients choose other instances.
-    await Promise.all([...this.#registrations].map((registration) => registration.close()))
+    this.#lifecycle.beginClose()
+    await this.#inbound.deregister()
     const deadline = performance.now() + timeoutMs
-    await Promise.all([...this.#listeners].map((listener) => listener.close({ drainTimeoutMs: timeoutMs })))
-    this.#outboundClosed.abort()
-    const drainTimeoutMs = Math.max(0, deadline - performance.now())
-    const forwards = [...this.#forwards].map((forward) => forward.close({ drainTimeoutMs }))
-    this.#httpClients.close()
-    const stopEndingIdle = this.#streams.endIdle()
-    await Promise.all([...forwards, this.#dialed.drain(drainTimeoutMs)])
-    stopEndingIdle()
-    this.#httpClients.destroy()
+    await this.#inbound.drain(timeoutMs)
+    this.#lifecycle.endDialing()
+    await this.#outbound.drain(Math.max(0, deadline - performance.now()))
     this.#rejectionEvents.flush()
     this.#identity.close()
     this.#authorization.close()
@@ -787,9 +609,4 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     },
     warning: this.#onFailed,
   }
-}
-
-function portOf(listener: Listener): number | undefined {
-  const address = listener.address()
-  return typeof address === 'object' ? address?.port : undefined
 }

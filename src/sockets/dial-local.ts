@@ -2,7 +2,16 @@ import { type NetConnectOpts, type Socket, connect } from 'node:net'
 import { confirmEnd } from '../base/node-internals.js'
 import { withDeadline } from '../base/deadline.js'
 import { ConnectError, withCause, toError } from '../base/errors.js'
-import { DEFAULTS, duration, expectKeys, expectObject, expectSignal, optional } from '../base/validate.js'
+import {
+  DEFAULTS,
+  expectDuration,
+  expectKeys,
+  expectObject,
+  expectSignal,
+  optional,
+  readOptions,
+  withDefault,
+} from '../base/validate.js'
 import { bufferedReads } from './buffered-reads.js'
 import { TCP } from './tcp-options.js'
 
@@ -27,11 +36,12 @@ export interface DialLocalOptions {
  * ```
  */
 export async function dialLocal(address: LocalAddress, options: DialLocalOptions = {}): Promise<Socket> {
-  expectKeys('options', expectObject('options', options), ['signal', 'timeoutMs'])
+  const { signal, timeoutMs } = readOptions(options, {
+    signal: optional(expectSignal),
+    timeoutMs: withDefault(expectDuration, DEFAULTS.localConnectTimeoutMs),
+  })
   // Reject a path beside a host or port, which would have no effect.
   expectKeys('address', expectObject('address', address), 'path' in address ? ['path'] : ['host', 'port'])
-  const signal = optional(expectSignal)('signal', options.signal)
-  const timeoutMs = duration('timeoutMs', options.timeoutMs, DEFAULTS.localConnectTimeoutMs)
   const where = 'path' in address ? address.path : `${address.host}:${address.port}`
   const { onread, bind } = bufferedReads()
   return withDeadline(

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import { systemClock } from '../base/clock.js'
-import { onceDestroyed } from './open-sockets.js'
+import { onceDestroyed } from './destruction.js'
 
 /** How long to wait for the end of the peer, in milliseconds. */
 export const LINGER_MS = 5_000

@@ -1,6 +1,7 @@
 import type { Duplex } from 'node:stream'
 import { withDeadline } from '../base/deadline.js'
 import { TimeoutError } from '../base/errors.js'
+import { onceDestroyed } from './destruction.js'
 
 /** How long to wait for destroyed sockets to close, which takes one or two turns of the event loop. */
 const CUT_MS = 1_000
@@ -76,32 +77,5 @@ export async function withinDrain(
   } catch {
     cut()
     await draining
-  }
-}
-
-const onDestroyed = new WeakMap<Duplex, (() => void)[]>()
-
-/**
- * Calls back when a socket is destroyed, just before its `close` event. Not an event listener, because an application
- * may remove all listeners of its socket.
- */
-export function onceDestroyed(socket: Duplex, callback: () => void): void {
-  if (socket.destroyed) {
-    callback()
-    return
-  }
-  const known = onDestroyed.get(socket)
-  if (known !== undefined) {
-    known.push(callback)
-    return
-  }
-  const callbacks = [callback]
-  onDestroyed.set(socket, callbacks)
-  const destroy = socket._destroy.bind(socket)
-  socket._destroy = (error, done): void => {
-    destroy(error, (failure) => {
-      for (const each of callbacks) each()
-      done(failure)
-    })
   }
 }

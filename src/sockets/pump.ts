@@ -8,7 +8,7 @@ import { Batch } from './batch.js'
 import { readInto } from './buffered-reads.js'
 import { LINGER_MS } from './linger.js'
 import { keepReadingAfterWriteError } from './read-on.js'
-import { expectDuration, expectKeys, expectObject, optional } from '../base/validate.js'
+import { expectDuration, optional, readOptions } from '../base/validate.js'
 
 const FLUSH_CHECK_MS = 10
 
@@ -39,8 +39,7 @@ export interface PumpResult {
  * ```
  */
 export function pump(a: Duplex, b: Duplex, options: PumpOptions = {}): Promise<PumpResult> {
-  expectKeys('options', expectObject('options', options), ['idleTimeoutMs'])
-  const idleTimeoutMs = optional(expectDuration)('idleTimeoutMs', options.idleTimeoutMs)
+  const { idleTimeoutMs } = readOptions(options, { idleTimeoutMs: optional(expectDuration) })
   return new Promise((resolve, reject) => {
     const bytes = { sent: 0, received: 0 }
     let open = 2

@@ -1,7 +1,7 @@
 import { Socket } from 'node:net'
 import { systemClock } from '../base/clock.js'
 import { isNetworkError } from './network-errors.js'
-import { onceDestroyed } from './open-sockets.js'
+import { onceDestroyed } from './destruction.js'
 
 /** How long received bytes may stay unread before the socket is destroyed, in milliseconds. */
 const UNREAD_TIMEOUT_MS = 2_000

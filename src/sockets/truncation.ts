@@ -1,7 +1,5 @@
-import { Socket } from 'node:net'
-import type { Duplex } from 'node:stream'
 import { TLSSocket } from 'node:tls'
-import { dropReads, isEndOfTcp } from '../base/node-internals.js'
+import { isEndOfTcp } from '../base/node-internals.js'
 import { resetError } from './network-errors.js'
 
 /** Sockets whose TCP connection has ended, until it is known whether a close_notify came first. */
@@ -68,25 +66,5 @@ export function endAfterHandshake(socket: TLSSocket): void {
         final(callback)
       })
     } else final(callback)
-  }
-}
-
-/**
- * Makes `destroy()` send a close_notify if `isIdle()` returns true. The HTTP clients and servers of Node.js end idle
- * connections by `destroy()`, which sends none, so that the peer would report a truncation.
- */
-export function closeWhenDestroyed(socket: Duplex, isIdle: () => boolean): void {
-  const destroy = socket._destroy.bind(socket)
-  socket._destroy = (error, callback) => {
-    if (socket.writableEnded || !isIdle() || !dropReads(socket)) {
-      destroy(error, callback)
-      return
-    }
-    // Bytes that were just written are sent after this turn, and the close_notify must follow them.
-    setImmediate(() => {
-      // Not awaited: bytes that do not fit into the buffer of the kernel were not read by the peer either.
-      Socket.prototype._final.call(socket, () => undefined)
-      destroy(error, callback)
-    })
   }
 }

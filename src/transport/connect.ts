@@ -1,6 +1,8 @@
 import { type ConnectionOptions, connect as tlsConnect } from 'node:tls'
 import { ConnectError, VerificationError, toError } from '../base/errors.js'
 import type { Generation } from '../identity/identity-store.js'
+import { serverName } from '../identity/sni.js'
+import { expectedAt } from '../identity/verify.js'
 import type { Endpoint } from '../resolve/resolver.js'
 import { bufferedReads } from '../sockets/buffered-reads.js'
 import { secureContext } from './tls-context.js'
@@ -42,10 +44,13 @@ export function connect(
 ): Promise<MeshSocket> {
   return new Promise((resolve, reject) => {
     let verified: VerifiedPeer | undefined
+    const { leaf, roots } = generation
+    const servername = serverName(expectedAt(leaf.id, endpoint.identity), roots.trustDomain)
     // Node.js documents allowHalfOpen here, but its types lack it.
     const options: ConnectionOptions & { allowHalfOpen: boolean } = {
       host: endpoint.host,
       port: endpoint.port,
+      ...(servername !== undefined && { servername }),
       secureContext: secureContext(generation),
       allowHalfOpen: socketSettings.allowHalfOpen,
       rejectUnauthorized: true,
@@ -83,7 +88,7 @@ export function connect(
         const openedAt = performance.now()
         const opened = openConnection(socket, { side: 'outbound', ...verified, generation, openedAt })
         reportRejection(socket, {
-          source: generation.leaf.id.service,
+          source: leaf.id.service,
           destination: endpoint.identity.service,
           openedAt,
           expectsAnswer: socketSettings.expectsAnswer,

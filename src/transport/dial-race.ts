@@ -11,7 +11,7 @@ import {
 import { formatHostPort } from '../base/host-port.js'
 import { log } from '../base/log.js'
 import type { Choice } from '../resolve/balancer.js'
-import { onceDestroyed } from '../sockets/open-sockets.js'
+import { onceDestroyed } from '../sockets/destruction.js'
 import type { MeshSocket } from './mesh-socket.js'
 
 /** Attempts shorter than this are not held against the instance: the caller may have set a short deadline. */

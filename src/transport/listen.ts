@@ -1,63 +1,38 @@
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
 import type { TLSSocket } from 'node:tls'
-import type { ServiceAuthorizer } from '../authorize/service-authorizer.js'
-import { DeniedError, type Outcome, type RevokedError } from '../authorize/authorizer.js'
-import { decisions } from '../authorize/diagnostics.js'
-import { withDeadline } from '../base/deadline.js'
-import type { Clock } from '../base/clock.js'
 import { type CloseOptions, drainTimeout } from '../base/close-options.js'
-import { ConnectError, VerificationError, withCause, toError } from '../base/errors.js'
-import type { Generation, IdentityStore } from '../identity/identity-store.js'
+import { withDeadline } from '../base/deadline.js'
+import { ConnectError, VerificationError, toError } from '../base/errors.js'
 import { log } from '../base/log.js'
-import { AdmittedConnections } from './revocation.js'
-import { handshakes } from './diagnostics.js'
-import { type Connection, isPeerTrusted, openConnection } from './connection.js'
-import { type FinishedHandshake, Handshakes } from './handshakes.js'
+import type { Generation } from '../identity/identity-store.js'
 import { type ListenAddress, bindServer } from '../sockets/bind-server.js'
-import { OpenSockets, withinDrain } from '../sockets/open-sockets.js'
+import { withinDrain } from '../sockets/open-sockets.js'
 import { withShortMessage } from '../sockets/openssl-error.js'
-import { pathError, verifySocket, withdrawnRoot } from './verify-peer.js'
-import type { MeshSocket } from './mesh-socket.js'
 import { TCP } from '../sockets/tcp-options.js'
+import { Admission, type AdmissionSettings } from './admission.js'
+import { Handshakes } from './handshakes.js'
 import { SecureServer } from './secure-server.js'
+import { pathError } from './verify-peer.js'
 
 /** How long `close` waits for pending handshakes and authorization decisions, which usually take milliseconds. */
 const PENDING_MS = 1_000
 
-/** Receives each connection whose peer is verified and authorized. */
-export type ConnectionHandler = (socket: MeshSocket) => unknown
-
-/** Callbacks for events of a listener that its handler does not see. */
-export interface ListenerReports {
-  /** The identity of a peer was verified, and the authorizer decided. */
-  decided(outcome: Outcome): void
-  /** A verified peer was denied. */
-  denied(error: DeniedError): void
-  /** An open connection was closed because its peer is no longer authorized or trusted. */
-  revoked(error: RevokedError): void
-  /** A handshake or the verification of the identity failed. */
-  rejected(error: Error, remoteAddress: string | undefined): void
-  /** A problem that an operator should know about. The listener keeps running. */
-  warning(error: Error): void
+/** A server of the application whose TCP connections a listener accepts. */
+export interface AdoptedServer {
+  readonly server: Server
+  /** Passes each TCP connection of the server to the listener. */
+  onConnection(accept: (socket: Socket) => void): void
+  /** Makes the server stop listening. Its open connections stay. */
+  stopListening(): void
 }
 
-export interface ListenerSettings {
-  readonly identity: IdentityStore
-  readonly service: string
-  readonly handler: ConnectionHandler
-  readonly authorization: ServiceAuthorizer
-  /** Whether open connections are authorized again when the intentions change. */
-  readonly revoke: boolean
-  /** Whether open connections end when their peer's certificate expires. */
-  readonly maxPeerAge: 'certificate' | undefined
-  readonly maxConnections: number
+export interface ListenerSettings extends AdmissionSettings {
   readonly maxHandshakes: number
-  readonly clock: Clock
-  readonly reports: ListenerReports
-  readonly handshakeTimeoutMs: number
   readonly drainTimeoutMs: number
   readonly allowHalfOpen: boolean
   readonly alpnProtocols: readonly string[] | undefined
+  /** @default a TCP server of the listener, which `open` binds */
+  readonly adopted?: AdoptedServer | undefined
   /** Called when a drain begins. The returned function is called when the drain is over. */
   readonly onDrain?: (timeoutMs: number) => () => void
   /** Called before the listener stops accepting. The listener waits for the returned promise. */
@@ -67,31 +42,20 @@ export interface ListenerSettings {
 }
 
 /**
- * Accepts mutual-TLS connections. A connection passes four steps, and each of them can reject it: the TLS handshake, in
- * which OpenSSL verifies the certificate path to the roots; the verification of the SPIFFE identity; the authorizer;
- * and the handler.
+ * Accepts mutual-TLS connections. A connection passes the TLS handshake, in which OpenSSL verifies the certificate path
+ * to the roots, and then the steps of `Admission`.
  */
 export class Listener implements AsyncDisposable {
   readonly #settings: ListenerSettings
   readonly #tcpServer: Server
   readonly #tls: SecureServer
-  // A connection is in one of three sets: pending handshakes, as a TCP socket; undecided; or open. In the last two it
-  // is a TLS socket, and its TCP socket must not be touched: Node.js 20 crashes when both are destroyed inside the
-  // callback that ends a handshake.
+  // A connection is a pending handshake, as a TCP socket, or in the admission, as a TLS socket. Then its TCP socket must
+  // not be touched: Node.js 20 crashes when both are destroyed inside the callback that ends a handshake.
   readonly #handshakes: Handshakes
-  readonly #undecided = new Set<TLSSocket>()
+  readonly #admission: Admission
   #onPendingEnded: (() => void) | undefined
-  readonly #open = new OpenSockets()
-  readonly #connections: AdmittedConnections
-  /** Incremented whenever the outcome of a decision may have changed. */
-  #epoch = 0
-  readonly #onGeneration = (generation: Generation, what: 'leaf' | 'roots'): void => {
+  readonly #onGeneration = (generation: Generation): void => {
     this.#tls.use(generation)
-    if (what === 'roots') this.#connections.withdraw(generation.roots)
-  }
-  readonly #onDecisions = (): void => {
-    this.#epoch += 1
-    if (this.#settings.revoke) void this.#connections.reauthorize()
   }
   readonly #closed: Promise<void>
   #closing: Promise<void> | undefined
@@ -99,8 +63,9 @@ export class Listener implements AsyncDisposable {
 
   /** @throws IdentityError when there is no certificate to listen with */
   constructor(settings: ListenerSettings) {
-    const { handshakeTimeoutMs, allowHalfOpen, alpnProtocols } = settings
+    const { handshakeTimeoutMs, allowHalfOpen, alpnProtocols, adopted } = settings
     this.#settings = settings
+    this.#admission = new Admission(settings, () => this.#onPendingEnded?.())
     this.#handshakes = new Handshakes(settings.maxHandshakes, {
       oversized: ({ remoteAddress }, bytes) => {
         const message = `handshake of ${remoteAddress ?? 'a peer'} ended: it had sent ${bytes} bytes`
@@ -112,10 +77,7 @@ export class Listener implements AsyncDisposable {
     const { server } = this.#tls
     server.on('secureConnection', (socket) => {
       socket.allowHalfOpen = allowHalfOpen
-      const handshake = this.#handshakes.end(socket)
-      if (this.#isFull(socket)) return
-      this.#undecided.add(socket)
-      void this.#admit(socket, handshake)
+      void this.#admission.admit(socket, this.#handshakes.end(socket))
     })
     server.on('tlsClientError', (error, socket) => {
       const handshake = this.#handshakes.end(socket)
@@ -123,33 +85,25 @@ export class Listener implements AsyncDisposable {
       if (handshake?.bytes === 0) {
         log.listen('%s: %s left before its first byte', settings.service, socket.remoteAddress)
         socket.destroy()
-      } else this.#reject(explain(error, socket), socket, handshake?.durationMs)
+      } else this.#admission.reject(explain(error, socket), socket, handshake?.durationMs)
     })
-    // Without allowHalfOpen: a client that ends its side during the handshake is gone.
-    this.#tcpServer = createServer(TCP, (socket) => {
+    const accept = (socket: Socket): void => {
       this.#accept(socket)
-    })
-    this.#closed = new Promise((resolve) => this.#tcpServer.once('close', resolve))
-    void this.#closed.then(settings.onClosed)
-    this.#connections = new AdmittedConnections({
-      ...settings,
-      timeoutMs: handshakeTimeoutMs,
-      endsWithCertificate: settings.maxPeerAge === 'certificate',
-      revoked: (error) => {
-        settings.reports.revoked(error)
-      },
-    })
-    settings.authorization.on('changed', this.#onDecisions)
+    }
+    adopted?.onConnection(accept)
+    // Without allowHalfOpen: a client that ends its side during the handshake is gone.
+    this.#tcpServer = adopted?.server ?? createServer(TCP, accept)
     settings.identity.on('changed', this.#onGeneration)
-    // Connections can still be revoked during a drain.
+    this.#closed = new Promise((resolve) => this.#tcpServer.once('close', resolve))
     void this.#closed.then(() => {
-      settings.authorization.off('changed', this.#onDecisions)
       settings.identity.off('changed', this.#onGeneration)
+      this.#admission.close()
+      settings.onClosed()
     })
   }
 
   /**
-   * Starts to listen.
+   * Starts to listen. Not for an adopted server, which the application binds.
    * @throws ConnectError with ERR_CONNECT_LISTEN
    */
   async open(address: ListenAddress): Promise<void> {
@@ -170,7 +124,7 @@ export class Listener implements AsyncDisposable {
 
   /** The number of open connections that were passed to the handler. */
   get connections(): number {
-    return this.#open.size
+    return this.#admission.open.size
   }
 
   /**
@@ -179,10 +133,7 @@ export class Listener implements AsyncDisposable {
    * @returns the number of closed connections
    */
   async reauthorize(): Promise<number> {
-    this.#epoch += 1
-    const { current } = this.#settings.identity
-    const withdrawn = current === undefined ? 0 : this.#connections.withdraw(current.roots)
-    return withdrawn + (await this.#connections.reauthorize())
+    return this.#admission.reauthorize()
   }
 
   /**
@@ -202,7 +153,7 @@ export class Listener implements AsyncDisposable {
   destroy(): void {
     void this.#settings.onClosing()
     this.#stop()
-    this.#open.destroy()
+    this.#admission.open.destroy()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -215,7 +166,7 @@ export class Listener implements AsyncDisposable {
    */
   async #waitForPending(timeoutMs: number): Promise<void> {
     const isOver = async (): Promise<void> => {
-      while (this.#handshakes.size > 0 || this.#undecided.size > 0) {
+      while (this.#handshakes.size > 0 || this.#admission.pending > 0) {
         await new Promise<void>((resolve) => {
           this.#onPendingEnded = resolve
         })
@@ -225,16 +176,17 @@ export class Listener implements AsyncDisposable {
     await withDeadline('drain', { timeoutMs }, isOver).catch(() => undefined)
   }
 
-  #endDecision(socket: TLSSocket): void {
-    this.#undecided.delete(socket)
-    if (this.#undecided.size === 0) this.#onPendingEnded?.()
+  #stopListening(): void {
+    const { adopted } = this.#settings
+    if (adopted === undefined) this.#tcpServer.close()
+    else adopted.stopListening()
   }
 
   #stop(): void {
     this.#isStopped = true
-    this.#tcpServer.close()
+    this.#stopListening()
     this.#handshakes.destroy()
-    for (const socket of this.#undecided) socket.destroy()
+    this.#admission.stop()
   }
 
   async #drain(timeoutMs: number): Promise<void> {
@@ -244,10 +196,10 @@ export class Listener implements AsyncDisposable {
     if (withdrawal !== undefined) await withdrawal
     const endDrain = this.#settings.onDrain?.(timeoutMs)
     try {
-      this.#tcpServer.close()
+      this.#stopListening()
       await this.#waitForPending(Math.min(PENDING_MS, timeoutMs))
       this.#stop()
-      const cut = await this.#open.drain(Math.max(0, deadline - performance.now()))
+      const cut = await this.#admission.open.drain(Math.max(0, deadline - performance.now()))
       if (cut > 0) log.listen('%s: %d connections cut after %d ms', this.#settings.service, cut, timeoutMs)
     } finally {
       endDrain?.()
@@ -257,6 +209,10 @@ export class Listener implements AsyncDisposable {
   }
 
   #accept(socket: Socket): void {
+    if (this.#isStopped) {
+      socket.destroy()
+      return
+    }
     try {
       // Throws when our certificate has expired.
       this.#settings.identity.require()
@@ -265,120 +221,9 @@ export class Listener implements AsyncDisposable {
       socket.destroy()
       return
     }
-    if (this.#isFull(socket)) return
+    if (this.#admission.refuseIfFull(socket)) return
     this.#handshakes.begin(socket, this.#tls.generation)
     this.#tls.server.emit('connection', socket)
-  }
-
-  /** Whether the connection limit is reached. Destroys the socket then. */
-  #isFull(socket: Socket): boolean {
-    const { maxConnections, service, reports } = this.#settings
-    // Undecided connections count: their peers are verified, and most of them will be authorized.
-    if (this.#open.size + this.#undecided.size < maxConnections) return false
-    const message = `${service}: connection limit reached (${maxConnections}); raise maxConnections or close connections`
-    const { remoteAddress } = socket
-    socket.destroy()
-    reports.rejected(new ConnectError('ERR_CONNECT_LIMIT', message), remoteAddress)
-    return true
-  }
-
-  async #admit(socket: TLSSocket, handshake: FinishedHandshake | undefined): Promise<void> {
-    const { identity, service } = this.#settings
-    const durationMs = handshake?.durationMs
-    // Stays for the life of the socket: a reset must not end a process that has no `error` listener.
-    socket.on('error', (error: Error) => {
-      log.listen('%s: %s', service, error.message)
-    })
-    try {
-      const generation = handshake?.generation ?? identity.require()
-      const { peer, chain } = verifySocket(socket, generation.roots)
-      const openedAt = performance.now()
-      const connection: Connection = { side: 'inbound', peer, generation, chain, openedAt }
-      handshakes.publish({ service, durationMs, peer, error: undefined })
-      const connected = await this.#decide(socket, connection)
-      // Node.js may have destroyed the socket in the meantime.
-      if (connected?.destroyed === false) await this.#handle(connected)
-    } catch (error) {
-      this.#reject(toError(error), socket, durationMs)
-    }
-  }
-
-  /** Returns the connection if its peer is authorized. */
-  async #decide(socket: TLSSocket, connection: Connection): Promise<MeshSocket | undefined> {
-    const { authorization, handshakeTimeoutMs } = this.#settings
-    const begin = performance.now()
-    const deadline = begin + handshakeTimeoutMs
-    const gone = new AbortController()
-    const onClose = (): void => {
-      gone.abort(new Error('the peer closed the connection'))
-    }
-    socket.once('close', onClose)
-    try {
-      for (;;) {
-        const epoch = this.#epoch
-        const timeoutMs = Math.max(1, Math.ceil(deadline - performance.now()))
-        const outcome = await authorization.decide(connection.peer, { signal: gone.signal, timeoutMs })
-        this.#expectTrusted(connection)
-        // Decide again if the intentions changed meanwhile: an open connection is only revisited at the next change.
-        if (!outcome.authorized || epoch === this.#epoch)
-          return this.#conclude(socket, connection, outcome, performance.now() - begin)
-      }
-    } finally {
-      socket.off('close', onClose)
-    }
-  }
-
-  /** Verifies the peer against the latest roots: OpenSSL used those of the start of the handshake. */
-  #expectTrusted(connection: Connection): void {
-    const { identity, clock } = this.#settings
-    if (!isPeerTrusted(connection, identity.require().roots, clock.now())) throw withdrawnRoot()
-  }
-
-  #conclude(
-    socket: TLSSocket,
-    connection: Connection,
-    outcome: Outcome,
-    durationMs: number,
-  ): MeshSocket | undefined {
-    const { service, reports } = this.#settings
-    const { peer } = connection
-    const { authorized, reason, basis } = outcome
-    decisions.publish({ service, peer, authorized, reason, basis, durationMs })
-    this.#endDecision(socket)
-    if (this.#isStopped) socket.destroy()
-    if (socket.destroyed) return undefined
-    reports.decided(outcome)
-    if (!authorized) {
-      socket.destroy()
-      reports.denied(new DeniedError(peer, service, outcome, outcome))
-      return undefined
-    }
-    log.listen('%s: %s connected', service, peer.spiffeId)
-    const connected = openConnection(socket, connection)
-    this.#open.add(connected)
-    this.#connections.add(connected)
-    return connected
-  }
-
-  async #handle(socket: MeshSocket): Promise<void> {
-    const { handler, reports } = this.#settings
-    try {
-      await handler(socket)
-    } catch (cause) {
-      socket.destroy()
-      const message = `connection handler failed${withCause(cause)}`
-      reports.warning(new ConnectError('ERR_CONNECT_HANDLER', message, { cause }))
-    }
-  }
-
-  #reject(error: Error, socket: TLSSocket, durationMs: number | undefined): void {
-    const { service } = this.#settings
-    this.#endDecision(socket)
-    const { remoteAddress } = socket
-    socket.destroy()
-    log.listen('%s: rejected %s: %s', service, remoteAddress, error.message)
-    handshakes.publish({ service, durationMs, peer: undefined, error })
-    this.#settings.reports.rejected(error, remoteAddress)
   }
 }
 

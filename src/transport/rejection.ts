@@ -1,5 +1,6 @@
 import type { TLSSocket } from 'node:tls'
 import { DialError, withCause } from '../base/errors.js'
+import { mapDestroyError } from '../sockets/destruction.js'
 import { isNetworkError, resetError } from '../sockets/network-errors.js'
 
 /** How long after the handshake an end counts as a rejection, in milliseconds; a later end has another reason. */
@@ -30,7 +31,6 @@ export function reportRejection(socket: TLSSocket, connection: DialedConnection)
   // all requests on Node.js 24).
   const push = Reflect.get<TLSSocket, 'push'>(socket, 'push')
   const emit = Reflect.get<TLSSocket, 'emit'>(socket, 'emit')
-  const destroy = socket._destroy.bind(socket)
   // Called for the first bytes of the peer or for its end; then the socket gets its own methods back.
   socket.push = (chunk: unknown): boolean => {
     const ended = chunk === null
@@ -49,11 +49,10 @@ export function reportRejection(socket: TLSSocket, connection: DialedConnection)
     }
     return push.call(socket, chunk)
   }
-  // Stays for the life of the socket: other functions may have wrapped it since.
-  socket._destroy = (error, callback): void => {
+  mapDestroyError(socket, (error) => {
     const rejected = !hasSpoken() && isNetworkError(error) ? rejection(connection, error) : undefined
-    destroy(rejected ?? error, callback)
-  }
+    return rejected ?? error
+  })
   // Node.js emits an alert after the handshake as an error, but does not destroy the socket.
   socket.emit = (event: string | symbol, ...args: unknown[]): boolean => {
     const [error] = args

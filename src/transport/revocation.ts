@@ -5,7 +5,8 @@ import type { Clock } from '../base/clock.js'
 import type { Roots } from '../identity/roots.js'
 import { log } from '../base/log.js'
 import { type Connection, connectionOf, isPeerTrusted, peerExpiresAt } from './connection.js'
-import { type OpenSockets, onceDestroyed } from '../sockets/open-sockets.js'
+import { onceDestroyed } from '../sockets/destruction.js'
+import type { OpenSockets } from '../sockets/open-sockets.js'
 import type { MeshSocket } from './mesh-socket.js'
 
 /** The outcome for a peer whose CA root was withdrawn. */

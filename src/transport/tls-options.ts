@@ -1,7 +1,8 @@
 import type { PeerCertificate } from 'node:tls'
 import { IdentityError, toError } from '../base/errors.js'
 import type { Generation } from '../identity/identity-store.js'
-import type { ExpectedIdentity } from '../identity/verify.js'
+import { serverName } from '../identity/sni.js'
+import { type ExpectedIdentity, expectedAt } from '../identity/verify.js'
 import { type TlsMaterial, tlsMaterial } from './tls-context.js'
 import { identifyAs } from './verify-peer.js'
 
@@ -14,6 +15,8 @@ export interface TlsServerOptions extends TlsMaterial {
 /** Options for `tls.connect`, `https.Agent`, and the `connect` option of undici. */
 export interface TlsClientOptions extends TlsMaterial {
   readonly rejectUnauthorized: true
+  /** By which gateways route. */
+  readonly servername?: string
   readonly checkServerIdentity: (host: string, certificate: PeerCertificate) => Error | undefined
   /** Disables session reuse of `https.Agent` and undici: a resumed session skips `checkServerIdentity`. */
   readonly maxCachedSessions: 0
@@ -32,8 +35,11 @@ export function tlsServerOptions(generation: Generation): TlsServerOptions {
 }
 
 export function tlsClientOptions(generation: Generation, expected: ExpectedIdentity): TlsClientOptions {
+  const { leaf, roots } = generation
+  const servername = serverName(expectedAt(leaf.id, expected), roots.trustDomain)
   return {
     ...tlsMaterial(generation),
+    ...(servername !== undefined && { servername }),
     rejectUnauthorized: true,
     maxCachedSessions: 0,
     checkServerIdentity: (_host, certificate) => {

@@ -50,9 +50,9 @@ describe('guides/options.md', () => {
   for (const [heading, file, name] of [
     ['Service options', 'src/service/service-options.ts', 'ServiceOptions'],
     ['Agent options', 'src/agent/options.ts', 'AgentOptions'],
-    ['Dial options', 'src/service/service-options.ts', 'DialOptions'],
-    ['Forward options', 'src/service/service-options.ts', 'ForwardOptions'],
-    ['Listen options', 'src/service/service-options.ts', 'ListenOptions'],
+    ['Dial options', 'src/service/dial-options.ts', 'DialOptions'],
+    ['Forward options', 'src/service/dial-options.ts', 'ForwardOptions'],
+    ['Listen options', 'src/service/listen-options.ts', 'ListenOptions'],
     ['Registration options', 'src/service/register-options.ts', 'RegisterOptions'],
   ] as const) {
     it(`lists exactly the options of ${name}, with their numeric defaults`, () => {
@@ -86,9 +86,10 @@ function literalsOf(file: string, type: string): string[] {
 
 /** The properties of an interface, with their numeric defaults. */
 function optionsOf(file: string, name: string): Map<string, string | undefined> {
-  const [, body = ''] = new RegExp(`interface ${name} \\{([^]*?)\\n\\}`).exec(source(file)) ?? []
+  const [, base, body = ''] =
+    new RegExp(`interface ${name} (?:extends (\\w+) )?\\{([^]*?)\\n\\}`).exec(source(file)) ?? []
   let comment = ''
-  const options = new Map<string, string | undefined>()
+  const options = base === undefined ? new Map<string, string | undefined>() : optionsOf(file, base)
   for (const line of body.split('\n')) {
     const [, option] = /^ {2}readonly (\w+)\??:/.exec(line) ?? []
     if (option === undefined) comment += line

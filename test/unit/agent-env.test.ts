@@ -27,41 +27,49 @@ newFolder('empty/nested')
 
 describe('agentOptionsFromEnv', () => {
   const cases: [rule: string, env: Record<string, string | undefined>, options: object][] = [
-    ['nothing', {}, {}],
-    ['other variables are not read', { CONSUL_FORMAT: 'json', PATH: '/bin' }, {}],
-    ['the address', { CONSUL_HTTP_ADDR: 'a:1' }, { address: 'a:1' }],
-    ['the token', { CONSUL_HTTP_TOKEN: 't' }, { token: 't' }],
-    ['the token file', { CONSUL_HTTP_TOKEN_FILE: '/f' }, { tokenFile: '/f' }],
+    ['returns nothing for an empty environment', {}, {}],
+    ['ignores other variables', { CONSUL_FORMAT: 'json', PATH: '/bin' }, {}],
+    ['reads the address', { CONSUL_HTTP_ADDR: 'a:1' }, { address: 'a:1' }],
+    ['reads the token', { CONSUL_HTTP_TOKEN: 't' }, { token: 't' }],
+    ['reads the path of the token file', { CONSUL_HTTP_TOKEN_FILE: '/f' }, { tokenFile: '/f' }],
     [
-      'the token file beats the token',
+      'prefers the token file to the token',
       { CONSUL_HTTP_TOKEN: 't', CONSUL_HTTP_TOKEN_FILE: '/f' },
       { tokenFile: '/f' },
     ],
-    ['an empty token file does not', { CONSUL_HTTP_TOKEN: 't', CONSUL_HTTP_TOKEN_FILE: '' }, { token: 't' }],
-    ['user and password', { CONSUL_HTTP_AUTH: 'u:p' }, { auth: { username: 'u', password: 'p' } }],
-    ['a password with colons', { CONSUL_HTTP_AUTH: 'u:p:q' }, { auth: { username: 'u', password: 'p:q' } }],
-    ['a user alone', { CONSUL_HTTP_AUTH: 'u' }, { auth: { username: 'u', password: '' } }],
-    ['an empty password', { CONSUL_HTTP_AUTH: 'u:' }, { auth: { username: 'u', password: '' } }],
-    ['the namespace', { CONSUL_NAMESPACE: 'n' }, { namespace: 'n' }],
-    ['the partition', { CONSUL_PARTITION: 'p' }, { partition: 'p' }],
-    ['the datacenter', { CONSUL_DATACENTER: 'd' }, { datacenter: 'd' }],
-    ['an authority by its file', { CONSUL_CACERT: ca }, { tls: { ca: ['the ca'] } }],
     [
-      'authorities by their folder, not the folders in it',
+      'reads the token beside an empty token file',
+      { CONSUL_HTTP_TOKEN: 't', CONSUL_HTTP_TOKEN_FILE: '' },
+      { token: 't' },
+    ],
+    ['reads user and password', { CONSUL_HTTP_AUTH: 'u:p' }, { auth: { username: 'u', password: 'p' } }],
+    [
+      'reads a password with colons',
+      { CONSUL_HTTP_AUTH: 'u:p:q' },
+      { auth: { username: 'u', password: 'p:q' } },
+    ],
+    ['reads a user without a password', { CONSUL_HTTP_AUTH: 'u' }, { auth: { username: 'u', password: '' } }],
+    ['reads an empty password', { CONSUL_HTTP_AUTH: 'u:' }, { auth: { username: 'u', password: '' } }],
+    ['reads the namespace', { CONSUL_NAMESPACE: 'n' }, { namespace: 'n' }],
+    ['reads the partition', { CONSUL_PARTITION: 'p' }, { partition: 'p' }],
+    ['reads the datacenter', { CONSUL_DATACENTER: 'd' }, { datacenter: 'd' }],
+    ['reads the CA file', { CONSUL_CACERT: ca }, { tls: { ca: ['the ca'] } }],
+    [
+      'reads the files of the CA directory, without subdirectories',
       { CONSUL_CAPATH: full },
       { tls: { ca: ['first', 'second'] } },
     ],
     [
-      'the file beats the folder',
+      'prefers the CA file to the CA directory',
       { CONSUL_CACERT: ca, CONSUL_CAPATH: '/nowhere' },
       { tls: { ca: ['the ca'] } },
     ],
     [
-      'a client certificate and its key',
+      'reads the client certificate and its key',
       { CONSUL_CLIENT_CERT: cert, CONSUL_CLIENT_KEY: key },
       { tls: { cert: 'the cert', key: 'the key' } },
     ],
-    ['the name of the server', { CONSUL_TLS_SERVER_NAME: 's' }, { tls: { serverName: 's' } }],
+    ['reads the server name', { CONSUL_TLS_SERVER_NAME: 's' }, { tls: { serverName: 's' } }],
   ]
   for (const [rule, env, options] of cases) {
     it(rule, () => {
@@ -69,23 +77,11 @@ describe('agentOptionsFromEnv', () => {
     })
   }
 
-  it('an empty variable is absent', () => {
-    const names = ['ADDR', 'TOKEN', 'TOKEN_FILE', 'AUTH', 'SSL', 'SSL_VERIFY'].map(
-      (name) => `CONSUL_HTTP_${name}`,
-    )
-    const others = [
-      'CACERT',
-      'CAPATH',
-      'CLIENT_CERT',
-      'CLIENT_KEY',
-      'TLS_SERVER_NAME',
-      'NAMESPACE',
-      'PARTITION',
-      'DATACENTER',
-    ]
-    const env = Object.fromEntries(
-      [...names, ...others.map((name) => `CONSUL_${name}`)].map((name) => [name, '']),
-    )
+  it('treats an empty variable as absent', () => {
+    const names =
+      'HTTP_ADDR HTTP_TOKEN HTTP_TOKEN_FILE HTTP_AUTH HTTP_SSL HTTP_SSL_VERIFY CACERT CAPATH CLIENT_CERT ' +
+      'CLIENT_KEY TLS_SERVER_NAME NAMESPACE PARTITION DATACENTER'
+    const env = Object.fromEntries(names.split(' ').map((name) => [`CONSUL_${name}`, '']))
     assert.deepEqual(agentOptionsFromEnv(env), {})
   })
 
@@ -94,7 +90,7 @@ describe('agentOptionsFromEnv', () => {
     [['0', 'f', 'F', 'false', 'FALSE', 'False'], false],
   ]
   for (const [texts, value] of booleans) {
-    it(`${texts.join(', ')} are ${value ? 'true' : 'false'}`, () => {
+    it(`reads ${texts.join(', ')} as ${value ? 'true' : 'false'}`, () => {
       for (const text of texts) {
         assert.deepEqual(agentOptionsFromEnv({ CONSUL_HTTP_SSL: text }), { ssl: value })
         assert.deepEqual(agentOptionsFromEnv({ CONSUL_HTTP_SSL_VERIFY: text }), { tls: { verify: value } })
@@ -102,7 +98,7 @@ describe('agentOptionsFromEnv', () => {
     })
   }
 
-  it('anything else is an error, and no guess: verification is never turned off by a typing error', () => {
+  it('rejects every other boolean, so that a typing error does not turn off verification', () => {
     for (const name of ['CONSUL_HTTP_SSL', 'CONSUL_HTTP_SSL_VERIFY']) {
       for (const text of ['no', 'yes', 'off', 'on', 'tRUE', 'false ', '2', '-1', ' ', 'null']) {
         assert.throws(
@@ -114,7 +110,7 @@ describe('agentOptionsFromEnv', () => {
     }
   })
 
-  it('a file that cannot be read is an error that names the variable and the path', () => {
+  it('names the variable and the path in the error for an unreadable file', () => {
     const missing = join(folder, 'missing')
     for (const name of ['CONSUL_CACERT', 'CONSUL_CAPATH', 'CONSUL_CLIENT_CERT', 'CONSUL_CLIENT_KEY']) {
       assert.throws(
@@ -130,7 +126,7 @@ describe('agentOptionsFromEnv', () => {
     assert.throws(() => agentOptionsFromEnv({ CONSUL_CACERT: folder }), OptionError)
   })
 
-  it('a folder without a file is an error: the system would be trusted instead', () => {
+  it('rejects a CA directory without files, because Node.js would trust the system CAs instead', () => {
     assert.throws(() => agentOptionsFromEnv({ CONSUL_CAPATH: empty }), {
       option: 'CONSUL_CAPATH',
       actual: 'an empty one',

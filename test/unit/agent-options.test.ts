@@ -16,7 +16,7 @@ after(() => {
   rmSync(folder, { recursive: true })
 })
 const ca = TestCa.create()
-const [client, other] = [ca.issue(), ca.issue()]
+const [client, stranger] = [ca.issue(), ca.issue()]
 const pemFile = join(folder, 'ca.pem')
 writeFileSync(pemFile, ca.rootPem)
 
@@ -52,7 +52,7 @@ describe('agentSettings', () => {
     })
   })
 
-  it('takes the environment of the process, unless another is given', (t) => {
+  it('reads process.env unless the options contain an environment', (t) => {
     const before = process.env['CONSUL_HTTP_ADDR']
     t.after(() => {
       if (before === undefined) delete process.env['CONSUL_HTTP_ADDR']
@@ -73,13 +73,13 @@ describe('agentSettings', () => {
       ],
       ['the token', { token: 'a' }, { CONSUL_HTTP_TOKEN: 'b' }, { token: 'a', tokenFile: undefined }],
       [
-        "a token, over the environment's file",
+        'a token over a token file',
         { token: 'a' },
         { CONSUL_HTTP_TOKEN_FILE: '/b' },
         { token: 'a', tokenFile: undefined },
       ],
       [
-        "a token file, over the environment's token",
+        'a token file over a token',
         { tokenFile: '/a' },
         { CONSUL_HTTP_TOKEN: 'b' },
         { token: undefined, tokenFile: '/a' },
@@ -93,22 +93,27 @@ describe('agentSettings', () => {
       ['the namespace', { namespace: 'a' }, { CONSUL_NAMESPACE: 'b' }, { namespace: 'a' }],
       ['the partition', { partition: 'a' }, { CONSUL_PARTITION: 'b' }, { partition: 'a' }],
       ['the datacenter', { datacenter: 'a' }, { CONSUL_DATACENTER: 'b' }, { datacenter: 'a' }],
-      ['verify', { tls: { verify: true } }, { CONSUL_HTTP_SSL_VERIFY: 'false' }, { tls: { verify: true } }],
       [
-        'a setting of TLS, beside those that are not given',
+        'tls.verify',
+        { tls: { verify: true } },
+        { CONSUL_HTTP_SSL_VERIFY: 'false' },
+        { tls: { verify: true } },
+      ],
+      [
+        'tls.serverName, while the CA comes from the environment',
         { tls: { serverName: 'a' } },
         { CONSUL_TLS_SERVER_NAME: 'b', CONSUL_CACERT: pemFile },
         { tls: { ca: [ca.rootPem], serverName: 'a' } },
       ],
     ]
   for (const [rule, options, env, expected] of winners) {
-    it(`an option wins over the environment: ${rule}`, () => {
+    it(`prefers an option to the environment: ${rule}`, () => {
       const found = settings(options, env)
       assert.deepEqual({ ...found, ...expected }, found)
     })
   }
 
-  it('what is not given comes from the environment', () => {
+  it('takes absent options from the environment', () => {
     const env = {
       CONSUL_HTTP_ADDR: 'unix:///run/consul.sock',
       CONSUL_HTTP_TOKEN_FILE: '/token',
@@ -120,7 +125,7 @@ describe('agentSettings', () => {
       CONSUL_DATACENTER: 'd',
     }
     assert.deepEqual(settings({}, env), {
-      // A unix socket and TLS together.
+      // TLS over a Unix socket.
       address: { scheme: 'https', host: 'localhost', prefix: '', socketPath: '/run/consul.sock' },
       dnsAddress: { host: '127.0.0.1', port: 8600 },
       token: undefined,
@@ -137,7 +142,7 @@ describe('agentSettings', () => {
   })
 
   const dns: [address: string | undefined, dnsAddress: string | undefined, host: string, port: number][] = [
-    // Beside the agent's HTTP, on its own port.
+    // By default, the host of the HTTP API and port 8600.
     [undefined, undefined, '127.0.0.1', 8600],
     ['10.0.0.1', undefined, '10.0.0.1', 8600],
     ['10.0.0.1:1234', undefined, '10.0.0.1', 8600],
@@ -148,14 +153,14 @@ describe('agentSettings', () => {
     ['http://[2001:db8::7]:8500/consul', undefined, '2001:db8::7', 8600],
     ['http://[2001:db8::7]', undefined, '2001:db8::7', 8600],
     ['unix:///run/consul.sock', undefined, '127.0.0.1', 8600],
-    // Or where it is said to be.
+    // The option dnsAddress.
     ['10.0.0.1:1234', '10.0.0.53:53', '10.0.0.53', 53],
     ['unix:///run/consul.sock', '[::1]:8600', '::1', 8600],
     [undefined, 'dns.example:53', 'dns.example', 53],
     [undefined, '[fe80::1%eth0]:53', 'fe80::1%eth0', 53],
   ]
   for (const [address, dnsAddress, host, port] of dns) {
-    it(`DNS of ${address ?? 'nothing'} and ${dnsAddress ?? 'nothing'}: ${host}, ${port}`, () => {
+    it(`uses DNS at ${host} port ${port} for address ${address}, dnsAddress ${dnsAddress}`, () => {
       const found = settings({
         ...(address !== undefined && { address }),
         ...(dnsAddress !== undefined && { dnsAddress }),
@@ -164,11 +169,11 @@ describe('agentSettings', () => {
     })
   }
 
-  it('DNS of an address of the environment is beside that', () => {
+  it('uses the host of CONSUL_HTTP_ADDR for DNS', () => {
     assert.equal(settings({}, { CONSUL_HTTP_ADDR: '10.0.0.9:80' }).dnsAddress.host, '10.0.0.9')
   })
 
-  it('takes authorities as one PEM, as several, and a client certificate with its key', () => {
+  it('takes one or several CAs, and a client certificate with its key', () => {
     const tls = {
       ca: ca.rootPem,
       cert: client.chainPem,
@@ -177,13 +182,12 @@ describe('agentSettings', () => {
       verify: false,
     }
     assert.deepEqual(settings({ tls }).tls, { ...tls, ca: [ca.rootPem] })
-    assert.deepEqual(settings({ tls: { ca: [ca.rootPem, client.certificatePem] } }).tls.ca?.length, 2)
+    assert.equal(settings({ tls: { ca: [ca.rootPem, client.certificatePem] } }).tls.ca?.length, 2)
   })
 
   const bad: [option: string, options: unknown, env?: Environment][] = [
     ['agent.adress', { adress: 'a' }],
     ['agent.address', { address: '' }],
-    ['agent.address', { address: 5 }],
     ['agent.address', { address: 'ftp://a' }],
     ['CONSUL_HTTP_ADDR', {}, { CONSUL_HTTP_ADDR: 'ftp://a' }],
     ['agent.token', { token: '' }],
@@ -203,12 +207,8 @@ describe('agentSettings', () => {
     ['agent.datacenter', { datacenter: '..' }],
     ['agent.namespace', {}, { CONSUL_NAMESPACE: 'a/b' }],
     ['agent.timeoutMs', { timeoutMs: 0 }],
-    ['agent.dnsAddress', { dnsAddress: '' }],
     ['agent.dnsAddress', { dnsAddress: '10.0.0.1' }],
-    ['agent.dnsAddress', { dnsAddress: '::1:53' }],
-    ['agent.dnsAddress', { dnsAddress: 'a:0' }],
     ['agent.dnsAddress', { dnsAddress: 8600 }],
-    ['agent.dnsAddress', { dnsAddress: 'udp://a:53' }],
     ['agent.tls', { tls: null }],
     ['agent.tls', { tls: [] }],
     ['agent.tls.CA', { tls: { CA: ca.rootPem } }],
@@ -216,11 +216,10 @@ describe('agentSettings', () => {
     ['agent.tls.serverName', { tls: { serverName: '' } }],
     ['agent.tls.ca', { tls: { ca: '' } }],
     ['agent.tls.ca', { tls: { ca: 'none' } }],
-    // Nobody to trust would mean the system's authorities.
+    // With an empty list, Node.js would trust the system CAs.
     ['agent.tls.ca', { tls: { ca: [] } }],
     ['agent.tls.ca', { tls: { ca: null } }],
     ['agent.tls.ca', { tls: { ca: 5 } }],
-    ['agent.tls.ca', { tls: { ca: true } }],
     ['agent.tls.ca', { tls: { ca: [ca.rootPem, 'none'] } }],
     ['agent.tls.ca', { tls: { ca: [5] } }],
     ['agent.tls.ca', {}, { CONSUL_CACERT: fileURLToPath(import.meta.url) }],
@@ -229,7 +228,7 @@ describe('agentSettings', () => {
     ['agent.tls', {}, { CONSUL_CLIENT_CERT: pemFile }],
     ['agent.tls.cert', { tls: { cert: 'none', key: client.privateKeyPem } }],
     ['agent.tls.key', { tls: { cert: client.certificatePem, key: 'none' } }],
-    ['agent.tls.key', { tls: { cert: client.certificatePem, key: other.privateKeyPem } }],
+    ['agent.tls.key', { tls: { cert: client.certificatePem, key: stranger.privateKeyPem } }],
   ]
   for (const [option, options, env] of bad) {
     it(`refuses ${option}: ${inspect(options, { breakLength: Infinity }).slice(0, 60)} ${env === undefined ? '' : inspect(env).slice(0, 40)}`, () => {
@@ -237,12 +236,12 @@ describe('agentSettings', () => {
     })
   }
 
-  it('an absent setting of TLS hides nothing of the environment', () => {
+  it('takes the CA from the environment when tls.ca is undefined', () => {
     const tls = { ca: undefined } as unknown as NonNullable<AgentOptions['tls']>
     assert.deepEqual(settings({ tls }, { CONSUL_CACERT: pemFile }).tls.ca, [ca.rootPem])
   })
 
-  it('an error shows no token, no password and no key', () => {
+  it('shows no token, password, or key in an error', () => {
     const encrypted = generateKeyPairSync('ec', {
       namedCurve: 'P-256',
       privateKeyEncoding: { type: 'pkcs8', format: 'pem', cipher: 'aes-128-cbc', passphrase: 'x' },
@@ -257,7 +256,7 @@ describe('agentSettings', () => {
       ['hunter2', {}, { CONSUL_HTTP_AUTH: ':hunter2' }],
       ['hunter2', { tls: { cert: certificatePem, key: 'hunter2' } }],
       [encrypted.slice(40, 80), { tls: { cert: certificatePem, key: encrypted } }],
-      [other.privateKeyPem.slice(40, 80), { tls: { cert: certificatePem, key: other.privateKeyPem } }],
+      [stranger.privateKeyPem.slice(40, 80), { tls: { cert: certificatePem, key: stranger.privateKeyPem } }],
     ]
     for (const [secret, options, env] of secrets) {
       const shown = inspect(refusal(options, env), { depth: 9, showHidden: true })
@@ -269,11 +268,11 @@ describe('agentSettings', () => {
 describe('settingsKey', () => {
   const base = settings({ address: 'a:1', token: 't' })
 
-  it('equal settings share', () => {
+  it('is equal for equal settings', () => {
     assert.equal(settingsKey(base), settingsKey(settings({ token: 't', address: 'http://a:1' })))
   })
 
-  const others: AgentOptions[] = [
+  const variants: AgentOptions[] = [
     { address: 'b:1' },
     { address: 'https://a:1' },
     { address: 'a:1/prefix' },
@@ -291,13 +290,13 @@ describe('settingsKey', () => {
     { tls: { serverName: 's' } },
     { tls: { cert: client.certificatePem, key: client.privateKeyPem } },
   ]
-  it('whatever decides what the agent sees keeps apart', () => {
-    const keys = others.map((options) => {
+  it('differs for every option that decides what the agent sees', () => {
+    const keys = variants.map((options) => {
       const { tokenFile, ...rest } = options
       return settingsKey(
         settings({ address: 'a:1', ...(tokenFile === undefined ? { token: 't' } : { tokenFile }), ...rest }),
       )
     })
-    assert.equal(new Set([settingsKey(base), ...keys]).size, others.length + 1)
+    assert.equal(new Set([settingsKey(base), ...keys]).size, variants.length + 1)
   })
 })

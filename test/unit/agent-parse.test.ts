@@ -26,21 +26,34 @@ import { FakeAgent } from '../fixtures/fake-agent.js'
 
 type Json = Record<string, unknown>
 
-/** Each body must be refused with a ShapeError that says `message`. */
+/** Expects a ShapeError with the message for each body. */
 function refuses(parse: (body: unknown) => unknown, cases: [message: string, body: unknown][]): void {
   for (const [message, body] of cases) {
-    it(message, () => {
+    it(`rejects ${message}`, () => {
       assert.throws(() => parse(body), { name: 'ShapeError', message })
     })
   }
 }
 
-/** `body` with the value at `place` replaced; undefined takes it away. */
-function bend(body: unknown, place: readonly (string | number)[], value: unknown): unknown {
+/** Expects a ShapeError that names the place for each value that replaces the one at that place of `body`. */
+function refusesValues(
+  parse: (body: unknown) => unknown,
+  body: unknown,
+  cases: [place: string, value: unknown, problem: string][],
+): void {
+  refuses(
+    parse,
+    cases.map(([place, value, problem]) => [`${place}: ${problem}`, bend(body, place, value)]),
+  )
+}
+
+/** Copies `body` with another value at `place`, such as `Roots[0].ID`. Creates missing objects; undefined removes a key. */
+function bend(body: unknown, place: string, value: unknown): unknown {
   const copy: unknown = structuredClone(body)
+  const keys = place.match(/\w+/g)!
   let at = copy as Json
-  for (const key of place.slice(0, -1)) at = at[key] as Json
-  at[place.at(-1)!] = value
+  for (const key of keys.slice(0, -1)) at = (at[key] ??= {}) as Json
+  at[keys.at(-1)!] = value
   return JSON.parse(JSON.stringify(copy))
 }
 
@@ -56,7 +69,7 @@ const NO_OBJECT: [message: string, body: unknown][] = [
 describe('parseRoots', () => {
   const [root] = CONSUL_ROOTS.Roots
 
-  it("reads Consul's own answer", () => {
+  it('reads an answer of Consul', () => {
     assert.deepEqual(parseRoots(CONSUL_ROOTS), {
       trustDomain: CONSUL_ROOTS.TrustDomain,
       activeRootId: CONSUL_ROOTS.ActiveRootID,
@@ -64,7 +77,7 @@ describe('parseRoots', () => {
     })
   })
 
-  it('reads a rotation, and what other versions add or leave out', () => {
+  it('reads a rotation, and ignores added and absent keys', () => {
     const body = {
       ...CONSUL_ROOTS,
       New: 1,
@@ -80,59 +93,48 @@ describe('parseRoots', () => {
     )
   })
 
-  it('an empty list, and null for it, are for checkRoots to judge', () => {
-    assert.deepEqual(parseRoots(bend(CONSUL_ROOTS, ['Roots'], [])).roots, [])
-    assert.deepEqual(parseRoots(bend(CONSUL_ROOTS, ['Roots'], null)).roots, [])
+  it('reads an empty list and null as no roots', () => {
+    assert.deepEqual(parseRoots(bend(CONSUL_ROOTS, 'Roots', [])).roots, [])
+    assert.deepEqual(parseRoots(bend(CONSUL_ROOTS, 'Roots', null)).roots, [])
   })
 
-  refuses(parseRoots, [
-    ...NO_OBJECT,
-    ['TrustDomain: expected a non-empty string, got nothing', bend(CONSUL_ROOTS, ['TrustDomain'], undefined)],
-    ['TrustDomain: expected a non-empty string, got a string', bend(CONSUL_ROOTS, ['TrustDomain'], '')],
-    ['TrustDomain: expected a non-empty string, got a number', bend(CONSUL_ROOTS, ['TrustDomain'], 5)],
-    ['ActiveRootID: expected a non-empty string, got null', bend(CONSUL_ROOTS, ['ActiveRootID'], null)],
-    ['Roots: expected an array, got nothing', bend(CONSUL_ROOTS, ['Roots'], undefined)],
-    ['Roots: expected an array, got an object', bend(CONSUL_ROOTS, ['Roots'], { 0: root })],
-    ['Roots[0]: expected an object, got a string', bend(CONSUL_ROOTS, ['Roots', 0], root!.RootCert)],
-    ['Roots[0].ID: expected a non-empty string, got a string', bend(CONSUL_ROOTS, ['Roots', 0, 'ID'], '')],
-    [
-      'Roots[0].RootCert: expected a non-empty string, got nothing',
-      bend(CONSUL_ROOTS, ['Roots', 0, 'RootCert'], undefined),
-    ],
-    [
-      'Roots[0].Active: expected true or false, got a string',
-      bend(CONSUL_ROOTS, ['Roots', 0, 'Active'], 'true'),
-    ],
-    ['Roots[1]: expected an object, got null', bend(CONSUL_ROOTS, ['Roots', 1], null)],
+  refuses(parseRoots, NO_OBJECT)
+  refusesValues(parseRoots, CONSUL_ROOTS, [
+    ['TrustDomain', undefined, 'expected a non-empty string, got nothing'],
+    ['TrustDomain', '', 'expected a non-empty string, got a string'],
+    ['TrustDomain', 5, 'expected a non-empty string, got a number'],
+    ['ActiveRootID', null, 'expected a non-empty string, got null'],
+    ['Roots', undefined, 'expected an array, got nothing'],
+    ['Roots', { 0: root }, 'expected an array, got an object'],
+    ['Roots[0]', root!.RootCert, 'expected an object, got a string'],
+    ['Roots[0].ID', '', 'expected a non-empty string, got a string'],
+    ['Roots[0].RootCert', undefined, 'expected a non-empty string, got nothing'],
+    ['Roots[0].Active', 'true', 'expected true or false, got a string'],
+    ['Roots[1]', null, 'expected an object, got null'],
   ])
 })
 
 describe('parseLeaf', () => {
-  it("reads Consul's own answer, and one with nothing else in it", () => {
+  it('reads an answer of Consul, and one with only the two required keys', () => {
     const leaf = { chainPem: CONSUL_LEAF.CertPEM, privateKeyPem: CONSUL_LEAF.PrivateKeyPEM }
     assert.deepEqual(parseLeaf(CONSUL_LEAF), leaf)
-    assert.deepEqual(
-      parseLeaf({ CertPEM: CONSUL_LEAF.CertPEM, PrivateKeyPEM: CONSUL_LEAF.PrivateKeyPEM }),
-      leaf,
-    )
+    const { CertPEM, PrivateKeyPEM } = CONSUL_LEAF
+    assert.deepEqual(parseLeaf({ CertPEM, PrivateKeyPEM }), leaf)
   })
 
-  refuses(parseLeaf, [
-    ...NO_OBJECT,
-    ['CertPEM: expected a non-empty string, got nothing', bend(CONSUL_LEAF, ['CertPEM'], undefined)],
-    ['CertPEM: expected a non-empty string, got an array', bend(CONSUL_LEAF, ['CertPEM'], ['x'])],
-    ['PrivateKeyPEM: expected a non-empty string, got a string', bend(CONSUL_LEAF, ['PrivateKeyPEM'], '')],
-    // The value may be a key: its type is all that is said of it.
-    [
-      'PrivateKeyPEM: expected a non-empty string, got an object',
-      bend(CONSUL_LEAF, ['PrivateKeyPEM'], { secret: 'x' }),
-    ],
+  refuses(parseLeaf, NO_OBJECT)
+  refusesValues(parseLeaf, CONSUL_LEAF, [
+    ['CertPEM', undefined, 'expected a non-empty string, got nothing'],
+    ['CertPEM', ['x'], 'expected a non-empty string, got an array'],
+    ['PrivateKeyPEM', '', 'expected a non-empty string, got a string'],
+    // The message names the type only: the value may be a key.
+    ['PrivateKeyPEM', { secret: 'x' }, 'expected a non-empty string, got an object'],
   ])
 })
 
 describe('parseAuthorize', () => {
   const cases: [body: Json, answer: Omit<AuthorizeAnswer, 'ageMs'>][] = [
-    // 1.8.7
+    // Consul 1.8.7
     [
       { Authorized: true, Reason: 'ACLs disabled, access is allowed by default' },
       { authorized: true, reason: 'ACLs disabled, access is allowed by default' },
@@ -147,12 +149,12 @@ describe('parseAuthorize', () => {
     ],
   ]
   for (const [body, answer] of cases) {
-    it(JSON.stringify(body), () => {
+    it(`reads ${JSON.stringify(body)}`, () => {
       assert.deepEqual(parseAuthorize(body), answer)
     })
   }
 
-  // Nothing but true is a yes.
+  // Only the boolean true grants access.
   refuses(parseAuthorize, [
     ...NO_OBJECT,
     ['Authorized: expected true or false, got nothing', { Reason: 'x' }],
@@ -200,94 +202,85 @@ describe('parseConnectInstances', () => {
     wan: { address: '10.0.0.1', port: 8080 },
   }
 
-  const good: [rule: string, body: unknown, instances: ConnectInstance[]][] = [
-    ['none', [], []],
-    ['none, as Go writes it', null, []],
-    ['a proxy: whom it stands before, at its own address', [proxy], [proxyInstance]],
-    ["a native instance: its own name, at its node's address", [native], [nativeInstance]],
-    ['both, in order', [native, proxy], [nativeInstance, proxyInstance]],
-    [
-      'a native instance that names a destination proves its own name',
-      [bend(native, ['Service', 'Proxy'], { DestinationServiceName: 'db' })],
-      [nativeInstance],
-    ],
-    ['native false is a proxy', [bend(proxy, ['Service', 'Connect'], { Native: false })], [proxyInstance]],
-    ['no Connect is a proxy', [bend(proxy, ['Service', 'Connect'], undefined)], [proxyInstance]],
-    ['a Connect of null is a proxy', [bend(proxy, ['Service', 'Connect'], null)], [proxyInstance]],
+  const asProxy: [rule: string, entry: unknown][] = [
+    ['a proxy: the service it represents, at the address of the proxy', proxy],
+    ['Connect.Native false as a proxy', bend(proxy, 'Service.Connect', { Native: false })],
+    ['a missing Connect as a proxy', bend(proxy, 'Service.Connect', undefined)],
+    ['a Connect of null as a proxy', bend(proxy, 'Service.Connect', null)],
     [
       'a proxy of Consul 1.2',
-      [
-        {
-          Node: node,
-          Service: { ...proxyService, Proxy: undefined, Connect: undefined, ProxyDestination: 'web' },
-        },
-      ],
-      [proxyInstance],
+      {
+        Node: node,
+        Service: { ...proxyService, Proxy: undefined, Connect: undefined, ProxyDestination: 'web' },
+      },
+    ],
+    ['the newer of two spellings of the destination', bend(proxy, 'Service.ProxyDestination', 'old')],
+    [
+      'a proxy of Consul 1.3 with the newer spelling empty',
+      {
+        ...proxy,
+        Service: { ...proxyService, Proxy: { DestinationServiceName: '' }, ProxyDestination: 'web' },
+      },
     ],
     [
-      'a proxy with both spellings: the newer one',
-      [bend(proxy, ['Service', 'ProxyDestination'], 'old')],
-      [proxyInstance],
+      'an empty namespace and partition as none',
+      { ...proxy, Service: { ...proxyService, Namespace: '', Partition: null } },
+    ],
+    ['missing checks as passing', bend(proxy, 'Checks', undefined)],
+  ]
+  const good: [rule: string, body: unknown, instances: ConnectInstance[]][] = [
+    ['an empty list', [], []],
+    ['null, which Go writes for an empty list', null, []],
+    ['a native instance: its own name, at the address of its node', [native], [nativeInstance]],
+    ['native instances and proxies, in order', [native, proxy], [nativeInstance, proxyInstance]],
+    [
+      'a native instance with a destination as an instance of its own service',
+      [bend(native, 'Service.Proxy', { DestinationServiceName: 'db' })],
+      [nativeInstance],
     ],
     [
-      'a proxy of 1.3 with an empty new spelling',
-      [
-        {
-          ...proxy,
-          Service: { ...proxyService, Proxy: { DestinationServiceName: '' }, ProxyDestination: 'web' },
-        },
-      ],
-      [proxyInstance],
-    ],
-    [
-      'namespace and partition, of newer agents',
+      'a namespace and a partition',
       [{ ...proxy, Service: { ...proxyService, Namespace: 'n', Partition: 'p' } }],
       [{ ...proxyInstance, namespace: 'n', partition: 'p' }],
     ],
     [
-      'empty ones are none',
-      [{ ...proxy, Service: { ...proxyService, Namespace: '', Partition: null } }],
-      [proxyInstance],
-    ],
-    [
-      'no datacenter',
-      [bend(proxy, ['Node', 'Datacenter'], undefined)],
+      'a missing datacenter',
+      [bend(proxy, 'Node.Datacenter', undefined)],
       [{ ...proxyInstance, datacenter: undefined }],
     ],
     [
       'an IPv6 address',
-      [bend(proxy, ['Service', 'Address'], '::1')],
+      [bend(proxy, 'Service.Address', '::1')],
       [{ ...proxyInstance, address: '::1', wan: { address: '::1', port: 21000 } }],
     ],
-    // A mesh gateway, say: it stands before many and proves the name of none.
     [
-      'one that stands before nobody is left out, and spoils nothing for the others',
+      'all instances except proxies without a destination',
       [
-        bend(proxy, ['Service', 'Proxy'], { DestinationServiceName: '' }),
+        bend(proxy, 'Service.Proxy', { DestinationServiceName: '' }),
         native,
-        bend(proxy, ['Service', 'Proxy'], undefined),
-        bend(proxy, ['Service', 'Proxy'], {}),
-        bend(proxy, ['Service', 'Proxy'], null),
+        bend(proxy, 'Service.Proxy', undefined),
+        bend(proxy, 'Service.Proxy', {}),
+        bend(proxy, 'Service.Proxy', null),
       ],
       [nativeInstance],
     ],
     [
-      'one that stands before nobody may have no address and no port',
+      'a gateway without address and port as no instance',
       [{ Node: {}, Service: { Kind: 'mesh-gateway', Proxy: {} } }],
       [],
     ],
     [
-      'one that cannot be dialled is known, with what is wrong with it, and spoils nothing for the others',
-      [bend(proxy, ['Service', 'Port'], 0), native],
+      'an instance that cannot be dialed, with its defect, beside a valid instance',
+      [bend(proxy, 'Service.Port', 0), native],
       [
         { ...proxyInstance, port: 0, wan: { address: '10.0.0.2', port: 0 }, defect: 'has no port' },
         nativeInstance,
       ],
     ],
-    ['no checks', [bend(proxy, ['Checks'], undefined)], [proxyInstance]],
+    ...asProxy.map(([rule, entry]): [string, unknown, ConnectInstance[]] => [rule, [entry], [proxyInstance]]),
   ]
   for (const [rule, body, instances] of good) {
-    it(rule, () => {
+    it(`reads ${rule}`, () => {
       assert.deepEqual(parseConnectInstances(JSON.parse(JSON.stringify(body))), instances)
     })
   }
@@ -303,19 +296,19 @@ describe('parseConnectInstances', () => {
     [['critical', 'warning'], 'critical'],
     [['passing', 'critical', 'passing'], 'critical'],
     [['maintenance'], 'critical'],
-    // Whatever is not known to be good is bad.
+    // An unknown status counts as critical.
     [['passing', 'unknown'], 'critical'],
     [['warning', ''], 'critical'],
     [['Passing'], 'critical'],
   ]
   for (const [checks, status] of states) {
-    it(`the worst of its checks: ${checks.join(', ') || 'none'} is ${status}`, () => {
+    it(`reads checks ${checks.join(', ') || '(none)'} as ${status}`, () => {
       const body = [{ ...proxy, Checks: checks.map((Status) => ({ CheckID: 'c', Status })) }]
       assert.equal(parseConnectInstances(body)[0]?.status, status)
     })
   }
 
-  const weights: [given: unknown, weights: ConnectInstance['weights']][] = [
+  const weights: [input: unknown, weights: ConnectInstance['weights']][] = [
     [undefined, { passing: 1, warning: 1 }],
     [null, { passing: 1, warning: 1 }],
     [{}, { passing: 1, warning: 1 }],
@@ -327,7 +320,7 @@ describe('parseConnectInstances', () => {
       { Passing: 0, Warning: 0 },
       { passing: 0, warning: 0 },
     ],
-    // Less than none is none.
+    // A negative weight counts as 0.
     [
       { Passing: -1, Warning: 3 },
       { passing: 0, warning: 3 },
@@ -342,14 +335,14 @@ describe('parseConnectInstances', () => {
       { passing: 1, warning: 7 },
     ],
   ]
-  for (const [given, expected] of weights) {
-    it(`its weights: ${inspect(given)}`, () => {
-      const body = [bend(proxy, ['Service', 'Weights'], given)]
+  for (const [input, expected] of weights) {
+    it(`reads the weights ${inspect(input)}`, () => {
+      const body = [bend(proxy, 'Service.Weights', input)]
       assert.deepEqual(parseConnectInstances(body)[0]?.weights, expected)
     })
   }
 
-  /** A native instance with these addresses of its own and of its node. */
+  /** Returns a native instance with its own address, its WAN address, and the WAN address of its node. */
   const addressed = (own: unknown, wan: unknown, nodeWan: unknown): unknown => [
     {
       Node: { ...node, TaggedAddresses: nodeWan === undefined ? undefined : { wan: nodeWan } },
@@ -362,69 +355,101 @@ describe('parseConnectInstances', () => {
     },
   ]
   const reached: [rule: string, body: unknown, wan: ConnectInstance['wan']][] = [
-    ['its own', addressed('own', { Address: 'w', Port: 443 }, 'nw'), { address: 'w', port: 443 }],
-    ['its own, without a port', addressed('own', { Address: 'w' }, 'nw'), { address: 'w', port: 8080 }],
     [
-      'its own, with a port of 0',
+      'the WAN address of the instance',
+      addressed('own', { Address: 'w', Port: 443 }, 'nw'),
+      { address: 'w', port: 443 },
+    ],
+    [
+      'the WAN address of the instance, with its port when the WAN port is missing',
+      addressed('own', { Address: 'w' }, 'nw'),
+      { address: 'w', port: 8080 },
+    ],
+    [
+      'the WAN address of the instance, with its port when the WAN port is 0',
       addressed('own', { Address: 'w', Port: 0 }, 'nw'),
       { address: 'w', port: 8080 },
     ],
-    ['its only address', addressed('own', undefined, 'nw'), { address: 'own', port: 8080 }],
-    ["its node's", addressed('', undefined, 'nw'), { address: 'nw', port: 8080 }],
-    ["its node's only one", addressed('', undefined, undefined), { address: '10.0.0.1', port: 8080 }],
-    ["its node's empty one is none", addressed('', undefined, ''), { address: '10.0.0.1', port: 8080 }],
-    ['its own before its node’s', addressed('', { Address: 'w', Port: 1 }, 'nw'), { address: 'w', port: 1 }],
-    ['null is none', addressed('own', null, null), { address: 'own', port: 8080 }],
+    [
+      'the address of the instance when it has no WAN address',
+      addressed('own', undefined, 'nw'),
+      { address: 'own', port: 8080 },
+    ],
+    [
+      'the WAN address of the node when the instance has no address',
+      addressed('', undefined, 'nw'),
+      { address: 'nw', port: 8080 },
+    ],
+    [
+      'the address of the node when there is no other',
+      addressed('', undefined, undefined),
+      { address: '10.0.0.1', port: 8080 },
+    ],
+    [
+      'the address of the node when the WAN address of the node is empty',
+      addressed('', undefined, ''),
+      { address: '10.0.0.1', port: 8080 },
+    ],
+    [
+      'the WAN address of the instance before that of the node',
+      addressed('', { Address: 'w', Port: 1 }, 'nw'),
+      { address: 'w', port: 1 },
+    ],
+    [
+      'the address of the instance when both WAN addresses are null',
+      addressed('own', null, null),
+      { address: 'own', port: 8080 },
+    ],
   ]
   for (const [rule, body, wan] of reached) {
-    it(`how it is reached from elsewhere: ${rule}`, () => {
+    it(`takes as the WAN address ${rule}`, () => {
       assert.deepEqual(parseConnectInstances(body)[0]?.wan, wan)
     })
   }
 
-  const wanAt = (wan: unknown): unknown => bend(native, ['Service', 'TaggedAddresses'], { wan })
+  const wanAt = (wan: unknown): unknown => bend(native, 'Service.TaggedAddresses', { wan })
   const defects: [rule: string, entry: unknown, defect: string | undefined][] = [
-    ['the lowest port', bend(proxy, ['Service', 'Port'], 1), undefined],
-    ['the highest port', bend(proxy, ['Service', 'Port'], 65535), undefined],
-    ['a port of 0', bend(proxy, ['Service', 'Port'], 0), 'has no port'],
-    ['a port below 0', bend(proxy, ['Service', 'Port'], -1), 'has the port -1'],
-    ['a port that is too high', bend(proxy, ['Service', 'Port'], 65536), 'has the port 65536'],
-    ['a name', bend(proxy, ['Service', 'Address'], 'db_1.example-x.com'), undefined],
-    ['an address of an interface', bend(proxy, ['Service', 'Address'], 'fe80::1%eth0'), undefined],
-    ['255 characters', bend(proxy, ['Service', 'Address'], 'a'.repeat(255)), undefined],
-    ['a blank', bend(proxy, ['Service', 'Address'], 'a b'), 'has the address "a b"'],
+    ['the lowest port', bend(proxy, 'Service.Port', 1), undefined],
+    ['the highest port', bend(proxy, 'Service.Port', 65535), undefined],
+    ['a port of 0', bend(proxy, 'Service.Port', 0), 'has no port'],
+    ['a port below 0', bend(proxy, 'Service.Port', -1), 'has the port -1'],
+    ['a port that is too high', bend(proxy, 'Service.Port', 65536), 'has the port 65536'],
+    ['a host name', bend(proxy, 'Service.Address', 'db_1.example-x.com'), undefined],
+    ['an IPv6 address with a zone', bend(proxy, 'Service.Address', 'fe80::1%eth0'), undefined],
+    ['255 characters', bend(proxy, 'Service.Address', 'a'.repeat(255)), undefined],
+    ['a space in the address', bend(proxy, 'Service.Address', 'a b'), 'has the address "a b"'],
     [
-      'a URL',
-      bend(proxy, ['Service', 'Address'], 'http://10.0.0.2:80'),
+      'a URL as the address',
+      bend(proxy, 'Service.Address', 'http://10.0.0.2:80'),
       'has the address "http://10.0.0.2:80"',
     ],
-    ['a line', bend(proxy, ['Service', 'Address'], 'a\nb'), String.raw`has the address "a\nb"`],
+    ['a newline in the address', bend(proxy, 'Service.Address', 'a\nb'), String.raw`has the address "a\nb"`],
     [
-      'an address that is too long, of which the beginning is told',
-      bend(proxy, ['Service', 'Address'], 'a'.repeat(256)),
+      'an address of 256 characters, cut in the message',
+      bend(proxy, 'Service.Address', 'a'.repeat(256)),
       `has the address "${'a'.repeat(64)}"`,
     ],
-    ["its node's address", bend(native, ['Node', 'Address'], 'a/b'), 'has the address "a/b"'],
+    ['a slash in the address of the node', bend(native, 'Node.Address', 'a/b'), 'has the address "a/b"'],
     [
-      'a port and an address: the port',
-      bend(native, ['Service'], { ...nativeService, Address: '*', Port: 0 }),
+      'an invalid port before an invalid address',
+      bend(native, 'Service', { ...nativeService, Address: '*', Port: 0 }),
       'has no port',
     ],
   ]
   for (const [rule, item] of [
-    ['a port', wanAt({ Address: 'w', Port: 65536 })],
+    ['a port of 65536', wanAt({ Address: 'w', Port: 65536 })],
     ['a port below 0', wanAt({ Address: 'w', Port: -5 })],
-    ['an address', wanAt({ Address: 'w w', Port: 1 })],
-    ["its node's address", bend(native, ['Node', 'TaggedAddresses'], { wan: 'w w' })],
+    ['a space in it', wanAt({ Address: 'w w', Port: 1 })],
+    ['a space in that of the node', bend(native, 'Node.TaggedAddresses', { wan: 'w w' })],
   ] as const) {
-    it(`what is wrong for elsewhere does not count: ${rule}`, () => {
+    it(`ignores a WAN address with ${rule}`, () => {
       const [found] = parseConnectInstances([item])
       assert.equal(found?.defect, undefined)
       assert.deepEqual(found?.wan, { address: found?.address, port: found?.port })
     })
   }
   for (const [rule, item, defect] of defects) {
-    it(`${defect === undefined ? 'can be dialled' : 'cannot be dialled'}: ${rule}`, () => {
+    it(`${defect === undefined ? 'accepts' : 'reports as a defect'} ${rule}`, () => {
       const found = parseConnectInstances([item, native])
       assert.deepEqual(
         found.map((instance) => instance.defect),
@@ -433,80 +458,55 @@ describe('parseConnectInstances', () => {
     })
   }
 
-  const bent = (place: (string | number)[], value: unknown): unknown => bend([proxy], [0, ...place], value)
   refuses(parseConnectInstances, [
     ['the body: expected an array, got nothing', undefined],
     ['the body: expected an array, got an object', {}],
     ['the body: expected an array, got a string', 'x'],
     ['[0]: expected an object, got null', [null]],
     ['[1]: expected an object, got a number', [proxy, 5]],
-    ['[0].Node: expected an object, got nothing', bent(['Node'], undefined)],
-    ['[0].Service: expected an object, got null', bent(['Service'], null)],
-    ['[0].Service.ID: expected a non-empty string, got a string', bent(['Service', 'ID'], '')],
-    ['[0].Service.Address: expected a string, got a number', bent(['Service', 'Address'], 5)],
     [
       '[0].Node.Address: expected a non-empty string, got a string',
-      bend(bent(['Service', 'Address'], ''), [0, 'Node', 'Address'], ''),
-    ],
-    ['[0].Service.Port: expected a whole number, got nothing', bent(['Service', 'Port'], undefined)],
-    ['[0].Service.Port: expected a whole number, got a string', bent(['Service', 'Port'], '80')],
-    ['[0].Service.Port: expected a whole number, got a number', bent(['Service', 'Port'], 80.5)],
-    ['[0].Service.Connect: expected an object, got an array', bent(['Service', 'Connect'], [])],
-    [
-      '[0].Service.Connect.Native: expected true or false, got a string',
-      bent(['Service', 'Connect'], { Native: 'yes' }),
-    ],
-    ['[0].Service.Proxy: expected an object, got a string', bent(['Service', 'Proxy'], 'web')],
-    [
-      '[0].Service.Proxy.DestinationServiceName: expected a non-empty string, got a number',
-      bent(['Service', 'Proxy', 'DestinationServiceName'], 5),
+      [bend(bend(proxy, 'Service.Address', ''), 'Node.Address', '')],
     ],
     [
       '[0].Service.Service: expected a non-empty string, got nothing',
-      bend([native], [0, 'Service', 'Service'], undefined),
-    ],
-    ['[0].Service.Namespace: expected a non-empty string, got an array', bent(['Service', 'Namespace'], [])],
-    ['[0].Service.Partition: expected a non-empty string, got a number', bent(['Service', 'Partition'], 5)],
-    ['[0].Node.Datacenter: expected a non-empty string, got a boolean', bent(['Node', 'Datacenter'], true)],
-    ['[0].Checks: expected an array, got a string', bent(['Checks'], 'passing')],
-    ['[0].Checks: expected an array, got an object', bent(['Checks'], {})],
-    ['[0].Checks[0]: expected an object, got a string', bent(['Checks'], ['passing'])],
-    ['[0].Checks[1].Status: expected a string, got nothing', bent(['Checks'], [{ Status: 'passing' }, {}])],
-    ['[0].Checks[0].Status: expected a string, got null', bent(['Checks'], [{ Status: null }])],
-    ['[0].Service.Weights: expected an object, got a number', bent(['Service', 'Weights'], 5)],
-    [
-      '[0].Service.Weights.Passing: expected a whole number, got a string',
-      bent(['Service', 'Weights'], { Passing: '5' }),
-    ],
-    [
-      '[0].Service.Weights.Warning: expected a whole number, got a number',
-      bent(['Service', 'Weights'], { Passing: 1, Warning: 0.5 }),
-    ],
-    [
-      '[0].Service.Weights.Passing: expected a whole number, got a number',
-      bent(['Service', 'Weights'], { Passing: -0.5, Warning: 1 }),
-    ],
-    [
-      '[0].Service.TaggedAddresses: expected an object, got a string',
-      bent(['Service', 'TaggedAddresses'], 'x'),
-    ],
-    [
-      '[0].Service.TaggedAddresses.wan: expected an object, got a string',
-      bent(['Service', 'TaggedAddresses'], { wan: '1.2.3.4' }),
-    ],
-    [
-      '[0].Service.TaggedAddresses.wan.Address: expected a string, got nothing',
-      bent(['Service', 'TaggedAddresses'], { wan: { Port: 1 } }),
+      [bend(native, 'Service.Service', undefined)],
     ],
     [
       '[0].Service.TaggedAddresses.wan.Port: expected a whole number, got a number',
-      bent(['Service', 'TaggedAddresses'], { wan: { Address: 'a', Port: 0.5 } }),
+      [bend(proxy, 'Service.TaggedAddresses.wan', { Address: 'a', Port: 0.5 })],
     ],
-    [
-      '[0].Node.TaggedAddresses.wan: expected a string, got an object',
-      bent(['Node', 'TaggedAddresses'], { wan: { Address: 'a' } }),
-    ],
-    ['[0].Node.TaggedAddresses: expected an object, got an array', bent(['Node', 'TaggedAddresses'], [])],
+  ])
+  const body = [proxy]
+  refusesValues(parseConnectInstances, body, [
+    ['[0].Node', undefined, 'expected an object, got nothing'],
+    ['[0].Service', null, 'expected an object, got null'],
+    ['[0].Service.ID', '', 'expected a non-empty string, got a string'],
+    ['[0].Service.Address', 5, 'expected a string, got a number'],
+    ['[0].Service.Port', undefined, 'expected a whole number, got nothing'],
+    ['[0].Service.Port', '80', 'expected a whole number, got a string'],
+    ['[0].Service.Port', 80.5, 'expected a whole number, got a number'],
+    ['[0].Service.Connect', [], 'expected an object, got an array'],
+    ['[0].Service.Connect.Native', 'yes', 'expected true or false, got a string'],
+    ['[0].Service.Proxy', 'web', 'expected an object, got a string'],
+    ['[0].Service.Proxy.DestinationServiceName', 5, 'expected a non-empty string, got a number'],
+    ['[0].Service.Namespace', [], 'expected a non-empty string, got an array'],
+    ['[0].Service.Partition', 5, 'expected a non-empty string, got a number'],
+    ['[0].Service.Weights', 5, 'expected an object, got a number'],
+    ['[0].Service.Weights.Passing', '5', 'expected a whole number, got a string'],
+    ['[0].Service.Weights.Passing', -0.5, 'expected a whole number, got a number'],
+    ['[0].Service.Weights.Warning', 0.5, 'expected a whole number, got a number'],
+    ['[0].Service.TaggedAddresses', 'x', 'expected an object, got a string'],
+    ['[0].Service.TaggedAddresses.wan', '1.2.3.4', 'expected an object, got a string'],
+    ['[0].Service.TaggedAddresses.wan.Address', undefined, 'expected a string, got nothing'],
+    ['[0].Node.Datacenter', true, 'expected a non-empty string, got a boolean'],
+    ['[0].Node.TaggedAddresses', [], 'expected an object, got an array'],
+    ['[0].Node.TaggedAddresses.wan', { Address: 'a' }, 'expected a string, got an object'],
+    ['[0].Checks', 'passing', 'expected an array, got a string'],
+    ['[0].Checks', {}, 'expected an array, got an object'],
+    ['[0].Checks[0]', 'passing', 'expected an object, got a string'],
+    ['[0].Checks[0].Status', undefined, 'expected a string, got nothing'],
+    ['[0].Checks[0].Status', null, 'expected a string, got null'],
   ])
 })
 
@@ -516,16 +516,10 @@ describe('parseQueryAnswer', () => {
     Service: { ID: 'web-1', Service: 'web', Port: 8080, Connect: { Native: true } },
     Checks: [],
   }
-  // 1.8.7
-  const answer = {
-    Service: 'web',
-    Nodes: [entry],
-    DNS: { TTL: '10s' },
-    Datacenter: 'dc1',
-    Failovers: 0,
-  }
+  // Consul 1.8.7
+  const answer = { Service: 'web', Nodes: [entry], DNS: { TTL: '10s' }, Datacenter: 'dc1', Failovers: 0 }
 
-  it('the service, where it was found, its instances, and for how long', () => {
+  it('reads the service, the datacenter, the instances, and the TTL', () => {
     const { instances, ...rest } = parseQueryAnswer(answer)
     assert.deepEqual(rest, {
       service: 'web',
@@ -543,19 +537,19 @@ describe('parseQueryAnswer', () => {
   const optional: [rule: string, changes: Json, expected: Json][] = [
     ['a namespace', { Namespace: 'n' }, { namespace: 'n' }],
     ['an empty namespace', { Namespace: '' }, { namespace: undefined }],
-    ['no datacenter', { Datacenter: undefined }, { datacenter: undefined }],
-    ['no nodes', { Nodes: [] }, { instances: [] }],
-    ['no nodes, as Go writes it', { Nodes: null }, { instances: [] }],
-    ['no nodes at all', { Nodes: undefined }, { instances: [] }],
-    ['no DNS', { DNS: undefined }, { ttlMs: undefined }],
+    ['a missing datacenter', { Datacenter: undefined }, { datacenter: undefined }],
+    ['an empty list of nodes', { Nodes: [] }, { instances: [] }],
+    ['null for the nodes', { Nodes: null }, { instances: [] }],
+    ['missing nodes', { Nodes: undefined }, { instances: [] }],
+    ['a missing DNS object', { DNS: undefined }, { ttlMs: undefined }],
     ['a DNS of null', { DNS: null }, { ttlMs: undefined }],
-    ['a DNS without a TTL', { DNS: {} }, { ttlMs: undefined }],
+    ['a DNS object without a TTL', { DNS: {} }, { ttlMs: undefined }],
     ['an empty TTL', { DNS: { TTL: '' } }, { ttlMs: undefined }],
-    ['a TTL that is none', { DNS: { TTL: 'soon' } }, { ttlMs: undefined }],
+    ['an invalid TTL', { DNS: { TTL: 'soon' } }, { ttlMs: undefined }],
     ['a TTL of 0', { DNS: { TTL: '0s' } }, { ttlMs: 0 }],
   ]
   for (const [rule, changes, expected] of optional) {
-    it(rule, () => {
+    it(`reads ${rule}`, () => {
       const found = parseQueryAnswer(JSON.parse(JSON.stringify({ ...answer, ...changes })))
       assert.deepEqual({ ...found, ...expected }, found)
     })
@@ -563,14 +557,16 @@ describe('parseQueryAnswer', () => {
 
   refuses(parseQueryAnswer, [
     ...NO_OBJECT,
-    ['Service: expected a non-empty string, got nothing', bend(answer, ['Service'], undefined)],
-    ['Service: expected a non-empty string, got a string', bend(answer, ['Service'], '')],
-    ['Namespace: expected a non-empty string, got a number', bend(answer, ['Namespace'], 5)],
-    ['Datacenter: expected a non-empty string, got an array', bend(answer, ['Datacenter'], [])],
-    ['DNS: expected an object, got a string', bend(answer, ['DNS'], '10s')],
-    ['DNS.TTL: expected a string, got a number', bend(answer, ['DNS', 'TTL'], 10)],
-    ['the body: expected an array, got an object', bend(answer, ['Nodes'], {})],
-    ['[0].Node: expected an object, got nothing', bend(answer, ['Nodes', 0, 'Node'], undefined)],
+    ['the body: expected an array, got an object', bend(answer, 'Nodes', {})],
+    ['[0].Node: expected an object, got nothing', bend(answer, 'Nodes[0].Node', undefined)],
+  ])
+  refusesValues(parseQueryAnswer, answer, [
+    ['Service', undefined, 'expected a non-empty string, got nothing'],
+    ['Service', '', 'expected a non-empty string, got a string'],
+    ['Namespace', 5, 'expected a non-empty string, got a number'],
+    ['Datacenter', [], 'expected a non-empty string, got an array'],
+    ['DNS', '10s', 'expected an object, got a string'],
+    ['DNS.TTL', 10, 'expected a string, got a number'],
   ])
 })
 
@@ -583,8 +579,8 @@ describe('parseIsSorted', () => {
     [null, false],
     [undefined, false],
   ] as const) {
-    it(`near ${String(near)}: ${isSorted ? 'yes' : 'no'}`, () => {
-      assert.equal(parseIsSorted(bend(explained, ['Query', 'Service', 'Near'], near)), isSorted)
+    it(`is ${isSorted} for near ${String(near)}`, () => {
+      assert.equal(parseIsSorted(bend(explained, 'Query.Service.Near', near)), isSorted)
     })
   }
 
@@ -592,15 +588,12 @@ describe('parseIsSorted', () => {
     ...NO_OBJECT,
     ['Query: expected an object, got nothing', {}],
     ['Query.Service: expected an object, got nothing', { Query: {} }],
-    [
-      'Query.Service.Near: expected a string, got a boolean',
-      bend(explained, ['Query', 'Service', 'Near'], true),
-    ],
   ])
+  refusesValues(parseIsSorted, explained, [['Query.Service.Near', true, 'expected a string, got a boolean']])
 })
 
-describe('parseDuration: as Go writes it', () => {
-  const cases: [text: string, ms: number | undefined][] = [
+describe('parseDuration', () => {
+  const cases: [text: string, ms: number][] = [
     ['0s', 0],
     ['10s', 10_000],
     ['1m', 60_000],
@@ -615,61 +608,32 @@ describe('parseDuration: as Go writes it', () => {
     ['1h0m0s', 3_600_000],
     ['1h2m3s4ms', 3_723_004],
     ['2562047h47m16.854775807s', 9_223_372_036_854.775807],
-    ['', undefined],
-    ['10', undefined],
-    ['s', undefined],
-    ['-10s', undefined],
-    ['+10s', undefined],
-    ['10 s', undefined],
-    ['10s ', undefined],
-    [' 10s', undefined],
-    ['10S', undefined],
-    ['10sec', undefined],
-    ['1d', undefined],
-    ['.5s', undefined],
-    ['1.s', undefined],
-    ['1.2.3s', undefined],
-    ['1e3s', undefined],
-    ['0x10s', undefined],
-    ['10s\n', undefined],
-    ['٣s', undefined],
-    ['10s!', undefined],
-    ['!10s', undefined],
   ]
   for (const [text, ms] of cases) {
-    it(`${JSON.stringify(text)}: ${ms ?? 'none'}`, () => {
+    it(`reads ${text}`, () => {
       const found = parseDuration(text)
-      if (ms === undefined) assert.equal(found, undefined)
-      else assert.ok(found !== undefined && Math.abs(found - ms) <= ms * 1e-12, String(found))
+      assert.ok(found !== undefined && Math.abs(found - ms) <= ms * 1e-12, String(found))
+    })
+  }
+
+  const INVALID = '10 s -10s +10s 10S 10sec 1d .5s 1.s 1.2.3s 1e3s 0x10s ٣s 10s! !10s'
+  for (const text of [...INVALID.split(' '), '', '10 s', '10s ', ' 10s', '10s\n']) {
+    it(`rejects ${JSON.stringify(text)}`, () => {
+      assert.equal(parseDuration(text), undefined)
     })
   }
 })
 
-describe('parsers: a value or a ShapeError, whatever the JSON', () => {
-  const keys = [
-    'TrustDomain',
-    'ActiveRootID',
-    'Roots',
-    'CertPEM',
-    'Authorized',
-    'Reason',
-    'Node',
-    'Nodes',
-    'Checks',
-    'Service',
-    'Weights',
-    'TaggedAddresses',
-    'Query',
-    'DNS',
-    'TTL',
-    '__proto__',
-  ]
+describe('the parsers return a value or throw a ShapeError for any JSON', () => {
+  const keys =
+    'TrustDomain ActiveRootID Roots CertPEM Authorized Reason Node Nodes Checks Service Weights TaggedAddresses ' +
+    'Query DNS TTL Proxy ProxyDestination Config Upstreams __proto__'
   const { json } = fc.letrec<{ json: unknown }>((tie) => ({
     json: fc.oneof(
       { maxDepth: 4 },
       fc.jsonValue({ maxDepth: 1 }),
       fc.array(tie('json'), { maxLength: 3 }),
-      fc.dictionary(fc.constantFrom(...keys), tie('json')),
+      fc.dictionary(fc.constantFrom(...keys.split(' ')), tie('json')),
     ),
   }))
   const parsers = [
@@ -679,9 +643,11 @@ describe('parsers: a value or a ShapeError, whatever the JSON', () => {
     parseConnectInstances,
     parseQueryAnswer,
     parseIsSorted,
+    parseProxy,
+    parseManagedProxy,
   ]
   for (const parse of parsers) {
-    it(parse.name, () => {
+    it(`holds for ${parse.name}`, () => {
       fc.assert(
         fc.property(json, (body) => {
           try {
@@ -699,7 +665,7 @@ describe('parsers: a value or a ShapeError, whatever the JSON', () => {
 describe('requests', () => {
   const query = { index: 5, waitMs: 1000, timeoutMs: 7 }
 
-  it('roots and leaf block as they are told', () => {
+  it('fetchRoots and fetchLeaf send the parameters of a blocking query', () => {
     const agent = new FakeAgent()
     void fetchRoots(agent, query)
     void fetchLeaf(agent, 'my/service', query)
@@ -717,21 +683,12 @@ describe('requests', () => {
     )
   })
 
-  it("instances: in every state and by any server, where the upstream says, and else where the agent's settings say", () => {
+  it('fetchConnectInstances allows stale answers, and takes the datacenter from the upstream before the settings', () => {
     const agent = new FakeAgent({ datacenter: 'own', namespace: 'n' })
     const { signal } = new AbortController()
     void fetchConnectInstances(agent, { service: 'my/web' }, { signal, timeoutMs: 7 })
-    void fetchConnectInstances(
-      agent,
-      {
-        service: 'web',
-        datacenter: 'other',
-        partition: 'p',
-        near: '_agent',
-        filter: 'x == "y"',
-      },
-      query,
-    )
+    const selection = { partition: 'p', near: '_agent', filter: 'x == "y"' }
+    void fetchConnectInstances(agent, { service: 'web', datacenter: 'other', ...selection }, query)
     const none = { near: undefined, filter: undefined }
     const start = { stale: true, index: undefined, hash: undefined, wait: undefined }
     assert.deepEqual(
@@ -747,16 +704,7 @@ describe('requests', () => {
         {
           path: '/v1/health/connect/web',
           needs: 'service:read on "web" and node:read',
-          query: {
-            ...start,
-            index: 5,
-            wait: '1000ms',
-            dc: 'other',
-            ns: 'n',
-            partition: 'p',
-            near: '_agent',
-            filter: 'x == "y"',
-          },
+          query: { ...start, index: 5, wait: '1000ms', dc: 'other', ns: 'n', ...selection },
           signal: undefined,
           timeoutMs: 7,
         },
@@ -764,7 +712,7 @@ describe('requests', () => {
     )
   })
 
-  it('the count of instances takes any, with Connect or without', async () => {
+  it('countInstances counts all instances, with and without Connect', async () => {
     const agent = new FakeAgent({ datacenter: 'own', partition: 'p' })
     const { signal } = new AbortController()
     const counted = countInstances(agent, 'my web', { namespace: 'n' }, signal)
@@ -776,20 +724,17 @@ describe('requests', () => {
     })
     answer({ body: [{}, 'whatever', null] })
     assert.equal(await counted, 3)
-    for (const [body, count] of [
-      [[], 0],
-      [null, 0],
-    ] as const) {
-      const again = countInstances(agent, 'web', {}, signal)
+    for (const body of [[], null]) {
+      const count = countInstances(agent, 'web', {}, signal)
       agent.requests.at(-1)!.answer({ body })
-      assert.equal(await again, count)
+      assert.equal(await count, 0)
     }
-    const wrong = assert.rejects(countInstances(agent, 'web', {}, signal), ShapeError)
+    const rejected = assert.rejects(countInstances(agent, 'web', {}, signal), ShapeError)
     agent.requests.at(-1)!.answer({ body: {} })
-    await wrong
+    await rejected
   })
 
-  it('a prepared query is executed for Connect, and explained, where it is', async () => {
+  it('executeQuery asks for Connect instances, and isSortedQuery explains the query', async () => {
     const agent = new FakeAgent({ datacenter: 'own' })
     const { signal } = new AbortController()
     const target = { query: 'a b', near: '_agent', namespace: 'n' }
@@ -811,7 +756,7 @@ describe('requests', () => {
     assert.equal(await sorted, true)
   })
 
-  it('authorize names target, identity and serial, and the namespace where there is one', async () => {
+  it('askAuthorize sends target, identity, serial number, and the configured namespace', async () => {
     const ask = { target: 'db', clientCertUri: 'spiffe://x', clientCertSerial: '0a:0b' }
     const body = { Target: 'db', ClientCertURI: 'spiffe://x', ClientCertSerial: '0a:0b' }
     for (const [agent, expected] of [
@@ -820,7 +765,7 @@ describe('requests', () => {
     ] as const) {
       const { signal } = new AbortController()
       const answer = askAuthorize(agent, ask, { signal })
-      const [{ request, answer: give }] = agent.requests as [(typeof agent.requests)[0]]
+      const [{ request, answer: respond }] = agent.requests as [(typeof agent.requests)[0]]
       assert.deepEqual(request, {
         method: 'POST',
         path: '/v1/agent/connect/authorize',
@@ -828,18 +773,18 @@ describe('requests', () => {
         body: expected,
         signal,
       })
-      give({ body: { Authorized: true, Reason: 'x' } })
+      respond({ body: { Authorized: true, Reason: 'x' } })
       assert.deepEqual(await answer, { authorized: true, reason: 'x', ageMs: 0 })
     }
   })
 
-  it('a path keeps every value in its own segment', () => {
+  it('path encodes each value as one segment', () => {
     assert.equal(path`/v1/a/${'x/y'}/b/${'ü?#%'}`, '/v1/a/x%2Fy/b/%C3%BC%3F%23%25')
     assert.equal(path`/v1/plain`, '/v1/plain')
   })
 })
 
-/** What an agent 1.8.7 answers of a proxy. */
+/** A proxy as returned by Consul 1.8.7. */
 const PROXY = {
   Kind: 'connect-proxy',
   ID: 'web-1-proxy',
@@ -895,7 +840,7 @@ describe('parseProxy', () => {
     })
   })
 
-  it('reads the destination where it was before Consul 1.4, and an ordinary service', () => {
+  it('reads the destination key of Consul before 1.4, and a service that is not a proxy', () => {
     const { Proxy, ...rest } = PROXY
     assert.ok(Proxy)
     assert.equal(parseProxy({ ...rest, ProxyDestination: 'web' }).service, 'web')
@@ -903,27 +848,21 @@ describe('parseProxy', () => {
     assert.deepEqual([kind, service, config, upstreams], ['', undefined, {}, []])
   })
 
-  refuses(parseProxy, [
-    ...NO_OBJECT,
-    ['ID: expected a non-empty string, got nothing', bend(PROXY, ['ID'], undefined)],
-    ['Kind: expected a string, got a number', bend(PROXY, ['Kind'], 7)],
-    ['Port: expected a whole number, got a string', bend(PROXY, ['Port'], '8443')],
-    ['Proxy: expected an object, got an array', bend(PROXY, ['Proxy'], [])],
-    ['Proxy.Config: expected an object, got a string', bend(PROXY, ['Proxy', 'Config'], 'x')],
-    ['Proxy.Upstreams: expected an array, got an object', bend(PROXY, ['Proxy', 'Upstreams'], {})],
-    [
-      'Proxy.LocalServicePort: expected a whole number, got a number',
-      bend(PROXY, ['Proxy', 'LocalServicePort'], 1.5),
-    ],
-    [
-      'Proxy.LocalServiceAddress: expected a string, got an object',
-      bend(PROXY, ['Proxy', 'LocalServiceAddress'], {}),
-    ],
+  refuses(parseProxy, NO_OBJECT)
+  refusesValues(parseProxy, PROXY, [
+    ['ID', undefined, 'expected a non-empty string, got nothing'],
+    ['Kind', 7, 'expected a string, got a number'],
+    ['Port', '8443', 'expected a whole number, got a string'],
+    ['Proxy', [], 'expected an object, got an array'],
+    ['Proxy.Config', 'x', 'expected an object, got a string'],
+    ['Proxy.Upstreams', {}, 'expected an array, got an object'],
+    ['Proxy.LocalServicePort', 1.5, 'expected a whole number, got a number'],
+    ['Proxy.LocalServiceAddress', {}, 'expected a string, got an object'],
   ])
 })
 
 describe('parseManagedProxy', () => {
-  it('reads what an agent before Consul 1.6 answers', () => {
+  it('reads an answer of Consul before 1.6', () => {
     const { id, kind, service, serviceId, config, upstreams } = parseManagedProxy(MANAGED)
     assert.deepEqual(
       [id, kind, service, serviceId, config, upstreams],
@@ -931,14 +870,11 @@ describe('parseManagedProxy', () => {
     )
   })
 
-  refuses(parseManagedProxy, [
-    ...NO_OBJECT,
-    [
-      'ProxyServiceID: expected a non-empty string, got nothing',
-      bend(MANAGED, ['ProxyServiceID'], undefined),
-    ],
-    ['TargetServiceName: expected a non-empty string, got null', bend(MANAGED, ['TargetServiceName'], null)],
-    ['Config: expected an object, got an array', bend(MANAGED, ['Config'], [])],
-    ['Upstreams: expected an array, got a string', bend(MANAGED, ['Upstreams'], 'x')],
+  refuses(parseManagedProxy, NO_OBJECT)
+  refusesValues(parseManagedProxy, MANAGED, [
+    ['ProxyServiceID', undefined, 'expected a non-empty string, got nothing'],
+    ['TargetServiceName', null, 'expected a non-empty string, got null'],
+    ['Config', [], 'expected an object, got an array'],
+    ['Upstreams', 'x', 'expected an array, got a string'],
   ])
 })

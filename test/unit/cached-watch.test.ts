@@ -14,7 +14,7 @@ interface Read {
   readonly fail: (error?: Error) => Promise<void>
 }
 
-/** A watched value whose reads are answered by hand. */
+/** Starts a watch whose reads the test answers. */
 function start() {
   const clock = new FakeClock()
   const reads: Read[] = []
@@ -56,8 +56,8 @@ async function isPending(promise: Promise<unknown>): Promise<boolean> {
   return (await Promise.race([promise.catch(() => undefined), Promise.resolve(pending)])) === pending
 }
 
-describe('Watched: the first value', () => {
-  it('comes to all who wait for it, and later at once, without a read', async () => {
+describe('CachedWatch: the first value', () => {
+  it('reaches all waiting callers, and later callers without another read', async () => {
     const { watched, reads, first } = start()
     assert.equal(watched.value, undefined)
     const waiting = [first(), first(), first()]
@@ -66,26 +66,24 @@ describe('Watched: the first value', () => {
     assert.deepEqual(await Promise.all(waiting), ['one', 'one', 'one'])
     assert.equal(watched.value, 'one')
     assert.equal(await first(), 'one')
-    // The second read blocks: nobody caused it.
+    // The second read is the blocking read of the watch.
     assert.equal(reads.length, 2)
     assert.equal(reads[1]!.query.index, 1)
-    watched.close()
   })
 
-  it('is waited for while the agent is away', async () => {
+  it('is awaited while the agent is unreachable', async () => {
     const { watched, clock, first, last, reads } = start()
-    const got = first()
+    const value = first()
     await last().fail(AWAY)
     await clock.advance(20_000)
-    assert.equal(await isPending(got), true)
+    assert.equal(await isPending(value), true)
     assert.equal(watched.lastError, AWAY)
     await last().fail(AWAY)
     await clock.advance(20_000)
     assert.ok(reads.length >= 3)
     await last().answer('one')
-    assert.equal(await got, 'one')
+    assert.equal(await value, 'one')
     assert.equal(watched.lastError, undefined)
-    watched.close()
   })
 
   const permanent: ErrorCode[] = [
@@ -98,58 +96,56 @@ describe('Watched: the first value', () => {
     'ERR_CONNECT_DISABLED',
   ]
   for (const code of permanent) {
-    it(`is not waited for where somebody has to do something: ${code}`, async () => {
-      const { watched, first, last } = start()
+    it(`rejects after ${code}, which a retry does not fix`, async () => {
+      const { first, last } = start()
       const error = agentError(code)
       const waiting = [first(), first()].map((each) => assert.rejects(each, (thrown) => thrown === error))
       await last().fail(error)
       await Promise.all(waiting)
-      watched.close()
     })
   }
 
-  it('is asked for at once by whoever comes after a second of a pause', async () => {
-    const { watched, clock, first, last, reads } = start()
+  it('is requested at once by a call after the first second of a pause', async () => {
+    const { clock, first, last, reads } = start()
     await settle()
     await last().fail(FORBIDDEN)
     await clock.advance(1_000)
     await last().fail(FORBIDDEN)
     assert.equal(reads.length, 2)
-    // The pause is of two seconds now. Who comes early is told what the last read was told.
+    // The pause is now 2 s. A call within its first second gets the error of the last read.
     await assert.rejects(first(), (error) => error === FORBIDDEN)
     await clock.advance(1_000)
     assert.equal(reads.length, 2)
-    const got = first()
+    const value = first()
     await settle()
     assert.equal(reads.length, 3)
     await last().answer('one')
-    assert.equal(await got, 'one')
-    watched.close()
+    assert.equal(await value, 'one')
   })
 
   for (const [kind, error] of [
-    ['is away', AWAY],
+    ['is unreachable', AWAY],
     ['limits its rate', agentError('ERR_CONNECT_AGENT_RATE_LIMITED')],
   ] as const) {
-    it(`those who wait do not make the pauses shorter while the agent ${kind}`, async () => {
+    it(`does not shorten the pauses for more callers while the agent ${kind}`, async () => {
       const { watched, clock, first, reads } = start()
-      const mine = new AbortController()
-      const waiting = [first(mine.signal), first(mine.signal)].map((each) => assert.rejects(each))
+      const controller = new AbortController()
+      const waiting = [first(controller.signal), first(controller.signal)].map((each) => assert.rejects(each))
       const until = clock.now() + 10_000
       let failed = 0
       while (clock.now() < until) {
         if (failed < reads.length) await reads[failed++]!.fail(error)
         else await clock.advance(Math.min(clock.delays[0] ?? 1, until - clock.now()))
       }
-      mine.abort()
+      controller.abort()
       await Promise.all(waiting)
       watched.close()
-      // At 0, 50, 150, 350, 750, 1550, 3150 and 6350 ms, or fewer.
+      // At 0, 50, 150, 350, 750, 1,550, 3,150, and 6,350 ms, or fewer.
       assert.ok(reads.length <= 9, `${reads.length} reads in 10 s`)
     })
   }
 
-  it('undefined is a value too', async () => {
+  it('may be undefined', async () => {
     const clock = new FakeClock()
     let reads = 0
     const watched = new CachedWatch<undefined>({
@@ -167,12 +163,11 @@ describe('Watched: the first value', () => {
     await watched.first(signal)
     await watched.first(signal)
     assert.equal(reads, 2)
-    watched.close()
   })
 })
 
-describe('Watched: the value later on', () => {
-  it('is the last good one while reads fail, whatever they fail with', async () => {
+describe('CachedWatch: later values', () => {
+  it('keeps the last good value while reads fail', async () => {
     const { watched, clock, first, last } = start()
     await last().answer('one')
     for (const error of [AWAY, FORBIDDEN]) {
@@ -181,72 +176,58 @@ describe('Watched: the value later on', () => {
       assert.equal(await first(), 'one')
       await clock.advance(60_000)
     }
-    watched.close()
   })
 
-  it('tells of each that differs', async () => {
+  it('emits each value that differs from the last', async () => {
     const { watched, clock, last } = start()
-    const told: string[] = []
-    watched.on('value', () => told.push(`value ${watched.value ?? ''}`))
+    const values: unknown[] = []
+    watched.on('value', () => values.push(watched.value))
     await last().answer('one')
     await last().answer('one')
     await last().answer('two')
     await last().fail(AWAY)
     await clock.advance(60_000)
     await last().answer('two')
-    assert.deepEqual(told, ['value one', 'value two'])
-    watched.close()
+    assert.deepEqual(values, ['one', 'two'])
   })
 })
 
-describe('Watched: refreshed', () => {
-  it('is what there is when it was read within a second', async () => {
-    const { watched, clock, last, reads, refreshed } = start()
+describe('CachedWatch: refreshed', () => {
+  it('returns the cached value when its last read is less than a second old', async () => {
+    const { clock, last, reads, refreshed } = start()
     await last().answer('one')
     clock.set(clock.now() + 999)
     assert.equal(await refreshed(), 'one')
     assert.equal(reads.length, 2)
     assert.equal(reads[1]!.query.signal?.aborted, false)
-    watched.close()
   })
 
-  it('else it is read anew, without an index, and the read that blocks is given up', async () => {
-    const { watched, clock, last, reads, refreshed } = start()
-    await last().answer('one')
-    clock.set(clock.now() + 1_000)
-    const got = refreshed()
-    await settle()
-    assert.equal(reads.length, 3)
-    assert.equal(reads[1]!.query.signal?.aborted, true)
-    assert.equal(reads[2]!.query.index, undefined)
-    await last().answer('two')
-    assert.equal(await got, 'two')
-    watched.close()
-  })
+  for (const answered of ['one', 'two']) {
+    it(`reads again without an index after a second, and aborts the blocking read: answer ${answered}`, async () => {
+      const { clock, last, reads, refreshed } = start()
+      await last().answer('one')
+      clock.set(clock.now() + 1_000)
+      const value = refreshed()
+      await settle()
+      assert.equal(reads.length, 3)
+      assert.equal(reads[1]!.query.signal?.aborted, true)
+      assert.equal(reads[2]!.query.index, undefined)
+      await last().answer(answered)
+      assert.equal(await value, answered)
+    })
+  }
 
-  it('is what there was when nothing new is read', async () => {
-    const { watched, clock, last, refreshed } = start()
-    await last().answer('one')
-    clock.set(clock.now() + 1_000)
-    const got = refreshed()
-    await settle()
-    await last().answer('one')
-    assert.equal(await got, 'one')
-    watched.close()
-  })
-
-  it('counts the time from the last read, whether or not it brought something new', async () => {
-    const { watched, clock, last, reads, refreshed } = start()
+  it('counts the time from the last read, with or without a new value', async () => {
+    const { clock, last, reads, refreshed } = start()
     await last().answer('one')
     clock.set(clock.now() + 60_000)
     await last().answer('one')
     assert.equal(await refreshed(), 'one')
     assert.equal(reads.length, 3)
-    watched.close()
   })
 
-  it('those who come while it is read share the read', async () => {
-    const { watched, clock, last, reads, refreshed } = start()
+  it('shares one read among concurrent callers', async () => {
+    const { clock, last, reads, refreshed } = start()
     await last().answer('one')
     clock.set(clock.now() + 5_000)
     const waiting = [refreshed(), refreshed()]
@@ -256,112 +237,105 @@ describe('Watched: refreshed', () => {
     assert.equal(reads.length, 3)
     await last().answer('two')
     assert.deepEqual(await Promise.all(waiting), ['two', 'two', 'two'])
-    watched.close()
   })
 
-  it('is the last good one when the agent cannot be asked', async () => {
+  it('returns the last good value when the read fails', async () => {
     for (const error of [AWAY, FORBIDDEN]) {
       const { watched, clock, last, refreshed } = start()
       await last().answer('one')
       clock.set(clock.now() + 5_000)
-      const got = refreshed()
+      const value = refreshed()
       await settle()
       await last().fail(error)
-      assert.equal(await got, 'one')
+      assert.equal(await value, 'one')
       watched.close()
     }
   })
 
   it('ends a pause after a failure', async () => {
-    const { watched, clock, last, reads, refreshed } = start()
+    const { clock, last, reads, refreshed } = start()
     await last().answer('one')
     await last().fail(FORBIDDEN)
     clock.set(clock.now() + 999)
     assert.equal(await refreshed(), 'one')
     assert.equal(reads.length, 2)
     clock.set(clock.now() + 1)
-    const got = refreshed()
+    const value = refreshed()
     await settle()
     assert.equal(reads.length, 3)
     await last().answer('two')
-    assert.equal(await got, 'two')
-    watched.close()
+    assert.equal(await value, 'two')
   })
 
-  it('before the first value is the first value, by one read', async () => {
-    const { watched, reads, refreshed, last } = start()
-    const got = refreshed()
+  it('waits for the first value by one read', async () => {
+    const { reads, refreshed, last } = start()
+    const value = refreshed()
     await settle()
     assert.equal(reads.length, 1)
     await last().answer('one')
-    assert.equal(await got, 'one')
+    assert.equal(await value, 'one')
     assert.equal(reads.length, 2)
-    watched.close()
   })
 
-  it('before the first value fails as the first value does', async () => {
-    const { watched, refreshed, last } = start()
+  it('rejects before the first value when first() would', async () => {
+    const { refreshed, last } = start()
     const rejected = assert.rejects(refreshed(), (error) => error === FORBIDDEN)
     await settle()
     await last().fail(FORBIDDEN)
     await rejected
-    watched.close()
   })
 
-  it('a clock that was set back makes the last read one of the future: it is read again', async () => {
-    const { watched, clock, last, reads, refreshed } = start()
+  it('reads again after the clock was set back', async () => {
+    const { clock, last, reads, refreshed } = start()
     await last().answer('one')
     clock.set(clock.now() - 1)
-    const got = refreshed()
+    const value = refreshed()
     await settle()
     assert.equal(reads.length, 3)
     await last().answer('two')
-    assert.equal(await got, 'two')
-    watched.close()
+    assert.equal(await value, 'two')
   })
 })
 
-describe("Watched: the caller's signal", () => {
+describe("CachedWatch: the caller's signal", () => {
   const reason = new Error('enough')
 
   for (const method of ['first', 'refreshed'] as const) {
-    it(`${method}: ends the wait of its caller, with its reason, and nobody else’s`, async () => {
+    it(`rejects ${method}() of its caller with its reason, and no other call`, async () => {
       const started = start()
-      const { watched, clock, reads, last } = started
+      const { clock, reads, last } = started
       if (method === 'refreshed') {
         await last().answer('zero')
         clock.set(clock.now() + 5_000)
       }
-      const mine = new AbortController()
-      const impatient = assert.rejects(started[method](mine.signal), (error) => error === reason)
-      const patient = started[method]()
+      const controller = new AbortController()
+      const aborted = assert.rejects(started[method](controller.signal), (error) => error === reason)
+      const value = started[method]()
       await settle()
-      mine.abort(reason)
-      await impatient
+      controller.abort(reason)
+      await aborted
       assert.equal(last().query.signal?.aborted, false)
       const count = reads.length
       await last().answer('one')
-      assert.equal(await patient, 'one')
+      assert.equal(await value, 'one')
       assert.equal(reads.length, count + 1)
-      watched.close()
     })
   }
 
-  it('that is aborted beforehand', async () => {
-    const { watched, first } = start()
+  it('rejects at once when it is aborted already', async () => {
+    const { first } = start()
     await assert.rejects(first(AbortSignal.abort(reason)), (error) => error === reason)
     await assert.rejects(first(AbortSignal.abort('enough')), { message: /enough/ })
-    watched.close()
   })
 
-  it('keeps no listener, and neither does the value', async () => {
+  it('has no listener left afterwards, and neither has the watch', async () => {
     const { watched, clock, first, refreshed, last } = start()
     const { signal } = new AbortController()
-    const got = first(signal)
+    const value = first(signal)
     await last().fail(AWAY)
     await clock.advance(10_000)
     await last().answer('one')
-    await got
+    await value
     clock.set(clock.now() + 5_000)
     const again = refreshed(signal)
     await settle()
@@ -369,11 +343,10 @@ describe("Watched: the caller's signal", () => {
     await again
     assert.equal(getEventListeners(signal, 'abort').length, 0)
     assert.deepEqual(watched.eventNames(), [])
-    watched.close()
   })
 })
 
-describe('Watched: close', () => {
+describe('CachedWatch: close', () => {
   it('ends the watch, and keeps the last good value', async () => {
     const { watched, clock, last, reads, first } = start()
     await last().answer('one')
@@ -386,11 +359,11 @@ describe('Watched: close', () => {
     assert.deepEqual([watched.value, await first()], ['one', 'one'])
   })
 
-  it('ends the wait of whoever still waits, and of whoever comes', async () => {
+  it('rejects waiting and later calls before the first value', async () => {
     const { watched, first } = start()
-    const got = assert.rejects(first(), ClosedError)
+    const rejected = assert.rejects(first(), ClosedError)
     watched.close()
-    await got
+    await rejected
     await assert.rejects(first(), ClosedError)
   })
 })

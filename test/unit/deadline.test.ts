@@ -5,13 +5,13 @@ import { type Bounds, withDeadline, isAborted } from '../../src/base/deadline.js
 import { AbortError, ClosedError, ConnectError, TimeoutError } from '../../src/base/errors.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 
-/** Work that ends when the test says so, and what it was given. */
-function start(given: Partial<Bounds> = {}) {
+/** Starts work that the test ends. */
+function start() {
   const [clock, outer, closed] = [new FakeClock(), new AbortController(), new AbortController()]
   let inner: AbortSignal | undefined
   let resolve!: (value: string) => void
   let reject!: (error: unknown) => void
-  const bounds = { signal: outer.signal, closed: closed.signal, timeoutMs: 1000, clock, ...given }
+  const bounds = { signal: outer.signal, closed: closed.signal, timeoutMs: 1000, clock }
   const promise = withDeadline('the work', bounds, (signal) => {
     inner = signal
     return new Promise<string>((onValue, onError) => {
@@ -27,7 +27,7 @@ function start(given: Partial<Bounds> = {}) {
     resolve,
     reject,
     inner: () => inner!,
-    /** What is still there that could keep something alive. */
+    /** Counts the timers and listeners. */
     left: () => ({
       timers: clock.pending,
       outer: getEventListeners(outer.signal, 'abort').length,
@@ -46,17 +46,17 @@ async function rejection(promise: Promise<unknown>): Promise<ConnectError> {
     assert.ok(error instanceof ConnectError, `rejected with ${String(error)}`)
     return error
   }
-  throw new Error('it did not reject')
+  throw new Error('the promise did not reject')
 }
 
-describe('bounded', () => {
-  it('while it works, it holds one timer and one listener on each signal', () => {
+describe('withDeadline', () => {
+  it('holds one timer, and one listener on each signal, while the work is pending', () => {
     const { left, clock } = start()
     assert.deepEqual(left(), { timers: 1, outer: 1, closed: 1 })
     assert.deepEqual(clock.delays, [1000])
   })
 
-  it('gives the value, and leaves nothing behind', async () => {
+  it('returns the value, and leaves nothing behind', async () => {
     const { promise, resolve, left, inner } = start()
     resolve('done')
     assert.equal(await promise, 'done')
@@ -64,7 +64,7 @@ describe('bounded', () => {
     assert.equal(inner().aborted, false)
   })
 
-  it('gives the failure as it is, and leaves nothing behind', async () => {
+  it('rejects with the error of the work, and leaves nothing behind', async () => {
     const { promise, reject, left } = start()
     const failure = new Error('no')
     reject(failure)
@@ -72,7 +72,7 @@ describe('bounded', () => {
     assert.deepEqual(left(), NOTHING)
   })
 
-  it('work that throws before it returns a promise fails in the same way', async () => {
+  it('rejects with a synchronous exception of the work', async () => {
     const [clock, outer] = [new FakeClock(), new AbortController()]
     const failure = new Error('at once')
     const promise = withDeadline('the work', { signal: outer.signal, timeoutMs: 1000, clock }, () => {
@@ -83,9 +83,9 @@ describe('bounded', () => {
   })
 
   const reason = new Error('enough')
-  const bounds: [rule: string, meet: (started: Started) => unknown, error: object][] = [
+  const bounds: [rule: string, end: (started: Started) => unknown, error: object][] = [
     [
-      'the time',
+      'the timeout',
       ({ clock }) => clock.advance(1000),
       {
         name: 'TimeoutError',
@@ -95,68 +95,49 @@ describe('bounded', () => {
       },
     ],
     [
-      "the caller's signal",
+      'the signal of the caller',
       ({ outer }) => {
         outer.abort(reason)
       },
       { name: 'AbortError', code: 'ERR_CONNECT_ABORTED', cause: reason },
     ],
     [
-      'the end of what the work belongs to',
+      'the closed signal',
       ({ closed }) => {
         closed.abort()
       },
       { name: 'ClosedError', code: 'ERR_CONNECT_CLOSED' },
     ],
   ]
-  for (const [rule, meet, expected] of bounds) {
-    describe(`bounded by ${rule}`, () => {
-      it('rejects at once, though the work goes on', async () => {
-        const started = start()
-        const rejected = assert.rejects(started.promise, expected)
-        await meet(started)
-        await rejected
-      })
+  for (const [rule, end, expected] of bounds) {
+    it(`rejects by ${rule} while the work goes on, aborts the work with the error, and leaves nothing behind`, async () => {
+      const started = start()
+      const rejected = Promise.all([assert.rejects(started.promise, expected), rejection(started.promise)])
+      assert.equal(started.inner().aborted, false)
+      await end(started)
+      assert.deepEqual(started.left(), NOTHING)
+      assert.equal(started.inner().reason, (await rejected)[1])
+    })
 
-      it('aborts the work with the very error', async () => {
-        const started = start()
-        const rejected = rejection(started.promise)
-        assert.equal(started.inner().aborted, false)
-        await meet(started)
-        assert.equal(started.inner().reason, await rejected)
-      })
-
-      it('leaves nothing behind', async () => {
+    it(`ignores a late value, a late failure, and other bounds after it rejected by ${rule}`, async () => {
+      for (const late of ['resolve', 'reject'] as const) {
         const started = start()
         const rejected = rejection(started.promise)
-        await meet(started)
-        assert.deepEqual(started.left(), NOTHING)
-        await rejected
-      })
-
-      it('ignores what comes late: a value, a failure, another bound', async () => {
-        for (const late of ['resolve', 'reject'] as const) {
-          const started = start()
-          const rejected = rejection(started.promise)
-          await meet(started)
-          started[late]('late')
-          started.outer.abort(new Error('late'))
-          started.closed.abort()
-          await started.clock.advance(10_000)
-          const error = await rejected
-          assert.deepEqual(
-            { name: error.name, code: error.code },
-            { name: error.name, code: (expected as ConnectError).code },
-          )
-          assert.equal(started.inner().reason, error)
-          // A rejection that nobody takes would end the process here.
-          await settle()
-        }
-      })
+        await end(started)
+        started[late]('late')
+        started.outer.abort(new Error('late'))
+        started.closed.abort()
+        await started.clock.advance(10_000)
+        const error = await rejected
+        assert.equal(error.code, (expected as ConnectError).code)
+        assert.equal(started.inner().reason, error)
+        // An unhandled rejection would end the process here.
+        await settle()
+      }
     })
   }
 
-  it('the time is up at its last millisecond, not before', async () => {
+  it('times out at the last millisecond, not before', async () => {
     const { promise, clock, left } = start()
     const rejected = assert.rejects(promise, TimeoutError)
     await clock.advance(999)
@@ -165,7 +146,7 @@ describe('bounded', () => {
     await rejected
   })
 
-  it('a bound that is met after the end changes nothing', async () => {
+  it('ignores the bounds after the work has ended', async () => {
     const { promise, resolve, outer, closed, clock, inner } = start()
     resolve('done')
     await promise
@@ -176,35 +157,26 @@ describe('bounded', () => {
     assert.equal(inner().aborted, false)
   })
 
-  it('work does not begin within bounds that are met already', async () => {
-    const [met, clock] = [AbortSignal.abort(reason), new FakeClock()]
+  it('does not start the work when a signal is aborted, and prefers ClosedError', async () => {
+    const [aborted, clock] = [AbortSignal.abort(reason), new FakeClock()]
     const cases: [bounds: Partial<Bounds>, kind: abstract new (...args: never) => ConnectError][] = [
-      [{ signal: met }, AbortError],
-      [{ closed: met }, ClosedError],
-      // Whose end it is matters more than who asked.
-      [{ signal: met, closed: met }, ClosedError],
+      [{ signal: aborted }, AbortError],
+      [{ closed: aborted }, ClosedError],
+      [{ signal: aborted, closed: aborted }, ClosedError],
     ]
     for (const [bounds, kind] of cases) {
-      let begun = false
+      let isStarted = false
       const promise = withDeadline('the work', { timeoutMs: 1000, clock, ...bounds }, () => {
-        begun = true
+        isStarted = true
         return Promise.resolve()
       })
       assert.ok((await rejection(promise)) instanceof kind)
-      assert.equal(begun, false)
+      assert.equal(isStarted, false)
       assert.equal(clock.pending, 0)
     }
   })
 
-  it('work within no signal at all has its time', async () => {
-    const clock = new FakeClock()
-    const promise = withDeadline('the work', { timeoutMs: 5, clock }, () => new Promise(() => undefined))
-    const rejected = assert.rejects(promise, TimeoutError)
-    await clock.advance(5)
-    await rejected
-  })
-
-  it('the work may abort what it belongs to', async () => {
+  it('rejects when the work aborts the closed signal itself', async () => {
     const [clock, closed] = [new FakeClock(), new AbortController()]
     const promise = withDeadline('the work', { closed: closed.signal, timeoutMs: 5, clock }, () => {
       closed.abort()
@@ -214,7 +186,7 @@ describe('bounded', () => {
     assert.equal(clock.pending, 0)
   })
 
-  it('a thousand pieces of work on one signal are no leak and no warning', async (t) => {
+  it('leaks no listener and causes no warning with a thousand pieces of work on one signal', async (t) => {
     const warnings: unknown[] = []
     const onWarning = (warning: Error): void => {
       warnings.push(warning)
@@ -240,7 +212,7 @@ describe('bounded', () => {
 })
 
 describe('isAborted', () => {
-  it('is false for no signal', () => {
+  it('is false without a signal, and true for an aborted signal', () => {
     assert.deepEqual([undefined, new AbortController().signal, AbortSignal.abort()].map(isAborted), [
       false,
       false,

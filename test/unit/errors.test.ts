@@ -25,7 +25,7 @@ const {
   toError,
 } = errors
 
-// The same module once more, as if another version of the package were installed beside this one.
+// A second copy of the module, as in a process with two versions of the package.
 const copyUrl = new URL('../../src/base/errors.ts?copy', import.meta.url).href
 const copy = (await import(copyUrl)) as typeof errors
 
@@ -70,13 +70,13 @@ const kinds: [
   ['RedirectError', (from) => new from.RedirectError('api', 'payments')],
   ['DnsError', (from) => new from.DnsError('a:53', 'SRV b', 'no answer', { cause })],
 ]
-/** Those that say themselves all that there is to say. */
+/** Classes whose constructors take no cause. */
 const causeless = ['SpiffeIdError', 'HostError', 'RedirectError']
 const classes = (from: typeof errors): [string, typeof ConnectError][] =>
   kinds.map(([name]) => [name, (from as unknown as Module)[name] as typeof ConnectError])
 
-describe('errors: kinds', () => {
-  it('each class that is exported is in the table of this test', () => {
+describe('errors: classes', () => {
+  it('all exported classes are in the table of this test', () => {
     const exported = Object.entries(errors).filter(
       ([, value]) => typeof value === 'function' && 'brand' in value,
     )
@@ -84,7 +84,7 @@ describe('errors: kinds', () => {
   })
 
   for (const [name, make] of kinds) {
-    it(`${name}: its name, its code, its cause, and a stack that begins with them`, () => {
+    it(`${name} has its name, its code, its cause, and a stack`, () => {
       const error = make(errors)
       assert.equal(error.name, name)
       assert.ok(error.code in ERROR_CODES)
@@ -95,14 +95,14 @@ describe('errors: kinds', () => {
       assert.match(inspect(error), new RegExp(`code: '${error.code}'`))
     })
 
-    it(`${name}: instanceof holds for its own class and its bases, in both copies, and for no other`, () => {
+    it(`${name} is an instance of its class and of ConnectError only, in both copies of the module`, () => {
+      const expected = name === 'ConnectError' ? [name] : ['ConnectError', name]
       for (const from of [errors, copy]) {
         const error = make(from)
-        for (const other of [errors, copy]) {
-          const found = classes(other).filter(([, kind]) => error instanceof kind)
-          const expected = name === 'ConnectError' ? [name] : ['ConnectError', name]
+        for (const module of [errors, copy]) {
+          const matching = classes(module).filter(([, kind]) => error instanceof kind)
           assert.deepEqual(
-            found.map(([found]) => found),
+            matching.map(([className]) => className),
             expected,
           )
         }
@@ -110,12 +110,12 @@ describe('errors: kinds', () => {
     })
   }
 
-  it('the two copies are two', () => {
+  it('the two copies have separate classes', () => {
     assert.notEqual(copy.ConnectError, ConnectError)
     assert.ok(!Object.prototype.isPrototypeOf.call(ConnectError.prototype, new copy.ClosedError('x')))
   })
 
-  it('DeniedError is a ConnectError and no other', () => {
+  it('DeniedError is a ConnectError, and not an instance of other classes', () => {
     const error = new DeniedError(
       peer,
       'db',
@@ -132,18 +132,18 @@ describe('errors: kinds', () => {
     assert.ok(!(new ConnectError('ERR_CONNECT_DENIED', 'x') instanceof DeniedError))
   })
 
-  it("a user's own subclass is known by its prototype, and is what it extends", () => {
-    class Mine extends OptionError {}
-    class Other extends OptionError {}
-    const mine = new Mine('a', 'b', 'c')
-    assert.ok(mine instanceof Mine && mine instanceof OptionError && mine instanceof copy.OptionError)
-    assert.ok(!(mine instanceof Other))
-    assert.ok(!(new OptionError('a', 'b', 'c') instanceof Mine))
-    assert.equal(mine.name, 'OptionError')
+  it('a subclass of the application is matched by its prototype, and is an instance of its base', () => {
+    class First extends OptionError {}
+    class Second extends OptionError {}
+    const error = new First('a', 'b', 'c')
+    assert.ok(error instanceof First && error instanceof OptionError && error instanceof copy.OptionError)
+    assert.ok(!(error instanceof Second))
+    assert.ok(!(new OptionError('a', 'b', 'c') instanceof First))
+    assert.equal(error.name, 'OptionError')
   })
 
-  it('nothing else is one', () => {
-    const strangers: unknown[] = [
+  it('other values are not instances of ConnectError', () => {
+    const values: unknown[] = [
       undefined,
       null,
       'ConnectError',
@@ -155,24 +155,24 @@ describe('errors: kinds', () => {
       Object.assign(new Error('x'), { code: 'ERR_CONNECT_OPTION' }),
       { [Symbol.for('consul-connect.error')]: 'ConnectError' },
     ]
-    for (const stranger of strangers) assert.ok(!(stranger instanceof ConnectError), inspect(stranger))
+    for (const value of values) assert.ok(!(value instanceof ConnectError), inspect(value))
   })
 
-  it('the brand is not seen in an error that is printed, copied or written as JSON', () => {
+  it('the brand is not enumerable and not printed', () => {
     const error = new ClosedError('dial')
     assert.ok(!inspect(error).includes('consul-connect.error'))
     assert.deepEqual(Object.keys(error).sort(), ['code', 'name'])
   })
 })
 
-describe('errors: what they carry', () => {
-  it('OptionError: the option, what was expected, what came', () => {
+describe('errors: properties and messages', () => {
+  it('OptionError has the option, the expected value, and the actual value', () => {
     const { option, expected, actual, message } = new OptionError('port', 'a port', 'a string')
     assert.deepEqual([option, expected, actual], ['port', 'a port', 'a string'])
     assert.equal(message, 'port: expected a port, got a string')
   })
 
-  it('TimeoutError: the bound, the tries, and the last word in its message', () => {
+  it('TimeoutError has the timeout, the attempts, and its cause in the message', () => {
     const attempts = [{ address: 'a:1', error: cause, durationMs: 4 }]
     const error = new TimeoutError('dial db', 5, { cause, attempts })
     assert.equal(error.message, 'dial db: timed out after 5 ms: the cause')
@@ -181,7 +181,7 @@ describe('errors: what they carry', () => {
     assert.deepEqual([plain.message, plain.attempts], ['dial db: timed out after 5 ms', []])
   })
 
-  it('AgentError: address, request and status', () => {
+  it('AgentError has address, request, and status', () => {
     const error = new AgentError('ERR_CONNECT_AGENT_FAILED', 'm', {
       address: 'a',
       request: 'GET /x',
@@ -194,20 +194,20 @@ describe('errors: what they carry', () => {
     )
   })
 
-  it('AbortError: the reason of the signal, whatever it is', () => {
+  it('AbortError has the reason of the signal as its cause', () => {
     for (const reason of [cause, 'enough', 0, null])
       assert.equal(new AbortError('dial', reason).cause, reason)
     assert.equal(new AbortError('dial', cause).message, 'dial: aborted by its signal')
   })
 
-  it('VerificationError and DialError: both sides, and the tries', () => {
+  it('VerificationError has both sides in its message; DialError has the upstream and the attempts', () => {
     const verification = new VerificationError('ERR_CONNECT_PEER_KIND', 'a service', 'an agent', { cause })
     assert.equal(verification.message, 'peer certificate: expected a service, got an agent: the cause')
     const dial = new DialError('ERR_CONNECT_NO_INSTANCES', 'db', 'there is none')
     assert.deepEqual([dial.message, dial.upstream, dial.attempts], ['dial db: there is none', 'db', []])
   })
 
-  it('DialError: why there is none, where that is known', () => {
+  it('DialError has the reason for the lack of instances', () => {
     const reasons = ['unknown', 'not-connect', 'no-match', 'not-passing', 'empty'] as const
     for (const reason of reasons) {
       assert.equal(new DialError('ERR_CONNECT_NO_INSTANCES', 'db', 'none', { reason }).reason, reason)
@@ -223,14 +223,14 @@ describe('errors: what they carry', () => {
     assert.equal(message, `host "${host}" is too long; expected a host name`)
   })
 
-  it('DnsError: the server and the question, and what was wrong', () => {
+  it('DnsError has the server, the question, and the problem', () => {
     const error = new DnsError('[::1]:8600', 'SRV redis.connect.consul', 'there is no answer', { cause })
     assert.deepEqual([error.server, error.question], ['[::1]:8600', 'SRV redis.connect.consul'])
     assert.equal(error.message, 'DNS SRV redis.connect.consul at [::1]:8600: there is no answer: the cause')
     assert.equal(new DnsError('a:1', 'A b', 'none').message, 'DNS A b at a:1: none')
   })
 
-  it('SpiffeIdError: the text, cut', () => {
+  it('SpiffeIdError has the input, cut to 256 characters', () => {
     const { input } = new SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', 'a'.repeat(257), 'x')
     assert.equal(input, `${'a'.repeat(256)}…`)
     assert.equal(new SpiffeIdError('ERR_CONNECT_SPIFFE_PATH', 'a'.repeat(256), 'x').input, 'a'.repeat(256))
@@ -251,16 +251,17 @@ describe('ERROR_CODES', () => {
     )
   })
 
-  it('lists no code that nothing uses', () => {
-    const others = sources.filter(([file]) => file !== 'base/errors.ts').map(([, text]) => text)
-    const own = sources.find(([file]) => file === 'base/errors.ts')![1].split('} as const')[1]!
+  it('lists no unused code', () => {
+    const texts = sources.map(([file, text]) =>
+      file === 'base/errors.ts' ? text.split('} as const')[1]! : text,
+    )
     const unused = Object.keys(ERROR_CODES).filter(
-      (code) => ![...others, own].some((text) => text.includes(`'${code}'`)),
+      (code) => !texts.some((text) => text.includes(`'${code}'`)),
     )
     assert.deepEqual(unused, [])
   })
 
-  it('each has a sentence', () => {
+  it('has a sentence for each code', () => {
     for (const [code, meaning] of Object.entries(ERROR_CODES)) {
       assert.match(code, /^ERR_CONNECT_[A-Z_]+$/)
       assert.match(meaning, /^[A-Z].{10,}[.?]$/, code)
@@ -268,7 +269,7 @@ describe('ERROR_CODES', () => {
   })
 })
 
-describe('because and toError: whatever was thrown', () => {
+describe('withCause and toError', () => {
   const nameless = new Error('')
   const cases: [thrown: unknown, reason: RegExp][] = [
     [new Error('no'), /^: no$/],
@@ -281,14 +282,15 @@ describe('because and toError: whatever was thrown', () => {
     [undefined, /^$/],
   ]
   for (const [thrown, reason] of cases) {
-    it(inspect(thrown), () => {
+    it(`describe the thrown value ${inspect(thrown)}`, () => {
       assert.match(withCause(thrown), reason)
       const error = toError(thrown)
-      assert.ok(error === thrown || (error instanceof Error && /thrown/.test(error.message)), error.message)
+      if (thrown instanceof Error) assert.equal(error, thrown)
+      else assert.match(error.message, /thrown/)
     })
   }
 
-  it('an error of several parts and no word of its own says what they say', () => {
+  it('describe an AggregateError without a message by its parts', () => {
     const refused = [new Error('connect ECONNREFUSED ::1:1'), new Error('connect ECONNREFUSED 127.0.0.1:1')]
     const parts: [error: Error, message: string][] = [
       [new AggregateError(refused), 'connect ECONNREFUSED ::1:1, connect ECONNREFUSED 127.0.0.1:1'],
@@ -305,11 +307,7 @@ describe('because and toError: whatever was thrown', () => {
     }
   })
 
-  it('an error stays the same one', () => {
-    assert.equal(toError(nameless), nameless)
-  })
-
-  it('what cannot be turned into text is no second error', () => {
+  it('do not throw for a value that cannot be converted to text', () => {
     const hostile: unknown[] = [
       Object.create(null),
       {
@@ -326,7 +324,7 @@ describe('because and toError: whatever was thrown', () => {
 })
 
 describe('messages', () => {
-  it('escape characters that are not seen or that change the direction of the text', () => {
+  it('escape invisible characters and characters that change the direction of text', () => {
     const name = 'pay\u202etnem\u200b\u2028x\u0007'
     const { message } = new ConnectError('ERR_CONNECT_OPTION', `dial ${name}: first\nsecond`)
     assert.equal(message, 'dial pay\\u{202e}tnem\\u{200b}\\u{2028}x\\u{7}: first second')

@@ -5,38 +5,37 @@ import { emitSafely } from '../../src/base/emit-safely.js'
 import { settle } from '../fixtures/fake-clock.js'
 
 interface Events {
-  told: [what: string, more: number]
+  change: [name: string, count: number]
 }
 
 describe('emitSafely', () => {
-  it('tells every listener everything', () => {
+  it('calls every listener with all arguments', () => {
     const emitter = new EventEmitter<Events>()
-    const told: unknown[] = []
-    emitter.on('told', (...args) => told.push(args))
-    emitter.on('told', (...args) => told.push(args))
-    emitSafely(emitter, 'told', 'a', 1)
-    assert.deepEqual(told, [
-      ['a', 1],
-      ['a', 1],
+    const calls: unknown[] = []
+    for (const listener of [1, 2]) emitter.on('change', (...args) => calls.push([listener, ...args]))
+    emitSafely(emitter, 'change', 'a', 1)
+    assert.deepEqual(calls, [
+      [1, 'a', 1],
+      [2, 'a', 1],
     ])
   })
 
-  it('a listener that throws does not reach us: it is an uncaught exception', async (t) => {
+  it('turns an exception of a listener into an uncaught exception', async (t) => {
     const emitter = new EventEmitter<Events>()
     const failure = new Error('a listener of the application')
-    emitter.on('told', () => {
+    emitter.on('change', () => {
       throw failure
     })
     const uncaught: unknown[] = []
-    // The test runner has listeners of its own, which would take it for a failure of this test.
-    const others = process.listeners('uncaughtException')
+    // The listeners of the test runner would report the exception as a failure of this test.
+    const runnerListeners = process.listeners('uncaughtException')
     process.removeAllListeners('uncaughtException')
     process.on('uncaughtException', (error) => uncaught.push(error))
     t.after(() => {
       process.removeAllListeners('uncaughtException')
-      for (const listener of others) process.on('uncaughtException', listener)
+      for (const listener of runnerListeners) process.on('uncaughtException', listener)
     })
-    emitSafely(emitter, 'told', 'a', 1)
+    emitSafely(emitter, 'change', 'a', 1)
     assert.deepEqual(uncaught, [])
     await settle()
     assert.deepEqual(uncaught, [failure])

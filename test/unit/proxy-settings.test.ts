@@ -9,13 +9,13 @@ const WEB = { service: 'web' }
 const LISTENING = { ...WEB, bind_port: 8443, local_service_port: 8080 }
 const DB = { destination_name: 'db', local_bind_port: 5432 }
 
-/** A configuration with one upstream. */
+/** Returns a configuration with one upstream. */
 function withUpstream(upstream: unknown): object {
   return { ...WEB, upstreams: [upstream] }
 }
 
 describe('parseProxyConfig', () => {
-  it('takes a service alone, which lets nobody in and reaches nothing', () => {
+  it('accepts a service alone, without a listener and upstreams', () => {
     const expected: ProxyConfig = {
       service: 'web',
       namespace: undefined,
@@ -42,7 +42,7 @@ describe('parseProxyConfig', () => {
     })
   })
 
-  it('takes every key of a public listener', () => {
+  it('reads every key of a public listener', () => {
     const { listener, drainTimeoutMs } = parseProxyConfig({
       ...LISTENING,
       bind_address: '10.0.0.1',
@@ -67,7 +67,7 @@ describe('parseProxyConfig', () => {
     assert.equal(drainTimeoutMs, 5_000)
   })
 
-  const applications: [written: object, application: object][] = [
+  const applications: [keys: object, application: object][] = [
     [{ local_service_port: 80 }, { host: '127.0.0.1', port: 80 }],
     [
       { local_service_address: 'app.local', local_service_port: 80 },
@@ -84,7 +84,7 @@ describe('parseProxyConfig', () => {
       { local_service_address: '[::1]', local_service_port: 80 },
       { host: '::1', port: 80 },
     ],
-    // What was written for the proxy comes before what an agent fills in.
+    // An agent fills in local_service_port, so the address takes precedence.
     [
       { local_service_address: '127.0.0.1:9000', local_service_port: 80 },
       { host: '127.0.0.1', port: 9000 },
@@ -95,30 +95,29 @@ describe('parseProxyConfig', () => {
       { host: 'app', port: 80 },
     ],
   ]
-  for (const [written, application] of applications) {
-    it(`finds the application of ${JSON.stringify(written)}`, () => {
-      const { listener } = parseProxyConfig({ ...WEB, bind_port: 8443, ...written })
+  for (const [keys, application] of applications) {
+    it(`reads the address of the application from ${JSON.stringify(keys)}`, () => {
+      const { listener } = parseProxyConfig({ ...WEB, bind_port: 8443, ...keys })
       assert.deepEqual(listener?.application, application)
     })
   }
 
-  it('lets nobody in at port 0', () => {
+  it('has no listener with port 0', () => {
     assert.equal(parseProxyConfig({ ...LISTENING, bind_port: 0 }).listener, undefined)
   })
 
-  const upstreams: [what: string, written: object, upstream: object][] = [
+  /** Returns a parsed upstream with default values. */
+  const upstreamWith = (target: object, rest: object = {}): object => ({
+    target: { datacenter: undefined, namespace: undefined, partition: undefined, ...target },
+    bind: { host: '127.0.0.1', port: 5432 },
+    connectTimeoutMs: 10_000,
+    idleTimeoutMs: undefined,
+    ...rest,
+  })
+  const upstreams: [form: string, keys: object, upstream: object][] = [
+    ['only the required keys', DB, upstreamWith({ service: 'db' })],
     [
-      'the least that there can be',
-      DB,
-      {
-        target: { service: 'db', datacenter: undefined, namespace: undefined, partition: undefined },
-        bind: { host: '127.0.0.1', port: 5432 },
-        connectTimeoutMs: 10_000,
-        idleTimeoutMs: undefined,
-      },
-    ],
-    [
-      'everything, in snake_case',
+      'all keys in snake_case',
       {
         ...DB,
         destination_type: 'service',
@@ -128,15 +127,13 @@ describe('parseProxyConfig', () => {
         local_bind_address: '127.0.0.9',
         config: { connect_timeout_ms: 100, idle_timeout_ms: 200 },
       },
-      {
-        target: { service: 'db', datacenter: 'dc2', namespace: 'ns', partition: 'ap' },
-        bind: { host: '127.0.0.9', port: 5432 },
-        connectTimeoutMs: 100,
-        idleTimeoutMs: 200,
-      },
+      upstreamWith(
+        { service: 'db', datacenter: 'dc2', namespace: 'ns', partition: 'ap' },
+        { bind: { host: '127.0.0.9', port: 5432 }, connectTimeoutMs: 100, idleTimeoutMs: 200 },
+      ),
     ],
     [
-      'everything, as an agent writes it',
+      'all keys in the spelling of an agent',
       {
         DestinationType: 'prepared_query',
         DestinationNamespace: '',
@@ -147,15 +144,10 @@ describe('parseProxyConfig', () => {
         Config: { connect_timeout_ms: 100 },
         MeshGateway: { Mode: '' },
       },
-      {
-        target: { query: 'nearest-db', datacenter: 'dc2', namespace: undefined, partition: undefined },
-        bind: { host: '127.0.0.1', port: 5432 },
-        connectTimeoutMs: 100,
-        idleTimeoutMs: undefined,
-      },
+      upstreamWith({ query: 'nearest-db', datacenter: 'dc2' }, { connectTimeoutMs: 100 }),
     ],
     [
-      'what an agent writes where nothing was said',
+      'the empty values of an agent',
       {
         DestinationType: 'service',
         DestinationName: 'db',
@@ -164,72 +156,43 @@ describe('parseProxyConfig', () => {
         Config: null,
         MeshGateway: {},
       },
-      {
-        target: { service: 'db', datacenter: undefined, namespace: undefined, partition: undefined },
-        bind: { host: '127.0.0.1', port: 5432 },
-        connectTimeoutMs: 10_000,
-        idleTimeoutMs: undefined,
-      },
+      upstreamWith({ service: 'db' }),
     ],
     [
-      'some of the instances',
+      'a selection of instances',
       { ...DB, tags: ['primary', 'v2'], filter: 'Node.Meta.rack == "7"', near: '_agent' },
-      {
-        target: {
-          service: 'db',
-          datacenter: undefined,
-          namespace: undefined,
-          partition: undefined,
-          near: '_agent',
-          tags: ['primary', 'v2'],
-          filter: 'Node.Meta.rack == "7"',
-        },
-        bind: { host: '127.0.0.1', port: 5432 },
-        connectTimeoutMs: 10_000,
-        idleTimeoutMs: undefined,
-      },
+      upstreamWith({
+        service: 'db',
+        near: '_agent',
+        tags: ['primary', 'v2'],
+        filter: 'Node.Meta.rack == "7"',
+      }),
     ],
     [
-      'the nearest result of a prepared query, in the only place that an agent accepts',
+      'near in Config, the only place that an agent accepts for a prepared query',
       {
         DestinationType: 'prepared_query',
         DestinationName: 'db',
         LocalBindPort: 5432,
         Config: { near: 'node-1' },
       },
-      {
-        target: {
-          query: 'db',
-          datacenter: undefined,
-          namespace: undefined,
-          partition: undefined,
-          near: 'node-1',
-        },
-        bind: { host: '127.0.0.1', port: 5432 },
-        connectTimeoutMs: 10_000,
-        idleTimeoutMs: undefined,
-      },
+      upstreamWith({ query: 'db', near: 'node-1' }),
     ],
     [
-      'a unix socket',
+      'a Unix socket',
       { destination_name: 'db', local_bind_socket_path: '/run/db.sock', connect_timeout_ms: 100 },
-      {
-        target: { service: 'db', datacenter: undefined, namespace: undefined, partition: undefined },
-        bind: { path: '/run/db.sock' },
-        connectTimeoutMs: 100,
-        idleTimeoutMs: undefined,
-      },
+      upstreamWith({ service: 'db' }, { bind: { path: '/run/db.sock' }, connectTimeoutMs: 100 }),
     ],
   ]
-  for (const [what, written, upstream] of upstreams) {
-    it(`reads an upstream: ${what}`, () => {
-      const parsed = parseProxyConfig(withUpstream(written))
+  for (const [form, keys, upstream] of upstreams) {
+    it(`reads an upstream with ${form}`, () => {
+      const parsed = parseProxyConfig(withUpstream(keys))
       assert.deepEqual(parsed.upstreams, [upstream])
       assert.deepEqual(parsed.warnings, [])
     })
   }
 
-  const warned: [config: object, warning: RegExp][] = [
+  const warnings: [config: object, warning: RegExp][] = [
     [{ ...WEB, protocol: 'http' }, /^protocol: no such key; it has no effect$/],
     [{ ...WEB, bind_prot: 1 }, /^bind_prot: no such key; it has no effect; did you mean bind_port\?$/],
     [{ ...WEB, constructor: 1 }, /^constructor: no such key/],
@@ -245,11 +208,11 @@ describe('parseProxyConfig', () => {
       /^upstreams\[0\]\.mesh_gateway: gateways are not/,
     ],
   ]
-  for (const [config, warning] of warned) {
+  for (const [config, warning] of warnings) {
     it(`warns: ${warning.source}`, () => {
-      const { warnings } = parseProxyConfig(config)
-      assert.equal(warnings.length, 1)
-      assert.match(warnings[0] ?? '', warning)
+      const parsed = parseProxyConfig(config)
+      assert.equal(parsed.warnings.length, 1)
+      assert.match(parsed.warnings[0] ?? '', warning)
     })
   }
 
@@ -258,175 +221,141 @@ describe('parseProxyConfig', () => {
   const port = 'a port from 0 to 65535'
   const realPort = 'a port from 1 to 65535'
   const path = 'an absolute path of at most 107 bytes'
-  const wrong: [config: unknown, message: string][] = [
+  const NO_NAME =
+    'upstreams[0].destination_name: expected the name of a service or a prepared query, got none'
+  const NO_APPLICATION =
+    'local_service_port: expected the port of the application, or local_service_socket_path, got neither'
+  const invalidKeys: [keys: object, message: string][] = [
+    [{ bind_port: '8443x' }, `bind_port: expected ${port}, got the string "8443x"`],
+    [{ bind_port: '65536' }, `bind_port: expected ${port}, got the number 65536`],
+    [{ bind_port: ' 1' }, `bind_port: expected ${port}, got the string " 1"`],
+    [{ bind_port: 65_536 }, `bind_port: expected ${port}, got the number 65536`],
+    [{ bind_port: 8443.5 }, `bind_port: expected ${port}, got the number 8443.5`],
+    [{ bind_address: 'a b' }, 'bind_address: expected an address or a host name, got the string "a b"'],
+    [{ bind_port: 8443 }, NO_APPLICATION],
+    [{ bind_port: 8443, local_service_address: '127.0.0.1' }, NO_APPLICATION],
+    [
+      { local_service_address: '127.0.0.1:99999' },
+      'local_service_address: expected host:port or [ipv6]:port, got the string "127.0.0.1:99999"',
+    ],
+    [
+      { local_service_address: '[x y]' },
+      'local_service_address: expected an address or a host name, got the string "x y"',
+    ],
+    [{ local_service_port: 0 }, `local_service_port: expected ${realPort}, got the number 0, or none`],
+    [
+      { local_service_socket_path: 'app.sock' },
+      `local_service_socket_path: expected ${path}, got the string "app.sock"`,
+    ],
+    [
+      { local_service_socket_path: `/${'x'.repeat(107)}` },
+      `local_service_socket_path: expected ${path}, got the string "/${'x'.repeat(63)}"`,
+    ],
+    [{ local_connect_timeout_ms: 0 }, `local_connect_timeout_ms: expected ${positive}, got the number 0`],
+    [{ handshake_timeout_ms: '1s' }, `handshake_timeout_ms: expected ${positive}, got the string "1s"`],
+    [{ idle_timeout_ms: -1 }, `idle_timeout_ms: expected ${positive}, got the number -1`],
+    [{ drain_timeout_ms: true }, `drain_timeout_ms: expected ${positive}, got the boolean true`],
+    [
+      { max_inbound_connections: 0 },
+      'max_inbound_connections: expected a whole number above 0, got the number 0',
+    ],
+    [
+      { max_inbound_handshakes: 1.5 },
+      'max_inbound_handshakes: expected a whole number above 0, got the number 1.5',
+    ],
+    [{ bind_port: 1, BindPort: 2 }, 'BindPort: expected one spelling of a key, got two'],
+    [{ upstreams: {} }, 'upstreams: expected a list, got an object'],
+    [
+      { upstreams: [DB, { ...DB, destination_name: 'other' }] },
+      'upstreams[1].local_bind_port: expected an address of its own, got that of upstreams[0], 127.0.0.1:5432',
+    ],
+  ]
+  const invalidUpstreamKeys: [keys: object, message: string][] = [
+    [{ local_bind_port: 'x' }, `local_bind_port: expected ${port}, got the string "x"`],
+    [
+      { local_bind_address: '/' },
+      'local_bind_address: expected an address or a host name, got the string "/"',
+    ],
+    [
+      { destination_type: 'query' },
+      'destination_type: expected service or prepared_query, got the string "query"',
+    ],
+    [{ destination_peer: 'other' }, 'destination_peer: expected no peer: peering is not supported, got one'],
+    [{ tags: 'primary' }, 'tags: expected a list of strings, got the string "primary"'],
+    [{ tag: ['primary'] }, 'tag: expected one of tags, filter, near, got an unknown key'],
+    [{ config: { fitler: 'a' } }, 'config.fitler: expected one of tags, filter, near, got an unknown key'],
+    [
+      { destination_type: 'prepared_query', filter: 'a' },
+      'filter: expected destination_type service, got prepared_query',
+    ],
+    [
+      { local_bind_socket_path: '/run/db.sock' },
+      'local_bind_socket_path: expected a path or a port, got both',
+    ],
+    [
+      { config: { connect_timeout_ms: 'soon' } },
+      `config.connect_timeout_ms: expected ${positive}, got the string "soon"`,
+    ],
+    [{ config: [] }, 'config: expected an object, got an array'],
+  ]
+  const invalid: [config: unknown, message: string][] = [
     [undefined, 'the configuration: expected an object, got undefined'],
     [[], 'the configuration: expected an object, got an array'],
     [{}, 'service: expected a non-empty string, got undefined'],
     [{ service: 7 }, 'service: expected a non-empty string, got the number 7'],
     [{ service: 'a/b' }, `service: expected ${name}, got the string "a/b"`],
-    [{ ...WEB, bind_port: '8443x' }, `bind_port: expected ${port}, got the string "8443x"`],
-    [{ ...WEB, bind_port: '65536' }, `bind_port: expected ${port}, got the number 65536`],
-    [{ ...WEB, bind_port: ' 1' }, `bind_port: expected ${port}, got the string " 1"`],
-    [{ ...WEB, bind_port: 65_536 }, `bind_port: expected ${port}, got the number 65536`],
-    [{ ...WEB, bind_port: 8443.5 }, `bind_port: expected ${port}, got the number 8443.5`],
-    [
-      { ...WEB, bind_address: 'a b' },
-      'bind_address: expected an address or a host name, got the string "a b"',
-    ],
-    [
-      { ...WEB, bind_port: 8443 },
-      'local_service_port: expected the port of the application, or local_service_socket_path, got neither',
-    ],
-    [
-      { ...WEB, bind_port: 8443, local_service_address: '127.0.0.1' },
-      'local_service_port: expected the port of the application, or local_service_socket_path, got neither',
-    ],
-    [
-      { ...WEB, local_service_address: '127.0.0.1:99999' },
-      'local_service_address: expected host:port or [ipv6]:port, got the string "127.0.0.1:99999"',
-    ],
-    [
-      { ...WEB, local_service_address: '[x y]' },
-      'local_service_address: expected an address or a host name, got the string "x y"',
-    ],
-    [
-      { ...WEB, local_service_port: 0 },
-      `local_service_port: expected ${realPort}, got the number 0, or none`,
-    ],
-    [
-      { ...WEB, local_service_socket_path: 'app.sock' },
-      `local_service_socket_path: expected ${path}, got the string "app.sock"`,
-    ],
-    [
-      { ...WEB, local_service_socket_path: `/${'x'.repeat(107)}` },
-      `local_service_socket_path: expected ${path}, got the string "/${'x'.repeat(63)}"`,
-    ],
     [
       { ...LISTENING, local_service_socket_path: '/run/app.sock' },
       'local_service_socket_path: expected a path or a port, got both',
     ],
-    [
-      { ...WEB, local_connect_timeout_ms: 0 },
-      `local_connect_timeout_ms: expected ${positive}, got the number 0`,
-    ],
-    [
-      { ...WEB, handshake_timeout_ms: '1s' },
-      `handshake_timeout_ms: expected ${positive}, got the string "1s"`,
-    ],
-    [{ ...WEB, idle_timeout_ms: -1 }, `idle_timeout_ms: expected ${positive}, got the number -1`],
-    [{ ...WEB, drain_timeout_ms: true }, `drain_timeout_ms: expected ${positive}, got the boolean true`],
-    [
-      { ...WEB, max_inbound_connections: 0 },
-      'max_inbound_connections: expected a whole number above 0, got the number 0',
-    ],
-    [
-      { ...WEB, max_inbound_handshakes: 1.5 },
-      'max_inbound_handshakes: expected a whole number above 0, got the number 1.5',
-    ],
-    [{ ...WEB, bind_port: 1, BindPort: 2 }, 'BindPort: expected one spelling of a key, got two'],
-    [{ ...WEB, upstreams: {} }, 'upstreams: expected a list, got an object'],
     [withUpstream('db'), 'upstreams[0]: expected an object, got the string "db"'],
-    [
-      withUpstream({ local_bind_port: 1 }),
-      'upstreams[0].destination_name: expected the name of a service or a prepared query, got none',
-    ],
+    [withUpstream({ local_bind_port: 1 }), NO_NAME],
     [
       withUpstream({ destination_nam: 'db', local_bind_port: 1 }),
-      'upstreams[0].destination_name: expected the name of a service or a prepared query, got none; ' +
-        'upstreams[0].destination_nam: no such key; it has no effect; did you mean destination_name?',
+      `${NO_NAME}; upstreams[0].destination_nam: no such key; it has no effect; did you mean destination_name?`,
     ],
-    [
-      withUpstream({ destination_name: '', local_bind_port: 1 }),
-      'upstreams[0].destination_name: expected the name of a service or a prepared query, got none',
-    ],
+    [withUpstream({ destination_name: '', local_bind_port: 1 }), NO_NAME],
     [
       withUpstream({ destination_name: 'db' }),
       `upstreams[0].local_bind_port: expected ${realPort}, got the number 0, or none`,
     ],
-    [
-      withUpstream({ ...DB, local_bind_port: 'x' }),
-      `upstreams[0].local_bind_port: expected ${port}, got the string "x"`,
-    ],
-    [
-      withUpstream({ ...DB, local_bind_address: '/' }),
-      'upstreams[0].local_bind_address: expected an address or a host name, got the string "/"',
-    ],
-    [
-      withUpstream({ ...DB, destination_type: 'query' }),
-      'upstreams[0].destination_type: expected service or prepared_query, got the string "query"',
-    ],
-    [
-      withUpstream({ ...DB, destination_peer: 'other' }),
-      'upstreams[0].destination_peer: expected no peer: peering is not supported, got one',
-    ],
-    [
-      withUpstream({ ...DB, tags: 'primary' }),
-      'upstreams[0].tags: expected a list of strings, got the string "primary"',
-    ],
-    [
-      withUpstream({ ...DB, tag: ['primary'] }),
-      'upstreams[0].tag: expected one of tags, filter, near, got an unknown key',
-    ],
-    [
-      withUpstream({ ...DB, config: { fitler: 'a' } }),
-      'upstreams[0].config.fitler: expected one of tags, filter, near, got an unknown key',
-    ],
-    [
-      withUpstream({ ...DB, destination_type: 'prepared_query', filter: 'a' }),
-      'upstreams[0].filter: expected destination_type service, got prepared_query',
-    ],
-    [
-      withUpstream({ ...DB, local_bind_socket_path: '/run/db.sock' }),
-      'upstreams[0].local_bind_socket_path: expected a path or a port, got both',
-    ],
-    [
-      withUpstream({ ...DB, config: { connect_timeout_ms: 'soon' } }),
-      `upstreams[0].config.connect_timeout_ms: expected ${positive}, got the string "soon"`,
-    ],
-    [withUpstream({ ...DB, config: [] }), 'upstreams[0].config: expected an object, got an array'],
-    [
-      { ...WEB, upstreams: [DB, { ...DB, destination_name: 'other' }] },
-      'upstreams[1].local_bind_port: expected an address of its own, got that of upstreams[0], 127.0.0.1:5432',
-    ],
+    ...invalidKeys.map(([keys, message]): [object, string] => [{ ...WEB, ...keys }, message]),
+    ...invalidUpstreamKeys.map(([keys, message]): [object, string] => [
+      withUpstream({ ...DB, ...keys }),
+      `upstreams[0].${message}`,
+    ]),
   ]
-  for (const [config, message] of wrong) {
-    it(`refuses: ${message}`, () => {
+  for (const [config, message] of invalid) {
+    it(`rejects ${message}`, () => {
       assert.throws(() => parseProxyConfig(config), { name: 'OptionError', message })
     })
   }
 
   it('reads digits in a string as a number, and an empty string as absent', () => {
-    const quoted = {
-      service: 'web',
-      namespace: '',
-      bind_address: '',
-      bind_port: '8443',
-      local_service_port: '8080',
-      local_connect_timeout_ms: '2000',
-      max_inbound_connections: '100',
-      drain_timeout_ms: '5000',
-      upstreams: [
-        {
-          destination_name: 'db',
-          local_bind_address: '',
-          local_bind_port: '5432',
-          connect_timeout_ms: '100',
-        },
-      ],
-    }
+    const db = { local_bind_port: 5432, connect_timeout_ms: 100 }
     const numbers = {
-      service: 'web',
       bind_port: 8443,
       local_service_port: 8080,
       local_connect_timeout_ms: 2_000,
       max_inbound_connections: 100,
       drain_timeout_ms: 5_000,
-      upstreams: [{ destination_name: 'db', local_bind_port: 5432, connect_timeout_ms: 100 }],
     }
-    assert.deepEqual(parseProxyConfig(quoted), parseProxyConfig(numbers))
+    const quote = (values: object): object =>
+      Object.fromEntries(Object.entries(values).map(([key, value]) => [key, String(value)]))
+    const quoted = {
+      ...WEB,
+      namespace: '',
+      bind_address: '',
+      ...quote(numbers),
+      upstreams: [{ destination_name: 'db', local_bind_address: '', ...quote(db) }],
+    }
+    assert.deepEqual(
+      parseProxyConfig(quoted),
+      parseProxyConfig({ ...WEB, ...numbers, upstreams: [{ destination_name: 'db', ...db }] }),
+    )
   })
 
-  it('throws nothing but OptionErrors, whatever it is given', () => {
+  it('throws only OptionErrors for any JSON', () => {
     fc.assert(
       fc.property(fc.jsonValue(), (value) => {
         const config: unknown = isObject(value) ? { ...WEB, upstreams: [value], ...value } : value
@@ -440,88 +369,79 @@ describe('parseProxyConfig', () => {
   })
 })
 
-describe('readProxyConfig: a wrong value costs what it belongs to', () => {
+describe('readProxyConfig', () => {
   const CACHE = { destination_name: 'cache', local_bind_port: 6379 }
   const whole = { ...LISTENING, upstreams: [DB, CACHE] }
   const good = parseProxyConfig(whole)
-  const [db, cache] = good.upstreams
-  const notServed = 'this upstream is not served'
+  const [, cache] = good.upstreams
+  const NOT_SERVED = 'this upstream is not served'
+  const NO_LISTENER = 'there is no public listener'
+  const DEFAULT = 'the default applies: 10000'
 
-  const costs: [config: object, place: string, effect: string, expected: Partial<ProxyConfig>][] = [
+  const problems: [config: object, place: string, effect: string, expected: Partial<ProxyConfig>][] = [
     [
       { ...whole, upstreams: [{ ...DB, local_bind_port: 'x' }, CACHE] },
       'upstreams[0].local_bind_port',
-      notServed,
+      NOT_SERVED,
       { upstreams: [cache!] },
     ],
-    [{ ...whole, upstreams: ['db', CACHE] }, 'upstreams[0]', notServed, { upstreams: [cache!] }],
+    [{ ...whole, upstreams: ['db', CACHE] }, 'upstreams[0]', NOT_SERVED, { upstreams: [cache!] }],
     [
       { ...whole, upstreams: [DB, CACHE, { ...DB, destination_name: 'other' }] },
       'upstreams[2].local_bind_port',
-      notServed,
+      NOT_SERVED,
       {},
     ],
     [
       { ...whole, upstreams: [DB, CACHE, { ...DB, DestinationName: 'other' }] },
       'upstreams[2].DestinationName',
-      notServed,
+      NOT_SERVED,
       {},
     ],
     [
       { ...whole, upstreams: [DB, CACHE, { ...DB, destination_peer: 'b' }] },
       'upstreams[2].destination_peer',
-      notServed,
+      NOT_SERVED,
       {},
     ],
     [
       { ...whole, upstreams: [{ ...DB, tag: ['a'] }, CACHE] },
       'upstreams[0].tag',
-      notServed,
+      NOT_SERVED,
       { upstreams: [cache!] },
     ],
     [
       { ...whole, upstreams: [{ ...DB, config: { connect_timeout_ms: 'soon' } }, CACHE] },
       'upstreams[0].config.connect_timeout_ms',
-      'the default applies: 10000',
+      DEFAULT,
       {},
     ],
-    [{ ...whole, handshake_timeout_ms: 'soon' }, 'handshake_timeout_ms', 'the default applies: 10000', {}],
+    [{ ...whole, handshake_timeout_ms: 'soon' }, 'handshake_timeout_ms', DEFAULT, {}],
     [{ ...whole, max_inbound_connections: -1 }, 'max_inbound_connections', 'the default applies: none', {}],
-    [{ ...whole, drain_timeout_ms: true }, 'drain_timeout_ms', 'the default applies: 10000', {}],
-    [
-      { ...whole, bind_address: 'a b' },
-      'bind_address',
-      'there is no public listener',
-      { listener: undefined },
-    ],
-    [{ ...whole, bind_port: 99_999 }, 'bind_port', 'there is no public listener', { listener: undefined }],
-    [
-      { ...whole, local_service_port: undefined },
-      'local_service_port',
-      'there is no public listener',
-      { listener: undefined },
-    ],
+    [{ ...whole, drain_timeout_ms: true }, 'drain_timeout_ms', DEFAULT, {}],
+    [{ ...whole, bind_address: 'a b' }, 'bind_address', NO_LISTENER, { listener: undefined }],
+    [{ ...whole, bind_port: 99_999 }, 'bind_port', NO_LISTENER, { listener: undefined }],
+    [{ ...whole, local_service_port: undefined }, 'local_service_port', NO_LISTENER, { listener: undefined }],
   ]
-  for (const [config, place, effect, expected] of costs) {
-    it(`${place}: ${effect}`, () => {
-      const { problems, warnings: _warnings, ...read } = readProxyConfig(config, undefined)
-      const { problems: _none, warnings: _noWarnings, ...rest } = good
-      assert.deepEqual(read, { ...rest, ...expected })
+  for (const [config, place, effect, expected] of problems) {
+    it(`reports an invalid ${place}, and ${effect}`, () => {
+      const parsed = readProxyConfig(config, undefined)
+      const { warnings } = parsed
+      assert.deepEqual({ ...parsed, problems: [] }, { ...good, warnings, ...expected })
       assert.deepEqual(
-        problems.map((problem) => [problem.place, problem.effect]),
+        parsed.problems.map((problem) => [problem.place, problem.effect]),
         [[place, effect]],
       )
-      assert.match(problems[0]?.message ?? '', /^expected .*, got /)
+      assert.match(parsed.problems[0]?.message ?? '', /^expected .*, got /)
     })
   }
 
-  it('keeps the last good public listener of the same service', () => {
-    const wrong = { ...whole, bind_address: 'a b' }
-    assert.deepEqual(readProxyConfig(wrong, good).listener, good.listener)
-    assert.equal(readProxyConfig({ ...wrong, service: 'shop' }, good).listener, undefined)
-    // A listener that is taken away is no mistake.
+  it('keeps the last valid public listener of the same service', () => {
+    const invalid = { ...whole, bind_address: 'a b' }
+    assert.deepEqual(readProxyConfig(invalid, good).listener, good.listener)
+    assert.equal(readProxyConfig({ ...invalid, service: 'shop' }, good).listener, undefined)
+    // Port 0 removes the listener, and is valid.
     assert.equal(readProxyConfig({ ...whole, bind_port: 0 }, good).listener, undefined)
-    assert.deepEqual(db?.bind, { host: '127.0.0.1', port: 5432 })
   })
 
   const unusable: [config: unknown, option: string][] = [
@@ -532,7 +452,7 @@ describe('readProxyConfig: a wrong value costs what it belongs to', () => {
     [{ ...whole, BindPort: 1 }, 'BindPort'],
   ]
   for (const [config, option] of unusable) {
-    it(`throws where no proxy can be run: ${option}`, () => {
+    it(`throws for an invalid ${option}, without which no proxy can run`, () => {
       assert.throws(
         () => readProxyConfig(config, good),
         (error) => error instanceof OptionError && error.option === option,

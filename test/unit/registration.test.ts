@@ -18,10 +18,10 @@ const CATALOG = '/v1/health/service/web'
 const UNKNOWN_CHECK = agentError('ERR_CONNECT_AGENT_FAILED', 500)
 const NOT_FOUND = agentError('ERR_CONNECT_AGENT_NOT_FOUND', 404)
 
-/** An agent without a network. It answers each request at once: by what the test says of its path, or else well. */
+/** An agent client without a network. It answers each request at once, from `answers` or with a default. */
 class ScriptedAgent extends AgentClient {
   readonly requests: OwnRequest[] = []
-  /** By the end of the path: the answers to the next requests, the last of which stays. */
+  /** The answers by the end of the path. The last answer of a list is repeated. */
   readonly answers = new Map<string, unknown[]>()
 
   constructor() {
@@ -31,13 +31,13 @@ class ScriptedAgent extends AgentClient {
   override request<T>(request: OwnRequest, parse: (body: unknown) => T): Promise<AgentResponse<T>> {
     this.requests.push(request)
     const path = shortPath(request.path)
-    const left = this.answers.get(path) ?? [DEFAULT_ANSWERS[path]]
-    const answer = left.length > 1 ? left.shift() : left[0]
+    const answers = this.answers.get(path) ?? [DEFAULT_ANSWERS[path]]
+    const answer = answers.length > 1 ? answers.shift() : answers[0]
     if (answer instanceof Error) return Promise.reject(answer)
     return Promise.resolve(answer).then((body) => ({ value: parse(body), index: undefined, hash: undefined }))
   }
 
-  /** The paths that were requested since the last time. */
+  /** Returns the paths requested since the last call. */
   paths(): string[] {
     return this.requests.splice(0).map(({ path }) => shortPath(path))
   }
@@ -70,7 +70,7 @@ function open(options: Partial<RegisterOptions> = {}) {
   return { agent, clock, warnings, registration, closed: () => closed, signal: new AbortController().signal }
 }
 
-/** A registration that has been made. */
+/** Opens a registration and waits for its start. */
 async function started(options: Partial<RegisterOptions> = {}) {
   const opened = open(options)
   await opened.registration.start(opened.signal)
@@ -79,7 +79,7 @@ async function started(options: Partial<RegisterOptions> = {}) {
 }
 
 describe('Registration: start', () => {
-  it('registers, replaces the checks of an earlier one, and waits for the catalog', async () => {
+  it('registers, replaces the checks of an earlier registration, and waits for the catalog', async () => {
     const { agent, clock, registration, signal } = open()
     agent.answers.set(CATALOG, [[], [], [{}]])
     let isDone = false
@@ -105,14 +105,14 @@ describe('Registration: start', () => {
     await done
   })
 
-  it('does not wait for a catalog that it may not read', async () => {
+  it('does not wait for the catalog without permission to read it', async () => {
     const { agent, registration, signal } = open()
     agent.answers.set(CATALOG, [agentError('ERR_CONNECT_AGENT_FORBIDDEN', 403)])
     await registration.start(signal)
     assert.deepEqual(agent.paths(), [REGISTER, CATALOG])
   })
 
-  it('tries again while the agent gives no answer', async () => {
+  it('retries while the agent does not answer', async () => {
     const { agent, clock, registration, signal } = open()
     agent.answers.set(REGISTER, [AWAY, agentError('ERR_CONNECT_AGENT_TOKEN_UNKNOWN', 403), undefined])
     const done = registration.start(signal)
@@ -124,7 +124,7 @@ describe('Registration: start', () => {
     assert.deepEqual(agent.paths(), [REGISTER, REGISTER, REGISTER, CATALOG])
   })
 
-  it('leaves an agent alone that refuses', async () => {
+  it('does not retry after a refusal of the agent', async () => {
     const { agent, registration, signal, closed, clock } = open()
     agent.answers.set(REGISTER, [agentError('ERR_CONNECT_AGENT_FORBIDDEN', 403)])
     await assert.rejects(registration.start(signal), { code: 'ERR_CONNECT_AGENT_FORBIDDEN' })
@@ -133,7 +133,7 @@ describe('Registration: start', () => {
     assert.equal(clock.pending, 0)
   })
 
-  it('takes a registration back that an aborted start may have left behind', async () => {
+  it('deregisters after an aborted start, which may have registered the service', async () => {
     const { agent, clock, registration, closed } = open()
     const controller = new AbortController()
     agent.answers.set(REGISTER, [AWAY, new Error('aborted')])
@@ -145,24 +145,14 @@ describe('Registration: start', () => {
     assert.equal(closed(), 1)
   })
 
-  it('gives a proxy the tags, metadata, and weights of its service, where it has none of its own', async () => {
+  it('copies tags, metadata, and weights of the service to its proxy, unless the proxy has its own', async () => {
     const destination = { Tags: ['v2'], Meta: { version: '2' }, Weights: { Passing: 5, Warning: 2 } }
+    const owner = { 'connect-owner': OWNER }
     for (const [own, expected] of [
-      [
-        {},
-        {
-          Tags: ['v2'],
-          Meta: { version: '2', 'connect-owner': OWNER },
-          Weights: { Passing: 5, Warning: 2 },
-        },
-      ],
+      [{}, { ...destination, Meta: { version: '2', ...owner } }],
       [
         { tags: ['own'], meta: { a: 'b' }, weights: { passing: 1, warning: 1 } },
-        {
-          Tags: ['own'],
-          Meta: { a: 'b', 'connect-owner': OWNER },
-          Weights: { Passing: 1, Warning: 1 },
-        },
+        { Tags: ['own'], Meta: { a: 'b', ...owner }, Weights: { Passing: 1, Warning: 1 } },
       ],
     ] as const) {
       const { agent, registration, signal } = open({ kind: 'proxy', destinationId: 'web-7', ...own })
@@ -192,23 +182,21 @@ describe('Registration: heartbeat', () => {
     await registration.setStatus('warning', { note: 'slow' })
     await clock.advance(5000)
     const warn = PASS.replace('pass', 'warn')
+    const request = [warn, { note: 'slow' }]
     assert.deepEqual(
       agent.requests.map(({ path, query }) => [shortPath(path), query]),
-      [
-        [warn, { note: 'slow' }],
-        [warn, { note: 'slow' }],
-      ],
+      [request, request],
     )
   })
 
-  it('looks whether the agent still has it, when the agent runs the check', async () => {
+  it('checks for the registration when the agent runs the check', async () => {
     const { agent, clock } = await started({ check: { tcp: 'a:1', intervalMs: 500 } })
     await clock.advance(500)
     assert.deepEqual(agent.paths(), [FIND])
     assert.deepEqual(clock.delays, [500])
   })
 
-  it('registers again when the agent has lost it, without a warning, with its status and maintenance', async () => {
+  it('registers again with status and maintenance when the agent lost the service, without a warning', async () => {
     const { agent, clock, registration, warnings } = await started()
     await registration.setStatus('critical')
     await registration.enterMaintenance({ reason: 'upgrade' })
@@ -221,17 +209,15 @@ describe('Registration: heartbeat', () => {
     assert.deepEqual(clock.delays, [5000])
   })
 
-  it('warns at each beat while the agent is away', async () => {
+  it('warns at each heartbeat while the agent is unreachable', async () => {
     const { agent, clock, warnings } = await started()
     agent.answers.set(PASS, [AWAY]).set(FIND, [AWAY])
     await clock.advance(5000)
     await clock.advance(5000)
+    const warning = ['ERR_CONNECT_REGISTER', AWAY]
     assert.deepEqual(
       warnings.map(({ code, cause }) => [code, cause]),
-      [
-        ['ERR_CONNECT_REGISTER', AWAY],
-        ['ERR_CONNECT_REGISTER', AWAY],
-      ],
+      [warning, warning],
     )
     agent.answers.clear()
     await clock.advance(5000)
@@ -239,7 +225,7 @@ describe('Registration: heartbeat', () => {
   })
 
   for (const check of [{ ttlMs: 15_000 }, { tcp: 'a:1', intervalMs: 5_000 }] as const) {
-    it(`warns and stops when another process has registered the id (${Object.keys(check)[0] ?? ''})`, async () => {
+    it(`warns and stops when another process has registered the ID (check ${Object.keys(check)[0] ?? ''})`, async () => {
       const { agent, clock, registration, warnings, closed } = await started({ check })
       agent.answers.set(PASS, [UNKNOWN_CHECK]).set(FIND, [{ Meta: { 'connect-owner': 'other' } }])
       await clock.advance(5000)
@@ -271,14 +257,14 @@ describe('Registration: close', () => {
     assert.match(warnings[0]?.message ?? '', /^web-1 could not be deregistered: another process/)
   })
 
-  it('is done when the agent has no such service', async () => {
+  it('succeeds without a warning when the agent does not have the service', async () => {
     const { agent, registration, warnings } = await started()
     agent.answers.set(FIND, [NOT_FOUND])
     await registration.close()
     assert.deepEqual(warnings, [])
   })
 
-  it('tries three times, with pauses between, and then warns and gives up', async () => {
+  it('tries three times with pauses, and then warns', async () => {
     const { agent, registration, warnings, clock } = await started()
     agent.answers.set(DEREGISTER, [AWAY])
     const closing = registration.close()
@@ -297,7 +283,7 @@ describe('Registration: close', () => {
 })
 
 describe('Registration: abandon', () => {
-  it('ends the heartbeats, and leaves the registration to its check', async () => {
+  it('ends the heartbeats, and does not deregister', async () => {
     const { agent, registration, clock, closed } = await started()
     registration.abandon()
     await registration.close()
@@ -309,13 +295,13 @@ describe('Registration: abandon', () => {
 })
 
 describe('Registration: setStatus and maintenance', () => {
-  it('rejects a status of a check that the agent runs, and an unknown status', async () => {
+  it('rejects a status for a check that the agent runs, and an unknown status', async () => {
     const { registration } = await started({ check: { tcp: 'a:1' } })
     await assert.rejects(registration.setStatus('warning'), { code: 'ERR_CONNECT_OPTION' })
     await assert.rejects(registration.setStatus('toString' as 'passing'), { code: 'ERR_CONNECT_OPTION' })
   })
 
-  it('enters and leaves a maintenance', async () => {
+  it('enters and leaves maintenance mode', async () => {
     const { agent, registration } = await started()
     await registration.enterMaintenance({ reason: 'upgrade' })
     await registration.leaveMaintenance()

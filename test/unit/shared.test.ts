@@ -8,8 +8,8 @@ import { type Time, systemTime } from '../../src/base/clock.js'
 import { type SharedLease, acquireShared } from '../../src/service/shared.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 
-// Nobody listens here: what is shared can be told without an agent.
-const address = `unix://${join(tmpdir(), 'consul-connect-nobody.sock')}`
+// These tests need no agent: the socket does not exist.
+const address = `unix://${join(tmpdir(), 'consul-connect-missing.sock')}`
 
 function acquire(t: TestContext, options: AgentOptions = {}, time: Time = systemTime): SharedLease {
   const lease = acquireShared(agentSettings({ env: {}, address, ...options }), time)
@@ -17,7 +17,7 @@ function acquire(t: TestContext, options: AgentOptions = {}, time: Time = system
   return lease
 }
 
-/** Whether the mesh is closed, which takes its listeners away. */
+/** Whether the lease is closed, which removes the listeners that `listen` added. */
 function isClosed(lease: SharedLease): boolean {
   return lease.roots.listenerCount('failed') === 0
 }
@@ -26,8 +26,8 @@ function listen(lease: SharedLease): void {
   lease.roots.on('failed', () => undefined)
 }
 
-describe('acquireMesh', () => {
-  it('equal settings share one client, one watch of the roots, and the routes', (t) => {
+describe('acquireShared', () => {
+  it('shares the client, the roots, and the routes among equal settings', (t) => {
     const [first, second] = [acquire(t), acquire(t)]
     assert.equal(first.agent, second.agent)
     assert.equal(first.roots, second.roots)
@@ -35,7 +35,7 @@ describe('acquireMesh', () => {
     assert.equal(first.routes.lease('web').balancer, second.routes.lease('web').balancer)
   })
 
-  it('other settings share nothing', (t) => {
+  it('shares nothing between different settings', (t) => {
     const first = acquire(t)
     for (const options of [{ token: 't' }, { namespace: 'n' }, { timeoutMs: 5 }, { dnsAddress: 'a:53' }]) {
       const second = acquire(t, options)
@@ -45,7 +45,7 @@ describe('acquireMesh', () => {
     }
   })
 
-  it('the last user who gives it back closes it, and the next one gets a new one', async (t) => {
+  it('closes everything with the last release, and then starts again', async (t) => {
     const [first, second] = [acquire(t), acquire(t)]
     listen(first)
     await first.release()
@@ -63,7 +63,7 @@ describe('acquireMesh', () => {
     assert.notEqual(acquire(t).roots, third.roots)
   })
 
-  it('who gives it back twice has given back one share', async (t) => {
+  it('counts a second release of the same lease once', async (t) => {
     const [first, second] = [acquire(t), acquire(t)]
     listen(first)
     await Promise.all([first.release(), first.release()])
@@ -73,7 +73,7 @@ describe('acquireMesh', () => {
     assert.ok(isClosed(second))
   })
 
-  it('a share of a closed mesh does not close the new one', async (t) => {
+  it('does not close later leases by another release of an old one', async (t) => {
     const first = acquire(t)
     await first.release()
     const second = acquire(t)
@@ -83,7 +83,7 @@ describe('acquireMesh', () => {
     assert.equal(acquire(t).roots, second.roots)
   })
 
-  it('under a clock of its own a service shares nothing, and closes its own', async (t) => {
+  it('shares nothing under an injected clock', async (t) => {
     const time = { clock: new FakeClock(), random: () => 0 }
     const [first, second, shared] = [acquire(t, {}, time), acquire(t, {}, time), acquire(t)]
     assert.equal(new Set([first.roots, second.roots, shared.roots]).size, 3)
@@ -93,7 +93,7 @@ describe('acquireMesh', () => {
     assert.ok(isClosed(first) && !isClosed(second))
   })
 
-  it('what is closed with it leaves no route behind', async (t) => {
+  it('closes the routes with the last release', async (t) => {
     const clock = new FakeClock()
     const lease = acquire(t, {}, { clock, random: () => 0 })
     lease.routes.lease('web')

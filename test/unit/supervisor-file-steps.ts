@@ -3,10 +3,10 @@ import { type FileSteps, STEPS } from '../../examples/supervisor/src/state/store
 export type Step = keyof FileSteps
 export const STEP_NAMES: readonly Step[] = ['open', 'write', 'sync', 'rename', 'syncFolder']
 
-type Act<Result> = () => Promise<Result>
+type Run<Result> = () => Promise<Result>
 
-/** Does each step through `around`, which is told its name, and may do something else. */
-export function wrap(around: <Result>(step: Step, act: Act<Result>) => Promise<Result>): FileSteps {
+/** Passes each step with its name to `around`, which may run it, fail, or do something else. */
+export function wrap(around: <Result>(step: Step, run: Run<Result>) => Promise<Result>): FileSteps {
   return {
     open: (path) => around('open', () => STEPS.open(path)),
     write: (file, text) => around('write', () => STEPS.write(file, text)),

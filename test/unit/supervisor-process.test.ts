@@ -61,7 +61,7 @@ function newFolder(): string {
 }
 
 describe('supervisor: restarts', () => {
-  it('come three times at once, then later and later, and every minute at last', () => {
+  it('happen three times at once, and then with pauses that double up to a minute', () => {
     const restarts = new RestartBackoff()
     const waits = Array.from({ length: 12 }, () => {
       const { waitMs } = restarts
@@ -72,7 +72,7 @@ describe('supervisor: restarts', () => {
     assert.deepEqual(waits, [0, 0, 0, 2, 4, 8, 16, 32, 60, 60, 60, 60])
   })
 
-  it('never wait longer than a minute, however often it has failed', () => {
+  it('wait a minute after 2,000 failures', () => {
     const restarts = new RestartBackoff()
     for (let i = 0; i < 2_000; i++) restarts.started()
     assert.equal(restarts.waitMs, 60_000)
@@ -85,7 +85,7 @@ describe('supervisor: restarts', () => {
     [86_400_000, 0],
   ]
   for (const [aliveMs, waitS] of lives) {
-    it(`wait ${waitS} s after one that lived for ${aliveMs} ms`, () => {
+    it(`wait ${waitS} s after a process that lived ${aliveMs} ms`, () => {
       const restarts = new RestartBackoff()
       for (let i = 0; i < 4; i++) restarts.started()
       restarts.ended(aliveMs)
@@ -93,7 +93,7 @@ describe('supervisor: restarts', () => {
     })
   }
 
-  it('begin anew after one that was healthy, with three at once', () => {
+  it('start again with three at once after a healthy process', () => {
     const restarts = new RestartBackoff()
     for (let i = 0; i < 7; i++) restarts.started()
     restarts.ended(10_000)
@@ -106,20 +106,16 @@ describe('supervisor: restarts', () => {
     assert.deepEqual(waits, [0, 0, 0, 2_000])
   })
 
-  it('begin anew when somebody asked for it', () => {
+  it('start again after a reset', () => {
     const restarts = new RestartBackoff()
     for (let i = 0; i < 7; i++) restarts.started()
     restarts.reset()
     assert.equal(restarts.waitMs, 0)
   })
-
-  it('do not wait for the first', () => {
-    assert.equal(new RestartBackoff().waitMs, 0)
-  })
 })
 
 describe('supervisor: the environment of a proxy', () => {
-  it('is the supervisor’s, and who the proxy is', () => {
+  it('is that of the supervisor, with the ID and the token of the proxy', () => {
     const base = {
       PATH: '/bin',
       HOME: '/root',
@@ -136,7 +132,7 @@ describe('supervisor: the environment of a proxy', () => {
     })
   })
 
-  it('has no token where there is none', () => {
+  it('has no token variable without a token', () => {
     assert.deepEqual(proxyEnvironment({}, 'web-proxy', undefined), {
       CONNECT_PROXY_ID: 'web-proxy',
       CONSUL_PROXY_ID: 'web-proxy',
@@ -151,7 +147,7 @@ describe('supervisor: the environment of a proxy', () => {
     'CONSUL_PROXY_TOKEN',
     'CREDENTIALS_DIRECTORY',
   ]) {
-    it(`never has the supervisor’s ${name}`, () => {
+    it(`does not contain ${name} of the supervisor`, () => {
       const base = { [name]: 'of-the-supervisor', PATH: '/bin' }
       for (const token of ['own', undefined]) {
         const environment = proxyEnvironment(base, 'web-proxy', token)
@@ -161,36 +157,18 @@ describe('supervisor: the environment of a proxy', () => {
     })
   }
 
-  it('has nothing that is of this start of the supervisor alone', () => {
-    const volatile = [
-      'CONNECT_PROXY_ID',
-      'CONNECT_SIDECAR_FOR',
-      LAUNCH_VARIABLE,
-      STANDBY_VARIABLE,
-      'INVOCATION_ID',
-      'JOURNAL_STREAM',
-      'LISTEN_FDS',
-      'LISTEN_PID',
-      'LISTEN_FDNAMES',
-      'MAINPID',
-      'NOTIFY_SOCKET',
-      'OLDPWD',
-      'PWD',
-      'SHLVL',
-      'SSH_CLIENT',
-      'SSH_CONNECTION',
-      'SSH_TTY',
-      'SYSTEMD_EXEC_PID',
-      'WATCHDOG_PID',
-      'WATCHDOG_USEC',
-      'XDG_SESSION_ID',
-      '_',
-    ]
-    const base = Object.fromEntries(volatile.map((name) => [name, 'x']))
+  it('has no variables that change with each start of the supervisor', () => {
+    const volatile =
+      'CONNECT_PROXY_ID CONNECT_SIDECAR_FOR INVOCATION_ID JOURNAL_STREAM LISTEN_FDS LISTEN_PID ' +
+      'LISTEN_FDNAMES MAINPID NOTIFY_SOCKET OLDPWD PWD SHLVL SSH_CLIENT SSH_CONNECTION SSH_TTY ' +
+      'SYSTEMD_EXEC_PID WATCHDOG_PID WATCHDOG_USEC XDG_SESSION_ID _'
+    const base = Object.fromEntries(
+      [...volatile.split(' '), LAUNCH_VARIABLE, STANDBY_VARIABLE].map((name) => [name, 'x']),
+    )
     assert.deepEqual(proxyEnvironment(base, 'web-proxy', 't'), proxyEnvironment({}, 'web-proxy', 't'))
   })
 
-  it('leaves out what is not set', () => {
+  it('omits undefined variables', () => {
     assert.deepEqual(Object.keys(proxyEnvironment({ A: undefined, B: '' }, 'x', undefined)).sort(), [
       'B',
       'CONNECT_PROXY_ID',
@@ -198,7 +176,7 @@ describe('supervisor: the environment of a proxy', () => {
     ])
   })
 
-  it('is not that of the supervisor itself', () => {
+  it('is a copy', () => {
     const base = { A: '1' }
     assert.notEqual(proxyEnvironment(base, 'x', undefined), base)
     assert.deepEqual(base, { A: '1' })
@@ -215,33 +193,30 @@ describe('supervisor: the fingerprint of a launch', () => {
     env: { A: '1', B: '2' },
     canStandBy: true,
   }
-  const changes: [what: string, change: Partial<Launch>][] = [
-    ['another id', { proxyId: 'web2-proxy' }],
-    ['another program', { path: '/usr/bin/proxy2' }],
-    ['another argument', { args: ['-x', 'z'] }],
-    ['one argument more', { args: ['-x', 'y', ''] }],
-    ['one argument less', { args: ['-x'] }],
-    ['arguments in another order', { args: ['y', '-x'] }],
-    ['arguments put together', { args: ['-x y'] }],
-    ['another directory', { directory: '/' }],
-    ['another value of a variable', { env: { A: '1', B: '3' } }],
-    ['another variable', { env: { A: '1', C: '2' } }],
-    ['one variable more', { env: { A: '1', B: '2', C: '' } }],
-    ['one variable less', { env: { A: '1' } }],
-    ['a value that looks like another variable', { env: { A: '1","B","2' } }],
-  ]
-  for (const [what, change] of changes) {
-    it(`is another for ${what}`, () => {
-      assert.notEqual(fingerprint({ ...LAUNCH, ...change }), fingerprint(LAUNCH))
-    })
-  }
-
-  it('is another for each of the changes', () => {
-    const prints = changes.map(([, change]) => fingerprint({ ...LAUNCH, ...change }))
-    assert.equal(new Set(prints).size, changes.length)
+  it('differs for each change of the launch', () => {
+    const changes: Partial<Launch>[] = [
+      {},
+      { proxyId: 'web2-proxy' },
+      { path: '/usr/bin/proxy2' },
+      { args: ['-x', 'z'] },
+      { args: ['-x', 'y', ''] },
+      { args: ['-x'] },
+      { args: ['y', '-x'] },
+      { args: ['-x y'] },
+      { directory: '/' },
+      { env: { A: '1', B: '3' } },
+      { env: { A: '1', C: '2' } },
+      { env: { A: '1', B: '2', C: '' } },
+      { env: { A: '1' } },
+      // The value imitates a second variable.
+      { env: { A: '1","B","2' } },
+      ...['a', 'b', undefined].map((token) => ({ env: proxyEnvironment({ A: '1' }, 'web-proxy', token) })),
+    ]
+    const fingerprints = changes.map((change) => fingerprint({ ...LAUNCH, ...change }))
+    assert.equal(new Set(fingerprints).size, changes.length)
   })
 
-  it('is the same for the same', () => {
+  it('is equal for equal launches', () => {
     assert.equal(fingerprint(structuredClone(LAUNCH)), fingerprint(LAUNCH))
     const { canStandBy, env, directory, logArgs, args, path, proxyId } = LAUNCH
     assert.equal(
@@ -250,33 +225,27 @@ describe('supervisor: the fingerprint of a launch', () => {
     )
   })
 
-  it('does not depend on how much is logged: that is no reason to end connections', () => {
+  it('does not depend on the log level, whose change must not end connections', () => {
     assert.equal(fingerprint({ ...LAUNCH, logArgs: ['-log-level', 'debug'] }), fingerprint(LAUNCH))
   })
 
-  it('is another for another token', () => {
-    const of = (token: string | undefined): string =>
-      fingerprint({ ...LAUNCH, env: proxyEnvironment({ A: '1' }, 'web-proxy', token) })
-    assert.equal(new Set([of('a'), of('b'), of(undefined)]).size, 3)
-  })
-
-  it('tells nothing of what is in it', () => {
+  it('does not reveal the launch', () => {
     const print = fingerprint({ ...LAUNCH, env: { CONNECT_PROXY_TOKEN: 'secret' } })
     assert.match(print, /^[\w-]{43}$/)
     assert.doesNotMatch(print, /secret/)
   })
 
-  it('does not depend on the order of the supervisor’s environment', () => {
+  it('does not depend on the order of the environment', () => {
     const names = fc.uniqueArray(fc.stringMatching(/^[A-Za-z0-9_]{1,4}$/), { maxLength: 8 })
     fc.assert(
       fc.property(names, fc.integer(), (variables, seed) => {
         const random = seeded(seed)
         const shuffled = [...variables].sort(() => random() - 0.5)
-        const [one, other] = [variables, shuffled].map((order) => {
+        const [ordered, reordered] = [variables, shuffled].map((order) => {
           const base = Object.fromEntries(order.map((name) => [name, `value of ${name}`]))
           return fingerprint({ ...LAUNCH, env: proxyEnvironment(base, 'x', 't') })
         })
-        assert.equal(one, other)
+        assert.equal(ordered, reordered)
       }),
     )
   })
@@ -301,76 +270,60 @@ describe('supervisor: a program', () => {
   symlinkSync(join(folder, 'nothing'), join(folder, 'dangling'))
   const PATH = [join(folder, 'nothing'), bin, '', '.', 'relative', other].join(':')
 
-  const found: [
-    what: string,
+  type Case = [
+    rule: string,
     program: string,
     folder: string | undefined,
     path: string | undefined,
-    expected: string,
-  ][] = [
-    ['an absolute path', join(folder, 'proxy'), undefined, undefined, join(folder, 'proxy')],
-    ['an absolute path, whatever the folder', join(folder, 'proxy'), other, bin, join(folder, 'proxy')],
-    ['a link to one', join(folder, 'link'), undefined, undefined, join(folder, 'link')],
-    ['a relative path, in the folder of the file', './proxy', folder, bin, join(folder, 'proxy')],
-    ['one further inside', 'sub/proxy', folder, bin, join(folder, 'sub', 'proxy')],
-    ['one beside it', '../other/proxy', bin, undefined, join(other, 'proxy')],
-    ['a bare name, in the PATH', 'proxy', folder, PATH, join(bin, 'proxy')],
-    ['a bare name, without a folder', 'proxy', undefined, PATH, join(bin, 'proxy')],
-    ['the first in the PATH that can be executed', 'data', folder, PATH, join(other, 'data')],
+    result: string,
   ]
-  for (const [what, name, from, path, expected] of found) {
-    it(`is found by ${what}`, () => {
+  const proxy = join(folder, 'proxy')
+  const found: Case[] = [
+    ['an absolute path', proxy, undefined, undefined, proxy],
+    ['an absolute path beside a directory and a PATH', proxy, other, bin, proxy],
+    ['a link', join(folder, 'link'), undefined, undefined, join(folder, 'link')],
+    ['a path relative to the directory of the file', './proxy', folder, bin, proxy],
+    ['a path in a subdirectory', 'sub/proxy', folder, bin, join(folder, 'sub', 'proxy')],
+    ['a path in a sibling directory', '../other/proxy', bin, undefined, join(other, 'proxy')],
+    ['a bare name in the PATH', 'proxy', folder, PATH, join(bin, 'proxy')],
+    ['a bare name without a directory', 'proxy', undefined, PATH, join(bin, 'proxy')],
+    ['the first executable in the PATH', 'data', folder, PATH, join(other, 'data')],
+  ]
+  for (const [rule, name, from, path, expected] of found) {
+    it(`is found by ${rule}`, () => {
       assert.equal(findProgram(name, from, path), expected)
     })
   }
 
-  const missing: [
-    what: string,
-    program: string,
-    folder: string | undefined,
-    path: string | undefined,
-    message: string,
-  ][] = [
-    ['does not exist', join(folder, 'nothing'), folder, PATH, `${join(folder, 'nothing')} does not exist`],
-    ['leads nowhere', join(folder, 'dangling'), folder, PATH, `${join(folder, 'dangling')} does not exist`],
-    [
-      'is inside a file',
-      join(folder, 'proxy', 'x'),
-      folder,
-      PATH,
-      `${join(folder, 'proxy', 'x')} does not exist`,
-    ],
-    [
-      'is not executable',
-      join(folder, 'data'),
-      folder,
-      PATH,
-      `${join(folder, 'data')} is not executable by this user`,
-    ],
-    ['is a folder', join(folder, 'sub'), folder, PATH, `${join(folder, 'sub')} is not a file`],
+  const [nothing, dangling] = [join(folder, 'nothing'), join(folder, 'dangling')]
+  const notExecutable = 'is not executable by this user'
+  const rejected: Case[] = [
+    ['does not exist', nothing, folder, PATH, `${nothing} does not exist`],
+    ['is a dangling link', dangling, folder, PATH, `${dangling} does not exist`],
+    ['is below a file', join(proxy, 'x'), folder, PATH, `${join(proxy, 'x')} does not exist`],
+    ['is not executable', join(folder, 'data'), folder, PATH, `${join(folder, 'data')} ${notExecutable}`],
+    ['is a directory', join(folder, 'sub'), folder, PATH, `${join(folder, 'sub')} is not a file`],
     ['is a device', '/dev/null', folder, PATH, '/dev/null is not a file'],
-    ['is relative, and not there', './nothing', folder, PATH, `${join(folder, 'nothing')} does not exist`],
+    ['is a relative path that does not exist', './nothing', folder, PATH, `${nothing} does not exist`],
     [
-      'is relative, and in the PATH alone',
+      'is a relative path, executable only in the PATH',
       './data',
       bin,
       PATH,
-      `${join(bin, 'data')} is not executable by this user`,
+      `${join(bin, 'data')} ${notExecutable}`,
     ],
     ['is not in the PATH', 'nothing', folder, PATH, 'nothing is not in the PATH'],
-    ['is in the folder of the file alone', 'proxy', folder, '', 'proxy is not in the PATH'],
-    ['has no PATH', 'proxy', folder, undefined, 'proxy is not in the PATH'],
-    ['is a folder in the PATH', 'folder', folder, PATH, 'folder is not in the PATH'],
+    ['is only in the directory of the file', 'proxy', folder, '', 'proxy is not in the PATH'],
+    ['is a bare name without a PATH', 'proxy', folder, undefined, 'proxy is not in the PATH'],
+    ['is a directory in the PATH', 'folder', folder, PATH, 'folder is not in the PATH'],
   ]
-  for (const [what, name, from, path, message] of missing) {
-    it(`is refused by name when it ${what}`, () => {
-      assert.throws(() => findProgram(name, from, path), {
-        message: `command: ${message}`,
-      })
+  for (const [rule, name, from, path, message] of rejected) {
+    it(`is rejected by name when it ${rule}`, () => {
+      assert.throws(() => findProgram(name, from, path), { message: `command: ${message}` })
     })
   }
 
-  it('is never looked for where the supervisor happens to stand', () => {
+  it('is not searched in the working directory of the supervisor', () => {
     const path = relative(process.cwd(), bin)
     assert.ok(existsSync(join(path, 'proxy')))
     assert.throws(() => findProgram('proxy', undefined, path), /is not in the PATH$/)
@@ -380,7 +333,7 @@ describe('supervisor: a program', () => {
   })
 })
 
-/** A program of the system, which is ended with the test. */
+/** Starts a shell script that is killed at the end of the test. */
 async function start(
   t: TestContext,
   script: string,
@@ -406,18 +359,31 @@ interface Started {
   readonly pid: number
 }
 
-/** The first line that it writes, as a number. */
+/** Starts the leader of a session, whose script writes the process ID of a child. */
+async function startSession(
+  t: TestContext,
+  script: string,
+): Promise<{ leader: Started; id: ProcessId; inner: ProcessId }> {
+  const leader = await start(t, script, { detached: true })
+  const id = identify(leader.pid)
+  const inner = identify(await numberFrom(leader))
+  assert.ok(id && inner)
+  t.after(() => signalProcess(inner, 'SIGKILL'))
+  return { leader, id, inner }
+}
+
+/** Reads the first line that a process writes, as a number. */
 async function numberFrom({ child }: Started): Promise<number> {
   const [chunk] = (await once(child.stdout!, 'data')) as [Buffer]
   return Number(chunk.toString().trim())
 }
 
-async function until(what: string, condition: () => boolean): Promise<void> {
+async function until(description: string, condition: () => boolean): Promise<void> {
   for (let i = 0; i < 200; i++) {
     if (condition()) return
     await sleep(10)
   }
-  assert.fail(`it has not come to pass in 2 s: ${what}`)
+  assert.fail(`not reached within 2 s: ${description}`)
 }
 
 function stateOf(pid: number): string | undefined {
@@ -436,13 +402,13 @@ function numberIn(pid: number, field: number): number {
 const groupOf = (pid: number): number => numberIn(pid, 2)
 const sessionNumber = (pid: number): number => numberIn(pid, 3)
 
-/** One with this number, whatever it is: an id that has never been given out. */
-function unused(): number {
+/** Returns a process ID that the system cannot assign. */
+function unusedPid(): number {
   return Number(readFileSync('/proc/sys/kernel/pid_max', 'utf8')) + 1
 }
 
 describe('supervisor: the identity of a process', () => {
-  it('is found for this very process', () => {
+  it('is found for this process', () => {
     const id = identify(process.pid)
     assert.ok(id)
     assert.equal(id.pid, process.pid)
@@ -453,24 +419,24 @@ describe('supervisor: the identity of a process', () => {
     assert.deepEqual(identify(process.pid), id)
   })
 
-  const others: [what: string, change: Partial<ProcessId>][] = [
-    ['started at another moment', { startedAt: '1' }],
-    ['started at a moment that begins alike', { startedAt: `${identify(process.pid)?.startedAt ?? ''}0` }],
-    ['of another run of the machine', { bootId: '00000000-0000-0000-0000-000000000000' }],
-    ['with another number', { pid: 1 }],
-    ['with a number that nobody has', { pid: unused() }],
-    ['with no number', { pid: 0 }],
-    ['without a moment', { startedAt: '' }],
+  const changes: [rule: string, change: Partial<ProcessId>][] = [
+    ['another start time', { startedAt: '1' }],
+    ['a start time with the same prefix', { startedAt: `${identify(process.pid)?.startedAt ?? ''}0` }],
+    ['another boot ID', { bootId: '00000000-0000-0000-0000-000000000000' }],
+    ['another process ID', { pid: 1 }],
+    ['an unused process ID', { pid: unusedPid() }],
+    ['process ID 0', { pid: 0 }],
+    ['an empty start time', { startedAt: '' }],
   ]
-  for (const [what, change] of others) {
-    it(`is not that of one ${what}`, () => {
+  for (const [rule, change] of changes) {
+    it(`does not match ${rule}`, () => {
       const own = identify(process.pid)
       assert.ok(own)
       assert.equal(isRunning({ ...own, ...change }), false)
     })
   }
 
-  it('is read past whatever name a program has', async (t) => {
+  it('is read for a program with any name', async (t) => {
     const folder = newFolder()
     for (const name of [') Z 1 (', 'a b', 'x) (y']) {
       const path = join(folder, name)
@@ -479,13 +445,13 @@ describe('supervisor: the identity of a process', () => {
       t.after(() => child.kill('SIGKILL'))
       await once(child, 'spawn')
       const pid = child.pid!
-      await until('the program is there', () => readFileSync(`/proc/${pid}/comm`, 'utf8') === `${name}\n`)
+      await until('the program runs', () => readFileSync(`/proc/${pid}/comm`, 'utf8') === `${name}\n`)
       const stat = readFileSync(`/proc/${pid}/stat`, 'utf8').slice(`${pid} (${name}) `.length)
       assert.equal(identify(pid)?.startedAt, stat.split(' ')[19], name)
     }
   })
 
-  it('is gone with the process', async (t) => {
+  it('ends with the process', async (t) => {
     const { child, pid } = await start(t, 'exec sleep 30')
     const id = identify(pid)
     assert.ok(id && isRunning(id))
@@ -496,35 +462,36 @@ describe('supervisor: the identity of a process', () => {
     assert.equal(isRunning(id), false)
   })
 
-  it('is not had by one that has ended and was not reaped', async (t) => {
-    const zombie = await numberFrom(await start(t, 'sleep 0.1 & echo $!; exec sleep 30'))
-    const id = identify(zombie)
-    assert.ok(id && isRunning(id))
-    await until('it is a zombie', () => stateOf(zombie) === 'Z')
-    assert.equal(identify(zombie), undefined)
+  it('does not exist for a zombie', async (t) => {
+    // After the exec, the parent does not reap its child.
+    const { inner: id } = await startSession(t, 'sleep 30 & echo $!; exec sleep 30')
+    assert.ok(isRunning(id))
+    signalProcess(id, 'SIGKILL')
+    await until('the process is a zombie', () => stateOf(id.pid) === 'Z')
+    assert.equal(identify(id.pid), undefined)
     assert.equal(isRunning(id), false)
     assert.equal(signalProcess(id, 'SIGKILL'), false)
   })
 
-  it('is had by one that is stopped', async (t) => {
+  it('exists for a stopped process', async (t) => {
     const { child, pid } = await start(t, 'exec sleep 30')
     child.kill('SIGSTOP')
-    await until('it is stopped', () => stateOf(pid) === 'T')
+    await until('the process is stopped', () => stateOf(pid) === 'T')
     const id = identify(pid)
     assert.ok(id && isRunning(id))
   })
 
-  it('tells how old the process is', async (t) => {
+  it('has the age of the process', async (t) => {
     const { pid } = await start(t, 'exec sleep 30')
     const [young, own] = [identify(pid), identify(process.pid)]
     assert.ok(young && own)
     assert.ok(ageMs(young) < 2_000, String(ageMs(young)))
-    // Node.js counts from when it was up itself, and ticks are 10 ms long.
+    // process.uptime() starts later than the process, and a clock tick is 10 ms.
     const difference = ageMs(own) - process.uptime() * 1_000
     assert.ok(difference > -100 && difference < 5_000, String(difference))
   })
 
-  it('is needed to send a signal', async (t) => {
+  it('is required to send a signal', async (t) => {
     const { child, pid } = await start(t, 'exec sleep 30')
     const id = identify(pid)
     assert.ok(id)
@@ -539,35 +506,24 @@ describe('supervisor: the identity of a process', () => {
     assert.equal(signalProcess(id, 'SIGINT'), false)
   })
 
-  it('leads to all that it has started, when they are to be ended', async (t) => {
-    const leader = await start(t, 'sleep 30 & echo $!; wait', { detached: true })
-    const child = await numberFrom(leader)
-    const [id, inner] = [identify(leader.pid), identify(child)]
-    assert.ok(id && inner)
+  it('leads to all processes of its session', async (t) => {
+    const { leader, id, inner } = await startSession(t, 'sleep 30 & echo $!; wait')
     const ended = once(leader.child, 'exit')
     killSession(id)
     assert.deepEqual(await ended, [null, 'SIGKILL'])
-    await until('what it has started has ended', () => !isRunning(inner))
+    await until('the child has ended', () => !isRunning(inner))
   })
 
-  it('leads to what has a group of its own in the session as well', async (t) => {
-    const leader = await start(t, 'timeout 30 sleep 30 & echo $!; wait', { detached: true })
-    const id = identify(leader.pid)
-    const inner = identify(await numberFrom(leader))
-    assert.ok(id && inner)
-    t.after(() => signalProcess(inner, 'SIGTERM'))
-    // It makes its group by itself, a moment later.
-    await until('it has a group of its own', () => groupOf(inner.pid) === inner.pid)
+  it('leads to processes in another group of the session', async (t) => {
+    const { id, inner } = await startSession(t, 'timeout 30 sleep 30 & echo $!; wait')
+    // `timeout` creates its group after it was started.
+    await until('the child has its own group', () => groupOf(inner.pid) === inner.pid)
     killSession(id)
-    await until('what it has started has ended', () => !isRunning(inner))
+    await until('the child has ended', () => !isRunning(inner))
   })
 
-  it('leads to what it has left behind', async (t) => {
-    const leader = await start(t, 'sleep 30 & echo $!; exec sleep 30', { detached: true })
-    const id = identify(leader.pid)
-    const inner = identify(await numberFrom(leader))
-    assert.ok(id && inner)
-    t.after(() => signalProcess(inner, 'SIGKILL'))
+  it('leads to the session after its leader has ended', async (t) => {
+    const { leader, id, inner } = await startSession(t, 'sleep 30 & echo $!; exec sleep 30')
     assert.deepEqual(
       sessionOf(id)
         .map(({ pid }) => pid)
@@ -578,22 +534,18 @@ describe('supervisor: the identity of a process', () => {
     leader.child.kill('SIGKILL')
     await ended
     assert.deepEqual(sessionOf(id), [inner])
-    // One that came later has its number, and what is older is none of its.
+    // A later process with the same process ID did not start the older child.
     assert.deepEqual(sessionOf({ ...id, startedAt: String(Number(inner.startedAt) + 1) }), [])
     killSession({ ...id, bootId: 'another' })
     await sleep(50)
     assert.ok(isRunning(inner))
     killSession(id)
-    await until('what it has left behind has ended', () => !isRunning(inner))
+    await until('the child has ended', () => !isRunning(inner))
     assert.deepEqual(sessionOf(id), [])
   })
 
-  it('does not lead to the session of one that has its number now', async (t) => {
-    const leader = await start(t, 'sleep 30 & echo $!; exec sleep 30', { detached: true })
-    const id = identify(leader.pid)
-    const inner = identify(await numberFrom(leader))
-    assert.ok(id && inner)
-    t.after(() => signalProcess(inner, 'SIGKILL'))
+  it('does not lead to the session of a process with the same process ID', async (t) => {
+    const { id, inner } = await startSession(t, 'sleep 30 & echo $!; exec sleep 30')
     for (const startedAt of ['1', String(Number(id.startedAt) - 1), String(Number(id.startedAt) + 1)]) {
       assert.deepEqual(sessionOf({ ...id, startedAt }), [], startedAt)
       killSession({ ...id, startedAt })
@@ -602,22 +554,18 @@ describe('supervisor: the identity of a process', () => {
     assert.ok(isRunning(id) && isRunning(inner))
   })
 
-  it('does not lead to one that has a session of its own', async (t) => {
-    const leader = await start(t, 'setsid sleep 30 & echo $!; exec sleep 30', { detached: true })
-    const other = await numberFrom(leader)
-    await until('it has a session of its own', () => sessionNumber(other) === other)
-    const [id, own] = [identify(leader.pid), identify(other)]
-    assert.ok(id && own)
-    t.after(() => signalProcess(own, 'SIGKILL'))
+  it('does not lead to a process in another session', async (t) => {
+    const { id, inner } = await startSession(t, 'setsid sleep 30 & echo $!; exec sleep 30')
+    await until('the child has its own session', () => sessionNumber(inner.pid) === inner.pid)
     assert.deepEqual(sessionOf(id), [id])
   })
 
-  it('is found by the environment, for the leader of a session alone', async (t) => {
+  it('is found by the environment, for the leader of a session only', async (t) => {
     const launch = randomUUID()
     const env = { [LAUNCH_VARIABLE]: launch }
     assert.equal(findByEnvironment(LAUNCH_VARIABLE, launch), undefined)
     const follower = await start(t, 'exec sleep 30', { env })
-    await until('its environment is there', () =>
+    await until('the environment is set', () =>
       readFileSync(`/proc/${follower.pid}/environ`, 'utf8').includes(launch),
     )
     assert.equal(findByEnvironment(LAUNCH_VARIABLE, launch), undefined)
@@ -627,8 +575,8 @@ describe('supervisor: the identity of a process', () => {
       const inner = identify(child)
       if (inner !== undefined) signalProcess(inner, 'SIGKILL')
     })
-    // Between its fork and its exec it has none.
-    await until('its child has it as well', () =>
+    // The environment of the child is empty between fork and exec.
+    await until('the child has the environment', () =>
       readFileSync(`/proc/${child}/environ`, 'utf8').includes(launch),
     )
     assert.deepEqual(findByEnvironment(LAUNCH_VARIABLE, launch), identify(leader.pid))
@@ -645,108 +593,70 @@ async function listen(t: TestContext, port: number, host: string = '127.0.0.1'):
   return server
 }
 
-/** So many ports in a row that nobody has. */
+/** Finds consecutive free ports. */
 async function freeRange(count: number): Promise<{ min: number; max: number }> {
   for (let attempt = 0; attempt < 50; attempt++) {
     const ports = await freePorts(count)
     const min = Math.min(...ports)
     if (Math.max(...ports) - min === count - 1) return { min, max: min + count - 1 }
   }
-  assert.fail(`there are no ${count} free ports in a row`)
+  assert.fail(`found no ${count} consecutive free ports`)
 }
 
 const address = '127.0.0.1'
 const NONE: ReadonlySet<number> = new Set()
 
 describe('supervisor: a port', () => {
-  it('is any of the range, each as often as another', async () => {
-    const range = await freeRange(8)
-    const counts = new Map<number, number>()
-    for (let i = 0; i < 80; i++) {
-      const port = await findPort({ range, taken: NONE, address, random: scripted((i + 0.5) / 80) })
-      counts.set(port, (counts.get(port) ?? 0) + 1)
-    }
-    const expected = Array.from({ length: 8 }, (_, i) => [range.min + i, 10])
-    assert.deepEqual(
-      [...counts].sort(([a], [b]) => a - b),
-      expected,
-    )
-  })
-
-  it('is within the range at both ends of chance', async () => {
-    const range = await freeRange(4)
-    assert.equal(await findPort({ range, taken: NONE, address, random: scripted(0) }), range.min)
-    assert.equal(await findPort({ range, taken: NONE, address, random: scripted(1 - 2 ** -53) }), range.max)
-  })
-
-  it('is chosen by chance when nothing else is said', async () => {
+  it('is random by default', async () => {
     const range = await freeRange(8)
     const ports = new Set<number>()
     for (let i = 0; i < 60; i++) ports.add(await findPort({ range, taken: NONE, address }))
     assert.ok(ports.size > 3, String(ports.size))
   })
 
-  it('is none that somebody has or will have', async () => {
-    const range = await freeRange(4)
-    const { min } = range
-    const taken = new Set([min, min + 1, min + 3, 1])
-    for (const random of [0, 0.3, 0.6, 0.9]) {
-      assert.equal(await findPort({ range, taken, address, random: scripted(random) }), min + 2)
-    }
-  })
-
-  it('is none on which another program listens', async (t) => {
+  it('is not a port on which another program listens', async (t) => {
     const range = await freeRange(4)
     await listen(t, range.min + 1)
     await listen(t, range.min + 2, '0.0.0.0')
     for (const random of [0, 0.3, 0.6, 0.9]) {
-      const found = await findPort({ range, taken: NONE, address, random: scripted(random) })
-      assert.ok(found === range.min || found === range.max, String(found))
+      const port = await findPort({ range, taken: NONE, address, random: scripted(random) })
+      assert.ok(port === range.min || port === range.max, String(port))
     }
     const taken = new Set([range.max])
     assert.equal(await findPort({ range, taken, address, random: scripted(0.3) }), range.min)
   })
 
-  it('is each of those that are free with the same chance, whichever are taken', async () => {
+  it('is uniformly distributed over the ports that are not taken', async () => {
     const range = await freeRange(4)
-    const taken = new Set([range.min, range.min + 1])
-    const found: number[] = []
-    for (const random of [0, 0.49, 0.5, 0.99]) {
-      found.push(await findPort({ range, taken, address, random: scripted(random) }))
+    const { min, max } = range
+    const ports: number[] = []
+    for (const random of [0, 0.33, 0.34, 0.66, 0.67, 1 - 2 ** -53]) {
+      ports.push(await findPort({ range, taken: new Set([1, min + 1]), address, random: scripted(random) }))
     }
-    const [third, fourth] = [range.min + 2, range.max]
-    assert.deepEqual(found, [third, third, fourth, fourth])
+    assert.deepEqual(ports, [min, min, min + 2, min + 2, max, max])
   })
 
-  it('is free for the next one: nothing keeps it', async () => {
+  it('may be the only port of the range', async () => {
     const range = await freeRange(1)
     for (let i = 0; i < 3; i++) assert.equal(await findPort({ range, taken: NONE, address }), range.min)
   })
 
-  it('may be the only one', async (t) => {
-    const range = await freeRange(1)
-    assert.equal(await findPort({ range, taken: NONE, address }), range.min)
-    await listen(t, range.min)
-    await assert.rejects(findPort({ range, taken: NONE, address }), {
-      message: `no free port from ${range.min} to ${range.min} (other programs use 1 of them); enlarge the range (ports { proxy_min_port, proxy_max_port })`,
-    })
-  })
-
-  it('is missed with words about what to do', async (t) => {
+  it('has advice in the error when none is free', async (t) => {
     const range = await freeRange(3)
     const { min, max } = range
+    const advice = 'enlarge the range (ports { proxy_min_port, proxy_max_port })'
     const all = new Set([min, min + 1, max])
     await assert.rejects(findPort({ range, taken: all, address }), {
-      message: `no free port from ${min} to ${max}; enlarge the range (ports { proxy_min_port, proxy_max_port })`,
+      message: `no free port from ${min} to ${max}; ${advice}`,
     })
     await listen(t, min)
     await listen(t, max)
     await assert.rejects(findPort({ range, taken: new Set([min + 1]), address }), {
-      message: `no free port from ${min} to ${max} (other programs use 2 of them); enlarge the range (ports { proxy_min_port, proxy_max_port })`,
+      message: `no free port from ${min} to ${max} (other programs use 2 of them); ${advice}`,
     })
   })
 
-  it('cannot be at an address that is not of this machine', async () => {
+  it('is rejected at an address of another machine', async () => {
     const range = await freeRange(2)
     for (const elsewhere of ['192.0.2.1', '2001:db8::1']) {
       await assert.rejects(findPort({ range, taken: NONE, address: elsewhere }), (error: Error) => {
@@ -758,7 +668,7 @@ describe('supervisor: a port', () => {
     }
   })
 
-  it('is free or not', async (t) => {
+  it('is free when no program listens on it at that address', async (t) => {
     const port = await freePort()
     assert.equal(await isFree(port, address), true)
     const server = await listen(t, port)
@@ -770,10 +680,10 @@ describe('supervisor: a port', () => {
     assert.equal(await isFree(port, address), true)
   })
 
-  it('is free again at once after a connection', async (t) => {
+  it('is free at once after a connection in TIME_WAIT', async (t) => {
     const port = await freePort()
     const server = createServer((socket) => {
-      // Whoever closes first is the one whose end waits in the system.
+      // The server closes first, so its end of the connection is in TIME_WAIT.
       socket.end()
     }).listen(port, address)
     await once(server, 'listening')
@@ -796,7 +706,7 @@ describe('supervisor: the logs of a proxy', () => {
     }
   }
   const modeOf = (path: string): string => (statSync(path).mode & 0o777).toString(8)
-  /** Each file of a folder, and what is in it. */
+  /** Reads all files of a directory. */
   const contents = (folder: string): Record<string, string> =>
     Object.fromEntries(
       readdirSync(folder)
@@ -804,22 +714,27 @@ describe('supervisor: the logs of a proxy', () => {
         .map((name) => [name, readFileSync(join(folder, name), 'utf8')]),
     )
 
-  it('have their names from the proxy', () => {
+  it('are named after the proxy', () => {
     assert.deepEqual(
       STREAMS.map((stream) => logPath('/logs', 'web-proxy', stream)),
       ['/logs/web-proxy-stdout.log', '/logs/web-proxy-stderr.log'],
     )
   })
 
-  it('are for one user alone, whatever others may be given', (t) => {
+  it('have mode 600 with any umask, also after a rotation', (t) => {
     const folder = newFolder()
     const before = process.umask(0)
     t.after(() => process.umask(before))
-    write(folder, 'web', 'x')
-    for (const stream of STREAMS) assert.equal(modeOf(logPath(folder, 'web', stream)), '600')
+    write(folder, 'web', 'text')
+    for (const stream of STREAMS) {
+      const path = logPath(folder, 'web', stream)
+      assert.equal(modeOf(path), '600')
+      rotate(path, { maxBytes: 1, kept: 2 })
+      assert.deepEqual([modeOf(path), modeOf(`${path}.1`)], ['600', '600'])
+    }
   })
 
-  it('are two files, the output and the errors', () => {
+  it('are two files, for stdout and stderr', () => {
     const folder = newFolder()
     const [stdout, stderr] = openLogs(folder, 'web')
     writeSync(stdout, 'out')
@@ -828,7 +743,7 @@ describe('supervisor: the logs of a proxy', () => {
     assert.deepEqual(contents(folder), { 'web-stderr.log': 'err', 'web-stdout.log': 'out' })
   })
 
-  it('go on where they were', () => {
+  it('are appended to', () => {
     const folder = newFolder()
     write(folder, 'web', 'one\n')
     write(folder, 'web', 'two\n')
@@ -845,12 +760,12 @@ describe('supervisor: the logs of a proxy', () => {
       assert.throws(() => openLogs(folder, 'web'), { code: 'ELOOP' })
       assert.throws(() => rotate(logPath(folder, 'web', stream), { maxBytes: 1, kept: 1 }), { code: 'ELOOP' })
       assert.equal(readFileSync(victim, 'utf8'), 'precious')
-      // Nothing stays open.
+
       assert.equal(readdirSync('/proc/self/fd').length, before)
     }
   })
 
-  it('are not put aside through a link', () => {
+  it('are not rotated through a link', () => {
     const folder = newFolder()
     const path = join(folder, 'x.log')
     const victim = join(newFolder(), 'victim')
@@ -864,7 +779,7 @@ describe('supervisor: the logs of a proxy', () => {
     assert.deepEqual(readdirSync(folder).sort(), ['x.log', 'x.log.1', 'x.log.2'])
   })
 
-  it('are put aside whole when they are larger than the buffer of the copy', () => {
+  it('are rotated whole when they are larger than the copy buffer', () => {
     const path = join(newFolder(), 'x.log')
     const text = Buffer.alloc(2.5 * 1024 * 1024, 'line\n')
     writeFileSync(path, text)
@@ -872,7 +787,7 @@ describe('supervisor: the logs of a proxy', () => {
     assert.ok(readFileSync(`${path}.1`).equals(text))
   })
 
-  it('are put aside when they are too large, and not before', () => {
+  it('are rotated when they are too large, not before', () => {
     const folder = newFolder()
     const path = join(folder, 'x.log')
     writeFileSync(path, '12345')
@@ -884,35 +799,25 @@ describe('supervisor: the logs of a proxy', () => {
     assert.equal(rotate(path, { maxBytes: 5, kept: 2 }), false)
   })
 
-  const kept: [kept: number, files: Record<string, string>][] = [
+  const rotations: [kept: number, files: Record<string, string>][] = [
     [0, { 'x.log': '' }],
     [1, { 'x.log': '', 'x.log.1': 'run 5' }],
     [2, { 'x.log': '', 'x.log.1': 'run 5', 'x.log.2': 'run 4' }],
     [3, { 'x.log': '', 'x.log.1': 'run 5', 'x.log.2': 'run 4', 'x.log.3': 'run 3' }],
   ]
-  for (const [number, files] of kept) {
-    it(`are no more than ${number} besides the one that is written`, () => {
+  for (const [kept, files] of rotations) {
+    it(`are at most ${kept} rotated files`, () => {
       const folder = newFolder()
       const path = join(folder, 'x.log')
       for (let i = 1; i <= 5; i++) {
         writeFileSync(path, `run ${i}`)
-        assert.equal(rotate(path, { maxBytes: 1, kept: number }), true)
+        assert.equal(rotate(path, { maxBytes: 1, kept }), true)
       }
       assert.deepEqual(contents(folder), files)
     })
   }
 
-  it('are for one user alone when they are put aside', (t) => {
-    const folder = newFolder()
-    const before = process.umask(0)
-    t.after(() => process.umask(before))
-    write(folder, 'web', 'text')
-    const path = logPath(folder, 'web', 'stdout')
-    rotate(path, { maxBytes: 1, kept: 2 })
-    assert.deepEqual([modeOf(path), modeOf(`${path}.1`)], ['600', '600'])
-  })
-
-  it('are still those to which a proxy writes after they were put aside', () => {
+  it('stay the files that a proxy writes to after a rotation', () => {
     const folder = newFolder()
     const [stdout, stderr] = openLogs(folder, 'web')
     const path = logPath(folder, 'web', 'stdout')
@@ -924,13 +829,13 @@ describe('supervisor: the logs of a proxy', () => {
     assert.equal(readFileSync(`${path}.1`, 'utf8'), 'before')
   })
 
-  it('that are not there are not too large', () => {
+  it('are not rotated when they do not exist', () => {
     const folder = newFolder()
     assert.equal(rotate(join(folder, 'x.log'), { maxBytes: 1, kept: 1 }), false)
     assert.deepEqual(contents(folder), {})
   })
 
-  it('leave nothing open when they are put aside', () => {
+  it('leave no file open after a rotation', () => {
     const path = join(newFolder(), 'x.log')
     const before = readdirSync('/proc/self/fd').length
     for (let i = 0; i < 20; i++) {

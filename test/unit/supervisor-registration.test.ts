@@ -1,11 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { parseProxyConfig } from '../../src/proxy.js'
-import {
-  bindAddressOf,
-  proxyIdOf,
-  proxyRegistration,
-} from '../../examples/supervisor/src/agent/proxy-registration.js'
+import { proxyRegistration } from '../../examples/supervisor/src/agent/proxy-registration.js'
 import { combine } from '../../examples/supervisor/src/configuration/configuration.js'
 import type { Json } from '../../examples/supervisor/src/configuration/parse.js'
 
@@ -23,17 +19,17 @@ interface Registration {
   readonly Checks: readonly { readonly TCP?: string; readonly AliasService?: string }[]
 }
 
-/** The registration of the proxy of `web` with this `connect.proxy`. */
-function registered(proxy: object, service: object = {}, agentsOwn: string = '10.0.0.1'): Registration {
+/** Returns the registration of the managed proxy of `web`. */
+function registered(proxy: object, service: object = {}, defaultAddress: string = '10.0.0.1'): Registration {
   const content = { service: { name: 'web', port: 80, ...service, connect: { proxy } } }
   const [definition] = combine([{ path: '/etc/connect.d/web.json', content }]).services
   assert.ok(definition?.managed)
-  const registration = proxyRegistration(definition, definition.managed, PORT, agentsOwn)
+  const registration = proxyRegistration(definition, definition.managed, PORT, defaultAddress)
   return registration as unknown as Registration
 }
 
 describe('supervisor: the registration of a proxy', () => {
-  it('says what Consul’s said', () => {
+  it('has the fields of Consul', () => {
     assert.deepEqual(registered({}, { id: 'web-1' }), {
       Kind: 'connect-proxy',
       ID: 'web-1-proxy',
@@ -55,16 +51,12 @@ describe('supervisor: the registration of a proxy', () => {
           TCP: `10.0.0.1:${PORT}`,
           Interval: '10s',
         },
-        {
-          CheckID: 'service:web-1-proxy:alias',
-          Name: 'Connect Proxy Aliasing web-1',
-          AliasService: 'web-1',
-        },
+        { CheckID: 'service:web-1-proxy:alias', Name: 'Connect Proxy Aliasing web-1', AliasService: 'web-1' },
       ],
     })
   })
 
-  it('has the tags, metadata, and weights of its service, in every spelling', () => {
+  it('has the tags, metadata, and weights of its service, in any spelling', () => {
     const inherited = { Tags: ['v1'], Meta: { version: '1' }, Weights: { Passing: 5, Warning: 1 } }
     const files = { tags: ['v1'], meta: { version: '1' }, weights: { passing: 5, warning: 1 } }
     for (const service of [
@@ -78,11 +70,7 @@ describe('supervisor: the registration of a proxy', () => {
     assert.equal('Tags' in registered({}), false)
   })
 
-  it('has the id of its service in its own', () => {
-    assert.equal(proxyIdOf('web-1'), 'web-1-proxy')
-  })
-
-  it('passes on its configuration, with the keys as they were written', () => {
+  it('contains its configuration with unchanged keys', () => {
     const { Config } = registered({
       command: ['/x'],
       config: { some_key: { inner_key: [1] }, Other: null },
@@ -96,13 +84,13 @@ describe('supervisor: the registration of a proxy', () => {
     })
   })
 
-  it('has the last word on where the proxy listens', () => {
+  it('overrides the address and port of the proxy', () => {
     const config = { bind_address: '[::]', bind_port: 5 }
     const { Config } = registered({ command: ['/x'], config }).Proxy
     assert.deepEqual([Config['bind_address'], Config['bind_port']], ['::', PORT])
   })
 
-  it('keeps to itself what is not for the proxy', () => {
+  it('excludes keys that are not for the proxy', () => {
     const config = { tcp_check_address: '10.0.0.9', disable_tcp_check: false, upstreams: [] }
     assert.deepEqual(Object.keys(registered({ config }).Proxy.Config).sort(), [
       'bind_address',
@@ -111,125 +99,96 @@ describe('supervisor: the registration of a proxy', () => {
     ])
   })
 
-  it('is the same each time', () => {
-    const proxy = { config: { b: 1, a: 2 }, upstreams: [{ destination_name: 'db', local_bind_port: 1 }] }
-    assert.deepEqual(registered(proxy), registered(proxy))
-  })
-
-  const checks: [what: string, config: object, agentsOwn: string, tcp: string | undefined][] = [
-    ['the agent’s address', {}, '10.0.0.1', `10.0.0.1:${PORT}`],
-    ['the agent’s address of IPv6', {}, 'fd00::1', `[fd00::1]:${PORT}`],
-    ['every address', {}, '0.0.0.0', `127.0.0.1:${PORT}`],
-    ['every address of IPv6', {}, '::', `[::1]:${PORT}`],
-    ['an address of its own', { bind_address: '10.0.0.2' }, '0.0.0.0', `10.0.0.2:${PORT}`],
-    ['an own address of IPv6', { bind_address: 'fd00::2' }, '0.0.0.0', `[fd00::2]:${PORT}`],
-    ['one in brackets', { bind_address: '[fd00::2]' }, '0.0.0.0', `[fd00::2]:${PORT}`],
-    ['a name', { bind_address: 'localhost' }, '0.0.0.0', `localhost:${PORT}`],
-    ['every address, of its own', { bind_address: '0.0.0.0' }, '10.0.0.1', `127.0.0.1:${PORT}`],
-    ['every address of IPv6, of its own', { bind_address: '[::]' }, '10.0.0.1', `[::1]:${PORT}`],
-    ['an empty address, which is none', { bind_address: '' }, '10.0.0.1', `10.0.0.1:${PORT}`],
-    ['where it is said', { tcp_check_address: '10.0.0.3' }, '10.0.0.1', `10.0.0.3:${PORT}`],
+  const checks: [rule: string, config: object, defaultAddress: string, host: string | undefined][] = [
+    ['the default address', {}, '10.0.0.1', '10.0.0.1'],
+    ['a default IPv6 address', {}, 'fd00::1', '[fd00::1]'],
+    ['the loopback address for a wildcard', {}, '0.0.0.0', '127.0.0.1'],
+    ['the loopback address for an IPv6 wildcard', {}, '::', '[::1]'],
+    ['its bind_address', { bind_address: '10.0.0.2' }, '0.0.0.0', '10.0.0.2'],
+    ['its IPv6 bind_address', { bind_address: 'fd00::2' }, '0.0.0.0', '[fd00::2]'],
+    ['its IPv6 bind_address in brackets', { bind_address: '[fd00::2]' }, '0.0.0.0', '[fd00::2]'],
+    ['its bind_address, a name', { bind_address: 'localhost' }, '0.0.0.0', 'localhost'],
+    ['the loopback address for its wildcard', { bind_address: '0.0.0.0' }, '10.0.0.1', '127.0.0.1'],
+    ['the loopback address for its IPv6 wildcard', { bind_address: '[::]' }, '10.0.0.1', '[::1]'],
+    ['the default address for an empty bind_address', { bind_address: '' }, '10.0.0.1', '10.0.0.1'],
     [
-      'where it is said, whatever it listens on',
+      'its tcp_check_address',
       { tcp_check_address: '10.0.0.3', bind_address: '0.0.0.0' },
       '10.0.0.1',
-      `10.0.0.3:${PORT}`,
+      '10.0.0.3',
     ],
-    ['at a name', { tcp_check_address: 'proxy.local' }, '10.0.0.1', `proxy.local:${PORT}`],
-    ['at an address of IPv6', { tcp_check_address: 'fd00::3' }, '10.0.0.1', `[fd00::3]:${PORT}`],
-    ['at one in brackets', { tcp_check_address: '[fd00::3]' }, '10.0.0.1', `[fd00::3]:${PORT}`],
-    ['a wildcard that is said', { tcp_check_address: '0.0.0.0' }, '10.0.0.1', `127.0.0.1:${PORT}`],
-    ['nowhere', { disable_tcp_check: true }, '10.0.0.1', undefined],
-    ['nowhere, wherever it is', { disable_tcp_check: true, tcp_check_address: '10.0.0.3' }, '::', undefined],
-    ['where it would be without a word', { disable_tcp_check: false }, '10.0.0.1', `10.0.0.1:${PORT}`],
+    ['its tcp_check_address, a name', { tcp_check_address: 'proxy.local' }, '10.0.0.1', 'proxy.local'],
+    ['its IPv6 tcp_check_address', { tcp_check_address: 'fd00::3' }, '10.0.0.1', '[fd00::3]'],
+    ['its tcp_check_address in brackets', { tcp_check_address: '[fd00::3]' }, '10.0.0.1', '[fd00::3]'],
+    ['loopback for a wildcard tcp_check_address', { tcp_check_address: '0.0.0.0' }, '10.0.0.1', '127.0.0.1'],
+    ['no address', { disable_tcp_check: true }, '10.0.0.1', undefined],
+    ['no address', { disable_tcp_check: true, tcp_check_address: '10.0.0.3' }, '::', undefined],
+    ['the default address', { disable_tcp_check: false }, '10.0.0.1', '10.0.0.1'],
   ]
-  for (const [what, config, agentsOwn, tcp] of checks) {
-    it(`is checked at ${what}: ${tcp ?? 'no check'}`, () => {
+  for (const [rule, config, defaultAddress, host] of checks) {
+    it(`is checked at ${rule}: ${JSON.stringify(config)}`, () => {
       // A custom proxy may have any configuration.
-      const registration = registered({ command: ['/x'], config }, {}, agentsOwn)
+      const registration = registered({ command: ['/x'], config }, {}, defaultAddress)
       const targets = registration.Checks.map(({ TCP, AliasService }) => TCP ?? AliasService)
-      assert.deepEqual(targets, tcp === undefined ? ['web'] : [tcp, 'web'])
+      assert.deepEqual(targets, host === undefined ? ['web'] : [`${host}:${PORT}`, 'web'])
     })
   }
 
+  const OTHER = { address: '10.0.0.7' }
   const addresses: [
-    what: string,
+    rule: string,
     config: object,
     service: object,
-    agentsOwn: string,
+    defaultAddress: string,
     address: string | undefined,
   ][] = [
-    ['where it listens', {}, {}, '10.0.0.1', '10.0.0.1'],
-    ['where it listens by itself', { bind_address: '10.0.0.2' }, {}, '0.0.0.0', '10.0.0.2'],
-    ['without brackets', { bind_address: '[fd00::2]' }, {}, '0.0.0.0', 'fd00::2'],
-    ['at the node, for every address', {}, {}, '0.0.0.0', undefined],
-    ['at the node, for every address of IPv6', { bind_address: '::' }, {}, '10.0.0.1', undefined],
-    ['where its service is, for every address', {}, { address: '10.0.0.7' }, '0.0.0.0', '10.0.0.7'],
-    ['where it listens, wherever its service is', {}, { address: '10.0.0.7' }, '10.0.0.1', '10.0.0.1'],
-    [
-      'at the node, for every address in another spelling',
-      { bind_address: '::0' },
-      {},
-      '10.0.0.1',
-      undefined,
-    ],
+    ['the default address', {}, {}, '10.0.0.1', '10.0.0.1'],
+    ['its bind_address', { bind_address: '10.0.0.2' }, {}, '0.0.0.0', '10.0.0.2'],
+    ['its bind_address without brackets', { bind_address: '[fd00::2]' }, {}, '0.0.0.0', 'fd00::2'],
+    ['the address of the node for a wildcard', {}, {}, '0.0.0.0', undefined],
+    ['the address of the node for an IPv6 wildcard', { bind_address: '::' }, {}, '10.0.0.1', undefined],
+    ['the address of the node for wildcard ::0', { bind_address: '::0' }, {}, '10.0.0.1', undefined],
+    ['the address of its service for a wildcard', {}, OTHER, '0.0.0.0', '10.0.0.7'],
+    ['the default address before that of its service', {}, OTHER, '10.0.0.1', '10.0.0.1'],
   ]
-  for (const [what, config, service, agentsOwn, address] of addresses) {
-    it(`is reached ${what}`, () => {
-      const registration = registered({ config }, service, agentsOwn)
+  for (const [rule, config, service, defaultAddress, address] of addresses) {
+    it(`has ${rule}`, () => {
+      const registration = registered({ config }, service, defaultAddress)
       assert.equal(registration.Address, address)
       assert.equal('Address' in registration, address !== undefined)
     })
   }
 
-  it('listens where it is said', () => {
-    const cases: [config: object, agentsOwn: string, address: string][] = [
-      [{}, '10.0.0.1', '10.0.0.1'],
-      [{ bind_address: '10.0.0.2' }, '10.0.0.1', '10.0.0.2'],
-      [{ bind_address: '::' }, '10.0.0.1', '::'],
-      [{ bind_address: '' }, '10.0.0.1', '10.0.0.1'],
-    ]
-    for (const [config, agentsOwn, address] of cases) {
-      const managed = { config: config as Json } as Parameters<typeof bindAddressOf>[0]
-      assert.equal(bindAddressOf(managed, agentsOwn), address)
-    }
-  })
-
-  it('may listen on every address as Consul wrote it', () => {
-    assert.equal(registered({ config: { bind_address: '[::]' } }).Proxy.Config['bind_address'], '::')
-  })
-
   type Local = [address: string | undefined, host: string | undefined, port: number | undefined]
-  const applications: [what: string, config: object, service: object, local: Local][] = [
-    ['the service’s port', {}, {}, ['127.0.0.1:80', '127.0.0.1', 80]],
-    ['the service’s port, wherever it is', {}, { address: '10.0.0.7' }, ['127.0.0.1:80', '127.0.0.1', 80]],
-    ['what is said', { local_service_address: '10.0.0.8:8080' }, {}, ['10.0.0.8:8080', '10.0.0.8', 8080]],
+  const applications: [rule: string, config: object, service: object, local: Local][] = [
+    ['the port of the service on the loopback', {}, OTHER, ['127.0.0.1:80', '127.0.0.1', 80]],
     [
-      'what is said, without a port of the service',
+      'local_service_address',
+      { local_service_address: '10.0.0.8:8080' },
+      {},
+      ['10.0.0.8:8080', '10.0.0.8', 8080],
+    ],
+    [
+      'local_service_address without a port of the service',
       { local_service_address: 'app.local:8080' },
       { port: 0 },
       ['app.local:8080', 'app.local', 8080],
     ],
-    ['an address of IPv6', { local_service_address: '[::1]:8080' }, {}, ['[::1]:8080', '::1', 8080]],
-    ['a socket', { local_service_socket_path: '/run/x.sock' }, {}, [undefined, undefined, undefined]],
+    ['an IPv6 address', { local_service_address: '[::1]:8080' }, {}, ['[::1]:8080', '::1', 8080]],
+    [
+      'an IPv6 address and a separate port, without the fields of later versions',
+      { local_service_address: '::1', local_service_port: 81 },
+      {},
+      ['::1', undefined, undefined],
+    ],
+    ['a Unix socket', { local_service_socket_path: '/run/x.sock' }, {}, [undefined, undefined, undefined]],
   ]
-  for (const [what, config, service, expected] of applications) {
-    it(`leads to ${what}`, () => {
+  for (const [rule, config, service, expected] of applications) {
+    it(`forwards to ${rule}`, () => {
       const { Config, LocalServiceAddress, LocalServicePort } = registered({ config }, service).Proxy
       assert.deepEqual([Config['local_service_address'], LocalServiceAddress, LocalServicePort], expected)
     })
   }
-
-  it('leads to an address of IPv6 with the port beside it', () => {
-    const { Config, ...fields } = registered({
-      config: { local_service_address: '::1', local_service_port: 81 },
-    }).Proxy
-    assert.deepEqual([Config['local_service_address'], Config['local_service_port']], ['::1', 81])
-    // Either both are right, or neither is there.
-    const said =
-      fields.LocalServiceAddress === undefined ? [] : [fields.LocalServiceAddress, fields.LocalServicePort]
-    assert.deepEqual(said, fields.LocalServiceAddress === undefined ? [] : ['::1', 81])
-  })
 
   for (const config of [
     {},
@@ -239,23 +198,23 @@ describe('supervisor: the registration of a proxy', () => {
     { LocalServicePort: 81 },
     { BindPort: PORT, local_service_port: 81 },
   ]) {
-    it(`is one that our own proxy understands, of ${JSON.stringify(config)}`, () => {
+    it(`is accepted by the built-in proxy with ${JSON.stringify(config)}`, () => {
       const { listener } = parseProxyConfig({ service: 'web', ...registered({ config }).Proxy.Config })
-      const said = JSON.stringify(config)
+      const text = JSON.stringify(config)
       assert.deepEqual(
         [listener?.host, listener?.port, listener?.application],
         [
-          said.includes('10.0.0.2') ? '10.0.0.2' : '10.0.0.1',
+          text.includes('10.0.0.2') ? '10.0.0.2' : '10.0.0.1',
           PORT,
-          { host: '127.0.0.1', port: said.includes('81') ? 81 : 80 },
+          { host: '127.0.0.1', port: text.includes('81') ? 81 : 80 },
         ],
       )
     })
   }
 
-  const upstreams: [what: string, written: object, request: object][] = [
+  const upstreams: [rule: string, upstream: object, request: object][] = [
     [
-      'as files have them',
+      'from the spelling of files',
       {
         destination_type: 'service',
         destination_name: 'db',
@@ -278,25 +237,25 @@ describe('supervisor: the registration of a proxy', () => {
       },
     ],
     [
-      'as requests have them',
+      'from the spelling of the API',
       { DestinationName: 'db', LocalBindPort: 5_432, Config: { connect_timeout_ms: 5 } },
       { DestinationName: 'db', LocalBindPort: 5_432, Config: { connect_timeout_ms: 5 } },
     ],
     [
-      'of a prepared query',
+      'for a prepared query',
       { destination_type: 'prepared_query', destination_name: 'near-db', local_bind_port: 5_432 },
       { DestinationType: 'prepared_query', DestinationName: 'near-db', LocalBindPort: 5_432 },
     ],
   ]
-  for (const [what, written, request] of upstreams) {
-    it(`has its upstreams in the spelling of the API, ${what}`, () => {
-      assert.deepEqual(registered({ upstreams: [written] }).Proxy.Upstreams, [request])
-      assert.deepEqual(registered({ config: { upstreams: [written] } }).Proxy.Upstreams, [request])
+  for (const [rule, upstream, request] of upstreams) {
+    it(`has its upstreams in the spelling of the API, ${rule}`, () => {
+      assert.deepEqual(registered({ upstreams: [upstream] }).Proxy.Upstreams, [request])
+      assert.deepEqual(registered({ config: { upstreams: [upstream] } }).Proxy.Upstreams, [request])
     })
   }
 
-  // Consul 1.2 had these two in an upstream; the API knows neither there, and drops them without a word.
-  it('has nothing in an upstream that an agent would drop', () => {
+  // The API drops these two keys of Consul 1.2 without an error.
+  it('converts keys of an upstream that agents drop', () => {
     const upstream = {
       destination_name: 'db',
       local_bind_port: 1,
@@ -308,7 +267,7 @@ describe('supervisor: the registration of a proxy', () => {
     ])
   })
 
-  it('goes by the tuning in the config of an upstream, before that beside it', () => {
+  it('prefers the timeouts in the config of an upstream to those beside it', () => {
     const upstream = {
       destination_name: 'db',
       local_bind_port: 1,
@@ -325,7 +284,7 @@ describe('supervisor: the registration of a proxy', () => {
     ])
   })
 
-  const untakeable: [what: string, upstreams: Json[]][] = [
+  const rejectedByAgents: [rule: string, upstreams: Json[]][] = [
     [
       'two local ports to one destination',
       [
@@ -333,14 +292,14 @@ describe('supervisor: the registration of a proxy', () => {
         { destination_name: 'db', destination_type: 'service', local_bind_port: 2 },
       ],
     ],
-    ['a unix socket', [{ destination_name: 'db', local_bind_socket_path: '/run/db.sock' }]],
+    ['a Unix socket', [{ destination_name: 'db', local_bind_socket_path: '/run/db.sock' }]],
   ]
-  for (const [what, written] of untakeable) {
-    it(`keeps upstreams in its configuration where an agent would reject them: ${what}`, () => {
-      const { Config, Upstreams } = registered({ upstreams: written }).Proxy
+  for (const [rule, upstreams] of rejectedByAgents) {
+    it(`has upstreams in its configuration that agents reject: ${rule}`, () => {
+      const { Config, Upstreams } = registered({ upstreams }).Proxy
       assert.deepEqual(Upstreams, [])
-      assert.deepEqual(Config['upstreams'], written)
-      assert.equal(parseProxyConfig({ service: 'web', ...Config }).upstreams.length, written.length)
+      assert.deepEqual(Config['upstreams'], upstreams)
+      assert.equal(parseProxyConfig({ service: 'web', ...Config }).upstreams.length, upstreams.length)
     })
   }
 
@@ -353,11 +312,11 @@ describe('supervisor: the registration of a proxy', () => {
     assert.equal(registered({ upstreams }).Proxy.Upstreams.length, 2)
   })
 
-  it('has its upstreams in their order', () => {
+  it('has its upstreams in order', () => {
     const names = ['c', 'a', 'b']
-    const given = names.map((destination_name, i) => ({ destination_name, local_bind_port: 100 + i }))
+    const upstreams = names.map((destination_name, i) => ({ destination_name, local_bind_port: 100 + i }))
     assert.deepEqual(
-      registered({ upstreams: given }).Proxy.Upstreams.map(({ DestinationName }) => DestinationName),
+      registered({ upstreams }).Proxy.Upstreams.map(({ DestinationName }) => DestinationName),
       names,
     )
   })

@@ -1,26 +1,26 @@
-// Saves a state, and is killed while it saves another: `writer PATH STATE STATE STEP MOMENT`, where the moment is before,
-// halfway (of a write) or after. With the step `any` it saves both in turn until somebody kills it.
+// Saves a state, and kills itself while it saves another: `writer PATH STATE STATE STEP MOMENT`. The moment is `before`,
+// `halfway` (of a write), or `after` the step. With the step `any`, it saves both states in turn until it is killed.
 import type { SavedState } from '../../examples/supervisor/src/state/snapshot.js'
 import { StateFile } from '../../examples/supervisor/src/state/store.js'
 import { wrap } from './supervisor-file-steps.js'
 
-const [path = '', first = '', second = '', at = '', moment = ''] = process.argv.slice(2)
-const [one, other] = [first, second].map((text) => JSON.parse(text) as SavedState)
-if (one === undefined || other === undefined) throw new Error('expected two states')
+const [path = '', first = '', second = '', deadlyStep = '', moment = ''] = process.argv.slice(2)
+const [oldState, newState] = [first, second].map((text) => JSON.parse(text) as SavedState)
+if (oldState === undefined || newState === undefined) throw new Error('expected two states')
 
 function die(): void {
   process.kill(process.pid, 'SIGKILL')
 }
 
-const killing = wrap(async (step, act) => {
-  if (step !== at) return act()
+const killing = wrap(async (step, run) => {
+  if (step !== deadlyStep) return run()
   if (moment === 'before') die()
-  const result = await act()
+  const result = await run()
   if (moment === 'after') die()
   return result
 })
 
-await new StateFile(path).save(one)
+await new StateFile(path).save(oldState)
 const file = new StateFile(
   path,
   moment !== 'halfway'
@@ -34,12 +34,12 @@ const file = new StateFile(
       },
 )
 await file.load()
-if (at === 'any') {
+if (deadlyStep === 'any') {
   const plain = new StateFile(path)
   process.stdout.write('saving\n')
   for (;;) {
-    await plain.save(other)
-    await plain.save(one)
+    await plain.save(newState)
+    await plain.save(oldState)
   }
 }
-await file.save(other)
+await file.save(newState)

@@ -40,7 +40,7 @@ function statusOf(proxies: readonly ProxyStatus[], agent: string = 'ok'): Superv
   return { agent, isWorking: true, passes: 1, services: proxies.length, proxies }
 }
 
-/** The table, row by row and cell by cell. */
+/** Splits the table into rows and cells. */
 function cellsOf(text: string): string[][] {
   const [table = ''] = text.split('\n\n', 1)
   return table
@@ -52,7 +52,7 @@ function cellsOf(text: string): string[][] {
 const TITLES = ['SERVICE', 'PROXY', 'PORT', 'PID', 'STATE', 'RESTARTS', 'UPTIME', 'LAST EXIT']
 
 describe('supervisor: the status', () => {
-  it('is a table, and under it what is wrong', () => {
+  it('is a table, followed by the problems', () => {
     assert.equal(
       formatStatus(statusOf([RUNNING, FAILING])),
       `SERVICE       PROXY               PORT   PID   STATE    RESTARTS  UPTIME  LAST EXIT
@@ -64,18 +64,18 @@ web-frontend-proxy: command: /x does not exist
     )
   })
 
-  it('has titles where there is no proxy', () => {
+  it('has a title row without proxies', () => {
     assert.equal(formatStatus(statusOf([])), `${TITLES.join('  ')}\n`)
   })
 
-  it('says nothing more when all is well', () => {
+  it('has no problems when all proxies run', () => {
     assert.ok(!formatStatus(statusOf([RUNNING])).includes('\n\n'))
   })
 
-  it('says what is wrong with the agent, before all else', () => {
-    const text = formatStatus(statusOf([RUNNING, FAILING], 'it is away'))
+  it('shows the problem of the agent before those of proxies', () => {
+    const text = formatStatus(statusOf([RUNNING, FAILING], 'unreachable'))
     const [, problems] = text.split('\n\n')
-    assert.equal(problems, 'agent: it is away\nweb-frontend-proxy: command: /x does not exist\n')
+    assert.equal(problems, 'agent: unreachable\nweb-frontend-proxy: command: /x does not exist\n')
   })
 
   it('keeps the order of the proxies', () => {
@@ -113,7 +113,7 @@ web-frontend-proxy: command: /x does not exist
     })
   }
 
-  it('has each column below its title, whatever is in it', () => {
+  it('aligns each column with its title', () => {
     const name = fc.stringMatching(/^[a-z0-9.-]{1,30}$/)
     const proxy = fc.record({
       service: name,
@@ -150,7 +150,7 @@ web-frontend-proxy: command: /x does not exist
     )
   })
 
-  it('does not let what comes from elsewhere steer a terminal', () => {
+  it('escapes control characters', () => {
     const evil = '\u001b[2J\u009b31m\r\nroot-proxy\t\0\u007f\u0008'
     const proxy = { ...FAILING, service: evil, proxy: evil, lastExit: evil, problem: evil }
     const text = formatStatus(statusOf([proxy], evil))
@@ -158,7 +158,7 @@ web-frontend-proxy: command: /x does not exist
     assert.ok(text.includes('\\u001b[2J\\u009b31m\\u000d\\u000aroot-proxy'))
   })
 
-  it('shows bidirectional and zero-width characters escaped', () => {
+  it('escapes bidirectional and zero-width characters', () => {
     const text = formatStatus(statusOf([{ ...FAILING, service: 'web\u202e\u200bbew', problem: '\u2066x' }]))
     assert.ok(text.includes('web\\u202e\\u200bbew'))
     assert.ok(text.includes(': \\u2066x\n'))
@@ -170,7 +170,7 @@ web-frontend-proxy: command: /x does not exist
     assert.match(problem ?? '', /ACL token is unknown to the agent/)
   })
 
-  it('has as many lines as there are proxies and problems, whatever they are called', () => {
+  it('has one line for each proxy and problem, with any text', () => {
     const text = fc.string({ unit: 'binary' })
     fc.assert(
       fc.property(text, text, text, (service, lastExit, problem) => {
@@ -184,22 +184,28 @@ web-frontend-proxy: command: /x does not exist
   })
 })
 
-/** As much of a proxy as its status is made of. */
+/** Creates the properties of a proxy that its status uses. */
 function proxyWith(runner: object, isStopped: boolean = false, tokenState: string = 'valid'): ManagedProxy {
-  const whole = { state: 'stopped', running: undefined, restarts: 0, lastExit: undefined, problem: undefined }
+  const stopped = {
+    state: 'stopped',
+    running: undefined,
+    restarts: 0,
+    lastExit: undefined,
+    problem: undefined,
+  }
   const proxy = {
     id: 'web-proxy',
     serviceId: 'web',
     port: 20_001,
     isStopped,
     tokenState,
-    runner: { ...whole, ...runner },
+    runner: { ...stopped, ...runner },
   }
   return proxy as unknown as ManagedProxy
 }
 
 describe('supervisor: the status of a proxy', () => {
-  it('is what is known of it', () => {
+  it('has all properties', () => {
     const running = { id: { pid: 4_711 }, since: performance.now() - 61_500 }
     const runner = { state: 'running', running, restarts: 2, lastExit: { code: 3, signal: null } }
     assert.deepEqual(proxyStatus(proxyWith(runner), undefined), {
@@ -216,46 +222,41 @@ describe('supervisor: the status of a proxy', () => {
     })
   })
 
-  const exits: [exit: object | undefined, words: string | undefined][] = [
+  const exits: [exit: object | undefined, text: string | undefined][] = [
     [undefined, undefined],
     [{ code: 0, signal: null }, 'exit code 0'],
     [{ code: 127, signal: null }, 'exit code 127'],
     [{ code: null, signal: 'SIGKILL' }, 'SIGKILL'],
-    // Of one that was not our child, nobody tells us.
+    // The exit status of a process that is not a child is unknown.
     [{ code: null, signal: null }, 'unknown'],
   ]
-  for (const [lastExit, words] of exits) {
-    it(`has the last exit ${words ?? '-'}`, () => {
-      assert.equal(proxyStatus(proxyWith({ lastExit }), undefined).lastExit, words)
+  for (const [lastExit, text] of exits) {
+    it(`has the last exit ${text ?? '-'}`, () => {
+      assert.equal(proxyStatus(proxyWith({ lastExit }), undefined).lastExit, text)
     })
   }
 
-  const failed = new Error('it cannot be started')
-  const states: [
-    runner: object,
-    isStopped: boolean,
-    problem: string | undefined,
-    state: string,
-    told?: string,
-  ][] = [
+  const failed = new Error('cannot be started')
+  type Problem = string | undefined
+  const states: [runner: object, isStopped: boolean, problem: Problem, state: string, shown?: Problem][] = [
     [{ state: 'running' }, false, undefined, 'running'],
-    [{ state: 'running' }, false, 'the agent is away', 'running', 'the agent is away'],
+    [{ state: 'running' }, false, 'x', 'running', 'x'],
     [{ state: 'stopping' }, true, undefined, 'stopping'],
     [{ state: 'stopped' }, true, undefined, 'stopped'],
     [{ state: 'stopped' }, true, 'x', 'stopped', 'x'],
-    [{ state: 'stopped' }, false, 'as root nothing is started', 'refused', 'as root nothing is started'],
+    [{ state: 'stopped' }, false, 'x', 'refused', 'x'],
     [{ state: 'waiting' }, false, undefined, 'waiting'],
-    [{ state: 'waiting', problem: failed }, false, undefined, 'failing', 'it cannot be started'],
+    [{ state: 'waiting', problem: failed }, false, undefined, 'failing', 'cannot be started'],
     [{ state: 'waiting', problem: failed }, false, 'x', 'refused', 'x'],
   ]
-  for (const [runner, isStopped, problem, state, told] of states) {
+  for (const [runner, isStopped, problem, state, shown] of states) {
     it(`is ${state} for ${JSON.stringify([runner, isStopped, problem])}`, () => {
       const status = proxyStatus(proxyWith(runner, isStopped), problem)
-      assert.deepEqual([status.state, status.problem], [state, told])
+      assert.deepEqual([status.state, status.problem], [state, shown])
     })
   }
 
-  it('says what to do when its service was deregistered by somebody else', () => {
+  it('gives advice when another client deregistered the service', () => {
     const { state, problem } = goneStatus(proxyWith({ state: 'stopped' }))
     assert.equal(state, 'gone')
     assert.match(problem ?? '', /deregistered by another client; reload, or use start, to register it again$/)

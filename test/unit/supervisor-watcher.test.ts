@@ -18,15 +18,15 @@ import { waitBound } from '../fixtures/bounds.js'
 /** Counts the changes that a watcher reports. */
 class Changes {
   count = 0
-  readonly #waiting = new Set<() => void>()
+  readonly #resolvers = new Set<() => void>()
 
   readonly report = (): void => {
     this.count += 1
-    for (const resolve of this.#waiting) resolve()
+    for (const resolve of this.#resolvers) resolve()
   }
 
   async reach(count: number): Promise<void> {
-    while (this.count < count) await new Promise<void>((resolve) => this.#waiting.add(resolve))
+    while (this.count < count) await new Promise<void>((resolve) => this.#resolvers.add(resolve))
   }
 }
 
@@ -34,7 +34,7 @@ interface Watched {
   readonly root: string
   readonly folder: string
   readonly changes: Changes
-  /** Resolves after the watcher has acted on everything that was written before. */
+  /** Resolves after the watcher has processed all earlier writes. */
   readonly settled: () => Promise<void>
 }
 
@@ -45,19 +45,19 @@ function watched(t: TestContext, pathOf: (root: string) => string = (root) => jo
   writeFileSync(join(folder, 'a.json'), '{}')
   const changes = new Changes()
   const watcher = new ConfigurationWatcher([pathOf(root)], changes.report)
-  // A second watcher sees its change later than the first one sees what was written before.
-  const other = join(root, 'other')
-  mkdirSync(other)
-  const others = new Changes()
-  const second = new ConfigurationWatcher([other], others.report)
+  // The marker watcher reports its change after the first watcher has processed all earlier writes.
+  const markerFolder = join(root, 'marker')
+  mkdirSync(markerFolder)
+  const markers = new Changes()
+  const markerWatcher = new ConfigurationWatcher([markerFolder], markers.report)
   t.after(() => {
     watcher.close()
-    second.close()
+    markerWatcher.close()
     rmSync(root, { recursive: true })
   })
   const settled = async (): Promise<void> => {
-    writeFileSync(join(other, 'x.json'), String(others.count))
-    await others.reach(others.count + 1)
+    writeFileSync(join(markerFolder, 'x.json'), String(markers.count))
+    await markers.reach(markers.count + 1)
   }
   return { root, folder, changes, settled }
 }
@@ -105,7 +105,7 @@ describe('supervisor: the watch of the configuration', { timeout: waitBound(60_0
     await changes.reach(3)
   })
 
-  it('reports a folder that is replaced, and watches the new one', async (t) => {
+  it('reports the replacement of a directory, and watches the new one', async (t) => {
     const { root, folder, changes } = watched(t)
     mkdirSync(join(root, 'next'))
     writeFileSync(join(root, 'next', 'b.json'), '{}')
@@ -116,7 +116,7 @@ describe('supervisor: the watch of the configuration', { timeout: waitBound(60_0
     await changes.reach(2)
   })
 
-  it('reports a link on the way to a file that leads to another file', async (t) => {
+  it('reports a changed link in the path of a file', async (t) => {
     // The layout of a ConfigMap in Kubernetes.
     const { root, changes } = watched(t, (root) => {
       const volume = join(root, 'volume')

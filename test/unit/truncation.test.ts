@@ -14,7 +14,8 @@ import {
 } from 'node:tls'
 import { adoptReads, isEndOfTcp } from '../../src/base/node-internals.js'
 import { readInto } from '../../src/sockets/buffered-reads.js'
-import { closeWhenDestroyed, endAfterHandshake, refuseTruncation } from '../../src/sockets/truncation.js'
+import { closeWhenDestroyed } from '../../src/sockets/destruction.js'
+import { endAfterHandshake, refuseTruncation } from '../../src/sockets/truncation.js'
 import { WAIT_MS } from '../fixtures/mesh.js'
 import { leaf, root } from '../fixtures/pki.js'
 

@@ -1,30 +1,27 @@
 import assert from 'node:assert/strict'
-import { getEventListeners, setMaxListeners } from 'node:events'
+import { getEventListeners } from 'node:events'
 import { describe, it } from 'node:test'
 import { ClosedError, DnsError } from '../../src/base/errors.js'
 import { TtlCache, type Timed } from '../../src/resolve/ttl-cache.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 import { AWAY, FORBIDDEN, agentError } from '../fixtures/errors.js'
 
-// Many wait on one signal here.
-setMaxListeners(0)
-
-interface Asking {
+interface PendingRequest {
   readonly signal: AbortSignal
   readonly answer: (value: string, ttlMs?: number) => Promise<void>
   readonly fail: (error: Error) => Promise<void>
 }
 
-/** A look-up whose askings are answered by hand. */
+/** Creates a cache whose requests the test answers. */
 function start() {
   const clock = new FakeClock()
-  const askings: Asking[] = []
-  const lookup = new TtlCache<string>(
+  const requests: PendingRequest[] = []
+  const cache = new TtlCache<string>(
     'test',
     clock,
     (signal) =>
       new Promise<Timed<string>>((resolve, reject) => {
-        askings.push({
+        requests.push({
           signal,
           answer: async (value, ttlMs = 10_000) => {
             resolve({ value, ttlMs })
@@ -35,7 +32,6 @@ function start() {
             await settle()
           },
         })
-        // As whoever asks with bounds does.
         const stop = (): void => {
           reject(signal.reason as Error)
         }
@@ -44,159 +40,159 @@ function start() {
       }),
   )
   const get = (refresh = false, signal = new AbortController().signal): Promise<string> =>
-    lookup.get(signal, refresh)
+    cache.get(signal, refresh)
   return {
     clock,
-    askings,
-    lookup,
+    requests,
+    cache,
     get,
-    last: () => askings.at(-1)!,
-    /** Gets a value, by an asking where there must be one. */
+    last: () => requests.at(-1)!,
+    /** Gets a value by a new request. */
     learn: async (value: string, ttlMs?: number) => {
-      const before = askings.length
-      const got = get()
-      assert.equal(askings.length, before + 1)
-      await askings.at(-1)!.answer(value, ttlMs)
-      assert.equal(await got, value)
+      const before = requests.length
+      const pending = get()
+      assert.equal(requests.length, before + 1)
+      await requests.at(-1)!.answer(value, ttlMs)
+      assert.equal(await pending, value)
     },
   }
 }
 
-describe('Lookup: memory', () => {
-  it('the answer serves for as long as it says, and not a millisecond longer', async () => {
-    const { clock, askings, get, learn, last } = start()
+describe('TtlCache: cached answers', () => {
+  it('returns an answer for its TTL, and not a millisecond longer', async () => {
+    const { clock, requests, get, learn, last } = start()
     await learn('one', 5_000)
     assert.equal(await get(), 'one')
     clock.set(clock.now() + 4_999)
     assert.equal(await get(), 'one')
-    assert.equal(askings.length, 1)
+    assert.equal(requests.length, 1)
     clock.set(clock.now() + 1)
     const later = get()
-    assert.equal(askings.length, 2)
+    assert.equal(requests.length, 2)
     await last().answer('two')
     assert.equal(await later, 'two')
   })
 
-  it('the time runs from the answer, not from the question', async () => {
-    const { clock, askings, get } = start()
+  it('counts the TTL from the answer, not from the request', async () => {
+    const { clock, requests, get } = start()
     const first = get()
     clock.set(clock.now() + 60_000)
-    await askings[0]!.answer('one', 5_000)
+    await requests[0]!.answer('one', 5_000)
     assert.equal(await first, 'one')
     clock.set(clock.now() + 4_999)
     assert.equal(await get(), 'one')
-    assert.equal(askings.length, 1)
+    assert.equal(requests.length, 1)
   })
 
-  it('all who wait share one asking', async () => {
-    const { askings, get } = start()
+  it('shares one request among concurrent calls', async () => {
+    const { requests, get } = start()
     const waiting = [get(), get(true), get(), get(true)]
-    assert.equal(askings.length, 1)
-    await askings[0]!.answer('one')
+    assert.equal(requests.length, 1)
+    await requests[0]!.answer('one')
     assert.deepEqual(await Promise.all(waiting), ['one', 'one', 'one', 'one'])
-    assert.equal(askings.length, 1)
+    assert.equal(requests.length, 1)
   })
 
-  it('an answer for 0 ms is for those who wait for it, and nobody else', async () => {
-    const { askings, get, last } = start()
+  it('returns an answer with a TTL of 0 to the waiting calls only', async () => {
+    const { requests, get, last } = start()
     const waiting = [get(), get()]
     await last().answer('one', 0)
     assert.deepEqual(await Promise.all(waiting), ['one', 'one'])
     // In the same millisecond.
     const later = get()
-    assert.equal(askings.length, 2)
+    assert.equal(requests.length, 2)
     await last().answer('two', 0)
     assert.equal(await later, 'two')
   })
 
-  it('an answer may be undefined', async () => {
+  it('caches undefined', async () => {
     const clock = new FakeClock()
     let asked = 0
-    const lookup = new TtlCache<undefined>('test', clock, () => {
+    const cache = new TtlCache<undefined>('test', clock, () => {
       asked += 1
       return Promise.resolve({ value: undefined, ttlMs: 1_000 })
     })
     const { signal } = new AbortController()
-    for (let i = 0; i < 3; i += 1) await lookup.get(signal, false)
+    for (let i = 0; i < 3; i += 1) await cache.get(signal, false)
     assert.equal(asked, 1)
   })
 
-  it('a clock that was set back makes the answer one of the future: it is asked again', async () => {
-    const { clock, askings, get, learn } = start()
+  it('requests the value again after the clock was set back', async () => {
+    const { clock, requests, get, learn } = start()
     await learn('one')
     clock.set(clock.now() - 1)
-    void get()
-    assert.equal(askings.length, 2)
-    await askings[1]!.answer('two')
-    assert.equal(await get(), 'two')
+    const value = get()
+    assert.equal(requests.length, 2)
+    await requests[1]!.answer('two')
+    assert.equal(await value, 'two')
   })
 })
 
-describe('Lookup: refresh', () => {
-  it('asks again though the answer still holds, but not within a second', async () => {
-    const { clock, askings, get, learn, last } = start()
+describe('TtlCache: refresh', () => {
+  it('requests the value again within the TTL, but not within a second', async () => {
+    const { clock, requests, get, learn, last } = start()
     await learn('one', 60_000)
     clock.set(clock.now() + 999)
     assert.equal(await get(true), 'one')
-    assert.equal(askings.length, 1)
+    assert.equal(requests.length, 1)
     clock.set(clock.now() + 1)
     const refreshed = get(true)
-    assert.equal(askings.length, 2)
+    assert.equal(requests.length, 2)
     await last().answer('two', 60_000)
     assert.equal(await refreshed, 'two')
     assert.equal(await get(), 'two')
     assert.equal(await get(true), 'two')
-    assert.equal(askings.length, 2)
+    assert.equal(requests.length, 2)
   })
 
-  it('within a second of an answer that holds for less', async () => {
-    const { clock, askings, get, learn } = start()
+  it('returns an answer less than a second old, even when its TTL has passed', async () => {
+    const { clock, requests, get, learn } = start()
     await learn('one', 0)
     clock.set(clock.now() + 999)
     assert.equal(await get(true), 'one')
-    assert.equal(askings.length, 1)
+    assert.equal(requests.length, 1)
     void get(false)
-    assert.equal(askings.length, 2)
-    await askings[1]!.answer('two')
+    assert.equal(requests.length, 2)
+    await requests[1]!.answer('two')
   })
 
-  it('those who do not want it meanwhile get what there is', async () => {
-    const { clock, askings, get, learn, last } = start()
+  it('does not delay calls without refresh', async () => {
+    const { clock, requests, get, learn, last } = start()
     await learn('one', 60_000)
     clock.set(clock.now() + 5_000)
     const refreshed = get(true)
     assert.equal(await get(), 'one')
-    assert.equal(askings.length, 2)
+    assert.equal(requests.length, 2)
     await last().answer('two')
     assert.equal(await refreshed, 'two')
   })
 })
 
-describe('Lookup: failure', () => {
+describe('TtlCache: failure', () => {
   for (const [kind, error] of [
-    ['away', AWAY],
-    ['mute', new DnsError('127.0.0.1:8600', 'SRV web', 'no answer')],
+    ['is unreachable', AWAY],
+    ['does not answer', new DnsError('127.0.0.1:8600', 'SRV web', 'no answer')],
   ] as const) {
-    it(`whoever is asked is ${kind}: the last good answer serves on, and it is asked again after longer and longer pauses`, async () => {
-      const { clock, askings, get, learn, lookup, last } = start()
+    it(`returns the last good answer while the server ${kind}, and requests it again after growing pauses`, async () => {
+      const { clock, requests, get, learn, cache, last } = start()
       await learn('one', 1_000)
       clock.set(clock.now() + 1_000)
       for (const [i, pause] of [100, 200, 400, 800, 1600, 2000, 2000].entries()) {
         const stale = get()
-        assert.equal(askings.length, i + 2)
+        assert.equal(requests.length, i + 2)
         await last().fail(error)
         assert.equal(await stale, 'one')
-        assert.equal(lookup.lastError, error)
+        assert.equal(cache.lastError, error)
         for (const refresh of [false, true]) assert.equal(await get(refresh), 'one')
         clock.set(clock.now() + pause - 1)
         for (const refresh of [false, true]) assert.equal(await get(refresh), 'one')
-        assert.equal(askings.length, i + 2)
+        assert.equal(requests.length, i + 2)
         clock.set(clock.now() + 1)
       }
       assert.equal(clock.pending, 0)
       await learn('two', 1_000)
-      assert.equal(lookup.lastError, undefined)
-      // With that the pauses are short again.
+      assert.equal(cache.lastError, undefined)
+      // A success resets the pauses.
       clock.set(clock.now() + 1_000)
       const stale = get()
       await last().fail(error)
@@ -206,7 +202,7 @@ describe('Lookup: failure', () => {
     })
   }
 
-  it('a clock that was set back holds nobody up', async () => {
+  it('does not prolong a pause after the clock was set back', async () => {
     const { clock, get, learn, last } = start()
     await learn('one', 0)
     clock.set(clock.now() + 1_000)
@@ -217,7 +213,7 @@ describe('Lookup: failure', () => {
     await learn('two')
   })
 
-  it('a refresh that fails gives the last good answer too', async () => {
+  it('returns the last good answer after a failed refresh', async () => {
     const { clock, get, learn, last } = start()
     await learn('one', 60_000)
     clock.set(clock.now() + 5_000)
@@ -226,49 +222,20 @@ describe('Lookup: failure', () => {
     assert.equal(await refreshed, 'one')
   })
 
-  it('a refusal is an answer: the last good one does not serve on', async () => {
-    const { askings, clock, get, learn, last } = start()
+  it('rejects after a refusal instead of returning the last good answer', async () => {
+    const { requests, clock, get, learn, last } = start()
     await learn('one', 1_000)
     for (let i = 2; i < 5; i += 1) {
       clock.set(clock.now() + 1_000)
       const refused = assert.rejects(get(), (error) => error === FORBIDDEN)
-      assert.equal(askings.length, i)
+      assert.equal(requests.length, i)
       await last().fail(FORBIDDEN)
       await refused
     }
   })
 
-  for (const [kind, error] of [
-    ['a refusal', FORBIDDEN],
-    ['a server that is mute', new DnsError('127.0.0.1:8600', 'SRV web', 'no answer')],
-  ] as const) {
-    it(`${kind} is told to everybody who asks, with no pause, and repeated for nobody`, async () => {
-      const { askings, get, last, learn } = start()
-      for (let i = 1; i < 5; i += 1) {
-        const refused = assert.rejects(get(), (thrown) => thrown === error)
-        await settle()
-        assert.equal(askings.length, i)
-        await last().fail(error)
-        await refused
-      }
-      await learn('one')
-    })
-  }
-
-  it('after a refusal the last good answer does not serve either, and it is asked again at once', async () => {
-    const { askings, clock, get, learn, last } = start()
-    await learn('one', 0)
-    clock.set(clock.now() + 1_000)
-    for (let i = 2; i < 5; i += 1) {
-      const refused = assert.rejects(get(), (error) => error === FORBIDDEN)
-      assert.equal(askings.length, i)
-      await last().fail(FORBIDDEN)
-      await refused
-    }
-  })
-
-  it('a pause begins with the failure, however long the asking took', async () => {
-    const { askings, clock, get, learn, last } = start()
+  it('starts the pause at the failure', async () => {
+    const { requests, clock, get, learn, last } = start()
     await learn('one', 0)
     clock.set(clock.now() + 1_000)
     const stale = get()
@@ -277,254 +244,224 @@ describe('Lookup: failure', () => {
     await last().fail(AWAY)
     clock.set(clock.now() + 99)
     assert.equal(await get(), 'one')
-    assert.equal(askings.length, 2)
+    assert.equal(requests.length, 2)
     clock.set(clock.now() + 1)
     await learn('two')
   })
 
-  it('the last good answer serves for a day at most', async () => {
-    const { clock, get, learn, last } = start()
+  it('returns the last good answer for a day at most', async () => {
+    const { clock, get, learn, last, cache } = start()
     await learn('one', 1_000)
     clock.set(clock.now() + 24 * 3_600_000 - 1)
     const stale = get()
     await last().fail(AWAY)
     assert.equal(await stale, 'one')
-    // To the millisecond; the pause is not over yet.
     clock.set(clock.now() + 1)
-    let got: unknown
-    const late = new AbortController()
-    const none = get(false, late.signal).then(
-      (value) => {
-        got = value
-      },
-      () => undefined,
-    )
+    const expired = assert.rejects(get(), ClosedError)
     await settle()
-    assert.equal(got, undefined)
-    late.abort()
-    await none
-    clock.set(clock.now() + 60_000)
-    const mine = new AbortController()
-    const waiting = assert.rejects(get(false, mine.signal))
-    await last().fail(AWAY)
-    mine.abort()
-    await waiting
+    cache.close()
+    await clock.advance(2_000)
+    await expired
   })
 
-  it('an asking that hangs keeps the last good answer back for half a second, and nobody who comes later', async () => {
-    const { clock, askings, get, learn, last } = start()
+  it('waits half a second for a request that hangs, and then returns the last good answer at once', async () => {
+    const { clock, requests, get, learn, last } = start()
     await learn('one', 1_000)
     clock.set(clock.now() + 1_000)
-    const got: string[] = []
-    for (let i = 0; i < 2; i += 1) void get().then((value) => got.push(value))
+    const values: string[] = []
+    for (let i = 0; i < 2; i += 1) void get().then((value) => values.push(value))
     await clock.advance(499)
-    assert.deepEqual(got, [])
+    assert.deepEqual(values, [])
     await clock.advance(1)
-    assert.deepEqual(got, ['one', 'one'])
+    assert.deepEqual(values, ['one', 'one'])
     assert.equal(await get(), 'one')
     assert.equal(clock.pending, 0)
-    assert.equal(askings.length, 2)
-    assert.equal(askings[1]!.signal.aborted, false)
-    // What comes late serves all the same.
+    assert.equal(requests.length, 2)
+    assert.equal(requests[1]!.signal.aborted, false)
+    // The late answer is stored.
     await last().answer('two')
     assert.equal(await get(), 'two')
-    assert.deepEqual([askings.length, clock.pending], [2, 0])
+    assert.deepEqual([requests.length, clock.pending], [2, 0])
   })
-  it('an asking that hangs and fails is no unhandled rejection', async () => {
-    const { clock, get, learn, last, lookup } = start()
+
+  it('handles the rejection of a request that no call awaits', async () => {
+    const { clock, get, learn, last, cache } = start()
     await learn('one', 1_000)
     clock.set(clock.now() + 1_000)
     const stale = get()
     await clock.advance(1_000)
     assert.equal(await stale, 'one')
     await last().fail(AWAY)
-    assert.equal(lookup.lastError, AWAY)
+    assert.equal(cache.lastError, AWAY)
   })
 
-  it('the first answer is waited for, however long it takes', async () => {
+  it('waits for the first answer without a limit', async () => {
     const { clock, get, last } = start()
-    let got: string | undefined
-    const waiting = get().then((value) => {
-      got = value
+    let isDone = false
+    const value = get().finally(() => {
+      isDone = true
     })
     await clock.advance(600_000)
-    assert.equal(got, undefined)
+    assert.equal(isDone, false)
     await last().answer('one')
-    await waiting
-    assert.equal(got, 'one')
+    assert.equal(await value, 'one')
   })
 
-  it('the first asking is repeated while that may help, with longer and longer pauses', async () => {
-    const { clock, askings, get, lookup, last } = start()
-    const got = get()
+  it('repeats the first request after transient errors, with growing pauses', async () => {
+    const { clock, requests, get, cache, last } = start()
+    const value = get()
     const pauses = [100, 200, 400, 800, 1600, 2000, 2000, 2000]
     for (const [i, pause] of pauses.entries()) {
       await last().fail(AWAY)
-      assert.equal(lookup.lastError, AWAY)
+      assert.equal(cache.lastError, AWAY)
       await clock.advance(pause - 1)
-      assert.equal(askings.length, i + 1)
+      assert.equal(requests.length, i + 1)
       await clock.advance(1)
-      assert.equal(askings.length, i + 2)
+      assert.equal(requests.length, i + 2)
     }
     await last().answer('one')
-    assert.equal(await got, 'one')
-    assert.equal(lookup.lastError, undefined)
+    assert.equal(await value, 'one')
+    assert.equal(cache.lastError, undefined)
     assert.equal(clock.pending, 0)
   })
 
-  it('all who wait out a pause share the asking after it', async () => {
-    const { clock, askings, get, last } = start()
-    const first = get()
-    await last().fail(AWAY)
-    await clock.advance(50)
-    const second = get()
-    assert.equal(askings.length, 1)
-    await clock.advance(50)
-    assert.equal(askings.length, 2)
-    await last().answer('one')
-    assert.deepEqual(await Promise.all([first, second]), ['one', 'one'])
-  })
-
-  it('however many wait, it is asked hardly more often than for one', async () => {
-    const { clock, askings, get } = start()
-    const mine = new AbortController()
-    const waiting: Promise<unknown>[] = []
+  it('repeats the first request no faster for 100 callers, and answers them all', async () => {
+    const { clock, requests, get } = start()
+    const waiting: Promise<string>[] = []
     let failed = 0
     for (let ms = 0; ms < 10_000; ms += 10) {
-      if (waiting.length < 100) waiting.push(assert.rejects(get(false, mine.signal)))
-      while (failed < askings.length) await askings[failed++]!.fail(AWAY)
+      if (waiting.length < 100) waiting.push(get())
+      while (failed < requests.length) await requests[failed++]!.fail(AWAY)
       await clock.advance(10)
     }
-    mine.abort()
-    await Promise.all(waiting)
-    // As often as for one alone.
-    assert.equal(askings.length, 9)
+    // At the rate of the pauses of a single caller.
+    assert.equal(requests.length, 9)
+    await clock.advance(2_000)
+    await requests.at(-1)!.answer('one')
+    assert.deepEqual(await Promise.all(waiting), Array<string>(100).fill('one'))
   })
 
   const permanent: Error[] = [
     FORBIDDEN,
+    new DnsError('127.0.0.1:8600', 'SRV web', 'no answer'),
     agentError('ERR_CONNECT_AGENT_NOT_FOUND'),
     agentError('ERR_CONNECT_AGENT_SHAPE'),
     new Error('no'),
   ]
   for (const error of permanent) {
-    it(`the first asking is not repeated where somebody has to do something: ${String(error)}`, async () => {
-      const { clock, askings, get, lookup, learn } = start()
-      const waiting = [get(), get()].map((each) => assert.rejects(each, (thrown) => thrown === error))
-      await askings[0]!.fail(error)
-      await Promise.all(waiting)
-      assert.deepEqual([askings.length, clock.pending], [1, 0])
-      assert.equal(lookup.lastError, error)
-      // The next who wants to know asks again.
+    it(`rejects all callers of the first request, and requests the value again for the next call: ${String(error)}`, async () => {
+      const { clock, requests, get, cache, learn } = start()
+      for (const count of [1, 2, 3]) {
+        const waiting = [get(), get()].map((each) => assert.rejects(each, (thrown) => thrown === error))
+        await requests.at(-1)!.fail(error)
+        await Promise.all(waiting)
+        assert.deepEqual([requests.length, clock.pending, cache.lastError], [count, 0, error])
+      }
       await learn('one')
     })
   }
 
-  it('what was thrown and is no error is told as one', async () => {
-    const { get, last, lookup } = start()
-    const got = get()
-    const rejected = assert.rejects(got)
+  it('wraps a thrown value that is not an Error', async () => {
+    const { get, last, cache } = start()
+    const value = get()
+    const rejected = assert.rejects(value)
     await last().fail('nonsense' as unknown as Error)
     await rejected
-    assert.match(lookup.lastError!.message, /nonsense/)
+    assert.match(cache.lastError!.message, /nonsense/)
   })
 
-  it('an asking that throws at once is a failure like any other', async () => {
+  it('rejects when the request throws synchronously', async () => {
     let asked = 0
-    const lookup = new TtlCache<string>('test', new FakeClock(), () => {
+    const cache = new TtlCache<string>('test', new FakeClock(), () => {
       asked += 1
       if (asked === 1) throw FORBIDDEN
       return Promise.resolve({ value: 'one', ttlMs: 0 })
     })
     const { signal } = new AbortController()
-    await assert.rejects(lookup.get(signal, false), (error) => error === FORBIDDEN)
-    assert.equal(await lookup.get(signal, false), 'one')
+    await assert.rejects(cache.get(signal, false), (error) => error === FORBIDDEN)
+    assert.equal(await cache.get(signal, false), 'one')
   })
 })
 
-describe("Lookup: the caller's signal", () => {
-  it('ends the wait of its caller, with its reason, and nobody else’s', async () => {
-    const { askings, get } = start()
-    const [mine, reason] = [new AbortController(), new Error('enough')]
-    const [impatient, patient] = [get(false, mine.signal), get()]
-    const rejected = assert.rejects(impatient, (error) => error === reason)
-    mine.abort(reason)
+describe("TtlCache: the caller's signal", () => {
+  it('rejects the call with its reason, and no other call', async () => {
+    const { requests, get } = start()
+    const [controller, reason] = [new AbortController(), new Error('enough')]
+    const [aborted, value] = [get(false, controller.signal), get()]
+    const rejected = assert.rejects(aborted, (error) => error === reason)
+    controller.abort(reason)
     await rejected
-    assert.equal(askings[0]!.signal.aborted, false)
-    await askings[0]!.answer('one')
-    assert.equal(await patient, 'one')
+    assert.equal(requests[0]!.signal.aborted, false)
+    await requests[0]!.answer('one')
+    assert.equal(await value, 'one')
     assert.equal(await get(), 'one')
-    assert.equal(askings.length, 1)
+    assert.equal(requests.length, 1)
   })
 
-  it('of all who wait does not end the asking: the next one has its answer', async () => {
-    const { askings, get } = start()
-    const mine = new AbortController()
-    const rejected = assert.rejects(get(false, mine.signal))
-    mine.abort()
+  it('does not abort the request when all callers have aborted', async () => {
+    const { requests, get } = start()
+    const controller = new AbortController()
+    const rejected = assert.rejects(get(false, controller.signal))
+    controller.abort()
     await rejected
     const next = get()
-    assert.equal(askings.length, 1)
-    await askings[0]!.answer('one')
+    assert.equal(requests.length, 1)
+    await requests[0]!.answer('one')
     assert.equal(await next, 'one')
   })
 
-  it('an asking that fails when nobody waits any more is no unhandled rejection', async () => {
-    const { askings, get } = start()
-    const mine = new AbortController()
-    const rejected = assert.rejects(get(false, mine.signal))
-    mine.abort()
+  it('handles the rejection of a request when all callers have aborted', async () => {
+    const { requests, get } = start()
+    const controller = new AbortController()
+    const rejected = assert.rejects(get(false, controller.signal))
+    controller.abort()
     await rejected
-    await askings[0]!.fail(FORBIDDEN)
+    await requests[0]!.fail(FORBIDDEN)
   })
 
-  it('that is aborted beforehand ends it at once', async () => {
+  it('rejects at once when it is aborted already, with an error', async () => {
     const reason = new Error('enough')
-    const { askings, get } = start()
+    const { requests, get } = start()
     await assert.rejects(get(false, AbortSignal.abort(reason)), (error) => error === reason)
-    assert.equal(askings.length, 0)
-  })
-
-  it('with a reason that is no error rejects with one', async () => {
-    const { get } = start()
     await assert.rejects(get(false, AbortSignal.abort('enough')), { message: /enough/ })
+    assert.equal(requests.length, 0)
   })
 
-  it('in the middle with a reason that is no error rejects with one', async () => {
+  it('rejects with an error when its reason is not an Error', async () => {
     const { get, last } = start()
-    const mine = new AbortController()
-    const rejected = assert.rejects(get(false, mine.signal), { message: /enough/ })
-    mine.abort('enough')
+    const controller = new AbortController()
+    const rejected = assert.rejects(get(false, controller.signal), { message: /enough/ })
+    controller.abort('enough')
     await rejected
     await last().answer('one')
   })
 
-  it('with a reason that looks like a failure is no failure', async () => {
+  it('rejects with a reason that equals a transient error', async () => {
     const { clock, get, learn, last } = start()
     await learn('one', 0)
     clock.set(clock.now() + 1_000)
-    const mine = new AbortController()
-    const rejected = assert.rejects(get(false, mine.signal), (error) => error === AWAY)
-    mine.abort(AWAY)
+    const controller = new AbortController()
+    const rejected = assert.rejects(get(false, controller.signal), (error) => error === AWAY)
+    controller.abort(AWAY)
     await rejected
     await last().answer('two')
   })
 
-  it('counts for more than the last good answer, and leaves no timer', async () => {
+  it('rejects despite a last good answer, and leaves no timer and no listener', async () => {
     const { clock, get, learn, last } = start()
     await learn('one', 0)
     clock.set(clock.now() + 5_000)
-    const mine = new AbortController()
+    const controller = new AbortController()
     const reason = new Error('enough')
-    const rejected = assert.rejects(get(false, mine.signal), (error) => error === reason)
-    mine.abort(reason)
+    const rejected = assert.rejects(get(false, controller.signal), (error) => error === reason)
+    controller.abort(reason)
     await rejected
     assert.equal(clock.pending, 0)
-    assert.equal(getEventListeners(mine.signal, 'abort').length, 0)
+    assert.equal(getEventListeners(controller.signal, 'abort').length, 0)
     await last().answer('two')
   })
 
-  it('is let go when the last good answer serves', async () => {
+  it('has no listener left when the last good answer is returned', async () => {
     const { clock, get, learn, last } = start()
     await learn('one', 0)
     clock.set(clock.now() + 5_000)
@@ -537,26 +474,26 @@ describe("Lookup: the caller's signal", () => {
     await last().answer('two')
   })
 
-  it('ends a pause between two askings, and leaves no timer', async () => {
-    const { clock, askings, get, last } = start()
-    const [mine, reason] = [new AbortController(), new Error('enough')]
-    const rejected = assert.rejects(get(false, mine.signal), (error) => error === reason)
+  it('ends a pause between two requests, and leaves no timer', async () => {
+    const { clock, requests, get, last } = start()
+    const [controller, reason] = [new AbortController(), new Error('enough')]
+    const rejected = assert.rejects(get(false, controller.signal), (error) => error === reason)
     await last().fail(AWAY)
     assert.equal(clock.pending, 1)
-    mine.abort(reason)
+    controller.abort(reason)
     await rejected
-    assert.deepEqual([askings.length, clock.pending], [1, 0])
+    assert.deepEqual([requests.length, clock.pending], [1, 0])
   })
 
-  it('keeps no listener, whatever came', async () => {
+  it('has no listener left after success and failure', async () => {
     const { clock, get, last } = start()
     const { signal } = new AbortController()
-    const got = get(false, signal)
+    const value = get(false, signal)
     assert.equal(getEventListeners(signal, 'abort').length, 1)
     await last().fail(AWAY)
     await clock.advance(100)
     await last().answer('one', 0)
-    await got
+    await value
     const failed = get(false, signal)
     await last().fail(AWAY)
     await failed
@@ -565,57 +502,57 @@ describe("Lookup: the caller's signal", () => {
   })
 })
 
-describe('Lookup: close', () => {
-  it('ends the asking under way, for all who wait', async () => {
-    const { askings, get, lookup, clock } = start()
+describe('TtlCache: close', () => {
+  it('aborts the request, and rejects all calls', async () => {
+    const { requests, get, cache, clock } = start()
     const waiting = [get(), get()].map((each) =>
       assert.rejects(each, (error) => error instanceof ClosedError && error.message.startsWith('test')),
     )
-    lookup.close()
+    cache.close()
     await Promise.all(waiting)
-    assert.equal(askings[0]!.signal.aborted, true)
+    assert.equal(requests[0]!.signal.aborted, true)
     assert.equal(clock.pending, 0)
   })
 
-  it('is not covered up by the last good answer', async () => {
-    const { clock, get, learn, lookup } = start()
+  it('rejects despite a last good answer', async () => {
+    const { clock, get, learn, cache } = start()
     await learn('one', 0)
     clock.set(clock.now() + 5_000)
     const rejected = assert.rejects(get(), ClosedError)
-    lookup.close()
+    cache.close()
     await rejected
   })
 
-  it('is not covered up by another try, whatever the asking failed with', async () => {
-    const { askings, get, lookup, clock } = start()
+  it('does not repeat a failed request', async () => {
+    const { requests, get, cache, clock } = start()
     const rejected = assert.rejects(get(), (error) => error === AWAY)
-    const failed = askings[0]!.fail(AWAY)
-    lookup.close()
+    const failed = requests[0]!.fail(AWAY)
+    cache.close()
     await failed
     await rejected
     assert.equal(clock.pending, 0)
   })
 
-  it('whoever asks afterwards is told', async () => {
-    const { get, lookup } = start()
-    lookup.close()
-    lookup.close()
+  it('rejects later calls', async () => {
+    const { get, cache } = start()
+    cache.close()
+    cache.close()
     await assert.rejects(get(), ClosedError)
   })
 
-  it('is not covered up by an answer that still holds', async () => {
-    const { get, learn, lookup, askings } = start()
+  it('rejects despite a cached answer', async () => {
+    const { get, learn, cache, requests } = start()
     await learn('one', 60_000)
-    lookup.close()
+    cache.close()
     for (const refresh of [false, true]) await assert.rejects(get(refresh), ClosedError)
-    assert.equal(askings.length, 1)
+    assert.equal(requests.length, 1)
   })
 
-  it('in a pause between two askings is told at the end of it, at the latest', async () => {
-    const { clock, get, last, lookup } = start()
+  it('rejects a call in a pause by the end of the pause', async () => {
+    const { clock, get, last, cache } = start()
     const rejected = assert.rejects(get(), ClosedError)
     await last().fail(AWAY)
-    lookup.close()
+    cache.close()
     await clock.advance(100)
     await rejected
     assert.equal(clock.pending, 0)

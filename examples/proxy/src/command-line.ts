@@ -99,7 +99,7 @@ export function parseFlags<F extends Flags>(
     const { name, text } = splitFlag(arg)
     const flag = name === undefined ? undefined : known.get(name)
     if (name === undefined) rest.push(arg)
-    // As in Go, an argument with a dash is a flag even after a flag without its value.
+    // Unlike Go, do not take an argument with a dash as the value of a flag: the value was probably forgotten.
     else if (flag === undefined) throw new UsageError(`unknown flag: -${shorten(name)} (see -help)`)
     else if (flag.type === 'boolean' && text !== undefined) values[name] = parseBoolean(name, text)
     else rest.push(text === undefined ? `--${name}` : `--${name}=${text}`)
@@ -187,7 +187,7 @@ export function hostAndPort(flag: string, text: string): { host: string | undefi
   // An IPv6 address must be in brackets.
   const isHost = !host.includes(':') || text.startsWith('[')
   if (text.length > MAX_ADDRESS_LENGTH || !isHost || !(port >= 1 && port <= 65_535)) {
-    throw new UsageError(`${flag}: expected [HOST]:PORT with a port from 1 to 65535, got ${quote(text)}`)
+    throw new UsageError(`${flag}: expected [HOST:]PORT with a port from 1 to 65535, got ${quote(text)}`)
   }
   return { host: host === '' ? undefined : host, port }
 }

@@ -33,7 +33,7 @@ export const FLAGS = {
   'service-addr': { type: 'string', value: '[HOST:]PORT', help: 'address of the application' },
   listen: {
     type: 'string',
-    value: '[HOST]:PORT',
+    value: '[HOST:]PORT',
     help: 'address of the public listener; requires -service-addr',
   },
   upstream: {
@@ -55,7 +55,7 @@ export const FLAGS = {
   },
   'admin-addr': {
     type: 'string',
-    value: '[HOST]:PORT',
+    value: '[HOST:]PORT',
     help: 'serve /metrics, /health, /ready, and /config; the host defaults to 127.0.0.1 (default off)',
   },
   'ecdh-curve': {
@@ -75,7 +75,7 @@ export const FLAGS = {
   },
   'pprof-addr': {
     type: 'string',
-    value: '[HOST]:PORT',
+    value: '[HOST:]PORT',
     help: 'ignored: set NODE_OPTIONS=--inspect to profile the proxy',
   },
   version: { type: 'boolean', help: 'print the version and exit' },

@@ -71,7 +71,7 @@ export class Outbound {
     forward.on('accepted', (connection) => {
       traffic.opened(labels, connection)
     })
-    forward.on('dialled', ({ dialMs }) => {
+    forward.on('dialed', ({ dialMs }) => {
       if (dialMs !== undefined) metrics.dialed(this.name, dialMs)
     })
     forward.on('ended', (connection) => {

@@ -4,8 +4,13 @@ import type { Log } from './log.js'
 type Direction = 'inbound' | 'upstream'
 
 /**
- * How a connection ended: `ended` after both sides had finished; `unreachable` if the application or upstream could not be
- * reached.
+ * How a connection ended.
+ * - `ended`: both sides had finished
+ * - `broken`: an error
+ * - `idle`: the idle timeout
+ * - `revoked`: the peer is no longer authorized or trusted
+ * - `unreachable`: the application or upstream could not be reached
+ * - `shutdown`: the proxy was stopped
  */
 export type CloseReason = 'ended' | 'broken' | 'idle' | 'revoked' | 'unreachable' | 'shutdown'
 

@@ -35,12 +35,12 @@ export const FLAGS = {
   },
   'admin-addr': {
     type: 'string',
-    value: '[HOST]:PORT',
+    value: '[HOST:]PORT',
     help: 'serve /metrics, /health, /ready, and /status; HOST defaults to loopback (default: off)',
   },
   'api-addr': {
     type: 'string',
-    value: '[HOST]:PORT',
+    value: '[HOST:]PORT',
     help: 'accept service registrations by HTTP, as Consul 1.2 did; HOST defaults to loopback (default: off)',
   },
   'proxy-log-bytes': {

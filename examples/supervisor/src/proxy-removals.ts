@@ -29,7 +29,7 @@ export class ProxyRemovals {
     this.retryFailed()
   }
 
-  /** RetrySchedule failed removals. Called once per pass. */
+  /** Retries failed removals. Called once per pass. */
   retryFailed(): void {
     for (const [proxy, pending] of this.#proxies) {
       if (pending === undefined) this.#proxies.set(proxy, this.#remove(proxy))

@@ -10,7 +10,7 @@ export interface QueryAnswer {
   /** The datacenter of the instances: after a failover, another one than ours. */
   readonly datacenter: string | undefined
   readonly instances: readonly ConnectInstance[]
-  /** The node of each instance, in the order of the response. */
+  /** The node of each entry in the order of the response, to detect its sorting. `instances` omits gateways. */
   readonly nodes: readonly string[]
   /** The TTL of the query, in milliseconds; undefined if it defines none. */
   readonly ttlMs: number | undefined

@@ -82,13 +82,15 @@ export class RegistrationApi {
       return this.#proxy(decoded(proxy), token, searchParams, received)
     }
     const [, encoded] = /^\/v1\/agent\/service\/deregister\/([^/]+)$/.exec(pathname) ?? []
+    if (encoded === undefined && pathname !== '/v1/agent/service/register') {
+      throw new RequestError(
+        404,
+        `expected /v1/agent/service/register, /v1/agent/service/deregister/:id or /v1/agent/connect/proxy/:id; for other endpoints, use the agent at ${this.#agent.address}`,
+      )
+    }
     if (received.method !== 'PUT') throw new RequestError(405, 'expected PUT')
-    if (pathname === '/v1/agent/service/register') return this.#register(await bodyOf(received), token)
     if (encoded !== undefined) return this.#deregister(decoded(encoded), token)
-    throw new RequestError(
-      404,
-      `expected /v1/agent/service/register, /v1/agent/service/deregister/:id or /v1/agent/connect/proxy/:id; for other endpoints, use the agent at ${this.#agent.address}`,
-    )
+    return this.#register(await bodyOf(received), token)
   }
 
   async #register(body: Json, header: string | undefined): Promise<Reply> {
@@ -166,7 +168,7 @@ export class RegistrationApi {
   }
 
   /**
-   * Whether a deregistration may retryFailed although the agent no longer has the service. The agent checks no rights on
+   * Whether a deregistration may succeed although the agent no longer has the service. The agent checks no rights on
    * an unknown service, so the client must present the token of the registration.
    */
   #isOwnersLeftover(id: string, token: string | undefined, { status, text }: AgentExchange): boolean {

