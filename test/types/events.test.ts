@@ -80,13 +80,13 @@ describe('types: events of a Service', () => {
 describe('types: events of a Forward', () => {
   it('carry the connection, and reject unknown names', () => {
     compiled((forward: Forward, ignore: () => void) => [
-      (['accepted', 'dialled', 'ended'] as const).map((event) =>
+      (['accepted', 'dialed', 'ended'] as const).map((event) =>
         forward.on(event, (connection) => {
           expectTypeOf(connection).toEqualTypeOf<ForwardConnection>()
         }),
       ),
       // @ts-expect-error -- unknown event
-      forward.on('dialed', ignore),
+      forward.on('dialled', ignore),
       // @ts-expect-error -- a Forward emits no event for its own end
       forward.on('closed', ignore),
     ])
