@@ -3,12 +3,13 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { readFileSync, readdirSync } from 'node:fs'
+import { readFileSync, readdirSync, readlinkSync } from 'node:fs'
 import { type Socket, connect } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { setImmediate as turn, setTimeout as delay } from 'node:timers/promises'
 import fc from 'fast-check'
 import { cut } from '../../src/sockets/pump.js'
+import type { TestAgent } from '../../src/testing/index.js'
 import { freePort } from '../fixtures/free-ports.js'
 import { WAIT_MS, readAll, startMesh, until } from '../fixtures/mesh.js'
 import {
@@ -19,7 +20,6 @@ import {
   echo,
   expectEcho,
   localConnect,
-  settled,
   startApplication,
   startPair,
   startProxy,
@@ -50,21 +50,44 @@ async function start(t: TestContext, { handler = echo, ...flags }: Options = {})
   }
   if (handler === echo) await works()
   const proxies = [pair.inbound, pair.outbound]
-  const before = await Promise.all(proxies.map(idleDescriptors))
+  const before = await Promise.all(proxies.map((proxy) => idleDescriptors(proxy, agent)))
   return {
     ...pair,
     agent: agent.address,
     works,
     settled: async () => {
-      await Promise.all(proxies.map((proxy, i) => settled(proxy, before[i]!)))
+      for (const [i, proxy] of proxies.entries()) {
+        await until(
+          'no descriptor is left open',
+          async () => (await idleDescriptors(proxy, agent)) <= before[i]!,
+        )
+      }
     },
   }
 }
 
-/** The number of descriptors of a proxy without connections. */
-async function idleDescriptors(proxy: RunningProxy): Promise<number> {
+/** Waits until a proxy has no connections. Returns its number of descriptors, without the varying number to the agent. */
+async function idleDescriptors(proxy: RunningProxy, agent: TestAgent): Promise<number> {
   await until('no connection is open', async () => (await proxy.metric('connections_open')) === 0)
-  return proxy.descriptors()
+  const agentPort = Number(new URL(agent.url).port).toString(16).toUpperCase().padStart(4, '0')
+  // See proc(5): the fields of a TCP socket are its slot, the local and the remote address, and so on up to the inode.
+  const toAgent = readFileSync(`/proc/${proxy.pid}/net/tcp`, 'utf8')
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/))
+    .filter(([, , remote]) => remote?.endsWith(`:${agentPort}`))
+    .map((fields) => `socket:[${fields[9]}]`)
+  return readdirSync(`/proc/${proxy.pid}/fd`).filter(
+    (descriptor) => !toAgent.includes(linkOf(`/proc/${proxy.pid}/fd/${descriptor}`)),
+  ).length
+}
+
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path)
+  } catch {
+    // Closed meanwhile.
+    return ''
+  }
 }
 
 const MIB = randomBytes(1 << 20)

@@ -2,14 +2,14 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, type ServerOpts, type Socket, connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { TestContext } from 'node:test'
 import { freePort } from '../fixtures/free-ports.js'
-import { type TestMesh, WAIT_MS, startMesh, until } from '../fixtures/mesh.js'
+import { type TestMesh, WAIT_MS, startMesh } from '../fixtures/mesh.js'
 
 const folder = join(import.meta.dirname, '..', '..', 'examples', 'proxy')
 const bin = join(folder, 'bin.js')
@@ -102,11 +102,6 @@ export class RunningProxy {
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | NodeJS.Signals | null> {
     this.signal(signal)
     return this.ended()
-  }
-
-  /** The number of open file descriptors. */
-  descriptors(): number {
-    return readdirSync(`/proc/${this.pid}/fd`).length
   }
 
   /** Requests a path of the admin address. */
@@ -317,11 +312,4 @@ export async function startEchoPair(
   const mesh = await startMesh(t)
   const application = await startApplication(t, echo)
   return { ...mesh, application, ...(await startPair(t, mesh.agent.address, application.port, flags)) }
-}
-
-/** Waits until a proxy has no connection, and no more descriptors than before. */
-export async function settled(proxy: RunningProxy, descriptors: number): Promise<void> {
-  await until('no connection is open', async () => (await proxy.metric('connections_open')) === 0)
-  // The request for the metrics is a descriptor itself, until it ends.
-  await until('no descriptor is left open', () => proxy.descriptors() <= descriptors)
 }
