@@ -189,7 +189,7 @@ describe('a change of the configuration of a sidecar', () => {
       'upstreams[1].config.tag: expected one of tags, filter, near, got an unknown key; this upstream is not served',
     ]
     for (const problem of problems) await proxy.logged(problem, before)
-    await proxy.logged('colour: no such key; it has no effect', before)
+    await proxy.logged('colour: unknown key, which has no effect', before)
     await connectEcho(t, upstream)
     const { status, text } = await proxy.admin('/ready')
     assert.equal(status, 200)

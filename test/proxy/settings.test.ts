@@ -264,10 +264,10 @@ describe('settings: errors', () => {
     ],
     ['-sidecar-for a -service web', /^service: not allowed with -proxy-id or -sidecar-for; /],
     ['-service web -listen :1', /^-listen: expected -service-addr as well/],
-    ['-service web -listen x', /^-listen: expected \[HOST\]:PORT with a port from 1 to 65535, got "x"$/],
+    ['-service web -listen x', /^-listen: expected \[HOST:\]PORT with a port from 1 to 65535, got "x"$/],
     [
       '-service web -service-addr 127.0.0.1:8080 -listen :0',
-      /^-listen: expected \[HOST\]:PORT .*, got ":0"$/,
+      /^-listen: expected \[HOST:\]PORT .*, got ":0"$/,
     ],
     ['-service web -service-addr h:', /^-service-addr: expected .*, got "h:"$/],
     [
@@ -300,7 +300,7 @@ describe('settings: errors', () => {
       /^-ecdh-curve: expected groups supported by OpenSSL, such as X25519:P-256, got "X25518"$/,
     ],
     ['-service web -ecdh-curve=', /^-ecdh-curve: expected groups/],
-    ['-service web -admin-addr x', /^-admin-addr: expected \[HOST\]:PORT/],
+    ['-service web -admin-addr x', /^-admin-addr: expected \[HOST:\]PORT/],
     [
       '-service web -token a -token-file b',
       /^-token, -token-file: set only one of them; -token-file is safer$/,

@@ -209,7 +209,7 @@ test('-watch applies changes of files, and ignores invalid files', async (t) => 
   host.write('c.json', '{}')
   host.write('b.json', '{}')
   await expectServices(agent, ['a', 'a-proxy'])
-  assert.equal(host.processes().length, 1)
+  await until('the proxy of b has ended', () => host.processes().length === 1)
 })
 
 test('removes the proxies of removed definitions, also of those removed while no supervisor ran', async (t) => {
