@@ -35,6 +35,23 @@ export interface AgentSettings {
   readonly waitMs: number
 }
 
+/** The environment variables of options, for messages. */
+const VARIABLES: Readonly<Record<string, string>> = {
+  address: 'CONSUL_HTTP_ADDR',
+  token: 'CONSUL_HTTP_TOKEN',
+  tokenFile: 'CONSUL_HTTP_TOKEN_FILE',
+  auth: 'CONSUL_HTTP_AUTH',
+  namespace: 'CONSUL_NAMESPACE',
+  partition: 'CONSUL_PARTITION',
+  datacenter: 'CONSUL_DATACENTER',
+}
+const TLS_VARIABLES: Readonly<Record<string, string>> = {
+  ca: 'CONSUL_CACERT or CONSUL_CAPATH',
+  cert: 'CONSUL_CLIENT_CERT',
+  key: 'CONSUL_CLIENT_KEY',
+  serverName: 'CONSUL_TLS_SERVER_NAME',
+}
+
 /**
  * Validates agent options, and completes them from the environment.
  * @throws OptionError
@@ -50,7 +67,7 @@ export function agentSettings(agent: AgentOptions = {}): AgentSettings {
   const given = { ...others, ...(!hasToken && { token, tokenFile }), ...own }
   const expectAgentAddress = (option: string, value: unknown): AgentAddress =>
     parseAddress(
-      own.address === undefined ? 'CONSUL_HTTP_ADDR' : option,
+      option,
       expectString(option, value ?? DEFAULTS.agentAddress),
       ssl === true ? 'https' : 'http',
     )
@@ -61,7 +78,7 @@ export function agentSettings(agent: AgentOptions = {}): AgentSettings {
     tokenFile: optional(expectString),
     auth: optional(expectAuth),
     tls: (option: string, value: unknown) =>
-      expectTls(option, { ...tls, ...defined(optional(expectObject)(option, value) ?? {}) }),
+      expectTls(option, defined(optional(expectObject)(option, value) ?? {}), tls),
     namespace: optional(expectName),
     partition: optional(expectName),
     datacenter: optional(expectName),
@@ -70,7 +87,7 @@ export function agentSettings(agent: AgentOptions = {}): AgentSettings {
     waitMs: withDefault<number>(expectWait, DEFAULTS.watchWaitMs),
     env: () => undefined,
   }
-  const { env: _, ...settings } = readOptions(given, checks, 'agent')
+  const { env: _, ...settings } = readOptions(given, checks, 'agent', sourceOf(own, VARIABLES))
   return { ...settings, dnsAddress: settings.dnsAddress ?? defaultDnsAddress(settings.address) }
 }
 
@@ -106,9 +123,14 @@ function expectAuth(option: string, value: unknown): { username: string; passwor
   throw new OptionError(`${option}.username`, 'a non-empty user name without a colon', describe(username))
 }
 
-function expectTls(option: string, value: object): AgentTlsOptions {
+/** Names the values that the options lack by their variables. */
+function sourceOf(own: object, variables: Readonly<Record<string, string>>) {
+  return (key: string): string | undefined => (Object.hasOwn(own, key) ? undefined : variables[key])
+}
+
+function expectTls(option: string, own: object, fromEnv: AgentTlsOptions | undefined): AgentTlsOptions {
   const { cert, key, ...others } = readOptions(
-    value,
+    { ...fromEnv, ...own },
     {
       ca: optional(expectCertificates),
       cert: optional(expectString),
@@ -117,6 +139,7 @@ function expectTls(option: string, value: object): AgentTlsOptions {
       verify: optional(expectBoolean),
     },
     option,
+    sourceOf(own, TLS_VARIABLES),
   )
   if ((cert === undefined) !== (key === undefined)) {
     throw new OptionError(option, 'cert and key together', cert === undefined ? 'key alone' : 'cert alone')

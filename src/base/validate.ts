@@ -74,19 +74,21 @@ type Checks = Readonly<Record<string, Check<unknown>>>
 /**
  * Reads an object by a check for each of its keys.
  * @param place - the option that the object is; the options of a call without it
+ * @param sourceOf - returns the name of a value that comes from elsewhere, such as an environment variable
  * @throws OptionError, also for an unknown key
  */
 export function readOptions<C extends Checks>(
   given: unknown,
   checks: C,
   place?: string,
+  sourceOf: (key: string) => string | undefined = () => undefined,
 ): { [K in keyof C]: ReturnType<C[K]> } {
   const options = expectObject(place ?? 'options', given)
   const keys = Object.keys(checks)
   expectKeys(place ?? 'options', options, keys)
   const read: Record<string, unknown> = {}
   for (const key of keys)
-    read[key] = checks[key]?.(place === undefined ? key : `${place}.${key}`, options[key])
+    read[key] = checks[key]?.(sourceOf(key) ?? (place === undefined ? key : `${place}.${key}`), options[key])
   return read as { [K in keyof C]: ReturnType<C[K]> }
 }
 

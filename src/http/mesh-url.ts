@@ -74,6 +74,7 @@ function problemOf(host: string, domain: string): string {
   const labels = host.toLowerCase().replace(/\.$/, '').split('.')
   const name = labels.join('.')
   if (!isHostName(name)) return 'is not a host name'
+  if (name === 'localhost') return 'is this machine, and a connection in the mesh needs a service name'
   if (labels.length === 1) return `is not a full name; write ${name}.service.${domain}`
   if (!name.endsWith(`.${domain}`)) return `is not in the domain ${domain}`
   const [, kind, kindAfterTag] = labels.map(dnsNameKind)

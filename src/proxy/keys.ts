@@ -120,7 +120,7 @@ export function expectHostAndPort(
 
 export function expectRealPort(option: string, value: unknown): number {
   if (value !== 0 && value !== undefined) return expectPort(option, value)
-  throw new OptionError(option, 'a port from 1 to 65535', describe(value))
+  throw new OptionError(option, 'a port from 1 to 65535', value === undefined ? 'none' : describe(value))
 }
 
 /** The longest path of a Unix socket on Linux, which truncates a longer one without an error. */

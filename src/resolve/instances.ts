@@ -118,7 +118,7 @@ export async function whyUnknown(
   }
   const registered = await countInstances(agent, service, wanted, signal)
   if (registered > 0) {
-    const message = `none of its ${registered} instances${where} accepts mesh connections, natively or by a proxy`
+    const message = `none of its ${registered} instances${where} accepts mesh connections; register it with connect { native = true }, or with a sidecar proxy`
     return { reason: 'not-connect', message }
   }
   const cause = `it is not registered, or the token lacks service:read on ${JSON.stringify(service)}`

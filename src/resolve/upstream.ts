@@ -7,7 +7,6 @@ import {
   expectAddress,
   expectBoolean,
   expectName,
-  expectObject,
   expectString,
   expectStrings,
   optional,
@@ -80,7 +79,9 @@ export function isResolver(value: unknown): value is Resolver {
  */
 export function toTarget(upstream: unknown): Target {
   if (typeof upstream === 'string') return { kind: 'service', service: expectServiceName(upstream) }
-  const given = expectObject('upstream', upstream)
+  if (typeof upstream !== 'object' || upstream === null || Array.isArray(upstream))
+    throw new OptionError('upstream', 'a service name or an object', describe(upstream))
+  const given: object = upstream
   if (Object.hasOwn(given, 'query')) return queryTarget(given)
   if (Object.hasOwn(given, 'dns')) return dnsTarget(given)
   if (Object.hasOwn(given, 'address')) return addressTarget(given)

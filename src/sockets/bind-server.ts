@@ -25,6 +25,10 @@ export async function bindServer(
     await Promise.race([once(server, 'listening'), ended])
   } catch (cause) {
     const where = 'path' in address ? address.path : `${address.host ?? 'any address'}, port ${address.port}`
-    throw new ConnectError('ERR_CONNECT_LISTEN', `cannot listen on ${where}${withCause(cause)}`, { cause })
+    const isTaken = (cause as NodeJS.ErrnoException).code === 'EADDRINUSE'
+    const advice = isTaken ? '; stop the program that listens there, or use another address' : ''
+    throw new ConnectError('ERR_CONNECT_LISTEN', `cannot listen on ${where}${withCause(cause)}${advice}`, {
+      cause,
+    })
   }
 }

@@ -3,7 +3,7 @@ import { describe, it } from 'node:test'
 import { AnswerOrder } from '../../src/resolve/answer-order.js'
 import { seeded } from '../fixtures/random.js'
 
-/** How a query answers that does not sort. */
+/** The result of a prepared query that does not sort by distance. */
 function shuffled(nodes: readonly string[], random: () => number): string[] {
   return nodes
     .map((node) => ({ node, at: random() }))
@@ -12,29 +12,29 @@ function shuffled(nodes: readonly string[], random: () => number): string[] {
 }
 
 describe('AnswerOrder', () => {
-  it('rarely takes a shuffled query for a sorted one, and notices it later', () => {
+  it('rarely mistakes a shuffled query for a sorted one, and corrects the mistake later', () => {
     const random = seeded(7)
     for (const nodes of [
       ['a', 'b'],
       ['a', 'b', 'c'],
-      // Most instances are on one node, which comes first often by chance.
+      // Most instances are on one node, which is often first by chance.
       ['a', 'a', 'a', 'a', 'b'],
       Array.from({ length: 20 }, (_, i) => `n${i}`),
     ]) {
-      let [mistakes, late] = [0, 0]
+      let [mistakes, uncorrected] = [0, 0]
       for (let run = 0; run < 500; run += 1) {
         const order = new AnswerOrder()
         while (order.isSorted === undefined) order.add(shuffled(nodes, random))
         if (order.isSorted) mistakes += 1
         for (let i = 0; i < 200 && order.isSorted; i += 1) order.add(shuffled(nodes, random))
-        if (order.isSorted) late += 1
+        if (order.isSorted) uncorrected += 1
       }
       assert.ok(mistakes <= 3, `${mistakes} of 500 with ${nodes.length} instances`)
-      assert.equal(late, 0)
+      assert.equal(uncorrected, 0)
     }
   })
 
-  it('finds the order although the rest of the list changes, and a node leaves', () => {
+  it('detects a sorted query although the other nodes are shuffled, and after the first node leaves', () => {
     const random = seeded(11)
     const order = new AnswerOrder()
     for (let i = 0; i < 8; i += 1) order.add(['near', ...shuffled(['b', 'c', 'd'], random)])
@@ -43,7 +43,7 @@ describe('AnswerOrder', () => {
     assert.equal(order.isSorted, true)
   })
 
-  it('notices that a query sorts no more', () => {
+  it('detects that a query no longer sorts', () => {
     const order = new AnswerOrder()
     for (let i = 0; i < 50; i += 1) order.add(['a', 'b', 'c'])
     for (const first of ['b', 'c', 'a', 'b', 'c', 'a', 'b'])
@@ -51,7 +51,7 @@ describe('AnswerOrder', () => {
     assert.equal(order.isSorted, false)
   })
 
-  it('does not decide by answers of one node or of none', () => {
+  it('does not decide on results with a single node or without nodes', () => {
     const order = new AnswerOrder()
     for (let i = 0; i < 50; i += 1) order.add(i % 2 === 0 ? ['a', 'a'] : [])
     assert.equal(order.isSorted, undefined)

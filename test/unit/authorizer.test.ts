@@ -1,62 +1,50 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
-import { type Authorizer, type Outcome, runAuthorizer } from '../../src/authorize/authorizer.js'
-import type { Peer } from '../../src/identity/peer.js'
+import {
+  type AuthorizeRequest,
+  type Authorizer,
+  type Outcome,
+  runAuthorizer,
+} from '../../src/authorize/authorizer.js'
+import { makePeer } from '../fixtures/peers.js'
 
 const bounds = { timeoutMs: 1000 }
-const peer: Peer = {
-  spiffeId: 'spiffe://a.consul/ns/default/dc/dc1/svc/web',
-  trustDomain: 'a.consul',
-  partition: 'default',
-  namespace: 'default',
-  datacenter: 'dc1',
-  service: 'web',
-  serialNumber: '0a:0b',
-  fingerprint256: 'AA',
-  notAfter: new Date(0),
-}
-const request = { peer, service: 'db' }
+const request = { peer: makePeer(), service: 'db' }
 const intentions = () => ({ authorized: true, reason: 'an intention', basis: 'intention' }) as const
 const decideBy = (authorizer: () => unknown): Promise<Outcome> =>
   runAuthorizer(authorizer as Authorizer, request, intentions, bounds)
 
 describe('runAuthorizer', () => {
-  it('a decision is taken as it is, at once or later', async () => {
+  it('returns the decision of the authorizer, synchronous or asynchronous', async () => {
     for (const authorized of [true, false]) {
-      const decision = { authorized, reason: 'because' }
+      const decision = { authorized, reason: 'a reason' }
       const outcome = { ...decision, basis: 'authorizer' }
       assert.deepEqual(await decideBy(() => decision), outcome)
       assert.deepEqual(await decideBy(() => Promise.resolve(decision)), outcome)
     }
   })
 
-  it('the authorizer gets the peer, the service and the signal', async () => {
-    let given: unknown
-    const outcome = await runAuthorizer(
-      (asked) => {
-        given = asked
-        return asked.intentions()
-      },
-      request,
-      intentions,
-      bounds,
-    )
-    const { signal, intentions: asking, ...asked } = given as { signal: unknown; intentions: unknown }
-    assert.deepEqual(asked, request)
+  it('passes the peer, the service, the signal, and the intentions to the authorizer', async () => {
+    const requests: AuthorizeRequest[] = []
+    const authorizer: Authorizer = (received) => {
+      requests.push(received)
+      return received.intentions()
+    }
+    assert.deepEqual(await runAuthorizer(authorizer, request, intentions, bounds), intentions())
+    const [{ signal, intentions: _, ...passed } = assert.fail('no request')] = requests
+    assert.deepEqual(passed, request)
     assert.ok(signal instanceof AbortSignal)
-    assert.equal(typeof asking, 'function')
-    assert.deepEqual(outcome, intentions())
   })
 
-  it('a ground that is none of ours is the authorizer’s', async () => {
+  it('replaces an unknown basis by `authorizer`', async () => {
     for (const basis of ['whatever', 5, {}, 'constructor']) {
       const outcome = await decideBy(() => ({ authorized: true, reason: 'x', basis }))
       assert.equal(outcome.basis, 'authorizer')
     }
   })
 
-  const noDecisions: unknown[] = [
+  const invalidDecisions: unknown[] = [
     undefined,
     null,
     true,
@@ -72,7 +60,7 @@ describe('runAuthorizer', () => {
     { allowed: true, reason: 'x' },
     () => ({ authorized: true, reason: 'x' }),
   ]
-  for (const answer of noDecisions) {
+  for (const answer of invalidDecisions) {
     it(`denies on ${inspect(answer)}`, async () => {
       const { cause, ...outcome } = await decideBy(() => answer)
       const reason = 'authorizer failed: expected { authorized, reason } from the authorizer'
@@ -81,7 +69,7 @@ describe('runAuthorizer', () => {
     })
   }
 
-  const cause = new Error('the agent is away')
+  const cause = new Error('agent unreachable')
   const thrown: unknown[] = [
     cause,
     'a string',
@@ -90,23 +78,23 @@ describe('runAuthorizer', () => {
     { authorized: true, reason: 'x' },
     Object.create(null),
   ]
-  for (const what of thrown) {
-    it(`denies on a throw of ${inspect(what)}`, async () => {
+  for (const value of thrown) {
+    it(`denies when the authorizer throws ${inspect(value)}`, async () => {
       const fail = (): never => {
-        throw what
+        throw value
       }
-      // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- whatever it is
-      for (const authorizer of [fail, () => Promise.reject(what)]) {
-        const { authorized, reason, cause: given } = await decideBy(authorizer)
-        assert.equal(authorized, false)
-        assert.match(reason, /^authorizer failed/)
-        assert.ok(given instanceof Error)
-        assert.equal(what instanceof Error ? given : given.cause, what)
+      // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- users may reject with any value
+      for (const authorizer of [fail, () => Promise.reject(value)]) {
+        const outcome = await decideBy(authorizer)
+        assert.equal(outcome.authorized, false)
+        assert.match(outcome.reason, /^authorizer failed/)
+        assert.ok(outcome.cause instanceof Error)
+        assert.equal(value instanceof Error ? outcome.cause : outcome.cause.cause, value)
       }
     })
   }
 
-  it('denies on an answer that throws when it is read', async () => {
+  it('denies on a decision with a getter that throws', async () => {
     const hostile = {
       get authorized(): boolean {
         throw cause

@@ -22,60 +22,60 @@ const request: AuthorizeRequest = {
   signal: new AbortController().signal,
   intentions: () => ({ authorized: false, reason: 'an intention', basis: 'intention' }),
 }
-const passes = async (authorizer: Authorizer, who: Partial<Peer> = {}): Promise<boolean> =>
-  (await authorizer({ ...request, peer: { ...peer, ...who } })).authorized
+const authorizes = async (authorizer: Authorizer, changes: Partial<Peer> = {}): Promise<boolean> =>
+  (await authorizer({ ...request, peer: { ...peer, ...changes } })).authorized
 
-const yes: Authorizer = () => ({ authorized: true, reason: 'yes' })
-const no: Authorizer = () => ({ authorized: false, reason: 'no' })
-const boom: Authorizer = () => {
+const allow: Authorizer = () => ({ authorized: true, reason: 'allow' })
+const deny: Authorizer = () => ({ authorized: false, reason: 'deny' })
+const throwing: Authorizer = () => {
   throw new Error('boom')
 }
-const nonsense = (() => 'yes') as unknown as Authorizer
-const unasked: Authorizer = () => assert.fail('asked')
+const malformed = (() => 'allow') as unknown as Authorizer
+const unused: Authorizer = () => assert.fail('the authorizer was called')
 
 describe('authorizers', () => {
-  it('the intentions’ answer is passed on', async () => {
+  it('authorizeIntentions returns the decision of the intentions', async () => {
     assert.deepEqual(await authorizeIntentions(request), request.intentions())
   })
 
-  it('anybody', async () => {
-    assert.equal(await passes(authorizeAny), true)
+  it('authorizeAny allows every peer', async () => {
+    assert.equal(await authorizes(authorizeAny), true)
   })
 
-  it('one service, in the default namespace and partition, of any datacenter', async () => {
-    const only = authorizeService('web')
-    assert.equal(await passes(only), true)
-    assert.equal(await passes(only, { datacenter: 'dc2' }), true)
-    for (const who of [{ service: 'Web' }, { service: 'db' }, { namespace: 'x' }, { partition: 'x' }])
-      assert.equal(await passes(only, who), false, inspect(who))
+  it('authorizeService allows a service of the default namespace and partition, in any datacenter', async () => {
+    const authorizer = authorizeService('web')
+    assert.equal(await authorizes(authorizer), true)
+    assert.equal(await authorizes(authorizer, { datacenter: 'dc2' }), true)
+    for (const changes of [{ service: 'Web' }, { service: 'db' }, { namespace: 'x' }, { partition: 'x' }])
+      assert.equal(await authorizes(authorizer, changes), false, inspect(changes))
   })
 
-  it('one service of a place', async () => {
-    const there = { namespace: 'n', partition: 'p', datacenter: 'd' }
-    const only = authorizeService({ service: 'web', ...there })
-    assert.equal(await passes(only, there), true)
-    for (const key of Object.keys(there))
-      assert.equal(await passes(only, { ...there, [key]: 'default' }), false, key)
+  it('authorizeService compares namespace, partition, and datacenter if they are set', async () => {
+    const scope = { namespace: 'n', partition: 'p', datacenter: 'd' }
+    const authorizer = authorizeService({ service: 'web', ...scope })
+    assert.equal(await authorizes(authorizer, scope), true)
+    for (const key of Object.keys(scope))
+      assert.equal(await authorizes(authorizer, { ...scope, [key]: 'default' }), false, key)
   })
 
-  it('several services', async () => {
-    const some = authorizeOneOf(['db', { service: 'web' }])
-    assert.equal(await passes(some), true)
-    assert.equal(await passes(some, { service: 'db' }), true)
-    assert.equal(await passes(some, { service: 'x' }), false)
+  it('authorizeOneOf allows the listed services, and lists them in a denial', async () => {
+    const authorizer = authorizeOneOf(['db', { service: 'web' }])
+    assert.equal(await authorizes(authorizer), true)
+    assert.equal(await authorizes(authorizer, { service: 'db' }), true)
+    assert.equal(await authorizes(authorizer, { service: 'x' }), false)
     assert.match(
-      (await some({ ...request, peer: { ...peer, service: 'x' } })).reason,
+      (await authorizer({ ...request, peer: { ...peer, service: 'x' } })).reason,
       /only db, web may connect/,
     )
   })
 
-  it('a trust domain', async () => {
-    assert.equal(await passes(authorizeTrustDomain('a.consul')), true)
-    assert.equal(await passes(authorizeTrustDomain('b.consul')), false)
+  it('authorizeTrustDomain allows one trust domain', async () => {
+    assert.equal(await authorizes(authorizeTrustDomain('a.consul')), true)
+    assert.equal(await authorizes(authorizeTrustDomain('b.consul')), false)
   })
 
-  it('refuse what names nobody', () => {
-    const wrong: readonly (readonly [string, () => unknown])[] = [
+  it('refuse invalid arguments', () => {
+    const invalid: readonly (readonly [string, () => unknown])[] = [
       ['allowed[0].service', () => authorizeService('')],
       ['allowed[0].service', () => authorizeService({} as never)],
       ['allowed[0].servcie', () => authorizeService({ service: 'a', servcie: 'b' } as never)],
@@ -88,13 +88,13 @@ describe('authorizers', () => {
       ['trustDomain', () => authorizeTrustDomain(undefined as never)],
       ['authorizers', () => allOf()],
       ['authorizers', () => anyOf()],
-      ['authorizers[1]', () => allOf(yes, {} as never)],
+      ['authorizers[1]', () => allOf(allow, {} as never)],
       ['authorizers[0]', () => anyOf(true as never)],
     ]
-    for (const [option, make] of wrong) {
+    for (const [option, make] of invalid) {
       assert.throws(make, (error) => {
         assert.ok(error instanceof OptionError)
-        assert.ok(error.option.endsWith(option), `${error.option} and not ${option}`)
+        assert.ok(error.option.endsWith(option), `${error.option}, expected ${option}`)
         return true
       })
     }
@@ -102,40 +102,40 @@ describe('authorizers', () => {
 })
 
 describe('allOf', () => {
-  it('is passed by whoever passes each, and says all reasons', async () => {
-    assert.deepEqual(await allOf(yes, authorizeAny)(request), {
+  it('allows if every authorizer allows, with all reasons', async () => {
+    assert.deepEqual(await allOf(allow, authorizeAny)(request), {
       authorized: true,
-      reason: 'yes; all services of the mesh are authorized',
+      reason: 'allow; all services of the mesh are authorized',
     })
   })
 
-  it('stops at the first that denies, and gives its answer', async () => {
-    assert.deepEqual(await allOf(yes, authorizeIntentions, unasked)(request), request.intentions())
+  it('stops at the first denial and returns it', async () => {
+    assert.deepEqual(await allOf(allow, authorizeIntentions, unused)(request), request.intentions())
   })
 
-  for (const [what, authorizer] of [
-    ['throws', boom],
-    ['answers nonsense', nonsense],
+  for (const [problem, authorizer] of [
+    ['throws', throwing],
+    ['returns a malformed decision', malformed],
   ] as const) {
-    it(`fails with one that ${what}`, async () => {
-      await assert.rejects(async () => allOf(yes, authorizer, unasked)(request))
+    it(`fails if an authorizer ${problem}`, async () => {
+      await assert.rejects(async () => allOf(allow, authorizer, unused)(request))
     })
   }
 })
 
 describe('anyOf', () => {
-  it('is passed by whoever passes one, with its answer', async () => {
-    assert.deepEqual(await anyOf(no, yes, unasked)(request), { authorized: true, reason: 'yes' })
+  it('returns the first decision that allows', async () => {
+    assert.deepEqual(await anyOf(deny, allow, unused)(request), { authorized: true, reason: 'allow' })
   })
 
-  it('says all reasons of a denial', async () => {
-    const { authorized, reason } = await anyOf(no, authorizeIntentions)(request)
-    assert.deepEqual([authorized, reason], [false, 'no; an intention'])
+  it('denies with all reasons if no authorizer allows', async () => {
+    const { authorized, reason } = await anyOf(deny, authorizeIntentions)(request)
+    assert.deepEqual([authorized, reason], [false, 'deny; an intention'])
   })
 
-  it('one that fails allows nobody, and the others are asked', async () => {
-    assert.equal(await passes(anyOf(boom, nonsense, yes)), true)
-    const { authorized, reason } = await anyOf(boom, nonsense)(request)
+  it('treats a failing authorizer as a denial, and continues', async () => {
+    assert.equal(await authorizes(anyOf(throwing, malformed, allow)), true)
+    const { authorized, reason } = await anyOf(throwing, malformed)(request)
     assert.equal(authorized, false)
     assert.match(reason, /boom; .*expected { authorized, reason }/)
   })

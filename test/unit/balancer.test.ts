@@ -13,34 +13,29 @@ function at(host: string, weight?: number): Endpoint {
   return weight === undefined ? { host, port: 80, identity } : { host, port: 80, identity, weight }
 }
 
-const [A, B, C, D, E, F] = ['a', 'b', 'c', 'd', 'e', 'f'].map((host) => at(host)) as [
-  Endpoint,
-  Endpoint,
-  Endpoint,
-  Endpoint,
-  Endpoint,
-  Endpoint,
-]
+const [A, B, C, D, E, F] = [at('a'), at('b'), at('c'), at('d'), at('e'), at('f')]
 
 function start(random: () => number = () => 0) {
   const clock = new FakeClock()
   const balancer = new Balancer({ clock, random })
-  const choose = (list: readonly Endpoint[], tried = new Set<object>()): Choice => {
-    const choice = balancer.choose(list, false, tried)
-    assert.ok(choice !== undefined, 'nothing was chosen')
-    return choice
+  const chooser =
+    (isSorted: boolean) =>
+    (list: readonly Endpoint[], tried = new Set<object>()): Choice => {
+      const choice = balancer.choose(list, isSorted, tried)
+      assert.ok(choice !== undefined, 'no instance was chosen')
+      return choice
+    }
+  const pass = (ms: number): void => {
+    clock.set(clock.now() + ms)
   }
-  const first = (list: readonly Endpoint[], tried = new Set<object>()): Choice => {
-    const choice = balancer.choose(list, true, tried)
-    assert.ok(choice !== undefined, 'nothing was chosen')
-    return choice
-  }
-  /** Whether `endpoint` would be chosen before others that are in good standing. */
+  const choose = chooser(false)
+  const first = chooser(true)
+  /** Whether `endpoint` is preferred to a healthy instance. */
   const isReady = (endpoint: Endpoint, list: readonly Endpoint[]): boolean => {
-    // One that is new is always in good standing.
-    const choice = first([endpoint, ...list.filter((other) => other !== endpoint), at('new')])
+    // A new instance is healthy.
+    const choice = first([endpoint, ...list.filter((item) => item !== endpoint), at('new')])
     choice.abandoned()
-    // As if it had never been there.
+    // Remove the new instance.
     first(list).abandoned()
     return choice.endpoint === endpoint
   }
@@ -49,25 +44,32 @@ function start(random: () => number = () => 0) {
     balancer,
     choose,
     first,
+    /** Two choices from a sorted list. The second one shows whether the first one was a trial. */
+    firstTwo: (list: readonly Endpoint[]) => [first(list).endpoint, first(list).endpoint],
     isReady,
-    pass: (ms: number) => {
-      clock.set(clock.now() + ms)
+    pass,
+    /** Requires that the ejection of `endpoint` ends in `ms`, and moves the clock there. */
+    expectEjected: (endpoint: Endpoint, list: readonly Endpoint[], ms: number): void => {
+      pass(ms - 1)
+      assert.equal(isReady(endpoint, list), false, `before ${ms} ms`)
+      pass(1)
+      assert.equal(isReady(endpoint, list), true, `after ${ms} ms`)
     },
-    /** Chooses `endpoint` out of the list, whatever its standing, by having tried all others. */
+    /** Chooses `endpoint` from the list, even if it is ejected. */
     take: (endpoint: Endpoint, list: readonly Endpoint[]): Choice => {
       const tried = new Set<object>()
-      const others: Choice[] = []
+      const skipped: Choice[] = []
       for (;;) {
         const choice = first(list, tried)
-        if (choice.endpoint !== endpoint) others.push(choice)
-        else {
-          for (const other of others) other.abandoned()
+        if (choice.endpoint === endpoint) {
+          for (const each of skipped) each.abandoned()
           return choice
         }
+        skipped.push(choice)
       }
     },
-    /** How many connections of `count` each instance gets, when each is closed before the next. */
-    sequential: (list: readonly Endpoint[], count: number): number[] => {
+    /** The number of connections of each instance, if each connection is closed before the next one is made. */
+    countChoices: (list: readonly Endpoint[], count: number): number[] => {
       const found = new Map(list.map((endpoint) => [endpoint, 0]))
       for (let i = 0; i < count; i += 1) {
         const choice = choose(list)
@@ -79,40 +81,33 @@ function start(random: () => number = () => 0) {
   }
 }
 
-/** One dial's way through the instances: none is tried twice. */
-function way(balancer: Balancer) {
+/** The choices of one dial, which tries each instance once. */
+function startDial(balancer: Balancer) {
   const tried = new Set<object>()
-  return {
-    tried,
-    next: (list: readonly Endpoint[], isSorted: boolean) => balancer.choose(list, isSorted, tried),
-  }
+  return (list: readonly Endpoint[], isSorted: boolean) => balancer.choose(list, isSorted, tried)
 }
 
-/** How far counts are from what is expected (Pearson). */
+/** Pearson's chi-square statistic. */
 function chiSquare(counts: readonly number[], expected: readonly number[]): number {
   return counts.reduce((sum, count, i) => sum + (count - expected[i]!) ** 2 / expected[i]!, 0)
 }
 
-/** What chance alone exceeds once in a thousand times, by degrees of freedom. */
-const CHI_SQUARE_LIMIT = [0, 10.83, 13.82, 16.27, 18.47, 20.52]
+/** The 99.9th percentile of the chi-square distribution, by degrees of freedom. */
+const CHI_SQUARE_LIMIT = [0, 10.83, 13.82]
 
-describe('Balancer: shares', () => {
+describe('Balancer: the shares of the instances', () => {
   const lists: (number | undefined)[][] = [
-    [1, 1],
     [1, 2, 3],
-    [undefined, undefined, undefined],
     [undefined, 2],
-    [10, 1, 1, 1],
     [0.25, 0.75],
     [1, 100],
-    [5, 4, 3, 2, 1],
     [65535, 65535],
   ]
   for (const weights of lists) {
-    it(`follow the weights ${weights.map((weight) => weight ?? 'none').join(', ')}`, () => {
+    it(`are proportional to the weights ${weights.map((weight) => weight ?? 'none').join(', ')}`, () => {
       const list = weights.map((weight, i) => at(`h${i}`, weight))
       const total = weights.reduce<number>((sum, weight) => sum + (weight ?? 1), 0)
-      const counts = start(seeded(1)).sequential(list, 20_000)
+      const counts = start(seeded(1)).countChoices(list, 20_000)
       const found = chiSquare(
         counts,
         weights.map((weight) => ((weight ?? 1) / total) * 20_000),
@@ -121,13 +116,13 @@ describe('Balancer: shares', () => {
     })
   }
 
-  it('are even when nobody has any weight', () => {
+  it('are equal if all weights are 0', () => {
     const list = [at('a', 0), at('b', 0), at('c', 0)]
-    const counts = start(seeded(2)).sequential(list, 9_000)
+    const counts = start(seeded(2)).countChoices(list, 9_000)
     assert.ok(chiSquare(counts, [3000, 3000, 3000]) < CHI_SQUARE_LIMIT[2]!, counts.join(', '))
   })
 
-  it('of connections that stay open follow the weights, and closer than chance would', () => {
+  it('are proportional to the weights at any time if connections stay open', () => {
     const weights = [1, 2, 3, 4]
     const list = weights.map((weight, i) => at(`h${i}`, weight))
     const { choose } = start(seeded(3))
@@ -145,7 +140,7 @@ describe('Balancer: shares', () => {
     )
   })
 
-  it('whoever does not let go gets no more, once another is free', () => {
+  it('exclude an instance that keeps its connection open while another instance is idle', () => {
     const { choose } = start(seeded(4))
     const counts = { a: 0, b: 0 }
     for (let i = 0; i < 500; i += 1) {
@@ -157,39 +152,23 @@ describe('Balancer: shares', () => {
     assert.deepEqual(counts, { a: 1, b: 499 })
   })
 
-  it('a connection that is being made counts like one that is open', () => {
+  it('count pending connections like open ones', () => {
     const { choose } = start(seeded(5))
     const chosen = [choose([A, B]), choose([A, B])].map(({ endpoint }) => endpoint.host)
     assert.deepEqual(chosen.sort(), ['a', 'b'])
   })
 
-  for (const [outcome, end] of [
-    [
-      'closed',
-      (choice: Choice) => {
-        choice.connected()()
-      },
-    ],
-    [
-      'abandoned',
-      (choice: Choice) => {
-        choice.abandoned()
-      },
-    ],
-    // The only one there is is never ejected.
-    [
-      'failed',
-      (choice: Choice) => {
-        choice.failed()
-      },
-    ],
-  ] as const) {
-    it(`a connection that is ${outcome} does not count any more`, () => {
+  // A single instance is never ejected.
+  for (const outcome of ['closed', 'abandoned', 'failed'] as const) {
+    it(`do not count a connection that was ${outcome}`, () => {
       const { choose, balancer } = start(seeded(6))
-      const alone = [A]
-      for (let i = 0; i < 5; i += 1) end(choose(alone))
+      for (let i = 0; i < 5; i += 1) {
+        const choice = choose([A])
+        if (outcome === 'closed') choice.connected()()
+        else choice[outcome]()
+      }
       assert.equal(balancer.isIdle, true)
-      // With the load gone, chance alone decides.
+      // Without load, the choice is random.
       const hosts = new Set<string>()
       for (let i = 0; i < 50; i += 1) {
         const choice = choose([A, B])
@@ -201,81 +180,85 @@ describe('Balancer: shares', () => {
   }
 })
 
-describe('Balancer: the draw', () => {
-  // The numbers decide who is drawn first and who second; the loads decide between the two.
+describe('Balancer: the random choice', () => {
+  // The random numbers determine which two instances are drawn, and the loads which of the two is chosen.
   const cases: [rule: string, weights: number[], loads: number[], numbers: number[], host: string][] = [
-    ['the lowest number is the first', [1, 1, 1], [0, 0, 0], [0, 0], 'a'],
-    ['the highest number is the last', [1, 1, 1], [0, 0, 0], [0.999, 0], 'c'],
-    ['a number below the first share', [1, 3], [0, 0], [0.2499, 0], 'a'],
-    ['a number at its edge is the next one', [1, 3], [0, 0], [0.25, 0], 'b'],
-    ['of two that are equal the one that was drawn first', [1, 1], [2, 2], [0.5, 0], 'b'],
-    ['the same, the other way round', [1, 1], [2, 2], [0.4, 0], 'a'],
-    ['the second one when it has less', [1, 1], [1, 0], [0, 0], 'b'],
-    ['the first one when it has less', [1, 1], [0, 1], [0, 0], 'a'],
-    ['the second is never the first again', [1, 1, 1], [5, 1, 9], [0, 0], 'b'],
-    ['of three only the two that were drawn are compared', [1, 1, 1], [5, 9, 0], [0, 0], 'a'],
-    ['and the third when it is drawn', [1, 1, 1], [5, 9, 0], [0, 0.5], 'c'],
-    ['the second is drawn by weight too', [1, 1, 3], [5, 0, 0], [0, 0.24], 'b'],
-    ['the second is drawn by weight too, at the edge', [1, 1, 3], [5, 0, 0], [0, 0.25], 'c'],
-    ['less load for the weight: three times as much is the same', [1, 3], [1, 3], [0, 0], 'a'],
-    ['less load for the weight: a little less wins', [1, 3], [1, 2], [0, 0], 'b'],
-    ['less load for the weight: a little more loses', [1, 3], [1, 4], [0, 0], 'a'],
-    ['less load for the weight, drawn first', [3, 1], [2, 1], [0, 0], 'a'],
-    // One connection more would be a load of 2 for a weight of 1, and 4 of 3 are less than that.
-    ['less load for the weight, drawn first, and more', [3, 1], [4, 1], [0, 0], 'a'],
-    ['less load for the weight, drawn first, and far more', [3, 1], [6, 1], [0, 0], 'b'],
-    ['a number that rounding makes too great is the last', [3.8, 8.8], [0, 0], [1 - 2 ** -53, 0], 'b'],
-    ['without weights, by number alone', [0, 0], [0, 0], [0.5, 0], 'b'],
-    ['without weights, below the half', [0, 0], [0, 0], [0.49, 0], 'a'],
+    ['draws the first instance with the lowest number', [1, 1, 1], [0, 0, 0], [0, 0], 'a'],
+    ['draws the last instance with the highest number', [1, 1, 1], [0, 0, 0], [0.999, 0], 'c'],
+    ['draws the first instance below its share', [1, 3], [0, 0], [0.2499, 0], 'a'],
+    ['draws the second instance at the edge of the first share', [1, 3], [0, 0], [0.25, 0], 'b'],
+    ['takes the first drawn of two equally loaded instances', [1, 1], [2, 2], [0.5, 0], 'b'],
+    ['takes the second drawn if it has less load', [1, 1], [1, 0], [0, 0], 'b'],
+    ['takes the first drawn if it has less load', [1, 1], [0, 1], [0, 0], 'a'],
+    ['draws two different instances', [1, 1, 1], [5, 1, 9], [0, 0], 'b'],
+    ['does not consider an instance that was not drawn', [1, 1, 1], [5, 9, 0], [0, 0], 'a'],
+    ['considers the third instance if it is drawn', [1, 1, 1], [5, 9, 0], [0, 0.5], 'c'],
+    ['draws the second by weight', [1, 1, 3], [5, 0, 0], [0, 0.24], 'b'],
+    ['draws the second by weight, at the edge', [1, 1, 3], [5, 0, 0], [0, 0.25], 'c'],
+    ['treats equal loads per weight as equal', [1, 3], [1, 3], [0, 0], 'a'],
+    ['takes the second drawn if it has less load per weight', [1, 3], [1, 2], [0, 0], 'b'],
+    ['takes the first drawn if the second has more load per weight', [1, 3], [1, 4], [0, 0], 'a'],
+    ['takes the first drawn if it has less load per weight', [3, 1], [2, 1], [0, 0], 'a'],
+    // With one more connection, the second would have a load per weight of 2, and the first has 4/3.
+    ['counts the new connection in the load of the second', [3, 1], [4, 1], [0, 0], 'a'],
+    [
+      'takes the second drawn if it has less load per weight with the new connection',
+      [3, 1],
+      [6, 1],
+      [0, 0],
+      'b',
+    ],
+    [
+      'draws the last instance if rounding exceeds the total weight',
+      [3.8, 8.8],
+      [0, 0],
+      [1 - 2 ** -53, 0],
+      'b',
+    ],
+    ['draws uniformly if all weights are 0, upper half', [0, 0], [0, 0], [0.5, 0], 'b'],
+    ['draws uniformly if all weights are 0, lower half', [0, 0], [0, 0], [0.49, 0], 'a'],
   ]
   for (const [rule, weights, loads, numbers, host] of cases) {
     it(rule, () => {
       const list = weights.map((weight, i) => at('abc'[i]!, weight))
-      const busy = start()
-      // The loads are laid on with a random that is not looked at.
-      let random: () => number = () => 0
-      const balancer = new Balancer({ clock: busy.clock, random: () => random() })
+      const { choose, take } = start(scripted(...numbers))
+      // Sorted choices do not use random numbers.
       loads.forEach((load, i) => {
-        for (let n = 0; n < load; n += 1) {
-          const tried = new Set<object>()
-          for (let k = 0; k < i; k += 1) balancer.choose(list, true, tried)!.abandoned()
-          balancer.choose(list, true, tried)!.connected()
-        }
+        for (let n = 0; n < load; n += 1) take(list[i]!, list).connected()
       })
-      random = scripted(...numbers)
-      assert.equal(balancer.choose(list, false, new Set())?.endpoint.host, host)
+      assert.equal(choose(list).endpoint.host, host)
     })
   }
 })
 
-describe('Balancer: a weight of 0', () => {
-  const [zero, one] = [at('zero', 0), at('one', 1)]
+describe('Balancer: an instance with weight 0', () => {
+  const [weightless, weighted] = [at('weightless', 0), at('weighted', 1)]
 
-  it('is never chosen while there is another, however busy that is', () => {
+  it('is not chosen while another instance is available, regardless of load', () => {
     const { choose } = start(seeded(7))
     for (let i = 0; i < 500; i += 1) {
-      const choice = choose([zero, one])
-      assert.equal(choice.endpoint, one)
+      const choice = choose([weightless, weighted])
+      assert.equal(choice.endpoint, weighted)
       choice.connected()
     }
   })
 
-  it('is chosen when the other was tried', () => {
+  it('is chosen after all other instances were tried', () => {
     const { balancer } = start()
-    const attempts = way(balancer)
-    assert.equal(attempts.next([zero, one], false)?.endpoint, one)
-    assert.equal(attempts.next([zero, one], false)?.endpoint, zero)
+    const next = startDial(balancer)
+    assert.equal(next([weightless, weighted], false)?.endpoint, weighted)
+    assert.equal(next([weightless, weighted], false)?.endpoint, weightless)
   })
 
-  it('is chosen before one that is ejected', () => {
+  it('is preferred to an ejected instance', () => {
     const { choose } = start()
-    choose([zero, one]).failed()
-    assert.equal(choose([zero, one]).endpoint, zero)
+    choose([weightless, weighted]).failed()
+    assert.equal(choose([weightless, weighted]).endpoint, weightless)
   })
 })
 
 describe('Balancer: a sorted list', () => {
-  it('gives its first, whatever weights, loads and numbers there are', () => {
+  it('yields its first instance, regardless of weights, loads, and random numbers', () => {
     const { first } = start(seeded(8))
     const list = [at('near', 1), at('far', 100)]
     for (let i = 0; i < 100; i += 1) {
@@ -285,92 +268,72 @@ describe('Balancer: a sorted list', () => {
     }
   })
 
-  it('keeps its order among those that are left, and puts the ejected ones last', () => {
+  it('yields the remaining instances in order, and ejected instances last', () => {
     const { first, balancer, take } = start()
     const list = [A, B, C, D]
     take(B, list).failed()
-    const attempts = way(balancer)
-    const order = list.map(() => attempts.next(list, true)?.endpoint.host)
+    const next = startDial(balancer)
+    const order = list.map(() => next(list, true)?.endpoint.host)
     assert.deepEqual(order, ['a', 'c', 'd', 'b'])
     assert.equal(first([D, C, B, A]).endpoint, D)
   })
 })
 
-describe('Balancer: one way through the instances', () => {
-  it('tries each once, and then there is none', () => {
-    const { balancer } = start(seeded(9))
-    const list = [A, B, C]
-    const attempts = way(balancer)
-    assert.equal(attempts.tried.size, 0)
-    const hosts = list.map(() => attempts.next(list, false)?.endpoint.host)
-    assert.deepEqual(hosts.sort(), ['a', 'b', 'c'])
-    assert.equal(attempts.tried.size, 3)
-    assert.equal(attempts.next(list, false), undefined)
-    assert.equal(attempts.tried.size, 3)
-  })
-
-  it('is nobody else’s business', () => {
+describe('Balancer: the choices of a dial', () => {
+  it('continue with new instances of a later list', () => {
     const { balancer } = start()
-    const [one, other] = [way(balancer), way(balancer)]
-    assert.equal(one.next([A], false)?.endpoint, A)
-    assert.equal(one.next([A], false), undefined)
-    assert.equal(other.next([A], false)?.endpoint, A)
-  })
-
-  it('goes on with whoever is new in a later list', () => {
-    const { balancer } = start()
-    const attempts = way(balancer)
-    attempts.next([A], false)!.failed()
-    assert.equal(attempts.next([A], false), undefined)
+    const next = startDial(balancer)
+    next([A], false)!.failed()
+    assert.equal(next([A], false), undefined)
     const again = at('a')
-    assert.equal(attempts.next([again, B], false)?.endpoint, B)
-    assert.equal(attempts.next([again, B], false), undefined)
+    assert.equal(next([again, B], false)?.endpoint, B)
+    assert.equal(next([again, B], false), undefined)
   })
 
-  it('an empty list has nobody', () => {
+  it('are undefined for an empty list', () => {
     const { balancer } = start()
     for (const isSorted of [false, true]) assert.equal(balancer.choose([], isSorted, new Set()), undefined)
   })
 })
 
-describe('Balancer: who is who', () => {
+describe('Balancer: the identity of an instance', () => {
   const base = { host: 'a', port: 80, identity: { service: 'web' } }
-  const others: [rule: string, endpoint: Endpoint, isSame: boolean][] = [
-    ['an equal endpoint is the same', { ...base, identity: { ...base.identity } }, true],
-    ['another weight is the same', { ...base, weight: 7 }, true],
+  const endpoints: [rule: string, endpoint: Endpoint, isSame: boolean][] = [
+    ['is the same for an equal endpoint', { ...base, identity: { ...base.identity } }, true],
+    ['does not depend on the weight', { ...base, weight: 7 }, true],
     [
-      'a datacenter of undefined is the same',
+      'is the same for an undefined datacenter',
       { ...base, identity: { service: 'web', datacenter: undefined } },
       true,
     ],
-    ['another host', { ...base, host: 'b' }, false],
-    ['another port', { ...base, port: 81 }, false],
-    ['another service', { ...base, identity: { service: 'db' } }, false],
-    ['another namespace', { ...base, identity: { service: 'web', namespace: 'n' } }, false],
-    ['another partition', { ...base, identity: { service: 'web', partition: 'n' } }, false],
-    ['another datacenter', { ...base, identity: { service: 'web', datacenter: 'n' } }, false],
+    ['depends on the host', { ...base, host: 'b' }, false],
+    ['depends on the port', { ...base, port: 81 }, false],
+    ['depends on the service', { ...base, identity: { service: 'db' } }, false],
+    ['depends on the namespace', { ...base, identity: { service: 'web', namespace: 'n' } }, false],
+    ['depends on the partition', { ...base, identity: { service: 'web', partition: 'n' } }, false],
+    ['depends on the datacenter', { ...base, identity: { service: 'web', datacenter: 'n' } }, false],
   ]
-  for (const [rule, endpoint, isSame] of others) {
+  for (const [rule, endpoint, isSame] of endpoints) {
     it(rule, () => {
       const { balancer } = start()
-      const attempts = way(balancer)
-      assert.equal(attempts.next([base, endpoint], true)?.endpoint, base)
-      assert.equal(attempts.next([base, endpoint], true)?.endpoint, isSame ? undefined : endpoint)
+      const next = startDial(balancer)
+      assert.equal(next([base, endpoint], true)?.endpoint, base)
+      assert.equal(next([base, endpoint], true)?.endpoint, isSame ? undefined : endpoint)
     })
   }
 
-  it('a namespace, a partition and a datacenter of one name are three things', () => {
+  it('distinguishes a namespace, a partition, and a datacenter with the same name', () => {
     const { balancer } = start()
     const list = ['namespace', 'partition', 'datacenter'].map((place) => ({
       ...base,
       identity: { service: 'web', [place]: 'n' },
     }))
-    const attempts = way(balancer)
-    const found = list.map(() => attempts.next(list, true)?.endpoint)
+    const next = startDial(balancer)
+    const found = list.map(() => next(list, true)?.endpoint)
     assert.deepEqual(found, list)
   })
 
-  it('an address that is named twice is one instance, with what was said first', () => {
+  it('is shared by duplicates; the first one determines the weight', () => {
     const { choose } = start(seeded(10))
     const list = [at('a', 1), at('a', 1000), at('b', 1)]
     const counts = { a: 0, b: 0 }
@@ -383,9 +346,9 @@ describe('Balancer: who is who', () => {
     assert.ok(chiSquare([counts.a, counts.b], [1000, 1000]) < CHI_SQUARE_LIMIT[1]!, JSON.stringify(counts))
   })
 
-  it('an address that is named twice counts once towards the half', () => {
+  it('counts once for duplicates in the limit of ejections', () => {
     const { take, isReady } = start()
-    // Two instances, so one may be ejected.
+    // There are two instances, and one may be ejected.
     const list = [A, at('a'), B, at('b')]
     take(A, list).failed()
     assert.equal(isReady(A, list), false)
@@ -395,7 +358,7 @@ describe('Balancer: who is who', () => {
 })
 
 describe('Balancer: ejection', () => {
-  it('begins with the first failure, and the others go on', () => {
+  it('starts with the first failure', () => {
     const { choose, take } = start(seeded(11))
     take(A, [A, B, C]).failed()
     for (let i = 0; i < 200; i += 1) {
@@ -410,65 +373,53 @@ describe('Balancer: ejection', () => {
     [0.5, 1.25],
     [0.999, 1.4995],
   ] as const) {
-    it(`doubles up to a minute, times ${factor} when the random number is ${random}`, () => {
-      const { take, isReady, pass } = start(() => random)
+    it(`doubles from 1 s to 60 s, times ${factor} with the random number ${random}`, () => {
+      const { take, expectEjected } = start(() => random)
       const list = [A, B]
       for (const ms of [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000]) {
         take(A, list).failed()
-        // A millisecond before, and at its end.
-        pass(Math.ceil(ms * factor) - 1)
-        assert.equal(isReady(A, list), false, `before ${ms}`)
-        pass(1)
-        assert.equal(isReady(A, list), true, `after ${ms}`)
+        expectEjected(A, list, Math.ceil(ms * factor))
       }
     })
   }
 
-  it('never overflows', () => {
-    const { take, isReady, pass } = start()
+  it('stays at 60 s after 1100 failures', () => {
+    const { take, pass, expectEjected } = start()
     const list = [A, B]
     for (let i = 0; i < 1100; i += 1) {
       take(A, list).failed()
       pass(60_000)
     }
-    assert.equal(isReady(A, list), true)
     take(A, list).failed()
-    pass(59_999)
-    assert.equal(isReady(A, list), false)
+    expectEjected(A, list, 60_000)
   })
 
-  it('several dials that find out at once are one failure', () => {
-    const { first, isReady, pass } = start()
+  it('counts concurrent failures once', () => {
+    const { first, pass, expectEjected } = start()
     const list = [A, B]
-    const begun = Array.from({ length: 5 }, () => first(list))
-    assert.ok(begun.every(({ endpoint }) => endpoint === A))
-    begun[0]!.failed()
+    const choices = Array.from({ length: 5 }, () => first(list))
+    assert.ok(choices.every(({ endpoint }) => endpoint === A))
+    choices[0]!.failed()
     pass(500)
-    for (const choice of begun.slice(1)) choice.failed()
-    pass(499)
-    assert.equal(isReady(A, list), false)
-    pass(1)
-    // Neither longer nor anew.
-    assert.equal(isReady(A, list), true)
+    // These failures neither prolong nor restart the ejection.
+    for (const choice of choices.slice(1)) choice.failed()
+    expectEjected(A, list, 500)
     first(list).failed()
-    pass(1_999)
-    assert.equal(isReady(A, list), false)
-    pass(1)
-    assert.equal(isReady(A, list), true)
+    expectEjected(A, list, 2_000)
   })
 
-  it('one that was begun before and goes well ends it', () => {
+  it('ends when an earlier attempt succeeds', () => {
     const { first, isReady } = start()
     const list = [A, B]
-    const [slow, bad] = [first(list), first(list)]
-    bad.failed()
+    const [pending, failing] = [first(list), first(list)]
+    failing.failed()
     assert.equal(isReady(A, list), false)
-    slow.connected()
+    pending.connected()
     assert.equal(isReady(A, list), true)
   })
 
-  it('is forgotten with the first success', () => {
-    const { take, isReady, pass } = start()
+  it('starts at 1 s again after a success', () => {
+    const { take, pass, expectEjected } = start()
     const list = [A, B]
     for (const ms of [1_000, 2_000, 4_000]) {
       take(A, list).failed()
@@ -476,21 +427,16 @@ describe('Balancer: ejection', () => {
     }
     take(A, list).connected()()
     take(A, list).failed()
-    pass(999)
-    assert.equal(isReady(A, list), false)
-    pass(1)
-    assert.equal(isReady(A, list), true)
+    expectEjected(A, list, 1_000)
   })
 
   for (const [size, most] of [
     [1, 0],
     [2, 1],
     [3, 1],
-    [4, 2],
-    [5, 2],
     [6, 3],
   ] as const) {
-    it(`never more than half: ${most} of ${size}`, () => {
+    it(`is limited to half of the instances: ${most} of ${size}`, () => {
       const { take, balancer, isReady } = start()
       const list = [A, B, C, D, E, F].slice(0, size)
       for (const endpoint of list) take(endpoint, list).failed()
@@ -503,7 +449,7 @@ describe('Balancer: ejection', () => {
     })
   }
 
-  it('one whose time is over, and that waits for its trial, does not count among the half', () => {
+  it('does not count an instance that waits for its trial in the limit', () => {
     const { take, isReady, pass } = start()
     const list = [A, B, C]
     take(A, list).failed()
@@ -516,7 +462,7 @@ describe('Balancer: ejection', () => {
     assert.equal(isReady(A, list), true)
   })
 
-  it('one that is on trial counts among the half', () => {
+  it('counts an instance on trial in the limit', () => {
     const { take, first, isReady, pass } = start()
     const list = [A, B, C]
     take(A, list).failed()
@@ -525,13 +471,13 @@ describe('Balancer: ejection', () => {
     assert.equal(trial.endpoint, A)
     take(B, list).failed()
     assert.equal(isReady(B, list), true)
-    // Its end makes room.
+    // The end of the trial allows another ejection.
     trial.connected()()
     take(B, list).failed()
     assert.equal(isReady(B, list), false)
   })
 
-  it('a clock that was set back keeps nobody out', () => {
+  it('ends when the clock is set back', () => {
     const { take, isReady, clock } = start()
     const list = [A, B]
     take(A, list).failed()
@@ -543,10 +489,10 @@ describe('Balancer: ejection', () => {
   })
 })
 
-describe('Balancer: the trial', () => {
+describe('Balancer: the trial after an ejection', () => {
   const list = [A, B]
 
-  /** A was ejected, and its time is over. */
+  /** The ejection of A is over. */
   function afterEjection() {
     const started = start()
     started.take(A, list).failed()
@@ -554,110 +500,87 @@ describe('Balancer: the trial', () => {
     return started
   }
 
-  it('is one connection at a time', () => {
-    const { first } = afterEjection()
-    const trial = first(list)
-    assert.equal(trial.endpoint, A)
-    assert.equal(first(list).endpoint, B)
-    assert.equal(first(list).endpoint, B)
+  it('is a single connection', () => {
+    const { first, firstTwo } = afterEjection()
+    assert.equal(first(list).endpoint, A)
+    assert.deepEqual(firstTwo(list), [B, B])
   })
 
-  it('that goes well brings the instance back for everybody', () => {
-    const { first } = afterEjection()
+  it('readmits the instance when it succeeds', () => {
+    const { first, firstTwo } = afterEjection()
     first(list).connected()
-    assert.equal(first(list).endpoint, A)
-    assert.equal(first(list).endpoint, A)
+    assert.deepEqual(firstTwo(list), [A, A])
   })
 
-  it('is not needed any more when one that was begun before goes well', () => {
-    const { first, pass } = start()
-    const [slow, bad] = [first(list), first(list)]
-    bad.failed()
+  it('is not required after an earlier attempt succeeds', () => {
+    const { first, firstTwo, pass } = start()
+    const [pending, failing] = [first(list), first(list)]
+    failing.failed()
     pass(1_000)
-    const trial = first(list)
-    assert.equal(trial.endpoint, A)
-    slow.connected()
     assert.equal(first(list).endpoint, A)
-    assert.equal(first(list).endpoint, A)
+    pending.connected()
+    assert.deepEqual(firstTwo(list), [A, A])
   })
 
-  it('that fails ejects it for twice as long', () => {
-    const { first, isReady, pass } = afterEjection()
+  it('ejects the instance for twice as long when it fails', () => {
+    const { first, expectEjected } = afterEjection()
     first(list).failed()
-    pass(1_999)
-    assert.equal(isReady(A, list), false)
-    pass(1)
-    assert.equal(isReady(A, list), true)
+    expectEjected(A, list, 2_000)
   })
 
-  it('that is abandoned leaves it to the next', () => {
+  it('is repeated when it is abandoned', () => {
     const { first } = afterEjection()
     first(list).abandoned()
     const trial = first(list)
     assert.equal(trial.endpoint, A)
     assert.equal(first(list).endpoint, B)
-    // And it is still the second ejection that comes next.
     trial.failed()
     assert.equal(first(list).endpoint, B)
   })
 
-  it('that does not end is nobody’s hindrance when there is no other', () => {
+  it('does not prevent other connections when all other instances were tried', () => {
     const { first, balancer } = afterEjection()
     first(list)
-    const attempts = way(balancer)
-    assert.equal(attempts.next(list, true)?.endpoint, B)
-    assert.equal(attempts.next(list, true)?.endpoint, A)
+    const next = startDial(balancer)
+    assert.equal(next(list, true)?.endpoint, B)
+    assert.equal(next(list, true)?.endpoint, A)
   })
 
-  it('is not ended by another connection that was tried for want of any', () => {
+  it('is not ended by another connection to the instance', () => {
     const { first, balancer } = afterEjection()
     assert.equal(first(list).endpoint, A)
-    const attempts = way(balancer)
-    attempts.next(list, true)!.abandoned()
-    attempts.next(list, true)!.abandoned()
+    const next = startDial(balancer)
+    next(list, true)!.abandoned()
+    next(list, true)!.abandoned()
     assert.equal(first(list).endpoint, B)
   })
 })
 
-describe('Balancer: the last resort', () => {
-  it('is whoever is ejected, when all others were tried', () => {
+describe('Balancer: an ejected instance', () => {
+  it('is chosen after all healthy instances were tried', () => {
     const { first, balancer, take } = start()
     const list = [A, B, C, D]
     take(A, list).failed()
     take(B, list).failed()
-    const attempts = way(balancer)
-    const order = list.map(() => attempts.next(list, true)?.endpoint)
+    const next = startDial(balancer)
+    const order = list.map(() => next(list, true)?.endpoint)
     assert.deepEqual(order, [C, D, A, B])
-    assert.equal(attempts.next(list, true), undefined)
+    assert.equal(next(list, true), undefined)
     assert.equal(first(list).endpoint, C)
   })
 
-  it('that fails once more is ejected for no longer', () => {
-    const { take, isReady, pass } = start()
+  it('is not ejected for longer when it fails again', () => {
+    const { take, pass, expectEjected } = start()
     const list = [A, B]
     take(A, list).failed()
     pass(900)
     take(A, list).failed()
-    pass(99)
-    assert.equal(isReady(A, list), false)
-    pass(1)
-    assert.equal(isReady(A, list), true)
+    expectEjected(A, list, 100)
     take(A, list).failed()
-    pass(1_999)
-    assert.equal(isReady(A, list), false)
-    pass(1)
-    assert.equal(isReady(A, list), true)
+    expectEjected(A, list, 2_000)
   })
 
-  it('that goes well is back at once', () => {
-    const { take, isReady } = start()
-    const list = [A, B]
-    take(A, list).failed()
-    take(A, list).connected()()
-    assert.equal(isReady(A, list), true)
-  })
-
-  it('is drawn by weight too', () => {
+  it('is chosen by weight', () => {
     const { choose, take } = start(seeded(12))
     const list = [at('a', 1), at('b', 9), at('c', 0), at('d', 0)]
     take(list[0]!, list).failed()
@@ -675,25 +598,8 @@ describe('Balancer: the last resort', () => {
   })
 })
 
-describe('Balancer: a list that changes', () => {
-  it('grows: the new one is taken', () => {
-    const { choose } = start(seeded(13))
-    const first = choose([A])
-    first.connected()
-    assert.equal(choose([A, B]).endpoint, B)
-  })
-
-  it('shrinks: nobody gets what is not in it', () => {
-    const { choose } = start(seeded(14))
-    choose([A, B, C]).abandoned()
-    for (let i = 0; i < 100; i += 1) {
-      const choice = choose([B])
-      assert.equal(choice.endpoint, B)
-      choice.connected()
-    }
-  })
-
-  it('changes its weights: the new ones hold, and the endpoint is the new one', () => {
+describe('Balancer: changes of the list', () => {
+  it('uses the endpoints and weights of the latest list', () => {
     const { choose } = start(seeded(15))
     const before = [at('a', 1), at('b', 0)]
     const after = [at('a', 0), at('b', 1)]
@@ -703,7 +609,7 @@ describe('Balancer: a list that changes', () => {
     }
   })
 
-  it('is the same object and has changed: it is read again', () => {
+  it('reads a mutable list each time', () => {
     const { choose } = start(seeded(16))
     const list = [A]
     choose(list).connected()
@@ -714,12 +620,12 @@ describe('Balancer: a list that changes', () => {
     assert.equal(choose(list).endpoint, B)
   })
 
-  it('cannot change and is the same object: it is not read again', () => {
+  it('reads a frozen list once', () => {
     const { choose } = start()
-    let looks = 0
+    let reads = 0
     const watched: Endpoint = {
       get host(): string {
-        looks += 1
+        reads += 1
         return 'a'
       },
       port: 80,
@@ -727,21 +633,21 @@ describe('Balancer: a list that changes', () => {
     }
     const frozen = Object.freeze([watched])
     for (let i = 0; i < 5; i += 1) choose(frozen).abandoned()
-    assert.equal(looks, 1)
+    assert.equal(reads, 1)
   })
 
-  it('two lists in turn, frozen or not, are each taken as they are', () => {
+  it('uses alternating lists, frozen or not', () => {
     for (const freeze of [<T>(list: T) => list, Object.freeze]) {
       const { choose } = start(seeded(17))
-      const [one, other] = [freeze([A]), freeze([B])]
+      const [listOfA, listOfB] = [freeze([A]), freeze([B])]
       for (let i = 0; i < 10; i += 1) {
-        assert.equal(choose(one).endpoint, A)
-        assert.equal(choose(other).endpoint, B)
+        assert.equal(choose(listOfA).endpoint, A)
+        assert.equal(choose(listOfB).endpoint, B)
       }
     }
   })
 
-  it('what is open to one that comes back still counts', () => {
+  it('counts open connections of an instance that returns', () => {
     const { choose } = start(seeded(18))
     choose([A]).connected()
     choose([B]).connected()()
@@ -752,7 +658,7 @@ describe('Balancer: a list that changes', () => {
     }
   })
 
-  it('one that was ejected, left and comes back in time is still ejected, and counts', () => {
+  it('keeps the ejection of an instance that is removed and returns', () => {
     const { take, first, isReady } = start()
     take(A, [A, B]).failed()
     first([B]).connected()()
@@ -761,74 +667,57 @@ describe('Balancer: a list that changes', () => {
     assert.equal(isReady(B, [A, B]), true)
   })
 
-  it('one that was ejected, left and comes back after its time is as good as new', () => {
-    const { take, first, pass, isReady, balancer } = start()
+  it('forgets an ejection that ends while the instance is removed', () => {
+    const { take, first, firstTwo, pass, isReady, balancer } = start()
     const list = [A, B]
     take(A, list).failed()
     first([B]).connected()()
     pass(1_000)
     first([B, C]).connected()()
     assert.equal(balancer.isIdle, true)
-    // Two at a time: there is no trial. And its next ejection is the first.
-    assert.equal(first(list).endpoint, A)
-    assert.equal(first(list).endpoint, A)
+    // There is no trial, and the next ejection is the first.
+    assert.deepEqual(firstTwo(list), [A, A])
     take(A, list).failed()
     pass(1_000)
     assert.equal(isReady(A, list), true)
   })
 
-  it('shrinks so that too many would be ejected: those whose time is over first come back without a trial', () => {
-    const { take, first, pass } = start()
+  it('readmits instances without a trial if too many are ejected, in the order in which their ejections end', () => {
+    const { take, first, firstTwo, pass } = start()
     const list = [A, B, C, D]
     take(B, list).failed()
     pass(100)
     take(A, list).failed()
-    // One of three, and then none of one.
-    const three = [A, B, C]
-    assert.deepEqual(
-      [first(three), first(three)].map(({ endpoint }) => endpoint),
-      [B, B],
-    )
-    const one = [A]
-    assert.deepEqual(
-      [first(one), first(one)].map(({ endpoint }) => endpoint),
-      [A, A],
-    )
-    // It has come back for good.
+    // One of three may be ejected, and none of one.
+    assert.deepEqual(firstTwo([A, B, C]), [B, B])
+    assert.deepEqual(firstTwo([A]), [A, A])
+    // A stays readmitted.
     assert.equal(first([A, B]).endpoint, A)
   })
 
-  it('the end of an ejection is what counts, not its beginning', () => {
-    const { take, first, pass } = start()
+  it('readmits the instance whose ejection ends first, not the one that was ejected first', () => {
+    const { take, firstTwo, pass } = start()
     const list = [A, B, C, D]
-    // A for the second time and so for 2 s, B after it and for 1 s.
+    // A is ejected for 2 s, and then B for 1 s.
     take(A, list).failed()
     pass(1_000)
     take(A, list).failed()
     pass(500)
     take(B, list).failed()
-    const three = [A, B, C]
-    assert.deepEqual(
-      [first(three), first(three)].map(({ endpoint }) => endpoint),
-      [B, B],
-    )
+    assert.deepEqual(firstTwo([A, B, C]), [B, B])
   })
 
-  it('shrinks and everybody may stay out: they stay out', () => {
-    const { take, first } = start()
+  it('keeps the ejection if the shorter list permits it', () => {
+    const { take, firstTwo } = start()
     take(A, [A, B, C, D]).failed()
-    assert.equal(first([A, B]).endpoint, B)
-    assert.equal(first([A, B]).endpoint, B)
+    assert.deepEqual(firstTwo([A, B]), [B, B])
   })
 })
 
 describe('Balancer: isIdle', () => {
-  it('while nobody was ever chosen', () => {
-    assert.equal(start().balancer.isIdle, true)
-  })
-
-  it('not while a connection is being made or open', () => {
+  it('is false while a connection is pending or open', () => {
     const { balancer, choose } = start()
+    assert.equal(balancer.isIdle, true)
     const choice = choose([A, B])
     assert.equal(balancer.isIdle, false)
     const end = choice.connected()
@@ -837,7 +726,7 @@ describe('Balancer: isIdle', () => {
     assert.equal(balancer.isIdle, true)
   })
 
-  it('not while a connection is open to one that is not listed any more', () => {
+  it('is false while a connection to a removed instance is open', () => {
     const { balancer, choose } = start()
     const end = choose([A]).connected()
     choose([B]).abandoned()
@@ -846,13 +735,7 @@ describe('Balancer: isIdle', () => {
     assert.equal(balancer.isIdle, true)
   })
 
-  it('again when a choice is abandoned', () => {
-    const { balancer, choose } = start()
-    choose([A, B]).abandoned()
-    assert.equal(balancer.isIdle, true)
-  })
-
-  it('not while somebody is ejected, and again after a success', () => {
+  it('is false while an instance is ejected, and true after a success', () => {
     const { balancer, take } = start()
     take(A, [A, B]).failed()
     assert.equal(balancer.isIdle, false)
@@ -860,7 +743,7 @@ describe('Balancer: isIdle', () => {
     assert.equal(balancer.isIdle, true)
   })
 
-  it('again when an ejection is over, though nobody has dialled since', () => {
+  it('is true when an ejection is over, also without a dial', () => {
     const { balancer, take, pass } = start()
     take(A, [A, B]).failed()
     pass(999)
@@ -870,7 +753,7 @@ describe('Balancer: isIdle', () => {
   })
 })
 
-describe('Balancer: whatever happens', () => {
+describe('Balancer: properties', () => {
   interface Step {
     readonly kind: 'choose' | 'connected' | 'failed' | 'abandoned' | 'close' | 'advance'
     readonly n: number
@@ -898,39 +781,39 @@ describe('Balancer: whatever happens', () => {
     n: fc.nat({ max: 100_000 }),
   })
 
-  /** Does what the steps say; what is still open in the end is given back. */
-  function play(steps: readonly Step[], seed: number, back = 20_000) {
+  /** Runs the steps. @returns also the pending choices and the open connections */
+  function run(steps: readonly Step[], seed: number, maxClockJumpBackMs = 20_000) {
     const started = start(seeded(seed))
-    const [begun, open]: [Choice[], (() => void)[]] = [[], []]
+    const [pending, open]: [Choice[], (() => void)[]] = [[], []]
     for (const { kind, n } of steps) {
       const list = lists[n % lists.length]!
-      if (kind === 'choose') begun.push(n % 2 === 0 ? started.choose(list) : started.first(list))
-      else if (kind === 'advance') started.pass(n - back)
+      if (kind === 'choose') pending.push(n % 2 === 0 ? started.choose(list) : started.first(list))
+      else if (kind === 'advance') started.pass(n - maxClockJumpBackMs)
       else if (kind === 'close') open.splice(n % (open.length + 1), 1)[0]?.()
       else {
-        const [choice] = begun.splice(n % (begun.length + 1), 1)
+        const [choice] = pending.splice(n % (pending.length + 1), 1)
         if (kind === 'connected') {
           if (choice !== undefined) open.push(choice.connected())
         } else choice?.[kind]()
       }
-      if (begun.length + open.length > 0) assert.equal(started.balancer.isIdle, false)
+      if (pending.length + open.length > 0) assert.equal(started.balancer.isIdle, false)
     }
-    return { ...started, begun, open }
+    return { ...started, pending, open }
   }
 
   const settings = { seed: 20260101, numRuns: 500 }
   const sequence = fc.tuple(fc.array(step, { maxLength: 60 }), fc.nat({ max: 1000 }))
 
-  it('every load comes back to exactly nothing', () => {
+  it('is idle after all connections end and all instances succeed', () => {
     fc.assert(
       fc.property(sequence, ([steps, seed]) => {
-        const { balancer, begun, open, take } = play(steps, seed)
-        begun.forEach((choice, i) => {
+        const { balancer, pending, open, take } = run(steps, seed)
+        pending.forEach((choice, i) => {
           if (i % 2 === 0) choice.abandoned()
           else choice.connected()()
         })
         for (const end of open) end()
-        // A success for each, so that none is ejected any more.
+        // A success ends each ejection.
         const all = [A, B, C, D, E, F]
         for (const endpoint of all) take(endpoint, all).connected()()
         assert.equal(balancer.isIdle, true)
@@ -939,24 +822,24 @@ describe('Balancer: whatever happens', () => {
     )
   })
 
-  it('never more than half are ejected, and there is always one to choose', () => {
+  it('ejects at most half of the instances', () => {
     fc.assert(
-      fc.property(sequence, fc.nat({ max: lists.length - 1 }), ([steps, seed], which) => {
-        const { balancer, begun } = play(steps, seed, 0)
-        const list = lists[which]!
-        // Nobody is on trial.
-        for (const choice of begun) choice.abandoned()
-        // All that are ready come before all that are not, each in the order of the list. Turned round, the first is
-        // the last of those that are ready.
-        const walk = (order: readonly Endpoint[]): string[] => {
+      fc.property(sequence, fc.nat({ max: lists.length - 1 }), ([steps, seed], index) => {
+        const { balancer, pending } = run(steps, seed, 0)
+        const list = lists[index]!
+        // End all trials.
+        for (const choice of pending) choice.abandoned()
+        // A dial yields the ready instances before the ejected ones, both in the order of the list. The first instance
+        // of the reversed list is therefore the last ready one.
+        const hostsOf = (order: readonly Endpoint[]): string[] => {
           const tried = new Set<object>()
           const choices = order.map(() => balancer.choose(order, true, tried)!)
           for (const choice of choices) choice.abandoned()
           return choices.map(({ endpoint }) => endpoint.host)
         }
-        const forwards = walk(list)
+        const forwards = hostsOf(list)
         assert.equal(new Set(forwards).size, list.length)
-        const ready = forwards.indexOf(walk([...list].reverse())[0]!) + 1
+        const ready = forwards.indexOf(hostsOf([...list].reverse())[0]!) + 1
         assert.ok(
           list.length - ready <= list.length / 2,
           `${list.length - ready} of ${list.length} are ejected`,
@@ -966,19 +849,19 @@ describe('Balancer: whatever happens', () => {
     )
   })
 
-  it('no way through the instances takes one twice, or leaves one out', () => {
+  it('yields each instance exactly once in a dial', () => {
     fc.assert(
       fc.property(
         sequence,
         fc.nat({ max: lists.length - 1 }),
         fc.boolean(),
-        ([steps, seed], which, isSorted) => {
-          const { balancer } = play(steps, seed)
-          const list = lists[which]!
-          const attempts = way(balancer)
-          const hosts = list.map(() => attempts.next(list, isSorted)?.endpoint.host)
+        ([steps, seed], index, isSorted) => {
+          const { balancer } = run(steps, seed)
+          const list = lists[index]!
+          const next = startDial(balancer)
+          const hosts = list.map(() => next(list, isSorted)?.endpoint.host)
           assert.deepEqual(hosts.sort(), list.map(({ host }) => host).sort())
-          assert.equal(attempts.next(list, isSorted), undefined)
+          assert.equal(next(list, isSorted), undefined)
         },
       ),
       settings,

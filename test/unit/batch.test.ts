@@ -6,7 +6,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import { Batch } from '../../src/sockets/batch.js'
 
-/** A stream whose writes end when a test says so, and which looks at each only then, as a socket may. */
+/** A batch and its destination, which reads and completes each write when the test calls `pending.shift()` or `settle()`. */
 function start() {
   const taken: Buffer[] = []
   const pending: (() => void)[] = []
@@ -19,14 +19,14 @@ function start() {
       })
     },
   })
-  let rooms = 0
-  const batch = new Batch(to, () => (rooms += 1))
+  let roomCalls = 0
+  const batch = new Batch(to, () => (roomCalls += 1))
   return {
     batch,
     taken,
     pending,
-    rooms: () => rooms,
-    /** Lets every write end that is under way, and those that follow from it. */
+    roomCalls: () => roomCalls,
+    /** Completes all writes, also those that follow. */
     settle: async () => {
       do {
         pending.shift()?.()
@@ -40,7 +40,7 @@ function start() {
 const KIB = 1024
 
 describe('Batch', () => {
-  it('passes a small piece on at once, and what comes meanwhile in one', async () => {
+  it('writes a small piece immediately, and pieces that arrive during the write together', async () => {
     const { batch, taken, pending, settle } = start()
     for (const text of ['a', 'b', 'c']) assert.equal(batch.add(Buffer.from(text)), true)
     assert.equal(pending.length, 1)
@@ -48,7 +48,7 @@ describe('Batch', () => {
     assert.deepEqual(taken.map(String), ['a', 'bc'])
   })
 
-  it('waits a turn for the rest of a row of records', async () => {
+  it('waits one turn for more pieces after a full TLS record', async () => {
     const { batch, taken, pending, settle } = start()
     for (let i = 0; i < 3; i += 1) batch.add(Buffer.alloc(16 * KIB, i))
     assert.equal(pending.length, 0)
@@ -59,23 +59,23 @@ describe('Batch', () => {
     )
   })
 
-  it('says that it is full, and when it is not any more; what comes all the same is kept', async () => {
-    const { batch, taken, rooms, settle } = start()
+  it('reports when it is full and when it has room again, and keeps pieces that are added while full', async () => {
+    const { batch, taken, roomCalls, settle } = start()
     batch.add(Buffer.from('x'))
     let added = 0
     while (batch.add(Buffer.alloc(16 * KIB, 1))) added += 1
     assert.ok(added < 8)
     for (let i = 0; i < 20; i += 1) assert.equal(batch.add(Buffer.alloc(16 * KIB, 2)), false)
-    assert.equal(rooms(), 0)
+    assert.equal(roomCalls(), 0)
     await settle()
-    assert.equal(rooms(), 1)
+    assert.equal(roomCalls(), 1)
     assert.equal(
       taken.reduce((sum, { length }) => sum + length, 0),
       1 + (added + 1 + 20) * 16 * KIB,
     )
   })
 
-  it('asks for nothing more when a write has failed', async () => {
+  it('does not call back after a write fails', async () => {
     const broken = new Error('broken')
     const to = new Writable({
       write(_chunk, _encoding, done) {
@@ -83,18 +83,18 @@ describe('Batch', () => {
       },
     })
     const failed = once(to, 'error')
-    let rooms = 0
+    let roomCalls = 0
     let ends = 0
-    const batch = new Batch(to, () => (rooms += 1))
+    const batch = new Batch(to, () => (roomCalls += 1))
     while (batch.add(Buffer.alloc(16 * KIB)));
     batch.end(() => (ends += 1))
     assert.deepEqual(await failed, [broken])
     for (let i = 0; i < 3; i += 1) await turn()
-    assert.deepEqual([rooms, ends], [0, 0])
+    assert.deepEqual([roomCalls, ends], [0, 0])
     assert.equal(batch.add(Buffer.from('more')), false)
   })
 
-  it('tells when all has been passed on', async () => {
+  it('calls back when all bytes are written', async () => {
     const { batch, taken, settle } = start()
     let ended = 0
     batch.add(Buffer.alloc(20 * KIB))
@@ -112,21 +112,21 @@ describe('Batch', () => {
     assert.equal(ended, 2)
   })
 
-  it('loses, repeats and mixes nothing, whatever comes when, and however many share its memory', async () => {
+  it('writes the added bytes in order, for any timing and with batches that share memory', async () => {
     const size = fc.oneof(fc.integer({ min: 1, max: 100 }), fc.integer({ min: 1, max: 64 * KIB }))
-    const step = fc.record({ which: fc.integer({ min: 0, max: 2 }), size, ends: fc.boolean() })
+    const step = fc.record({ index: fc.integer({ min: 0, max: 2 }), size, ends: fc.boolean() })
     await fc.assert(
       fc.asyncProperty(fc.array(step, { maxLength: 60 }), async (steps) => {
         const all = [start(), start(), start()]
-        const given: Buffer[][] = [[], [], []]
-        // One buffer for all reads, as in a pump: it is overwritten as soon as it was taken.
+        const added: Buffer[][] = [[], [], []]
+        // One buffer for all reads, as in a pump: it is overwritten after each `add`.
         const scratch = Buffer.alloc(64 * KIB)
         let next = 0
-        for (const { which, size, ends } of steps) {
-          const { batch, pending } = all[which]!
+        for (const { index, size, ends } of steps) {
+          const { batch, pending } = all[index]!
           const bytes = scratch.subarray(0, size)
           for (let i = 0; i < size; i += 1) bytes[i] = next++ & 0xff
-          given[which]!.push(Buffer.from(bytes))
+          added[index]!.push(Buffer.from(bytes))
           batch.add(bytes)
           scratch.fill(0xee)
           if (!ends) continue
@@ -138,7 +138,7 @@ describe('Batch', () => {
           batch.end(() => (ended = true))
           await settle()
           assert.equal(ended, true)
-          assert.equal(Buffer.concat(taken).equals(Buffer.concat(given[i]!)), true)
+          assert.equal(Buffer.concat(taken).equals(Buffer.concat(added[i]!)), true)
         }
       }),
       { numRuns: 100 },

@@ -11,23 +11,25 @@ import { FakeClock, settle } from '../fixtures/fake-clock.js'
 const DAY_MS = 86_400_000
 
 interface Options {
-  /** How long the peer's certificate lives. */
+  /** The lifetime of the peer's certificate. */
   readonly peerMs?: number
+  /** The lifetime of our certificate. */
   readonly ownMs?: number
-  /** The roots when the connection is held, of the old and the new CA. */
-  readonly rootsNow?: (before: Roots, old: TestCa, next: TestCa) => Roots
+  /** Whether the root of our certificate was withdrawn during the dial. */
+  readonly isOutdated?: boolean
 }
 
-/** A dialed connection that is held for reuse: our certificate is of the old CA, the peer's of the new one. */
-function hold({ peerMs = 3 * DAY_MS, ownMs = 3 * DAY_MS, rootsNow = (before) => before }: Options = {}) {
+/** Holds a dialed connection for reuse. The old CA issued our certificate, and the new CA the peer's. */
+function hold({ peerMs = 3 * DAY_MS, ownMs = 3 * DAY_MS, isOutdated = false }: Options = {}) {
   const clock = new FakeClock()
   const old = TestCa.create({ clock: () => clock.now() })
   const next = TestCa.create({ clock: () => clock.now(), trustDomain: old.trustDomain })
-  const before = rootsOf(old, next)
+  const roots = rootsOf(old, next)
   const at = (ms: number): Date => new Date(clock.now() + ms)
-  const generation = generationOf(old, before, clock.now(), { notAfter: at(ownMs) })
+  const generation = generationOf(old, roots, clock.now(), { notAfter: at(ownMs) })
   const socket = connectionFrom(next.issue({ notAfter: at(peerMs) }), generation, 'outbound')
-  const identity = Object.assign(new EventEmitter(), { current: { roots: rootsNow(before, old, next) } })
+  const current = { roots: isOutdated ? rootsOf(next) : roots }
+  const identity = Object.assign(new EventEmitter(), { current })
   const lifetimes = new ConnectionLifetimes(identity as unknown as IdentityStore, clock)
   let retired = 0
   lifetimes.hold(socket, () => (retired += 1))
@@ -42,26 +44,25 @@ function hold({ peerMs = 3 * DAY_MS, ownMs = 3 * DAY_MS, rootsNow = (before) => 
   }
 }
 
-describe('Lifetimes', () => {
-  for (const [share, lifeMs, lastMs] of [
-    ['the last minute of three days', 3 * DAY_MS, 60_000],
-    ['the last tenth of a minute', 60_000, 6_000],
-    ['the last two seconds of eight', 8_000, 2_000],
-    ['the second half of three seconds', 3_000, 1_500],
+describe('ConnectionLifetimes', () => {
+  for (const [share, certificate, lifeMs, lastMs] of [
+    ['in the last minute of three days', 'peerMs', 3 * DAY_MS, 60_000],
+    ['in the last tenth of a minute', 'peerMs', 60_000, 6_000],
+    ['in the last two seconds of eight', 'peerMs', 8_000, 2_000],
+    ['in the second half of three seconds', 'peerMs', 3_000, 1_500],
+    ['before our own certificate expires', 'ownMs', 60_000, 6_000],
   ] as const) {
-    for (const end of ['peerMs', 'ownMs'] as const) {
-      it(`retires a connection in ${share} of ${end === 'peerMs' ? "the peer's" : 'our'} certificate`, async () => {
-        const { clock, socket, retired } = hold({ [end]: lifeMs })
-        await clock.advance(lifeMs - lastMs - 1)
-        assert.equal(retired(), 0)
-        await clock.advance(1)
-        assert.equal(retired(), 1)
-        assert.equal(socket.destroyed, false)
-      })
-    }
+    it(`retires a connection ${share}`, async () => {
+      const { clock, socket, retired } = hold({ [certificate]: lifeMs })
+      await clock.advance(lifeMs - lastMs - 1)
+      assert.equal(retired(), 0)
+      await clock.advance(1)
+      assert.equal(retired(), 1)
+      assert.equal(socket.destroyed, false)
+    })
   }
 
-  it('retires a connection before an issuer expires, although both certificates live on', async () => {
+  it('retires a connection before an issuer expires, although both certificates remain valid', async () => {
     const { clock, retired } = hold({ peerMs: 4_000 * DAY_MS, ownMs: 4_000 * DAY_MS })
     // A root of the test CA lives for ten years.
     await clock.advance(3_650 * DAY_MS - 60_001)
@@ -70,25 +71,25 @@ describe('Lifetimes', () => {
     assert.equal(retired(), 1)
   })
 
-  it('retires a connection once when the root of either end is withdrawn', () => {
+  it('retires a connection once when the root of either certificate is withdrawn', () => {
     for (const withdrawn of ['old', 'next'] as const) {
       const held = hold()
-      const left = rootsOf(withdrawn === 'old' ? held.next : held.old)
+      const remaining = rootsOf(withdrawn === 'old' ? held.next : held.old)
       held.change(rootsOf(held.next, held.old))
       assert.equal(held.retired(), 0)
-      held.change(left)
-      held.change(left)
+      held.change(remaining)
+      held.change(remaining)
       assert.equal(held.retired(), 1)
     }
   })
 
-  it('retires a connection at once whose root was withdrawn while it was dialed', () => {
-    const { retired, clock } = hold({ rootsNow: (_before, _old, next) => rootsOf(next) })
+  it('retires a connection immediately if its root was withdrawn during the dial', () => {
+    const { retired, clock } = hold({ isOutdated: true })
     assert.equal(retired(), 1)
     assert.equal(clock.pending, 0)
   })
 
-  it('keeps no timer for a connection that has ended, or after it was closed', async () => {
+  it('cancels its timers when a connection ends and on close()', async () => {
     const first = hold()
     assert.equal(first.clock.pending, 1)
     first.socket.destroy()

@@ -11,7 +11,7 @@ import { settle } from '../fixtures/fake-clock.js'
 import { stopTime } from '../fixtures/stopped-time.js'
 import { ATTEMPT_ERRORS } from '../fixtures/errors.js'
 
-interface Opening {
+interface ManualAttempt {
   readonly endpoint: Endpoint
   readonly signal: AbortSignal
   readonly succeed: (socket?: MeshSocket) => Promise<MeshSocket>
@@ -28,15 +28,15 @@ function newSocket(): MeshSocket {
   return Object.assign(socket, { peer: { spiffeId: 'spiffe://a' } }) as unknown as MeshSocket
 }
 
-/** Tries whose connections are made by hand, under a time that stands still. */
-function start(t: TestContext) {
+/** A race whose attempts are completed by the test, under stopped time. */
+function openRace(t: TestContext) {
   const time = stopTime(t)
-  const openings: Opening[] = []
-  const told: string[] = []
-  const tries = new DialRace()
-  const open = (endpoint: Endpoint, signal: AbortSignal): Promise<MeshSocket> =>
+  const attempts: ManualAttempt[] = []
+  const outcomes: string[] = []
+  const race = new DialRace()
+  const connect = (endpoint: Endpoint, signal: AbortSignal): Promise<MeshSocket> =>
     new Promise((resolve, reject) => {
-      openings.push({
+      attempts.push({
         endpoint,
         signal,
         succeed: async (socket = newSocket()) => {
@@ -51,33 +51,33 @@ function start(t: TestContext) {
       })
     })
   return {
-    tries,
-    openings,
-    told,
+    race,
+    attempts,
+    outcomes,
     advance: time.advance,
     delays: () => time.delays,
-    /** Begins a try at `host`; what is said of it is written down. */
-    begin: (host: string, port = 80): Opening => {
-      const tell = (what: string): void => {
-        told.push(`${host} ${what}`)
+    /** Starts an attempt at `host`, and records its outcome. */
+    start: (host: string, port = 80): ManualAttempt => {
+      const record = (outcome: string): void => {
+        outcomes.push(`${host} ${outcome}`)
       }
       const choice: Choice = {
         endpoint: { host, port, identity: { service: 'web' } },
         connected: () => {
-          tell('connected')
+          record('connected')
           return () => {
-            tell('ended')
+            record('ended')
           }
         },
         failed: () => {
-          tell('failed')
+          record('failed')
         },
         abandoned: () => {
-          tell('abandoned')
+          record('abandoned')
         },
       }
-      tries.start(choice, (signal) => open(choice.endpoint, signal))
-      return openings.at(-1)!
+      race.start(choice, (signal) => connect(choice.endpoint, signal))
+      return attempts.at(-1)!
     },
   }
 }
@@ -89,295 +89,283 @@ async function isSettled(promise: Promise<unknown>): Promise<boolean> {
   return (await Promise.race([promise, Promise.resolve(pending)])) !== pending
 }
 
-describe('Tries: one that goes well', () => {
+describe('DialRace: a successful attempt', () => {
   it('wins, and its load ends with its socket', async (t) => {
-    const { tries, told, begin } = start(t)
-    const one = begin('a')
-    assert.deepEqual([one.endpoint.host, one.signal.aborted, tries.pending], ['a', false, 1])
-    assert.equal(tries.winner, undefined)
-    const socket = await one.succeed()
-    assert.equal(tries.winner, socket)
-    assert.equal(tries.pending, 0)
-    assert.deepEqual([told, tries.failures], [['a connected'], []])
+    const { race, outcomes, start } = openRace(t)
+    const attempt = start('a')
+    assert.deepEqual([attempt.endpoint.host, attempt.signal.aborted, race.pending], ['a', false, 1])
+    assert.equal(race.winner, undefined)
+    const socket = await attempt.succeed()
+    assert.equal(race.winner, socket)
+    assert.equal(race.pending, 0)
+    assert.deepEqual([outcomes, race.failures], [['a connected'], []])
     assert.equal(socket.destroyed, false)
     const closed = once(socket, 'close')
     socket.destroy()
     await closed
-    assert.deepEqual(told, ['a connected', 'a ended'])
+    assert.deepEqual(outcomes, ['a connected', 'a ended'])
   })
 
-  it('its load ends though somebody took all listeners away', async (t) => {
-    const { told, begin } = start(t)
-    const socket = await begin('a').succeed()
+  it('ends its load also after removeAllListeners()', async (t) => {
+    const { outcomes, start } = openRace(t)
+    const socket = await start('a').succeed()
     socket.removeAllListeners()
     socket.destroy()
     await settle()
-    assert.deepEqual(told, ['a connected', 'a ended'])
+    assert.deepEqual(outcomes, ['a connected', 'a ended'])
   })
 
-  it('its load ends though its socket was destroyed before anybody had it', async (t) => {
-    const { told, begin } = start(t)
+  it('ends its load if its socket is already destroyed', async (t) => {
+    const { outcomes, start } = openRace(t)
     const socket = newSocket()
     socket.destroy()
-    await begin('a').succeed(socket)
-    assert.deepEqual(told, ['a connected', 'a ended'])
+    await start('a').succeed(socket)
+    assert.deepEqual(outcomes, ['a connected', 'a ended'])
   })
 
-  it('ends the others: those that were overtaken count as silent, if they were so for long', async (t) => {
-    const { tries, told, openings, begin, advance } = start(t)
-    begin('overtaken')
+  it('aborts all other attempts, and counts an earlier attempt as failed after 500 ms', async (t) => {
+    const { race, outcomes, attempts, start, advance } = openRace(t)
+    start('slow')
     await advance(300)
-    begin('hasty')
+    start('less slow')
     await advance(200)
-    const winner = begin('winner')
-    begin('as old')
+    const winner = start('winner')
+    start('concurrent')
     await advance(299)
-    begin('later')
+    start('later')
     await advance(0)
     await winner.succeed()
-    // 799, 499, 299, 299 and 0 ms.
-    assert.deepEqual(told.sort(), [
-      'as old abandoned',
-      'hasty abandoned',
+    // After 799, 499, 299, 299, and 0 ms.
+    assert.deepEqual(outcomes.sort(), [
+      'concurrent abandoned',
       'later abandoned',
-      'overtaken failed',
+      'less slow abandoned',
+      'slow failed',
       'winner connected',
     ])
     assert.deepEqual(
-      openings.map(({ signal }) => signal.aborted),
+      attempts.map(({ signal }) => signal.aborted),
       [true, true, false, true, true],
     )
-    assert.deepEqual([tries.pending, tries.failures], [0, []])
+    assert.deepEqual([race.pending, race.failures], [0, []])
   })
 
   for (const [ms, outcome] of [
     [499, 'abandoned'],
     [500, 'failed'],
   ] as const) {
-    it(`one that was overtaken after ${ms} ms is ${outcome}`, async (t) => {
-      const { told, begin, advance } = start(t)
-      begin('slow')
+    it(`counts an earlier attempt that took ${ms} ms as ${outcome}`, async (t) => {
+      const { outcomes, start, advance } = openRace(t)
+      start('slow')
       await advance(1)
-      const winner = begin('winner')
+      const winner = start('winner')
       await advance(ms - 1)
       await winner.succeed()
-      assert.ok(told.includes(`slow ${outcome}`), told.join(', '))
+      assert.ok(outcomes.includes(`slow ${outcome}`), outcomes.join(', '))
     })
   }
 
-  it('one that is younger than the winner has lost nothing, however long it took', async (t) => {
-    const { told, begin, advance } = start(t)
-    const winner = begin('winner')
+  it('never counts a later attempt as failed', async (t) => {
+    const { outcomes, start, advance } = openRace(t)
+    const winner = start('winner')
     await advance(1)
-    begin('younger')
+    start('later')
     await advance(5_000)
     await winner.succeed()
-    assert.deepEqual(told, ['winner connected', 'younger abandoned'])
+    assert.deepEqual(outcomes, ['winner connected', 'later abandoned'])
   })
 
-  it('the second that goes well has come too late, and leaves nothing open', async (t) => {
-    const { tries, told, begin } = start(t)
-    const [one, other] = [begin('a'), begin('b')]
-    const socket = await one.succeed()
-    const late = await other.succeed()
-    assert.equal(tries.winner, socket)
+  it('closes the socket of a second attempt that succeeds in the same turn', async (t) => {
+    const { race, outcomes, start } = openRace(t)
+    const [a, b] = [start('a'), start('b')]
+    const [socket, late] = await Promise.all([a.succeed(), b.succeed()])
+    assert.equal(race.winner, socket)
     assert.deepEqual([socket.destroyed, late.destroyed], [false, true])
-    assert.deepEqual(told, ['a connected', 'b abandoned'])
-  })
-
-  it('two in the same turn: one wins', async (t) => {
-    const { tries, told, begin } = start(t)
-    const [one, other] = [begin('a'), begin('b')]
-    const [socket, late] = await Promise.all([one.succeed(), other.succeed()])
-    assert.equal(tries.winner, socket)
-    assert.equal(late.destroyed, true)
-    assert.deepEqual(told, ['a connected', 'b abandoned'])
+    assert.deepEqual(outcomes, ['a connected', 'b abandoned'])
   })
 })
 
-describe('Tries: one that fails', () => {
-  it('is an attempt, with its address and how long it took, in the order of the failures', async (t) => {
-    const { tries, begin, advance } = start(t)
-    const [one, other] = [begin('10.0.0.1', 1), begin('::1', 2)]
+describe('DialRace: a failed attempt', () => {
+  it('is recorded with its address and duration, in the order of the failures', async (t) => {
+    const { race, start, advance } = openRace(t)
+    const [a, b] = [start('10.0.0.1', 1), start('::1', 2)]
     await advance(12.4)
     const [first, second] = [new Error('first'), new Error('second')]
-    await other.fail(first)
+    await b.fail(first)
     await advance(10.2)
-    await one.fail(second)
-    assert.deepEqual(tries.failures, [
+    await a.fail(second)
+    assert.deepEqual(race.failures, [
       { address: '[::1]:2', error: first, durationMs: 12 },
       { address: '10.0.0.1:1', error: second, durationMs: 23 },
     ])
-    assert.deepEqual([tries.pending, tries.winner], [0, undefined])
+    assert.deepEqual([race.pending, race.winner], [0, undefined])
   })
 
-  it('leaves the others alone', async (t) => {
-    const { tries, told, begin } = start(t)
-    const [one, other] = [begin('a'), begin('b')]
-    await one.fail(new Error('refused'))
-    assert.deepEqual([other.signal.aborted, tries.pending], [false, 1])
-    const socket = await other.succeed()
-    assert.equal(tries.winner, socket)
-    assert.deepEqual(told, ['a failed', 'b connected'])
+  it('does not affect other attempts', async (t) => {
+    const { race, outcomes, start } = openRace(t)
+    const [a, b] = [start('a'), start('b')]
+    await a.fail(new Error('refused'))
+    assert.deepEqual([b.signal.aborted, race.pending], [false, 1])
+    const socket = await b.succeed()
+    assert.equal(race.winner, socket)
+    assert.deepEqual(outcomes, ['a failed', 'b connected'])
   })
 
-  it('after another has won has nothing to say', async (t) => {
-    const { tries, told, begin } = start(t)
-    const [one, other] = [begin('a'), begin('b')]
-    await one.succeed()
-    await other.fail(new Error('reset'))
-    assert.deepEqual([told, tries.failures], [['a connected', 'b abandoned'], []])
+  it('is not recorded after another attempt has won', async (t) => {
+    const { race, outcomes, start } = openRace(t)
+    const [a, b] = [start('a'), start('b')]
+    await a.succeed()
+    await b.fail(new Error('reset'))
+    assert.deepEqual([outcomes, race.failures], [['a connected', 'b abandoned'], []])
   })
 
   for (const [outcome, error] of ATTEMPT_ERRORS) {
-    const what = error instanceof Error ? `${error.name} ${error.message}` : String(error)
-    it(`whose fault it is: ${what} is ${outcome}`, async (t) => {
-      const { told, tries, begin } = start(t)
-      await begin('a').fail(error as Error)
-      assert.deepEqual(told, [`a ${outcome}`])
-      assert.equal(tries.failures.length, 1)
-      assert.ok(tries.failures[0]!.error instanceof Error)
+    const text = error instanceof Error ? `${error.name} ${error.message}` : String(error)
+    it(`counts as ${outcome} on ${text}`, async (t) => {
+      const { outcomes, race, start } = openRace(t)
+      await start('a').fail(error as Error)
+      assert.deepEqual(outcomes, [`a ${outcome}`])
+      assert.equal(race.failures.length, 1)
+      assert.ok(race.failures[0]!.error instanceof Error)
     })
   }
 })
 
-describe('Tries: the end', () => {
-  it('of the time: those that were silent for long have failed, and all are attempts', async (t) => {
-    const { tries, told, openings, begin, advance } = start(t)
-    begin('a', 1)
+describe('DialRace.finish', () => {
+  it('at the deadline, records all pending attempts, and counts those after 500 ms as failed', async (t) => {
+    const { race, outcomes, attempts, start, advance } = openRace(t)
+    start('a', 1)
     await advance(0.6)
-    begin('b', 2)
+    start('b', 2)
     await advance(499.9)
-    tries.finish('late')
-    assert.deepEqual(told, ['a failed', 'b abandoned'])
+    race.finish('late')
+    assert.deepEqual(outcomes, ['a failed', 'b abandoned'])
     assert.deepEqual(
-      tries.failures.map(({ address, durationMs }) => [address, durationMs]),
+      race.failures.map(({ address, durationMs }) => [address, durationMs]),
       [
         ['a:1', 501],
         ['b:2', 500],
       ],
     )
-    for (const [i, { error, durationMs, address }] of tries.failures.entries()) {
+    for (const [i, { error, durationMs, address }] of race.failures.entries()) {
       assert.ok(error instanceof TimeoutError)
       assert.equal(error.message, `connecting to ${address}: timed out after ${durationMs} ms`)
-      assert.equal(openings[i]!.signal.reason, error)
+      assert.equal(attempts[i]!.signal.reason, error)
     }
-    assert.equal(tries.pending, 0)
+    assert.equal(race.pending, 0)
   })
 
-  it('by the caller: nothing was learnt of anybody', async (t) => {
-    const { tries, told, openings, begin, advance } = start(t)
-    begin('a')
+  it('on abort, records and blames no attempt', async (t) => {
+    const { race, outcomes, attempts, start, advance } = openRace(t)
+    start('a')
     await advance(9_000)
-    begin('b')
-    tries.finish('aborted')
-    assert.deepEqual(told, ['a abandoned', 'b abandoned'])
-    assert.deepEqual([tries.failures, tries.pending], [[], 0])
-    assert.ok(openings.every(({ signal }) => signal.aborted))
+    start('b')
+    race.finish('aborted')
+    assert.deepEqual(outcomes, ['a abandoned', 'b abandoned'])
+    assert.deepEqual([race.failures, race.pending], [[], 0])
+    assert.ok(attempts.every(({ signal }) => signal.aborted))
   })
 
-  it('what comes after it is nobody’s: a socket is closed, an error is not told', async (t) => {
-    for (const why of ['late', 'aborted'] as const) {
-      const { tries, told, begin } = start(t)
-      const [one, other] = [begin('a'), begin('b')]
-      tries.finish(why)
-      const before = [...tries.failures]
-      const socket = await one.succeed()
-      await other.fail(new Error('reset'))
+  it('closes sockets and ignores errors that arrive later', async (t) => {
+    for (const reason of ['late', 'aborted'] as const) {
+      const { race, outcomes, start } = openRace(t)
+      const [a, b] = [start('a'), start('b')]
+      race.finish(reason)
+      const before = [...race.failures]
+      const socket = await a.succeed()
+      await b.fail(new Error('reset'))
       assert.equal(socket.destroyed, true)
-      assert.deepEqual([tries.winner, tries.failures], [undefined, before])
-      assert.deepEqual(told, ['a abandoned', 'b abandoned'])
+      assert.deepEqual([race.winner, race.failures], [undefined, before])
+      assert.deepEqual(outcomes, ['a abandoned', 'b abandoned'])
       t.mock.restoreAll()
     }
   })
 
-  it('twice is once', (t) => {
-    const { tries, told, begin } = start(t)
-    begin('a')
-    tries.finish('late')
-    tries.finish('aborted')
-    tries.finish('late')
-    assert.deepEqual([told, tries.failures.length], [['a abandoned'], 1])
+  it('has no effect the second time', (t) => {
+    const { race, outcomes, start } = openRace(t)
+    start('a')
+    race.finish('late')
+    race.finish('aborted')
+    race.finish('late')
+    assert.deepEqual([outcomes, race.failures.length], [['a abandoned'], 1])
   })
 
-  it('one that cannot even begin is not left behind', (t) => {
+  it('abandons an attempt whose connect function throws', (t) => {
     stopTime(t)
     const broken = new Error('no certificate')
-    const told: string[] = []
-    const tries = new DialRace()
-    const tell = (what: string) => () => {
-      told.push(what)
+    const outcomes: string[] = []
+    const race = new DialRace()
+    const record = (outcome: string) => () => {
+      outcomes.push(outcome)
     }
     const choice: Choice = {
       endpoint: { host: 'a', port: 80, identity: { service: 'web' } },
       connected: () => () => undefined,
-      failed: tell('failed'),
-      abandoned: tell('abandoned'),
+      failed: record('failed'),
+      abandoned: record('abandoned'),
     }
-    try {
-      tries.start(choice, () => {
+    assert.throws(() => {
+      race.start(choice, () => {
         throw broken
       })
-    } catch (error) {
-      assert.equal(error, broken)
-    }
-    tries.finish('aborted')
-    assert.deepEqual([told, tries.pending], [['abandoned'], 0])
+    }, broken)
+    race.finish('aborted')
+    assert.deepEqual([outcomes, race.pending], [['abandoned'], 0])
   })
 })
 
-describe('Tries: news', () => {
-  it('come after the time that is given, and not before', async (t) => {
-    const { tries, begin, advance, delays } = start(t)
-    begin('a')
-    const news = tries.nextChange(1_000)
+describe('DialRace.nextChange', () => {
+  it('resolves after the timeout', async (t) => {
+    const { race, start, advance, delays } = openRace(t)
+    start('a')
+    const change = race.nextChange(1_000)
     assert.deepEqual(delays(), [1_000])
     await advance(999)
-    assert.equal(await isSettled(news), false)
+    assert.equal(await isSettled(change), false)
     await advance(1)
-    assert.equal(await isSettled(news), true)
-    assert.equal(tries.pending, 1)
+    assert.equal(await isSettled(change), true)
+    assert.equal(race.pending, 1)
   })
 
-  const causes: [rule: string, cause: (opening: Opening, tries: DialRace) => unknown][] = [
-    ['one fails', (opening) => opening.fail(new Error('refused'))],
-    ['one goes well', (opening) => opening.succeed()],
+  const causes: [rule: string, cause: (attempt: ManualAttempt, race: DialRace) => unknown][] = [
+    ['an attempt fails', (attempt) => attempt.fail(new Error('refused'))],
+    ['an attempt succeeds', (attempt) => attempt.succeed()],
     [
-      'the time is over',
-      (_opening, tries) => {
-        tries.finish('late')
+      'the deadline passes',
+      (_attempt, race) => {
+        race.finish('late')
       },
     ],
     [
-      'the caller gives up',
-      (_opening, tries) => {
-        tries.finish('aborted')
+      'the caller aborts the dial',
+      (_attempt, race) => {
+        race.finish('aborted')
       },
     ],
   ]
   for (const [rule, cause] of causes) {
-    it(`come when ${rule}, and leave no timer`, async (t) => {
+    it(`resolves when ${rule}, and cancels the timer`, async (t) => {
       for (const ms of [1_000, undefined]) {
-        const { tries, begin, delays } = start(t)
-        const opening = begin('a')
-        const news = tries.nextChange(ms)
-        assert.equal(await isSettled(news), false)
-        await cause(opening, tries)
-        assert.equal(await isSettled(news), true)
+        const { race, start, delays } = openRace(t)
+        const attempt = start('a')
+        const change = race.nextChange(ms)
+        assert.equal(await isSettled(change), false)
+        await cause(attempt, race)
+        assert.equal(await isSettled(change), true)
         assert.deepEqual(delays(), [])
         t.mock.restoreAll()
       }
     })
   }
 
-  it('without a time come only with an outcome', async (t) => {
-    const { tries, begin, advance, delays } = start(t)
-    begin('a')
-    const news = tries.nextChange(undefined)
+  it('does not resolve by time without a timeout', async (t) => {
+    const { race, start, advance, delays } = openRace(t)
+    start('a')
+    const change = race.nextChange(undefined)
     assert.deepEqual(delays(), [])
     await advance(3_600_000)
-    assert.equal(await isSettled(news), false)
-    tries.finish('aborted')
-    await news
+    assert.equal(await isSettled(change), false)
+    race.finish('aborted')
+    await change
   })
 })

@@ -16,18 +16,17 @@ import { TestCa } from '../../src/testing/index.js'
 import { type DialBounds, dial } from '../../src/transport/dial.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 import { stopTime } from '../fixtures/stopped-time.js'
-import { ATTEMPT_ERRORS } from '../fixtures/errors.js'
 
 const ca = TestCa.create()
 const { chainPem, privateKeyPem } = ca.issue()
-/** What TLS needs of a generation. Nobody here gets as far as to be asked for an identity. */
+/** The part of a generation that the TLS client reads. No handshake in this file is completed. */
 const generation = {
   leaf: { chainPem },
   privateKeyPem,
   roots: { pems: [ca.rootPem] },
 } as unknown as Generation
 
-/** A generation that TLS cannot use: each try fails with `error` at once. */
+/** A generation with which each attempt fails immediately with `error`. */
 function failing(error: unknown): Generation {
   return {
     get leaf(): never {
@@ -45,41 +44,48 @@ function identityOf(current: Generation | (() => Generation), more: object = {})
   } as unknown as IdentityStore
 }
 
-/** A balancer that writes down what is said of its choices. */
+/** An identity with which attempts fail with these errors, in order. The last error repeats. */
+function failingIdentity(...errors: unknown[]): IdentityStore {
+  let attempts = 0
+  return identityOf(() => failing(errors[Math.min(attempts++, errors.length - 1)]))
+}
+
+/** A balancer that records the outcomes of its choices. */
 class RecordingBalancer extends Balancer {
-  readonly told: string[] = []
+  readonly outcomes: string[] = []
 
   constructor() {
     super({ clock: new FakeClock(), random: () => 0 })
   }
 
-  override choose(...given: Parameters<Balancer['choose']>): Choice | undefined {
-    const choice = super.choose(...given)
+  override choose(...args: Parameters<Balancer['choose']>): Choice | undefined {
+    const choice = super.choose(...args)
     if (choice === undefined) return undefined
-    const tell = (what: string): void => {
-      this.told.push(`${choice.endpoint.identity.datacenter ?? ''} ${what}`.trim())
+    const record = (outcome: string): void => {
+      this.outcomes.push(`${choice.endpoint.identity.datacenter ?? ''} ${outcome}`.trim())
     }
     return {
       endpoint: choice.endpoint,
       connected: () => {
-        tell('connected')
+        record('connected')
         return choice.connected()
       },
       failed: () => {
-        tell('failed')
+        record('failed')
         choice.failed()
       },
       abandoned: () => {
-        tell('abandoned')
+        record('abandoned')
         choice.abandoned()
       },
     }
   }
 }
 
-const nowhere: Endpoint = { host: '127.0.0.1', port: 1, identity: { service: 'web' } }
+const UNREACHABLE: Endpoint = { host: '127.0.0.1', port: 1, identity: { service: 'web' } }
 
-function sorted(...lists: (readonly Endpoint[] | Error)[]): Resolver & { requests: ResolveRequest[] } {
+/** A sorted resolver: returns one list per call, and then the last one again. */
+function resolverOf(...lists: (readonly Endpoint[] | Error)[]): Resolver & { requests: ResolveRequest[] } {
   const requests: ResolveRequest[] = []
   return {
     name: 'web',
@@ -94,11 +100,12 @@ function sorted(...lists: (readonly Endpoint[] | Error)[]): Resolver & { request
   }
 }
 
-async function start(
+/** Dials, and returns the error and the outcomes of the attempts. */
+async function failDial(
   resolver: Resolver,
   identity: IdentityStore,
   bounds: Partial<DialBounds> = {},
-): Promise<{ error: Error; told: string[] }> {
+): Promise<{ error: Error; outcomes: string[] }> {
   const balancer = new RecordingBalancer()
   const error = await dial(
     identity,
@@ -110,7 +117,7 @@ async function start(
     },
     (thrown: unknown) => thrown as Error,
   )
-  return { error, told: balancer.told }
+  return { error, outcomes: balancer.outcomes }
 }
 
 function asDialError(error: Error): DialError {
@@ -118,13 +125,8 @@ function asDialError(error: Error): DialError {
   return error
 }
 
-function asTimeout(error: Error): TimeoutError {
-  assert.ok(error instanceof TimeoutError, String(error))
-  return error
-}
-
-/** A server that takes connections and never says a word; so many instances of it, each of a datacenter of its own. */
-async function silence(t: TestContext, count: number): Promise<Endpoint[]> {
+/** Instances that accept connections and never respond. The datacenter of each is its index. */
+async function silentInstances(t: TestContext, count: number): Promise<Endpoint[]> {
   const open = new Set<Socket>()
   const server = createServer((socket) => {
     open.add(socket)
@@ -144,99 +146,83 @@ async function silence(t: TestContext, count: number): Promise<Endpoint[]> {
   }))
 }
 
-describe('dial: whose fault a failed try is', () => {
-  for (const [told, error] of ATTEMPT_ERRORS) {
-    it(`${told}: ${error instanceof Error ? `${error.name} ${error.message}` : String(error)}`, async () => {
-      const found = await start(sorted([nowhere]), identityOf(failing(error)))
-      assert.deepEqual(found.told, [told])
-      assert.ok(found.error instanceof DialError)
-      assert.equal(found.error.attempts.length, 1)
-    })
-  }
-
-  for (const [ms, told] of [
-    [499, 'abandoned'],
+describe('dial: unresponsive instances', () => {
+  for (const [ms, outcome] of [
     [499.9, 'abandoned'],
     [500, 'failed'],
-    [10_000, 'failed'],
   ] as const) {
-    it(`silence of ${ms} ms, until the deadline: ${told}`, async (t) => {
-      const endpoints = await silence(t, 1)
+    it(`counts an attempt as ${outcome} when the deadline passes after ${ms} ms`, async (t) => {
+      const endpoints = await silentInstances(t, 1)
       const { advance } = stopTime(t)
-      const finding = start(sorted(endpoints), identityOf(generation), { timeoutMs: ms })
+      const dialing = failDial(resolverOf(endpoints), identityOf(generation), { timeoutMs: ms })
       await advance(ms)
-      const found = await finding
-      assert.deepEqual(found.told, [`0 ${told}`])
-      assert.ok(found.error instanceof TimeoutError)
-      const [attempt] = found.error.attempts
+      const { error, outcomes } = await dialing
+      assert.deepEqual(outcomes, [`0 ${outcome}`])
+      assert.ok(error instanceof TimeoutError)
+      const [attempt] = error.attempts
       assert.ok(attempt?.error instanceof TimeoutError)
       assert.equal(attempt.durationMs, Math.round(ms))
-      assert.equal(found.error.cause, attempt.error)
+      assert.equal(error.cause, attempt.error)
     })
   }
 
-  it('silence of all of them, until the deadline: of the last it was too short', async (t) => {
-    const endpoints = await silence(t, 3)
+  it('reports all pending attempts at the deadline', async (t) => {
+    const endpoints = await silentInstances(t, 3)
     const { advance } = stopTime(t)
-    const finding = start(sorted(endpoints), identityOf(generation), { timeoutMs: 2_400 })
+    const dialing = failDial(resolverOf(endpoints), identityOf(generation), { timeoutMs: 2_400 })
     await advance(2_400)
-    // The second is begun after 1000 ms, and the third after 700 more.
-    const { told, error } = await finding
-    assert.deepEqual(told, ['0 failed', '1 failed', '2 failed'])
+    const { error, outcomes } = await dialing
+    assert.deepEqual(outcomes, ['0 failed', '1 failed', '2 failed'])
+    assert.ok(error instanceof TimeoutError)
+    // The second attempt starts after 1000 ms, and the third one after 700 more.
     assert.deepEqual(
-      asTimeout(error).attempts.map(({ durationMs }) => durationMs),
+      error.attempts.map(({ durationMs }) => durationMs),
       [2_400, 1_400, 700],
     )
-    const hasty = start(sorted(endpoints), identityOf(generation), { timeoutMs: 900 })
-    await advance(900)
-    assert.deepEqual((await hasty).told, ['0 failed', '1 abandoned', '2 abandoned'])
   })
 
-  it('a caller who gives up, however late', async (t) => {
-    const endpoints = await silence(t, 1)
+  it('blames no instance when the caller aborts the dial', async (t) => {
+    const endpoints = await silentInstances(t, 1)
     const { advance } = stopTime(t)
     const [controller, reason] = [new AbortController(), new Error('enough')]
-    const finding = start(sorted(endpoints), identityOf(generation), { signal: controller.signal })
+    const dialing = failDial(resolverOf(endpoints), identityOf(generation), { signal: controller.signal })
     await advance(9_000)
     controller.abort(reason)
-    const { told, error } = await finding
-    assert.deepEqual(told, ['0 abandoned'])
+    const { outcomes, error } = await dialing
+    assert.deepEqual(outcomes, ['0 abandoned'])
     assert.ok(error instanceof AbortError && error.cause === reason)
   })
 })
 
-describe('dial: the head start that each instance has', () => {
-  const cases: [count: number, timeoutMs: number, starts: number[]][] = [
-    [1, 10_000, []],
-    // A second, while there are two.
-    [5, 10_000, [1_000, 1_000, 1_000, 1_000]],
+describe('dial: the head start of each attempt', () => {
+  const cases: [count: number, timeoutMs: number, headStarts: number[]][] = [
+    // At most 1 s, and half of the remaining time.
     [12, 10_000, [1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 500, 250]],
-    // And half of what is left, when that is less; but never so little that nobody could answer.
-    [4, 1_000, [500, 250, 125]],
+    // At least 100 ms.
     [6, 1_000, [500, 250, 125, 100]],
     [2, 100, []],
   ]
-  for (const [count, timeoutMs, starts] of cases) {
-    it(`${count} instances and ${timeoutMs} ms: ${starts.join(', ')}`, async (t) => {
-      const endpoints = await silence(t, count)
+  for (const [count, timeoutMs, headStarts] of cases) {
+    it(`is ${headStarts.join(', ')} ms with ${count} instances and a timeout of ${timeoutMs} ms`, async (t) => {
+      const endpoints = await silentInstances(t, count)
       const { advance } = stopTime(t)
-      const begun: number[] = []
+      const startTimes: number[] = []
       const identity = identityOf(() => {
-        begun.push(performance.now())
+        startTimes.push(performance.now())
         return generation
       })
-      const finding = start(sorted(endpoints), identity, { timeoutMs })
+      const dialing = failDial(resolverOf(endpoints), identity, { timeoutMs })
       await advance(timeoutMs)
-      await finding
-      const pauses = begun.slice(1).map((at, i) => at - begun[i]!)
-      assert.deepEqual(pauses.slice(0, starts.length), starts)
-      // Whoever asks in vain whether there is another does so once.
-      assert.ok(pauses.length <= starts.length + 1)
+      await dialing
+      const pauses = startTimes.slice(1).map((at, i) => at - startTimes[i]!)
+      assert.deepEqual(pauses.slice(0, headStarts.length), headStarts)
+      // The identity is also read once after the last instance.
+      assert.ok(pauses.length <= headStarts.length + 1)
     })
   }
 
-  it('is reckoned from what is left, whoever has used it', async (t) => {
-    const endpoints = await silence(t, 2)
+  it('is computed from the time that the resolver leaves', async (t) => {
+    const endpoints = await silentInstances(t, 2)
     const time = stopTime(t)
     const { advance, jump } = time
     const resolver: Resolver = {
@@ -247,30 +233,30 @@ describe('dial: the head start that each instance has', () => {
         return endpoints
       },
     }
-    const finding = start(resolver, identityOf(generation))
+    const dialing = failDial(resolver, identityOf(generation))
     await settle()
     assert.ok(time.delays.includes(500), String(time.delays))
     await advance(10_000)
-    await finding
+    await dialing
   })
 
-  it('is over when an instance fails', async (t) => {
-    const [silent] = await silence(t, 1)
+  it('ends when the attempt fails', async (t) => {
+    const [silent] = await silentInstances(t, 1)
     const { advance } = stopTime(t)
-    let tries = 0
-    const identity = identityOf(() => ((tries += 1) === 1 ? failing(new Error('refused')) : generation))
-    const finding = start(sorted([nowhere, silent!]), identity, { timeoutMs: 9_000 })
+    let attempts = 0
+    const identity = identityOf(() => ((attempts += 1) === 1 ? failing(new Error('refused')) : generation))
+    const dialing = failDial(resolverOf([UNREACHABLE, silent!]), identity, { timeoutMs: 9_000 })
     await settle()
-    assert.equal(tries, 2)
+    assert.equal(attempts, 2)
     await advance(9_000)
-    assert.deepEqual((await finding).told, ['failed', '0 failed'])
+    assert.deepEqual((await dialing).outcomes, ['failed', '0 failed'])
   })
 })
 
-describe('dial: the way through', () => {
-  it('asks the resolver, and once more when all have failed: to look again', async () => {
-    const resolver = sorted([nowhere])
-    const { error, told } = await start(resolver, identityOf(failing(new Error('refused'))))
+describe('dial', () => {
+  it('resolves again, with refresh, after all instances have failed', async () => {
+    const resolver = resolverOf([UNREACHABLE])
+    const { error, outcomes } = await failDial(resolver, failingIdentity(new Error('refused')))
     assert.deepEqual(
       resolver.requests.map(({ datacenter, refresh }) => [datacenter, refresh]),
       [
@@ -278,7 +264,7 @@ describe('dial: the way through', () => {
         ['dc7', true],
       ],
     )
-    assert.deepEqual(told, ['failed'])
+    assert.deepEqual(outcomes, ['failed'])
     assert.ok(error instanceof DialError)
     assert.equal(error.code, 'ERR_CONNECT_DIAL_FAILED')
     assert.match(
@@ -288,10 +274,10 @@ describe('dial: the way through', () => {
     assert.equal((error.cause as Error).message, 'refused')
   })
 
-  it('tries whoever is new then, and none twice', async () => {
-    const other = { ...nowhere, host: '::1', port: 2 }
-    const resolver = sorted([nowhere], [nowhere, other])
-    const { error } = await start(resolver, identityOf(failing(new Error('refused'))))
+  it('tries each instance once, and new instances after the second resolution', async () => {
+    const added = { ...UNREACHABLE, host: '::1', port: 2 }
+    const resolver = resolverOf([UNREACHABLE], [UNREACHABLE, added])
+    const { error } = await failDial(resolver, failingIdentity(new Error('refused')))
     assert.deepEqual(
       asDialError(error).attempts.map(({ address }) => address),
       ['127.0.0.1:1', '[::1]:2'],
@@ -299,18 +285,15 @@ describe('dial: the way through', () => {
     assert.equal(resolver.requests.length, 2)
   })
 
-  it('goes in the order of a sorted list, and by weight and load of another', async () => {
-    const list = [1, 2, 3].map((port) => ({ ...nowhere, port, weight: port === 3 ? 1 : 0 }))
+  it('tries a sorted list in order, and an unsorted list by weight', async () => {
+    const list = [1, 2, 3].map((port) => ({ ...UNREACHABLE, port, weight: port === 3 ? 1 : 0 }))
     const ports = async (isSorted: boolean | undefined): Promise<string[]> => {
       const resolver: Resolver = {
         name: 'web',
         resolve: () => list,
         ...(isSorted !== undefined && { isSorted }),
       }
-      const { error } = await start(
-        resolver,
-        identityOf(failing(new IdentityError('ERR_CONNECT_ROOTS', 'm'))),
-      )
+      const { error } = await failDial(resolver, failingIdentity(new IdentityError('ERR_CONNECT_ROOTS', 'm')))
       return asDialError(error).attempts.map(({ address }) => address.replace(/.*:/, ''))
     }
     assert.deepEqual(await ports(true), ['1', '2', '3'])
@@ -318,40 +301,37 @@ describe('dial: the way through', () => {
     assert.equal((await ports(undefined))[0], '3')
   })
 
-  it('takes the generation of the moment for each try', async () => {
+  it('uses the current generation for each attempt', async () => {
     const errors = [new Error('first'), new Error('second')]
-    let tries = 0
-    const identity = identityOf(() => failing(errors[tries++]))
-    const { error } = await start(sorted([nowhere, { ...nowhere, port: 2 }]), identity)
+    const resolver = resolverOf([UNREACHABLE, { ...UNREACHABLE, port: 2 }])
+    const { error } = await failDial(resolver, failingIdentity(...errors))
     assert.deepEqual(
       asDialError(error).attempts.map((attempt) => attempt.error),
       errors,
     )
   })
 
-  it('ends when there is no generation any more', async () => {
+  it('rejects when our certificate has expired', async () => {
     const expired = new IdentityError('ERR_CONNECT_LEAF_EXPIRED', 'expired')
     const identity = identityOf(() => {
       throw expired
     })
-    const { error, told } = await start(sorted([nowhere]), identity)
+    const { error, outcomes } = await failDial(resolverOf([UNREACHABLE]), identity)
     assert.equal(error, expired)
-    assert.deepEqual(told, [])
+    assert.deepEqual(outcomes, [])
   })
 
-  it('somebody who proved to be another is worse news than somebody who is away', async () => {
+  it('reports a wrong identity rather than an unreachable instance', async () => {
     const impostor = new VerificationError('ERR_CONNECT_PEER_IDENTITY', 'web', 'db')
     const errors = [new Error('first'), impostor, new Error('last')]
-    let tries = 0
-    const identity = identityOf(() => failing(errors[tries++]))
-    const list = [1, 2, 3].map((port) => ({ ...nowhere, port }))
-    const { error } = await start(sorted(list), identity)
+    const list = [1, 2, 3].map((port) => ({ ...UNREACHABLE, port }))
+    const { error } = await failDial(resolverOf(list), failingIdentity(...errors))
     assert.deepEqual([asDialError(error).code, error.cause], ['ERR_CONNECT_PEER_IDENTITY', impostor])
   })
 
-  it('nobody is left when it looks again: that is what is told, with the tries', async () => {
+  it('reports ERR_CONNECT_NO_INSTANCES, with the attempts, when the second resolution finds no instances', async () => {
     const none = new DialError('ERR_CONNECT_NO_INSTANCES', 'web', 'gone', { reason: 'not-passing' })
-    const { error } = await start(sorted([nowhere], none), identityOf(failing(new Error('refused'))))
+    const { error } = await failDial(resolverOf([UNREACHABLE], none), failingIdentity(new Error('refused')))
     assert.ok(error instanceof DialError)
     assert.deepEqual(
       [error.code, error.reason, error.cause],
@@ -359,16 +339,19 @@ describe('dial: the way through', () => {
     )
     assert.equal(error.attempts.length, 1)
     assert.match(error.message, /^dial web: no instance could be reached, and none is left: .*refused$/)
-    const { error: empty } = await start(sorted([nowhere], []), identityOf(failing(new Error('refused'))))
+    const { error: empty } = await failDial(
+      resolverOf([UNREACHABLE], []),
+      failingIdentity(new Error('refused')),
+    )
     assert.deepEqual(
       [asDialError(empty).code, asDialError(empty).reason, asDialError(empty).attempts.length],
       ['ERR_CONNECT_NO_INSTANCES', 'empty', 1],
     )
   })
 
-  it('looking again fails: the tries are what is told', async () => {
+  it('reports the failed attempts when the second resolution fails', async () => {
     const refused = new Error('refused')
-    const { error } = await start(sorted([nowhere], new Error('no DNS')), identityOf(failing(refused)))
+    const { error } = await failDial(resolverOf([UNREACHABLE], new Error('no DNS')), failingIdentity(refused))
     assert.ok(error instanceof DialError)
     assert.deepEqual(
       [error.code, error.cause, error.attempts.length],
@@ -376,45 +359,45 @@ describe('dial: the way through', () => {
     )
   })
 
-  it('the first look fails: that is what is told', async () => {
+  it('rejects with the error of the first resolution', async () => {
     const none = new DialError('ERR_CONNECT_NO_INSTANCES', 'web', 'none', { reason: 'unknown' })
-    const { error } = await start(sorted(none), identityOf(generation))
+    const { error } = await failDial(resolverOf(none), identityOf(generation))
     assert.equal(error, none)
   })
 
-  describe('at the deadline the cause is the last word', () => {
-    const word = new Error('the last word')
+  describe('at the deadline, reports as the cause', () => {
+    const lastError = new Error('the last error')
     const never = (): Promise<never> => new Promise(() => undefined)
 
-    it('of the resolver', async (t) => {
+    it('the last error of the resolver', async (t) => {
       const { advance } = stopTime(t)
-      const resolver: Resolver = { name: 'web', lastError: word, resolve: never }
-      const finding = start(resolver, identityOf(generation, { lastError: new Error('another') }))
+      const resolver: Resolver = { name: 'web', lastError, resolve: never }
+      const dialing = failDial(resolver, identityOf(generation, { lastError: new Error('another') }))
       await advance(10_000)
-      const { error } = await finding
+      const { error } = await dialing
       assert.ok(error instanceof TimeoutError)
-      assert.deepEqual([error.cause, error.timeoutMs, error.attempts], [word, 10_000, []])
-      assert.equal(error.message, 'dial web: timed out after 10000 ms: the last word')
+      assert.deepEqual([error.cause, error.timeoutMs, error.attempts], [lastError, 10_000, []])
+      assert.equal(error.message, 'dial web: timed out after 10000 ms: the last error')
     })
 
-    it('of our own certificate', async (t) => {
+    it('the last error of the identity', async (t) => {
       const { advance } = stopTime(t)
-      const finding = start(sorted([nowhere]), identityOf(generation, { ready: never, lastError: word }))
+      const dialing = failDial(resolverOf([UNREACHABLE]), identityOf(generation, { ready: never, lastError }))
       await advance(10_000)
-      assert.equal((await finding).error.cause, word)
+      assert.equal((await dialing).error.cause, lastError)
     })
 
-    it('of the resolver that looks again, after that of the last try', async (t) => {
+    it('the error of the last attempt, rather than that of the resolver', async (t) => {
       const { advance } = stopTime(t)
       const refused = new Error('refused')
       const resolver: Resolver = {
         name: 'web',
-        lastError: word,
-        resolve: ({ refresh }) => (refresh ? never() : [nowhere]),
+        lastError,
+        resolve: ({ refresh }) => (refresh ? never() : [UNREACHABLE]),
       }
-      const finding = start(resolver, identityOf(failing(refused)))
+      const dialing = failDial(resolver, failingIdentity(refused))
       await advance(10_000)
-      const { error } = await finding
+      const { error } = await dialing
       assert.ok(error instanceof TimeoutError)
       assert.deepEqual([error.cause, error.attempts.length], [refused, 1])
     })

@@ -20,6 +20,13 @@ const record = (target: string): Answer => ({
 })
 const [GOOD, FORGED] = [{ answers: [record('good')] }, { answers: [record('forged')] }]
 
+/** Responds to each query with these contents. */
+const respond =
+  (contents?: Parameters<typeof answerTo>[1]) =>
+  (query: DnsQuery): void => {
+    query.reply(answerTo(query, contents))
+  }
+
 async function start(
   t: TestContext,
   answer: (query: DnsQuery, nth: number) => void,
@@ -33,7 +40,9 @@ async function start(
     clock,
     client,
     query: (signal = new AbortController().signal) => client.query(NAME, 'SRV', signal),
-    where: server.host.includes(':') ? `[${server.host}]:${server.port}` : `${server.host}:${server.port}`,
+    serverAddress: server.host.includes(':')
+      ? `[${server.host}]:${server.port}`
+      : `${server.host}:${server.port}`,
   }
 }
 
@@ -52,19 +61,17 @@ async function failure(promise: Promise<unknown>): Promise<DnsError & { cause?: 
   return error as DnsError & { cause?: Error }
 }
 
-/** How many sockets there are that a client may have left. */
+/** The number of open sockets in this process. */
 async function openSockets(): Promise<number> {
-  // A handle is gone in the turn after it was closed.
+  // A closed handle is removed in a later turn.
   for (let i = 0; i < 3; i += 1) await settle()
   return process.getActiveResourcesInfo().filter((kind) => kind === 'UDPWrap' || kind === 'TCPSocketWrap')
     .length
 }
 
-describe('DnsClient: over UDP', () => {
-  it('asks once, and gives the answer', async (t) => {
-    const { server, clock, query } = await start(t, (asked) => {
-      asked.reply(answerTo(asked, GOOD))
-    })
+describe('DnsClient over UDP', () => {
+  it('sends one question, and returns the response', async (t) => {
+    const { server, clock, query } = await start(t, respond(GOOD))
     const { signal } = new AbortController()
     const before = await openSockets()
     assert.deepEqual(targets(await query(signal)), ['good'])
@@ -77,10 +84,8 @@ describe('DnsClient: over UDP', () => {
     assert.equal(await openSockets(), before)
   })
 
-  it('asks for the type that is wanted', async (t) => {
-    const { server, client } = await start(t, (asked) => {
-      asked.reply(answerTo(asked))
-    })
+  it('sends the type of the question', async (t) => {
+    const { server, client } = await start(t, respond())
     for (const type of ['A', 'AAAA'] as const)
       await client.query('n1.node.consul', type, new AbortController().signal)
     assert.deepEqual(
@@ -89,41 +94,33 @@ describe('DnsClient: over UDP', () => {
     )
   })
 
-  it('an answer that there is no such name is an answer, and so is a refusal', async (t) => {
-    for (const [rcode, name] of [
-      [3, 'NXDOMAIN'],
-      [2, 'SERVFAIL'],
-      [5, 'REFUSED'],
-    ] as const) {
-      const { query } = await start(t, (asked) => {
-        asked.reply(answerTo(asked, { rcode }))
-      })
-      assert.equal((await query()).rcode, name)
-    }
+  it('resolves with a response that has an error code', async (t) => {
+    const { query } = await start(t, respond({ rcode: 3 }))
+    assert.equal((await query()).rcode, 'NXDOMAIN')
   })
 
-  it('takes a datagram that is as big as it said it could take', async (t) => {
+  it('receives a response of up to 4096 bytes', async (t) => {
     const answers = Array.from({ length: 60 }, (_, i) => record(`n${i}.node.consul`))
-    const { server, query } = await start(t, (asked) => {
-      const message = answerTo(asked, { answers })
+    const { server, query } = await start(t, (received) => {
+      const message = answerTo(received, { answers })
       assert.ok(message.length > 3_000 && message.length <= 4_096, `${message.length} bytes`)
-      asked.reply(message)
+      received.reply(message)
     })
     assert.equal((await query()).answers.length, 60)
     assert.equal(server.queries.length, 1)
   })
 
-  it('many questions at once, each with its own answer, from its own port, under its own id', async (t) => {
+  it('sends parallel questions from different ports with different IDs, and matches the responses', async (t) => {
     const waiting: DnsQuery[] = []
-    const { server, client } = await start(t, (asked) => {
-      waiting.push(asked)
+    const { server, client } = await start(t, (received) => {
+      waiting.push(received)
     })
     const names = Array.from({ length: 20 }, (_, i) => `s${i}.connect.consul`)
     const answers = names.map((name) => client.query(name, 'SRV', new AbortController().signal))
     await server.arrived(20)
-    for (const asked of waiting.reverse()) {
-      const { name } = asked.packet.questions![0]!
-      asked.reply(answerTo(asked, { answers: [{ ...record(`at.${name}`), name }] }))
+    for (const received of waiting.reverse()) {
+      const { name } = received.packet.questions![0]!
+      received.reply(answerTo(received, { answers: [{ ...record(`at.${name}`), name }] }))
     }
     assert.deepEqual(
       (await Promise.all(answers)).flatMap(targets),
@@ -133,9 +130,9 @@ describe('DnsClient: over UDP', () => {
     assert.ok(new Set(server.queries.map(({ packet }) => packet.id)).size > 15)
   })
 
-  it('asks again when a datagram was lost: after 500 ms, and after 1 s', async (t) => {
-    const { server, clock, query } = await start(t, (asked, nth) => {
-      if (nth === 3) asked.reply(answerTo(asked, GOOD))
+  it('repeats a question after 500 ms and after 1 s more', async (t) => {
+    const { server, clock, query } = await start(t, (received, nth) => {
+      if (nth === 3) received.reply(answerTo(received, GOOD))
     })
     const answer = query()
     await server.arrived(1)
@@ -150,82 +147,78 @@ describe('DnsClient: over UDP', () => {
     assert.deepEqual(clock.delays, [2_000])
     assert.deepEqual(targets(await answer), ['good'])
     assert.equal(clock.pending, 0)
-    // The same question: an answer to any of the three would do.
+    // A late response to an earlier datagram is valid.
     assert.equal(new Set(server.queries.map(({ packet }) => packet.id)).size, 1)
   })
 
-  it('gives up after three tries', async (t) => {
-    const { server, clock, query, where } = await start(t, () => undefined)
+  it('rejects after three tries', async (t) => {
+    const { server, clock, query, serverAddress } = await start(t, () => undefined)
     const before = await openSockets()
     const failed = failure(query())
     for (const [i, ms] of [500, 1_000, 2_000].entries()) {
       await server.arrived(i + 1)
       await clock.advance(ms)
     }
-    const { message, server: told, cause } = await failed
-    assert.equal(message, `DNS SRV ${NAME} at ${where}: no valid response in 3 tries`)
-    assert.deepEqual([told, cause], [where, undefined])
+    const { message, server: address, cause } = await failed
+    assert.equal(message, `DNS SRV ${NAME} at ${serverAddress}: no valid response in 3 tries`)
+    assert.deepEqual([address, cause], [serverAddress, undefined])
     assert.deepEqual([server.queries.length, clock.pending], [3, 0])
     assert.equal(await openSockets(), before)
   })
 
-  const wrong: [rule: string, message: (asked: DnsQuery) => Buffer, problem: RegExp][] = [
-    [
-      'another id',
-      (asked) => answerTo({ ...asked, packet: { ...asked.packet, id: asked.packet.id! ^ 1 } }, FORGED),
-      /its ID differs/,
-    ],
+  const withAnotherId = (query: DnsQuery): Buffer =>
+    answerTo({ ...query, packet: { ...query.packet, id: query.packet.id! ^ 1 } }, FORGED)
+  const invalid: [rule: string, message: (query: DnsQuery) => Buffer][] = [
+    ['another ID', withAnotherId],
     [
       'another question',
-      (asked) => {
+      ({ packet }) => {
         const questions = [{ name: 'other.connect.consul', type: 'SRV' as const }]
-        return encode({ type: 'response', id: asked.packet.id, questions, ...FORGED })
+        return encode({ type: 'response', id: packet.id, questions, ...FORGED })
       },
-      /answers another question/,
     ],
-    ['our own question', (asked) => encode({ ...asked.packet, type: 'query' }), /not a response/],
-    ['nothing', () => Buffer.alloc(0), /./],
-    ['garbage', () => Buffer.alloc(100, 0xff), /./],
+    ['the question', ({ packet }) => encode({ ...packet, type: 'query' })],
+    ['no bytes', () => Buffer.alloc(0)],
+    ['garbage', () => Buffer.alloc(100, 0xff)],
   ]
-  for (const [rule, message, problem] of wrong) {
-    it(`a datagram with ${rule} is not the end: the right one comes after it`, async (t) => {
-      const { server, query } = await start(t, (asked) => {
-        asked.reply(message(asked))
-        asked.reply(message(asked))
-        asked.reply(answerTo(asked, GOOD))
+  for (const [rule, message] of invalid) {
+    it(`ignores a datagram with ${rule}, and accepts a valid one after it`, async (t) => {
+      const { server, query } = await start(t, (received) => {
+        received.reply(message(received))
+        received.reply(message(received))
+        received.reply(answerTo(received, GOOD))
       })
       assert.deepEqual(targets(await query()), ['good'])
       assert.equal(server.queries.length, 1)
     })
-
-    it(`nothing but datagrams with ${rule}: the last of them is the cause`, async (t) => {
-      const { server, clock, query } = await start(t, (asked, nth) => {
-        if (nth === 1) asked.reply(message(asked))
-      })
-      // The datagram is on its way; it is there when one that was sent after it is.
-      const failed = failure(query())
-      await server.arrived(1)
-      await heard(t)
-      for (const [i, ms] of [500, 1_000, 2_000].entries()) {
-        await server.arrived(i + 1)
-        await clock.advance(ms)
-      }
-      assert.match((await failed).cause!.message, problem)
-    })
   }
 
-  it('takes nothing from anybody else, though it has id and question right', async (t) => {
+  it('reports the last invalid datagram as the cause', async (t) => {
+    const { server, clock, query } = await start(t, (received, nth) => {
+      if (nth === 1) received.reply(withAnotherId(received))
+    })
+    const failed = failure(query())
+    await server.arrived(1)
+    await datagramsArrived(t)
+    for (const [i, ms] of [500, 1_000, 2_000].entries()) {
+      await server.arrived(i + 1)
+      await clock.advance(ms)
+    }
+    assert.match((await failed).cause!.message, /its ID differs/)
+  })
+
+  it('ignores a datagram from another port, also with the right ID and question', async (t) => {
     const forger = createSocket('udp4')
     t.after(() => forger.close())
-    const { query } = await start(t, (asked) => {
-      forger.send(answerTo(asked, FORGED), asked.port, '127.0.0.1', () => {
-        asked.reply(answerTo(asked, GOOD))
+    const { query } = await start(t, (received) => {
+      forger.send(answerTo(received, FORGED), received.port, '127.0.0.1', () => {
+        received.reply(answerTo(received, GOOD))
       })
     })
     assert.deepEqual(targets(await query()), ['good'])
   })
 
-  it('nobody listens: it is told at once, and not asked again', async () => {
+  it('rejects without another try if no server listens', async () => {
     const socket = createSocket('udp4')
     socket.bind(0, '127.0.0.1')
     await once(socket, 'listening')
@@ -243,12 +236,12 @@ describe('DnsClient: over UDP', () => {
     assert.equal(await openSockets(), before)
   })
 
-  it('a network that does not take the datagram: it is told at once', async (t) => {
+  it('rejects without another try if the datagram cannot be sent', async (t) => {
     const [clock, controller] = [new FakeClock(), new AbortController()]
     t.after(() => {
       controller.abort()
     })
-    // A broadcast address is refused to whoever has not asked for the right to it.
+    // Sending to the broadcast address requires SO_BROADCAST.
     const client = new DnsClient({ host: '255.255.255.255', port: 53 }, clock)
     const { message, cause } = await failure(client.query(NAME, 'SRV', controller.signal))
     assert.match(message, /: no response: /)
@@ -256,7 +249,7 @@ describe('DnsClient: over UDP', () => {
     assert.equal(clock.pending, 0)
   })
 
-  it('a host that is none: it is told at once', async () => {
+  it('rejects if the host is invalid', async () => {
     const clock = new FakeClock()
     const client = new DnsClient({ host: '..', port: 53 }, clock)
     const { cause } = await failure(client.query(NAME, 'SRV', new AbortController().signal))
@@ -264,33 +257,28 @@ describe('DnsClient: over UDP', () => {
     assert.equal(clock.pending, 0)
   })
 
-  it('a host by its name', async (t) => {
-    const server = await startDnsServer(t, (asked) => {
-      asked.reply(answerTo(asked, GOOD))
-    })
-    // The file of hosts may know an IPv6 address of that name too, where nobody listens.
+  it('accepts a host name, and tries its next address after a failure', async (t) => {
+    const server = await startDnsServer(t, respond(GOOD))
+    // The hosts file may also map the name to an IPv6 address, where no server listens.
     const client = new DnsClient({ host: 'localhost', port: server.port }, new FakeClock())
     assert.deepEqual(targets(await client.query(NAME, 'SRV', new AbortController().signal)), ['good'])
   })
 })
 
-describe('DnsClient: over TCP, when the answer does not fit', () => {
-  /** Truncated over UDP; over TCP as the test says. */
-  function truncating(overTcp: (asked: DnsQuery & { readonly socket: Socket }) => void) {
-    return (asked: DnsQuery): void => {
-      if (asked.over === 'udp') asked.reply(answerTo(asked, { flags: TRUNCATED_RESPONSE, ...FORGED }))
-      else overTcp(asked as DnsQuery & { readonly socket: Socket })
+describe('DnsClient over TCP, after a truncated response', () => {
+  type TcpQuery = DnsQuery & { readonly socket: Socket }
+
+  /** Responds with a truncated message over UDP, and as the test defines over TCP. */
+  function truncating(overTcp: (query: TcpQuery) => void) {
+    return (query: DnsQuery): void => {
+      if (query.over === 'udp') query.reply(answerTo(query, { flags: TRUNCATED_RESPONSE, ...FORGED }))
+      else overTcp(query as TcpQuery)
     }
   }
 
-  it('asks the same again, and gives the whole answer', async (t) => {
+  it('repeats the question, and returns the whole response', async (t) => {
     const answers = Array.from({ length: 1000 }, (_, i) => record(`n${i}.node.consul`))
-    const { server, clock, query } = await start(
-      t,
-      truncating((asked) => {
-        asked.reply(answerTo(asked, { answers }))
-      }),
-    )
+    const { server, clock, query } = await start(t, truncating(respond({ answers })))
     const { signal } = new AbortController()
     const before = await openSockets()
     const message = await query(signal)
@@ -304,13 +292,13 @@ describe('DnsClient: over TCP, when the answer does not fit', () => {
     assert.equal(await openSockets(), before)
   })
 
-  it('in pieces, however small', async (t) => {
+  it('accepts a response in pieces of one byte', async (t) => {
     const { query } = await start(
       t,
-      truncating((asked) => {
-        const { socket } = asked
+      truncating((received) => {
+        const { socket } = received
         socket.setNoDelay(true)
-        const bytes = withLength(answerTo(asked, GOOD))
+        const bytes = withLength(answerTo(received, GOOD))
         const next = (at: number): void => {
           if (at < bytes.length) socket.write(bytes.subarray(at, at + 1), () => setImmediate(next, at + 1))
         }
@@ -320,96 +308,79 @@ describe('DnsClient: over TCP, when the answer does not fit', () => {
     assert.deepEqual(targets(await query()), ['good'])
   })
 
-  it('with more behind it, which is not looked at', async (t) => {
+  it('ignores bytes after the response', async (t) => {
     const { query } = await start(
       t,
-      truncating((asked) => {
-        asked.socket.write(Buffer.concat([withLength(answerTo(asked, GOOD)), Buffer.alloc(5, 0xff)]))
+      truncating((received) => {
+        received.socket.write(Buffer.concat([withLength(answerTo(received, GOOD)), Buffer.alloc(5, 0xff)]))
       }),
     )
     assert.deepEqual(targets(await query()), ['good'])
   })
 
-  it('and the end right behind it', async (t) => {
+  it('accepts a response that is followed by the end of the connection', async (t) => {
     const { query } = await start(
       t,
-      truncating((asked) => {
-        asked.socket.end(withLength(answerTo(asked, GOOD)))
+      truncating((received) => {
+        received.socket.end(withLength(answerTo(received, GOOD)))
       }),
     )
     assert.deepEqual(targets(await query()), ['good'])
   })
 
-  const broken: [
-    rule: string,
-    overTcp: (asked: DnsQuery & { readonly socket: Socket }) => void,
-    cause: RegExp,
-  ][] = [
+  const broken: [rule: string, overTcp: (query: TcpQuery) => void, cause: RegExp][] = [
     [
-      'the connection ends at once',
-      ({ socket }) => {
-        socket.end()
-      },
-      /closed the connection before the end of its response/,
-    ],
-    [
-      'it ends within the length',
+      'ends within the length',
       ({ socket }) => {
         socket.end(Buffer.alloc(1))
       },
       /closed the connection before the end of its response/,
     ],
     [
-      'it ends in the middle',
-      (asked) => {
-        asked.socket.end(withLength(answerTo(asked, GOOD)).subarray(0, -1))
+      'ends within the response',
+      (received) => {
+        received.socket.end(withLength(answerTo(received, GOOD)).subarray(0, -1))
       },
       /closed the connection before the end of its response/,
     ],
     [
-      'the length says more than there is',
-      (asked) => {
-        const message = answerTo(asked, GOOD)
-        asked.socket.end(withLength(message, message.length + 1))
-      },
-      /closed the connection before the end of its response/,
-    ],
-    [
-      'the length says less than there is',
-      (asked) => {
-        const message = answerTo(asked, GOOD)
-        asked.socket.end(withLength(message, message.length - 10))
+      'sends a length that is too low',
+      (received) => {
+        const message = answerTo(received, GOOD)
+        received.socket.end(withLength(message, message.length - 10))
       },
       /./,
     ],
     [
-      'the length is 0',
+      'sends a length of 0',
       ({ socket }) => {
         socket.write(Buffer.alloc(2))
       },
       /./,
     ],
     [
-      'the connection is reset',
+      'resets the connection',
       ({ socket }) => {
         socket.resetAndDestroy()
       },
       /ECONNRESET/,
     ],
     [
-      'it answers another id',
-      (asked) => {
-        asked.reply(answerTo({ ...asked, packet: { ...asked.packet, id: asked.packet.id! ^ 1 } }, GOOD))
+      'sends another ID',
+      (received) => {
+        received.reply(
+          answerTo({ ...received, packet: { ...received.packet, id: received.packet.id! ^ 1 } }, GOOD),
+        )
       },
       /its ID differs/,
     ],
   ]
   for (const [rule, overTcp, cause] of broken) {
-    it(`${rule}: there is no answer`, async (t) => {
-      const { server, clock, query, where } = await start(t, truncating(overTcp))
+    it(`rejects if the server ${rule}`, async (t) => {
+      const { server, clock, query, serverAddress } = await start(t, truncating(overTcp))
       const before = await openSockets()
       const error = await failure(query())
-      const opening = `DNS SRV ${NAME} at ${where}: the response is truncated over UDP, and there is none over TCP: `
+      const opening = `DNS SRV ${NAME} at ${serverAddress}: the response is truncated over UDP, and there is none over TCP: `
       assert.ok(error.message.startsWith(opening), error.message)
       assert.match(error.cause!.message, cause)
       assert.equal(server.queries.length, 2)
@@ -420,7 +391,7 @@ describe('DnsClient: over TCP, when the answer does not fit', () => {
     })
   }
 
-  it('nobody listens', async (t) => {
+  it('rejects if no server listens', async (t) => {
     const { query } = await start(
       t,
       truncating(() => undefined),
@@ -429,10 +400,11 @@ describe('DnsClient: over TCP, when the answer does not fit', () => {
     assert.equal(((await failure(query())).cause as NodeJS.ErrnoException).code, 'ECONNREFUSED')
   })
 
-  it('nothing comes, or not all of it: after 3 s there is no answer', async (t) => {
+  it('rejects after 3 s without a complete response', async (t) => {
     for (const overTcp of [
       () => undefined,
-      (asked: DnsQuery) => void asked.socket!.write(withLength(answerTo(asked, GOOD)).subarray(0, -1)),
+      (received: TcpQuery) =>
+        void received.socket.write(withLength(answerTo(received, GOOD)).subarray(0, -1)),
     ]) {
       const { server, clock, query } = await start(t, truncating(overTcp))
       const failed = failure(query())
@@ -445,23 +417,18 @@ describe('DnsClient: over TCP, when the answer does not fit', () => {
     }
   })
 
-  it('an answer over TCP that says that it was cut is what there is', async (t) => {
-    const { server, query } = await start(
-      t,
-      truncating((asked) => {
-        asked.reply(answerTo(asked, { flags: TRUNCATED_RESPONSE, ...GOOD }))
-      }),
-    )
+  it('accepts a response over TCP with the flag for truncation', async (t) => {
+    const { server, query } = await start(t, truncating(respond({ flags: TRUNCATED_RESPONSE, ...GOOD })))
     assert.deepEqual(targets(await query()), ['good'])
     assert.equal(server.queries.length, 2)
   })
 })
 
-describe("DnsClient: the caller's signal", () => {
+describe('DnsClient with a signal', () => {
   const reason = new Error('enough')
   const isAbort = (error: unknown): boolean => error instanceof AbortError && error.cause === reason
 
-  it('ends the wait for a datagram, and closes the socket', async (t) => {
+  it('closes the socket on abort', async (t) => {
     const { server, clock, query } = await start(t, () => undefined)
     const before = await openSockets()
     const controller = new AbortController()
@@ -475,9 +442,9 @@ describe("DnsClient: the caller's signal", () => {
     assert.equal(getEventListeners(controller.signal, 'abort').length, 0)
   })
 
-  it('ends the wait over TCP, and closes the connection', async (t) => {
-    const { server, clock, query } = await start(t, (asked) => {
-      if (asked.over === 'udp') asked.reply(answerTo(asked, { flags: TRUNCATED_RESPONSE }))
+  it('closes the TCP connection on abort', async (t) => {
+    const { server, clock, query } = await start(t, (received) => {
+      if (received.over === 'udp') received.reply(answerTo(received, { flags: TRUNCATED_RESPONSE }))
     })
     const controller = new AbortController()
     const rejected = assert.rejects(query(controller.signal), isAbort)
@@ -490,27 +457,14 @@ describe("DnsClient: the caller's signal", () => {
     assert.equal(getEventListeners(controller.signal, 'abort').length, 0)
   })
 
-  it('that is aborted beforehand: nothing is asked', async (t) => {
-    const { server, query, client } = await start(t, (asked) => {
-      asked.reply(answerTo(asked))
-    })
+  it('sends nothing if the signal is aborted before or during the lookup of the host', async (t) => {
+    const { server, query, client } = await start(t, respond())
     await assert.rejects(query(AbortSignal.abort(reason)), isAbort)
-    // Whatever had been sent before this would have arrived before it.
-    await client.query('last', 'A', new AbortController().signal)
-    assert.deepEqual(
-      server.queries.map(({ packet }) => packet.questions?.[0]?.name),
-      ['last'],
-    )
-  })
-
-  it('while the host is looked up: nothing is asked', async (t) => {
-    const { server, query, client } = await start(t, (asked) => {
-      asked.reply(answerTo(asked))
-    })
     const controller = new AbortController()
     const rejected = assert.rejects(query(controller.signal), isAbort)
     controller.abort(reason)
     await rejected
+    // An earlier datagram would have arrived before this one.
     await client.query('last', 'A', new AbortController().signal)
     assert.deepEqual(
       server.queries.map(({ packet }) => packet.questions?.[0]?.name),
@@ -519,16 +473,18 @@ describe("DnsClient: the caller's signal", () => {
   })
 })
 
-describe('DnsClient: IPv6', () => {
+describe('DnsClient over IPv6', () => {
   const hasIpv6 = Object.values(networkInterfaces()).some((addresses) =>
     addresses?.some(({ address }) => address === '::1'),
   )
 
-  it('over UDP and TCP', { skip: hasIpv6 ? false : 'there is no IPv6 on the loopback' }, async (t) => {
+  it('uses UDP and TCP', { skip: hasIpv6 ? false : 'no IPv6 loopback address' }, async (t) => {
     const { server, query } = await start(
       t,
-      (asked) => {
-        asked.reply(answerTo(asked, { flags: asked.over === 'udp' ? TRUNCATED_RESPONSE : 0, ...GOOD }))
+      (received) => {
+        received.reply(
+          answerTo(received, { flags: received.over === 'udp' ? TRUNCATED_RESPONSE : 0, ...GOOD }),
+        )
       },
       { host: '::1' },
     )
@@ -539,7 +495,7 @@ describe('DnsClient: IPv6', () => {
     )
   })
 
-  it('an address of it is in brackets where its port is beside it', async () => {
+  it('writes the address in brackets in errors', async () => {
     const client = new DnsClient({ host: '::1%nowhere0', port: 53 }, new FakeClock())
     const { server, message } = await failure(client.query(NAME, 'SRV', new AbortController().signal))
     assert.equal(server, '[::1%nowhere0]:53')
@@ -547,8 +503,8 @@ describe('DnsClient: IPv6', () => {
   })
 })
 
-/** Resolves when a datagram that is sent now has arrived: all that were sent before it on the loopback have, too. */
-async function heard(t: TestContext): Promise<void> {
+/** Resolves when all datagrams that were sent on the loopback have arrived: sends another one and waits for it. */
+async function datagramsArrived(t: TestContext): Promise<void> {
   const socket = createSocket('udp4')
   t.after(() => socket.close())
   socket.bind(0, '127.0.0.1')

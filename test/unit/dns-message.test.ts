@@ -40,7 +40,7 @@ const soa: Answer = {
   },
 }
 
-/** A whole answer, with what is said of it changed. */
+/** A complete response with changes. */
 function answer({ rcode = 0, ...changes }: Packet & { rcode?: number } = {}): Buffer {
   return encode({
     type: 'response',
@@ -53,7 +53,7 @@ function answer({ rcode = 0, ...changes }: Packet & { rcode?: number } = {}): Bu
 
 const HEADER_BYTES = 12
 
-/** A message by its bytes: the header's counts, and whatever is to follow. */
+/** A message from bytes: the counts of the header, and the rest. */
 function raw(counts: readonly [number, number, number, number], ...rest: (Buffer | number[])[]): Buffer {
   const header = Buffer.alloc(HEADER_BYTES)
   header.writeUInt16BE(question.id, 0)
@@ -62,39 +62,34 @@ function raw(counts: readonly [number, number, number, number], ...rest: (Buffer
   return Buffer.concat([header, ...rest.map((bytes) => Buffer.from(bytes))])
 }
 
-/** The question section of the right question. */
-const ASKED = answer().subarray(HEADER_BYTES)
+/** The question section for `question`. */
+const QUESTION = answer().subarray(HEADER_BYTES)
 /** A pointer to the name in the question. */
 const POINTER = [0xc0, HEADER_BYTES]
-/** Type, class and TTL. */
+/** Type, class, and TTL of a record. */
 const fixed = (type: number): number[] => [0, type, 0, 1, 0, 0, 0, 5]
 
 describe('dnsQuestion', () => {
-  it('has an id of 16 bits that nobody can guess', () => {
+  it('has a random ID of 16 bits', () => {
     const ids = Array.from({ length: 2000 }, () => dnsQuestion(NAME, 'SRV').id)
     assert.ok(ids.every((id) => Number.isInteger(id) && id >= 0 && id <= 0xffff))
-    // By chance, some are the same, and some are in every part of the range.
+    // Some IDs repeat by chance.
     assert.ok(new Set(ids).size > 1900)
     assert.ok(ids.some((id) => id < 0x2000) && ids.some((id) => id >= 0xe000))
-  })
-
-  it('has the name and the type that are given', () => {
-    const { name, type } = dnsQuestion('a.b', 'AAAA')
-    assert.deepEqual([name, type], ['a.b', 'AAAA'])
   })
 })
 
 describe('encodeQuestion', () => {
   for (const type of ['SRV', 'A', 'AAAA'] as const) {
-    it(`asks for ${type}, with recursion, and says how much it can take`, () => {
+    it(`encodes a question for ${type}, with recursion and the maximum size of a response`, () => {
       const packet = decode(encodeQuestion({ id: 0xfffe, name: 'redis.connect.consul.', type }))
       assert.equal(packet.type, 'query')
       assert.equal(packet.id, 0xfffe)
       assert.deepEqual([packet.flag_rd, packet.flag_tc, packet.flag_aa], [true, false, false])
       assert.deepEqual(packet.questions, [{ name: NAME, type, class: 'IN' }])
       assert.deepEqual([packet.answers, packet.authorities], [[], []])
-      const [opt, ...others] = packet.additionals!
-      assert.equal(others.length, 0)
+      const [opt, ...rest] = packet.additionals!
+      assert.equal(rest.length, 0)
       assert.ok(opt?.type === 'OPT')
       const { name, udpPayloadSize, ednsVersion, extendedRcode, flag_do, options } = opt
       assert.deepEqual(
@@ -104,7 +99,7 @@ describe('encodeQuestion', () => {
     })
   }
 
-  it('takes every name that may be dialled', () => {
+  it('accepts the longest valid names', () => {
     const longest = `${'a'.repeat(63)}.`.repeat(3) + 'b'.repeat(61)
     for (const name of ['a', '_redis._tcp.a', longest, `${longest}.`]) {
       assert.ok(isDnsName(name))
@@ -115,7 +110,7 @@ describe('encodeQuestion', () => {
 })
 
 describe('decodeAnswer', () => {
-  it('gives what the sections say', () => {
+  it('returns the records of all sections', () => {
     const message = decodeAnswer(
       answer({ answers: [srv('n1.node.consul')], authorities: [soa], additionals: [address] }),
       question,
@@ -139,7 +134,7 @@ describe('decodeAnswer', () => {
     )
   })
 
-  it('with nothing in it is an answer too', () => {
+  it('accepts a response without records', () => {
     assert.deepEqual(decodeAnswer(answer(), question), {
       rcode: 'NOERROR',
       isTruncated: false,
@@ -149,8 +144,8 @@ describe('decodeAnswer', () => {
     })
   })
 
-  it('understands names that point back', () => {
-    const bytes = raw([1, 1, 0, 0], ASKED, POINTER, fixed(33), [0, 8], [0, 0, 0, 1, 0x1f, 0x90], POINTER)
+  it('resolves compressed names', () => {
+    const bytes = raw([1, 1, 0, 0], QUESTION, POINTER, fixed(33), [0, 8], [0, 0, 0, 1, 0x1f, 0x90], POINTER)
     const [record] = decodeAnswer(bytes, question).answers
     assert.ok(record !== undefined && isSrv(record))
     assert.deepEqual([record.name, record.data.port, record.data.target], [NAME, 8080, NAME])
@@ -163,12 +158,12 @@ describe('decodeAnswer', () => {
     [5, 'REFUSED'],
     [15, 'RCODE_15'],
   ] as const) {
-    it(`tells the code ${rcode}: ${name}`, () => {
+    it(`returns ${name} for the code ${rcode}`, () => {
       assert.equal(decodeAnswer(answer({ rcode }), question).rcode, name)
     })
   }
 
-  it('tells that it was cut, whatever other flags there are', () => {
+  it('reports truncation, regardless of other flags', () => {
     assert.equal(decodeAnswer(answer({ flags: TRUNCATED_RESPONSE }), question).isTruncated, true)
     for (let bit = 0; bit < 15; bit += 1) {
       const { isTruncated } = decodeAnswer(answer({ flags: 1 << bit }), question)
@@ -176,36 +171,44 @@ describe('decodeAnswer', () => {
     }
   })
 
-  const same: [rule: string, asked: string, answered: string][] = [
-    ['in other letters', NAME, 'Redis.CONNECT.consul'],
-    ['asked for in other letters', 'REDIS.connect.consul', NAME],
-    ['asked for with a dot at its end', `${NAME}.`, NAME],
+  const equivalent: [rule: string, asked: string, answered: string][] = [
+    ['a name in another case', NAME, 'Redis.CONNECT.consul'],
+    ['a question in another case', 'REDIS.connect.consul', NAME],
+    ['a question with a trailing dot', `${NAME}.`, NAME],
   ]
-  for (const [rule, asked, answered] of same) {
-    it(`a name ${rule} is the same`, () => {
+  for (const [rule, asked, answered] of equivalent) {
+    it(`accepts ${rule}`, () => {
       const bytes = answer({ questions: [{ name: answered, type: 'SRV' }] })
       assert.equal(decodeAnswer(bytes, { ...question, name: asked }).rcode, 'NOERROR')
     })
   }
 
-  const other = 'the response answers another question'
+  const mismatch = 'the response answers another question'
   const refused: [rule: string, bytes: Buffer, message: string | RegExp][] = [
-    ['nothing', Buffer.alloc(0), /./],
+    ['no bytes', Buffer.alloc(0), /./],
     ['half a header', answer().subarray(0, 11), /./],
     ['zeros', Buffer.alloc(64), 'the message is not a response'],
     ['a query', answer({ type: 'query' }), 'the message is not a response'],
-    ['our own question', encodeQuestion(question), 'the message is not a response'],
-    ['another id', answer({ id: question.id ^ 1 }), `${other}: its ID differs`],
-    ['the id turned round', answer({ id: 0xcdab }), `${other}: its ID differs`],
-    ['no question', answer({ questions: [] }), other],
-    ['no question, and an answer', answer({ questions: [], answers: [srv('a')] }), other],
-    ['another name', answer({ questions: [{ name: 'redis.connect.consu', type: 'SRV' }] }), other],
-    ['a name with more in front', answer({ questions: [{ name: `a.${NAME}`, type: 'SRV' }] }), other],
-    ['a name with less in front', answer({ questions: [{ name: 'connect.consul', type: 'SRV' }] }), other],
-    ['the root', answer({ questions: [{ name: '.', type: 'SRV' }] }), other],
-    ['another type', answer({ questions: [{ name: NAME, type: 'A' }] }), other],
-    ['another class', answer({ questions: [{ name: NAME, type: 'SRV', class: 'CH' }] }), other],
-    ['any class', answer({ questions: [{ name: NAME, type: 'SRV', class: 'ANY' }] }), other],
+    ['the question', encodeQuestion(question), 'the message is not a response'],
+    ['another ID', answer({ id: question.id ^ 1 }), `${mismatch}: its ID differs`],
+    ['the ID in reverse byte order', answer({ id: 0xcdab }), `${mismatch}: its ID differs`],
+    ['no question', answer({ questions: [] }), mismatch],
+    ['no question, with a record', answer({ questions: [], answers: [srv('a')] }), mismatch],
+    ['another name', answer({ questions: [{ name: 'redis.connect.consu', type: 'SRV' }] }), mismatch],
+    [
+      'a name with another label in front',
+      answer({ questions: [{ name: `a.${NAME}`, type: 'SRV' }] }),
+      mismatch,
+    ],
+    [
+      'a name without its first label',
+      answer({ questions: [{ name: 'connect.consul', type: 'SRV' }] }),
+      mismatch,
+    ],
+    ['the root', answer({ questions: [{ name: '.', type: 'SRV' }] }), mismatch],
+    ['another type', answer({ questions: [{ name: NAME, type: 'A' }] }), mismatch],
+    ['another class', answer({ questions: [{ name: NAME, type: 'SRV', class: 'CH' }] }), mismatch],
+    ['any class', answer({ questions: [{ name: NAME, type: 'SRV', class: 'ANY' }] }), mismatch],
     [
       'two questions, the right one first',
       answer({
@@ -214,32 +217,32 @@ describe('decodeAnswer', () => {
           { name: NAME, type: 'A' },
         ],
       }),
-      other,
+      mismatch,
     ],
-    ['the right question twice', raw([2, 0, 0, 0], ASKED, ASKED), other],
-    ['a question that is promised and not there', raw([1, 0, 0, 0]), /./],
-    ['an answer that is promised and not there', raw([1, 1, 0, 0], ASKED), /./],
-    ['more answers than any message could have', raw([1, 0xffff, 0, 0], ASKED), /./],
-    ['more of everything', raw([0xffff, 0xffff, 0xffff, 0xffff], ASKED), /./],
-    ['an authority that is promised and not there', raw([1, 0, 1, 0], ASKED), /./],
-    ['an additional record that is promised and not there', raw([1, 0, 0, 1], ASKED), /./],
+    ['the question twice', raw([2, 0, 0, 0], QUESTION, QUESTION), mismatch],
+    ['a missing question', raw([1, 0, 0, 0]), /./],
+    ['a missing record', raw([1, 1, 0, 0], QUESTION), /./],
+    ['65535 missing records', raw([1, 0xffff, 0, 0], QUESTION), /./],
+    ['65535 missing entries in all sections', raw([0xffff, 0xffff, 0xffff, 0xffff], QUESTION), /./],
+    ['a missing authority record', raw([1, 0, 1, 0], QUESTION), /./],
+    ['a missing additional record', raw([1, 0, 0, 1], QUESTION), /./],
     ['a name that points to itself', raw([1, 0, 0, 0], POINTER, [0, 33, 0, 1]), /./],
     ['a name that points forwards', raw([1, 0, 0, 0], [0xc0, 14], [1, 0x61, 0], [0, 33, 0, 1]), /./],
-    ['a name that points behind the end', raw([1, 0, 0, 0], [0xff, 0xff], [0, 33, 0, 1]), /./],
+    ['a name that points past the end', raw([1, 0, 0, 0], [0xff, 0xff], [0, 33, 0, 1]), /./],
     [
       'two names that point to each other',
       raw(
         [1, 1, 0, 0],
-        ASKED,
-        [0xc0, HEADER_BYTES + ASKED.length + 2],
-        [0xc0, HEADER_BYTES + ASKED.length],
+        QUESTION,
+        [0xc0, HEADER_BYTES + QUESTION.length + 2],
+        [0xc0, HEADER_BYTES + QUESTION.length],
         fixed(1),
       ),
       /./,
     ],
     ['half a pointer', raw([1, 0, 0, 0], [0xc0]), /./],
-    ['a label of a kind that is not known', raw([1, 0, 0, 0], [0x41, 0x61, 0], [0, 33, 0, 1]), /./],
-    ['another one', raw([1, 0, 0, 0], [0x80, 0x61, 0], [0, 33, 0, 1]), /./],
+    ['a label of the reserved type 0x40', raw([1, 0, 0, 0], [0x41, 0x61, 0], [0, 33, 0, 1]), /./],
+    ['a label of the reserved type 0x80', raw([1, 0, 0, 0], [0x80, 0x61, 0], [0, 33, 0, 1]), /./],
     ['a label that is longer than the rest', raw([1, 0, 0, 0], [63, 0x61, 0]), /./],
     ['a name that does not end', raw([1, 0, 0, 0], [1, 0x61, 1, 0x61]), /./],
     [
@@ -251,29 +254,33 @@ describe('decodeAnswer', () => {
       ),
       /./,
     ],
-    ['a record without its fixed part', raw([1, 1, 0, 0], ASKED, POINTER, [0, 33]), /./],
-    ['a record that ends before its length', raw([1, 1, 0, 0], ASKED, POINTER, fixed(33)), /./],
-    ['a service record of 4 bytes', raw([1, 1, 0, 0], ASKED, POINTER, fixed(33), [0, 4], [0, 0, 0, 1]), /./],
+    ['a record without its fixed part', raw([1, 1, 0, 0], QUESTION, POINTER, [0, 33]), /./],
+    ['a record that ends before its length', raw([1, 1, 0, 0], QUESTION, POINTER, fixed(33)), /./],
     [
-      'a service record that says it is longer than the message',
-      raw([1, 1, 0, 0], ASKED, POINTER, fixed(33), [0xff, 0xff], [0, 0, 0, 1, 0, 80], POINTER),
-      /./,
-    ],
-    ['an address that is cut', raw([1, 1, 0, 0], ASKED, POINTER, fixed(1), [0, 4], [10, 0]), /./],
-    ['an address that is not there', raw([1, 1, 0, 0], ASKED, POINTER, fixed(1), [0, 4]), /./],
-    [
-      'an IPv6 address that is cut',
-      raw([1, 1, 0, 0], ASKED, POINTER, fixed(28), [0, 16], [0x20, 1, 0xd, 0xb8]),
+      'a service record of 4 bytes',
+      raw([1, 1, 0, 0], QUESTION, POINTER, fixed(33), [0, 4], [0, 0, 0, 1]),
       /./,
     ],
     [
-      'a text that says it is longer than the message',
-      raw([1, 0, 0, 1], ASKED, POINTER, fixed(16), [0, 9], [3, 0x61]),
+      'a service record with a length past the end',
+      raw([1, 1, 0, 0], QUESTION, POINTER, fixed(33), [0xff, 0xff], [0, 0, 0, 1, 0, 80], POINTER),
+      /./,
+    ],
+    ['a truncated IPv4 address', raw([1, 1, 0, 0], QUESTION, POINTER, fixed(1), [0, 4], [10, 0]), /./],
+    ['a missing IPv4 address', raw([1, 1, 0, 0], QUESTION, POINTER, fixed(1), [0, 4]), /./],
+    [
+      'a truncated IPv6 address',
+      raw([1, 1, 0, 0], QUESTION, POINTER, fixed(28), [0, 16], [0x20, 1, 0xd, 0xb8]),
       /./,
     ],
     [
-      'a text whose parts are longer than itself',
-      raw([1, 0, 0, 1], ASKED, POINTER, fixed(16), [0, 2], [9, 0x61, 0x61]),
+      'a text record with a length past the end',
+      raw([1, 0, 0, 1], QUESTION, POINTER, fixed(16), [0, 9], [3, 0x61]),
+      /./,
+    ],
+    [
+      'a text record with a part that is longer than the record',
+      raw([1, 0, 0, 1], QUESTION, POINTER, fixed(16), [0, 2], [9, 0x61, 0x61]),
       /./,
     ],
   ]
@@ -298,22 +305,22 @@ describe('decodeAnswer', () => {
     ],
   })
 
-  it('refuses an answer that was cut, wherever that is', () => {
+  it('refuses a response that is cut at any byte', () => {
     assert.equal(decodeAnswer(whole, question).additionals.length, 3)
-    const taken: number[] = []
+    const accepted: number[] = []
     for (let length = 0; length < whole.length; length += 1) {
       try {
         decodeAnswer(whole.subarray(0, length), question)
-        taken.push(length - whole.length)
+        accepted.push(length - whole.length)
       } catch (error) {
         assert.ok(error instanceof Error)
       }
     }
-    assert.deepEqual(taken, [], 'cut by so many bytes it was taken')
+    assert.deepEqual(accepted, [], 'accepted after so many bytes were cut')
   })
 
-  /** Either an Error, or a message that is one. */
-  function expectSense(bytes: Buffer): void {
+  /** Requires an Error, or a valid message. */
+  function expectErrorOrMessage(bytes: Buffer): void {
     let message
     try {
       message = decodeAnswer(bytes, question)
@@ -337,61 +344,62 @@ describe('decodeAnswer', () => {
 
   const settings = { seed: 20260101, numRuns: 5000 }
 
-  it('makes an error or sense of any bytes', () => {
+  it('throws an Error or returns a valid message for any bytes', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
-        expectSense(Buffer.from(bytes))
+        expectErrorOrMessage(Buffer.from(bytes))
       }),
       settings,
     )
   })
 
-  it('makes an error or sense of any bytes behind the right header', () => {
+  it('throws an Error or returns a valid message for any bytes after a valid header', () => {
     const counts = fc.tuple(fc.nat(3), fc.nat(3), fc.nat(3), fc.nat(3))
     fc.assert(
-      fc.property(counts, fc.boolean(), fc.uint8Array({ maxLength: 120 }), ([q, a, n, x], isAsked, bytes) => {
-        const rest = Buffer.from(bytes)
-        expectSense(isAsked ? raw([1, a, n, x], ASKED, rest) : raw([q, a, n, x], rest))
-      }),
+      fc.property(
+        counts,
+        fc.boolean(),
+        fc.uint8Array({ maxLength: 120 }),
+        ([q, a, n, x], hasQuestion, bytes) => {
+          const rest = Buffer.from(bytes)
+          expectErrorOrMessage(hasQuestion ? raw([1, a, n, x], QUESTION, rest) : raw([q, a, n, x], rest))
+        },
+      ),
       settings,
     )
   })
 
-  it('makes an error or sense of an answer with some of its bytes changed', () => {
+  it('throws an Error or returns a valid message for a response with changed bytes', () => {
     const change = fc.tuple(fc.nat(whole.length - 1), fc.nat(255))
     fc.assert(
       fc.property(fc.array(change, { minLength: 1, maxLength: 4 }), fc.nat(whole.length), (changes, cut) => {
         const bytes = Buffer.from(whole)
         for (const [at, byte] of changes) bytes[at] = byte
-        expectSense(bytes)
-        expectSense(bytes.subarray(0, cut))
+        expectErrorOrMessage(bytes)
+        expectErrorOrMessage(bytes.subarray(0, cut))
       }),
       settings,
     )
   })
 
-  it('takes none for another question, whatever that is', () => {
+  it('accepts only a response to the question', () => {
     const name = fc.stringMatching(/^[a-z]{1,5}(\.[a-z]{1,5}){0,2}$/)
-    const asked = fc.record({
-      id: fc.nat(0xffff),
-      name,
-      type: fc.constantFrom('SRV', 'A', 'AAAA'),
-    })
+    const questions = fc.record({ id: fc.nat(0xffff), name, type: fc.constantFrom('SRV', 'A', 'AAAA') })
     fc.assert(
-      fc.property(asked, asked, (mine, theirs) => {
+      fc.property(questions, questions, (sent, answered) => {
         const bytes = encode({
           type: 'response',
-          id: theirs.id,
-          questions: [{ name: theirs.name, type: theirs.type }],
+          id: answered.id,
+          questions: [{ name: answered.name, type: answered.type }],
         })
-        const isMine = mine.id === theirs.id && mine.name === theirs.name && mine.type === theirs.type
-        let isTaken = true
+        const isSame = sent.id === answered.id && sent.name === answered.name && sent.type === answered.type
+        let isAccepted = true
         try {
-          decodeAnswer(bytes, mine)
+          decodeAnswer(bytes, sent)
         } catch {
-          isTaken = false
+          isAccepted = false
         }
-        assert.equal(isTaken, isMine)
+        assert.equal(isAccepted, isSame)
       }),
       { ...settings, numRuns: 1000 },
     )
@@ -411,7 +419,7 @@ describe('isSameName', () => {
     ['ab', 'a.b', false],
   ]
   for (const [a, b, isSame] of cases) {
-    it(`${a} and ${b}: ${isSame ? 'yes' : 'no'}`, () => {
+    it(`returns ${isSame} for ${a} and ${b}`, () => {
       assert.equal(isSameName(a, b), isSame)
     })
   }
@@ -420,14 +428,11 @@ describe('isSameName', () => {
 describe('isDnsName', () => {
   const label = 'a'.repeat(63)
   const longest = [label, label, label, 'b'.repeat(61)].join('.')
-  const cases: [name: string, isOne: boolean][] = [
+  const cases: [name: string, isValid: boolean][] = [
     ['a', true],
     ['a.', true],
     ['redis.connect.consul', true],
-    ['redis.connect.dc-1.consul.', true],
     ['_redis._tcp.service.consul', true],
-    ['nearest-redis.query.consul', true],
-    ['0a000001.addr.dc1.consul', true],
     ['A.B', true],
     ['10.0.0.1', true],
     ['-a-', true],
@@ -445,46 +450,35 @@ describe('isDnsName', () => {
     [`${longest}b`, false],
     [`${longest}b.`, false],
     [`${longest}..`, false],
-    ['a b', false],
     ['a.b ', false],
     [' a', false],
     ['a\n', false],
-    ['a\0b', false],
-    ['a/b', false],
-    ['a:80', false],
-    ['a%b', false],
-    ['a@b', false],
     ['a\\.b', false],
     ['*', false],
-    ['*.a', false],
     ['::1', false],
     ['[::1]', false],
-    ['ü', false],
-    // They would become an s and a k in a comparison without case that knows Unicode.
-    ['\u017f', false],
-    ['\u212a', false],
     ['a'.repeat(100_000), false],
     ['a.'.repeat(100_000), false],
   ]
-  for (const [name, isOne] of cases) {
-    it(`${inspect(name.slice(0, 40))}, ${name.length} characters: ${isOne ? 'yes' : 'no'}`, () => {
-      assert.equal(isDnsName(name), isOne)
+  for (const [name, isValid] of cases) {
+    it(`returns ${isValid} for ${inspect(name.slice(0, 40))} with ${name.length} characters`, () => {
+      assert.equal(isDnsName(name), isValid)
     })
   }
 
-  it('of all characters those of host names, and _, alone', () => {
-    const taken: string[] = []
+  it('accepts only the characters of host names and the underscore', () => {
+    const accepted: string[] = []
     for (let code = 0; code <= 0xffff; code += 1) {
       const character = String.fromCharCode(code)
-      if (isDnsName(`a${character}a`)) taken.push(character)
+      if (isDnsName(`a${character}a`)) accepted.push(character)
     }
     const expected = '-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz'
-    assert.equal(taken.join(''), expected)
+    assert.equal(accepted.join(''), expected)
   })
 })
 
-describe('the kinds of records', () => {
-  it('each is known by its type', () => {
+describe('isSrv, isAddress, and isSoa', () => {
+  it('distinguish the types of records', () => {
     const records: Answer[] = [
       srv('a'),
       address,

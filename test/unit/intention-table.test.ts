@@ -28,8 +28,8 @@ function intention({
 }
 
 const web: Source = { partition: 'default', namespace: 'default', service: 'web' }
-const decide = (source: Source, ...given: Parts[]): boolean | undefined =>
-  new IntentionTable(given.map(intention)).decide(source)?.authorized
+const decide = (source: Source, ...intentions: Parts[]): boolean | undefined =>
+  new IntentionTable(intentions.map(intention)).decide(source)?.authorized
 
 describe('precedence', () => {
   const ends = [
@@ -37,13 +37,11 @@ describe('precedence', () => {
     { namespace: 'default', name: '*' },
     { namespace: '*', name: '*' },
   ]
-  // Consul's own table: the destination counts before the source.
-  const expected = [9, 8, 7, 6, 5, 4, 3, 2, 1]
-  it('is Consul’s', () => {
+  it('is that of Consul: the destination counts before the source', () => {
     const found = ends.flatMap((to) =>
       ends.map((from) => precedence(intention({ ...from, to: to.name, toNs: to.namespace }))),
     )
-    assert.deepEqual(found, expected)
+    assert.deepEqual(found, [9, 8, 7, 6, 5, 4, 3, 2, 1])
   })
 })
 
@@ -51,68 +49,74 @@ describe('IntentionTable', () => {
   const any = { name: '*' }
   const anywhere = { name: '*', namespace: '*' }
   const cases: readonly (readonly [string, boolean | undefined, Source, ...Parts[]])[] = [
-    ['none: nothing is decided', undefined, web],
-    ['of another source: nothing is decided', undefined, web, { name: 'db' }],
-    ['exact', true, web, {}],
-    ['exact, and denied', false, web, { action: 'deny' }],
-    ['a wildcard', true, web, any],
-    ['a wildcard for namespaces', true, { ...web, namespace: 'other' }, anywhere],
-    ['a wildcard of another namespace', undefined, { ...web, namespace: 'other' }, any],
-    ['exact before a wildcard', true, web, { ...any, action: 'deny' }, {}],
-    ['exact before a wildcard, in the other order', false, web, { action: 'deny' }, any],
-    ['the destination before the source', false, web, { to: '*' }, { ...any, action: 'deny' }],
-    ['a wildcard on both sides is the last', true, web, { ...any, to: '*', action: 'deny' }, { to: '*' }],
-    ['namespaces before their wildcard', false, web, anywhere, { ...any, action: 'deny' }],
-    ['two of the same: the one that denies', false, web, {}, { action: 'deny' }],
-    ['two of the same, in the other order', false, web, { action: 'deny' }, {}],
-    ['names have one case', undefined, { ...web, service: 'Web' }, {}],
-    ['another partition', undefined, web, { partition: 'other' }],
-    ['its partition', true, { ...web, partition: 'other' }, { partition: 'other' }],
-    ['permissions deny', false, web, { action: '', hasPermissions: true }],
-    ['permissions deny, whatever the action says', false, web, { hasPermissions: true }],
-    ['an unknown action denies', false, web, { action: 'log' }],
-    ['an action in another case denies', false, web, { action: 'Allow' }],
-    ['no action denies', false, web, { action: '' }],
-    ['of a peered cluster: it allows none of ours', undefined, web, { peer: 'east' }],
-    ['of a peered cluster: it denies none of ours', undefined, web, { peer: 'east', action: 'deny' }],
-    ['of an unknown type: it does not allow', undefined, web, { type: 'vm' }],
-    ['of an unknown type: it denies', false, web, { type: 'vm', action: 'deny' }],
-    ['of a group: it does not allow', undefined, web, { samenessGroup: 'g' }],
-    ['of a group: it denies', false, { ...web, partition: 'x' }, { samenessGroup: 'g', action: 'deny' }],
-    ['of any partition: it does not allow', undefined, web, { partition: '*' }],
-    ['of any partition: it denies', false, web, { partition: '*', action: 'deny' }],
-    ['a name after a wildcard for its namespace does not allow', undefined, web, { namespace: '*' }],
-    ['and denies', false, web, { namespace: '*', action: 'deny' }],
-    ['a doubtful denial is weighed like any other', true, web, { ...any, type: 'vm', action: 'deny' }, {}],
-    ['names of an object’s own', undefined, { ...web, service: '__proto__' }, {}],
-    ['a service that is called so', true, { ...web, service: 'constructor' }, { name: 'constructor' }],
+    ['decides nothing without intentions', undefined, web],
+    ['decides nothing by the intention of another source', undefined, web, { name: 'db' }],
+    ['allows by an exact match', true, web, {}],
+    ['denies by an exact match', false, web, { action: 'deny' }],
+    ['matches a wildcard for services', true, web, any],
+    ['matches a wildcard for namespaces', true, { ...web, namespace: 'other' }, anywhere],
+    ['matches a wildcard only in its namespace', undefined, { ...web, namespace: 'other' }, any],
+    ['prefers an exact match to a wildcard', true, web, { ...any, action: 'deny' }, {}],
+    ['prefers an exact match to a wildcard, in either order', false, web, { action: 'deny' }, any],
+    ['prefers an exact destination to an exact source', false, web, { to: '*' }, { ...any, action: 'deny' }],
+    ['ranks a wildcard on both sides last', true, web, { ...any, to: '*', action: 'deny' }, { to: '*' }],
+    ['prefers an exact namespace to a wildcard', false, web, anywhere, { ...any, action: 'deny' }],
+    ['denies if equal intentions contradict each other', false, web, {}, { action: 'deny' }],
+    ['denies if equal intentions contradict each other, in either order', false, web, { action: 'deny' }, {}],
+    ['compares names with their case', undefined, { ...web, service: 'Web' }, {}],
+    ['ignores the intention of another partition', undefined, web, { partition: 'other' }],
+    ['compares the partition', true, { ...web, partition: 'other' }, { partition: 'other' }],
+    ['denies on permissions', false, web, { action: '', hasPermissions: true }],
+    ['denies on permissions, also if the action is allow', false, web, { hasPermissions: true }],
+    ['denies on an unknown action', false, web, { action: 'log' }],
+    ['denies on an action in upper case', false, web, { action: 'Allow' }],
+    ['denies without an action', false, web, { action: '' }],
+    ['does not allow by the intention of a peered cluster', undefined, web, { peer: 'east' }],
+    ['does not deny by the intention of a peered cluster', undefined, web, { peer: 'east', action: 'deny' }],
+    ['does not allow by a source of an unknown type', undefined, web, { type: 'vm' }],
+    ['denies by a source of an unknown type', false, web, { type: 'vm', action: 'deny' }],
+    ['does not allow by a sameness group', undefined, web, { samenessGroup: 'g' }],
+    ['denies by a sameness group', false, { ...web, partition: 'x' }, { samenessGroup: 'g', action: 'deny' }],
+    ['does not allow by a wildcard partition', undefined, web, { partition: '*' }],
+    ['denies by a wildcard partition', false, web, { partition: '*', action: 'deny' }],
+    ['does not allow by a name in a wildcard namespace', undefined, web, { namespace: '*' }],
+    ['denies by a name in a wildcard namespace', false, web, { namespace: '*', action: 'deny' }],
+    ['ranks a denial by an unknown type', true, web, { ...any, type: 'vm', action: 'deny' }, {}],
+    ['ignores inherited properties', undefined, { ...web, service: '__proto__' }, {}],
+    [
+      'matches the name of an inherited property',
+      true,
+      { ...web, service: 'constructor' },
+      { name: 'constructor' },
+    ],
   ]
-  for (const [what, expected, source, ...given] of cases) {
-    it(what, () => {
-      assert.equal(decide(source, ...given), expected)
+  for (const [rule, expected, source, ...intentions] of cases) {
+    it(rule, () => {
+      assert.equal(decide(source, ...intentions), expected)
     })
   }
 
-  it('says why', () => {
-    const reason = (given: Parts): string | undefined =>
-      new IntentionTable([intention(given)]).decide(web)?.reason
+  it('returns the reason', () => {
+    const reason = (parts: Parts): string | undefined =>
+      new IntentionTable([intention(parts)]).decide(web)?.reason
     assert.equal(reason({}), 'allowed by intention default/web => default/api')
     assert.equal(reason({ name: '*', action: 'deny' }), 'denied by intention default/* => default/api')
     assert.match(reason({ hasPermissions: true }) ?? '', /has L7 permissions/)
     assert.match(reason({ action: 'x'.repeat(99) }) ?? '', /the unknown action "x{64}"; denied$/)
   })
 
-  it('counts what it was given', () => {
+  it('counts all intentions, also those of peered clusters', () => {
     assert.equal(new IntentionTable([intention({}), intention({ peer: 'east' })]).size, 2)
   })
 
-  it('decides as the first that matches in Consul’s order', () => {
+  it('decides by the matching intention with the highest precedence', () => {
     const name = fc.constantFrom('web', 'db', '*')
     const namespace = fc.constantFrom('default', 'team')
     const end = fc
       .record({ namespace: fc.oneof(namespace, fc.constant('*')), name })
-      .map((given) => (given.namespace === '*' ? { namespace: '*', name: '*' } : given))
-    const given = fc.record({
+
+      .map((source) => (source.namespace === '*' ? { namespace: '*', name: '*' } : source))
+    const rule = fc.record({
       from: end,
       to: fc.constantFrom(
         { namespace: 'default', name: 'api' },
@@ -122,12 +126,12 @@ describe('IntentionTable', () => {
       action: fc.constantFrom('allow', 'deny'),
     })
     const property = fc.property(
-      // Consul keeps one of each.
-      fc.uniqueArray(given, { selector: ({ from, to }) => JSON.stringify([from, to]), maxLength: 20 }),
+      // Consul has at most one intention for a source and a destination.
+      fc.uniqueArray(rule, { selector: ({ from, to }) => JSON.stringify([from, to]), maxLength: 20 }),
       namespace,
       fc.constantFrom('web', 'db', 'x'),
-      (sets, ns, service) => {
-        const all = sets.map(({ from, to, action }) =>
+      (rules, ns, service) => {
+        const all = rules.map(({ from, to, action }) =>
           intention({ ...from, to: to.name, toNs: to.namespace, action }),
         )
         const matching = all

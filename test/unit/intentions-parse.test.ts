@@ -4,7 +4,7 @@ import { inspect } from 'node:util'
 import type { AgentResponse } from '../../src/agent/client.js'
 import { type Intention, intentionsReader, parseMatch } from '../../src/agent/endpoints/intentions.js'
 import type { BlockingQuery } from '../../src/agent/watch.js'
-import { AgentError } from '../../src/base/errors.js'
+import { FORBIDDEN } from '../fixtures/errors.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { settle } from '../fixtures/fake-clock.js'
 import { webSource } from '../fixtures/web-source.js'
@@ -12,8 +12,8 @@ import { webSource } from '../fixtures/web-source.js'
 const MATCH = '/v1/connect/intentions/match'
 const LIST = '/v1/connect/intentions'
 
-const least = { SourceName: 'web', DestinationName: 'db', Action: 'allow' }
-const parsed: Intention = {
+const MINIMAL = { SourceName: 'web', DestinationName: 'db', Action: 'allow' }
+const PARSED: Intention = {
   source: webSource,
   destination: { namespace: 'default', name: 'db' },
   action: 'allow',
@@ -22,12 +22,12 @@ const parsed: Intention = {
 
 const parseOne = (entry: unknown): Intention | undefined => parseMatch({ db: [entry] }, 'db')[0]
 
-describe('parseMatch: what is read', () => {
-  it('an entry of the oldest kind, with what it does not say', () => {
-    assert.deepEqual(parseOne(least), parsed)
+describe('parseMatch', () => {
+  it('reads a minimal entry, with defaults', () => {
+    assert.deepEqual(parseOne(MINIMAL), PARSED)
   })
 
-  it('every field, as it is written', () => {
+  it('reads every field', () => {
     const entry = {
       SourcePartition: 'p',
       SourceNS: 'n',
@@ -55,48 +55,42 @@ describe('parseMatch: what is read', () => {
     })
   })
 
-  // What a real 1.8.7 and a 1.22 put there, and what a version to come may.
-  const beside: object[] = [
-    {
-      ID: '8f246b77-f3e1-ff88-5b48-8ec93abf3e05',
-      Description: '',
+  it('ignores other fields', () => {
+    const ofConsul122 = {
+      ID: '8f246b77',
       Meta: {},
-      DefaultAddr: '',
-      DefaultPort: 0,
-    },
-    { Precedence: 9, CreateIndex: 11, ModifyIndex: 11, Hash: null, CreatedAt: '2026-01-01T00:00:00Z' },
-    { DestinationPartition: 'default', JWT: null, ToCome: { deep: [1] } },
-    JSON.parse('{"__proto__":{"Action":"deny"},"constructor":5}') as object,
-  ]
-  for (const fields of beside) {
-    it(`fields that nobody knows change nothing: ${inspect(fields, { breakLength: Infinity })}`, () => {
-      assert.deepEqual(parseOne({ ...fields, ...least }), parsed)
-    })
-  }
-
-  it('an action is kept as it is written, whatever it is', () => {
-    for (const action of ['allow', 'deny', 'Allow', 'ALLOW', ' allow', 'allow ', 'audit', '__proto__'])
-      assert.equal(parseOne({ ...least, Action: action })?.action, action)
+      Precedence: 9,
+      Hash: null,
+      JWT: null,
+      Future: { deep: [1] },
+    }
+    const hostile = JSON.parse('{"__proto__":{"Action":"deny"},"constructor":5}') as object
+    for (const fields of [ofConsul122, hostile]) assert.deepEqual(parseOne({ ...fields, ...MINIMAL }), PARSED)
   })
 
-  it('several, in the order of the agent', () => {
+  it('does not change the action', () => {
+    for (const action of ['allow', 'deny', 'Allow', 'ALLOW', ' allow', 'allow ', 'audit', '__proto__'])
+      assert.equal(parseOne({ ...MINIMAL, Action: action })?.action, action)
+  })
+
+  it('keeps the order of the agent', () => {
     const names = ['c', 'a', 'b', '*']
-    const entries = names.map((SourceName) => ({ ...least, SourceName }))
+    const entries = names.map((SourceName) => ({ ...MINIMAL, SourceName }))
     assert.deepEqual(
       parseMatch({ db: entries }, 'db').map(({ source }) => source.name),
       names,
     )
   })
 
-  it('only those under the name that was asked for', () => {
-    const body = { db: [least], DB: [{ ...least, Action: 'deny' }], other: 5 }
-    assert.deepEqual(parseMatch(body, 'db'), [parsed])
+  it('reads only the list of the service', () => {
+    const body = { db: [MINIMAL], DB: [{ ...MINIMAL, Action: 'deny' }], other: 5 }
+    assert.deepEqual(parseMatch(body, 'db'), [PARSED])
   })
 })
 
-describe('parseMatch: fields that are not there', () => {
+describe('parseMatch: fields', () => {
   type Read = (intention: Intention) => unknown
-  const optional: [key: string, read: Read, otherwise: unknown][] = [
+  const optional: [key: string, read: Read, expected: unknown][] = [
     ['SourcePartition', ({ source }) => source.partition, 'default'],
     ['SourceNS', ({ source }) => source.namespace, 'default'],
     ['SourceType', ({ source }) => source.type, 'consul'],
@@ -105,18 +99,18 @@ describe('parseMatch: fields that are not there', () => {
     ['DestinationNS', ({ destination }) => destination.namespace, 'default'],
     ['Action', ({ action }) => action, ''],
   ]
-  for (const [key, read, otherwise] of optional) {
-    it(`${key} may be absent, null or empty: ${inspect(otherwise)}`, () => {
+  for (const [key, read, expected] of optional) {
+    it(`reads an absent, null, or empty ${key} as ${inspect(expected)}`, () => {
       for (const value of [undefined, null, '']) {
-        const found = parseOne({ ...least, [key]: value })
+        const found = parseOne({ ...MINIMAL, [key]: value })
         assert.ok(found)
-        assert.equal(read(found), otherwise)
+        assert.equal(read(found), expected)
       }
     })
 
-    for (const value of [5, 0, true, false, {}, [], ['default']]) {
-      it(`${key} may not be ${inspect(value)}`, () => {
-        assert.throws(() => parseOne({ ...least, [key]: value }), {
+    for (const value of [0, false, {}, ['default']]) {
+      it(`refuses the ${key} ${inspect(value)}`, () => {
+        assert.throws(() => parseOne({ ...MINIMAL, [key]: value }), {
           name: 'ShapeError',
           message: new RegExp(`^db\\[0\\]\\.${key}: expected a string, got `),
         })
@@ -126,8 +120,8 @@ describe('parseMatch: fields that are not there', () => {
 
   for (const key of ['SourceName', 'DestinationName']) {
     for (const value of [undefined, null, '', 5, true, {}, ['web']]) {
-      it(`${key} may not be ${inspect(value)}`, () => {
-        assert.throws(() => parseOne({ ...least, [key]: value }), {
+      it(`refuses the ${key} ${inspect(value)}`, () => {
+        assert.throws(() => parseOne({ ...MINIMAL, [key]: value }), {
           name: 'ShapeError',
           message: new RegExp(`^db\\[0\\]\\.${key}: expected a non-empty string, got `),
         })
@@ -138,24 +132,24 @@ describe('parseMatch: fields that are not there', () => {
 
 describe('parseMatch: permissions', () => {
   for (const permissions of [undefined, null, []]) {
-    it(`${inspect(permissions)} are none`, () => {
-      assert.equal(parseOne({ ...least, Permissions: permissions })?.hasPermissions, false)
+    it(`reads ${inspect(permissions)} as no permissions`, () => {
+      assert.equal(parseOne({ ...MINIMAL, Permissions: permissions })?.hasPermissions, false)
     })
   }
 
-  const some: unknown[][] = [[{ Action: 'allow', HTTP: { PathPrefix: '/' } }], [{}], [null], [5], ['']]
-  for (const permissions of some) {
-    it(`${inspect(permissions, { depth: 3 })} are some, with an action beside them or without`, () => {
+  const nonEmpty: unknown[][] = [[{ Action: 'allow', HTTP: { PathPrefix: '/' } }], [{}], [null], [5], ['']]
+  for (const permissions of nonEmpty) {
+    it(`reads ${inspect(permissions, { depth: 3 })} as permissions, with and without an action`, () => {
       for (const Action of ['allow', 'deny', '', undefined]) {
-        const found = parseOne({ ...least, Action, Permissions: permissions })
-        assert.deepEqual(found, { ...parsed, action: Action ?? '', hasPermissions: true })
+        const found = parseOne({ ...MINIMAL, Action, Permissions: permissions })
+        assert.deepEqual(found, { ...PARSED, action: Action ?? '', hasPermissions: true })
       }
     })
   }
 
   for (const permissions of ['', 'allow', 0, 1, true, false, {}, { length: 0 }]) {
-    it(`may not be ${inspect(permissions)}`, () => {
-      assert.throws(() => parseOne({ ...least, Permissions: permissions }), {
+    it(`refuses ${inspect(permissions)}`, () => {
+      assert.throws(() => parseOne({ ...MINIMAL, Permissions: permissions }), {
         name: 'ShapeError',
         message: /^db\[0\]\.Permissions: expected an array, got /,
       })
@@ -164,20 +158,20 @@ describe('parseMatch: permissions', () => {
 })
 
 describe('parseMatch: bodies', () => {
-  it('a null list is an empty one, as Consul writes it', () => {
+  it('reads null, which Consul returns for no intentions, as an empty list', () => {
     assert.deepEqual(parseMatch({ db: null }, 'db'), [])
     assert.deepEqual(parseMatch({ db: [] }, 'db'), [])
   })
 
-  const wrong: unknown[] = [undefined, null, [], [least], 'db', 5, true]
-  for (const body of wrong) {
-    it(`the body may not be ${inspect(body)}`, () => {
+  const bodies: unknown[] = [undefined, null, [], [MINIMAL], 'db', 5, true]
+  for (const body of bodies) {
+    it(`refuses the body ${inspect(body)}`, () => {
       assert.throws(() => parseMatch(body, 'db'), { name: 'ShapeError', message: /^the body: expected / })
     })
   }
 
-  for (const list of [{}, { db: least }, { DB: [least] }, { db: 'x' }, { db: 5 }, { db: false }]) {
-    it(`there is no list in ${inspect(list)}`, () => {
+  for (const list of [{}, { db: MINIMAL }, { DB: [MINIMAL] }, { db: 'x' }, { db: 5 }, { db: false }]) {
+    it(`refuses the body ${inspect(list)} without a list for the service`, () => {
       assert.throws(() => parseMatch(list, 'db'), {
         name: 'ShapeError',
         message: /^db: expected an array, got /,
@@ -186,39 +180,25 @@ describe('parseMatch: bodies', () => {
   }
 
   for (const service of ['__proto__', 'constructor', 'toString', 'length']) {
-    it(`a service may be called ${service}`, () => {
+    it(`reads a service with the name ${service}`, () => {
       assert.throws(() => parseMatch({}, service), { name: 'ShapeError' })
-      const body: unknown = JSON.parse(`{${JSON.stringify(service)}:[${JSON.stringify(least)}]}`)
-      assert.deepEqual(parseMatch(body, service), [parsed])
+      const body: unknown = JSON.parse(`{${JSON.stringify(service)}:[${JSON.stringify(MINIMAL)}]}`)
+      assert.deepEqual(parseMatch(body, service), [PARSED])
     })
   }
 
-  for (const bad of [
-    null,
-    undefined,
-    'x',
-    5,
-    [],
-    {},
-    { ...least, Action: 5 },
-    { ...least, SourceName: '' },
-  ]) {
-    it(`one entry that cannot be read spoils all: ${inspect(bad)}`, () => {
-      for (const place of [0, 1, 2]) {
-        const entries: unknown[] = [least, least]
-        entries.splice(place, 0, bad)
-        assert.throws(() => parseMatch({ db: entries }, 'db'), {
-          name: 'ShapeError',
-          message: new RegExp(`^db\\[${place}\\]`),
-        })
-      }
+  for (const entry of [null, 'x', [], {}, { ...MINIMAL, Action: 5 }, { ...MINIMAL, SourceName: '' }]) {
+    it(`refuses a list with the entry ${inspect(entry)}`, () => {
+      assert.throws(() => parseMatch({ db: [MINIMAL, entry, MINIMAL] }, 'db'), {
+        name: 'ShapeError',
+        message: /^db\[1\]/,
+      })
     })
   }
 })
 
-const FORBIDDEN = new AgentError('ERR_CONNECT_AGENT_FORBIDDEN', 'no', { address: 'a', request: 'GET /' })
-const ALLOW = { db: [least] }
-const DENY = { db: [{ ...least, Action: 'deny' }] }
+const ALLOW = { db: [MINIMAL] }
+const DENY = { db: [{ ...MINIMAL, Action: 'deny' }] }
 
 function start(service = 'db') {
   const agent = new FakeAgent()
@@ -227,7 +207,7 @@ function start(service = 'db') {
     agent,
     read: (query: BlockingQuery = {}): Promise<AgentResponse<readonly Intention[]>> => {
       const reading = read(query)
-      // Awaited later; a rejection must have somebody from the start.
+      // Without a handler, a rejection before the assertion would be unhandled.
       reading.catch(() => undefined)
       return reading
     },
@@ -242,12 +222,12 @@ function start(service = 'db') {
 const actions = ({ value }: AgentResponse<readonly Intention[]>): string[] =>
   value.map(({ action }) => action)
 
-describe('intentionsReader: an agent that tells an index', () => {
-  it('is watched where the intentions are', async () => {
+describe('intentionsReader with an index', () => {
+  it('watches the match endpoint', async () => {
     const { agent, read, answer, paths } = start()
     const first = read({ waitMs: 30_000 })
     await answer(MATCH, ALLOW, 7)
-    assert.deepEqual(await first, { value: [parsed], index: 7, hash: undefined })
+    assert.deepEqual(await first, { value: [PARSED], index: 7, hash: undefined })
     const second = read({ index: 7, waitMs: 30_000 })
     await answer(MATCH, DENY, 8)
     assert.deepEqual(actions(await second), ['deny'])
@@ -258,7 +238,7 @@ describe('intentionsReader: an agent that tells an index', () => {
     assert.deepEqual(agent.requests[1]!.request.query, { ...name, index: 7, wait: '30000ms' })
   })
 
-  it('a service’s name goes into the query as it is', async () => {
+  it('sends the name of the service unencoded to the client', async () => {
     const { agent, read, answer } = start('my ü&=service')
     const reading = read()
     await answer(MATCH, { 'my ü&=service': null }, 1)
@@ -266,7 +246,7 @@ describe('intentionsReader: an agent that tells an index', () => {
     assert.equal(agent.last(MATCH).request.query?.['name'], 'my ü&=service')
   })
 
-  it('and then tells none is not asked for the list in the middle: the next read starts anew', async () => {
+  it('changes to the list only at the next first read if the index disappears', async () => {
     const { read, answer, paths } = start()
     const first = read()
     await answer(MATCH, ALLOW, 7)
@@ -284,44 +264,33 @@ describe('intentionsReader: an agent that tells an index', () => {
   })
 })
 
-describe('intentionsReader: an agent that tells none there', () => {
-  /** Reads once, as by an agent of version 1.8. */
+describe('intentionsReader without an index, with an agent before 1.9', () => {
+  /** Makes the first read, as with an agent of version 1.8. */
   async function startByList() {
     const started = start()
     const first = started.read({ waitMs: 30_000 })
     await started.answer(MATCH, ALLOW)
     await started.answer(LIST, [], 7)
     await started.answer(MATCH, ALLOW)
-    assert.deepEqual(await first, { value: [parsed], index: 7, hash: undefined })
+    assert.deepEqual(await first, { value: [PARSED], index: 7, hash: undefined })
     return started
   }
 
-  it('is waited for by the list, of which nothing is taken', async () => {
+  it('waits for a change of the list, and then reads the intentions, with the older index', async () => {
     const { agent, read, answer, paths } = await startByList()
     const second = read({ index: 7, waitMs: 30_000 })
     assert.deepEqual(paths(), [MATCH, LIST, MATCH, LIST])
     const { query } = agent.last(LIST).request
     const filter = 'DestinationName == ""'
     assert.deepEqual(query, { index: 7, hash: undefined, wait: '30000ms', filter })
-    await answer(LIST, [{ ...least, Action: 'allow' }, 'not even an entry'], 8)
-    await answer(MATCH, DENY)
+    assert.equal(agent.count(MATCH), 2)
+    await answer(LIST, [{ ...MINIMAL, Action: 'allow' }, 'not even an entry'], 8)
+    await answer(MATCH, DENY, 99)
     assert.deepEqual(actions(await second), ['deny'])
     assert.equal((await second).index, 8)
   })
 
-  it('the index is read first, so that what is read is as new or newer', async () => {
-    const { agent, read, answer, paths } = await startByList()
-    const second = read({ index: 7 })
-    await settle()
-    assert.equal(agent.count(MATCH), 2)
-    await answer(LIST, null, 8)
-    assert.equal(agent.count(MATCH), 3)
-    await answer(MATCH, DENY, 99)
-    assert.equal((await second).index, 8)
-    assert.deepEqual(paths(), [MATCH, LIST, MATCH, LIST, MATCH])
-  })
-
-  it('what is read then does not wait', async () => {
+  it('does not wait in the match endpoint', async () => {
     const { agent, read, answer } = await startByList()
     for (const { request } of agent.requests) assert.equal(request.query?.['wait'], undefined)
     void read({ index: 7, waitMs: 30_000, timeoutMs: 42_000 })
@@ -330,19 +299,19 @@ describe('intentionsReader: an agent that tells none there', () => {
     assert.deepEqual([query?.['index'], query?.['wait'], timeoutMs], [undefined, undefined, undefined])
   })
 
-  it('may tell none by the list either', async () => {
+  it('supports a list without an index', async () => {
     const { read, answer, paths } = start()
     for (const body of [ALLOW, DENY]) {
       const reading = read()
       await answer(MATCH, ALLOW)
-      await answer(LIST, [])
+      await answer(LIST, null)
       await answer(MATCH, body)
       assert.deepEqual(await reading, { value: parseMatch(body, 'db'), index: undefined, hash: undefined })
     }
     assert.deepEqual(paths(), [MATCH, LIST, MATCH, MATCH, LIST, MATCH])
   })
 
-  it('may be another version at the next start', async () => {
+  it('watches the match endpoint again if the agent was upgraded', async () => {
     const { agent, read, answer } = await startByList()
     const second = read()
     await answer(MATCH, DENY, 3)
@@ -353,7 +322,7 @@ describe('intentionsReader: an agent that tells none there', () => {
     assert.equal(agent.count(LIST), 1)
   })
 
-  it('a list of another shape is refused', async () => {
+  it('refuses a malformed list', async () => {
     for (const body of [undefined, {}, 'x', 5]) {
       const { read, answer } = await startByList()
       const reading = read({ index: 7 })
@@ -363,41 +332,15 @@ describe('intentionsReader: an agent that tells none there', () => {
   })
 })
 
-describe('intentionsReader: failures and bounds', () => {
-  it('a refusal of what is read is passed on, although the list would answer', async () => {
-    const { agent, read } = start()
-    const reading = read()
-    agent.last(MATCH).fail(FORBIDDEN)
-    await assert.rejects(reading, (error) => error === FORBIDDEN)
-    assert.equal(agent.count(LIST), 0)
-  })
-
-  it('the same where the list was waited for', async () => {
-    const { agent, read, answer } = start()
-    const reading = read()
-    await answer(MATCH, ALLOW)
-    await answer(LIST, [], 7)
-    agent.last(MATCH).fail(FORBIDDEN)
-    await assert.rejects(reading, (error) => error === FORBIDDEN)
-  })
-
-  it('a refusal of the list is passed on too', async () => {
-    const { agent, read, answer } = start()
-    const reading = read()
-    await answer(MATCH, ALLOW)
-    agent.last(LIST).fail(FORBIDDEN)
-    await assert.rejects(reading, (error) => error === FORBIDDEN)
-    assert.equal(agent.count(MATCH), 1)
-  })
-
-  it('the signal and the timeout reach what may take long, and the signal reaches all', async () => {
+describe('intentionsReader', () => {
+  it('passes the signal to all requests, and the timeout to blocking queries', async () => {
     const { agent, read, answer } = start()
     const { signal } = new AbortController()
     void read({ signal, timeoutMs: 42_000 })
     await answer(MATCH, ALLOW)
     await answer(LIST, [], 7)
-    const given = agent.requests.map(({ request }) => [request.path, request.signal, request.timeoutMs])
-    assert.deepEqual(given, [
+    const bounds = agent.requests.map(({ request }) => [request.path, request.signal, request.timeoutMs])
+    assert.deepEqual(bounds, [
       [MATCH, signal, 42_000],
       [LIST, signal, 42_000],
       [MATCH, signal, undefined],
@@ -405,13 +348,26 @@ describe('intentionsReader: failures and bounds', () => {
   })
 
   for (const answered of [0, 1, 2]) {
-    it(`an abort ends it, after ${answered} answers`, async () => {
-      const { read, answer } = start()
-      const mine = new AbortController()
-      const reading = read({ signal: mine.signal })
+    /** Reads, with answers to the first requests. */
+    const readUpTo = async (query: BlockingQuery) => {
+      const { agent, read, answer } = start()
+      const reading = read(query)
       if (answered > 0) await answer(MATCH, ALLOW)
       if (answered > 1) await answer(LIST, [], 7)
-      mine.abort()
+      return { agent, reading }
+    }
+
+    it(`rejects with the error of a request after ${answered} answers`, async () => {
+      const { agent, reading } = await readUpTo({})
+      agent.requests.at(-1)!.fail(FORBIDDEN)
+      await assert.rejects(reading, (error) => error === FORBIDDEN)
+      assert.equal(agent.requests.length, answered + 1)
+    })
+
+    it(`rejects when the signal is aborted after ${answered} answers`, async () => {
+      const controller = new AbortController()
+      const { reading } = await readUpTo({ signal: controller.signal })
+      controller.abort()
       await assert.rejects(reading, { name: 'AbortError' })
     })
   }

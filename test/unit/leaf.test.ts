@@ -13,17 +13,14 @@ const HOUR = 3_600_000
 const newCa = (options: TestCaOptions = {}): TestCa =>
   TestCa.create({ trustDomain: TD, clock: () => NOW - HOUR, ...options })
 const ca = newCa()
-const other = newCa()
+const otherCa = newCa()
 
 function rootsOf(...pems: string[]): Roots {
-  const roots = pems.map((certificatePem, i) => ({
-    id: `root-${i}`,
-    name: '',
-    certificatePem,
-    active: i === 0,
-  }))
+  const roots = pems.map((certificatePem, i) => ({ id: `root-${i}`, certificatePem, active: i === 0 }))
   return checkRoots({ trustDomain: TD, activeRootId: 'root-0', roots })
 }
+
+type Material = Pick<IssuedCertificate, 'chainPem' | 'privateKeyPem'>
 
 interface Check {
   readonly expected?: ExpectedIdentity
@@ -32,18 +29,18 @@ interface Check {
 }
 
 function check(
-  { chainPem, privateKeyPem }: Pick<IssuedCertificate, 'chainPem' | 'privateKeyPem'>,
+  { chainPem, privateKeyPem }: Material,
   { expected = { service: 'web' }, roots = rootsOf(ca.rootPem), now = NOW }: Check = {},
 ): Credentials {
   return checkLeaf({ chainPem, privateKeyPem }, expected, roots, now)
 }
 
-const good = ca.issue()
+const valid = ca.issue()
 const anotherKey = ca.issue().privateKeyPem
 const pem = (text: string): string => `-----BEGIN CERTIFICATE-----\n${text}\n-----END CERTIFICATE-----\n`
 
-describe('checkLeaf: what it takes', () => {
-  it('a leaf with its key, and gives what is in it', () => {
+describe('checkLeaf', () => {
+  it('returns the contents of a leaf, and its key', () => {
     const issued = ca.issue({
       serial: 0x80ffn,
       notBefore: new Date(NOW - HOUR),
@@ -70,76 +67,71 @@ describe('checkLeaf: what it takes', () => {
       },
     )
     assert.equal(privateKeyPem, issued.privateKeyPem)
-    // A leaf is public, and logged: the key is not part of it.
+    // A leaf is logged.
     assert.ok(!JSON.stringify(leaf).includes('PRIVATE KEY'))
   })
 
   const rotated = newCa()
   const crossSigned = ca.crossSign(rotated)
   const deep = ca.intermediate().intermediate()
-  const cases: [
-    rule: string,
-    given: Pick<IssuedCertificate, 'chainPem' | 'privateKeyPem'>,
-    options?: Check,
-  ][] = [
-    ['under either root of a rotation: the old', good, { roots: rootsOf(rotated.rootPem, ca.rootPem) }],
+  const cases: [rule: string, material: Material, options?: Check][] = [
+    ['a leaf of the old root of a rotation', valid, { roots: rootsOf(rotated.rootPem, ca.rootPem) }],
     [
-      'under either root of a rotation: the new',
+      'a leaf of the new root of a rotation',
       rotated.issue(),
       { roots: rootsOf(ca.rootPem, rotated.rootPem) },
     ],
-    ['under the old root by a cross-signed intermediate', rotated.issue({ intermediates: [crossSigned] })],
-    ['under an intermediate of an intermediate', deep.issue()],
+    ['a cross-signed intermediate under the old root', rotated.issue({ intermediates: [crossSigned] })],
+    ['an intermediate of an intermediate', deep.issue()],
     [
-      'with its intermediates in any order, and one that leads nowhere',
-      deep.issue({ intermediates: [other.crossSign(newCa()), ...[...deep.intermediates].reverse()] }),
+      'intermediates in any order, and one that leads to no root',
+      deep.issue({ intermediates: [otherCa.crossSign(newCa()), ...[...deep.intermediates].reverse()] }),
     ],
-    ['with the root itself behind it', ca.issue({ intermediates: [ca.rootPem] })],
-    ['with an odd name', ca.issue({ service: 'my ü/service' }), { expected: { service: 'my ü/service' } }],
+    ['the root in the chain', ca.issue({ intermediates: [ca.rootPem] })],
     [
-      'of our namespace',
+      'a name that needs percent-encoding',
+      ca.issue({ service: 'my ü/service' }),
+      { expected: { service: 'my ü/service' } },
+    ],
+    [
+      'a leaf of the expected namespace',
       ca.issue({ namespace: 'n' }),
       { expected: { service: 'web', namespace: 'n', partition: 'default' } },
     ],
-    ['of any namespace when none is set', ca.issue({ namespace: 'n' })],
-    ['with text around its PEM', { ...good, chainPem: `the leaf:\n${good.chainPem}that was it\n` }],
-    ['with a PKCS#8 key', { ...good, privateKeyPem: pkcs8(good.privateKeyPem) }],
-    ['with 16 certificates', ca.issue({ intermediates: Array<string>(15).fill(ca.rootPem) })],
-    ['until its last millisecond', ca.issue({ notAfter: new Date(NOW + 1000) }), { now: NOW + 999 }],
-    ['from its first millisecond', ca.issue({ notBefore: new Date(NOW) }), { now: NOW }],
-    ['without an extended key usage', ca.issue({ extendedKeyUsage: null })],
+    ['a leaf of any namespace if none is expected', ca.issue({ namespace: 'n' })],
+    ['text around the PEM', { ...valid, chainPem: `a leaf:\n${valid.chainPem}the end\n` }],
+    ['a PKCS#8 key', { ...valid, privateKeyPem: pkcs8(valid.privateKeyPem) }],
+    ['a chain of 16 certificates', ca.issue({ intermediates: Array<string>(15).fill(ca.rootPem) })],
+    ['a leaf in its last millisecond', ca.issue({ notAfter: new Date(NOW + 1000) }), { now: NOW + 999 }],
+    ['a leaf in its first millisecond', ca.issue({ notBefore: new Date(NOW) }), { now: NOW }],
+    ['a leaf without an extended key usage', ca.issue({ extendedKeyUsage: null })],
   ]
-  for (const [rule, given, options] of cases) {
-    it(rule, () => {
-      assert.equal(check(given, options).leaf.id.kind, 'service')
+  for (const [rule, material, options] of cases) {
+    it(`accepts ${rule}`, () => {
+      assert.equal(check(material, options).leaf.id.kind, 'service')
     })
   }
-})
 
-describe('checkLeaf: what it refuses', () => {
   const [named, sameName] = [1, 2].map(() => newCa({ name: 'the same' })) as [TestCa, TestCa]
   const sameKey = newCa({ privateKeyPem: ca.privateKeyPem })
   const expired = TestCa.create({ trustDomain: TD, clock: () => NOW - 20 * 365 * 24 * HOUR })
-  const cases: Record<
-    string,
-    [rule: string, given: Pick<IssuedCertificate, 'chainPem' | 'privateKeyPem'>, options?: Check][]
-  > = {
+  const refused: Record<string, [rule: string, material: Material, options?: Check][]> = {
     ERR_CONNECT_LEAF_MALFORMED: [
-      ['no certificate', { ...good, chainPem: 'none' }],
-      ['an empty chain', { ...good, chainPem: '' }],
-      ['garbage in PEM', { ...good, chainPem: pem('AAAA') }],
-      ['no base64 in PEM', { ...good, chainPem: pem('!!!!') }],
-      ['half a certificate', { ...good, chainPem: good.chainPem.replace(/\n.{64}\n/, '\n') }],
-      ['bytes that trail', ca.issue({ trailingBytes: Buffer.from([0, 0]) })],
-      ['garbage behind the leaf', { ...good, chainPem: good.chainPem + pem('AAAA') }],
+      ['no certificate', { ...valid, chainPem: 'none' }],
+      ['an empty chain', { ...valid, chainPem: '' }],
+      ['garbage in PEM', { ...valid, chainPem: pem('AAAA') }],
+      ['PEM that is not base64', { ...valid, chainPem: pem('!!!!') }],
+      ['half a certificate', { ...valid, chainPem: valid.chainPem.replace(/\n.{64}\n/, '\n') }],
+      ['trailing bytes', ca.issue({ trailingBytes: Buffer.from([0, 0]) })],
+      ['garbage after the leaf', { ...valid, chainPem: valid.chainPem + pem('AAAA') }],
       ['17 certificates', ca.issue({ intermediates: Array<string>(16).fill(ca.rootPem) })],
-      ['no key', { ...good, privateKeyPem: 'none' }],
-      ['a public key', { ...good, privateKeyPem: good.certificatePem }],
-      ['half a key', { ...good, privateKeyPem: good.privateKeyPem.replace(/\n.{20}/, '\n') }],
+      ['no key', { ...valid, privateKeyPem: 'none' }],
+      ['a public key', { ...valid, privateKeyPem: valid.certificatePem }],
+      ['half a key', { ...valid, privateKeyPem: valid.privateKeyPem.replace(/\n.{20}/, '\n') }],
       ['two URIs', ca.issue({ uris: [`spiffe://${TD}/ns/default/dc/dc1/svc/web`, 'urn:a'] })],
       ['no URI', ca.issue({ uris: [] })],
       ['a signing identity', ca.issue({ uris: [`spiffe://${TD}`] })],
-      ['a path of somebody else', ca.issue({ uris: [`spiffe://${TD}/web`] })],
+      ['a path that is not of Consul', ca.issue({ uris: [`spiffe://${TD}/web`] })],
       ['a CA', ca.issue({ isCa: true })],
       ['keyCertSign', ca.issue({ keyUsage: ['digitalSignature', 'keyCertSign'] })],
       ['no digitalSignature', ca.issue({ keyUsage: ['keyAgreement'] })],
@@ -147,38 +139,37 @@ describe('checkLeaf: what it refuses', () => {
       ['version 1', ca.issue({ version: 1 })],
       ['not valid yet, by a millisecond', ca.issue({ notBefore: new Date(NOW) }), { now: NOW - 1 }],
     ],
-    ERR_CONNECT_LEAF_KEY: [["somebody else's key", { ...good, privateKeyPem: anotherKey }]],
+    ERR_CONNECT_LEAF_KEY: [['the key of another leaf', { ...valid, privateKeyPem: anotherKey }]],
     ERR_CONNECT_LEAF_SERVICE: [
       ['another service', ca.issue({ service: 'db' })],
-      ['another namespace', good, { expected: { service: 'web', namespace: 'n' } }],
-      ['another partition', good, { expected: { service: 'web', partition: 'p' } }],
+      ['another namespace', valid, { expected: { service: 'web', namespace: 'n' } }],
+      ['another partition', valid, { expected: { service: 'web', partition: 'p' } }],
       ['another trust domain', ca.issue({ trustDomain: 'other.consul' })],
       ['an agent', ca.issue({ uris: [`spiffe://${TD}/agent/client/dc/dc1/id/web`] })],
     ],
     ERR_CONNECT_LEAF_EXPIRED: [
-      ['long ago', ca.issue({ notBefore: new Date(NOW - 2 * HOUR), notAfter: new Date(NOW - HOUR) })],
-      ['in this millisecond', ca.issue({ notAfter: new Date(NOW) })],
+      ['an expired leaf', ca.issue({ notBefore: new Date(NOW - 2 * HOUR), notAfter: new Date(NOW - HOUR) })],
+      ['a leaf that expires in this millisecond', ca.issue({ notAfter: new Date(NOW) })],
     ],
     ERR_CONNECT_LEAF_UNTRUSTED: [
-      ['another root, of the same trust domain', other.issue()],
-      ['its own signature', ca.issue({ selfSigned: true })],
-      ['an intermediate that does not come with it', ca.intermediate().issue({ intermediates: [] })],
-      ['an intermediate of another root', other.intermediate().issue()],
+      ['another root of the same trust domain', otherCa.issue()],
+      ['a self-signed leaf', ca.issue({ selfSigned: true })],
+      ['a missing intermediate', ca.intermediate().issue({ intermediates: [] })],
+      ['an intermediate of another root', otherCa.intermediate().issue()],
       ['the wrong intermediate', ca.intermediate().issue({ intermediates: ca.intermediate().intermediates })],
-      ['a root of the same key and another name', good, { roots: rootsOf(sameKey.rootPem) }],
+      ['a root with the same key and another name', valid, { roots: rootsOf(sameKey.rootPem) }],
       [
-        'a root of the same name and another key',
+        'a root with the same name and another key',
         sameName.issue({ authorityKeyId: null }),
         { roots: rootsOf(named.rootPem) },
       ],
-      // A leaf must not vouch for a leaf.
-      ['a leaf as its intermediate', signedByLeaf()],
+      ['a leaf as an intermediate', signedByLeaf()],
       [
         'a root that has expired',
         expired.issue({ notBefore: new Date(NOW - HOUR) }),
         { roots: rootsOf(expired.rootPem) },
       ],
-      ['a root that is not valid yet', good, { now: NOW - HOUR - 1000 }],
+      ['a root that is not valid yet', valid, { now: NOW - HOUR - 1000 }],
       [
         'an intermediate that has expired',
         ca.intermediate().issue({ notAfter: new Date(NOW + 300 * 24 * HOUR) }),
@@ -186,9 +177,9 @@ describe('checkLeaf: what it refuses', () => {
       ],
     ],
   }
-  for (const [code, certificates] of Object.entries(cases)) {
-    it(code, () => {
-      const found = certificates.map(([rule, given, options]) => [rule, verdict(given, options)])
+  for (const [code, certificates] of Object.entries(refused)) {
+    it(`refuses certificates with ${code}`, () => {
+      const found = certificates.map(([rule, material, options]) => [rule, verdict(material, options)])
       assert.deepEqual(
         found,
         certificates.map(([rule]) => [rule, code]),
@@ -196,12 +187,11 @@ describe('checkLeaf: what it refuses', () => {
     })
   }
 
-  it('an error says which service and why, and shows neither key nor certificate', () => {
-    const given = { chainPem: ca.issue({ service: 'db' }).chainPem, privateKeyPem: anotherKey }
+  it('names the service in the error, and reveals neither the key nor the certificate', () => {
     for (const bad of [
-      { ...good, privateKeyPem: anotherKey },
-      { ...good, privateKeyPem: 'hunter2' },
-      given,
+      { ...valid, privateKeyPem: anotherKey },
+      { ...valid, privateKeyPem: 'hunter2' },
+      { chainPem: ca.issue({ service: 'db' }).chainPem, privateKeyPem: anotherKey },
     ]) {
       assert.throws(
         () => check(bad),
@@ -217,12 +207,9 @@ describe('checkLeaf: what it refuses', () => {
   })
 })
 
-function verdict(
-  given: Pick<IssuedCertificate, 'chainPem' | 'privateKeyPem'>,
-  options?: Check,
-): ErrorCode | 'accepted' {
+function verdict(material: Material, options?: Check): ErrorCode | 'accepted' {
   try {
-    check(given, options)
+    check(material, options)
     return 'accepted'
   } catch (error) {
     assert.ok(error instanceof IdentityError, `threw ${String(error)}`)
@@ -230,9 +217,9 @@ function verdict(
   }
 }
 
-/** A leaf whose issuer is itself a leaf of the mesh, which comes along as its intermediate. */
+/** A leaf that is issued by another leaf, which is in its chain. */
 function signedByLeaf(): IssuedCertificate {
-  // Without a key usage that forbids it to sign: what is left is that it is no CA.
+  // Without a key usage, only the missing CA flag forbids the issuer to sign.
   const issuer = ca.issue({ service: 'db', keyUsage: null })
   const name = /CN=(.*)/.exec(issuer.certificate.subject)![1]!
   const impostor = TestCa.create({

@@ -32,7 +32,7 @@ async function statusOf(port: number, host?: string): Promise<number> {
   return response.statusCode
 }
 
-async function silent(t: TestContext, port: number): Promise<Socket> {
+async function connectIdle(t: TestContext, port: number): Promise<Socket> {
   const socket = connect(port, '127.0.0.1')
   socket.on('error', () => undefined)
   t.after(() => socket.destroy())
@@ -40,16 +40,16 @@ async function silent(t: TestContext, port: number): Promise<Socket> {
   return socket
 }
 
-describe('local server', () => {
-  it('answers a health check while silent connections use up its limit', async (t) => {
+describe('LocalServer', () => {
+  it('answers a health check while idle connections use up the connection limit', async (t) => {
     const port = await openServer(t, { maxConnections: 4 })
-    for (let i = 0; i < 8; i++) await silent(t, port)
+    for (let i = 0; i < 8; i++) await connectIdle(t, port)
     assert.equal(await statusOf(port), 200)
   })
 
-  it('ends a connection whose headers do not arrive in time', { timeout: waitBound(10_000) }, async (t) => {
+  it('closes a connection whose headers do not arrive in time', { timeout: waitBound(10_000) }, async (t) => {
     const port = await openServer(t, { headersTimeoutMs: 100 })
-    const sockets = [await silent(t, port), await silent(t, port)]
+    const sockets = [await connectIdle(t, port), await connectIdle(t, port)]
     sockets[1]?.write('GET / HTTP/1.1\r\nHost: loc')
     for (const socket of sockets) {
       socket.resume()

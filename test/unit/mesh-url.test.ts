@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { expectDomain, expectHosts, upstreamOfHost } from '../../src/http/mesh-url.js'
 import { HostError, OptionError, type Upstream } from '../../src/index.js'
 
-const plain = { domain: 'consul', hosts: new Map<string, Upstream>() }
+const options = { domain: 'consul', hosts: new Map<string, Upstream>() }
 
 describe('upstreamOfHost', () => {
   for (const [host, upstream] of [
@@ -17,12 +17,12 @@ describe('upstreamOfHost', () => {
     ['Billing.Service.CONSUL', { service: 'billing' }],
     ['billing.service.consul.', { service: 'billing' }],
     ['b_1.service.consul', { service: 'b_1' }],
-    // A datacenter may have the name of a kind, and so may a service.
+    // `service`, `connect`, and `query` are valid names of datacenters and services.
     ['service.service.service.consul', { service: 'service', datacenter: 'service' }],
     ['query.connect.consul', { service: 'query' }],
   ] as const) {
-    it(`takes ${host}`, () => {
-      assert.deepEqual(upstreamOfHost(host, undefined, plain), upstream)
+    it(`accepts ${host}`, () => {
+      assert.deepEqual(upstreamOfHost(host, undefined, options), upstream)
     })
   }
 
@@ -64,7 +64,7 @@ describe('upstreamOfHost', () => {
     'billing.service.consul:443',
   ]) {
     it(`refuses ${JSON.stringify(host)}`, () => {
-      assert.throws(() => upstreamOfHost(host, undefined, plain), {
+      assert.throws(() => upstreamOfHost(host, undefined, options), {
         code: 'ERR_CONNECT_HOST',
         host,
         expected: '<name>.service[.<datacenter>].consul, or the same with .connect or .query',
@@ -73,14 +73,14 @@ describe('upstreamOfHost', () => {
   }
 
   for (const port of [undefined, null, '', 80, 443, '80', '443']) {
-    it(`takes the port ${JSON.stringify(port)}`, () => {
-      assert.deepEqual(upstreamOfHost('a.service.consul', port, plain), { service: 'a' })
+    it(`accepts the port ${JSON.stringify(port)}`, () => {
+      assert.deepEqual(upstreamOfHost('a.service.consul', port, options), { service: 'a' })
     })
   }
 
   for (const port of [8080, '8080', 0, '0443', 4430]) {
     it(`refuses the port ${JSON.stringify(port)}`, () => {
-      assert.throws(() => upstreamOfHost('a.service.consul', port, plain), {
+      assert.throws(() => upstreamOfHost('a.service.consul', port, options), {
         code: 'ERR_CONNECT_HOST',
         message: `host "a.service.consul:${port}" has a port; expected a.service.consul without one: Consul supplies the port`,
       })
@@ -97,9 +97,9 @@ describe('upstreamOfHost', () => {
     ['bil ling.service.consul', /is not a host name/],
     ['x'.repeat(65_536), /has 65536 characters; a host name has at most 253/],
   ] as const) {
-    it(`says why it refuses ${JSON.stringify(host.slice(0, 40))}`, () => {
+    it(`explains why it refuses ${JSON.stringify(host.slice(0, 40))}`, () => {
       assert.throws(
-        () => upstreamOfHost(host, undefined, plain),
+        () => upstreamOfHost(host, undefined, options),
         (error) => error instanceof HostError && problem.test(error.problem) && error.message.length < 600,
       )
     })
@@ -109,7 +109,7 @@ describe('upstreamOfHost', () => {
     for (const character of ['.', '-', '_', 'a', ':', '[', ']', '%', '/', '@', ' ', '\0', 'é']) {
       for (const host of [character.repeat(65_536), `a${character.repeat(65_536)}.service.consul`]) {
         const start = performance.now()
-        assert.throws(() => upstreamOfHost(host, undefined, plain), HostError)
+        assert.throws(() => upstreamOfHost(host, undefined, options), HostError)
         assert.throws(() => expectDomain('domain', host), OptionError)
         assert.throws(() => expectHosts('hosts', { [host]: 'a' }), OptionError)
         assert.ok(performance.now() - start < 50, JSON.stringify(character))
@@ -117,42 +117,42 @@ describe('upstreamOfHost', () => {
     }
   })
 
-  it('knows other domains, of several labels too', () => {
+  it('accepts another domain, also with several labels', () => {
     const domain = 'mesh.example'
-    assert.deepEqual(upstreamOfHost('a.service.dc1.mesh.example', '', { ...plain, domain }), {
+    assert.deepEqual(upstreamOfHost('a.service.dc1.mesh.example', '', { ...options, domain }), {
       service: 'a',
       datacenter: 'dc1',
     })
-    assert.throws(() => upstreamOfHost('a.service.consul', '', { ...plain, domain }), /\.mesh\.example/)
+    assert.throws(() => upstreamOfHost('a.service.consul', '', { ...options, domain }), /\.mesh\.example/)
   })
 
-  it('knows further hosts, and says that there may be some', () => {
+  it('accepts the hosts of the option hosts, and mentions the option when a host is unknown', () => {
     const hosts = expectHosts('hosts', { 'Legacy.Example': { service: 'Legacy', tags: ['v1'] } })
-    assert.deepEqual(upstreamOfHost('legacy.example', '', { ...plain, hosts }), {
+    assert.deepEqual(upstreamOfHost('legacy.example', '', { ...options, hosts }), {
       service: 'Legacy',
       tags: ['v1'],
     })
     assert.throws(
-      () => upstreamOfHost('other.example', '', { ...plain, hosts }),
+      () => upstreamOfHost('other.example', '', { ...options, hosts }),
       /a name of the option hosts/,
     )
   })
 
-  it('takes no host outside its domain, whatever it is', () => {
+  it('refuses every host outside of the domain', () => {
     fc.assert(
       fc.property(fc.oneof(fc.string(), fc.domain(), fc.ipV4(), fc.ipV6()), (host) => {
         fc.pre(!host.toLowerCase().replace(/\.$/, '').endsWith('.consul'))
-        assert.throws(() => upstreamOfHost(host, undefined, plain), { code: 'ERR_CONNECT_HOST' })
+        assert.throws(() => upstreamOfHost(host, undefined, options), { code: 'ERR_CONNECT_HOST' })
       }),
     )
   })
 
-  it('never takes a name that is no label', () => {
+  it('accepts only valid DNS labels as names', () => {
     fc.assert(
       fc.property(fc.string(), fc.constantFrom('service', 'connect', 'query'), (name, kind) => {
         let upstream: Upstream
         try {
-          upstream = upstreamOfHost(`${name}.${kind}.consul`, undefined, plain)
+          upstream = upstreamOfHost(`${name}.${kind}.consul`, undefined, options)
         } catch {
           return
         }
@@ -187,7 +187,7 @@ describe('expectHosts, expectDomain', () => {
     })
   }
 
-  it('keeps what an upstream was when it was given', () => {
+  it('copies the upstreams', () => {
     const upstream = { service: 'a', tags: ['v1'] }
     const hosts = expectHosts('hosts', { a: upstream })
     upstream.tags[0] = 'v2'
@@ -195,12 +195,12 @@ describe('expectHosts, expectDomain', () => {
     assert.deepEqual(hosts.get('a'), { service: 'a', tags: ['v1'] })
   })
 
-  it('keeps a resolver as it is', () => {
+  it('does not copy resolvers', () => {
     const resolver = { name: 'mine', resolve: () => [] }
     assert.equal(expectHosts('hosts', { a: resolver }).get('a'), resolver)
   })
 
-  it('takes a domain in any case, and no other text', () => {
+  it('accepts a domain in any case, and refuses other values', () => {
     assert.equal(expectDomain('domain', 'Mesh.Example'), 'mesh.example')
     for (const domain of ['', '.', '.consul', 'consul.', 'a..b', 'a b', 1, undefined]) {
       assert.throws(() => expectDomain('domain', domain), { code: 'ERR_CONNECT_OPTION' })

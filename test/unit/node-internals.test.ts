@@ -6,7 +6,7 @@ import { type TestContext, describe, it } from 'node:test'
 import { adoptReads } from '../../src/base/node-internals.js'
 import { portOf, startMesh, until } from '../fixtures/mesh.js'
 
-/** Two ends of one connection; the second was accepted, and is read by nobody yet. */
+/** Both ends of a connection; the second is the accepted one, and is paused. */
 async function pair(t: TestContext): Promise<[Socket, Socket]> {
   const server = createServer({ pauseOnConnect: true }).listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -22,66 +22,65 @@ async function pair(t: TestContext): Promise<[Socket, Socket]> {
 }
 
 describe('adoptReads', () => {
-  // What the speed of a proxy rests on: should a version of Node take it away, this tells.
-  it('reads what an accepted socket receives into a buffer of ours', async (t) => {
+  // The speed of a pump depends on this: the test fails on a version of Node.js that does not support it.
+  it('makes an accepted socket read into the buffer of the caller', async (t) => {
     const [near, far] = await pair(t)
     const buffer = Buffer.alloc(1_024)
-    const heard: string[] = []
+    const received: string[] = []
     const adopted = adoptReads(far, buffer, (size) => {
-      heard.push(buffer.toString('utf8', 0, size))
+      received.push(buffer.toString('utf8', 0, size))
       return true
     })
     assert.equal(adopted, true)
-    far.on('data', () => assert.fail('it is read as a stream'))
+    far.on('data', () => assert.fail('the socket is read as a stream'))
     far.resume()
     near.write('hello')
-    await until('it is heard', () => heard.join('') === 'hello')
-    // The end comes as ever.
+    await until('hello is received', () => received.join('') === 'hello')
     const ended = once(far, 'end')
     near.end('bye')
     await ended
-    assert.equal(heard.join(''), 'hellobye')
+    assert.equal(received.join(''), 'hellobye')
   })
 
-  it('stops when it is told to, and goes on when it is resumed', async (t) => {
+  it('stops reading when the callback returns false, and continues on resume()', async (t) => {
     const [near, far] = await pair(t)
     const buffer = Buffer.alloc(4)
-    let heard = ''
+    let received = ''
     adoptReads(far, buffer, (size) => {
-      heard += buffer.toString('utf8', 0, size)
+      received += buffer.toString('utf8', 0, size)
       return false
     })
     near.write('abcdefgh')
     far.resume()
-    await until('it has heard something', () => heard !== '')
+    await until('the first bytes are received', () => received !== '')
     await new Promise(setImmediate)
-    assert.equal(heard, 'abcd')
+    assert.equal(received, 'abcd')
     far.resume()
-    await until('it has heard the rest', () => heard === 'abcdefgh')
+    await until('the remaining bytes are received', () => received === 'abcdefgh')
   })
 
-  it('does the same for TLS', async (t) => {
+  it('makes an accepted TLS socket read into the buffer of the caller', async (t) => {
     const { join } = await startMesh(t)
-    let heard = ''
+    let received = ''
     let adopted = false
     const api = join('api')
     const listener = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => {
       const buffer = Buffer.alloc(16_384)
       adopted = adoptReads(socket, buffer, (size) => {
-        heard += buffer.toString('utf8', 0, size)
+        received += buffer.toString('utf8', 0, size)
         return true
       })
       socket.resume()
     })
     const socket = await join('web').dial({ address: `127.0.0.1:${portOf(listener)}`, service: 'api' })
-    // What comes before is read as ever.
-    await until('it is adopted', () => adopted)
+    // Earlier bytes would be read as a stream.
+    await until('the reads are adopted', () => adopted)
     socket.write('hello')
-    await until('it is heard', () => heard === 'hello')
+    await until('hello is received', () => received === 'hello')
   })
 
-  it('leaves alone what is no socket, is closed, or has a buffer of its own', async (t) => {
-    const never = (): boolean => assert.fail('it was read')
+  it('returns false for a stream that is no socket, a closed socket, and a socket with its own buffer', async (t) => {
+    const never = (): boolean => assert.fail('the stream was read')
     const buffer = Buffer.alloc(1)
     assert.equal(adoptReads(new PassThrough(), buffer, never), false)
     const [near, far] = await pair(t)

@@ -15,7 +15,7 @@ describe('withShortMessage', () => {
     ['read ECONNRESET', 'read ECONNRESET'],
     [`${'A'.repeat(5_000)}:error`, 'A'.repeat(1_024)],
   ] as const) {
-    it(`turns ${JSON.stringify(message.slice(0, 40))} into ${JSON.stringify(expected.slice(0, 40))}`, () => {
+    it(`shortens ${JSON.stringify(message.slice(0, 40))} to ${JSON.stringify(expected.slice(0, 40))}`, () => {
       assert.equal(withShortMessage(new Error(message)).message, expected)
     })
   }

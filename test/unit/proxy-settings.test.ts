@@ -193,12 +193,12 @@ describe('parseProxyConfig', () => {
   }
 
   const warnings: [config: object, warning: RegExp][] = [
-    [{ ...WEB, protocol: 'http' }, /^protocol: no such key; it has no effect$/],
-    [{ ...WEB, bind_prot: 1 }, /^bind_prot: no such key; it has no effect; did you mean bind_port\?$/],
-    [{ ...WEB, constructor: 1 }, /^constructor: no such key/],
-    [JSON.parse('{"service":"web","__proto__":{"bind_port":1}}') as object, /^__proto__: no such key/],
-    [withUpstream({ ...DB, colour: 'red' }), /^upstreams\[0\]\.colour: no such key/],
-    [withUpstream({ ...DB, config: { limits: {} } }), /^upstreams\[0\]\.config\.limits: no such key/],
+    [{ ...WEB, protocol: 'http' }, /^protocol: unknown key, which has no effect$/],
+    [{ ...WEB, bind_prot: 1 }, /^bind_prot: unknown key, which has no effect; did you mean bind_port\?$/],
+    [{ ...WEB, constructor: 1 }, /^constructor: unknown key/],
+    [JSON.parse('{"service":"web","__proto__":{"bind_port":1}}') as object, /^__proto__: unknown key/],
+    [withUpstream({ ...DB, colour: 'red' }), /^upstreams\[0\]\.colour: unknown key/],
+    [withUpstream({ ...DB, config: { limits: {} } }), /^upstreams\[0\]\.config\.limits: unknown key/],
     [
       withUpstream({ ...DB, mesh_gateway: { mode: 'local' } }),
       /^upstreams\[0\]\.mesh_gateway: gateways are not/,
@@ -242,7 +242,7 @@ describe('parseProxyConfig', () => {
       { local_service_address: '[x y]' },
       'local_service_address: expected an address or a host name, got the string "x y"',
     ],
-    [{ local_service_port: 0 }, `local_service_port: expected ${realPort}, got the number 0, or none`],
+    [{ local_service_port: 0 }, `local_service_port: expected ${realPort}, got the number 0`],
     [
       { local_service_socket_path: 'app.sock' },
       `local_service_socket_path: expected ${path}, got the string "app.sock"`,
@@ -267,7 +267,7 @@ describe('parseProxyConfig', () => {
     [{ upstreams: {} }, 'upstreams: expected a list, got an object'],
     [
       { upstreams: [DB, { ...DB, destination_name: 'other' }] },
-      'upstreams[1].local_bind_port: expected an address of its own, got that of upstreams[0], 127.0.0.1:5432',
+      'upstreams[1].local_bind_port: expected a unique address, got 127.0.0.1:5432, which upstreams[0] uses',
     ],
   ]
   const invalidUpstreamKeys: [keys: object, message: string][] = [
@@ -312,12 +312,12 @@ describe('parseProxyConfig', () => {
     [withUpstream({ local_bind_port: 1 }), NO_NAME],
     [
       withUpstream({ destination_nam: 'db', local_bind_port: 1 }),
-      `${NO_NAME}; upstreams[0].destination_nam: no such key; it has no effect; did you mean destination_name?`,
+      `${NO_NAME}; upstreams[0].destination_nam: unknown key, which has no effect; did you mean destination_name?`,
     ],
     [withUpstream({ destination_name: '', local_bind_port: 1 }), NO_NAME],
     [
       withUpstream({ destination_name: 'db' }),
-      `upstreams[0].local_bind_port: expected ${realPort}, got the number 0, or none`,
+      `upstreams[0].local_bind_port: expected ${realPort}, got none`,
     ],
     ...invalidKeys.map(([keys, message]): [object, string] => [{ ...WEB, ...keys }, message]),
     ...invalidUpstreamKeys.map(([keys, message]): [object, string] => [

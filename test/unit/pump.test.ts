@@ -2,12 +2,13 @@ import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { type ListenOptions, type Socket, connect, createServer } from 'node:net'
+import { type ListenOptions, type NetConnectOpts, type Socket, connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Duplex, type Readable } from 'node:stream'
 import { type TestContext, after, describe, it } from 'node:test'
 import { TimeoutError } from '../../src/base/errors.js'
+import { LINGER_MS } from '../../src/sockets/linger.js'
 import { cut, pump } from '../../src/sockets/pump.js'
 import { settle } from '../fixtures/fake-clock.js'
 import { WAIT_MS, until } from '../fixtures/mesh.js'
@@ -23,24 +24,19 @@ interface Options {
   readonly path?: boolean
 }
 
-/** Two ends of one connection; the second is read by nobody yet. */
+/** Both ends of a connection; the second one is paused. */
 async function pair(t: TestContext, { path = false }: Options = {}): Promise<[Socket, Socket]> {
   const server = createServer({ allowHalfOpen: true, pauseOnConnect: true })
-  const where: ListenOptions = path
+  const address: ListenOptions = path
     ? { path: join(folder, `${(sockets += 1)}.sock`) }
     : { port: 0, host: '127.0.0.1' }
-  server.listen(where)
+  server.listen(address)
   await once(server, 'listening')
-  const address = server.address()
+  const { port } = server.address() as { port?: number }
   const accepted = once(server, 'connection') as Promise<[Socket]>
-  const near = connect(
-    typeof address === 'string'
-      ? { path: address, allowHalfOpen: true }
-      : { ...where, port: address!.port, allowHalfOpen: true },
-  )
+  const near = connect({ ...address, ...(!path && { port }), allowHalfOpen: true } as NetConnectOpts)
   const [[far]] = await Promise.all([accepted, once(near, 'connect')])
   server.close()
-  // Errors of the outer ends are looked at where they matter.
   near.on('error', () => undefined)
   t.after(() => {
     near.destroy()
@@ -49,23 +45,23 @@ async function pair(t: TestContext, { path = false }: Options = {}): Promise<[So
   return [near, far]
 }
 
-/** left — a, which is pumped to b — right. */
+/** Two connections, `left` to `a` and `b` to `right`. The tests pump `a` and `b`. */
 async function start(t: TestContext, options?: Options) {
   const [[left, a], [right, b]] = await Promise.all([pair(t, options), pair(t, options)])
   return { left, a, b, right }
 }
 
-/** Waits until nothing more is read of a socket: the kernel's buffers behind it are full, and the pump has stopped. */
-async function stands(socket: Socket): Promise<void> {
+/** Waits until a pump stalls: the buffers of the kernel are full, and no more bytes are read. */
+async function waitUntilStalled(from: Socket, to: Socket): Promise<void> {
   let before = 0
-  await until('nothing moves', () => {
-    const isStill = socket.bytesRead === before && before > 0
-    before = socket.bytesRead
-    return isStill
+  await until('no bytes are read', () => {
+    const isStalled = to.writableLength > 0 && from.bytesRead === before
+    before = from.bytesRead
+    return isStalled
   })
 }
 
-/** Everything that comes until the end. An iterator would destroy the stream then. */
+/** Reads to the end. An iterator would destroy the stream then. */
 async function text(readable: Readable): Promise<string> {
   const chunks: Buffer[] = []
   readable.on('data', (chunk: Buffer) => chunks.push(chunk))
@@ -73,7 +69,7 @@ async function text(readable: Readable): Promise<string> {
   return Buffer.concat(chunks).toString()
 }
 
-/** What a promise rejects with; handled from the start. */
+/** Resolves with the error of a promise. */
 function rejection(promise: Promise<unknown>): Promise<Error> {
   return promise.then(
     () => {
@@ -83,7 +79,7 @@ function rejection(promise: Promise<unknown>): Promise<Error> {
   )
 }
 
-/** How a socket ended: in order, or by an error. */
+/** Resolves with `end`, `close`, or the code of the error, whichever comes first. */
 function ending(socket: Socket): Promise<string> {
   return new Promise((resolve) => {
     socket.on('end', () => {
@@ -100,7 +96,16 @@ function ending(socket: Socket): Promise<string> {
   })
 }
 
-/** The code of the error that it breaks with. */
+/** Resolves when a socket has closed, also after an error. */
+function closing(socket: Socket): Promise<void> {
+  return new Promise((resolve) => {
+    socket.once('close', () => {
+      resolve()
+    })
+  })
+}
+
+/** Resolves with the code of the error of a socket. */
 async function errorCode(socket: Socket): Promise<string | undefined> {
   const [{ code }] = (await once(socket, 'error')) as [NodeJS.ErrnoException]
   return code
@@ -111,7 +116,7 @@ function timers(): number {
 }
 
 describe('pump: options', () => {
-  it('refuses the wrong and the misspelt', async (t) => {
+  it('refuses invalid and unknown options', async (t) => {
     const { a, b } = await start(t)
     for (const [options, option] of [
       [{ idleTimeoutMs: 0 }, 'idleTimeoutMs'],
@@ -124,7 +129,7 @@ describe('pump: options', () => {
 })
 
 describe('pump: both directions', () => {
-  it('copies, counts, and closes both in the end', async (t) => {
+  it('copies and counts the bytes, and closes both streams', async (t) => {
     const { left, a, b, right } = await start(t)
     const pumping = pump(a, b)
     left.end('request')
@@ -134,29 +139,19 @@ describe('pump: both directions', () => {
     assert.ok(a.closed && b.closed)
   })
 
-  it('nothing in either direction is nothing', async (t) => {
-    const { left, a, b, right } = await start(t)
-    const pumping = pump(a, b)
-    left.end()
-    right.end()
-    left.resume()
-    right.resume()
-    assert.deepEqual(await pumping, { sent: 0, received: 0 })
-  })
-
   for (const direction of ['a to b', 'b to a'] as const) {
-    it(`each ends by itself: from ${direction} first, and the answer after it`, async (t) => {
+    it(`passes on an end from ${direction} while the other direction stays open`, async (t) => {
       const { left, a, b, right } = await start(t)
-      const [asker, answerer] = direction === 'a to b' ? [left, right] : [right, left]
+      const [requester, responder] = direction === 'a to b' ? [left, right] : [right, left]
       const pumping = pump(a, b)
-      asker.end('request')
-      // The whole request with its end is there before a byte of the answer is.
-      assert.equal(await text(answerer), 'request')
+      requester.end('request')
+      // The end arrives before the first byte of the answer is written.
+      assert.equal(await text(responder), 'request')
       await settle()
       assert.ok(!a.destroyed && !b.destroyed)
-      answerer.write('first ')
-      answerer.end('second')
-      assert.equal(await text(asker), 'first second')
+      responder.write('first ')
+      responder.end('second')
+      assert.equal(await text(requester), 'first second')
       const [request, answer] = [7, 12]
       assert.deepEqual(
         await pumping,
@@ -165,7 +160,7 @@ describe('pump: both directions', () => {
     })
   }
 
-  it('what came before, with its end, is not lost', async (t) => {
+  it('copies bytes and an end that arrived before the call', async (t) => {
     const { left, a, b, right } = await start(t)
     left.end('early')
     await once(left, 'finish')
@@ -176,7 +171,7 @@ describe('pump: both directions', () => {
     assert.deepEqual(await pumping, { sent: 5, received: 0 })
   })
 
-  it('one that has been read to its end before ends the other', async (t) => {
+  it('passes on an end that was read before the call', async (t) => {
     const { left, a, b, right } = await start(t)
     left.end()
     a.resume()
@@ -188,10 +183,10 @@ describe('pump: both directions', () => {
     await pumping
   })
 
-  it('much in both directions at once arrives whole', async (t) => {
+  it('copies large data in both directions at once', async (t) => {
     const { left, a, b, right } = await start(t)
     const pumping = pump(a, b)
-    const [there, back] = [randomBytes(5_000_003), randomBytes(3_000_001)]
+    const [request, answer] = [randomBytes(5_000_003), randomBytes(3_000_001)]
     const digest = async (socket: Socket): Promise<string> => {
       const hash = createHash('sha256')
       socket.on('data', (chunk: Buffer) => hash.update(chunk))
@@ -199,50 +194,50 @@ describe('pump: both directions', () => {
       return hash.digest('hex')
     }
     const arrived = Promise.all([digest(right), digest(left)])
-    left.end(there)
-    right.end(back)
+    left.end(request)
+    right.end(answer)
     const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
-    assert.deepEqual(await arrived, [sha256(there), sha256(back)])
-    assert.deepEqual(await pumping, { sent: there.length, received: back.length })
+    assert.deepEqual(await arrived, [sha256(request), sha256(answer)])
+    assert.deepEqual(await pumping, { sent: request.length, received: answer.length })
   })
 
-  it('between streams that are no sockets', async () => {
+  it('copies between streams that are not sockets', async () => {
     const [near, a] = duplexPair()
     const [far, b] = duplexPair()
     const pumping = pump(a, b)
-    near.end('there')
-    far.end('back again')
-    assert.deepEqual(await Promise.all([text(far), text(near)]), ['there', 'back again'])
-    assert.deepEqual(await pumping, { sent: 5, received: 10 })
+    near.end('request')
+    far.end('a longer answer')
+    assert.deepEqual(await Promise.all([text(far), text(near)]), ['request', 'a longer answer'])
+    assert.deepEqual(await pumping, { sent: 7, received: 15 })
   })
 })
 
 describe('pump: backpressure', () => {
-  it('a reader that does not read stops the writer: no more is held than two buffers', async (t) => {
+  it('buffers at most two slabs if the reader does not read', async (t) => {
     const { left, a, b, right } = await start(t)
     const pumping = pump(a, b)
     const total = 64 * 1024 * 1024
     left.end(Buffer.alloc(total, 'x'))
-    // What was read and the kernel has not taken yet.
-    const held = (): number => a.bytesRead - (b.bytesWritten - b.writableLength)
-    await stands(a)
-    assert.ok(held() > 0 && held() <= 256 * 1024, `${held()} bytes are held`)
+    // Bytes that were read, and not yet passed to the kernel.
+    const buffered = (): number => a.bytesRead - (b.bytesWritten - b.writableLength)
+    await waitUntilStalled(a, b)
+    assert.ok(buffered() > 0 && buffered() <= 256 * 1024, `${buffered()} bytes are buffered`)
     assert.ok(a.bytesRead < total)
-    // The other direction is free.
+    // The other direction is independent.
     right.end('meanwhile')
     assert.equal(await text(left), 'meanwhile')
     let [arrived, most] = [0, 0]
     right.on('data', (chunk: Buffer) => {
       arrived += chunk.length
-      most = Math.max(most, held())
+      most = Math.max(most, buffered())
     })
     assert.deepEqual(await pumping, { sent: total, received: 9 })
     if (!right.readableEnded) await once(right, 'end')
     assert.equal(arrived, total)
-    assert.ok(most <= 256 * 1024, `${most} bytes were held`)
+    assert.ok(most <= 256 * 1024, `${most} bytes were buffered`)
   })
 
-  it('a stream that takes its time gets one chunk at a time', async () => {
+  it('writes one chunk at a time to a slow stream', async () => {
     const written: number[] = []
     let release: (() => void) | undefined
     const slow = new Duplex({
@@ -268,7 +263,7 @@ describe('pump: backpressure', () => {
     for (let i = 1; i <= 10; i += 1) {
       await settle()
       assert.equal(written.length, i)
-      assert.ok(slow.writableLength <= 1, `${slow.writableLength} wait`)
+      assert.ok(slow.writableLength <= 1, `${slow.writableLength} bytes are buffered`)
       release!()
     }
     slow.push(null)
@@ -276,100 +271,102 @@ describe('pump: backpressure', () => {
   })
 })
 
-describe('pump: one that breaks', () => {
+describe('pump: a stream that breaks', () => {
   for (const side of ['left', 'right'] as const) {
-    it(`${side}: the other is reset, so that what is cut short does not look complete`, async (t) => {
-      const started = await start(t)
-      const { a, b } = started
-      const other = side === 'left' ? started.right : started.left
+    /** Starts a pump. `broken` is the stream on this side; `near` and `far` are its outer end and the other one. */
+    const startPump = async (t: TestContext, options?: Options) => {
+      const { left, a, b, right } = await start(t, options)
       const failed = rejection(pump(a, b))
-      const end = ending(other)
-      started[side].write('half of it')
-      await once(other, 'data')
-      started[side].resetAndDestroy()
-      const error = (await failed) as NodeJS.ErrnoException
-      assert.equal(error.code, 'ECONNRESET')
+      const [near, broken, far] = side === 'left' ? [left, a, right] : [right, b, left]
+      return { a, b, near, broken, far, failed }
+    }
+
+    it(`resets the other stream if the ${side} one is reset, so that truncated data does not look complete`, async (t) => {
+      const { a, b, near, far, failed } = await startPump(t)
+      const end = ending(far)
+      near.write('half of it')
+      await once(far, 'data')
+      near.resetAndDestroy()
+      assert.equal(((await failed) as NodeJS.ErrnoException).code, 'ECONNRESET')
       assert.equal(await end, 'ECONNRESET')
       assert.ok(a.closed && b.closed)
     })
 
-    it(`${side}, of a unix socket, which knows no reset: the other is closed`, async (t) => {
-      const started = await start(t, { path: true })
-      const { a, b } = started
-      const inner = side === 'left' ? a : b
-      const other = side === 'left' ? started.right : started.left
-      const failed = rejection(pump(a, b))
-      const end = ending(other)
-      const broken = new Error('broken')
-      inner.destroy(broken)
-      assert.equal(await failed, broken)
+    it(`closes the other Unix socket, which cannot be reset, if the ${side} one breaks`, async (t) => {
+      const { a, b, broken, far, failed } = await startPump(t, { path: true })
+      const end = ending(far)
+      const error = new Error('broken')
+      broken.destroy(error)
+      assert.equal(await failed, error)
       assert.equal(await end, 'end')
       assert.ok(a.closed && b.closed)
     })
 
-    it(`${side}, of streams that are no sockets: the other is destroyed`, async () => {
+    it(`destroys the other stream, which is not a socket, if the ${side} one breaks`, async () => {
       const [, a] = duplexPair()
       const [, b] = duplexPair()
       const failed = rejection(pump(a, b))
-      const broken = new Error('broken')
-      const inner = side === 'left' ? a : b
-      inner.destroy(broken)
-      assert.equal(await failed, broken)
+      const error = new Error('broken')
+      const broken = side === 'left' ? a : b
+      broken.destroy(error)
+      assert.equal(await failed, error)
       assert.ok(a.destroyed && b.destroyed)
     })
 
-    it(`${side}, without an error: it is an error all the same`, async (t) => {
-      const started = await start(t)
-      const failed = rejection(pump(started.a, started.b))
-      const other = side === 'left' ? started.right : started.left
-      const end = ending(other)
-      const inner = side === 'left' ? started.a : started.b
-      inner.destroy()
+    it(`rejects if the ${side} stream is destroyed without an error`, async (t) => {
+      const { broken, far, failed } = await startPump(t)
+      const end = ending(far)
+      broken.destroy()
       assert.equal((await failed).message, 'the connection was cut')
       assert.equal(await end, 'ECONNRESET')
     })
 
-    it(`${side}, after it had ended: what the other still says is lost, and that is an error`, async (t) => {
-      const started = await start(t)
-      const { a, b } = started
-      const [here, there] = side === 'left' ? [started.left, started.right] : [started.right, started.left]
-      const failed = rejection(pump(a, b))
-      here.end('request')
-      await text(there)
-      const reset = errorCode(there)
-      here.resetAndDestroy()
-      await once(here, 'close')
-      there.write('answer')
+    it(`rejects if the ${side} stream is reset after its end, because the answer is lost`, async (t) => {
+      const { a, b, near, broken, far, failed } = await startPump(t)
+      const { advance } = stopTime(t)
+      near.end('request')
+      await text(far)
+      const code = errorCode(far)
+      const closed = closing(broken)
+      near.resetAndDestroy()
+      await once(near, 'close')
+      // A socket that was read to its end reports a reset at the next write.
+      far.write('answer')
+      await closed
+      await advance(LINGER_MS + 100)
       await failed
       assert.ok(a.closed && b.closed)
-      // Who has read the end learns of the reset when it says more.
-      there.write('more')
-      assert.match(String(await reset), /^(?:ECONNRESET|EPIPE)$/)
+      far.write('more')
+      assert.match(String(await code), /^(?:ECONNRESET|EPIPE)$/)
     })
   }
 
-  it('in the turn in which its end is passed on: neither is left open, and no more is read', async (t) => {
+  it('closes both streams if one breaks in the turn in which its end is passed on', async (t) => {
     const { a, b, left, right } = await start(t)
+    const { advance } = stopTime(t)
     const failed = rejection(pump(a, b))
     const broken = new Error('broken')
-    // After the pump has ended b, and before the kernel has heard of it.
+    // The pump has ended b, but the kernel has not sent the end yet.
     a.on('end', () => a.destroy(broken))
     b.on('error', () => undefined)
     const bClosed = once(b, 'close', { signal: AbortSignal.timeout(WAIT_MS) })
+    const aClosed = closing(a)
     left.end('request')
+    await aClosed
+    await advance(LINGER_MS + 100)
     assert.equal(await failed, broken)
     await bClosed
     assert.equal(await text(right), 'request')
-    const gone = errorCode(right)
+    const code = errorCode(right)
     const more = (): void => {
       while (!right.destroyed && right.write(Buffer.alloc(65_536)));
     }
     right.on('drain', more)
     more()
-    assert.match(String(await gone), /^(?:ECONNRESET|EPIPE)$/)
+    assert.match(String(await code), /^(?:ECONNRESET|EPIPE)$/)
   })
 
-  it('the first error is the one that is told', async () => {
+  it('rejects with the first error', async () => {
     const [, a] = duplexPair()
     const [, b] = duplexPair()
     const failed = rejection(pump(a, b))
@@ -379,7 +376,7 @@ describe('pump: one that breaks', () => {
     assert.equal(await failed, first)
   })
 
-  it('an error that comes after the end has nobody to tell, and harms nobody', async (t) => {
+  it('ignores errors after the end', async (t) => {
     const { left, a, b, right } = await start(t)
     const pumping = pump(a, b)
     left.end()
@@ -391,31 +388,31 @@ describe('pump: one that breaks', () => {
   })
 })
 
-describe('pump: one that was closed before', () => {
-  for (const which of ['a', 'b'] as const) {
-    it(`${which}: it is an error at once, and the other is cut`, async (t) => {
+describe('pump: a stream that is already closed', () => {
+  for (const name of ['a', 'b'] as const) {
+    it(`rejects, and cuts the other stream, if ${name} is closed`, async (t) => {
       const started = await start(t)
       const { a, b } = started
-      const outer = which === 'a' ? started.right : started.left
+      const outer = name === 'a' ? started.right : started.left
       const end = ending(outer)
-      started[which].destroy()
+      started[name].destroy()
       assert.equal((await rejection(pump(a, b))).message, 'the connection was closed')
       assert.ok(a.destroyed && b.destroyed)
       assert.equal(await end, 'ECONNRESET')
     })
 
-    it(`${which}: with an error, which is told`, async (t) => {
+    it(`rejects with the error of ${name}, and sets no timer`, async (t) => {
       const started = await start(t)
       const broken = new Error('broken')
-      started[which].on('error', () => undefined)
-      started[which].destroy(broken)
+      started[name].on('error', () => undefined)
+      started[name].destroy(broken)
       const before = timers()
       assert.equal(await rejection(pump(started.a, started.b, { idleTimeoutMs: 60_000 })), broken)
       assert.equal(timers(), before)
     })
   }
 
-  it('both: the first is told', async () => {
+  it('rejects with the error of a if both failed', async () => {
     const [, a] = duplexPair()
     const [, b] = duplexPair()
     const errors = [new Error('a'), new Error('b')]
@@ -424,15 +421,15 @@ describe('pump: one that was closed before', () => {
   })
 })
 
-describe('pump: the idle timeout', () => {
-  it('cuts both when nothing has moved for so long, and not before', async (t) => {
+describe('pump: idleTimeoutMs', () => {
+  it('cuts both streams after this time without traffic', async (t) => {
     const { left, a, b, right } = await start(t)
-    const { advance: pass } = stopTime(t)
+    const { advance } = stopTime(t)
     const failed = rejection(pump(a, b, { idleTimeoutMs: 1_000 }))
     const ends = [ending(left), ending(right)]
-    await pass(999)
+    await advance(999)
     assert.ok(!a.destroyed && !b.destroyed)
-    await pass(1)
+    await advance(1)
     const error = await failed
     assert.ok(error instanceof TimeoutError)
     assert.equal(error.timeoutMs, 1_000)
@@ -444,36 +441,36 @@ describe('pump: the idle timeout', () => {
     ['left', 'right'],
     ['right', 'left'],
   ] as const) {
-    it(`counts from the last byte, also of the direction from ${from} to ${to}`, async (t) => {
+    it(`is counted from the last byte from ${from} to ${to}`, async (t) => {
       const started = await start(t)
       const { a, b } = started
-      const { advance: pass } = stopTime(t)
+      const { advance } = stopTime(t)
       const failed = rejection(pump(a, b, { idleTimeoutMs: 1_000 }))
       for (let i = 0; i < 3; i += 1) {
-        await pass(600)
+        await advance(600)
         started[from].write('x')
         await once(started[to], 'data')
         assert.ok(!a.destroyed && !b.destroyed)
       }
-      await pass(999)
+      await advance(999)
       assert.ok(!a.destroyed && !b.destroyed)
-      await pass(1)
+      await advance(1)
       assert.ok((await failed) instanceof TimeoutError)
     })
   }
 
-  it('a reader that does not read is not helped by a writer that would write', async (t) => {
+  it('passes if the reader does not read, although the writer writes', async (t) => {
     const { left, a, b } = await start(t)
-    const { advance: pass } = stopTime(t)
+    const { advance } = stopTime(t)
     const failed = rejection(pump(a, b, { idleTimeoutMs: 1_000 }))
     left.write(Buffer.alloc(64 * 1024 * 1024))
-    await stands(a)
-    await pass(1_000)
+    await waitUntilStalled(a, b)
+    await advance(1_000)
     assert.ok((await failed) instanceof TimeoutError)
   })
 
-  it('a byte that leaves counts like one that comes', async (t) => {
-    const { advance: pass } = stopTime(t)
+  it('is restarted by a byte that is flushed', async (t) => {
+    const { advance } = stopTime(t)
     let release: (() => void) | undefined
     const slow = new Duplex({
       writableHighWaterMark: 1,
@@ -486,20 +483,20 @@ describe('pump: the idle timeout', () => {
     const failed = rejection(pump(a, slow, { idleTimeoutMs: 1_000 }))
     near.write('x')
     await settle()
-    await pass(900)
+    await advance(900)
     release!()
     await settle()
-    await pass(999)
+    await advance(999)
     assert.equal(slow.destroyed, false)
-    await pass(1)
+    await advance(1)
     assert.ok((await failed) instanceof TimeoutError)
   })
 
-  it('is never, unless something is said', async (t) => {
+  it('is infinite by default', async (t) => {
     const { left, a, b, right } = await start(t)
-    const { advance: pass } = stopTime(t)
+    const { advance } = stopTime(t)
     const pumping = pump(a, b)
-    await pass(24 * 3_600_000)
+    await advance(24 * 3_600_000)
     left.end()
     right.end('late')
     right.resume()
@@ -507,7 +504,7 @@ describe('pump: the idle timeout', () => {
     assert.deepEqual(await pumping, { sent: 0, received: 4 })
   })
 
-  it('leaves no timer behind, however it ends', async (t) => {
+  it('leaves no timer, after an end or an error', async (t) => {
     const before = timers()
     const { left, a, b, right } = await start(t)
     const pumping = pump(a, b, { idleTimeoutMs: 600_000 })
@@ -527,21 +524,21 @@ describe('pump: the idle timeout', () => {
 })
 
 describe('cut', () => {
-  it('resets a TCP socket, and destroys what knows no reset', async (t) => {
+  it('resets a TCP socket, and destroys other streams', async (t) => {
     const [near, far] = await pair(t)
     const end = ending(near)
     cut(far)
     assert.equal(await end, 'ECONNRESET')
-    const [nearby, inner] = await pair(t, { path: true })
-    const ended = ending(nearby)
-    cut(inner)
-    assert.equal(await ended, 'end')
+    const [unixNear, unixFar] = await pair(t, { path: true })
+    const unixEnd = ending(unixNear)
+    cut(unixFar)
+    assert.equal(await unixEnd, 'end')
     const [, stream] = duplexPair()
     cut(stream)
     assert.equal(stream.destroyed, true)
   })
 
-  it('closes one whose end is being sent in this very turn, where Node would leave it open and read on', async (t) => {
+  it('closes a socket whose end is being sent in this turn, which Node.js would leak', async (t) => {
     const [near, far] = await pair(t)
     const failures: Error[] = []
     far.on('error', (error) => failures.push(error))
@@ -554,9 +551,9 @@ describe('cut', () => {
     assert.equal(await end, 'end')
   })
 
-  it('resets one that has bytes to send before its end', async (t) => {
+  it('resets a socket that has bytes to send before its end', async (t) => {
     const [, far] = await pair(t)
-    // The other end cannot tell: libuv makes an end of a reset that comes together with bytes.
+    // Not observed at the other end: libuv reports a reset that arrives with bytes as an end.
     const reset = t.mock.method(far, 'resetAndDestroy')
     far.write(Buffer.alloc(32 << 20))
     far.end()
@@ -565,7 +562,7 @@ describe('cut', () => {
     await once(far, 'close', { signal: AbortSignal.timeout(WAIT_MS) })
   })
 
-  it('is nothing to one that is closed, or not connected yet', async (t) => {
+  it('accepts a socket that is closed or not connected yet', async (t) => {
     const [, far] = await pair(t)
     far.destroy()
     cut(far)
@@ -578,22 +575,22 @@ describe('cut', () => {
   })
 })
 
-/** Two streams, each of which reads what the other writes. */
+/** Two streams, each of which reads what the other one writes. */
 function duplexPair(): [Duplex, Duplex] {
-  const make = (other: () => Duplex): Duplex =>
+  const make = (peer: () => Duplex): Duplex =>
     new Duplex({
       allowHalfOpen: true,
       read: () => undefined,
       write: (chunk, _encoding, callback) => {
-        other().push(chunk)
+        peer().push(chunk)
         callback()
       },
       final: (callback) => {
-        other().push(null)
+        peer().push(null)
         callback()
       },
     })
-  const one: Duplex = make(() => two)
-  const two: Duplex = make(() => one)
-  return [one, two]
+  const first: Duplex = make(() => second)
+  const second: Duplex = make(() => first)
+  return [first, second]
 }

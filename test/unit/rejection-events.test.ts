@@ -17,7 +17,7 @@ function open() {
 }
 
 describe('RejectionEvents', () => {
-  it('emits ten events in a second, and one more that counts the rest', async () => {
+  it('emits at most ten events per second, and one more with the count of the remaining rejections', async () => {
     const { clock, events, report, counted } = open()
     report(1, 3_000)
     assert.deepEqual(
@@ -31,7 +31,7 @@ describe('RejectionEvents', () => {
     assert.equal(clock.pending, 0)
   })
 
-  it('emits what is left when it is flushed', () => {
+  it('emits the pending count when flushed', () => {
     const { clock, rejections, report, counted } = open()
     report(1, 15)
     rejections.flush()
@@ -39,7 +39,7 @@ describe('RejectionEvents', () => {
     assert.equal(clock.pending, 0)
   })
 
-  it('goes on when the clock is set back', async () => {
+  it('continues to count after the clock is set back', async () => {
     const { clock, report, counted } = open()
     report(1, 12)
     clock.set(clock.now() - 86_400_000)

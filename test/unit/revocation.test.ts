@@ -9,23 +9,24 @@ import type { MeshSocket } from '../../src/transport/mesh-socket.js'
 import { connectionFrom, generationOf, rootsOf } from '../fixtures/connections.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 
-/** Decides when a test says so. */
-class ByHand extends ServiceAuthorizer {
-  readonly asked: { readonly who: string; readonly answer: (authorized: boolean) => Promise<void> }[] = []
+/** An authorizer whose decisions are made by the test. */
+class ManualAuthorizer extends ServiceAuthorizer {
+  readonly requests: { readonly service: string; readonly answer: (authorized: boolean) => Promise<void> }[] =
+    []
 
   override decide(peer: Peer): Promise<Outcome> {
     return new Promise((resolve) => {
       const answer = async (authorized: boolean): Promise<void> => {
-        resolve({ authorized, reason: 'by hand', basis: 'authorizer' })
+        resolve({ authorized, reason: 'manual', basis: 'authorizer' })
         await settle()
       }
-      this.asked.push({ who: peer.service, answer })
+      this.requests.push({ service: peer.service, answer })
     })
   }
 }
 
 function start(endsWithCertificate = false) {
-  const authorization = new ByHand({} as never)
+  const authorization = new ManualAuthorizer({} as never)
   const clock = new FakeClock()
   const revoked: RevokedError[] = []
   const failures: Error[] = []
@@ -45,112 +46,92 @@ function start(endsWithCertificate = false) {
     const certificate = issued.get(service) ?? ca.issue({ service, ...options })
     issued.set(service, certificate)
     const socket = connectionFrom(certificate, generation)
-    // A listener's sockets have one from the start.
     socket.on('error', (error) => failures.push(error))
     admitted.add(socket)
     return socket
   }
-  return { admitted, asked: authorization.asked, ca, clock, open, revoked, failures }
+  return { admitted, requests: authorization.requests, ca, clock, open, revoked, failures }
 }
 
-describe('Admitted', () => {
-  it('decides once for each certificate, and ends those of the denied', async () => {
-    const { admitted, asked, open, revoked, failures } = start()
-    const [one, two, other] = [open(), open(), open('db')]
+describe('AdmittedConnections', () => {
+  it('decides once for each certificate, and closes the connections of denied peers', async () => {
+    const { admitted, requests, open, revoked, failures } = start()
+    const [web1, web2, db] = [open(), open(), open('db')]
     const count = admitted.reauthorize()
     assert.deepEqual(
-      asked.map(({ who }) => who),
+      requests.map(({ service }) => service),
       ['web', 'db'],
     )
-    await asked[0]!.answer(false)
-    assert.deepEqual([one.destroyed, two.destroyed, other.destroyed], [true, true, false])
-    await asked[1]!.answer(true)
+    await requests[0]!.answer(false)
+    assert.deepEqual([web1.destroyed, web2.destroyed, db.destroyed], [true, true, false])
+    await requests[1]!.answer(true)
     assert.equal(await count, 2)
-    // Who reads from a socket hears why it ended.
+    // The sockets emit the errors that are reported.
     assert.deepEqual(failures, revoked)
-    assert.equal(other.destroyed, false)
+    assert.equal(db.destroyed, false)
     assert.deepEqual(
       revoked.map(({ peer, reason }) => [peer.service, reason]),
       [
-        ['web', 'by hand'],
-        ['web', 'by hand'],
+        ['web', 'manual'],
+        ['web', 'manual'],
       ],
     )
   })
 
-  it('a decision that takes long holds up no other certificate', async () => {
-    const { admitted, asked, open } = start()
+  it('does not delay other certificates while a decision is pending', async () => {
+    const { admitted, requests, open } = start()
     open()
-    const other = open('db')
+    const db = open('db')
     void admitted.reauthorize()
-    await asked[1]!.answer(false)
-    assert.equal(other.destroyed, true)
+    await requests[1]!.answer(false)
+    assert.equal(db.destroyed, true)
   })
 
-  it('a change during a decision is heeded by another after it, and by one alone', async () => {
-    const { admitted, asked, open } = start()
+  it('makes one more decision after changes during a pending decision', async () => {
+    const { admitted, requests, open } = start()
     const socket = open()
     void admitted.reauthorize()
     const counts = [admitted.reauthorize(), admitted.reauthorize()]
     await settle()
-    assert.equal(asked.length, 1)
-    await asked[0]!.answer(true)
-    assert.equal(asked.length, 2)
-    await asked[1]!.answer(false)
+    assert.equal(requests.length, 1)
+    await requests[0]!.answer(true)
+    assert.equal(requests.length, 2)
+    await requests[1]!.answer(false)
     assert.deepEqual(await Promise.all(counts), [1, 1])
     assert.equal(socket.destroyed, true)
     await settle()
-    assert.equal(asked.length, 2)
+    assert.equal(requests.length, 2)
   })
 
-  it('does not report a connection that has ended by itself', async () => {
-    const { admitted, asked, open, revoked } = start()
+  it('does not report a connection that ended before the decision', async () => {
+    const { admitted, requests, open, revoked } = start()
     const [socket] = [open(), open()]
     const count = admitted.reauthorize()
     socket.destroy()
     await settle()
-    await asked[0]!.answer(false)
+    await requests[0]!.answer(false)
     assert.equal(await count, 1)
     assert.equal(revoked.length, 1)
     assert.equal(await admitted.reauthorize(), 0)
-    assert.equal(asked.length, 1)
+    assert.equal(requests.length, 1)
   })
 
-  it('ends connections when their certificate expires, and keeps no timer after the last of them', async () => {
+  it('closes connections when their certificate expires, and cancels the timer after the last connection', async () => {
     const { clock, open, revoked } = start(true)
     const notAfter = new Date(clock.now() + 5_000)
-    const [one, two] = [open('web', { notAfter }), open('web')]
-    const gone = open('db', { notAfter })
-    gone.destroy()
+    const sockets = [open('web', { notAfter }), open('web')]
+    open('db', { notAfter }).destroy()
     await settle()
     assert.equal(clock.pending, 1)
     await clock.advance(4_999)
-    assert.equal(one.destroyed, false)
+    assert.equal(sockets[0]!.destroyed, false)
     await clock.advance(1)
-    assert.deepEqual([one.destroyed, two.destroyed], [true, true])
+    assert.ok(sockets.every(({ destroyed }) => destroyed))
     assert.deepEqual(new Set(revoked.map(({ basis }) => basis)), new Set(['expired']))
     assert.equal(clock.pending, 0)
   })
 
-  it('ends the connections of a withdrawn root, and no others', async () => {
-    const { admitted, ca, open, revoked } = start()
-    const next = TestCa.create({ trustDomain: ca.trustDomain, clock: () => Date.UTC(2030, 0, 1) })
-    const [direct, crossSigned] = [open('web'), open('db')]
-    assert.equal(admitted.withdraw(rootsOf(next, ca)), 0)
-    assert.equal(admitted.withdraw(rootsOf(ca)), 0)
-    assert.equal(admitted.withdraw(rootsOf(next)), 2)
-    assert.deepEqual([direct.destroyed, crossSigned.destroyed], [true, true])
-    assert.deepEqual(
-      revoked.map(({ basis, side }) => [basis, side]),
-      [
-        ['roots', 'inbound'],
-        ['roots', 'inbound'],
-      ],
-    )
-    await settle()
-  })
-
-  it('arms no timer where a connection may outlive its certificate', () => {
+  it('sets no timer if connections may outlive their certificate', () => {
     const { clock, open } = start()
     open()
     assert.equal(clock.pending, 0)

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import type { CaRoots } from '../../src/agent/endpoints/roots.js'
-import { AgentError, IdentityError } from '../../src/base/errors.js'
+import { IdentityError } from '../../src/base/errors.js'
 import { type Roots, RootsStore, checkRoots } from '../../src/identity/roots.js'
 import { TestCa } from '../../src/testing/index.js'
 import { CONSUL_ROOTS } from '../fixtures/consul-answers.js'
+import { AWAY } from '../fixtures/errors.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 
@@ -12,7 +13,7 @@ const TD = '11111111-2222-3333-4444-555555555555.consul'
 const PATH = '/v1/agent/connect/ca/roots'
 const [first, second] = [TestCa.create({ trustDomain: TD }), TestCa.create({ trustDomain: TD })]
 
-function given(pems: readonly string[], trustDomain = TD): CaRoots {
+function rootsAnswer(pems: readonly string[], trustDomain = TD): CaRoots {
   const roots = pems.map((certificatePem, i) => ({
     id: `root-${i}`,
     name: '',
@@ -23,10 +24,10 @@ function given(pems: readonly string[], trustDomain = TD): CaRoots {
 }
 
 describe('checkRoots', () => {
-  it("takes Consul's own", () => {
+  it('accepts the roots of a real Consul agent', () => {
     const [root] = CONSUL_ROOTS.Roots
     const { trustDomain, certificates, pems, activeRootId } = checkRoots(
-      given([root!.RootCert], CONSUL_ROOTS.TrustDomain),
+      rootsAnswer([root!.RootCert], CONSUL_ROOTS.TrustDomain),
     )
     assert.equal(trustDomain, CONSUL_ROOTS.TrustDomain)
     assert.equal(certificates[0]?.serialNumber, '07')
@@ -34,38 +35,47 @@ describe('checkRoots', () => {
     assert.equal(activeRootId, 'root-0')
   })
 
-  it('takes both roots of a rotation, in order', () => {
+  it('accepts both roots of a rotation, in order', () => {
     const pems = [second.rootPem, first.rootPem]
-    assert.deepEqual(checkRoots(given(pems)).pems, pems)
+    assert.deepEqual(checkRoots(rootsAnswer(pems)).pems, pems)
   })
 
-  it('takes every certificate of a bundle as a trust anchor, each once', () => {
+  it('makes each certificate of a bundle a trust anchor, once', () => {
     const external = TestCa.create({ trustDomain: TD })
     const mesh = external.intermediate()
-    const bundle = `# the mesh's CA\n${mesh.certificatePem}\n# and the one above\n${external.rootPem}`
-    const { pems, certificates } = checkRoots(given([bundle, second.rootPem + external.rootPem]))
+    const bundle = `# the CA of the mesh\n${mesh.certificatePem}\n# its issuer\n${external.rootPem}`
+    const { pems, certificates } = checkRoots(rootsAnswer([bundle, second.rootPem + external.rootPem]))
     assert.deepEqual(pems, [mesh.certificatePem, external.rootPem, second.rootPem])
     assert.equal(certificates.length, 3)
   })
 
   const leaf = first.issue().certificatePem
   const cases: [rule: string, roots: CaRoots, message: RegExp][] = [
-    ['an empty list: TLS would trust the system', given([]), /returned no CA roots/],
-    ['no PEM', given(['none']), /root-0 is not a PEM certificate/],
-    ['garbage in PEM', given([first.rootPem.replace(/\n.{64}\n/, '\n')]), /root-0 cannot be parsed/],
-    ['a leaf', given([leaf]), /root-0 is not a CA/],
-    ['a leaf in a bundle', given([first.rootPem + leaf]), /root-0 is not a CA/],
-    ['a bundle over 1 MiB', given([first.rootPem + ' '.repeat(1024 * 1024)]), /root-0 cannot be parsed/],
-    ['one bad root among good ones', given([first.rootPem, leaf]), /root-1 is not a CA/],
-    ['a CA flag without the right to sign', given([first.issue({ isCa: true }).certificatePem]), /not a CA/],
-    ['an empty trust domain', given([first.rootPem], ''), /invalid trust domain: ""/],
+    // TLS would trust the public CAs.
+    ['an empty list', rootsAnswer([]), /returned no CA roots/],
+    ['a text without PEM', rootsAnswer(['none']), /root-0 is not a PEM certificate/],
+    ['garbage in PEM', rootsAnswer([first.rootPem.replace(/\n.{64}\n/, '\n')]), /root-0 cannot be parsed/],
+    ['a leaf', rootsAnswer([leaf]), /root-0 is not a CA/],
+    ['a leaf in a bundle', rootsAnswer([first.rootPem + leaf]), /root-0 is not a CA/],
+    [
+      'a bundle over 1 MiB',
+      rootsAnswer([first.rootPem + ' '.repeat(1024 * 1024)]),
+      /root-0 cannot be parsed/,
+    ],
+    ['one bad root among good ones', rootsAnswer([first.rootPem, leaf]), /root-1 is not a CA/],
+    [
+      'a CA flag without the right to sign',
+      rootsAnswer([first.issue({ isCa: true }).certificatePem]),
+      /not a CA/,
+    ],
+    ['an empty trust domain', rootsAnswer([first.rootPem], ''), /invalid trust domain: ""/],
     [
       'an upper-case trust domain',
-      given([first.rootPem], 'Mesh.consul'),
+      rootsAnswer([first.rootPem], 'Mesh.consul'),
       /invalid trust domain: "Mesh.consul"/,
     ],
-    ['a trust domain with a path', given([first.rootPem], `${TD}/ns`), /trust domain/],
-    ['a trust domain of 256 bytes', given([first.rootPem], 'a'.repeat(256)), /trust domain/],
+    ['a trust domain with a path', rootsAnswer([first.rootPem], `${TD}/ns`), /trust domain/],
+    ['a trust domain of 256 bytes', rootsAnswer([first.rootPem], 'a'.repeat(256)), /trust domain/],
   ]
   for (const [rule, roots, message] of cases) {
     it(`refuses ${rule}`, () => {
@@ -81,6 +91,9 @@ describe('RootsStore', () => {
     Roots: pems.map((RootCert, i) => ({ ID: `root-${i}`, Name: '', RootCert, Active: i === active })),
   })
 
+  const answer1 = answer([first.rootPem])
+  const answer2 = answer([first.rootPem, second.rootPem])
+
   async function open() {
     const [agent, clock] = [new FakeAgent(), new FakeClock()]
     const store = new RootsStore(agent, { clock, random: () => 0 })
@@ -94,7 +107,7 @@ describe('RootsStore', () => {
       changes,
       failures,
       count: () => agent.count(PATH),
-      answer: async (body: unknown, index: number) => {
+      respond: async (body: unknown, index: number) => {
         agent.last(PATH).answer({ body, index })
         await clock.advance(0)
       },
@@ -106,84 +119,69 @@ describe('RootsStore', () => {
     }
   }
 
-  it('has none before the first answer, then the first, then the next', async () => {
-    const { store, answer, changes, request } = await open()
+  it('has no roots before the first answer, and then those of the last answer', async () => {
+    const { store, respond, changes, request } = await open()
     const pems = (): readonly string[] | undefined => store.current?.pems
     assert.equal(pems(), undefined)
     assert.equal(request().query?.['index'], undefined)
-    await answer(answer1, 5)
+    await respond(answer1, 5)
     assert.deepEqual(pems(), [first.rootPem])
     assert.equal(request().query?.['index'], 5)
-    await answer(answer2, 6)
+    await respond(answer2, 6)
     assert.deepEqual(pems(), [first.rootPem, second.rootPem])
     assert.equal(changes.length, 2)
     assert.equal(changes[1], store.current)
-    store.close()
-  })
-  const answer1 = answer([first.rootPem])
-  const answer2 = answer([first.rootPem, second.rootPem])
-
-  it('roots that only have other names are no change', async () => {
-    const { store, answer, changes } = await open()
-    await answer(answer1, 5)
-    await answer({ ...(answer1 as object), ActiveRootID: 'renamed' }, 6)
-    assert.equal(changes.length, 1)
-    store.close()
   })
 
-  it('tells which root is active, also when nothing else has changed', async () => {
-    const { store, answer: give } = await open()
-    await give(answer2, 5)
-    await give(answer([first.rootPem, second.rootPem], 1), 6)
+  it('updates the active root without an event when nothing else changes', async () => {
+    const { store, respond, changes } = await open()
+    await respond(answer2, 5)
+    await respond(answer([first.rootPem, second.rootPem], 1), 6)
     assert.equal(store.current?.activeRootId, 'root-1')
-    store.close()
+    assert.equal(changes.length, 1)
   })
 
-  it('another trust domain is a change', async () => {
-    const { store, answer: give, changes } = await open()
-    await give(answer1, 5)
-    await give(answer([first.rootPem], 0, 'other.consul'), 6)
+  it('emits a change of the trust domain', async () => {
+    const { store, respond, changes } = await open()
+    await respond(answer1, 5)
+    await respond(answer([first.rootPem], 0, 'other.consul'), 6)
     assert.equal(changes.length, 2)
     assert.equal(store.current?.trustDomain, 'other.consul')
-    store.close()
   })
 
-  it('bad roots are told and tried again; the last good ones stay', async () => {
-    const { store, answer: give, failures, changes, clock, count } = await open()
-    await give(answer1, 5)
-    await give(answer([]), 6)
+  it('reports invalid roots, retries, and keeps the last valid roots', async () => {
+    const { store, respond, failures, changes, clock, count } = await open()
+    await respond(answer1, 5)
+    await respond(answer([]), 6)
     assert.deepEqual(store.current?.pems, [first.rootPem])
     assert.ok(failures[0] instanceof IdentityError && failures[0].code === 'ERR_CONNECT_ROOTS')
     assert.equal(store.lastError, failures[0])
     const before = count()
     await clock.advance(1000)
     assert.equal(count(), before + 1)
-    await give(answer2, 7)
+    await respond(answer2, 7)
     assert.equal(changes.length, 2)
     assert.equal(store.lastError, undefined)
-    store.close()
   })
 
-  it('the agent is asked again after a failure, and all is well when it has the same', async () => {
-    const { store, answer: give, fail, failures, clock } = await open()
-    await give(answer1, 5)
-    const away = new AgentError('ERR_CONNECT_AGENT_UNREACHABLE', 'away', { address: 'a', request: 'GET /' })
-    await fail(away)
-    assert.deepEqual(failures, [away])
-    assert.equal(store.lastError, away)
+  it('retries after a failure, and clears the error when the roots are unchanged', async () => {
+    const { store, respond, fail, failures, clock } = await open()
+    await respond(answer1, 5)
+    await fail(AWAY)
+    assert.deepEqual(failures, [AWAY])
+    assert.equal(store.lastError, AWAY)
     await clock.advance(1000)
-    await give(answer1, 5)
+    await respond(answer1, 5)
     assert.equal(store.lastError, undefined)
-    store.close()
   })
 
-  it('closed, it asks no more and tells nothing', async () => {
-    const { store, answer: give, changes, clock, count, request } = await open()
-    await give(answer1, 5)
+  it('sends no requests and emits no events after close()', async () => {
+    const { store, respond, changes, clock, count, request } = await open()
+    await respond(answer1, 5)
     store.close()
     assert.equal(request().signal?.aborted, true)
     const before = count()
-    await give(answer2, 6)
+    await respond(answer2, 6)
     await clock.advance(600_000)
     assert.equal(count(), before)
     assert.equal(changes.length, 1)

@@ -7,7 +7,7 @@ import { SpiffeId, type SpiffeIdParts, isTrustDomain } from '../../src/identity/
 const TD = '11111111-2222-3333-4444-555555555555.consul'
 const WEB = { trustDomain: TD, partition: 'default', namespace: 'default', datacenter: 'dc1', service: 'web' }
 
-/** The code that a URI is rejected with, or `accepted`. */
+/** The error code of a rejected URI, or `accepted`. */
 function verdict(uri: string): ErrorCode | 'accepted' {
   try {
     SpiffeId.parse(uri)
@@ -18,20 +18,20 @@ function verdict(uri: string): ErrorCode | 'accepted' {
   }
 }
 
-/** Calls `check` with each code point, and fails with the first few that it finds wrong. */
+/** Requires that `check` is true for each code point. Reports the first ten for which it is not. */
 function forEveryCodePoint(check: (codePoint: number) => boolean): void {
   const { stackTraceLimit } = Error
-  // A million errors need no traces.
+  // Stack traces of a million errors are slow.
   Error.stackTraceLimit = 0
-  const wrong: string[] = []
-  for (let codePoint = 0; codePoint <= 0x10ffff && wrong.length < 10; codePoint += 1) {
-    if (!check(codePoint)) wrong.push(`U+${codePoint.toString(16).padStart(4, '0')}`)
+  const invalid: string[] = []
+  for (let codePoint = 0; codePoint <= 0x10ffff && invalid.length < 10; codePoint += 1) {
+    if (!check(codePoint)) invalid.push(`U+${codePoint.toString(16).padStart(4, '0')}`)
   }
   Error.stackTraceLimit = stackTraceLimit
-  assert.deepEqual(wrong, [])
+  assert.deepEqual(invalid, [])
 }
 
-/** Percent-encoded as UTF-8 would be, for surrogates too, which UTF-8 forbids. */
+/** Percent-encodes the UTF-8 bytes of a code point, also of a surrogate, which UTF-8 forbids. */
 function percentEncode(codePoint: number): string {
   const continuation = (shift: number): number => 0x80 | ((codePoint >> shift) & 0x3f)
   const bytes =
@@ -47,7 +47,7 @@ function percentEncode(codePoint: number): string {
 
 const service = (segment: string): string => `spiffe://${TD}/ns/default/dc/dc1/svc/${segment}`
 
-describe('SpiffeId.parse: every form of Connect', () => {
+describe('SpiffeId.parse: the forms of Connect', () => {
   const forms: [uri: string, parts: SpiffeIdParts][] = [
     [`spiffe://${TD}/ns/default/dc/dc1/svc/web`, { kind: 'service', ...WEB }],
     [`spiffe://${TD}/ns/n/dc/dc2/svc/web`, { kind: 'service', ...WEB, namespace: 'n', datacenter: 'dc2' }],
@@ -73,7 +73,7 @@ describe('SpiffeId.parse: every form of Connect', () => {
       { kind: 'mesh-gateway', trustDomain: TD, partition: 'p', datacenter: 'dc1' },
     ],
     [`spiffe://${TD}`, { kind: 'signing', trustDomain: TD }],
-    // Names that look like the words of a path.
+    // Names that are equal to the keywords of the path.
     [service('svc'), { kind: 'service', ...WEB, service: 'svc' }],
     [
       `spiffe://${TD}/ap/ap/ns/ns/dc/dc/svc/svc`,
@@ -88,7 +88,7 @@ describe('SpiffeId.parse: every form of Connect', () => {
     ],
   ]
   for (const [uri, parts] of forms) {
-    it(`${uri} is ${parts.kind}, and is written back as it came`, () => {
+    it(`parses ${uri} as ${parts.kind}, and formats it identically`, () => {
       const id = SpiffeId.parse(uri)
       assert.deepEqual({ ...id.parts }, parts)
       assert.equal(id.toString(), uri)
@@ -97,24 +97,24 @@ describe('SpiffeId.parse: every form of Connect', () => {
   }
 })
 
-describe('SpiffeId.parse: what a segment decodes to', () => {
+describe('SpiffeId.parse: decoding of segments', () => {
   const cases: [rule: string, segment: string, name: string | undefined][] = [
     ['a space', 'my%20service', 'my service'],
     ['UTF-8', '%C3%BC', 'ü'],
     ['lower-case hexadecimal', '%c3%bc', 'ü'],
     ['mixed case of hexadecimal', '%c3%BC', 'ü'],
     ['four bytes', '%F0%9F%92%BE', '💾'],
-    ['an encoded slash stays inside its segment', 'a%2Fb', 'a/b'],
+    ['an encoded slash', 'a%2Fb', 'a/b'],
     ['an encoded slash in lower case', 'a%2fb', 'a/b'],
-    ['a path in a name stays a name', '..%2F..%2Fsvc%2Fdb', '../../svc/db'],
+    ['an encoded path', '..%2F..%2Fsvc%2Fdb', '../../svc/db'],
     ['an encoded query mark', 'a%3Fb', 'a?b'],
     ['an encoded hash', 'a%23b', 'a#b'],
-    ['decoded once, not twice', '%252F', '%2F'],
-    ['decoded once, not thrice', '%25252F', '%252F'],
+    ['a segment that is encoded twice', '%252F', '%2F'],
+    ['a segment that is encoded three times', '%25252F', '%252F'],
     ['an encoded percent sign at the end', 'a%25', 'a%'],
     ['a needless encoding', '%77eb', 'web'],
-    ['a plus is a plus', 'a+b', 'a+b'],
-    ['three dots are a name', '...', '...'],
+    ['a plus', 'a+b', 'a+b'],
+    ['three dots', '...', '...'],
     ['a leading dot', '.a', '.a'],
     ['U+FFFD itself', '%EF%BF%BD', '\ufffd'],
 
@@ -123,9 +123,9 @@ describe('SpiffeId.parse: what a segment decodes to', () => {
     ['one dot, encoded', '%2e', undefined],
     ['two dots, encoded', '%2E%2E', undefined],
     ['two dots, half encoded', '.%2e', undefined],
-    ['nothing', '', undefined],
+    ['an empty segment', '', undefined],
     ['a lone percent sign', '%', undefined],
-    ['one digit', '%2', undefined],
+    ['one hexadecimal digit', '%2', undefined],
     ['no hexadecimal digit', '%zz', undefined],
     ['a percent sign at the end', 'a%', undefined],
     ['a lone continuation byte', '%80', undefined],
@@ -149,7 +149,7 @@ describe('SpiffeId.parse: what a segment decodes to', () => {
     ['partition', (segment) => `spiffe://${TD}/ap/${segment}/ns/default/dc/dc1/svc/web`],
   ]
   for (const [part, uri] of places) {
-    it(`as ${part}`, () => {
+    it(`decodes a ${part}, or refuses it`, () => {
       for (const [rule, segment, name] of cases) {
         if (name === undefined) assert.equal(verdict(uri(segment)), 'ERR_CONNECT_SPIFFE_PATH', rule)
         else
@@ -162,7 +162,7 @@ describe('SpiffeId.parse: what a segment decodes to', () => {
     })
   }
 
-  it('an agent id is decoded like any other segment', () => {
+  it('decodes an agent ID', () => {
     const { parts } = SpiffeId.parse(`spiffe://${TD}/agent/client/dc/dc1/id/a%2Fb`)
     assert.equal(parts.kind === 'agent' && parts.agentId, 'a/b')
     assert.equal(verdict(`spiffe://${TD}/agent/client/dc/dc1/id/%2e%2e`), 'ERR_CONNECT_SPIFFE_PATH')
@@ -265,12 +265,12 @@ describe('SpiffeId.parse: rejections', () => {
     ],
   ]
   for (const [code, uris] of cases) {
-    it(code, () => {
+    it(`rejects URIs with ${code}`, () => {
       for (const uri of uris) assert.equal(verdict(uri), code, JSON.stringify(uri))
     })
   }
 
-  // Leaving it out is its only spelling.
+  // URIs of the default partition have no partition. A second spelling would be another URI for the same identity.
   const defaults: [spelling: string, uri: string][] = [
     ['a service', `spiffe://${TD}/ap/default/ns/default/dc/dc1/svc/web`],
     ['an agent', `spiffe://${TD}/ap/default/agent/client/dc/dc1/id/a`],
@@ -278,12 +278,12 @@ describe('SpiffeId.parse: rejections', () => {
     ['a service, percent-encoded', `spiffe://${TD}/ap/%64efault/ns/default/dc/dc1/svc/web`],
   ]
   for (const [spelling, uri] of defaults) {
-    it(`the default partition is never named: ${spelling}`, () => {
+    it(`rejects the default partition in the URI of ${spelling}`, () => {
       assert.equal(verdict(uri), PATH)
     })
   }
 
-  it('the error shows what was expected and at most 256 characters of what came', () => {
+  it('reports the expected form and at most 256 characters of the input', () => {
     const uri = `http://${'x'.repeat(1000)}`
     assert.throws(
       () => SpiffeId.parse(uri),
@@ -300,7 +300,7 @@ describe('SpiffeId.parse: rejections', () => {
 })
 
 describe('SpiffeId.parse: limits', () => {
-  it('a trust domain has 1 to 255 bytes', () => {
+  it('accepts trust domains of 1 to 255 bytes', () => {
     const path = '/ns/default/dc/dc1/svc/web'
     assert.equal(verdict(`spiffe://a${path}`), 'accepted')
     assert.equal(verdict(`spiffe://${'a'.repeat(255)}${path}`), 'accepted')
@@ -308,13 +308,13 @@ describe('SpiffeId.parse: limits', () => {
     assert.equal(verdict(`spiffe://${'a'.repeat(256)}`), 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN')
   })
 
-  it('a URI has at most 2048 bytes', () => {
+  it('accepts URIs of at most 2048 bytes', () => {
     const room = 2048 - service('').length
     assert.equal(verdict(service('a'.repeat(room))), 'accepted')
     assert.equal(verdict(service('a'.repeat(room + 1))), 'ERR_CONNECT_SPIFFE_LENGTH')
   })
 
-  it('bytes are counted, not characters', () => {
+  it('counts bytes, not characters', () => {
     const room = 2048 - service('').length
     assert.equal(verdict(service('ü'.repeat(room / 2 + 1))), 'ERR_CONNECT_SPIFFE_LENGTH')
     assert.equal(verdict(service('💾'.repeat(room / 4 + 1))), 'ERR_CONNECT_SPIFFE_LENGTH')
@@ -322,7 +322,7 @@ describe('SpiffeId.parse: limits', () => {
 })
 
 describe('SpiffeId.parse: all code points', () => {
-  it('a trust domain takes [a-z0-9._-] and nothing else', () => {
+  it('accepts only [a-z0-9._-] in a trust domain', () => {
     const allowed = new Set('abcdefghijklmnopqrstuvwxyz0123456789._-')
     forEveryCodePoint((codePoint) => {
       const char = String.fromCodePoint(codePoint)
@@ -331,7 +331,7 @@ describe('SpiffeId.parse: all code points', () => {
     })
   })
 
-  it('a segment takes the unencoded characters of RFC 3986 and nothing else', () => {
+  it('accepts only the unencoded characters of RFC 3986 in a segment', () => {
     const allowed = new Set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:@")
     forEveryCodePoint((codePoint) => {
       const char = String.fromCodePoint(codePoint)
@@ -344,7 +344,7 @@ describe('SpiffeId.parse: all code points', () => {
     })
   })
 
-  it('a segment takes every encoded code point but controls, surrogates and a dot alone, and gives it back', () => {
+  it('decodes every encoded code point except control characters, surrogates, and a single dot', () => {
     forEveryCodePoint((codePoint) => {
       const uri = service(percentEncode(codePoint))
       const isControl = codePoint < 0x20 || (codePoint >= 0x7f && codePoint <= 0x9f)
@@ -357,18 +357,18 @@ describe('SpiffeId.parse: all code points', () => {
 })
 
 describe('SpiffeId.service', () => {
-  it('namespace and partition are default, and the default partition is not written', () => {
+  it('uses the default namespace and partition, and omits the default partition', () => {
     const id = SpiffeId.service({ trustDomain: TD, datacenter: 'dc1', service: 'web' })
     assert.equal(id.toString(), service('web'))
     assert.deepEqual({ ...id.parts }, { kind: 'service', ...WEB })
-    const elsewhere = SpiffeId.service({ ...WEB, partition: 'p', namespace: 'n' })
-    assert.equal(elsewhere.toString(), `spiffe://${TD}/ap/p/ns/n/dc/dc1/svc/web`)
+    const scoped = SpiffeId.service({ ...WEB, partition: 'p', namespace: 'n' })
+    assert.equal(scoped.toString(), `spiffe://${TD}/ap/p/ns/n/dc/dc1/svc/web`)
   })
 
-  it('two spellings of one identity are equal, two identities are not', () => {
+  it('compares identities, not spellings', () => {
     assert.ok(SpiffeId.parse(service('%77eb')).equals(SpiffeId.parse(service('web'))))
-    for (const other of [service('Web'), `spiffe://${TD}/ap/p/ns/default/dc/dc1/svc/web`, `spiffe://${TD}`]) {
-      assert.ok(!SpiffeId.parse(service('web')).equals(SpiffeId.parse(other)), other)
+    for (const uri of [service('Web'), `spiffe://${TD}/ap/p/ns/default/dc/dc1/svc/web`, `spiffe://${TD}`]) {
+      assert.ok(!SpiffeId.parse(service('web')).equals(SpiffeId.parse(uri)), uri)
     }
   })
 
@@ -376,7 +376,7 @@ describe('SpiffeId.service', () => {
     ['an empty trust domain', { trustDomain: '' }, 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN'],
     ['an upper-case trust domain', { trustDomain: 'Mesh.consul' }, 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN'],
     ['a trust domain with a port', { trustDomain: 'mesh.consul:1' }, 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN'],
-    // It would become a path: another partition's identity.
+    // Formatted, it would be the identity of another partition.
     ['a trust domain with a path', { trustDomain: `${TD}/ap/other` }, 'ERR_CONNECT_SPIFFE_TRUST_DOMAIN'],
     ['an empty service', { service: '' }, 'ERR_CONNECT_SPIFFE_PATH'],
     ['an empty namespace', { namespace: '' }, 'ERR_CONNECT_SPIFFE_PATH'],
@@ -386,7 +386,7 @@ describe('SpiffeId.service', () => {
     ['two dots', { namespace: '..' }, 'ERR_CONNECT_SPIFFE_PATH'],
     ['a control character', { service: 'a\0b' }, 'ERR_CONNECT_SPIFFE_PATH'],
     ['a name too long for a URI', { service: 'a'.repeat(2048) }, 'ERR_CONNECT_SPIFFE_LENGTH'],
-    // U+FFFD in its place would be somebody else's name.
+    // Replaced by U+FFFD, it would be another name.
     ['a lone surrogate', { service: 'a\ud800' }, 'ERR_CONNECT_SPIFFE_PATH'],
   ]
   for (const [rule, part, code] of bad) {
@@ -402,7 +402,7 @@ describe('SpiffeId: properties', () => {
     .string({ unit: 'binary', minLength: 1, maxLength: 40 })
     .filter((text) => text !== '.' && text !== '..' && !/\p{Cc}/u.test(text))
 
-  it('whatever the names, format and parse give them back', () => {
+  it('parses any formatted names to the same names', () => {
     const id = fc.record({
       trustDomain: fc.stringMatching(/^[a-z0-9._-]{1,64}$/),
       partition: name,
@@ -420,7 +420,7 @@ describe('SpiffeId: properties', () => {
     )
   })
 
-  it('what is accepted is written in a form that is accepted and equal, whatever the text', () => {
+  it('formats any accepted text to an accepted, equal ID', () => {
     const piece = fc.oneof(
       fc.constantFrom(
         'spiffe://',
@@ -463,7 +463,7 @@ describe('SpiffeId: properties', () => {
     )
   })
 
-  it('rejects what is not a string by an error of its own', () => {
+  it('rejects a value that is not a string with ERR_CONNECT_OPTION', () => {
     for (const value of [null, undefined, 5, {}]) {
       assert.throws(() => SpiffeId.parse(value as string), { code: 'ERR_CONNECT_OPTION' })
     }

@@ -756,7 +756,7 @@ describe('supervisor: a managed proxy', () => {
     assert.deepEqual(adminArgs(managedOf({ command: ['/x'], config })), [])
     assert.deepEqual(proxyConfigOf(managedOf({ command: ['/x'], config })), config)
     assert.throws(() => managedOf({ config: { admin_addr: '127.0.0.1' } }), {
-      message: /config: admin_addr: expected \[HOST\]:PORT/,
+      message: /config: admin_addr: expected \[HOST:\]PORT/,
     })
     const services = ['a', 'b'].map((name) => ({ name, port: 80, connect: { proxy: { config } } }))
     assert.throws(() => configOf({ services }), {
@@ -964,10 +964,10 @@ describe('supervisor: warnings', () => {
       'service web: connect.proxy: unknown key colour has no effect; known keys: exec_mode, command, config, upstreams',
     ],
 
-    [web({ config: { colour: 'red' } }), 'service web: connect.proxy: colour: no such key; it has no effect'],
+    [web({ config: { colour: 'red' } }), 'service web: connect.proxy: colour: unknown key, which has no effect'],
     [
       web({ upstreams: [{ destination_name: 'db', local_bind_port: 1, colour: 'red' }] }),
-      'service web: connect.proxy: upstreams[0].colour: no such key; it has no effect',
+      'service web: connect.proxy: upstreams[0].colour: unknown key, which has no effect',
     ],
     [
       { connect: { proxy_defaults: { script_command: ['/x'] } } },
@@ -1078,7 +1078,7 @@ describe('supervisor: errors of a configuration', () => {
     [{ config: { upstreams: ['db'] } }, 'upstreams[0]: expected an object, got "db"'],
     [
       { upstreams: [{ destination_name: 'db' }] },
-      'upstreams[0].local_bind_port: expected a port from 1 to 65535, got the number 0, or none',
+      'upstreams[0].local_bind_port: expected a port from 1 to 65535, got none',
     ],
     [
       {
@@ -1087,7 +1087,7 @@ describe('supervisor: errors of a configuration', () => {
           { destination_name: 'b', local_bind_port: 1 },
         ],
       },
-      'upstreams[1].local_bind_port: expected an address of its own, got that of upstreams[0], 127.0.0.1:1',
+      'upstreams[1].local_bind_port: expected a unique address, got 127.0.0.1:1, which upstreams[0] uses',
     ],
   ]
   const IS_PROXY =

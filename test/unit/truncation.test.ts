@@ -12,7 +12,7 @@ import {
   connect as tlsConnect,
   createServer as createTlsServer,
 } from 'node:tls'
-import { adoptReads, isEndOfTcp } from '../../src/base/node-internals.js'
+import { adoptReads } from '../../src/base/node-internals.js'
 import { readInto } from '../../src/sockets/buffered-reads.js'
 import { closeWhenDestroyed } from '../../src/sockets/destruction.js'
 import { endAfterHandshake, refuseTruncation } from '../../src/sockets/truncation.js'
@@ -23,15 +23,15 @@ const { pem: cert, key } = leaf(root())
 const CREDENTIALS = { cert, key: key.export({ type: 'pkcs8', format: 'pem' }) }
 const VERSIONS: readonly SecureVersion[] = ['TLSv1.2', 'TLSv1.3']
 const SIDES = ['client', 'server'] as const
-/** More than the buffers of the reader hold. */
+/** More than fits into the buffers of the reader. */
 const LARGE_BYTES = 2 << 20
 
 type Side = (typeof SIDES)[number]
 
-/** What carries the records of a TLS engine. It never ends the TCP connection by itself. */
+/** The transport of a TLS engine. It does not end the TCP connection when the engine ends. */
 class Wire extends Duplex {
   readonly #raw: Socket
-  /** Records that are held back, to be sent in one write. */
+  /** Records that are held, to be sent in one write. */
   #held: Buffer[] | undefined
 
   constructor(raw: Socket) {
@@ -42,7 +42,7 @@ class Wire extends Duplex {
     raw.on('error', () => undefined)
   }
 
-  /** Holds back everything from now on, until `release`. */
+  /** Holds all records until `release`. */
   hold(): void {
     this.#held = []
   }
@@ -54,7 +54,7 @@ class Wire extends Duplex {
   }
 
   override _read(): void {
-    // The raw socket flows.
+    // The raw socket pushes its data.
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, callback: () => void): void {
@@ -69,9 +69,9 @@ class Wire extends Duplex {
 interface Peer {
   /** Sends application data. */
   write(data: Buffer): Promise<void>
-  /** Sends a close_notify, and leaves the TCP connection open. */
+  /** Sends a close_notify, without a FIN. */
   closeNotify(): Promise<void>
-  /** Ends the TCP connection, and sends these bytes before that. */
+  /** Sends these bytes and a FIN. */
   fin(bytes?: Buffer): void
   reset(): void
   readonly wire: Wire
@@ -89,7 +89,7 @@ async function listen(server: Server): Promise<number> {
   return (server.address() as AddressInfo).port
 }
 
-/** A connection whose end at `side` is under test. */
+/** Opens a connection. `side` is the role of the socket under test. */
 async function open(
   t: TestContext,
   side: Side,
@@ -186,15 +186,15 @@ function outcome(socket: TLSSocket, bytes: () => number): Promise<Outcome> {
   })
 }
 
-const ONE_BUFFER = 'one buffer for all reads'
+const ONE_BUFFER = 'a single buffer for all reads'
 
 const READERS: Record<string, Reader> = {
-  'a listener of data': (socket) => {
+  'a data listener': (socket) => {
     let bytes = 0
     socket.on('data', (chunk: Buffer) => (bytes += chunk.length))
     return outcome(socket, () => bytes)
   },
-  'an iterator that is slow': async (socket) => {
+  'a slow iterator': async (socket) => {
     let bytes = 0
     try {
       for await (const chunk of socket) {
@@ -219,104 +219,74 @@ const READERS: Record<string, Reader> = {
   },
 }
 
-/** A connection whose end is never reported fails its test, and does not hang it. */
+/** Bounds the wait, so that a missing end fails the test instead of hanging it. */
 function inTime(outcome: Promise<Outcome>): Promise<Outcome> {
-  return Promise.race([outcome, sleep(WAIT_MS, { bytes: NaN, by: 'nothing' }, { ref: false })])
+  return Promise.race([outcome, sleep(WAIT_MS, { bytes: NaN, by: 'timeout' }, { ref: false })])
 }
 
-interface Ending {
-  readonly name: string
-  /** Ends the connection, after `data`. */
-  readonly end: (pair: Pair, data: Buffer) => Promise<void>
-  readonly by: 'end' | 'ECONNRESET'
-}
+type Step =
+  | 'data'
+  | 'close_notify'
+  | 'FIN'
+  | 'half a record and FIN'
+  | 'a pause'
+  /** The following bytes and the FIN are sent in one write. */
+  | 'in one write:'
+  | 'a reset after the end:'
 
-const ENDINGS: readonly Ending[] = [
-  {
-    name: 'close_notify, and FIN a moment later',
-    end: async ({ peer }, data) => {
-      await peer.write(data)
-      await peer.closeNotify()
-      await sleep(20)
-      peer.fin()
-    },
-    by: 'end',
-  },
-  {
-    name: 'data, close_notify, and FIN in one write',
-    end: async ({ peer }, data) => {
+/** What a peer sends, and what the reader must report. */
+const ENDINGS: readonly (readonly [by: 'end' | 'ECONNRESET', ...steps: Step[]])[] = [
+  ['end', 'data', 'close_notify', 'a pause', 'FIN'],
+  ['end', 'in one write:', 'data', 'close_notify', 'FIN'],
+  ['end', 'data', 'close_notify'],
+  ['end', 'a reset after the end:', 'data', 'close_notify'],
+  ['ECONNRESET', 'data', 'a pause', 'FIN'],
+  ['ECONNRESET', 'in one write:', 'data', 'FIN'],
+  ['ECONNRESET', 'data', 'half a record and FIN'],
+]
+
+async function perform(step: Step, { socket, peer }: Pair, data: Buffer): Promise<void> {
+  switch (step) {
+    case 'data':
+      return peer.write(data)
+    case 'close_notify':
+      return peer.closeNotify()
+    case 'a pause':
+      return sleep(20)
+    case 'in one write:':
       peer.wire.hold()
-      await peer.write(data)
-      await peer.closeNotify()
+      return
+    case 'FIN':
       peer.fin(peer.wire.release())
-    },
-    by: 'end',
-  },
-  {
-    name: 'close_notify, and no FIN',
-    end: async ({ peer }, data) => {
-      await peer.write(data)
-      await peer.closeNotify()
-    },
-    by: 'end',
-  },
-  {
-    name: 'close_notify, and a reset once the end is reported',
-    end: async ({ socket, peer }, data) => {
-      socket.once('end', () => {
-        peer.reset()
-      })
-      await peer.write(data)
-      await peer.closeNotify()
-    },
-    by: 'end',
-  },
-  {
-    name: 'FIN without close_notify, a moment after the data',
-    end: async ({ peer }, data) => {
-      await peer.write(data)
-      await sleep(20)
-      peer.fin()
-    },
-    by: 'ECONNRESET',
-  },
-  {
-    name: 'data and FIN in one write, without close_notify',
-    end: async ({ peer }, data) => {
-      peer.wire.hold()
-      await peer.write(data)
-      peer.fin(peer.wire.release())
-    },
-    by: 'ECONNRESET',
-  },
-  {
-    name: 'FIN in the middle of a record',
-    end: async ({ peer }, data) => {
-      await peer.write(data)
+      return
+    case 'half a record and FIN':
       peer.wire.hold()
       await peer.write(Buffer.alloc(1_000))
       peer.fin(peer.wire.release().subarray(0, 500))
-    },
-    by: 'ECONNRESET',
-  },
-]
+      return
+    case 'a reset after the end:':
+      socket.once('end', () => {
+        peer.reset()
+      })
+  }
+}
 
 for (const version of VERSIONS) {
   for (const side of SIDES) {
-    describe(`refuseTruncation: a ${side} with ${version}`, () => {
+    describe(`refuseTruncation at a ${side} with ${version}`, () => {
       for (const [reader, read] of Object.entries(READERS)) {
         for (const size of [0, 5, LARGE_BYTES]) {
-          for (const { name, end, by } of ENDINGS) {
-            it(`${name}, ${size} bytes, ${reader}: ${by}`, async (t) => {
+          for (const [by, ...steps] of ENDINGS) {
+            it(`reports ${by} to ${reader} after ${steps.join(', ')}, with ${size} bytes`, async (t) => {
               const pair = await open(t, side, version, refuseTruncation)
               const reading = read(pair.socket)
-              await end(pair, Buffer.alloc(size))
+              for (const step of steps) await perform(step, pair, Buffer.alloc(size))
               assert.deepEqual(await inTime(reading), { bytes: size, by })
             })
           }
         }
 
-        it(`reset, ${reader}: ECONNRESET`, async (t) => {
+        it(`reports a reset to ${reader}`, async (t) => {
           const pair = await open(t, side, version, refuseTruncation)
           const reading = read(pair.socket)
           await pair.peer.write(Buffer.alloc(5))
@@ -327,10 +297,10 @@ for (const version of VERSIONS) {
       }
 
       for (const [reader, read] of Object.entries(READERS)) {
-        // The last reader gets what was buffered before from its caller.
+        // This reader does not read bytes that are already buffered.
         if (reader === ONE_BUFFER) continue
         for (const size of [5, LARGE_BYTES]) {
-          it(`reports ${size} bytes and then a truncation to ${reader} that comes later`, async (t) => {
+          it(`reports ${size} bytes and then a truncation to ${reader} that starts later`, async (t) => {
             const { socket, peer } = await open(t, side, version, refuseTruncation)
             void peer.write(Buffer.alloc(size)).then(() => {
               peer.fin()
@@ -342,63 +312,33 @@ for (const version of VERSIONS) {
         }
       }
 
-      it('reports the bytes before a truncation to a pump that comes later', async (t) => {
+      it('reports the bytes before a truncation to a pump that starts later', async (t) => {
         const { socket, peer } = await open(t, side, version, refuseTruncation)
         await peer.write(Buffer.from('hello'))
         peer.fin()
         await sleep(50)
-        let heard = ''
-        const ended = outcome(socket, () => heard.length)
+        let received = ''
+        const ended = outcome(socket, () => received.length)
         readInto(socket, (bytes) => {
-          heard += bytes.toString()
+          received += bytes.toString()
           return true
         })
         socket.resume()
-        assert.deepEqual([await inTime(ended), heard], [{ bytes: 5, by: 'ECONNRESET' }, 'hello'])
+        assert.deepEqual([await inTime(ended), received], [{ bytes: 5, by: 'ECONNRESET' }, 'hello'])
       })
 
-      it('says that the answer may be cut short', async (t) => {
+      it('reports in the error that the data may be truncated', async (t) => {
         const { socket, peer } = await open(t, side, version, refuseTruncation)
         const failed = once(socket.resume(), 'error') as Promise<[Error]>
         peer.fin()
         assert.match((await failed)[0].message, /without a close_notify; the received data may be truncated/)
       })
     })
-
-    describe(`isEndOfTcp: a ${side} with ${version}`, () => {
-      const asked = async (t: TestContext, end: (peer: Peer) => unknown): Promise<boolean> => {
-        let answer: boolean | undefined
-        const { socket, peer } = await open(t, side, version, (secure) => {
-          secure.push = function push(this: TLSSocket, chunk: unknown): boolean {
-            if (chunk === null) answer ??= isEndOfTcp(this)
-            return TLSSocket.prototype.push.call(this, chunk)
-          }
-        })
-        const ended = once(socket.resume(), 'end')
-        await end(peer)
-        await ended
-        assert.notEqual(answer, undefined)
-        return answer!
-      }
-
-      it('is true after a bare FIN', async (t) => {
-        assert.equal(
-          await asked(t, (peer) => {
-            peer.fin()
-          }),
-          true,
-        )
-      })
-
-      it('is false after a close_notify', async (t) => {
-        assert.equal(await asked(t, (peer) => peer.closeNotify()), false)
-      })
-    })
   }
 
-  describe(`the end that a server sends, with ${version}`, () => {
-    /** What a client sees of a server that does this with a socket in the turn of its handshake. */
-    const seen = async (t: TestContext, end: (socket: TLSSocket) => void): Promise<Outcome> => {
+  describe(`The end of a server with ${version}`, () => {
+    /** What a client receives from a server that runs `end` in the turn of the handshake. */
+    const receive = async (t: TestContext, end: (socket: TLSSocket) => void): Promise<Outcome> => {
       const server = createTlsServer({ ...CREDENTIALS, minVersion: version, maxVersion: version }, end)
       const socket = tlsConnect({ port: await listen(server), host: '127.0.0.1', rejectUnauthorized: false })
       await once(socket, 'secureConnect')
@@ -407,24 +347,24 @@ for (const version of VERSIONS) {
         socket.destroy()
         server.close()
       })
-      return inTime(READERS['a listener of data']!(socket))
+      return inTime(READERS['a data listener']!(socket))
     }
 
-    it('endAfterHandshake: has a close_notify', async (t) => {
-      const ended = await seen(t, (socket) => {
+    it('has a close_notify with endAfterHandshake', async (t) => {
+      const ended = await receive(t, (socket) => {
         endAfterHandshake(socket)
         socket.end('bye')
       })
       assert.deepEqual(ended, { bytes: 3, by: 'end' })
     })
 
-    for (const [isDone, by] of [
+    for (const [isIdle, by] of [
       [true, 'end'],
       [false, 'ECONNRESET'],
     ] as const) {
-      it(`closeWhenDestroyed, isDone ${isDone}: ${by}`, async (t) => {
-        const ended = await seen(t, (socket) => {
-          closeWhenDestroyed(socket, () => isDone)
+      it(`is reported as ${by} with closeWhenDestroyed if the connection is ${isIdle ? 'idle' : 'busy'}`, async (t) => {
+        const ended = await receive(t, (socket) => {
+          closeWhenDestroyed(socket, () => isIdle)
           socket.write('bye')
           setTimeout(() => socket.destroy(), 20)
         })

@@ -106,7 +106,7 @@ describe('the message of a refused option', () => {
       () => register({ port: 1, check: { tcp: 'a:1', interval: 5 } }),
       'check.interval: expected one of tcp, intervalMs, timeoutMs, got an unknown option',
     ],
-    [() => toTarget(null), 'upstream: expected an object, got null'],
+    [() => toTarget(null), 'upstream: expected a service name or an object, got null'],
     [
       () => toTarget('https://api'),
       'upstream: expected a service name (for a URL, use fetch(), dispatcher(), or httpAgent()), got the string "https://api"',
@@ -132,7 +132,7 @@ describe('the message of a refused option', () => {
     [() => proxy({ bind_port: 'x' }), 'bind_port: expected a port from 0 to 65535, got the string "x"'],
     [
       () => proxy({ upstreams: [{ destination_name: 'a' }] }),
-      'upstreams[0].local_bind_port: expected a port from 1 to 65535, got undefined',
+      'upstreams[0].local_bind_port: expected a port from 1 to 65535, got none',
     ],
     [() => proxy({ upstreams: {} }), 'upstreams: expected a list, got an object'],
   ]

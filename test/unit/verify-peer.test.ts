@@ -25,15 +25,15 @@ describe('identify', () => {
     })
   })
 
-  it('judges the trust domain each time', () => {
+  it('checks the trust domain of a cached certificate against the current roots', () => {
     const { certificate } = ca.issue()
     identify(certificate, roots)
-    const others = rootsOf(TestCa.create({ trustDomain: 'other.consul' }))
-    assert.throws(() => identify(certificate, others), { code: 'ERR_CONNECT_PEER_TRUST_DOMAIN' })
+    const otherRoots = rootsOf(TestCa.create({ trustDomain: 'other.consul' }))
+    assert.throws(() => identify(certificate, otherRoots), { code: 'ERR_CONNECT_PEER_TRUST_DOMAIN' })
     assert.equal(identify(certificate, roots).peer.service, 'web')
   })
 
-  it('reads the issuers of a known certificate again when the roots have changed', () => {
+  it('reads the issuers of a cached certificate again after the roots change', () => {
     const { certificate } = ca.issue()
     const { raw, fingerprint256 } = certificate
     const issuer = (text: string) => ({ raw: Buffer.from(text), fingerprint256: text })
@@ -44,7 +44,7 @@ describe('identify', () => {
     assert.deepEqual(chainUnder(rootsOf(ca), issuer('new')), [raw, Buffer.from('new')])
   })
 
-  it('refuses a certificate each time', () => {
+  it('refuses an invalid certificate on every call', () => {
     const { certificate } = ca.issue({ isCa: true })
     for (let i = 0; i < 2; i += 1) {
       assert.throws(() => identify(certificate, roots).peer, { code: 'ERR_CONNECT_CERTIFICATE_CA' })
@@ -53,20 +53,20 @@ describe('identify', () => {
 })
 
 describe('peer', () => {
-  it('is what was attached, frozen, and undefined for anything else', () => {
-    const { peer: known } = identify(ca.issue().certificate, roots)
-    const socket = attachPeer(new Duplex(), known)
-    assert.equal(peer(socket), known)
-    assert.equal(socket.peer, known)
-    assert.ok(Object.isFrozen(known))
-    for (const stranger of [undefined, null, {}, new Duplex(), { peer: known }])
-      assert.equal(peer(stranger), undefined)
+  it('returns the attached peer, frozen, and undefined for a value without an attached peer', () => {
+    const { peer: attached } = identify(ca.issue().certificate, roots)
+    const socket = attachPeer(new Duplex(), attached)
+    assert.equal(peer(socket), attached)
+    assert.equal(socket.peer, attached)
+    assert.ok(Object.isFrozen(attached))
+    for (const value of [undefined, null, {}, new Duplex(), { peer: attached }])
+      assert.equal(peer(value), undefined)
   })
 
-  it('cannot be replaced afterwards', () => {
+  it('cannot be replaced after it is attached', () => {
     const socket = attachPeer(new Duplex(), identify(ca.issue().certificate, roots).peer)
-    const other = identify(ca.issue({ service: 'db' }).certificate, roots).peer
-    assert.throws(() => attachPeer(socket, other), TypeError)
+    const otherPeer = identify(ca.issue({ service: 'db' }).certificate, roots).peer
+    assert.throws(() => attachPeer(socket, otherPeer), TypeError)
     assert.equal(peer(socket)?.service, 'web')
   })
 })
