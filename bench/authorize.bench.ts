@@ -16,19 +16,19 @@ const ROUNDS = 9
 const DECISIONS = 1_000_000
 const CONNECTIONS = 500
 
-/** Decisions alone, in this process; then connections that a real agent's intentions let in. */
+/** Measures decisions in this process, and then connections that a real agent authorizes. */
 const benchmark: Benchmark = {
   question:
-    'how many decisions a second, what does a copy of the intentions weigh, and what is asked of the agent?',
+    'How many authorization decisions per second, how much memory per intention, and how many requests to the agent?',
   async run() {
     return { ...decisions(), ...(await withFixtures(connections)) }
   },
 }
 export default benchmark
 
-/** A third of the sources has an intention of its own, a third is met by a wildcard, and a third by none. */
+/** Together with `sources()`: a third of the sources matches an exact intention, a third a wildcard, and a third none. */
 function intentions(count: number): Intention[] {
-  const of = (name: string, destination: string, i: number): Intention => ({
+  const intention = (name: string, destination: string, i: number): Intention => ({
     source: {
       partition: 'default',
       namespace: 'default',
@@ -41,8 +41,10 @@ function intentions(count: number): Intention[] {
     action: i % 2 === 0 ? 'allow' : 'deny',
     hasPermissions: false,
   })
-  const exact = Array.from({ length: count - 1 }, (_, i) => of(`source-${i}`, i % 3 === 0 ? '*' : 'api', i))
-  const wildcard = of('*', 'api', 0)
+  const exact = Array.from({ length: count - 1 }, (_, i) =>
+    intention(`source-${i}`, i % 3 === 0 ? '*' : 'api', i),
+  )
+  const wildcard = intention('*', 'api', 0)
   return [...exact, { ...wildcard, source: { ...wildcard.source, namespace: 'met' } }]
 }
 
@@ -57,28 +59,29 @@ function decisions(): Record<string, Record<string, number>> {
   const rows: Record<string, Record<string, number>> = {}
   for (const size of SIZES) {
     const before = heapUsed()
-    // From JSON, as an answer of the agent is: its strings are its own.
-    const given = JSON.parse(JSON.stringify(intentions(size))) as Intention[]
-    const table = new IntentionTable(given)
+    // From JSON, like an answer of the agent, so that strings are not shared.
+    const parsed = JSON.parse(JSON.stringify(intentions(size))) as Intention[]
+    const table = new IntentionTable(parsed)
     const bytes = heapUsed() - before
-    const asked = sources(size)
+    const peers = sources(size)
     const rates: number[] = []
     for (let round = 0; round <= ROUNDS; round += 1) {
       let allowed = 0
       const begin = performance.now()
       for (let i = 0; i < DECISIONS; i += 1) {
-        const source = asked[i % asked.length]
+        const source = peers[i % peers.length]
         if (source !== undefined && table.decide(source)?.authorized === true) allowed += 1
       }
       const seconds = (performance.now() - begin) / 1000
       if (allowed === 0) throw new Error('no source was allowed')
       if (round > 0) rates.push(DECISIONS / seconds)
     }
-    if (given.length !== size) throw new Error('the copy is gone')
+    // Keeps the list alive until here, as part of the measured heap.
+    if (parsed.length !== size) throw new Error(`expected ${size} intentions`)
     rows[`${size} intentions`] = {
       'decisions/s': round(median(rates), 0),
-      // Of few, what else happens on the heap weighs more.
-      ...(size >= 1_000 && { 'bytes an intention, with its answer': round(bytes / size, 0) }),
+      // With few intentions, other changes of the heap prevail.
+      ...(size >= 1_000 && { 'bytes/intention': round(bytes / size, 0) }),
     }
   }
   return rows
@@ -96,16 +99,16 @@ async function connections(scope: TestContext): Promise<Record<string, Record<st
     await once((await web.dial(upstream)).resume(), 'close')
   }
   const rows: Record<string, Record<string, number>> = {}
-  for (const [name, known, prepare] of [
-    ['the default decides', 0, () => undefined],
-    ['an intention decides', 1, () => intend(consul, 'allow', 'web', 'api')],
+  for (const [basis, count, prepare] of [
+    ['default', 0, () => undefined],
+    ['intention', 1, () => intend(consul, 'allow', 'web', 'api')],
   ] as const) {
     await prepare()
     await dial()
-    await until('the intention is known', () => api.stats().intentions === known)
+    await until('the service has the intention', () => api.stats().intentions === count)
     const before = recording.requests.length
     for (let i = 0; i < CONNECTIONS; i += 1) await dial()
-    rows[`${CONNECTIONS} connections, ${name}`] = {
+    rows[`${CONNECTIONS} connections, allowed by ${basis}`] = {
       'requests to the agent': recording.requests.length - before,
     }
   }

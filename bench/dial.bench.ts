@@ -14,18 +14,16 @@ import { type Benchmark, type Sample, median, round, sample } from './measure.js
 
 const ROUNDS = 9
 const DIALS = 400
-/** The time of one dial is taken by dialling one at a time, the rate by many at a time. */
-const ALONE = 1
-const TOGETHER = 8
+/** Latency is measured with one dial at a time, throughput with several. */
+const CONCURRENCY = 8
+const BASELINE = 'node:tls'
 
 /**
- * One application that echoes a byte, reached in several ways, on a real agent. All is in this process but the agent
- * and the built-in proxy, which stands on the dialling side only. The application takes everybody, so that what is
- * compared is the dialling side.
+ * Dials a service that echoes one byte. Everything runs in this process except the real agent and Consul's proxy. The
+ * service accepts every peer, and Consul's proxy is on the client side only: the benchmark compares clients.
  */
 const benchmark: Benchmark = {
-  question:
-    'what does a dial cost, up to one byte echoed, over bare node:tls and through the built-in proxy?',
+  question: "How long does a dial with one echoed byte take, compared with node:tls and with Consul's proxy?",
   run: () => withFixtures(compare),
 }
 export default benchmark
@@ -38,7 +36,7 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
   const listener = await api.listen({ port: 0, host: '127.0.0.1' }, echo)
   const { port } = listener.address() as AddressInfo
   await api.register({ port, address: '127.0.0.1' })
-  await until('api is known', async () => (await instances(consul, 'api')) === 1)
+  await until('api is in the catalog', async () => (await instances(consul, 'api')) === 1)
   const generation = await bareGeneration(agent)
   const bare = createTlsServer(
     { ...tlsMaterial(generation), requestCert: true, rejectUnauthorized: true, noDelay: true },
@@ -47,7 +45,7 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
   scope.after(() => bare.close())
   bare.listen(0, '127.0.0.1')
   await once(bare, 'listening')
-  const bareAt = {
+  const bareOptions = {
     host: '127.0.0.1',
     port: (bare.address() as AddressInfo).port,
     secureContext: secureContext(generation),
@@ -55,29 +53,29 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
   }
   const proxy = await proxyOutbound(scope, consul, 'web', 'api')
 
-  const ways: Record<string, () => Promise<Duplex>> = {
-    'bare node:tls': async () => {
-      const socket = tlsConnect(bareAt)
+  const clients: Record<string, () => Promise<Duplex>> = {
+    [BASELINE]: async () => {
+      const socket = tlsConnect(bareOptions)
       socket.setNoDelay(true)
       await once(socket, 'secureConnect')
       return socket
     },
     "dial('api')": () => web.dial('api'),
     'dial({ address })': () => web.dial({ address: `127.0.0.1:${port}`, service: 'api' }),
-    'the built-in proxy': async () => {
+    'consul connect proxy': async () => {
       const socket = tcpConnect({ host: '127.0.0.1', port: proxy.port, noDelay: true })
       await once(socket, 'connect')
       return socket
     },
   }
-  const rounds = new Map<string, Round[]>(Object.keys(ways).map((name) => [name, []]))
-  // In turn, so that the machine's moods meet all of them; the first round is for warming up.
+  const rounds = new Map<string, Round[]>(Object.keys(clients).map((name) => [name, []]))
+  // Interleaved, so that changes of the machine affect all clients. The first round is a warm-up.
   for (let i = 0; i <= ROUNDS; i += 1) {
-    for (const [name, dial] of Object.entries(ways)) {
-      const work = async (): Promise<void> => echoed(await dial())
+    for (const [name, dial] of Object.entries(clients)) {
+      const work = async (): Promise<void> => exchange(await dial())
       const round = {
-        alone: await sample(DIALS / 2, ALONE, work),
-        together: await sample(DIALS, TOGETHER, work),
+        sequential: await sample(DIALS / 2, 1, work),
+        concurrent: await sample(DIALS, CONCURRENCY, work),
       }
       if (i > 0) rounds.get(name)?.push(round)
     }
@@ -86,8 +84,8 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
 }
 
 interface Round {
-  readonly alone: Sample
-  readonly together: Sample
+  readonly sequential: Sample
+  readonly concurrent: Sample
 }
 
 function echo(socket: Duplex): void {
@@ -95,26 +93,33 @@ function echo(socket: Duplex): void {
   socket.once('data', (byte: Buffer) => socket.end(byte))
 }
 
-async function echoed(socket: Duplex): Promise<void> {
+async function exchange(socket: Duplex): Promise<void> {
   socket.write('x')
   const [byte] = (await once(socket, 'data')) as [Buffer]
-  if (byte.toString() !== 'x') throw new Error(`the echo of x was ${byte.toString()}`)
+  if (byte.toString() !== 'x') throw new Error(`expected x, got ${byte.toString()}`)
   socket.end()
   if (!socket.closed) await once(socket, 'close')
 }
 
 function table(rounds: ReadonlyMap<string, readonly Round[]>): Record<string, Record<string, number>> {
-  const base = rounds.get('bare node:tls') ?? []
+  const baseline = rounds.get(BASELINE) ?? []
   return Object.fromEntries(
-    [...rounds].map(([name, own]) => [
+    [...rounds].map(([name, samples]) => [
       name,
       {
-        'p50 ms': round(median(own.map(({ alone }) => alone.p50)), 2),
-        'p99 ms': round(median(own.map(({ alone }) => alone.p99)), 2),
-        'dials/s, 8 at a time': round(median(own.map(({ together }) => together.perSecond)), 0),
-        'processor ms here': round(median(own.map(({ together }) => together.cpuMs)), 2),
-        'rate over bare, median of pairs': round(
-          median(own.map(({ together }, i) => together.perSecond / (base[i]?.together.perSecond ?? NaN))),
+        'p50 ms': round(median(samples.map(({ sequential }) => sequential.p50)), 2),
+        'p99 ms': round(median(samples.map(({ sequential }) => sequential.p99)), 2),
+        [`dials/s, ${CONCURRENCY} at a time`]: round(
+          median(samples.map(({ concurrent }) => concurrent.perSecond)),
+          0,
+        ),
+        'CPU ms/dial, this process': round(median(samples.map(({ concurrent }) => concurrent.cpuMs)), 2),
+        [`dials/s relative to ${BASELINE}`]: round(
+          median(
+            samples.map(
+              ({ concurrent }, i) => concurrent.perSecond / (baseline[i]?.concurrent.perSecond ?? NaN),
+            ),
+          ),
           3,
         ),
       },

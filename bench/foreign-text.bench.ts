@@ -21,9 +21,9 @@ const TABLES: Readonly<Record<string, readonly ForeignTextParser[]>> = {
 }
 const TRIES = 5
 
-/** Every parser runs in one turn of the event loop, so its processor time is how long it blocks the loop. */
+/** Every parser is synchronous, so its processor time is the time for which it blocks the event loop. */
 const benchmark: Benchmark = {
-  question: 'how long does 64 KiB of hostile text block the event loop, in ms?',
+  question: 'How long does 64 KiB of hostile text block the event loop?',
   run: () => Promise.resolve(Object.fromEntries(Object.entries(TABLES).map(measureTable))),
 }
 export default benchmark
@@ -35,10 +35,10 @@ function measureTable([name, parsers]: [string, readonly ForeignTextParser[]]): 
   const longest = parsers.map((parser) =>
     Math.max(...shapesOf(parser).map(({ text }) => shortest(parser, text))),
   )
-  return [name, { parsers: parsers.length, 'longest block': round(Math.max(...longest), 1) }]
+  return [name, { parsers: parsers.length, 'longest block, ms': round(Math.max(...longest), 1) }]
 }
 
-/** The shortest of several runs: the others hold what the machine does besides. */
+/** The shortest of several runs: longer ones include other work of the machine. */
 function shortest(parser: ForeignTextParser, text: (size: number) => string): number {
   const input = text(LONGEST_TEXT)
   return Math.min(...Array.from({ length: TRIES }, () => processorTime(parser, input)))

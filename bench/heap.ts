@@ -4,7 +4,7 @@ import { runInNewContext } from 'node:vm'
 setFlagsFromString('--expose-gc')
 const collect = runInNewContext('gc') as () => void
 
-/** What is in use on the heap when all that can be collected is, in bytes. */
+/** The size of the heap after a garbage collection, in bytes. */
 export function heapUsed(): number {
   collect()
   return process.memoryUsage().heapUsed

@@ -5,13 +5,14 @@ import { type Benchmark, median, round } from './measure.js'
 const ROUNDS = 15
 const MIB = 1024 * 1024
 
-/** What the package costs before it does anything, as it is published. */
+/** Measures the import of the package as it is published. */
 const benchmark: Benchmark = {
-  question: 'what does it cost to import the package, and how much comes with it?',
+  question:
+    'How long does the import of the package take, and how much memory and how many packages does it add?',
   run: () =>
     Promise.resolve({
-      'nothing (node itself)': imported(undefined),
-      'undici alone': imported('undici'),
+      'Node.js alone': imported(undefined),
+      undici: imported('undici'),
       'consul-connect': { ...imported('consul-connect'), packages: packages() },
     }),
 }
@@ -28,11 +29,11 @@ function imported(name: string | undefined): Record<string, number> {
     const args = ['--expose-gc', '--input-type=module', '-e', program]
     return JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8' })) as Measured
   })
-  const of = (figure: keyof Measured): number => median(rounds.map((each) => each[figure]))
+  const medianOf = (figure: keyof Measured): number => median(rounds.map((measured) => measured[figure]))
   return {
-    'import, ms': round(of('ms'), 1),
-    'heap, MiB': round(of('heap') / MIB, 1),
-    'resident, MiB': round(of('rss') / MIB, 1),
+    'import, ms': round(medianOf('ms'), 1),
+    'heap, MiB': round(medianOf('heap') / MIB, 1),
+    'resident, MiB': round(medianOf('rss') / MIB, 1),
   }
 }
 
@@ -42,7 +43,7 @@ interface Measured {
   readonly rss: number
 }
 
-/** How many packages an installation brings, this one not counted. */
+/** The number of packages that an installation adds besides consul-connect. */
 function packages(): number {
   const lock = JSON.parse(readFileSync('package-lock.json', 'utf8')) as {
     packages: Record<string, { dependencies?: Record<string, string> }>

@@ -1,8 +1,9 @@
 import { Agent, get } from 'node:http'
 import { type Socket, connect } from 'node:net'
+import { atRate, percentiles } from './measure.js'
 import { run } from './process.js'
 
-/** What `wrk` and `iperf3` of Debian say. */
+/** Throughput and latency in milliseconds, as reported by `wrk`. */
 export interface Requests {
   readonly perSecond: number
   readonly count: number
@@ -10,7 +11,7 @@ export interface Requests {
   readonly p99: number
 }
 
-/** Bytes as fast as they go. */
+/** Transfers bytes at the maximum rate, by `iperf3`. */
 export async function iperf(
   port: number,
   { streams, reverse, seconds }: { streams: number; reverse: boolean; seconds: number },
@@ -29,7 +30,7 @@ export async function iperf(
   }
 }
 
-/** Requests as fast as they go, 16 at a time, on connections that are kept or on a new one for each. */
+/** Sends requests at the maximum rate, 16 at a time, by `wrk`: on persistent connections, or on a new one per request. */
 export async function wrk(
   port: number,
   { keepAlive, seconds }: { keepAlive: boolean; seconds: number },
@@ -42,7 +43,7 @@ export async function wrk(
   ])
   const field = (pattern: RegExp): string => {
     const found = pattern.exec(output)?.[1]
-    if (found === undefined) throw new Error(`wrk said something else:\n${output}`)
+    if (found === undefined) throw new Error(`unexpected output of wrk:\n${output}`)
     return found
   }
   return {
@@ -59,38 +60,18 @@ function milliseconds(text: string): number {
   return text.endsWith('ms') ? value : value * 1000
 }
 
-/** How long connections are made before anything is timed: a handshake is another question. */
+/** Requests during this time are not measured, since they include handshakes. */
 const WARM_UP_SECONDS = 1
 
-/** Requests at a fixed rate, each timed from when it was due: one that waits for another is late. */
+/** Sends requests at a fixed rate, up to 16 at a time. */
 export async function steady(
   port: number,
   { perSecond, seconds }: { perSecond: number; seconds: number },
 ): Promise<{ readonly p50: number; readonly p99: number }> {
   const agent = new Agent({ keepAlive: true, maxSockets: 16 })
-  const times: number[] = []
-  const pending: Promise<void>[] = []
-  const start = performance.now()
-  const count = perSecond * (WARM_UP_SECONDS + seconds)
-  const first = perSecond * WARM_UP_SECONDS
-  for (let i = 0; i < count;) {
-    const due = Math.min(count, Math.floor(((performance.now() - start) * perSecond) / 1000))
-    for (; i < due; i += 1) {
-      const at = start + (i * 1000) / perSecond
-      const isTimed = i >= first
-      pending.push(
-        request(port, agent).then(() => {
-          if (isTimed) times.push(performance.now() - at)
-        }),
-      )
-    }
-    await new Promise((resolve) => setTimeout(resolve, 1))
-  }
-  await Promise.all(pending)
+  const times = await atRate(perSecond, WARM_UP_SECONDS + seconds, () => request(port, agent))
   agent.destroy()
-  times.sort((a, b) => a - b)
-  const at = (share: number): number => times[Math.ceil(times.length * share) - 1] ?? NaN
-  return { p50: at(0.5), p99: at(0.99) }
+  return percentiles(times.slice(perSecond * WARM_UP_SECONDS))
 }
 
 function request(port: number, agent: Agent): Promise<void> {
@@ -101,7 +82,7 @@ function request(port: number, agent: Agent): Promise<void> {
   })
 }
 
-/** Connections on which nothing happens, each after an echoed byte; returns what ends them. */
+/** Opens connections, each with one echoed byte, and keeps them idle. Returns a function that closes them. */
 export async function idle(port: number, count: number): Promise<() => Promise<void>> {
   const sockets: Socket[] = []
   const open = async (): Promise<void> => {

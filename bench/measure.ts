@@ -1,21 +1,22 @@
-/** One question about speed, and how it is answered. */
+/** A benchmark. */
 export interface Benchmark {
+  /** What the benchmark measures, as a question. */
   readonly question: string
-  /** A row for each thing that is compared, by its name. */
+  /** Runs the benchmark. Returns a table: rows by name, with columns by name. */
   run(): Promise<Record<string, Record<string, number>>>
 }
 
 export interface Sample {
-  /** How many units of work a second. */
+  /** Completed calls per second. */
   readonly perSecond: number
-  /** Processor time of this process for one unit of work, user and system, in milliseconds. */
+  /** Processor time of this process per call, user and system, in milliseconds. */
   readonly cpuMs: number
-  /** How long one unit took, in milliseconds: the median, and what 99 of 100 stayed below. */
+  /** Median and 99th percentile of the duration of a call, in milliseconds. */
   readonly p50: number
   readonly p99: number
 }
 
-/** Runs `work` `count` times, `concurrency` at a time. */
+/** Calls `work` `count` times, `concurrency` at a time. */
 export async function sample(count: number, concurrency: number, work: () => Promise<void>): Promise<Sample> {
   let left = count
   const times: number[] = []
@@ -32,14 +33,44 @@ export async function sample(count: number, concurrency: number, work: () => Pro
   await Promise.all(Array.from({ length: concurrency }, worker))
   const seconds = (performance.now() - start) / 1000
   const { user, system } = process.cpuUsage(cpu)
-  times.sort((a, b) => a - b)
-  const at = (share: number): number => times[Math.ceil(times.length * share) - 1] ?? NaN
-  return {
-    perSecond: count / seconds,
-    cpuMs: (user + system) / 1000 / count,
-    p50: at(0.5),
-    p99: at(0.99),
+  return { perSecond: count / seconds, cpuMs: (user + system) / 1000 / count, ...percentiles(times) }
+}
+
+/** The median and the 99th percentile. */
+export function percentiles(times: readonly number[]): { readonly p50: number; readonly p99: number } {
+  const sorted = [...times].sort((a, b) => a - b)
+  const at = (share: number): number => sorted[Math.ceil(sorted.length * share) - 1] ?? NaN
+  return { p50: at(0.5), p99: at(0.99) }
+}
+
+/**
+ * Calls `work` at a fixed rate. Returns the duration of each call in milliseconds from when it was due, so that waiting
+ * for a connection counts.
+ */
+export async function atRate(
+  perSecond: number,
+  seconds: number,
+  work: () => Promise<void>,
+): Promise<number[]> {
+  const times: number[] = []
+  const pending: Promise<void>[] = []
+  const start = performance.now()
+  const count = perSecond * seconds
+  for (let i = 0; i < count;) {
+    const due = Math.min(count, Math.floor(((performance.now() - start) * perSecond) / 1_000))
+    for (; i < due; i += 1) {
+      const dueAt = start + (i * 1_000) / perSecond
+      const index = i
+      pending.push(
+        work().then(() => {
+          times[index] = performance.now() - dueAt
+        }),
+      )
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1))
   }
+  await Promise.all(pending)
+  return times
 }
 
 export function median(values: readonly number[]): number {

@@ -1,38 +1,35 @@
-// The client of the native benchmark, in a process of its own: `native-client.ts <kind> <agent's address> <port> <load>`.
-// It says `begin` when what is timed begins, and then what came of it.
+// The client of the native benchmark, a separate process: `native-client.ts <kind> <address of the agent> <port> <load>`.
+// Prints `begin` when the measurement begins, and then a report in JSON.
 import { type Dispatcher, Agent, request } from 'undici'
 import { service } from '../src/index.js'
 import { tlsMaterial } from '../src/transport/tls-context.js'
 import { bareGeneration } from './bare.js'
+import { atRate, percentiles } from './measure.js'
 import { BODY, type Kind, type Load, type Report } from './native-kinds.js'
 
 const [kind, address = '', port = '', load = ''] = process.argv.slice(2) as [Kind, ...string[]]
 const { concurrency, seconds, perSecond } = JSON.parse(load) as Load
 const agent = { address, env: {} }
 const WARM_UP_SECONDS = 2
-const PAUSE_MS = 1
 
 const { url, dispatcher, close } = await open()
-// Connections are made before anything is timed.
+// Opens the connections.
 await saturate(WARM_UP_SECONDS)
 console.log('begin')
 const cpu = process.cpuUsage()
 const begin = performance.now()
-const times = perSecond === undefined ? await saturate(seconds) : await steady(perSecond)
+const times = perSecond === undefined ? await saturate(seconds) : await atRate(perSecond, seconds, exchange)
 const { user, system } = process.cpuUsage(cpu)
-times.sort((a, b) => a - b)
-const at = (share: number): number => times[Math.ceil(times.length * share) - 1] ?? NaN
 const report: Report = {
   count: times.length,
   seconds: (performance.now() - begin) / 1_000,
-  p50: at(0.5),
-  p99: at(0.99),
+  ...percentiles(times),
   cpuMs: (user + system) / 1_000,
 }
 console.log(JSON.stringify(report))
 await close()
 
-/** The same client for all, whose connections are made in different ways. */
+/** Creates a client of undici whose connections are of this kind. */
 async function open(): Promise<{ url: string; dispatcher: Dispatcher; close: () => Promise<void> }> {
   const pool = { connections: concurrency }
   switch (kind) {
@@ -41,22 +38,22 @@ async function open(): Promise<{ url: string; dispatcher: Dispatcher; close: () 
       const mesh = web.dispatcher({ pool })
       return { url: 'https://native-api.service.consul/', dispatcher: mesh, close: () => web.close() }
     }
-    case 'bare https': {
+    case 'node:https': {
       const connect = { ...tlsMaterial(await bareGeneration(agent)), checkServerIdentity: () => undefined }
       const bare = new Agent({ ...pool, connect: { ...connect, maxCachedSessions: 0 } })
       return { url: `https://127.0.0.1:${port}/`, dispatcher: bare, close: () => bare.close() }
     }
-    case 'built-in pair': {
+    case 'Consul proxies': {
       const plain = new Agent(pool)
       return { url: `http://127.0.0.1:${port}/`, dispatcher: plain, close: () => plain.close() }
     }
   }
 }
 
-async function ask(): Promise<void> {
+async function exchange(): Promise<void> {
   const { body } = await request(url, { dispatcher })
   const text = await body.text()
-  if (text !== BODY) throw new Error(`the answer was ${text}`)
+  if (text !== BODY) throw new Error(`unexpected answer: ${text}`)
 }
 
 async function saturate(forSeconds: number): Promise<number[]> {
@@ -65,26 +62,10 @@ async function saturate(forSeconds: number): Promise<number[]> {
   await Promise.all(
     Array.from({ length: concurrency }, async () => {
       for (let start = performance.now(); start < end; start = performance.now()) {
-        await ask()
+        await exchange()
         taken.push(performance.now() - start)
       }
     }),
   )
-  return taken
-}
-
-async function steady(rate: number): Promise<number[]> {
-  const taken: number[] = []
-  const pending: Promise<void>[] = []
-  const start = performance.now()
-  for (let i = 0; i < rate * seconds;) {
-    const due = Math.min(rate * seconds, Math.floor(((performance.now() - start) * rate) / 1_000))
-    for (; i < due; i += 1) {
-      const dueAt = start + (i * 1_000) / rate
-      pending.push(ask().then(() => void taken.push(performance.now() - dueAt)))
-    }
-    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS))
-  }
-  await Promise.all(pending)
   return taken
 }

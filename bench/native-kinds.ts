@@ -1,5 +1,5 @@
-/** The ways to reach the same application. */
-export const KINDS = ['native', 'bare https', 'built-in pair'] as const
+/** The connections that are compared: this library, node:https with the same certificates, and Consul's proxies. */
+export const KINDS = ['native', 'node:https', 'Consul proxies'] as const
 export type Kind = (typeof KINDS)[number]
 
 export const BODY = 'hello from the service mesh\n'
@@ -13,7 +13,7 @@ export interface Load {
   readonly perSecond?: number
 }
 
-/** What it says afterwards. */
+/** The result of a client. */
 export interface Report {
   readonly count: number
   readonly seconds: number

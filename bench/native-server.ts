@@ -1,4 +1,4 @@
-// The application of the native benchmark, in a process of its own: `native-server.ts <kind> <agent's address>`.
+// The server of the native benchmark, a separate process: `native-server.ts <kind> <address of the agent>`.
 import { type RequestListener, createServer } from 'node:http'
 import { createServer as createHttpsServer } from 'node:https'
 import type { AddressInfo, Server } from 'node:net'
@@ -23,7 +23,7 @@ switch (kind) {
     ready(port)
     break
   }
-  case 'bare https': {
+  case 'node:https': {
     const material = tlsMaterial(await bareGeneration(agent))
     const server = createHttpsServer(
       { ...material, requestCert: true, rejectUnauthorized: true },
@@ -32,7 +32,7 @@ switch (kind) {
     listen(server)
     break
   }
-  case 'built-in pair':
+  case 'Consul proxies':
     listen(createServer(application))
     break
 }

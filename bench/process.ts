@@ -5,24 +5,25 @@ import type { TestContext } from 'node:test'
 
 const TICKS_PER_SECOND = 100
 const PAGE_BYTES = 4_096
+const READY_MS = 60_000
 
 export interface Program {
   readonly pid: number
-  /** What it has written. */
+  /** The end of its output. */
   output(): string
-  /** Processor time since its start, of all its threads, user and system, in seconds. */
+  /** Processor time since the start, including child processes, user and system, in seconds. */
   cpuSeconds(): number
-  /** Resident memory. */
+  /** Resident memory, including child processes. */
   rssBytes(): number
 }
 
-/** A program that runs until the end of the scope; ready when it has written `ready`. */
+/** Starts a program until the end of the scope. Waits until its output contains `ready`. */
 export async function startProgram(
   scope: TestContext,
   [command = '', ...args]: readonly string[],
   { ready, env = {} }: { readonly ready?: string; readonly env?: Record<string, string> },
 ): Promise<Program> {
-  // Ten thousand connections through a proxy are twenty thousand descriptors.
+  // 10,000 connections through a proxy are 20,000 descriptors.
   const child = spawn('bash', ['-c', 'ulimit -n $(ulimit -Hn); exec "$@"', 'bash', command, ...args], {
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -32,7 +33,7 @@ export async function startProgram(
   await new Promise<void>((resolve, reject) => {
     const timer = setTimeout(() => {
       reject(new Error(`${command} is not ready:\n${output}`))
-    }, 15_000)
+    }, READY_MS)
     const collect = (chunk: Buffer): void => {
       output = (output + chunk.toString()).slice(-16_000)
       if (ready === undefined || !output.includes(ready)) return
@@ -53,17 +54,17 @@ export async function startProgram(
   return {
     pid,
     output: () => output,
-    cpuSeconds: () => family().reduce((sum, one) => sum + cpuSeconds(one), 0),
-    rssBytes: () => family().reduce((sum, one) => sum + rssBytes(one), 0),
+    cpuSeconds: () => family().reduce((sum, each) => sum + cpuSeconds(each), 0),
+    rssBytes: () => family().reduce((sum, each) => sum + rssBytes(each), 0),
   }
 }
 
-/** How many descriptors a process may have here at most. */
+/** The maximum number of descriptors of a process on this machine. */
 export function descriptorLimit(): number {
   return Number(execFileSync('bash', ['-c', 'ulimit -Hn'], { encoding: 'utf8' }))
 }
 
-/** Runs a command to its end; returns what it has written. */
+/** Runs a command, and returns its output. */
 export async function run([command = '', ...args]: readonly string[]): Promise<string> {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   let output = ''
@@ -77,7 +78,7 @@ export async function run([command = '', ...args]: readonly string[]): Promise<s
 async function end(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return
   const exited = once(child, 'exit')
-  // In order, so that nginx takes its workers with it, which would hold our pipes open.
+  // SIGTERM first: nginx then ends its workers, which would otherwise keep the pipes open.
   child.kill('SIGTERM')
   const timer = setTimeout(() => child.kill('SIGKILL'), 5_000)
   await exited
@@ -89,7 +90,7 @@ function childrenOf(pid: number): number[] {
   return list === '' ? [] : list.split(' ').map(Number)
 }
 
-/** See proc(5): the fields after the name, which may have spaces in it. */
+/** See proc(5): the fields follow the name, which may contain spaces. */
 export function cpuSeconds(pid: number): number {
   const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
     .replace(/^.*\) /, '')

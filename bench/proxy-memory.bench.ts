@@ -12,9 +12,9 @@ const STAGES = [5_000, 20_000]
 const REST_MS = 30_000
 const MIB = 1024 * 1024
 
-/** Two processes in each pair; each request is a connection of its own through both. */
+/** Sends requests on new connections through a pair of proxies. */
 const benchmark: Benchmark = {
-  question: 'how much memory does a pair of proxies hold after many short connections, in MiB?',
+  question: 'How much memory, in MiB, does a pair of proxies use after many short connections?',
   run: () => withFixtures(compare),
 }
 export default benchmark
@@ -24,8 +24,8 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
   const port = await freePort()
   await startNginx(scope, port)
   const pairs = {
-    ours: await startOurs(scope, consul, { http: port }),
-    'built-in': await startBuiltIn(scope, consul, { http: port }),
+    'connect-proxy': await startOurs(scope, consul, { http: port }),
+    'consul connect proxy': await startBuiltIn(scope, consul, { http: port }),
   }
   const rows: Record<string, Record<string, number>> = {}
   for (const [name, pair] of Object.entries(pairs)) {
@@ -37,7 +37,7 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
 }
 
 async function measure(pair: Pair): Promise<Record<string, number>> {
-  const stages: Record<string, number> = { fresh: pair.rssBytes() }
+  const stages: Record<string, number> = { 'after the start': pair.rssBytes() }
   let count = 0
   for (const stage of STAGES) {
     while (count < stage)

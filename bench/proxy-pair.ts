@@ -6,12 +6,12 @@ import type { RealAgent } from '../test/consul/real-agent.js'
 import { instances, until } from '../test/consul/service-mesh.js'
 import { type Program, startProgram } from './process.js'
 
-/** An application behind a pair of proxies, by its name. */
+/** Ports of applications by name. */
 export type Backends = Readonly<Record<string, number>>
 
-/** Two proxies: one before each application, and one that the client dials. */
+/** A proxy in front of each application, and a proxy that the client connects to. */
 export interface Pair {
-  /** The local port that leads to an application. */
+  /** The local ports of the client's proxy, by application. */
   readonly ports: Backends
   cpuSeconds(): number
   rssBytes(): number
@@ -20,24 +20,24 @@ export interface Pair {
 const bin = join(import.meta.dirname, '..', 'examples', 'proxy', 'bin.js')
 const consul = process.env['CONSUL_BIN'] ?? 'consul'
 
-/** Ours, by the Node.js that runs this. */
+/** Starts connect-proxy with the Node.js binary of this process. */
 export function startOurs(
   scope: TestContext,
   agent: RealAgent,
   backends: Backends,
   flags: string[] = [],
 ): Promise<Pair> {
-  if (!existsSync(join(bin, '..', 'dist', 'main.js'))) throw new Error('npm run build first')
+  if (!existsSync(join(bin, '..', 'dist', 'main.js'))) throw new Error('dist is missing: npm run build')
   return startPair(scope, agent, backends, {
     prefix: 'ours',
-    // By default the level is the agent's, which may hide the lines that are waited for.
+    // The default level is that of the agent, which may hide the awaited lines.
     command: [process.execPath, bin, '-log-level', 'info', ...flags],
     registered: 'registered',
     open: 'upstream is open',
   })
 }
 
-/** The one that comes with Consul. */
+/** Starts Consul's proxy, `consul connect proxy`. */
 export function startBuiltIn(scope: TestContext, agent: RealAgent, backends: Backends): Promise<Pair> {
   return startPair(scope, agent, backends, {
     prefix: 'theirs',
@@ -70,17 +70,17 @@ async function startPair(
     const flags = ['-service', service, '-service-addr', `127.0.0.1:${backend}`]
     const inbound = [...kind.command, ...flags, '-listen', `127.0.0.1:${listen}`, '-register']
     programs.push(await startProgram(scope, inbound, { ready: kind.registered, env }))
-    await until(`${service} is known`, async () => (await instances(agent, service)) === 1)
+    await until(`${service} is in the catalog`, async () => (await instances(agent, service)) === 1)
     const port = (ports[name] = await freePort())
     upstreams.push('-upstream', `${service}:127.0.0.1:${port}`)
   }
   const outbound = [...kind.command, '-service', `${kind.prefix}-client`, ...upstreams]
   programs.push(await startProgram(scope, outbound, { ready: kind.open, env }))
-  const sum = (of: (program: Program) => number): number =>
-    programs.reduce((total, one) => total + of(one), 0)
+  const sum = (figure: (program: Program) => number): number =>
+    programs.reduce((total, program) => total + figure(program), 0)
   return {
     ports,
-    cpuSeconds: () => sum((one) => one.cpuSeconds()),
-    rssBytes: () => sum((one) => one.rssBytes()),
+    cpuSeconds: () => sum((program) => program.cpuSeconds()),
+    rssBytes: () => sum((program) => program.rssBytes()),
   }
 }

@@ -13,13 +13,15 @@ const ROUNDS = 5
 const SECONDS = 3
 const STEADY_PER_SECOND = 1_000
 const MIB = 1024 * 1024
+const OURS = 'connect-proxy'
+const CONSUL = 'consul connect proxy'
 
 /**
- * Bytes by iperf3, requests and connections by wrk against nginx, everything on one machine: what is compared is
- * processor time. Both pairs run all the time, and take their turns.
+ * Transfers bytes by iperf3, and sends requests by wrk to nginx. Everything runs on one machine, so throughput depends on
+ * processor time. Both pairs run all the time, and are measured in turn.
  */
 const benchmark: Benchmark = {
-  question: 'what does our pair of proxies do beside the pair that is built into Consul?',
+  question: "How fast is a pair of proxies, compared with a pair of Consul's proxies?",
   run: () => withFixtures(compare),
 }
 export default benchmark
@@ -29,33 +31,33 @@ type Row = Record<string, number>
 async function compare(scope: TestContext): Promise<Record<string, Row>> {
   const consul = await startConsul(scope)
   const backends = await startBackends(scope)
-  // On a machine with more cores than two, workers would pay.
+  // For example, PROXY_FLAGS='-workers auto' on a machine with more than two cores.
   const flags = (process.env['PROXY_FLAGS'] ?? '').split(' ').filter((flag) => flag !== '')
   const pairs = {
-    ours: await startOurs(scope, consul, backends, flags),
-    'built-in': await startBuiltIn(scope, consul, backends),
+    [OURS]: await startOurs(scope, consul, backends, flags),
+    [CONSUL]: await startBuiltIn(scope, consul, backends),
   }
   const samples = new Map<string, Map<string, number[]>>()
-  const add = (what: string, who: string, value: number): void => {
-    const ofWhat = samples.get(what) ?? new Map<string, number[]>()
-    samples.set(what, ofWhat)
-    ofWhat.set(who, [...(ofWhat.get(who) ?? []), value])
+  const add = (figure: string, proxy: string, value: number): void => {
+    const byProxy = samples.get(figure) ?? new Map<string, number[]>()
+    samples.set(figure, byProxy)
+    byProxy.set(proxy, [...(byProxy.get(proxy) ?? []), value])
   }
-  for (const [who, pair] of Object.entries(pairs)) add('memory at rest, MiB', who, pair.rssBytes() / MIB)
-  // In turn, so that the machine's moods meet both; the first round is for warming up.
+  for (const [proxy, pair] of Object.entries(pairs))
+    add('memory at the start, MiB', proxy, pair.rssBytes() / MIB)
+  // Interleaved, so that changes of the machine affect both pairs. The first round is a warm-up.
   for (let i = 0; i <= ROUNDS; i += 1) {
-    for (const [who, pair] of Object.entries(pairs)) {
+    for (const [proxy, pair] of Object.entries(pairs)) {
       const figures = await measure(pair)
-      if (i > 0) for (const [what, value] of Object.entries(figures)) add(what, who, value)
+      if (i > 0) for (const [figure, value] of Object.entries(figures)) add(figure, proxy, value)
     }
   }
-  for (const [who, pair] of Object.entries(pairs))
-    for (const [what, value] of Object.entries(await measureIdle(pair))) add(what, who, value)
+  for (const [proxy, pair] of Object.entries(pairs))
+    for (const [figure, value] of Object.entries(await measureIdle(pair))) add(figure, proxy, value)
   const rows: Record<string, Row> = {}
-  for (const [what, byWho] of samples) {
-    const [ours, theirs] = ['ours', 'built-in'].map((who) => median(byWho.get(who) ?? []))
-    if (ours === undefined || theirs === undefined) continue
-    rows[what] = { ours: round(ours, 3), 'built-in': round(theirs, 3), ratio: round(ours / theirs, 2) }
+  for (const [figure, byProxy] of samples) {
+    const [ours = NaN, consuls = NaN] = [OURS, CONSUL].map((proxy) => median(byProxy.get(proxy) ?? []))
+    rows[figure] = { [OURS]: round(ours, 3), [CONSUL]: round(consuls, 3), ratio: round(ours / consuls, 2) }
   }
   return rows
 }
@@ -63,14 +65,14 @@ async function compare(scope: TestContext): Promise<Record<string, Row>> {
 async function measure(pair: Pair): Promise<Row> {
   const row: Row = {}
   const { bytes, http } = pair.ports
-  if (bytes === undefined || http === undefined) throw new Error('there is no such backend')
+  if (bytes === undefined || http === undefined) throw new Error('backend missing')
   for (const streams of [1, 4]) {
     for (const reverse of [false, true]) {
-      const what = `${streams} stream${streams === 1 ? '' : 's'} ${reverse ? 'back' : 'there'}`
+      const transfer = `${reverse ? 'download' : 'upload'}, ${streams} stream${streams === 1 ? '' : 's'}`
       const cpu = pair.cpuSeconds()
       const { gigabits, gigabytes } = await iperf(bytes, { streams, reverse, seconds: SECONDS })
-      row[`${what}, Gbit/s`] = gigabits
-      row[`${what}, CPU s/GB`] = (pair.cpuSeconds() - cpu) / gigabytes
+      row[`${transfer}, Gbit/s`] = gigabits
+      row[`${transfer}, CPU s/GB`] = (pair.cpuSeconds() - cpu) / gigabytes
     }
   }
   const cpuOf = async <T extends { readonly count: number }>(
@@ -99,13 +101,12 @@ async function measure(pair: Pair): Promise<Row> {
 async function measureIdle(pair: Pair): Promise<Row> {
   const row: Row = {}
   const { echo } = pair.ports
-  if (echo === undefined) throw new Error('there is no such backend')
+  if (echo === undefined) throw new Error('backend missing')
   await sleep(2_000)
-  const rest = pair.rssBytes()
-  row['memory after the load, MiB'] = rest / MIB
-  // Each connection is two descriptors in each proxy, which has some for other things.
-  const most = Math.min(10_000, Math.floor((descriptorLimit() - 200) / 2))
-  for (const count of [1_000, most]) {
+  row['memory after the load, MiB'] = pair.rssBytes() / MIB
+  // Each connection needs two descriptors in each proxy. 200 are left for other files.
+  const maximum = Math.min(10_000, Math.floor((descriptorLimit() - 200) / 2))
+  for (const count of [1_000, maximum]) {
     const before = pair.rssBytes()
     const end = await idle(echo, count)
     await sleep(2_000)
@@ -116,7 +117,7 @@ async function measureIdle(pair: Pair): Promise<Row> {
   return row
 }
 
-/** iperf3, nginx with one worker, and a program that echoes. */
+/** Starts iperf3, nginx with one worker, and an echo server. */
 async function startBackends(scope: TestContext): Promise<Backends> {
   const backends = { bytes: await freePort(), http: await freePort(), echo: await freePort() }
   const server = ['iperf3', '-s', '-B', '127.0.0.1', '-p', String(backends.bytes), '--forceflush']

@@ -10,23 +10,23 @@ import { type RealAgent, startConsul } from '../test/consul/real-agent.js'
 import { until } from '../test/consul/service-mesh.js'
 import { nextEvent } from '../test/fixtures/mesh.js'
 import { withFixtures } from './scope.js'
-import { type Benchmark, median, round } from './measure.js'
+import { type Benchmark, percentiles, round } from './measure.js'
 
 const SOURCES = 100
 const CONNECTIONS = 10_000
 const CHANGES = 100
-/** The pause between changes: reads of intentions are limited per second. */
+/** Pause between changes: the agent limits reads of intentions per second. */
 const PAUSE_MS = 250
 
-/** A real agent, the listener in this process, and the clients in another one. Times begin when the API has answered. */
+/** Uses a real agent. The clients run in another process. Times begin with the answer of the Consul API to the change. */
 const benchmark: Benchmark = {
-  question: 'how long after an intention turns to deny is the connection closed?',
+  question: 'How long does it take to close connections after an intention changes to deny?',
   run: () => withFixtures(compare),
 }
 export default benchmark
 
 async function compare(scope: TestContext): Promise<Record<string, Record<string, number>>> {
-  // Otherwise the agent signs no more than 50 certificates a second.
+  // By default the agent signs at most 50 certificates per second.
   const connect = { enabled: true, ca_config: { csr_max_per_second: 0 } }
   const consul = await startConsul(scope, { extraConfig: { connect } })
   await using api = service('api', { agent: { address: consul.address, env: {} } })
@@ -35,12 +35,11 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
     socket.resume()
   })
   const { port } = listener.address() as AddressInfo
-  const few = await oneByOne(consul, api, port)
-  const many = await oneOfMany(consul, api, port)
-  return { [`${CHANGES} changes, a connection each`]: few, ...many }
+  const single = await revokeSingle(consul, api, port)
+  return { [`${CHANGES} changes, 1 connection`]: single, ...(await revokeOneOfMany(consul, api, port)) }
 }
 
-async function oneByOne(consul: RealAgent, api: Service, port: number): Promise<Record<string, number>> {
+async function revokeSingle(consul: RealAgent, api: Service, port: number): Promise<Record<string, number>> {
   await using web = service('web', { agent: { address: consul.address, env: {} } })
   const intention = await allow(consul, 'web')
   const times: number[] = []
@@ -50,61 +49,60 @@ async function oneByOne(consul: RealAgent, api: Service, port: number): Promise<
     const closed = once(socket, 'close').then(() => performance.now())
     const answered = await intention.set('deny')
     times.push((await closed) - answered)
-    const told = nextEvent(api, 'decisions')
+    const applied = nextEvent(api, 'decisions')
     await intention.set('allow')
-    await told
+    await applied
     await sleep(PAUSE_MS)
   }
-  times.sort((a, b) => a - b)
-  return {
-    'p50 ms': round(median(times), 1),
-    'p99 ms': round(times[Math.ceil(CHANGES * 0.99) - 1] ?? NaN, 1),
-  }
+  const { p50, p99 } = percentiles(times)
+  return { 'p50 ms': round(p50, 1), 'p99 ms': round(p99, 1) }
 }
 
-async function oneOfMany(
+async function revokeOneOfMany(
   consul: RealAgent,
   api: Service,
   port: number,
 ): Promise<Record<string, Record<string, number>>> {
   const intention = await allow(consul, 'source-7')
-  const file = fileURLToPath(new URL('revoke-dialler.ts', import.meta.url))
-  const diallers = fork(file, [consul.address, String(port), String(SOURCES), String(CONNECTIONS / SOURCES)])
+  const file = fileURLToPath(new URL('revoke-clients.ts', import.meta.url))
+  const clients = fork(file, [consul.address, String(port), String(SOURCES), String(CONNECTIONS / SOURCES)])
   try {
-    await said(diallers, 'open')
-    if (api.stats().connections !== CONNECTIONS) throw new Error(`${api.stats().connections} are open`)
+    await nextMessage(clients, 'open')
+    if (api.stats().connections !== CONNECTIONS)
+      throw new Error(`only ${api.stats().connections} connections are open`)
     const ended: number[] = []
     api.on('revoked', () => ended.push(performance.now()))
     const answered = await intention.set('deny')
-    await until('they are closed', () => ended.length === CONNECTIONS / SOURCES)
-    diallers.send('count')
-    const closed = (await said(diallers, 'closed')) as {
-      readonly ofDenied: number
-      readonly ofOthers: number
+    await until('the connections are closed', () => ended.length === CONNECTIONS / SOURCES)
+    clients.send('count')
+    const closed = (await nextMessage(clients, 'closed')) as {
+      readonly denied: number
+      readonly others: number
     }
     return {
-      [`${CONNECTIONS} connections of ${SOURCES} sources, one denied`]: {
+      [`1 of ${SOURCES} sources denied, ${CONNECTIONS} connections`]: {
         'first ms': round((ended[0] ?? NaN) - answered, 1),
         'last ms': round((ended.at(-1) ?? NaN) - answered, 1),
-        'closed, of the denied': closed.ofDenied,
-        'closed, of others': closed.ofOthers,
+        'closed, denied source': closed.denied,
+        'closed, other sources': closed.others,
         'still open': api.stats().connections,
       },
     }
   } finally {
-    diallers.kill()
+    clients.kill()
   }
 }
 
 async function allow(consul: RealAgent, source: string): Promise<WrittenIntention> {
   const written = await writeIntention(consul, source, 'api', 'allow')
-  if (written === undefined) throw new Error(`there is an intention for ${source} already`)
+  if (written === undefined) throw new Error(`an intention for ${source} already exists`)
   return written
 }
 
-async function said(child: ChildProcess, what: string): Promise<unknown> {
+/** The next message of this type from a child process. */
+async function nextMessage(child: ChildProcess, type: string): Promise<unknown> {
   for (;;) {
-    const [message] = (await once(child, 'message')) as [{ readonly what: string }]
-    if (message.what === what) return message
+    const [message] = (await once(child, 'message')) as [{ readonly type: string }]
+    if (message.type === type) return message
   }
 }

@@ -1,13 +1,13 @@
 import type { TestContext } from 'node:test'
 
-/** Runs what tests' fixtures are used in, and ends all that they have started. */
+/** Calls a function that uses fixtures of tests, and then their hooks, last first. */
 export async function withFixtures<T>(run: (scope: TestContext) => Promise<T>): Promise<T> {
-  const endings: (() => unknown)[] = []
-  // All that fixtures want of a test is to be told of its end.
-  const scope = { after: (ending: () => unknown) => endings.unshift(ending) } as unknown as TestContext
+  const hooks: (() => unknown)[] = []
+  // Fixtures use only `after` of a TestContext.
+  const scope = { after: (hook: () => unknown) => hooks.unshift(hook) } as unknown as TestContext
   try {
     return await run(scope)
   } finally {
-    for (const end of endings) await end()
+    for (const hook of hooks) await hook()
   }
 }

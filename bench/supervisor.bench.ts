@@ -15,12 +15,13 @@ const RUNS = 5
 const REST_S = 20
 const PROXY_STARTS = 9
 const MIB = 1 << 20
+const STEP_MS = 600_000
 
 const bin = join(import.meta.dirname, '..', 'examples', 'proxy', 'bin.js')
 const consul = process.env['CONSUL_BIN'] ?? 'consul'
 
 const benchmark: Benchmark = {
-  question: `what ${SERVICES} managed services with a light stand-in cost, and what one proxy of each kind does`,
+  question: `How fast and large is a supervisor of ${SERVICES} minimal proxies, and how fast does one proxy start?`,
   run: () =>
     withFixtures(async (scope) => {
       const agent = await startConsul(scope)
@@ -30,10 +31,10 @@ const benchmark: Benchmark = {
 
 export default benchmark
 
-/** From nothing to every process running, then at rest, then found again by the next supervisor. */
+/** Measures the start of all proxies, the idle supervisor, and the adoption of the proxies by the next supervisor. */
 async function supervise(scope: TestContext, agent: RealAgent): Promise<Record<string, number>> {
   const started: number[] = []
-  const found: number[] = []
+  const adopted: number[] = []
   const memory: number[] = []
   const cpu: number[] = []
   for (let run = 0; run < RUNS; run++) {
@@ -52,13 +53,13 @@ async function supervise(scope: TestContext, agent: RealAgent): Promise<Record<s
         ...Object.fromEntries(names.map((name) => [`${name}.json`, managed(name, definition)])),
       },
     })
-    const all = async (): Promise<boolean> => {
+    const allRun = async (): Promise<boolean> => {
       const rows = Object.values(await host.rows())
       return rows.filter(({ state }) => state === 'running').length === SERVICES
     }
     const spawned = performance.now()
     const supervisor = host.spawn()
-    await until('all run', all, 120_000)
+    await until('all proxies run', allRun, STEP_MS)
     started.push((performance.now() - spawned) / 1_000)
     await sleep(2_000)
     const before = cpuSeconds(supervisor.pid)
@@ -68,19 +69,19 @@ async function supervise(scope: TestContext, agent: RealAgent): Promise<Record<s
     await supervisor.stop('SIGKILL')
     const again = performance.now()
     const second = host.spawn()
-    await until('all are found', all, 120_000)
-    found.push((performance.now() - again) / 1_000)
-    // The next run has an agent without them.
+    await until('all proxies are adopted', allRun, STEP_MS)
+    adopted.push((performance.now() - again) / 1_000)
+    // Clean up for the next run on the same agent.
     for (const name of names) host.write(`${name}.json`, {})
     second.signal('SIGHUP')
-    await until('none is registered', async () => (await registered(agent)) === 0, 120_000)
-    await until('all are gone', () => host.processes().length === 0, 120_000)
+    await until('no service is registered', async () => (await registered(agent)) === 0, STEP_MS)
+    await until('all processes have ended', () => host.processes().length === 0, STEP_MS)
     await second.stop()
   }
   return {
-    'all running, s': round(median(started), 2),
-    'all found again, s': round(median(found), 2),
-    'at rest, % of a core': round(median(cpu), 2),
+    'start of all proxies, s': round(median(started), 2),
+    'adoption of all proxies, s': round(median(adopted), 2),
+    'idle CPU, % of a core': round(median(cpu), 2),
     'memory, MiB': round(median(memory), 0),
   }
 }
@@ -90,7 +91,7 @@ async function registered(agent: RealAgent): Promise<number> {
   return Object.keys((await response.json()) as object).length
 }
 
-/** From the start of the process to the first connection that it accepts, one kind after the other in each run. */
+/** Measures the time from the start of a proxy to its first accepted connection. */
 async function startProxies(agent: RealAgent): Promise<Record<string, Record<string, number>>> {
   const kinds = [
     {
@@ -99,12 +100,12 @@ async function startProxies(agent: RealAgent): Promise<Record<string, Record<str
       started: [] as number[],
       memory: [] as number[],
     },
-    { name: 'built-in proxy', command: [consul, 'connect', 'proxy'], started: [], memory: [] },
+    { name: 'consul connect proxy', command: [consul, 'connect', 'proxy'], started: [], memory: [] },
   ]
   for (let run = 0; run < PROXY_STARTS; run++) {
     for (const { name, command, started, memory } of kinds) {
       const port = await freePort()
-      const service = name.replace(' ', '-')
+      const service = name.replaceAll(' ', '-')
       const flags = ['-service', service, '-service-addr', '127.0.0.1:9', '-listen', `127.0.0.1:${port}`]
       await withFixtures(async (scope) => {
         const spawned = performance.now()

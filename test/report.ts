@@ -1,4 +1,4 @@
-// Runs one test file and reports it: a line with its counts, and the whole story of each failure.
+// Runs one test file, and prints a line with its counts and the details of each failure.
 import { relative } from 'node:path'
 import { run } from 'node:test'
 import type { TestEvent } from 'node:test/reporters'
@@ -11,10 +11,10 @@ export interface Counts {
   skipped: number
 }
 
-/** Bound on one file. It only ends a file that hangs: the slowest takes two minutes on a quiet machine. */
-const FILE_TIMEOUT_MS = waitBound(15 * 60_000)
+/** Bound on one file, which only ends a file that hangs: the slowest takes two minutes on the reference machine. */
+const FILE_TIMEOUT_MS = waitBound(30 * 60_000)
 
-/** Runs a file in a process of its own, with the loader that this process was started with, and prints its result. */
+/** Runs a file in a separate process with the loader of this process, and prints its result. */
 export async function runFile(file: string): Promise<Counts> {
   const counts: Counts = { passed: 0, failed: 0, skipped: 0 }
   const output: string[] = []
@@ -25,7 +25,7 @@ export async function runFile(file: string): Promise<Counts> {
     if (event.type === 'test:stderr') output.push(event.data.message)
     if (event.type !== 'test:pass' && event.type !== 'test:fail') continue
     const { data } = event
-    // Suites and the file itself only sum up what is in them.
+    // Suites and the file itself only summarize the tests in them.
     const isGroup = data.details.type === 'suite' || data.name === data.file
     if (event.type === 'test:fail') {
       const { error } = event.data.details

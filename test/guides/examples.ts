@@ -1,9 +1,9 @@
-// The examples in the doc comments of the library, as one program.
+// The examples in the doc comments of the library, combined into one program.
 import { readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 
 export interface Example {
-  /** What it is an example of. */
+  /** The function, class, or method with the example. */
   readonly name: string
   readonly text: string
 }
@@ -25,7 +25,7 @@ export const examples: readonly Example[] = files.flatMap((file) => {
   }))
 })
 
-/** Each in a function of its own, on services that are there for all of them. */
+/** A program that runs every example in a separate function, with common services. */
 export function examplesProgram(): string {
   const parts = examples.map(
     ({ name, text }) => `await (async () => {\n${text}\n})()\nconsole.log('done: ${name}')\n`,

@@ -1,5 +1,5 @@
-// Every block of code in the README and the guides is run: commands in one session, fragments as one program, and files as
-// programs of their own. Nothing is run that the reader does not see.
+// Runs every code block in the README and the guides: commands in one session, fragments as one program, and files as
+// separate programs.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -12,28 +12,29 @@ import { TestAgent } from '../../src/testing/index.js'
 import { skip } from '../consul/real-agent.js'
 import { waitBound } from '../fixtures/bounds.js'
 import { freePort, freePorts } from '../fixtures/free-ports.js'
+import { NodeProgram } from '../fixtures/node-program.js'
 import { unlessThere } from '../fixtures/programs.js'
 import { examples, examplesProgram } from './examples.js'
 import { type Block, blocksOf, expectations, fragmentsOf, joined } from './markdown.js'
-import { Program } from './program.js'
 import { Shell } from './shell.js'
 
 const root = join(import.meta.dirname, '..', '..')
 const guides = readdirSync(join(root, 'guides')).filter((name) => name.endsWith('.md'))
 const documents = ['README.md', ...guides.map((name) => join('guides', name))]
+const tsx = import.meta.resolve('tsx')
 const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')
 
-/** Made by functions that have one. */
+/** Classes that are created by functions with an example. */
 const WITHOUT_EXAMPLE = ['Service', 'ConsulApi', 'SpiffeId', 'ProxyConfigSource']
 
-/** What is done with a block of each language; anything else is a mistake. */
+/** Languages that the tests run or check. */
 const LANGUAGES = ['ts', 'js', 'sh', 'text', 'json', 'hcl', 'yaml', 'ini']
 
 for (const document of documents) {
   const blocks = blocksOf(readFileSync(join(root, document), 'utf8'))
   const needsConsul = blocks.some(({ language, text }) => language === 'sh' && /^consul /m.test(text))
   describe(document, () => {
-    it('has nothing in it that is not run or checked', () => {
+    it('contains only code that is run or checked', () => {
       for (const { language, line, text } of blocks) {
         assert.ok(LANGUAGES.includes(language), `line ${line}: ${language}`)
         if (language === 'json') JSON.parse(text)
@@ -43,74 +44,66 @@ for (const document of documents) {
 
     const fragments = fragmentsOf(blocks)
     if (fragments.length > 0) {
-      it('its fragments do what they say', async (t) => {
+      it('has fragments that print the documented output', async (t) => {
         const folder = scratch(t, blocks)
         const name = `${basename(document, '.md').toLowerCase()}.mts`
         writeFileSync(join(folder, name), joined(fragments))
         const agent = await TestAgent.start({ dns: {} })
         t.after(() => agent.close())
-        const output = await new Program(t, folder, name, agent).ends()
-        for (const expected of printedBy(blocks, fragments)) assert.match(output, expected)
+        const program = runProgram(t, folder, name, agent)
+        assert.equal(await program.ended(), 0, program.output)
+        for (const expected of printedBy(blocks, fragments)) assert.match(program.output, expected)
       })
     }
 
     const programs = blocks.filter(({ language, file }) => language === 'ts' && file !== undefined)
     if (programs.length > 0) {
-      it('its programs do what they say, side by side', async (t) => {
+      it('has programs that print the documented output when they run together', async (t) => {
         const folder = scratch(t, blocks)
         const agent = await TestAgent.start()
         t.after(() => agent.close())
-        const running: Program[] = []
+        const running: NodeProgram[] = []
         for (const block of programs) {
-          const program = new Program(t, folder, block.file ?? '', agent, { PORT: String(await freePort()) })
+          const program = runProgram(t, folder, block.file ?? '', agent, { PORT: String(await freePort()) })
           running.push(program)
           const next = blocks[blocks.indexOf(block) + 1]
-          assert.equal(next?.language, 'text', `line ${block.line}: nothing says what ${block.file} prints`)
+          assert.equal(next?.language, 'text', `line ${block.line}: the output of ${block.file} is missing`)
           for (const line of expectations(next.text)) await program.prints(line)
         }
         for (const program of running) await program.stop()
-        const left = await fetch(`http://${agent.address}/v1/agent/services`)
-        assert.deepEqual(await left.json(), {}, 'a program leaves its registration behind')
+        const services = await fetch(`http://${agent.address}/v1/agent/services`)
+        assert.deepEqual(await services.json(), {}, 'a program did not deregister')
       })
     }
 
-    // What the README says first is what CI does: the demo and the tests themselves.
+    // The commands of the README are the demo and the tests, which CI runs.
     if (document !== 'README.md' && blocks.some(({ language }) => language === 'sh')) {
-      it(
-        'its commands do what they say',
-        {
-          skip: (needsConsul && skip) || unlessThere('bash', 'curl', 'openssl'),
-          timeout: waitBound(120_000),
-        },
-        async (t) => {
-          const folder = scratch(t, blocks)
-          const [http = 0, dns = 0, server = 0, lan = 0, grpc = 0] = await freePorts(5)
-          const shell = new Shell(
-            t,
-            folder,
-            { PATH: `${join(process.execPath, '..')}:${process.env['PATH'] ?? ''}`, HOME: folder },
-            prelude({ http, dns, server, lan, grpc }),
-          )
-          for (const [i, { language, text }] of blocks.entries()) {
-            if (language !== 'sh') continue
-            const next = blocks[i + 1]
-            await shell.run(text, next?.language === 'text' ? expectations(next.text) : [])
-          }
-        },
-      )
+      const skipCommands = (needsConsul && skip) || unlessThere('bash', 'curl', 'openssl')
+      // Every block has its own bound, so that a slow machine has time for any number of blocks.
+      it('has commands that print the documented output', { skip: skipCommands }, async (t) => {
+        const folder = scratch(t, blocks)
+        const [http = 0, dns = 0, server = 0, lan = 0, grpc = 0] = await freePorts(5)
+        const env = { PATH: `${join(process.execPath, '..')}:${process.env['PATH'] ?? ''}`, HOME: folder }
+        const shell = new Shell(t, folder, env, prelude({ http, dns, server, lan, grpc }))
+        for (const [i, { language, text }] of blocks.entries()) {
+          if (language !== 'sh') continue
+          const next = blocks[i + 1]
+          await shell.run(text, next?.language === 'text' ? expectations(next.text) : [])
+        }
+      })
     }
   })
 }
 
-describe('the fragments, and the examples in the reference', () => {
-  it('compile as strictly as the library', (t) => {
+describe('the fragments and the examples in doc comments', () => {
+  it('compile with the options of the library', (t) => {
     const folder = scratch(t, [])
     for (const document of documents) {
       const blocks = blocksOf(readFileSync(join(root, document), 'utf8'))
       const name = basename(document, '.md')
       for (const { language, file, text, line } of blocks)
         if (language === 'ts' && file !== undefined) writeFileSync(join(folder, `${name}-${line}.mts`), text)
-      // Each with those before it: a reader pastes them in order, and has nothing else.
+      // Each fragment must compile with those before it alone, since readers paste them in order.
       for (const [i, { line }] of fragmentsOf(blocks).entries())
         writeFileSync(join(folder, `${name}-${line}.mts`), joined(fragmentsOf(blocks).slice(0, i + 1)))
     }
@@ -134,17 +127,18 @@ describe('the fragments, and the examples in the reference', () => {
     assert.equal(status, 0, stdout)
   })
 
-  it('run, each example of the reference by itself', async (t) => {
+  it('run without errors', async (t) => {
     const folder = scratch(t, [])
     writeFileSync(join(folder, 'examples.mts'), examplesProgram())
     const agent = await TestAgent.start()
     t.after(() => agent.close())
-    const output = await new Program(t, folder, 'examples.mts', agent).ends()
+    const program = runProgram(t, folder, 'examples.mts', agent)
+    assert.equal(await program.ended(), 0, program.output)
     for (const { name } of examples)
-      assert.ok(output.includes(`done: ${name}\n`), `${name} was not run:\n${output}`)
+      assert.ok(program.output.includes(`done: ${name}\n`), `${name} was not run:\n${program.output}`)
   })
 
-  it('are there for every function and class of the library, and every method of a service', () => {
+  it('exist for every function and class of the library, and every method of a service', () => {
     const functions = Object.entries(library).filter(
       ([name, value]) =>
         typeof value === 'function' && !/Error$/.test(name) && !WITHOUT_EXAMPLE.includes(name),
@@ -154,14 +148,29 @@ describe('the fragments, and the examples in the reference', () => {
     )
     assert.deepEqual(
       [...functions.map(([name]) => name), ...methods].filter(
-        (name) => !examples.some((each) => each.name === name),
+        (name) => !examples.some((example) => example.name === name),
       ),
       [],
     )
   })
 })
 
-/** Returns what the text blocks that follow fragments say is printed. */
+/** Runs a TypeScript file with the address of an agent. */
+function runProgram(
+  t: TestContext,
+  cwd: string,
+  name: string,
+  agent: TestAgent,
+  env: NodeJS.ProcessEnv = {},
+): NodeProgram {
+  return new NodeProgram(t, ['--import', tsx, name], {
+    cwd,
+    env: { HOME: cwd, CONSUL_HTTP_ADDR: agent.address, ...env },
+    timeoutMs: waitBound(60_000),
+  })
+}
+
+/** The documented output of fragments: the text blocks that follow them. */
 function printedBy(blocks: readonly Block[], fragments: readonly Block[]): RegExp[] {
   return fragments.flatMap((fragment) => {
     const next = blocks[blocks.indexOf(fragment) + 1]
@@ -169,7 +178,7 @@ function printedBy(blocks: readonly Block[], fragments: readonly Block[]): RegEx
   })
 }
 
-/** A folder with the files of a document, in which the package is installed. */
+/** Creates a directory with the files of a document, in which the package is installed. */
 function scratch(t: TestContext, blocks: readonly Block[]): string {
   const folder = mkdtempSync(join(tmpdir(), 'consul-connect-guide-'))
   t.after(() => {
@@ -183,8 +192,8 @@ function scratch(t: TestContext, blocks: readonly Block[]): string {
 }
 
 /**
- * What differs from a reader's machine: the package is installed already, from this checkout; and the development agent
- * has ports of its own, which every command finds by the environment.
+ * Commands that replace `npm` and `consul` for a session: the package is already installed, from this checkout, and the
+ * development agent has its own ports, which every command finds in the environment.
  */
 function prelude(ports: Record<'http' | 'dns' | 'server' | 'lan' | 'grpc', number>): string {
   return `

@@ -1,11 +1,11 @@
-// The fenced blocks of a Markdown document. There are no hidden blocks: what is run is what a reader can paste.
+// The fenced code blocks of a Markdown document. Hidden blocks are rejected: tests run only what a reader sees.
 
 export interface Block {
   readonly language: string
-  /** From `file=name` after the language: what the block is the content of. */
+  /** The name of the file with this content, from `file=name` after the language. */
   readonly file: string | undefined
   readonly text: string
-  /** Of its first line, for messages. */
+  /** The number of the first line, for messages. */
   readonly line: number
 }
 
@@ -21,13 +21,12 @@ export function blocksOf(markdown: string): Block[] {
     const fence = /^```(\S+)(?: +file=(\S+))?\s*$/.exec(line)
     if (fence === null) {
       if (line.startsWith('```'))
-        throw new Error(`line ${i + 1}: a block without a language, or with other words`)
-      if (line.includes('<!--'))
-        throw new Error(`line ${i + 1}: an HTML comment, which the reader does not see`)
+        throw new Error(`line ${i + 1}: invalid line after the fence; expected a language`)
+      if (line.includes('<!--')) throw new Error(`line ${i + 1}: HTML comments are not visible to readers`)
       continue
     }
     const end = lines.indexOf('```', i + 1)
-    if (end === -1) throw new Error(`line ${i + 1}: a block without an end`)
+    if (end === -1) throw new Error(`line ${i + 1}: the block has no end`)
     const text = lines.slice(i + 1, end).join('\n')
     blocks.push({ language: fence[1] ?? '', file: fence[2], text, line: i + 2 })
     i = end
@@ -35,17 +34,17 @@ export function blocksOf(markdown: string): Block[] {
   return blocks
 }
 
-/** Returns the fragments of a document: its TypeScript blocks without a file name, which are one program together. */
+/** Returns the fragments of a document: the TypeScript blocks without a file name. Together they are one program. */
 export function fragmentsOf(blocks: readonly Block[]): Block[] {
   return blocks.filter(({ language, file }) => language === 'ts' && file === undefined)
 }
 
-/** Joins fragments to the program that they are parts of. */
+/** Joins fragments to a program. */
 export function joined(fragments: readonly Block[]): string {
   return fragments.map(({ text, line }) => `// line ${line}\n${text}\n`).join('\n')
 }
 
-/** What must be printed after a block, line by line; a line with `…` stands for any text there. */
+/** Returns patterns for the lines of an output block. `…` stands for any text. */
 export function expectations(text: string): RegExp[] {
   return text
     .split('\n')

@@ -1,13 +1,14 @@
-// A session in bash, as a reader has it in front of her: what it says is read block by block.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { waitBound } from '../fixtures/bounds.js'
 
-const WAIT_MS = waitBound(30_000)
+/** Bound on one block of commands. */
+const BLOCK_MS = waitBound(60_000)
 const POLL_MS = 50
 
+/** A bash session that runs the commands of a guide block by block, as a reader does. */
 export class Shell {
   readonly #child: ChildProcess
   #output = ''
@@ -15,7 +16,7 @@ export class Shell {
 
   /** @param prelude - commands before the first block */
   constructor(t: TestContext, cwd: string, env: Record<string, string | undefined>, prelude: string) {
-    // A process group of its own, so that what was left in the background ends with it.
+    // A separate process group, so that programs in the background end with the test.
     this.#child = spawn('bash', ['--noprofile', '--norc'], { cwd, env, detached: true, stdio: 'pipe' })
     for (const stream of [this.#child.stdout, this.#child.stderr]) {
       stream?.on('data', (chunk: Buffer) => (this.#output += chunk.toString()))
@@ -28,25 +29,24 @@ export class Shell {
     this.#child.stdin?.write(`${prelude}\n`)
   }
 
-  /** Runs a block of commands, each of which must go well, until its last one is done or in the background. */
+  /** Runs a block of commands. Every command must succeed, or run in the background. Then waits for the expected lines. */
   async run(commands: string, expected: readonly RegExp[]): Promise<void> {
-    const from = this.#output.length
+    const begin = this.#output.length
     const mark = `--- end of block ${(this.#blocks += 1)}:`
-    // Not in a subshell: what it sets and starts is there for the next block.
+    // Not in a subshell: later blocks use its variables and jobs.
     this.#child.stdin?.write(
       `trap 'FAILED=1' ERR; FAILED=0\n${commands}\ntrap - ERR; echo "${mark} $FAILED"\n`,
     )
-    const said = (): string => this.#output.slice(from)
-    const deadline = Date.now() + WAIT_MS
-    const waitFor = async (what: string, isThere: () => boolean): Promise<void> => {
-      while (!isThere()) {
-        if (Date.now() > deadline) throw new Error(`${what}, after\n${commands}\nwhich said\n${said()}`)
+    const output = (): string => this.#output.slice(begin)
+    const deadline = Date.now() + BLOCK_MS
+    const waitFor = async (condition: string, isMet: () => boolean): Promise<void> => {
+      while (!isMet()) {
+        if (Date.now() > deadline) throw new Error(`not printed: ${condition}\n${commands}\n---\n${output()}`)
         await sleep(POLL_MS)
       }
     }
-    await waitFor('no end', () => said().includes(mark))
-    if (!said().includes(`${mark} 0`))
-      throw new Error(`a command failed, of\n${commands}\nwhich said\n${said()}`)
-    for (const line of expected) await waitFor(`no ${String(line)}`, () => line.test(said()))
+    await waitFor('the end of the block', () => output().includes(mark))
+    if (!output().includes(`${mark} 0`)) throw new Error(`a command failed\n${commands}\n---\n${output()}`)
+    for (const line of expected) await waitFor(String(line), () => line.test(output()))
   }
 }

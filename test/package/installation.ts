@@ -14,29 +14,29 @@ interface LockEntry {
   readonly dev?: boolean
 }
 
-/** A folder of a user's own, in which the package is installed from its tarball. */
+/** A directory in which the package is installed from its tarball, outside this project. */
 export interface Installation {
   readonly folder: string
-  /** The packages that came with it, itself included, without those of the compiler. */
+  /** The installed packages, including consul-connect, without those of the compiler. */
   readonly packages: readonly string[]
   readonly remove: () => void
 }
 
-/** What a program needs that is compiled with the package, and that every TypeScript program for Node.js has. */
+/** Types that every TypeScript program for Node.js needs. */
 const TYPES = '@types/node'
 
-/** Packs what has been built, and installs it where nothing of this project can be found by accident. */
+/** Packs the built package, and installs it in a temporary directory. */
 export function install(): Installation {
-  assert.ok(existsSync('dist/index.js'), 'dist is not there, which is what the package holds: npm run build')
+  assert.ok(existsSync('dist/index.js'), 'dist is missing: npm run build')
   const folder = mkdtempSync(join(tmpdir(), 'consul-connect-package-'))
   const remove = (): void => {
     rmSync(folder, { recursive: true, force: true })
   }
   try {
-    const said = npm(process.cwd(), 'pack', '--json', '--ignore-scripts', '--pack-destination', folder)
-    const [pack] = JSON.parse(said) as [{ filename: string }]
+    const output = npm(process.cwd(), 'pack', '--json', '--ignore-scripts', '--pack-destination', folder)
+    const [pack] = JSON.parse(output) as [{ filename: string }]
     writeFileSync(join(folder, 'package.json'), JSON.stringify(manifest(pack.filename)))
-    // What the manifest does not have would be a download, and fails.
+    // Offline: a package that the manifest lacks is an error.
     npm(folder, 'install', '--offline', '--install-links', '--ignore-scripts', '--no-audit', '--no-fund')
     const installed = readLock(join(folder, 'node_modules', '.package-lock.json')).packages
     const packages = Object.entries(installed).filter(([, { dev }]) => dev !== true)
@@ -47,16 +47,13 @@ export function install(): Installation {
   }
 }
 
-/**
- * A user's manifest. Beside the tarball it has all that this pulls in, as copies of what is installed here already, so that
- * nothing is downloaded.
- */
+/** A manifest with the tarball and all transitive dependencies, as copies of the installed ones: nothing is downloaded. */
 function manifest(tarball: string): object {
   return {
     private: true,
     type: 'module',
-    dependencies: { 'consul-connect': `file:${tarball}`, ...copies(pulledIn('')) },
-    devDependencies: copies([TYPES, ...pulledIn(`node_modules/${TYPES}`)]),
+    dependencies: { 'consul-connect': `file:${tarball}`, ...copies(transitiveDependencies('')) },
+    devDependencies: copies([TYPES, ...transitiveDependencies(`node_modules/${TYPES}`)]),
   }
 }
 
@@ -64,14 +61,14 @@ function copies(names: readonly string[]): Readonly<Record<string, string>> {
   return Object.fromEntries(names.map((name) => [name, `file:${resolve('node_modules', name)}`]))
 }
 
-/** The names of what a package of the lock file depends on, directly or not. */
-function pulledIn(path: string): readonly string[] {
+/** The names of the transitive dependencies of a package in the lock file. */
+function transitiveDependencies(path: string): readonly string[] {
   const { packages } = readLock('package-lock.json')
   const names = new Set(Object.keys(packages[path]?.dependencies ?? {}))
-  // A set that grows while it is gone through is gone through to its end.
+  // The iteration includes names that are added meanwhile.
   for (const name of names)
-    for (const further of Object.keys(packages[`node_modules/${name}`]?.dependencies ?? {}))
-      names.add(further)
+    for (const dependency of Object.keys(packages[`node_modules/${name}`]?.dependencies ?? {}))
+      names.add(dependency)
   return [...names]
 }
 

@@ -9,20 +9,20 @@ import { COMMONJS, ESM, TYPESCRIPT, TYPESCRIPT_COMMONJS } from './programs.js'
 import { waitBound } from '../fixtures/bounds.js'
 
 const TSC = resolve('node_modules/typescript/bin/tsc')
-/** What Node.js says of `require` of a module, in the versions in which that is new. */
-const REQUIRE_WARNING = [
+/** Warnings of Node.js versions in which `require` of an ES module is new. */
+const REQUIRE_WARNINGS = [
   /^\(node:\d+\) ExperimentalWarning: CommonJS module .* is loading ES Module /,
   /^Support for loading ES Module in require\(\) is an experimental feature/,
   /^\(Use `node --trace-warnings \.\.\.` to show where the warning was created\)$/,
 ]
 
-interface Ended {
+interface Result {
   readonly status: number | null
   readonly stdout: string
   readonly stderr: string
 }
 
-describe('the package, installed from its tarball', () => {
+describe('the installed package', () => {
   let installation: Installation
   before(() => {
     installation = install()
@@ -31,8 +31,8 @@ describe('the package, installed from its tarball', () => {
     installation.remove()
   })
 
-  /** Runs a program to its end, without the environment of whoever runs the tests. */
-  function run(binary: string, ...args: readonly string[]): Ended {
+  /** Runs a program to its end, with PATH as the only environment variable. */
+  function run(binary: string, ...args: readonly string[]): Result {
     const { status, stdout, stderr, error } = spawnSync(binary, args, {
       cwd: installation.folder,
       env: { PATH: process.env['PATH'] },
@@ -52,7 +52,7 @@ describe('the package, installed from its tarball', () => {
     const project = write(
       `tsconfig.${file}.json`,
       JSON.stringify({
-        // Declarations are checked too: those of the package, and those that it refers to.
+        // `skipLibCheck: false`: also check the declarations of the package and of its dependencies.
         compilerOptions: {
           ...compilerOptions,
           strict: true,
@@ -68,7 +68,7 @@ describe('the package, installed from its tarball', () => {
     assert.equal(status, 0)
   }
 
-  it('comes with these packages and no other', () => {
+  it('brings exactly these packages', () => {
     assert.deepEqual(installation.packages, [
       '@leichtgewicht/ip-codec',
       'consul-connect',
@@ -81,11 +81,11 @@ describe('the package, installed from its tarball', () => {
     ])
   })
 
-  it('compiles as Node.js resolves modules, without the library of a browser', () => {
+  it('compiles with the module resolution of Node.js, without the DOM library', () => {
     compile(write('nodenext.ts', TYPESCRIPT), { module: 'nodenext', target: 'es2022', lib: ['es2022'] })
   })
 
-  it('compiles as a bundler resolves modules, beside the library of a browser', () => {
+  it('compiles with the module resolution of a bundler, beside the DOM library', () => {
     const file = write('bundler.ts', TYPESCRIPT)
     compile(file, { module: 'esnext', moduleResolution: 'bundler', target: 'es2022' })
   })
@@ -94,17 +94,13 @@ describe('the package, installed from its tarball', () => {
     compile(write('commonjs.cts', TYPESCRIPT_COMMONJS), { module: 'nodenext', target: 'es2022' })
   })
 
-  it('is tried on every version of Node.js that is required', () => {
-    assert.deepEqual(
-      MISSING_VERSIONS,
-      [],
-      'REQUIRE_NODE_VERSIONS lists versions that are neither this one nor in NODE_BINARIES',
-    )
+  it('is tested on every version in REQUIRE_NODE_VERSIONS', () => {
+    assert.deepEqual(MISSING_VERSIONS, [], 'versions that are neither this one nor in NODE_BINARIES')
   })
 
   for (const { binary, version } of NODE_VERSIONS) {
     describe(`on Node.js ${version}`, () => {
-      it('is imported, makes a mesh, and leaves nothing open', () => {
+      it('works when it is imported, and leaves nothing open', () => {
         assert.deepEqual(run(binary, write('mesh.mjs', ESM)), {
           status: 0,
           stdout: '200 hello web\nclosed\n',
@@ -112,14 +108,16 @@ describe('the package, installed from its tarball', () => {
         })
       })
 
-      it('is required by CommonJS, makes a mesh, and leaves nothing open', () => {
-        const { stderr, ...ended } = run(binary, write('mesh.cjs', COMMONJS))
-        assert.deepEqual(ended, { status: 0, stdout: '200 hello web\nclosed\none copy\n' })
-        const others = stderr.split('\n').filter((line) => !REQUIRE_WARNING.some((known) => known.test(line)))
-        assert.deepEqual(others, [''])
+      it('works when it is required by CommonJS, and leaves nothing open', () => {
+        const { stderr, ...result } = run(binary, write('mesh.cjs', COMMONJS))
+        assert.deepEqual(result, { status: 0, stdout: '200 hello web\nclosed\none copy\n' })
+        const unexpected = stderr
+          .split('\n')
+          .filter((line) => !REQUIRE_WARNINGS.some((warning) => warning.test(line)))
+        assert.deepEqual(unexpected, [''])
       })
 
-      it('keeps to itself what it does not export', () => {
+      it('does not export internal modules', () => {
         const program = write('inside.mjs', "await import('consul-connect/dist/service.js')")
         const { status, stderr } = run(binary, program)
         assert.equal(status, 1)

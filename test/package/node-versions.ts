@@ -2,21 +2,21 @@ import { execFileSync } from 'node:child_process'
 import { delimiter } from 'node:path'
 import { waitBound } from '../fixtures/bounds.js'
 
-/** A Node.js to try the package on. */
+/** A Node.js binary to test the package with. */
 export interface NodeVersion {
   readonly binary: string
-  /** As `process.version` has it. */
+  /** `process.version` */
   readonly version: string
 }
 
-/** The one that runs the tests, and the binaries that `NODE_BINARIES` lists. */
+/** The binary that runs the tests, and the binaries in `NODE_BINARIES`. */
 export const NODE_VERSIONS: readonly NodeVersion[] = distinct(
   [process.execPath, ...list('NODE_BINARIES', delimiter)].map((binary) => {
     return { binary, version: versionOf(binary) }
   }),
 )
 
-/** The major versions that `REQUIRE_NODE_VERSIONS` lists and that are not among them. */
+/** The major versions in `REQUIRE_NODE_VERSIONS` that are missing in `NODE_VERSIONS`. */
 export const MISSING_VERSIONS: readonly string[] = list('REQUIRE_NODE_VERSIONS', ',').filter(
   (major) => !NODE_VERSIONS.some(({ version }) => version.startsWith(`v${major}.`)),
 )
@@ -33,10 +33,10 @@ function versionOf(binary: string): string {
       timeout: waitBound(30_000),
     }).trim()
   } catch (cause) {
-    throw new Error(`NODE_BINARIES lists ${binary}, which is no Node.js that can be run`, { cause })
+    throw new Error(`NODE_BINARIES: ${binary} is not an executable Node.js`, { cause })
   }
 }
 
 function distinct(all: readonly NodeVersion[]): readonly NodeVersion[] {
-  return all.filter(({ version }, i) => all.findIndex((other) => other.version === version) === i)
+  return all.filter(({ version }, i) => all.findIndex((candidate) => candidate.version === version) === i)
 }

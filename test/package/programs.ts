@@ -1,13 +1,14 @@
-// Programs of a user, as files of theirs: texts here, since each is for a compiler or a loader of its own.
+// Programs that use the installed package. Strings, since each is for another module loader or compiler.
+import { waitBound } from '../fixtures/bounds.js'
 
-/** A mesh of two services and an agent, which says what one asked the other, and ends by itself. */
+/** Starts an agent and two services, makes a request, and closes everything. Must exit without process.exit(). */
 const MESH = `
 async function main() {
-  // Does not keep the process alive: it says what does.
+  // Does not keep the process alive; reports what does.
   setTimeout(() => {
     console.error('still open:', process.getActiveResourcesInfo().join(', '))
     process.exit(1)
-  }, 15_000).unref()
+  }, ${waitBound(15_000)}).unref()
 
   const agent = await TestAgent.start()
   const options = { agent: { address: agent.address, env: {} } }
@@ -42,13 +43,13 @@ const { TestAgent } = require('consul-connect/testing')
 ${MESH}
 main().then(async () => {
   console.log('closed')
-  // One copy of everything, however it is asked for.
+  // require() and import() must return the same module.
   const imported = await import('consul-connect')
   console.log(imported.Service === connect.Service ? 'one copy' : 'two copies')
 })
 `
 
-/** What has a type that cannot be resolved is \`any\`, and goes with every other: each of these must not. */
+/** `any`, the type of a module that is not found, is assignable to a number: each expected error proves a type. */
 export const TYPESCRIPT = `
 import { type Server, createServer } from 'node:http'
 import * as connect from 'consul-connect'
@@ -56,7 +57,7 @@ import { type Authorizer, ConnectError, type MeshSocket, type Service, service }
 import { TestAgent, TestCa, type TestAgentOptions } from 'consul-connect/testing'
 
 const options: TestAgentOptions = { datacenter: 'dc1' }
-const onlyWeb: Authorizer = ({ peer }) => ({ authorized: peer.service === 'web', reason: 'only web may' })
+const onlyWeb: Authorizer = ({ peer }) => ({ authorized: peer.service === 'web', reason: 'only web' })
 
 export async function ask(server: Server = createServer()): Promise<string> {
   await using agent = await TestAgent.start(options)
@@ -78,25 +79,25 @@ export function code(error: unknown): connect.ErrorCode | undefined {
 }
 
 export function wrong(web: Service): unknown {
-  // @ts-expect-error -- a service is no number
+  // @ts-expect-error -- a Service
   const aService: number = connect.service('web')
-  // @ts-expect-error -- nor is a dispatcher, which is of undici
+  // @ts-expect-error -- a type of undici
   const aDispatcher: number = web.dispatcher()
-  // @ts-expect-error -- nor is an agent, which is of Node.js
+  // @ts-expect-error -- a type of Node.js
   const anAgent: number = web.httpAgent()
-  // @ts-expect-error -- nor is a stream
+  // @ts-expect-error -- a MeshStream
   const aStream: number = web.stream('api')
-  // @ts-expect-error -- nor is a fetch
+  // @ts-expect-error -- the type of the global fetch
   const aFetch: number = web.fetch
-  // @ts-expect-error -- nor is a CA
+  // @ts-expect-error -- a TestCa
   const aCa: number = TestCa.create()
-  // @ts-expect-error -- an emitter that knows its events, which is of eventemitter3
+  // @ts-expect-error -- the events are typed, by eventemitter3
   web.on('rotate', () => undefined)
   return [aService, aDispatcher, anAgent, aStream, aFetch, aCa]
 }
 `
 
-/** For TypeScript that is compiled to CommonJS. */
+/** TypeScript that is compiled to CommonJS. */
 export const TYPESCRIPT_COMMONJS = `
 import connect = require('consul-connect')
 import testing = require('consul-connect/testing')
@@ -104,7 +105,7 @@ import testing = require('consul-connect/testing')
 export async function ask(): Promise<string | undefined> {
   const agent: testing.TestAgent = await testing.TestAgent.start()
   const web: connect.Service = connect.service('web', { agent: { address: agent.address } })
-  // @ts-expect-error -- a service is no number
+  // @ts-expect-error -- a Service
   const wrong: number = web
   return wrong === 0 ? undefined : web.trustDomain
 }

@@ -1,19 +1,20 @@
-// The sidecar as a process of its own, started as a user would: `connect-proxy -flags`.
+// Runs the sidecar as a separate process, as a user does: `connect-proxy -flags`.
+import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, type ServerOpts, type Socket, connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { TestContext } from 'node:test'
 import { freePort } from '../fixtures/free-ports.js'
-import { WAIT_MS, until } from '../fixtures/mesh.js'
+import { type TestMesh, WAIT_MS, startMesh } from '../fixtures/mesh.js'
 
 const folder = join(import.meta.dirname, '..', '..', 'examples', 'proxy')
 const bin = join(folder, 'bin.js')
 
-/** One line of its log. */
+/** A line of the JSON log. */
 export interface Line {
   readonly level: number
   readonly msg: string
@@ -21,18 +22,18 @@ export interface Line {
 }
 
 export interface ProxyOptions {
-  /** Besides those of the agent. */
+  /** Environment variables besides PATH. */
   readonly env?: Readonly<Record<string, string>>
-  /** What is waited for in its log before it counts as started. @default every listener that its flags name */
+  /** Log messages to wait for. @default one for each listener, upstream, and registration in the flags */
   readonly ready?: readonly string[]
 }
 
 export class RunningProxy {
   readonly #child: ChildProcess
   readonly #waiting = new Set<() => void>()
-  /** Everything that it has logged. */
+  /** Every logged line. */
   readonly lines: Line[] = []
-  /** What it has written besides. */
+  /** Output that is not JSON. */
   text = ''
 
   constructor(child: ChildProcess) {
@@ -58,16 +59,20 @@ export class RunningProxy {
     return this.#child.exitCode !== null || this.#child.signalCode !== null
   }
 
-  /** The first such line, that which was logged already included. */
-  async logged(what: string | ((line: Line) => boolean), from = 0): Promise<Line> {
-    const accept = typeof what === 'string' ? ({ msg }: Line): boolean => msg.includes(what) : what
+  /**
+   * Waits for a line of the log.
+   * @param wanted - a part of the message, or a predicate
+   * @param from - the number of lines to skip; earlier lines count by default
+   */
+  async logged(wanted: string | ((line: Line) => boolean), from = 0): Promise<Line> {
+    const accept = typeof wanted === 'string' ? ({ msg }: Line): boolean => msg.includes(wanted) : wanted
     const deadline = AbortSignal.timeout(WAIT_MS)
     for (;;) {
       const found = this.lines.slice(from).find(accept)
       if (found !== undefined) return found
       if (this.hasEnded || deadline.aborted) {
         throw new Error(
-          `it has not logged ${String(what)}:\n${this.text}${JSON.stringify(this.lines, undefined, 1)}`,
+          `not logged: ${String(wanted)}\n${this.text}${JSON.stringify(this.lines, undefined, 1)}`,
         )
       }
       await new Promise<void>((resolve) => {
@@ -83,13 +88,13 @@ export class RunningProxy {
     this.#child.kill(signal)
   }
 
-  /** Waits for its end; returns its exit code, or the signal that ended it. */
+  /** Waits until the process ends, and returns its exit code or the signal that ended it. */
   async ended(): Promise<number | NodeJS.Signals | null> {
     try {
       if (!this.hasEnded) await once(this.#child, 'exit', { signal: AbortSignal.timeout(WAIT_MS) })
     } catch (cause) {
       const logged = JSON.stringify(this.lines.slice(-20), undefined, 1)
-      throw new Error(`it has not ended in ${WAIT_MS} ms; its last lines: ${logged}`, { cause })
+      throw new Error(`the process did not end within ${WAIT_MS} ms; last lines: ${logged}`, { cause })
     }
     return this.#child.exitCode ?? this.#child.signalCode
   }
@@ -99,19 +104,14 @@ export class RunningProxy {
     return this.ended()
   }
 
-  /** How many descriptors it has open. */
-  descriptors(): number {
-    return readdirSync(`/proc/${this.pid}/fd`).length
-  }
-
-  /** The answer of its admin address. */
+  /** Requests a path of the admin address. */
   async admin(path: string): Promise<{ readonly status: number; readonly text: string }> {
     const { address } = (await this.logged('admin address is open')) as { address?: string } & Line
     const response = await fetch(`http://${address}${path}`)
     return { status: response.status, text: await response.text() }
   }
 
-  /** The sum of a metric over its labels, or over those with these values. */
+  /** The sum of a metric over all samples with these labels. */
   async metric(name: string, labels: Readonly<Record<string, string>> = {}): Promise<number> {
     const { text } = await this.admin('/metrics')
     return text
@@ -135,7 +135,7 @@ function parse(text: string): Line | undefined {
   }
 }
 
-/** Runs it with nothing but these flags, and without waiting for anything. */
+/** Starts the proxy with exactly these flags, and does not wait. */
 export function spawnProxy(
   t: TestContext,
   flags: readonly string[],
@@ -143,7 +143,7 @@ export function spawnProxy(
 ): RunningProxy {
   if (!existsSync(join(folder, 'dist', 'main.js'))) throw new Error('the proxy is not built: npm run build')
   const { PATH = '' } = process.env
-  // The variables of whoever runs the tests must not leak in.
+  // Without CONSUL_HTTP_ADDR and the like of the developer.
   const child = spawn(process.execPath, [bin, ...flags], {
     env: { PATH, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -153,36 +153,29 @@ export function spawnProxy(
   return proxy
 }
 
-/** Runs it until the end of the test. */
+/** Starts the proxy with a debug log and an admin address, and waits until it is ready. Ends it with the test. */
 export async function startProxy(
   t: TestContext,
   agent: string,
   flags: readonly string[],
   { env = {}, ready }: ProxyOptions = {},
 ): Promise<RunningProxy> {
-  const common = [
-    '-http-addr',
-    agent,
-    '-log-json',
-    '-log-level',
-    'debug',
-    '-admin-addr',
-    String(await freePort()),
-  ]
+  const adminPort = String(await freePort())
+  const common = ['-http-addr', agent, '-log-json', '-log-level', 'debug', '-admin-addr', adminPort]
   const proxy = spawnProxy(t, [...common, ...flags], env)
   const expected = ready ?? [
     ...flags.filter((flag) => flag === '-listen').map(() => 'public listener is open'),
     ...flags.filter((flag) => flag === '-upstream').map(() => 'upstream is open'),
     ...flags.filter((flag) => flag === '-register').map(() => 'registered'),
   ]
-  for (const what of new Set(expected)) {
-    const times = expected.filter((one) => one === what).length
-    await proxy.logged(() => proxy.lines.filter(({ msg }) => msg === what).length >= times)
+  for (const message of new Set(expected)) {
+    const count = expected.filter((other) => other === message).length
+    await proxy.logged(() => proxy.lines.filter(({ msg }) => msg === message).length >= count)
   }
   return proxy
 }
 
-/** A folder until the end of the test. */
+/** Creates a directory, and removes it at the end of the test. */
 export function temporaryFolder(t: TestContext): string {
   const folder = mkdtempSync(join(tmpdir(), 'consul-connect-proxy-'))
   t.after(() => {
@@ -191,14 +184,14 @@ export function temporaryFolder(t: TestContext): string {
   return folder
 }
 
-/** A file with these settings; returns its path. */
+/** Writes settings to a file, and returns its path. */
 export function configFile(t: TestContext, settings: object): string {
   const path = join(temporaryFolder(t), 'proxy.json')
   writeFileSync(path, JSON.stringify(settings))
   return path
 }
 
-/** A plain application on the loopback, until the end of the test. */
+/** Starts a TCP server without TLS on loopback, until the end of the test. */
 export async function startApplication(
   t: TestContext,
   handler: (socket: Socket) => void,
@@ -226,16 +219,16 @@ export function echo(socket: Socket): void {
   socket.pipe(socket)
 }
 
-/** A local connection, as a program that knows nothing of the mesh makes it. */
+/** Connects to a local port without TLS, as an application behind a sidecar does. */
 export function localConnect(t: TestContext, port: number): Socket {
   const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
-  // At the end of a test the services go first, and their end is a reset here.
+  // At the end of a test, services are destroyed first, which resets this connection.
   socket.on('error', () => undefined)
   t.after(() => socket.destroy())
   return socket
 }
 
-/** The next bytes from a socket. */
+/** Returns the next chunk from a socket. Rejects when the connection ends first. */
 export async function nextData(socket: Socket): Promise<string> {
   const stop = new AbortController()
   const signal = AbortSignal.any([stop.signal, AbortSignal.timeout(WAIT_MS)])
@@ -249,6 +242,19 @@ export async function nextData(socket: Socket): Promise<string> {
   } finally {
     stop.abort()
   }
+}
+
+/** Sends a text over a connection to an echo server, and checks the answer. */
+export async function expectEcho(socket: Socket, text = 'hello'): Promise<void> {
+  socket.write(text)
+  assert.equal(await nextData(socket), text)
+}
+
+/** Opens a connection to an echo server that works. */
+export async function connectEcho(t: TestContext, port: number): Promise<Socket> {
+  const socket = localConnect(t, port)
+  await expectEcho(socket)
+  return socket
 }
 
 /** Whether connections to a port are refused. */
@@ -274,7 +280,7 @@ export interface Pair {
   readonly publicPort: number
 }
 
-/** An application behind a proxy of the service `api`, and a proxy of `web` that leads there. */
+/** Starts a proxy of the service `api` in front of an application, and a proxy of `web` with an upstream to `api`. */
 export async function startPair(
   t: TestContext,
   agent: string,
@@ -298,9 +304,12 @@ export async function startPair(
   }
 }
 
-/** Waits until a proxy has no connection and as many descriptors as at first. */
-export async function settled(proxy: RunningProxy, descriptors: number): Promise<void> {
-  await until('no connection is open', async () => (await proxy.metric('connections_open')) === 0)
-  // The request of the metrics is one more, for as long as it lasts.
-  await until('descriptors are back at the start', () => proxy.descriptors() <= descriptors)
+/** Starts a mesh, an echo server, and a pair of proxies that leads to the echo server. */
+export async function startEchoPair(
+  t: TestContext,
+  flags: { inbound?: readonly string[]; outbound?: readonly string[] } = {},
+): Promise<Pair & TestMesh & { readonly application: Awaited<ReturnType<typeof startApplication>> }> {
+  const mesh = await startMesh(t)
+  const application = await startApplication(t, echo)
+  return { ...mesh, application, ...(await startPair(t, mesh.agent.address, application.port, flags)) }
 }

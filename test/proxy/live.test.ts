@@ -1,19 +1,17 @@
-// A configuration that changes while connections are open: only what has changed is touched.
+// Changes of the configuration while connections are open: unchanged parts are not affected.
 import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
-import type { Socket } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { freePort } from '../fixtures/free-ports.js'
 import type { TestAgent } from '../../src/testing/index.js'
-import { WAIT_MS, ask, readAll, startMesh, until } from '../fixtures/mesh.js'
+import { WAIT_MS, ask, readAll, until } from '../fixtures/mesh.js'
 import {
   type RunningProxy,
-  echo,
+  connectEcho,
   isRefused,
   localConnect,
-  nextData,
   startApplication,
-  startPair,
+  startEchoPair,
   startProxy,
 } from './connect-proxy.js'
 
@@ -34,7 +32,7 @@ interface Registered {
 
 const ID = 'web-1-proxy'
 
-/** Registers the proxy, or changes its registration, as its operator would. */
+/** Registers the proxy, or changes its registration. */
 async function register(agent: TestAgent, registered: Registered): Promise<void> {
   const { port, applicationPort, upstreams = [], config = {}, service = 'web' } = registered
   const response = await fetch(`${agent.url}/v1/agent/service/register`, {
@@ -58,11 +56,9 @@ async function register(agent: TestAgent, registered: Registered): Promise<void>
   assert.equal(response.status, 200, await response.text())
 }
 
-/** A service `api` behind a sidecar, and the sidecar of `web`, which takes its configuration from the agent. */
+/** Starts `api` behind a sidecar, and a sidecar of `web` that reads its configuration from the agent. */
 async function start(t: TestContext) {
-  const { agent, join } = await startMesh(t)
-  const application = await startApplication(t, echo)
-  await startPair(t, agent.address, application.port)
+  const { agent, join, application } = await startEchoPair(t)
   const [port, upstream] = [await freePort(), await freePort()]
   const upstreams: Upstream[] = [{ DestinationName: 'api', LocalBindPort: upstream }]
   const registered = { port, applicationPort: application.port, upstreams }
@@ -70,15 +66,15 @@ async function start(t: TestContext) {
   const proxy = await startProxy(t, agent.address, ['-sidecar-for', 'web-1'], {
     ready: ['public listener is open', 'upstream is open'],
   })
-  return { agent, join, proxy, registered, upstream, application }
+  return { agent, join, proxy, registered, upstream }
 }
 
-/** Sends and checks what comes back, until it is stopped. */
-function exchangeForever(t: TestContext, port: number) {
+/** Sends data over an echo connection until `finish()`, which checks that every byte came back. */
+function startExchange(t: TestContext, port: number) {
   const socket = localConnect(t, port)
   const [sent, received] = [createHash('sha256'), createHash('sha256')]
   let [sentBytes, receivedBytes] = [0, 0]
-  let stopping = false
+  let isStopping = false
   const piece = randomBytes(10_000)
   const send = (): void => {
     sent.update(piece)
@@ -89,22 +85,21 @@ function exchangeForever(t: TestContext, port: number) {
     received.update(chunk)
     receivedBytes += chunk.length
     if (receivedBytes !== sentBytes) return
-    if (stopping) socket.end()
+    if (isStopping) socket.end()
     else send()
   })
   const ended = new Promise<void>((resolve, reject) => {
     socket.once('end', resolve).once('error', reject)
     AbortSignal.timeout(4 * WAIT_MS).addEventListener('abort', () => {
-      reject(new Error('it has not ended'))
+      reject(new Error('the exchange did not end'))
     })
   })
-  // Looked at when it is stopped.
+  // finish() reports the error.
   ended.catch(() => undefined)
   send()
   return {
-    /** Everything that was sent has come back, over the same connection. */
     finish: async (): Promise<void> => {
-      stopping = true
+      isStopping = true
       await ended
       assert.ok(receivedBytes > 0)
       assert.equal(received.digest('hex'), sent.digest('hex'))
@@ -112,57 +107,50 @@ function exchangeForever(t: TestContext, port: number) {
   }
 }
 
-async function isEcho(t: TestContext, port: number): Promise<Socket> {
-  const socket = localConnect(t, port)
-  socket.write('hello')
-  assert.equal(await nextData(socket), 'hello')
-  return socket
-}
-
-/** Waits until it has applied another configuration than those before. */
+/** Makes a change, and waits until the proxy has applied it. */
 async function applied(proxy: RunningProxy, change: () => Promise<void>): Promise<void> {
   const before = proxy.lines.length
   await change()
   await proxy.logged('configuration applied', before)
 }
 
-describe('a configuration that changes under load', () => {
-  it('upstreams come, go and move, and the untouched ones lose no byte', async (t) => {
+describe('a change of the configuration of a sidecar', () => {
+  it('adds, moves, changes, and removes upstreams without loss of a byte on other connections', async (t) => {
     const { agent, proxy, registered, upstream } = await start(t)
-    const steady = Array.from({ length: 4 }, () => exchangeForever(t, upstream))
+    const steady = Array.from({ length: 4 }, () => startExchange(t, upstream))
     const [untouched] = registered.upstreams
     const [second, third] = [await freePort(), await freePort()]
     const change = (...others: Upstream[]): Promise<void> =>
       applied(proxy, () => register(agent, { ...registered, upstreams: [untouched!, ...others] }))
-    // Added.
+    // Add an upstream.
     await change({ DestinationName: 'api', LocalBindPort: second })
-    await until('the added one listens', async () => !(await isRefused(second)))
-    const doomed = await isEcho(t, second)
-    // Moved.
+    await until('the added upstream listens', async () => !(await isRefused(second)))
+    const open = await connectEcho(t, second)
+    // Move it.
     await change({ DestinationName: 'api', LocalBindPort: third })
-    await until('the old place is gone', () => isRefused(second))
-    await until('the new place listens', async () => !(await isRefused(third)))
-    // One that was open where nobody listens any more may end in its time.
-    doomed.end('bye')
-    assert.equal(await readAll(doomed), 'bye')
-    // Tuned: what is open leads where it did, and lives on.
-    const tuned = exchangeForever(t, third)
+    await until('the old port is closed', () => isRefused(second))
+    await until('the new port listens', async () => !(await isRefused(third)))
+    // Connections over the old port stay open.
+    open.end('bye')
+    assert.equal(await readAll(open), 'bye')
+    // Change its timeout. Open connections stay.
+    const kept = startExchange(t, third)
     await change({ DestinationName: 'api', LocalBindPort: third, Config: { connect_timeout_ms: 50 } })
-    await until('it listens again', async () => !(await isRefused(third)))
-    await tuned.finish()
-    // Led elsewhere.
-    await change({ DestinationName: 'nobody', LocalBindPort: third })
-    await until('it listens again', async () => !(await isRefused(third)))
-    await proxy.logged('dial nobody')
-    // Removed and added, ten times over.
+    await until('the port listens again', async () => !(await isRefused(third)))
+    await kept.finish()
+    // Change its destination.
+    await change({ DestinationName: 'missing', LocalBindPort: third })
+    await until('the port listens again', async () => !(await isRefused(third)))
+    await proxy.logged('dial missing')
+    // Remove and add it ten times.
     for (let i = 0; i < 10; i += 1) {
       await change(...(i % 2 === 0 ? [] : [{ DestinationName: 'api', LocalBindPort: third }]))
     }
-    for (const one of steady) await one.finish()
+    for (const exchange of steady) await exchange.finish()
     assert.equal(await proxy.metric('connections_closed_total', { reason: 'broken' }), 0)
   })
 
-  it('the public listener moves, and open connections live on', async (t) => {
+  it('moves the public listener, and keeps open connections', async (t) => {
     const { agent, proxy, registered, join } = await start(t)
     const client = join('client')
     const dial = async (port: number) => client.dial({ address: `127.0.0.1:${port}`, service: 'web' })
@@ -170,8 +158,8 @@ describe('a configuration that changes under load', () => {
     assert.equal(await ask(open, 'first'), 'first')
     const moved = await freePort()
     await applied(proxy, () => register(agent, { ...registered, port: moved }))
-    await until('the new place listens', async () => !(await isRefused(moved)))
-    await until('the old place is gone', () => isRefused(registered.port))
+    await until('the new port listens', async () => !(await isRefused(moved)))
+    await until('the old port is closed', () => isRefused(registered.port))
     assert.equal(await ask(open, 'still here'), 'still here')
     const fresh = await dial(moved)
     fresh.end('hello')
@@ -179,21 +167,21 @@ describe('a configuration that changes under load', () => {
     open.end()
   })
 
-  it('the application moves: new connections go there', async (t) => {
+  it('connects new connections to the new address of the application', async (t) => {
     const { agent, proxy, registered, join } = await start(t)
     const other = await startApplication(t, (socket) => socket.end('other'))
     await applied(proxy, () => register(agent, { ...registered, applicationPort: other.port }))
     const socket = await join('client').dial({ address: `127.0.0.1:${registered.port}`, service: 'web' })
     assert.equal(await readAll(socket), 'other')
-    // Nothing was opened anew for it.
+    // The listener stayed open.
     assert.equal(proxy.lines.filter(({ msg }) => msg === 'public listener is open').length, 1)
   })
 
-  it('a wrong value costs what it belongs to, and is reported once', async (t) => {
+  it('uses the default for an invalid setting, skips an invalid upstream, and reports each once', async (t) => {
     const { agent, proxy, registered, upstream } = await start(t)
     const before = proxy.lines.length
-    const wrong = { DestinationName: 'db', LocalBindPort: 1, Config: { tag: ['primary'] } }
-    const upstreams = [...registered.upstreams, wrong]
+    const invalid = { DestinationName: 'db', LocalBindPort: 1, Config: { tag: ['primary'] } }
+    const upstreams = [...registered.upstreams, invalid]
     const config = { handshake_timeout_ms: 'soon', drain_timeout_ms: '5000', colour: 'red' }
     await applied(proxy, () => register(agent, { ...registered, upstreams, config }))
     const problems = [
@@ -201,8 +189,8 @@ describe('a configuration that changes under load', () => {
       'upstreams[1].config.tag: expected one of tags, filter, near, got an unknown key; this upstream is not served',
     ]
     for (const problem of problems) await proxy.logged(problem, before)
-    await proxy.logged('colour: no such key; it has no effect', before)
-    await isEcho(t, upstream)
+    await proxy.logged('colour: unknown key, which has no effect', before)
+    await connectEcho(t, upstream)
     const { status, text } = await proxy.admin('/ready')
     assert.equal(status, 200)
     assert.deepEqual((JSON.parse(text) as { problems: string[] }).problems, problems)
@@ -214,21 +202,21 @@ describe('a configuration that changes under load', () => {
     assert.equal(proxy.lines.slice(before).filter(({ msg }) => msg === problems[1]).length, 1)
   })
 
-  it('an unusable registration changes nothing, and is shown until it is mended', async (t) => {
+  it('keeps the current configuration when the registration is unusable, and reports it until it is usable', async (t) => {
     const { agent, proxy, registered, upstream } = await start(t)
     await register(agent, { ...registered, config: { namespace: 'a/b', BindPort: 1, bind_port: 2 } })
     await proxy.logged('configuration: config.bind_port: expected one spelling of a key, got two')
-    const shown = async (): Promise<string[]> =>
+    const reported = async (): Promise<string[]> =>
       (JSON.parse((await proxy.admin('/ready')).text) as { problems: string[] }).problems
-    assert.deepEqual(await shown(), [
+    assert.deepEqual(await reported(), [
       'configuration: config.bind_port: expected one spelling of a key, got two',
     ])
-    await isEcho(t, upstream)
+    await connectEcho(t, upstream)
     await register(agent, registered)
-    await until('nothing is wrong', async () => (await shown()).length === 0)
+    await until('no problem is reported', async () => (await reported()).length === 0)
   })
 
-  it('another service: the proxy stands for that one from then on', async (t) => {
+  it('becomes the proxy of another service', async (t) => {
     const { agent, proxy, registered, join } = await start(t)
     const from = proxy.lines.length
     await register(agent, { ...registered, service: 'shop' })
@@ -243,12 +231,12 @@ describe('a configuration that changes under load', () => {
     assert.equal(await readAll(socket), 'x')
   })
 
-  it('a registration that is gone: it goes on with what it has', async (t) => {
+  it('keeps the current configuration when the registration is removed', async (t) => {
     const { agent, proxy, upstream } = await start(t)
     await fetch(`${agent.url}/v1/agent/service/deregister/${ID}`, { method: 'PUT' })
     await proxy.logged(
       'expected one proxy registered for the service instance web-1 on this agent, found none',
     )
-    await isEcho(t, upstream)
+    await connectEcho(t, upstream)
   })
 })

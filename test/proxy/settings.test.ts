@@ -1,3 +1,4 @@
+// The settings of the sidecar from flags, the environment, and a configuration file.
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
@@ -11,30 +12,32 @@ after(() => {
 })
 let files = 0
 
-/** A file with this text, or with this as JSON. */
+/** Writes a configuration file of text or JSON, and returns its path. */
 function file(content: unknown): string {
   const path = join(folder, `${(files += 1)}.json`)
   writeFileSync(path, typeof content === 'string' ? content : JSON.stringify(content))
   return path
 }
 
-const LISTENING = ['-service', 'web', '-service-addr', '127.0.0.1:8080', '-listen', ':8443']
-
-/** The configuration of a proxy that has it from its flags or a file. */
+/** The configuration in settings from flags or a file. */
 function configOf({ source }: Settings) {
   assert.ok(source.kind === 'static')
   return source.config
 }
 
+/** The registered proxy in settings that name one. */
 function selectorOf({ source }: Settings) {
   assert.ok(source.kind === 'agent')
   return source.selector
 }
 
 describe('settings: flags', () => {
-  it('mean what they mean to the built-in proxy', () => {
+  it('are compatible with `consul connect proxy`', () => {
     const settings = readSettings(
-      [...LISTENING, '-upstream', 'db:5432', '-register', '-register-id', 'a'],
+      [
+        ...['-service', 'web', '-service-addr', '127.0.0.1:8080', '-listen', ':8443'],
+        ...['-upstream', 'db:5432', '-register', '-register-id', 'a'],
+      ],
       {},
     )
     const { service, listener, upstreams } = configOf(settings)
@@ -49,7 +52,7 @@ describe('settings: flags', () => {
     assert.deepEqual([settings.admin, settings.workers, settings.warnings], [undefined, 1, []])
   })
 
-  it('may have one dash or two, and their value after an equals sign', () => {
+  it('accept one dash or two, and values after an equals sign', () => {
     const settings = readSettings(
       ['--service=web', '--upstream=db:5432', '-log-json=true', '--log-level', 'DEBUG'],
       {},
@@ -83,7 +86,7 @@ describe('settings: flags', () => {
     ['db.query:5432?near=node-1', { query: 'db', near: 'node-1' }, { host: '127.0.0.1', port: 5432 }],
   ]
   for (const [text, target, bind] of upstreams) {
-    it(`-upstream ${text}`, () => {
+    it(`accept -upstream ${text}`, () => {
       const [upstream] = configOf(readSettings(['-service', 'web', '-upstream', text], {})).upstreams
       assert.deepEqual(JSON.parse(JSON.stringify(upstream?.target)), target)
       assert.deepEqual(upstream?.bind, bind)
@@ -99,13 +102,13 @@ describe('settings: flags', () => {
     ['unix:///run/app.sock', { path: '/run/app.sock' }],
   ]
   for (const [text, application] of applications) {
-    it(`-service-addr ${text}`, () => {
+    it(`accept -service-addr ${text}`, () => {
       const settings = readSettings(['-service', 'web', '-listen', ':8443', '-service-addr', text], {})
       assert.deepEqual(configOf(settings).listener?.application, application)
     })
   }
 
-  it('without an effect are accepted with a warning', () => {
+  it('without effect produce a warning', () => {
     const { warnings } = readSettings(['-service', 'web', '-pprof-addr', ':6060', '-stale'], {})
     assert.deepEqual(warnings, [
       '-stale: ignored',
@@ -113,19 +116,19 @@ describe('settings: flags', () => {
     ])
   })
 
-  it('name the proxy whose configuration the agent has', () => {
+  it('select a proxy that is registered with the agent', () => {
     assert.deepEqual(selectorOf(readSettings(['-proxy-id', 'a'], {})), { proxyId: 'a' })
     assert.deepEqual(selectorOf(readSettings(['-sidecar-for', 'a'], {})), { sidecarFor: 'a' })
   })
 
-  it('open the admin address on the loopback, unless a host is given', () => {
+  it('-admin-addr defaults to loopback', () => {
     const admin = (text: string) => readSettings(['-service', 'web', '-admin-addr', text], {}).admin
     assert.deepEqual(admin(':9000'), { host: '127.0.0.1', port: 9000 })
     assert.deepEqual(admin('9000'), { host: '127.0.0.1', port: 9000 })
     assert.deepEqual(admin('0.0.0.0:9000'), { host: '0.0.0.0', port: 9000 })
   })
 
-  it('take as many workers as there are cores', () => {
+  it('-workers accepts a number, or auto for one per core', () => {
     assert.equal(
       readSettings(['-service', 'web', '-workers', 'auto'], {}).workers,
       Math.min(64, availableParallelism()),
@@ -135,7 +138,7 @@ describe('settings: flags', () => {
 })
 
 describe('settings: environment', () => {
-  it('names the proxy where no flag does', () => {
+  it('selects a registered proxy, unless a flag selects one', () => {
     assert.deepEqual(selectorOf(readSettings([], { CONNECT_PROXY_ID: 'a' })), { proxyId: 'a' })
     assert.deepEqual(selectorOf(readSettings([], { CONNECT_SIDECAR_FOR: 'a', CONNECT_PROXY_ID: '' })), {
       sidecarFor: 'a',
@@ -147,43 +150,43 @@ describe('settings: environment', () => {
   })
 
   const environments: [
-    what: string,
+    name: string,
     flags: string[],
     env: Record<string, string>,
     expected: Record<string, string | undefined>,
   ][] = [
     [
-      'Consul’s own',
+      'the variables of Consul',
       [],
       { CONSUL_HTTP_ADDR: 'a:1', CONSUL_HTTP_TOKEN: 't' },
       { CONSUL_HTTP_ADDR: 'a:1', CONSUL_HTTP_TOKEN: 't' },
     ],
     [
-      'flags before it',
+      'flags over variables',
       ['-http-addr', 'b:1', '-datacenter', 'dc2'],
       { CONSUL_HTTP_ADDR: 'a:1' },
       { CONSUL_HTTP_ADDR: 'b:1', CONSUL_DATACENTER: 'dc2' },
     ],
     [
-      'the token of a managed proxy',
+      'CONNECT_PROXY_TOKEN over other tokens',
       [],
       { CONNECT_PROXY_TOKEN: 'p', CONSUL_HTTP_TOKEN: 't', CONSUL_HTTP_TOKEN_FILE: '/f' },
       { CONSUL_HTTP_TOKEN: 'p', CONSUL_HTTP_TOKEN_FILE: undefined },
     ],
     [
-      'a token file before that',
+      '-token-file over CONNECT_PROXY_TOKEN',
       ['-token-file', '/g'],
       { CONNECT_PROXY_TOKEN: 'p' },
       { CONSUL_HTTP_TOKEN_FILE: '/g' },
     ],
     [
-      'a token before a token file',
+      '-token over CONSUL_HTTP_TOKEN_FILE',
       ['-token', 'x'],
       { CONSUL_HTTP_TOKEN_FILE: '/f' },
       { CONSUL_HTTP_TOKEN: 'x', CONSUL_HTTP_TOKEN_FILE: undefined },
     ],
     [
-      'HTTPS',
+      'the flags of HTTPS',
       ['-ca-file', 'a', '-ca-path', 'b', '-client-cert', 'c', '-client-key', 'd', '-tls-server-name', 'e'],
       {},
       {
@@ -195,21 +198,21 @@ describe('settings: environment', () => {
       },
     ],
   ]
-  for (const [what, flags, env, expected] of environments) {
-    it(`leads to the agent: ${what}`, () => {
+  for (const [name, flags, env, expected] of environments) {
+    it(`configures the connection to the agent: ${name}`, () => {
       const { agent } = readSettings(['-service', 'web', ...flags], env)
-      for (const [name, value] of Object.entries(expected)) assert.equal(agent.env?.[name], value, name)
+      for (const [key, value] of Object.entries(expected)) assert.equal(agent.env?.[key], value, key)
     })
   }
 
-  it('is a better place for a token than the command line', () => {
+  it('is recommended for a token in place of the command line', () => {
     const { warnings } = readSettings(['-service', 'web', '-token', 'secret-7'], {})
     assert.deepEqual(warnings, ['-token: visible in the process list; use -token-file or CONSUL_HTTP_TOKEN'])
   })
 })
 
 describe('settings: a file', () => {
-  it('has the configuration, and what the command line has', () => {
+  it('contains the configuration of the proxy, and values of flags', () => {
     const path = file({
       service: 'web',
       bind_port: 8443,
@@ -229,7 +232,7 @@ describe('settings: a file', () => {
     assert.equal(settings.agent.env?.['CONSUL_HTTP_ADDR'], '10.0.0.1:8500')
   })
 
-  it('gives way to flags', () => {
+  it('yields to flags', () => {
     const path = file({ service: 'web', bind_port: 8443, local_service_port: 8080, log_level: 'warn' })
     const settings = readSettings(
       ['-config-file', path, '-listen', '127.0.0.1:9443', '-log-level', 'info'],
@@ -239,122 +242,96 @@ describe('settings: a file', () => {
     assert.deepEqual([listener?.host, listener?.port, settings.log.level], ['127.0.0.1', 9443, 'info'])
   })
 
-  it('may name a proxy of the agent', () => {
+  it('may select a registered proxy', () => {
     assert.deepEqual(selectorOf(readSettings(['-config-file', file({ proxy_id: 'a' })], {})), {
       proxyId: 'a',
     })
   })
 })
 
-describe('settings: what is wrong', () => {
-  const wrong: [args: () => string[], message: RegExp][] = [
+describe('settings: errors', () => {
+  const commandLines: [flags: string, message: RegExp][] = [
+    ['', /^no configuration: expected -sidecar-for, -proxy-id, -service, or -config-file \(see -help\)$/],
+    ['-servcie web', /^unknown flag: -servcie \(see -help\)$/],
+    ['web', /^Unexpected argument 'web'/],
+    ['-service', /argument missing/],
+    ['-service web -log-json=maybe', /^-log-json: expected true or false, got "maybe"$/],
+    ['-proxy-id a -sidecar-for b', /^-proxy-id, -sidecar-for: set only one of them$/],
+    ['-proxy-id=', /^-proxy-id, -sidecar-for: expected an ID, got ""$/],
     [
-      () => [],
-      /^no configuration: expected -sidecar-for, -proxy-id, -service, or -config-file \(see -help\)$/,
-    ],
-    [() => ['-servcie', 'web'], /^unknown flag: -servcie \(see -help\)$/],
-    [() => ['web'], /^Unexpected argument 'web'/],
-    [() => ['-service'], /argument missing/],
-    [() => ['-service', 'web', '-log-json=maybe'], /^-log-json: expected true or false, got "maybe"$/],
-    [() => ['-proxy-id', 'a', '-sidecar-for', 'b'], /^-proxy-id, -sidecar-for: set only one of them$/],
-    [() => ['-proxy-id', ''], /^-proxy-id, -sidecar-for: expected an ID, got ""$/],
-    [
-      () => ['-proxy-id', 'a', '-upstream', 'db:1'],
+      '-proxy-id a -upstream db:1',
       /^upstreams: not allowed with -proxy-id or -sidecar-for; the agent has the configuration of a$/,
     ],
+    ['-sidecar-for a -service web', /^service: not allowed with -proxy-id or -sidecar-for; /],
+    ['-service web -listen :1', /^-listen: expected -service-addr as well/],
+    ['-service web -listen x', /^-listen: expected \[HOST:\]PORT with a port from 1 to 65535, got "x"$/],
     [
-      () => ['-sidecar-for', 'a', '-service', 'web'],
-      /^service: not allowed with -proxy-id or -sidecar-for; /,
+      '-service web -service-addr 127.0.0.1:8080 -listen :0',
+      /^-listen: expected \[HOST:\]PORT .*, got ":0"$/,
     ],
-    [() => ['-service', 'web', '-listen', ':1'], /^-listen: expected -service-addr as well/],
+    ['-service web -service-addr h:', /^-service-addr: expected .*, got "h:"$/],
     [
-      () => ['-service', 'web', '-listen', 'x'],
-      /^-listen: expected \[HOST\]:PORT with a port from 1 to 65535, got "x"$/,
-    ],
-    [() => [...LISTENING.slice(0, 4), '-listen', ':0'], /^-listen: expected \[HOST\]:PORT .*, got ":0"$/],
-    [() => ['-service', 'web', '-service-addr', 'h:'], /^-service-addr: expected .*, got "h:"$/],
-    [
-      () => ['-service', 'web', '-upstream', 'db'],
+      '-service web -upstream db',
       /^-upstream: expected NAME\[\.service\|\.query\]:\[HOST:\]PORT\[\?.*\], got "db"$/,
     ],
-    [() => ['-service', 'web', '-upstream', 'db:70000'], /^-upstream: expected .*, got "70000"$/],
+    ['-service web -upstream db:70000', /^-upstream: expected .*, got "70000"$/],
     [
-      () => ['-service', 'web', '-upstream', 'db:1?tags=a'],
+      '-service web -upstream db:1?tags=a',
       /^-upstream: unknown parameter "tags"; expected one of tag, near, filter$/,
     ],
+    ['-service web -upstream db:1?near=a&near=b', /^-upstream: expected near once; it is repeated$/],
+    ['-service web -upstream db:1?tag=', /^-upstream: expected a value for tag, got ""$/],
     [
-      () => ['-service', 'web', '-upstream', 'db:1?near=a&near=b'],
-      /^-upstream: expected near once; it is repeated$/,
-    ],
-    [() => ['-service', 'web', '-upstream', 'db:1?tag='], /^-upstream: expected a value for tag, got ""$/],
-    [
-      () => ['-service', 'web', '-upstream', 'db.query:1?tag=a'],
+      '-service web -upstream db.query:1?tag=a',
       /^upstreams\[0\]\.tags: expected destination_type service, got prepared_query$/,
     ],
+    ['-service a/b', /^service: expected a Consul name .*, got the string "a\/b"$/],
+    ['-service web -register', /^-register: expected -listen as well/],
+    ['-proxy-id a -register', /^-register: not allowed with -proxy-id or -sidecar-for; /],
+    ['-service web -register-id a', /^-register-id: expected -register as well$/],
     [
-      () => [
-        '-config-file',
-        file({ service: 'web', upstreams: [{ destination_name: 'db', local_bind_port: 1, tag: ['a'] }] }),
-      ],
-      /^upstreams\[0\]\.tag: expected one of tags, filter, near, got an unknown key$/,
-    ],
-    [() => ['-service', 'a/b'], /^service: expected a Consul name .*, got the string "a\/b"$/],
-    [() => ['-service', 'web', '-register'], /^-register: expected -listen as well/],
-    [() => ['-proxy-id', 'a', '-register'], /^-register: not allowed with -proxy-id or -sidecar-for; /],
-    [() => ['-service', 'web', '-register-id', 'a'], /^-register-id: expected -register as well$/],
-    [
-      () => ['-service', 'web', '-log-level', 'loud'],
+      '-service web -log-level loud',
       /^-log-level: expected one of trace, debug, info, warn, error, got "loud"$/,
     ],
+    ['-service web -workers 0', /^-workers: expected auto or a number from 1 to 64, got "0"$/],
+    ['-service web -workers many', /^-workers: expected auto/],
     [
-      () => ['-service', 'web', '-workers', '0'],
-      /^-workers: expected auto or a number from 1 to 64, got "0"$/,
-    ],
-    [() => ['-service', 'web', '-workers', 'many'], /^-workers: expected auto/],
-    [
-      () => ['-service', 'web', '-ecdh-curve', 'X25518'],
+      '-service web -ecdh-curve X25518',
       /^-ecdh-curve: expected groups supported by OpenSSL, such as X25519:P-256, got "X25518"$/,
     ],
-    [() => ['-service', 'web', '-ecdh-curve='], /^-ecdh-curve: expected groups/],
-    [() => ['-service', 'web', '-admin-addr', 'x'], /^-admin-addr: expected \[HOST\]:PORT/],
+    ['-service web -ecdh-curve=', /^-ecdh-curve: expected groups/],
+    ['-service web -admin-addr x', /^-admin-addr: expected \[HOST:\]PORT/],
     [
-      () => ['-service', 'web', '-token', 'a', '-token-file', 'b'],
+      '-service web -token a -token-file b',
       /^-token, -token-file: set only one of them; -token-file is safer$/,
     ],
-    [() => ['-config-file', join(folder, 'nowhere')], /^-config-file: cannot read .*nowhere \(ENOENT\)$/],
-    [() => ['-config-file', file('[]')], /^.*json: expected a JSON object, got an array$/],
-    [
-      () => ['-config-file', file('{"service":\n  "web",\n}')],
-      /^.*\.json(:3:1)?: invalid JSON; expected a JSON object$/,
-    ],
-    [
-      () => ['-config-file', file({ service: 'web', token: 's' })],
-      /^token: not allowed in a configuration file; use token_file$/,
-    ],
-    [
-      () => ['-config-file', file({ service: 'web', log_json: 'yes' })],
-      /^log_json: expected a boolean, got "yes"$/,
-    ],
-    [() => ['-config-file', file({ proxy_id: 7 })], /^proxy_id: expected a string, got 7$/],
-    [
-      () => ['-config-file', file({ service: 'web', bind_port: 'x' })],
-      /^bind_port: expected a port from 0 to 65535, got the string "x"$/,
-    ],
+    ['-config-file /nowhere', /^-config-file: cannot read \/nowhere \(ENOENT\)$/],
   ]
-  for (const [args, message] of wrong) {
-    it(message.source, () => {
-      assert.throws(
-        () => readSettings(args(), {}),
-        (error: Error) => {
-          assert.match(error.message, message)
-          assert.match(error.name, /^(UsageError|OptionError)$/)
-          return true
-        },
-      )
+  for (const [flags, message] of commandLines) {
+    it(`rejects the command line "${flags}"`, () => {
+      expectError(flags.split(' ').filter(Boolean), message)
     })
   }
 
-  it('is told without what a file holds', () => {
+  const contents: [content: unknown, message: RegExp][] = [
+    [
+      { service: 'web', upstreams: [{ destination_name: 'db', local_bind_port: 1, tag: ['a'] }] },
+      /^upstreams\[0\]\.tag: expected one of tags, filter, near, got an unknown key$/,
+    ],
+    ['[]', /^.*json: expected a JSON object, got an array$/],
+    ['{"service":\n  "web",\n}', /^.*\.json(:3:1)?: invalid JSON; expected a JSON object$/],
+    [{ service: 'web', token: 's' }, /^token: not allowed in a configuration file; use token_file$/],
+    [{ service: 'web', log_json: 'yes' }, /^log_json: expected a boolean, got "yes"$/],
+    [{ proxy_id: 7 }, /^proxy_id: expected a string, got 7$/],
+    [{ service: 'web', bind_port: 'x' }, /^bind_port: expected a port from 0 to 65535, got the string "x"$/],
+  ]
+  for (const [content, message] of contents) {
+    it(`rejects a file with ${JSON.stringify(content)}`, () => {
+      expectError(['-config-file', file(content)], message)
+    })
+  }
+
+  it('do not contain the text of an invalid file', () => {
     const path = file('{"service": "web", "token_file": secret-7')
     assert.throws(
       () => readSettings(['-config-file', path], {}),
@@ -362,3 +339,14 @@ describe('settings: what is wrong', () => {
     )
   })
 })
+
+function expectError(args: string[], message: RegExp): void {
+  assert.throws(
+    () => readSettings(args, {}),
+    (error: Error) => {
+      assert.match(error.message, message)
+      assert.match(error.name, /^(UsageError|OptionError)$/)
+      return true
+    },
+  )
+}

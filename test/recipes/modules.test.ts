@@ -1,12 +1,12 @@
-// The modules of recipes that applications copy, without the programs around them.
+// Modules of recipes that applications copy, without the programs around them.
 import assert from 'node:assert/strict'
-import { type TestContext, describe, it } from 'node:test'
+import { describe, it } from 'node:test'
 import { meshPool } from '../../examples/postgres/pool.js'
 import { expose, registry } from '../../examples/prometheus/metrics.js'
 import { offer, startMesh } from '../fixtures/mesh.js'
 
-describe('prometheus: expose', () => {
-  it('has the figures of each service of the process, until it is closed', async (t) => {
+describe('prometheus: expose()', () => {
+  it('exports the metrics of each service of the process until the service is closed', async (t) => {
     const { join } = await startMesh(t)
     const services = ['web', 'jobs'].map((name) => join(name))
     for (const service of services) expose(service as never)
@@ -22,11 +22,11 @@ describe('prometheus: expose', () => {
   })
 })
 
-describe('postgres: meshPool', () => {
-  it('survives an idle connection that is revoked', async (t: TestContext) => {
+describe('postgres: meshPool()', () => {
+  it('keeps working when an idle connection is revoked', async (t) => {
     const { agent, join } = await startMesh(t)
     const warned = new Promise((resolve) => t.mock.method(console, 'warn', resolve))
-    // Answers as PostgreSQL does: authenticated, and ready for a query.
+    // The answer of PostgreSQL to a startup message: authenticated, and ready for a query.
     await offer(join('postgres'), (socket) => {
       socket.on('error', () => undefined)
       socket.once('data', () => socket.write(Buffer.from('520000000800000000' + '5a0000000549', 'hex')))

@@ -1,33 +1,36 @@
-// The recipes of examples/, each run as its reader would: a server, a client, the same again when it is denied.
+// How to run each recipe in examples/, and what it must print.
 import type { TestContext } from 'node:test'
 import { startPostgres } from '../consul/postgres.js'
 import { startRedis } from '../consul/redis.js'
 
 export interface Recipe {
-  /** Scripts of the package that stay, each until it says `ready`. */
+  /** Scripts of the package that keep running. They print `ready on port`. */
   readonly servers?: readonly string[]
-  /** What the machine must have. */
+  /** Programs that must be installed. */
   readonly needs?: readonly string[]
-  /** A program behind the sidecar: starts it, and returns its port. */
+  /** Starts a program behind a sidecar, and returns its port. */
   readonly behindSidecar?: (t: TestContext) => Promise<number>
-  /** Scripts that end, with what each must print. */
+  /** Scripts that end, with the lines that each must print. */
   readonly clients: Readonly<Record<string, readonly string[]>>
   readonly source: string
   readonly destination: string
-  /** What a client must say that is denied. */
+  /** What a client must print when it is denied. */
   readonly denial: RegExp
 }
 
 const REJECTED = /ERR_CONNECT_REJECTED/
-const frameworks = ['/ 200 hello web', '/admin 403 forbidden']
+const WEB_TO_API = { source: 'web', destination: 'api', denial: REJECTED }
+const FRAMEWORK: Recipe = {
+  servers: ['server'],
+  clients: { client: ['/ 200 hello web', '/admin 403 forbidden'] },
+  ...WEB_TO_API,
+}
 
 export const recipes: Readonly<Record<string, Recipe>> = {
   'http-server': {
     servers: ['server'],
     clients: { client: ['/ 200 hello web', '/admin 403 forbidden for web'] },
-    source: 'web',
-    destination: 'api',
-    denial: REJECTED,
+    ...WEB_TO_API,
   },
   fetch: {
     servers: ['server'],
@@ -42,27 +45,9 @@ export const recipes: Readonly<Record<string, Recipe>> = {
     destination: 'billing',
     denial: REJECTED,
   },
-  express: {
-    servers: ['server'],
-    clients: { client: frameworks },
-    source: 'web',
-    destination: 'api',
-    denial: REJECTED,
-  },
-  fastify: {
-    servers: ['server'],
-    clients: { client: frameworks },
-    source: 'web',
-    destination: 'api',
-    denial: REJECTED,
-  },
-  hono: {
-    servers: ['server'],
-    clients: { client: frameworks },
-    source: 'web',
-    destination: 'api',
-    denial: REJECTED,
-  },
+  express: FRAMEWORK,
+  fastify: FRAMEWORK,
+  hono: FRAMEWORK,
   websocket: {
     servers: ['server'],
     clients: { client: ['web said hello', 'web said goodbye'] },
@@ -88,9 +73,7 @@ export const recipes: Readonly<Record<string, Recipe>> = {
         'connect.agent.request.duration {"method":"GET","outcome":"200"}',
       ],
     },
-    source: 'web',
-    destination: 'api',
-    denial: REJECTED,
+    ...WEB_TO_API,
   },
   prometheus: {
     servers: ['server'],
@@ -103,9 +86,7 @@ export const recipes: Readonly<Record<string, Recipe>> = {
         'connect_certificate_expires_timestamp_seconds{service="web"} 1',
       ],
     },
-    source: 'web',
-    destination: 'api',
-    denial: REJECTED,
+    ...WEB_TO_API,
   },
   postgres: {
     needs: ['initdb', 'postgres'],

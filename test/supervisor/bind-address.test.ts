@@ -3,18 +3,18 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { IDLE, managed, servicesOf, settings, startHost } from './connect-supervisor.js'
 
-async function unbound(bindAddress?: string): Promise<object> {
-  const { bind_addr: _, ...rest } = (await settings()) as { bind_addr: string }
-  return { ...rest, ...(bindAddress !== undefined && { bind_addr: bindAddress }) }
+/** The settings of the agent with another `bind_addr`, or without one. */
+async function settingsWith(bindAddress: string | undefined): Promise<object> {
+  return { ...(await settings()), bind_addr: bindAddress }
 }
 
-for (const [what, bindAddress] of [
+for (const [condition, bindAddress] of [
   ['without bind_addr', undefined],
   ['with a template as bind_addr', '{{ GetPrivateIP }}'],
 ] as const) {
-  test(`proxies listen on the bind address of the agent ${what}`, async (t) => {
+  test(`proxies listen on the bind address of the agent ${condition}`, async (t) => {
     const { agent, host } = await startHost(t, {
-      'agent.json': await unbound(bindAddress),
+      'agent.json': await settingsWith(bindAddress),
       'a.json': managed('a', IDLE),
     })
     await host.start()
@@ -27,22 +27,18 @@ for (const [what, bindAddress] of [
   })
 }
 
-test('a template that the agent does not show starts no proxy', async (t) => {
-  const acl = {
-    enabled: true,
-    defaultPolicy: 'deny',
-    managementToken: 'a2b1c0d9-0000-4000-8000-00000000beef',
-  } as const
+test('refuses to start a proxy when bind_addr is a template and the token may not read the address of the agent', async (t) => {
+  const managementToken = 'a2b1c0d9-0000-4000-8000-00000000beef'
+  const secret = 'b2b1c0d9-0000-4000-8000-00000000beef'
   const { agent, host } = await startHost(
     t,
-    { 'agent.json': await unbound('{{ GetPrivateIP }}'), 'a.json': managed('a', IDLE) },
-    { env: { CONSUL_HTTP_TOKEN: 'b2b1c0d9-0000-4000-8000-00000000beef' } },
-    { acl },
+    { 'agent.json': await settingsWith('{{ GetPrivateIP }}'), 'a.json': managed('a', IDLE) },
+    { env: { CONSUL_HTTP_TOKEN: secret } },
+    { acl: { enabled: true, defaultPolicy: 'deny', managementToken } },
   )
-  const secret = 'b2b1c0d9-0000-4000-8000-00000000beef'
   const created = await fetch(`${agent.url}/v1/acl/token`, {
     method: 'PUT',
-    headers: { 'X-Consul-Token': acl.managementToken },
+    headers: { 'X-Consul-Token': managementToken },
     body: JSON.stringify({ SecretID: secret, ServiceIdentities: [{ ServiceName: 'a' }] }),
   })
   assert.equal(created.status, 200)

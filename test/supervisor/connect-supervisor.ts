@@ -1,4 +1,4 @@
-// The supervisor as a process of its own, started as a user would, and everything that it leaves behind.
+// Runs connect-supervisor as a separate process, with its configuration and data directories.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs'
@@ -15,7 +15,7 @@ import { RunningProxy as RunningProgram, temporaryFolder } from '../proxy/connec
 const folder = join(import.meta.dirname, '..', '..', 'examples', 'supervisor')
 const bin = join(folder, 'bin.js')
 
-/** As an operator sees it. */
+/** A row of `status -json`. */
 export interface ProxyRow {
   readonly service: string
   readonly proxy: string
@@ -31,29 +31,28 @@ export interface ProxyRow {
 export interface Setup {
   /** `host:port` */
   readonly agent: string
-  /** Besides the agent's address. */
+  /** Variables besides the address of the agent. */
   readonly env?: Readonly<Record<string, string>>
   readonly flags?: readonly string[]
-  /** Files by name; those that end in `.json` may be objects. */
+  /** Configuration files by name. Objects are written as JSON. */
   readonly files: Readonly<Record<string, string | object>>
 }
 
-/** A folder of definitions, a data dir, and supervisors one after the other. */
+/** A configuration directory, a data directory, and the supervisors that a test starts on them. */
 export class Host {
   readonly #setup: Setup
   readonly configuration: string
   readonly dataDir: string
-  /** In the order in which they were started. */
+  /** Every started supervisor, in order. */
   readonly supervisors: RunningProgram[] = []
 
   constructor(t: TestContext, setup: Setup) {
     this.#setup = setup
-    // Before the folder goes, and so that nobody starts anything meanwhile.
+    // First, since hooks run in order: a running supervisor would restart the proxies that are killed here.
     t.after(async () => {
       for (const supervisor of this.supervisors) await supervisor.stop('SIGKILL')
-      // Whoever is here works for this host and nobody else.
       for (const pid of this.processes()) kill(pid)
-      await until('all are gone', () => this.processes().length === 0)
+      await until('all processes have ended', () => this.processes().length === 0)
     })
     const root = temporaryFolder(t)
     this.configuration = join(root, 'conf')
@@ -69,14 +68,14 @@ export class Host {
     )
   }
 
-  /** Starts a supervisor and waits until it runs. */
+  /** Starts a supervisor, and waits until it has logged its start. */
   async start(flags: readonly string[] = []): Promise<RunningProgram> {
     const supervisor = this.spawn(flags)
     await supervisor.logged('supervisor started')
     return supervisor
   }
 
-  /** @param within a command that runs it, with what it is to run behind */
+  /** @param within - a command that runs the command line that follows, such as `['bash', '-c', 'exec "$@"', 'bash']` */
   spawn(flags: readonly string[] = [], within: readonly string[] = []): RunningProgram {
     if (!existsSync(join(folder, 'dist', 'main.js')))
       throw new Error('the supervisor is not built: npm run build')
@@ -91,13 +90,14 @@ export class Host {
     return supervisor
   }
 
-  /** One of the commands; rejects when it fails, with what it said. */
+  /** Runs a command of the supervisor and returns its output. Rejects when the command fails. */
   async command(...args: readonly string[]): Promise<string> {
     const { code, out, error } = await this.run(...args)
     if (code !== 0) throw new Error(`${args.join(' ')}: ${code} ${out}${error}`)
     return out
   }
 
+  /** Runs a command of the supervisor, which may fail. */
   async run(...args: readonly string[]): Promise<{ code: number | null; out: string; error: string }> {
     const child = spawn(process.execPath, [bin, ...args, '-data-dir', this.dataDir], {
       env: this.#environment(),
@@ -117,16 +117,16 @@ export class Host {
     return answer as Awaited<ReturnType<Host['status']>>
   }
 
-  /** What the table shows, by the service's id. */
+  /** The rows of the status by service ID. */
   async rows(): Promise<Readonly<Record<string, ProxyRow>>> {
     const { proxies } = await this.status()
     return Object.fromEntries(proxies.map((row) => [row.service, row]))
   }
 
-  /** Waits until a proxy is as it should be. */
+  /** Waits until `accept` returns true for the row of a service. */
   async row(service: string, accept: (row: ProxyRow) => boolean, timeoutMs = WAIT_MS): Promise<ProxyRow> {
     return until(
-      `the proxy of ${service} is as wanted`,
+      `the expected state of the proxy of ${service}`,
       async () => {
         const row = (await this.rows())[service]
         if (row !== undefined && accept(row)) return row
@@ -136,6 +136,7 @@ export class Host {
     )
   }
 
+  /** Waits until the proxy of a service runs. */
   running(service: string): Promise<ProxyRow & { readonly pid: number }> {
     return this.row(service, ({ state, pid }) => state === 'running' && pid !== undefined) as Promise<
       ProxyRow & { readonly pid: number }
@@ -150,7 +151,7 @@ export class Host {
     >
   }
 
-  /** The processes that were started here: their working directory is the data dir. */
+  /** The IDs of all proxy processes: the supervisor starts them in its data directory. */
   processes(): readonly number[] {
     return readdirSync('/proc')
       .filter((name) => /^\d+$/.test(name))
@@ -164,9 +165,13 @@ export class Host {
   }
 }
 
-/** Agent-level settings for tests: a range of ports that nobody else uses, and the right to start something as root. */
-export async function settings(ports = 10): Promise<object> {
-  const range = await freePorts(ports)
+/** Settings for tests: a range of free ports, and permission to start proxies as root. */
+export async function settings(): Promise<object> {
+  return settingsFor(await freePorts(10))
+}
+
+/** Settings with the port range from the first to the last of these ports. */
+export function settingsFor(range: readonly number[]): object {
   return {
     bind_addr: '127.0.0.1',
     ports: { proxy_min_port: range[0], proxy_max_port: range.at(-1) },
@@ -174,12 +179,12 @@ export async function settings(ports = 10): Promise<object> {
   }
 }
 
-/** A definition with a managed proxy. */
-export function managed(name: string, proxy: object = {}, others: object = {}): object {
-  return { service: { name, port: 6379, connect: { proxy }, ...others } }
+/** The definition of a service with a managed proxy. */
+export function managed(name: string, proxy: object = {}, service: object = {}): object {
+  return { service: { name, port: 6379, connect: { proxy }, ...service } }
 }
 
-/** A proxy that does nothing, for a long time. */
+/** A proxy that only sleeps. */
 export const IDLE: object = { command: ['sleep', '1000'] }
 
 export function kill(pid: number, signal: NodeJS.Signals = 'SIGKILL'): void {
@@ -198,7 +203,7 @@ function workingDirectory(pid: number): string | undefined {
   }
 }
 
-/** An embedded agent, and a host beside it. */
+/** Starts an embedded agent, and creates a host that uses it. */
 export async function startHost(
   t: TestContext,
   files: Setup['files'],
@@ -211,7 +216,24 @@ export async function startHost(
   return { agent, host: new Host(t, { agent: agent.address, files: all, ...setup }) }
 }
 
-/** What an agent has registered, by its id. */
+interface RunningIdle {
+  readonly agent: TestAgent
+  readonly host: Host
+  readonly supervisor: RunningProgram
+  readonly row: ProxyRow & { readonly pid: number }
+  readonly pid: number
+  readonly port: number
+}
+
+/** Starts a host with the service `a` and a proxy that sleeps, and waits until the proxy runs. */
+export async function startIdle(t: TestContext, flags: readonly string[] = []): Promise<RunningIdle> {
+  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) }, { flags })
+  const supervisor = await host.start()
+  const row = await host.running('a')
+  return { agent, host, supervisor, row, pid: row.pid, port: row.port }
+}
+
+/** The registered services of an agent by ID. */
 export async function servicesOf(agent: TestAgent): Promise<Record<string, Record<string, unknown>>> {
   const response = await fetch(`${agent.url}/v1/agent/services`)
   return (await response.json()) as Record<string, Record<string, unknown>>

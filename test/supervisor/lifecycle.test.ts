@@ -1,24 +1,24 @@
+// Proxies over the lifetime of supervisors: start, adoption, changes of the configuration, and stop.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { existsSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { TestAgent } from '../../src/testing/index.js'
+import type { TestAgent } from '../../src/testing/index.js'
 import { until } from '../fixtures/mesh.js'
 import { RunningProxy } from '../proxy/connect-proxy.js'
-import { Host, IDLE, kill, managed, settings, servicesOf, startHost } from './connect-supervisor.js'
+import { IDLE, kill, managed, servicesOf, startHost, startIdle } from './connect-supervisor.js'
 import { commandLineOf, environmentOf, isAlive, parseProcess } from './processes.js'
 
-/** Until the agent knows just these. */
-async function registered(agent: TestAgent, ids: readonly string[]): Promise<void> {
-  await until(`the agent knows ${ids.join(', ')}`, async () => {
-    const found = Object.keys(await servicesOf(agent)).sort()
-    assert.deepEqual(found, [...ids].sort())
+/** Waits until the agent has exactly these services. */
+async function expectServices(agent: TestAgent, ids: readonly string[]): Promise<void> {
+  await until(`the agent has ${ids.join(', ')}`, async () => {
+    assert.deepEqual(Object.keys(await servicesOf(agent)).sort(), [...ids].sort())
     return true
   })
 }
 
-test('a managed service is registered with its proxy, which runs with the environment of the original', async (t) => {
+test('registers a service and its proxy, and runs the proxy with the environment that Consul 1.5 gave it', async (t) => {
   const { agent, host } = await startHost(
     t,
     {
@@ -30,10 +30,10 @@ test('a managed service is registered with its proxy, which runs with the enviro
   await host.start()
   const { pid, port, proxy } = await host.running('r1')
   assert.equal(proxy, 'r1-proxy')
-  const known = await servicesOf(agent)
-  assert.deepEqual(Object.keys(known).sort(), ['r1', 'r1-proxy'])
-  assert.deepEqual(known['r1']?.['Tags'], ['a'])
-  const registration = known['r1-proxy']!
+  const services = await servicesOf(agent)
+  assert.deepEqual(Object.keys(services).sort(), ['r1', 'r1-proxy'])
+  assert.deepEqual(services['r1']?.['Tags'], ['a'])
+  const registration = services['r1-proxy']!
   assert.equal(registration['Kind'], 'connect-proxy')
   assert.equal(registration['Port'], port)
   const { Config, Upstreams, MeshGateway, Expose, ...destination } = registration['Proxy'] as Record<
@@ -61,7 +61,7 @@ test('a managed service is registered with its proxy, which runs with the enviro
   assert.equal(environment['CONNECT_PROXY_ID'], 'r1-proxy')
   assert.equal(environment['CONSUL_HTTP_ADDR'], agent.address)
   assert.equal(environment['GREETING'], 'hello')
-  // ACLs are off, so that it has none of its own; and the supervisor's is nobody else's.
+  // Without ACLs the proxy has no token, and it must not get that of the supervisor.
   for (const name of ['CONNECT_PROXY_TOKEN', 'CONSUL_HTTP_TOKEN', 'NOTIFY_SOCKET']) {
     assert.equal(environment[name], undefined, name)
   }
@@ -73,12 +73,12 @@ test('a managed service is registered with its proxy, which runs with the enviro
     assert.equal(statSync(folder).mode & 0o777, 0o700, folder)
     for (const name of readdirSync(folder)) {
       const { mode } = statSync(join(folder, name))
-      assert.equal(mode & 0o077, 0, `${name} is for its user alone`)
+      assert.equal(mode & 0o077, 0, `${name} must be accessible to its user only`)
     }
   }
 })
 
-test('the default command is our own proxy, at the level of the supervisor', async (t) => {
+test('runs connect-proxy by default, with the log level of the supervisor', async (t) => {
   const { host } = await startHost(t, { 'redis.json': managed('redis') }, { flags: ['-log-level', 'debug'] })
   await host.start()
   const { pid } = await host.running('redis')
@@ -87,13 +87,11 @@ test('the default command is our own proxy, at the level of the supervisor', asy
   assert.match(program ?? '', /proxy\/bin\.js$/)
   assert.deepEqual(flags, ['-log-level', 'debug', '-log-json'])
   const log = join(host.dataDir, 'proxy', 'logs', 'redis-proxy-stderr.log')
-  await until('it has opened its public listener', () =>
-    readFileSync(log, 'utf8').includes('public listener is open'),
-  )
+  await until('the proxy listens', () => readFileSync(log, 'utf8').includes('public listener is open'))
   assert.match((await host.run('logs', 'redis')).error, /public listener is open/)
 })
 
-test('the supervisor ends, by SIGTERM and by SIGKILL, and its proxies are found again', async (t) => {
+test('the next supervisor adopts running proxies after SIGTERM and SIGKILL', async (t) => {
   const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE), 'b.json': managed('b', IDLE) })
   const first = await host.start()
   const before = [await host.running('a'), await host.running('b')]
@@ -108,52 +106,46 @@ test('the supervisor ends, by SIGTERM and by SIGKILL, and its proxies are found 
     before.map(({ pid, port }) => ({ pid, port })),
   )
   assert.equal(host.processes().length, 2)
-  await registered(agent, ['a', 'a-proxy', 'b', 'b-proxy'])
-  // It is looked after: an end is noticed although it is nobody's child.
+  await expectServices(agent, ['a', 'a-proxy', 'b', 'b-proxy'])
+  // The supervisor notices the end of an adopted process, which is not its child.
   kill(before[0]!.pid)
   const { restarts } = await host.row('a', ({ pid, state }) => state === 'running' && pid !== before[0]?.pid)
   assert.equal(restarts, 1)
 })
 
-test('both are killed: the proxies are started anew, with the ports that they had', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  const before = await host.running('a')
+test('the next supervisor restarts proxies that ended meanwhile, on the same ports', async (t) => {
+  const { host, supervisor: first, row: before } = await startIdle(t)
   await first.stop('SIGKILL')
   kill(before.pid)
-  await until('it is gone', () => !isAlive(before.pid))
+  await until('the process has ended', () => !isAlive(before.pid))
   await host.start()
   const after = await host.running('a')
   assert.notEqual(after.pid, before.pid)
   assert.equal(after.port, before.port)
 })
 
-test('a number that is another process’s now is neither adopted nor killed', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  const a = await host.running('a')
-  // At another moment: a moment is a hundredth of a second here.
+test('neither adopts nor kills a process that reuses the pid of a proxy', async (t) => {
+  const { host, supervisor: first, row: a } = await startIdle(t)
+  // Later than `a`: start times in /proc have a resolution of 10 ms.
   host.write('b.json', managed('b', IDLE))
   first.signal('SIGHUP')
   const b = await host.running('b')
   await first.stop('SIGKILL')
   kill(a.pid)
-  // As if the number of a were given to b after it.
+  // As if the kernel had given the pid of `a` to `b`.
   const path = join(host.dataDir, 'proxy', 'snapshot.json')
   const snapshot = readFileSync(path, 'utf8').replace(`"Pid":${a.pid},`, `"Pid":${b.pid},`)
   writeFileSync(path, snapshot)
   await host.start()
-  const anew = await host.running('a')
-  assert.notEqual(anew.pid, b.pid)
+  const restarted = await host.running('a')
+  assert.notEqual(restarted.pid, b.pid)
   await host.command('stop', 'a')
   assert.ok(isAlive(b.pid))
   assert.equal((await host.running('b')).pid, b.pid)
 })
 
-test('a start that was not written down to its end is found by its launch', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  const { pid } = await host.running('a')
+test('adopts a proxy whose pid was not saved before the supervisor was killed', async (t) => {
+  const { host, supervisor: first, pid } = await startIdle(t)
   await first.stop('SIGKILL')
   const path = join(host.dataDir, 'proxy', 'snapshot.json')
   writeFileSync(path, readFileSync(path, 'utf8').replace(`"Pid":${pid},`, '"Pid":0,'))
@@ -162,13 +154,13 @@ test('a start that was not written down to its end is found by its launch', asyn
   assert.equal(host.processes().length, 1)
 })
 
-test('a proxy whose state is lost is ended, and started again on its port', async (t) => {
+test('ends a proxy that is missing from a lost state, and restarts it on its port', async (t) => {
   const { host } = await startHost(t, { 'a.json': managed('a', IDLE), 'b.json': managed('b', IDLE) })
   const first = await host.start()
   const orphan = await host.running('a')
   await host.running('b')
   await first.stop('SIGKILL')
-  // Another supervisor, with an agent of its own, has a proxy with the same id.
+  // A supervisor of another agent has a proxy with the same id, which must keep running.
   const other = await startHost(t, { 'a.json': managed('a', IDLE) })
   await other.host.start()
   const neighbor = await other.host.running('a')
@@ -184,17 +176,15 @@ test('a proxy whose state is lost is ended, and started again on its port', asyn
   assert.equal(port, orphan.port)
   assert.equal(isAlive(orphan.pid), false)
   await host.running('b')
-  await until('every proxy has one process', () => host.processes().length === 2)
+  await until('one process for each proxy', () => host.processes().length === 2)
   assert.ok(isAlive(neighbor.pid))
 })
 
-test('a change of the configuration reaches a proxy through the agent, and one of its command restarts it', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const supervisor = await host.start()
-  const first = await host.running('a')
+test('a change of the settings reaches a proxy through the agent; a change of the command restarts the proxy', async (t) => {
+  const { agent, host, supervisor, row: first } = await startIdle(t)
   host.write('a.json', managed('a', { ...IDLE, config: { handshake_timeout_ms: 1234 } }))
   supervisor.signal('SIGHUP')
-  await until('the agent has it', async () => {
+  await until('the agent has the new setting', async () => {
     const proxy = (await servicesOf(agent))['a-proxy']?.['Proxy'] as
       { Config?: Record<string, unknown> } | undefined
     return proxy?.Config?.['handshake_timeout_ms'] === 1234
@@ -208,10 +198,8 @@ test('a change of the configuration reaches a proxy through the agent, and one o
   assert.equal(isAlive(first.pid), false)
 })
 
-test('the files are watched when that is asked for; a file that is wrong changes nothing', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) }, { flags: ['-watch'] })
-  const supervisor = await host.start()
-  const { pid } = await host.running('a')
+test('-watch applies changes of files, and ignores invalid files', async (t) => {
+  const { agent, host, supervisor, pid } = await startIdle(t, ['-watch'])
   host.write('b.json', managed('b', IDLE))
   await host.running('b')
   host.write('c.json', '{"service": ')
@@ -220,11 +208,11 @@ test('the files are watched when that is asked for; a file that is wrong changes
   assert.equal((await host.running('a')).pid, pid)
   host.write('c.json', '{}')
   host.write('b.json', '{}')
-  await registered(agent, ['a', 'a-proxy'])
-  assert.equal(host.processes().length, 1)
+  await expectServices(agent, ['a', 'a-proxy'])
+  await until('the proxy of b has ended', () => host.processes().length === 1)
 })
 
-test('a definition that goes takes its proxy with it, also while nobody looked', async (t) => {
+test('removes the proxies of removed definitions, also of those removed while no supervisor ran', async (t) => {
   const { agent, host } = await startHost(t, {
     'a.json': managed('a', IDLE),
     'b.json': managed('b', IDLE),
@@ -234,56 +222,51 @@ test('a definition that goes takes its proxy with it, also while nobody looked',
   await Promise.all(['a', 'b', 'c'].map((id) => host.running(id)))
   host.write('b.json', {})
   first.signal('SIGHUP')
-  await registered(agent, ['a', 'a-proxy', 'c', 'c-proxy'])
+  await expectServices(agent, ['a', 'a-proxy', 'c', 'c-proxy'])
   await first.stop('SIGKILL')
-  // The service stays, and its proxy goes.
+  // `a` keeps its service without a proxy.
   host.write('a.json', { service: { name: 'a', port: 1 } })
   host.write('c.json', {})
   await host.start()
-  await registered(agent, ['a'])
-  await until('nothing runs', () => host.processes().length === 0)
-  await until('nothing is left of them', () => readdirSync(join(host.dataDir, 'proxy', 'pids')).length === 0)
+  await expectServices(agent, ['a'])
+  await until('no proxy runs', () => host.processes().length === 0)
+  await until('no pid file is left', () => readdirSync(join(host.dataDir, 'proxy', 'pids')).length === 0)
 })
 
-test('a service that somebody deregisters loses its proxy, and keeps it lost until a reload', async (t) => {
+test('stops the proxy of a service that another client deregistered, until a reload', async (t) => {
   const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE), 'b.json': managed('b', IDLE) })
   const supervisor = await host.start()
   await Promise.all([host.running('a'), host.running('b')])
-  await supervisor.logged('started')
-  // It has to have seen it once.
-  await until('a pass', async () => {
-    return (await host.status()).passes > 1
-  })
+  // The supervisor must have seen the registration once.
+  await until('the second pass', async () => (await host.status()).passes > 1)
   await fetch(`${agent.url}/v1/agent/service/deregister/a`, { method: 'PUT' })
   await supervisor.logged('deregistered by another client')
-  await registered(agent, ['b', 'b-proxy'])
-  await until('its proxy is gone', () => host.processes().length === 1)
+  await expectServices(agent, ['b', 'b-proxy'])
+  await until('its proxy has ended', () => host.processes().length === 1)
   supervisor.signal('SIGHUP')
   await host.running('a')
-  await registered(agent, ['a', 'a-proxy', 'b', 'b-proxy'])
+  await expectServices(agent, ['a', 'a-proxy', 'b', 'b-proxy'])
 })
 
-test('an operator stops a proxy, over a restart of the supervisor, and starts it', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  const { pid, port } = await host.running('a')
+test('stop lasts over a restart of the supervisor, until start', async (t) => {
+  const { agent, host, supervisor: first, pid, port } = await startIdle(t)
   assert.match(await host.command('status'), new RegExp(`a +a-proxy +${port} +${pid} +running +0 +\\ds +-`))
   assert.equal(await host.command('stop', 'a-proxy'), 'a-proxy is stopped\n')
   assert.equal(isAlive(pid), false)
-  await registered(agent, ['a'])
+  await expectServices(agent, ['a'])
   await first.stop()
-  const left = await host.run('status')
-  assert.equal(left.code, 3)
-  assert.match(left.out, /no supervisor is running/)
+  const { code, out } = await host.run('status')
+  assert.equal(code, 3)
+  assert.match(out, /no supervisor is running/)
   await host.start()
   await host.row('a', ({ state }) => state === 'stopped')
   await host.command('start', 'a')
   await host.running('a')
-  await registered(agent, ['a', 'a-proxy'])
+  await expectServices(agent, ['a', 'a-proxy'])
   assert.match((await host.run('stop', 'nope')).error, /unknown managed proxy: "nope"/)
 })
 
-test('a proxy may drain for its drain_timeout_ms before it is killed', async (t) => {
+test('stop waits for the drain_timeout_ms of a proxy before it kills the proxy', async (t) => {
   const drains = ['sh', '-c', 'trap "sleep 5.5; exit 3" INT; while :; do sleep 0.1; done']
   const proxy = { command: drains, config: { drain_timeout_ms: 6_000 } }
   const { host } = await startHost(t, { 'a.json': managed('a', proxy) })
@@ -293,7 +276,7 @@ test('a proxy may drain for its drain_timeout_ms before it is killed', async (t)
   await host.row('a', ({ state, lastExit }) => state === 'stopped' && lastExit === 'exit code 3')
 })
 
-test('the drain of a proxy is known after a restart of the supervisor, without its definition', async (t) => {
+test('the drain_timeout_ms of an adopted proxy applies without its definition', async (t) => {
   const command = ['sh', '-c', 'trap "" INT; while :; do sleep 1000; done']
   const { host } = await startHost(t, {
     'a.json': managed('a', { command, config: { drain_timeout_ms: 100 } }),
@@ -304,35 +287,29 @@ test('the drain of a proxy is known after a restart of the supervisor, without i
   host.write('a.json', {})
   const before = performance.now()
   await host.start()
-  await until('it is gone', () => !isAlive(pid))
+  await until('the process has ended', () => !isAlive(pid))
   const tookMs = performance.now() - before
   assert.ok(tookMs < 9_000, `${tookMs} ms; the default is 11 s`)
 })
 
-test('a proxy that ignores SIGINT is killed a second after its drain, with all of its session', async (t) => {
+test('stop kills the session of a proxy that ignores SIGINT, 1 s after its drain_timeout_ms', async (t) => {
   const command = ['sh', '-c', 'trap "" INT; sleep 1000 & wait; sleep 1000']
   const proxy = { command, config: { drain_timeout_ms: 500 } }
   const { host } = await startHost(t, { 'a.json': managed('a', proxy) })
   await host.start()
   const { pid } = await host.running('a')
-  await until('it has started its child', () => host.processes().length === 2)
+  await until('the child runs', () => host.processes().length === 2)
   const before = performance.now()
   await host.command('stop', 'a')
   const tookMs = performance.now() - before
   assert.ok(tookMs > 1_400 && tookMs < 5_000, `${tookMs} ms`)
   assert.equal(isAlive(pid), false)
-  await until('its child is gone', () => host.processes().length === 0)
+  await until('the child has ended', () => host.processes().length === 0)
 })
 
-test('-dev without a data dir: proxies end with the supervisor, and nothing is left', async (t) => {
-  const agent = await TestAgent.start()
-  t.after(() => agent.close())
-  const host = new Host(t, {
-    agent: agent.address,
-    files: {
-      'agent.json': await settings(),
-      'a.json': managed('a', { command: ['sh', '-c', 'echo said; exec sleep 1000'] }),
-    },
+test('-dev without a data directory ends its proxies with the supervisor, and leaves no files', async (t) => {
+  const { agent, host } = await startHost(t, {
+    'a.json': managed('a', { command: ['sh', '-c', 'echo started; exec sleep 1000'] }),
   })
   const bin = join(import.meta.dirname, '..', '..', 'examples', 'supervisor', 'bin.js')
   const child = spawn(process.execPath, [bin, '-dev', '-config-dir', host.configuration, '-log-json'], {
@@ -346,7 +323,7 @@ test('-dev without a data dir: proxies end with the supervisor, and nothing is l
   assert.ok(isAlive(pid))
   assert.equal(await supervisor.stop(), 0)
   assert.equal(isAlive(pid), false)
-  await registered(agent, [])
+  await expectServices(agent, [])
   assert.equal(existsSync(host.dataDir), false)
   assert.deepEqual(readdirSync(host.configuration).sort(), ['a.json', 'agent.json'])
 })

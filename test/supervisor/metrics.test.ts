@@ -1,19 +1,19 @@
-// What the supervisor's admin address shows of its proxies.
+// The metrics of proxies at the admin address of the supervisor.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { addMetrics } from '../../examples/supervisor/src/operator/proxy-metrics.js'
 import { freePort } from '../fixtures/free-ports.js'
 import { until } from '../fixtures/mesh.js'
-import { managed, startHost } from './connect-supervisor.js'
+import { IDLE, managed, startHost } from './connect-supervisor.js'
 
-test('shows the certificate expiry of each managed proxy, and serves the admin address of a definition', async (t) => {
+test('exports the certificate expiry of each managed proxy, and keeps the admin address of a definition', async (t) => {
   const [adminPort, ownPort] = [await freePort(), await freePort()]
   const { agent, host } = await startHost(
     t,
     {
       'web.json': managed('web', { config: { admin_addr: `127.0.0.1:${ownPort}` } }),
       'api.json': managed('api'),
-      'other.json': managed('other', { command: ['sleep', '1000'] }),
+      'other.json': managed('other', IDLE),
     },
     { flags: ['-admin-addr', String(adminPort)] },
   )
@@ -32,7 +32,7 @@ test('shows the certificate expiry of each managed proxy, and serves the admin a
   const text = await metrics()
   assert.equal(text.match(/^# TYPE connect_proxy_certificate_expiry_timestamp_seconds /gm)?.length, 1)
   assert.match(text, /^connect_supervisor_proxy_up{proxy="other-proxy"} 1$/m)
-  // The agent's TCP check connects and ends without a byte.
+  // The TCP check of the agent connects and sends nothing, which must not count as a rejection.
   await until('the checks pass', async () => {
     const checks = (await (await fetch(`${agent.url}/v1/agent/checks`)).json()) as Record<
       string,
@@ -46,7 +46,7 @@ test('shows the certificate expiry of each managed proxy, and serves the admin a
   assert.ok([200, 503].includes(own.status))
 })
 
-test('gives the metrics of several proxies one header and a label', () => {
+test('merges the metrics of several proxies under one header, with a label for the proxy', () => {
   const families: Parameters<typeof addMetrics>[0] = new Map()
   const text = [
     '# HELP connect_proxy_a Help.',

@@ -1,4 +1,4 @@
-// What /proc tells of a process, read by other means than those that are tested.
+// Facts about processes from /proc, read independently of the code under test.
 import { readFileSync } from 'node:fs'
 
 export interface ProcessFacts {
@@ -6,7 +6,7 @@ export interface ProcessFacts {
   readonly session: number
 }
 
-/** Undefined for one that is not there. */
+/** Returns undefined when there is no such process. */
 export function parseProcess(pid: number): ProcessFacts | undefined {
   try {
     const status = readFileSync(`/proc/${pid}/status`, 'utf8')
@@ -24,7 +24,7 @@ export function isAlive(pid: number): boolean {
   return facts !== undefined && facts.state !== 'Z'
 }
 
-/** The environment with which it was started. */
+/** The environment that the process was started with. */
 export function environmentOf(pid: number): Readonly<Record<string, string>> {
   const entries = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0').filter(Boolean)
   return Object.fromEntries(

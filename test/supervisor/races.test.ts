@@ -1,12 +1,20 @@
-// What happens at the same time, or in the wrong order.
+// Concurrent commands, changes of the configuration, crashes, and other clients of the agent.
 import assert from 'node:assert/strict'
 import { chownSync, existsSync, mkdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
-import { TestAgent } from '../../src/testing/index.js'
 import { freePorts } from '../fixtures/free-ports.js'
 import { until } from '../fixtures/mesh.js'
-import { Host, IDLE, kill, managed, servicesOf, startHost } from './connect-supervisor.js'
+import {
+  IDLE,
+  kill,
+  managed,
+  servicesOf,
+  settings,
+  settingsFor,
+  startHost,
+  startIdle,
+} from './connect-supervisor.js'
 import { environmentOf, isAlive } from './processes.js'
 
 const STUBBORN = {
@@ -14,7 +22,7 @@ const STUBBORN = {
   config: { drain_timeout_ms: 4_000 },
 }
 
-test('a proxy that is started while it is being stopped: others are looked after meanwhile, and it runs', async (t) => {
+test('start during a stop takes effect after it, and does not block other proxies', async (t) => {
   const { host } = await startHost(t, { 'a.json': managed('a', STUBBORN) })
   const supervisor = await host.start()
   const { pid } = await host.running('a')
@@ -24,46 +32,39 @@ test('a proxy that is started while it is being stopped: others are looked after
   host.write('b.json', managed('b', IDLE))
   supervisor.signal('SIGHUP')
   await host.running('b')
-  assert.ok(isAlive(pid), 'it is still being stopped')
+  assert.ok(isAlive(pid), 'the proxy must still be stopping')
   await stopping
   await host.row('a', (row) => row.state === 'running' && row.pid !== pid)
 })
 
-test('what may run, may not, and may again, within the time that a stop takes', async (t) => {
+test('permission that is revoked and restored during a stop restarts the proxy', async (t) => {
   const { host } = await startHost(t, { 'a.json': managed('a', STUBBORN) })
   const supervisor = await host.start()
   const { pid } = await host.running('a')
-  const rights = (isAllowed: boolean): void => {
+  const setRootAllowed = (isAllowed: boolean): void => {
     host.write('z.json', { connect: { proxy: { allow_managed_root: isAllowed } } })
     supervisor.signal('SIGHUP')
   }
   if (process.getuid?.() === 0) {
-    rights(false)
+    setRootAllowed(false)
     await host.row('a', ({ state }) => state === 'stopping')
   } else {
-    // The rule is for root alone; a definition that goes and comes is much the same.
+    // The setting applies to root only. Remove and restore the definition instead.
     host.write('a.json', {})
     supervisor.signal('SIGHUP')
     await host.row('a', ({ state }) => state === 'stopping')
     host.write('a.json', managed('a', STUBBORN))
   }
-  rights(true)
+  setRootAllowed(true)
   const { passes } = await host.status()
-  await until('passes go on', async () => (await host.status()).passes > passes)
+  await until('the next pass', async () => (await host.status()).passes > passes)
   await host.row('a', (row) => row.state === 'running' && row.pid !== pid)
 })
 
-test('services that get a proxy at the same moment get a port each', async (t) => {
-  const agent = await TestAgent.start()
-  t.after(() => agent.close())
+test('services that get a proxy in the same pass get different ports', async (t) => {
   const names = Array.from({ length: 8 }, (_, i) => `s${i}`)
-  const range = await freePorts(names.length)
-  const host = new Host(t, { agent: agent.address, files: {} })
-  host.write('agent.json', {
-    bind_addr: '127.0.0.1',
-    ports: { proxy_min_port: Math.min(...range), proxy_max_port: Math.max(...range) },
-    connect: { proxy: { allow_managed_root: true } },
-  })
+  const range = (await freePorts(names.length)).sort((a, b) => a - b)
+  const { agent, host } = await startHost(t, { 'agent.json': settingsFor(range) })
   for (const [i, name] of names.entries()) host.write(`${name}.json`, { service: { name, port: 40_000 + i } })
   const supervisor = await host.start()
   await until('all are registered', async () => Object.keys(await servicesOf(agent)).length === names.length)
@@ -75,33 +76,31 @@ test('services that get a proxy at the same moment get a port each', async (t) =
   assert.equal(new Set(rows.map(({ port }) => port)).size, names.length)
 })
 
-test('a proxy that runs keeps its port, whoever wants it besides', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const supervisor = await host.start()
-  const { port, pid } = await host.running('a')
+test('a running proxy keeps its port when another service claims the port', async (t) => {
+  const { agent, host, supervisor, port, pid } = await startIdle(t)
   host.write('b.json', { service: { name: 'b', port } })
   supervisor.signal('SIGHUP')
   await until('b is registered', async () => 'b' in (await servicesOf(agent)))
   const { passes } = await host.status()
-  await until('it has been looked at', async () => (await host.status()).passes > passes + 1)
+  await until('two more passes', async () => (await host.status()).passes > passes + 1)
   const after = await host.running('a')
   assert.deepEqual([after.port, after.pid], [port, pid])
   assert.equal((await servicesOf(agent))['a-proxy']?.['Port'], port)
 })
 
-test('what a proxy leaves behind when it crashes is ended before it is started again', async (t) => {
+test('children of a crashed proxy are ended before the proxy is restarted', async (t) => {
   const { host } = await startHost(t, {
     'a.json': managed('a', { command: ['sh', '-c', 'sleep 1000 & wait'] }),
   })
   await host.start()
   const { pid } = await host.running('a')
-  const child = await until('its child', () => host.processes().find((one) => one !== pid))
+  const child = await until('the child', () => host.processes().find((other) => other !== pid))
   kill(pid)
   await host.row('a', (row) => row.state === 'running' && row.pid !== pid)
   assert.equal(isAlive(child), false)
 })
 
-test('another name under the same id gets another token, and the old one is revoked', async (t) => {
+test('a new service name under the same id gets a new token, and the old token is revoked', async (t) => {
   const managementToken = '3c1e6f0a-0000-4000-8000-00000000cafe'
   const acl = { enabled: true, defaultPolicy: 'deny', managementToken } as const
   const env = { CONSUL_HTTP_TOKEN: managementToken }
@@ -112,39 +111,32 @@ test('another name under the same id gets another token, and the old one is revo
   host.write('a.json', managed('b', IDLE, { id: 'x' }))
   supervisor.signal('SIGHUP')
   const after = await host.row('x', (row) => row.state === 'running' && row.pid !== before.pid)
-  const own = environmentOf(after.pid!)['CONNECT_PROXY_TOKEN'] ?? ''
-  const leaf = async (token: string, name: string): Promise<number> => {
+  const current = environmentOf(after.pid!)['CONNECT_PROXY_TOKEN'] ?? ''
+  const leafStatus = async (token: string, name: string): Promise<number> => {
     const headers = { 'X-Consul-Token': token }
     return (await fetch(`${agent.url}/v1/agent/connect/ca/leaf/${name}`, { headers })).status
   }
-  assert.deepEqual([await leaf(own, 'b'), await leaf(own, 'a')], [200, 403])
-  await until('the old one is revoked', async () => (await leaf(old, 'a')) === 403)
+  assert.deepEqual([await leafStatus(current, 'b'), await leafStatus(current, 'a')], [200, 403])
+  await until('the old token is revoked', async () => (await leafStatus(old, 'a')) === 403)
 })
 
-test('what others have added to a service survives a restart of the supervisor', async (t) => {
-  const { agent, host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  await host.running('a')
-  await until('it is written down', async () => (await host.status()).passes > 1)
+test('checks that other clients added survive a restart of the supervisor', async (t) => {
+  const { agent, host, supervisor: first } = await startIdle(t)
+  await until('the second pass', async () => (await host.status()).passes > 1)
   const body = JSON.stringify({ Name: 'added', ServiceID: 'a', TTL: '100s' })
   await fetch(`${agent.url}/v1/agent/check/register`, { method: 'PUT', body })
   await first.stop()
   await host.start()
-  await until('it has been looked at', async () => (await host.status()).passes > 1)
+  await until('the second pass', async () => (await host.status()).passes > 1)
   const checks = (await (await fetch(`${agent.url}/v1/agent/checks`)).json()) as object
   assert.ok('added' in checks, Object.keys(checks).join())
 })
 
-test('a folder of definitions that is replaced by another is watched on', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) }, { flags: ['-watch'] })
-  await host.start()
-  await host.running('a')
+test('-watch follows a configuration directory that is replaced by another', async (t) => {
+  const { host } = await startIdle(t, ['-watch'])
   const next = join(dirname(host.configuration), 'next')
   mkdirSync(next)
-  writeFileSync(
-    join(next, 'agent.json'),
-    JSON.stringify({ connect: { proxy: { allow_managed_root: true } }, bind_addr: '127.0.0.1' }),
-  )
+  writeFileSync(join(next, 'agent.json'), JSON.stringify(await settings()))
   writeFileSync(join(next, 'b.json'), JSON.stringify(managed('b', IDLE)))
   renameSync(host.configuration, join(dirname(host.configuration), 'before'))
   renameSync(next, host.configuration)
@@ -153,7 +145,7 @@ test('a folder of definitions that is replaced by another is watched on', async 
   await host.running('c')
 })
 
-test('a data dir that somebody else could change is none', async (t) => {
+test('does not start in a data directory that is a link or writable by other users', async (t) => {
   const { host } = await startHost(t, {})
   const elsewhere = join(dirname(host.configuration), 'elsewhere')
   mkdirSync(elsewhere)
@@ -164,8 +156,8 @@ test('a data dir that somebody else could change is none', async (t) => {
   assert.match(linked.text, /data_dir: .*proxy cannot be used \(symbolic link\)/)
   assert.equal(existsSync(join(elsewhere, 'snapshot.json')), false)
   if (process.getuid?.() !== 0) return
-  const NOBODY = 65_534
-  chownSync(host.dataDir, NOBODY, NOBODY)
+  const OTHER_USER = 65_534
+  chownSync(host.dataDir, OTHER_USER, OTHER_USER)
   renameSync(join(host.dataDir, 'proxy'), join(host.dataDir, 'was'))
   const foreign = host.spawn()
   assert.equal(await foreign.ended(), 1)

@@ -1,38 +1,49 @@
-// Managed proxies that are asked for by HTTP, as Consul 1.2 to 1.5 took them.
+// Registration of managed proxies by HTTP, compatible with Consul 1.2 to 1.5.
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { request } from 'node:http'
 import { type TestContext, test } from 'node:test'
-import { TestAgent, type TestAgentOptions } from '../../src/testing/index.js'
+import type { TestAgent } from '../../src/testing/index.js'
 import { freePort } from '../fixtures/free-ports.js'
 import { readAll, until } from '../fixtures/mesh.js'
-import { Host, IDLE, managed, settings } from './connect-supervisor.js'
+import type { RunningProxy } from '../proxy/connect-proxy.js'
+import { type Host, IDLE, managed, servicesOf, startHost } from './connect-supervisor.js'
 
 const MANAGED = { Name: 'web', ID: 'web-1', Port: 8080, Connect: { Proxy: { Command: ['sleep', '1000'] } } }
 
+const MANAGEMENT_TOKEN = 'a2b1c0d9-0000-4000-8000-00000000beef'
+const AS_MANAGER = { 'X-Consul-Token': MANAGEMENT_TOKEN }
+
+interface Started {
+  readonly agent: TestAgent
+  readonly host: Host
+  readonly supervisor: RunningProxy
+  /** The URL of the registration API. */
+  readonly url: string
+}
+
+/** Starts a supervisor with the registration API. With ACLs, it has the management token. */
 async function start(
   t: TestContext,
-  isAllowed: boolean,
-  options?: TestAgentOptions,
-  env: Readonly<Record<string, string>> = {},
-): Promise<{ agent: TestAgent; host: Host; url: string }> {
-  const agent = await TestAgent.start(options)
-  t.after(() => agent.close())
+  { isAllowed = true, acl }: { isAllowed?: boolean; acl?: 'allow' | 'deny' } = {},
+): Promise<Started> {
   const address = `127.0.0.1:${await freePort()}`
-  const host = new Host(t, {
-    agent: agent.address,
-    flags: ['-api-addr', address],
-    env,
-    files: {
-      'agent.json': await settings(),
+  const { agent, host } = await startHost(
+    t,
+    {
       'api.json': { connect: { proxy: { allow_managed_api_registration: isAllowed } } },
       'a.json': managed('a', IDLE),
     },
-  })
-  await host.start()
-  return { agent, host, url: `http://${address}` }
+    {
+      flags: ['-api-addr', address],
+      ...(acl && { env: { CONSUL_HTTP_TOKEN: MANAGEMENT_TOKEN } }),
+    },
+    acl && { acl: { enabled: true, defaultPolicy: acl, managementToken: MANAGEMENT_TOKEN } },
+  )
+  return { agent, host, supervisor: await host.start(), url: `http://${address}` }
 }
 
+/** Sends a request by node:http: unlike fetch, it can set the Host header. */
 async function put(
   url: string,
   path: string,
@@ -51,229 +62,183 @@ async function put(
   })
 }
 
-const MANAGEMENT_TOKEN = 'a2b1c0d9-0000-4000-8000-00000000beef'
-
-/** Makes a token that may register the service `web`. */
+/** Creates a token that may register the service `web`. */
 async function agentToken(agent: TestAgent): Promise<{ AccessorID: string; SecretID: string }> {
   const response = await fetch(`${agent.url}/v1/acl/token`, {
     method: 'PUT',
-    headers: { 'X-Consul-Token': MANAGEMENT_TOKEN },
+    headers: AS_MANAGER,
     body: JSON.stringify({ ServiceIdentities: [{ ServiceName: 'web' }, { ServiceName: 'web-proxy' }] }),
   })
   return (await response.json()) as { AccessorID: string; SecretID: string }
 }
 
 const REGISTER = '/v1/agent/service/register'
+const DEREGISTER = '/v1/agent/service/deregister'
 
-test('without the setting nothing managed is taken, and the refusal says why and how', async (t) => {
-  const { agent, url } = await start(t, false)
+test('rejects managed proxies without allow_managed_api_registration, and registers plain services', async (t) => {
+  const { agent, url } = await start(t, { isAllowed: false })
   const { status, text } = await put(url, REGISTER, MANAGED)
   assert.equal(status, 400)
   assert.match(
     text,
     /anyone who can register a service could run commands on this host; set .*allow_managed_api_registration = true/,
   )
-  // A service without a proxy is nobody's business but the agent's.
   assert.equal((await put(url, REGISTER, { Name: 'plain', Port: 1 })).status, 200)
-  const services = (await (await fetch(`${agent.url}/v1/agent/services`)).json()) as object
-  assert.equal('web-1' in services, false)
-  assert.equal('plain' in services, true)
+  const services = await servicesOf(agent)
+  assert.deepEqual(['web-1' in services, 'plain' in services], [false, true])
 })
 
-test('with it, a proxy runs until somebody deregisters the service, over restarts of the supervisor', async (t) => {
-  const { agent, host, url } = await start(t, true)
+test('starts the proxy of a registered service, and stops it when the service is deregistered', async (t) => {
+  const { agent, host, url } = await start(t)
   assert.equal((await put(url, REGISTER, MANAGED)).status, 200)
   const { pid, proxy } = await host.running('web-1')
   assert.equal(proxy, 'web-1-proxy')
-  const [supervisor] = [await host.command('status')]
-  assert.match(supervisor, /web-1 +web-1-proxy/)
-  assert.equal((await put(url, '/v1/agent/service/deregister/web-1')).status, 200)
-  await until('it is gone', async () => {
-    const services = (await (await fetch(`${agent.url}/v1/agent/services`)).json()) as object
+  assert.match(await host.command('status'), /web-1 +web-1-proxy/)
+  assert.equal((await put(url, `${DEREGISTER}/web-1`)).status, 200)
+  await until('the process and both registrations are gone', async () => {
+    const services = await servicesOf(agent)
     return !('web-1' in services) && !('web-1-proxy' in services) && !host.processes().includes(pid)
   })
 })
 
-test('what came by HTTP is known to the next supervisor, and gets no proxy where that is off by then', async (t) => {
-  const { host, url } = await start(t, true)
+test('the next supervisor keeps a proxy that was registered by HTTP, unless the setting is off', async (t) => {
+  const { host, supervisor, url } = await start(t)
   await put(url, REGISTER, MANAGED)
   const { pid } = await host.running('web-1')
-  const [first] = host.supervisors
-  await first!.stop('SIGKILL')
+  await supervisor.stop('SIGKILL')
   const second = await host.start()
   assert.equal((await host.running('web-1')).pid, pid)
   await second.stop('SIGKILL')
   host.write('api.json', { connect: { proxy: { allow_managed_api_registration: false } } })
   const third = await host.start()
   await third.logged('allow_managed_api_registration is off; no proxy is started')
-  await until('it ends', () => !host.processes().includes(pid))
+  await until('the process has ended', () => !host.processes().includes(pid))
 })
 
-test('the token is that of whoever asks, and never the supervisor’s', async (t) => {
-  const managementToken = MANAGEMENT_TOKEN
-  const acl = { enabled: true, defaultPolicy: 'deny', managementToken } as const
-  const { agent, host, url } = await start(t, true, { acl }, { CONSUL_HTTP_TOKEN: managementToken })
+test('uses the token of the request, never that of the supervisor', async (t) => {
+  const { host, url } = await start(t, { acl: 'deny' })
   await host.running('a')
-  const denied = await put(url, REGISTER, MANAGED)
-  assert.equal(denied.status, 403)
-  assert.equal((await put(url, '/v1/agent/service/deregister/a')).status, 400)
-  const { status } = await put(url, REGISTER, MANAGED, { 'X-Consul-Token': managementToken })
-  assert.equal(status, 200)
+  assert.equal((await put(url, REGISTER, MANAGED)).status, 403)
+  assert.equal((await put(url, `${DEREGISTER}/a`)).status, 400)
+  assert.equal((await put(url, REGISTER, MANAGED, AS_MANAGER)).status, 200)
   await host.running('web-1')
-  assert.equal((await put(url, '/v1/agent/service/deregister/web-1')).status, 403)
-  assert.ok(agent)
+  assert.equal((await put(url, `${DEREGISTER}/web-1`)).status, 403)
 })
 
-test('refuses by switch and by token before it parses the definition', async (t) => {
-  const acl = { enabled: true, defaultPolicy: 'allow', managementToken: MANAGEMENT_TOKEN } as const
-  const env = { CONSUL_HTTP_TOKEN: MANAGEMENT_TOKEN }
-  const wrong = { ...MANAGED, Port: 'no number' }
-  const off = await start(t, false, { acl }, env)
+test('checks the setting and the token before it parses the definition', async (t) => {
+  const invalid = { ...MANAGED, Port: 'no number' }
+  const off = await start(t, { isAllowed: false, acl: 'allow' })
   assert.match(
-    (await put(off.url, REGISTER, wrong)).text,
+    (await put(off.url, REGISTER, invalid)).text,
     /registration of managed proxies by HTTP is disabled/,
   )
-  const on = await start(t, true, { acl }, env)
-  const unknown = await put(on.url, REGISTER, wrong, { 'X-Consul-Token': randomUUID() })
+  const on = await start(t, { acl: 'allow' })
+  const unknown = await put(on.url, REGISTER, invalid, { 'X-Consul-Token': randomUUID() })
   assert.deepEqual([unknown.status, /ACL not found/.test(unknown.text)], [403, true])
-  const known = await put(on.url, REGISTER, wrong, { 'X-Consul-Token': MANAGEMENT_TOKEN })
+  const known = await put(on.url, REGISTER, invalid, AS_MANAGER)
   assert.match(known.text, /port: expected a port/)
 })
 
-test('retires a proxy when the token that registered it is deleted', async (t) => {
-  const acl = { enabled: true, defaultPolicy: 'deny', managementToken: MANAGEMENT_TOKEN } as const
-  const { agent, host, url } = await start(t, true, { acl }, { CONSUL_HTTP_TOKEN: MANAGEMENT_TOKEN })
-  const asManager = { 'X-Consul-Token': MANAGEMENT_TOKEN }
+test('stops a proxy when the token that registered it is deleted', async (t) => {
+  const { agent, host, supervisor, url } = await start(t, { acl: 'deny' })
   const token = await agentToken(agent)
   const registered = await put(url, REGISTER, MANAGED, { 'X-Consul-Token': token.SecretID })
   assert.deepEqual(registered, { status: 200, text: '' })
   const { pid } = await host.running('web-1')
   const deleted = await fetch(`${agent.url}/v1/acl/token/${token.AccessorID}`, {
     method: 'DELETE',
-    headers: asManager,
+    headers: AS_MANAGER,
   })
   assert.equal(deleted.status, 200)
-  await host.supervisors[0]!.logged(
-    'web-1: the token that registered the service was deleted; stopping its proxy',
+  await supervisor.logged('web-1: the token that registered the service was deleted; stopping its proxy')
+  const services = async (): Promise<object> => {
+    const response = await fetch(`${agent.url}/v1/agent/services`, { headers: AS_MANAGER })
+    return (await response.json()) as object
+  }
+  await until(
+    'the process and its registration are gone',
+    async () => !('web-1-proxy' in (await services())) && !host.processes().includes(pid),
   )
-  await until('the process and the registration are gone', async () => {
-    const answer = await fetch(`${agent.url}/v1/agent/services`, { headers: asManager })
-    return !('web-1-proxy' in ((await answer.json()) as object)) && !host.processes().includes(pid)
-  })
-  // The service itself is the registrant's.
-  assert.ok(
-    'web-1' in
-      ((await (await fetch(`${agent.url}/v1/agent/services`, { headers: asManager })).json()) as object),
-  )
+  // The service itself belongs to the client that registered it.
+  assert.ok('web-1' in (await services()))
 })
 
-test('lets the registrant remove a service that the agent no longer has', async (t) => {
-  const acl = { enabled: true, defaultPolicy: 'deny', managementToken: MANAGEMENT_TOKEN } as const
-  const { agent, host, url } = await start(t, true, { acl }, { CONSUL_HTTP_TOKEN: MANAGEMENT_TOKEN })
+test('lets the owner of the token deregister a service that the agent no longer has', async (t) => {
+  const { agent, host, supervisor, url } = await start(t, { acl: 'deny' })
   const { SecretID } = await agentToken(agent)
   await put(url, REGISTER, MANAGED, { 'X-Consul-Token': SecretID })
   const { pid } = await host.running('web-1')
-  // Without the supervisor the removal at the agent stays unnoticed.
-  host.supervisors[0]!.signal('SIGSTOP')
-  await put(agent.url, '/v1/agent/service/deregister/web-1', undefined, { 'X-Consul-Token': SecretID })
-  const path = '/v1/agent/service/deregister/web-1'
+  // While the supervisor is stopped, it does not notice the removal at the agent.
+  supervisor.signal('SIGSTOP')
+  const path = `${DEREGISTER}/web-1`
+  await put(agent.url, path, undefined, { 'X-Consul-Token': SecretID })
   const stranger = put(url, path, undefined, { 'X-Consul-Token': MANAGEMENT_TOKEN.replace(/.$/, '0') })
   const owner = stranger.then(() => put(url, path, undefined, { 'X-Consul-Token': SecretID }))
-  host.supervisors[0]!.signal('SIGCONT')
+  supervisor.signal('SIGCONT')
   assert.notEqual((await stranger).status, 200)
   assert.equal((await owner).status, 200)
   await until('the process ends', () => !host.processes().includes(pid))
 })
 
-test('what is no request for us is refused', async (t) => {
-  const { url } = await start(t, true)
-  for (const [path, body, headers, status, expected] of [
-    [REGISTER, '{', {}, 400, /expected a JSON object/],
-    [REGISTER, '[]', {}, 400, /expected a JSON object/],
-    [REGISTER, { Port: 1 }, {}, 400, /missing name/],
-    [
-      REGISTER,
-      { Name: 'a', Port: 1 },
-      {},
-      400,
-      /service a is defined in a configuration file; change it there/,
-    ],
-    [
-      REGISTER,
-      { ...MANAGED, Connect: { Proxy: { ExecMode: 'script' } } },
-      {},
-      400,
-      /exec_mode: expected "daemon"/,
-    ],
-    [REGISTER, { ...MANAGED, ID: 'x/../y' }, {}, 400, /without slashes/],
-    [REGISTER, { ...MANAGED, ID: 'a/\u202eb' }, {}, 400, /got "a\/\\u202eb"/],
-    [REGISTER, { Name: 'x', ['K'.repeat(80_000)]: 1 }, {}, 400, /expected keys of at most 256 characters/],
-    [REGISTER, { ...MANAGED, Token: 'x'.repeat(5_000) }, {}, 400, /token: expected a string of at most/],
-    [REGISTER, { ...MANAGED, ID: '\ud800' }, {}, 400, /expected a name/],
-    // Go would take the last of them for the name.
-    [REGISTER, { ...MANAGED, NaMe: 'other' }, {}, 400, /name: set twice, in two spellings/],
-    [
-      REGISTER,
-      { ...MANAGED, Meta: {}, Check: { TTL: '1s', tTl: '2s' } },
-      {},
-      400,
-      /are the same key to an agent/,
-    ],
-    [
-      REGISTER,
-      { ...MANAGED, Port: 0 },
-      {},
-      400,
-      /address of the application unknown; set port in the service/,
-    ],
-    [
-      REGISTER,
-      { ...MANAGED, Connect: { Proxy: { Config: { bind_port: 'x' } } } },
-      {},
-      400,
-      /bind_port: expected a port/,
-    ],
-    [
-      REGISTER,
-      { ...MANAGED, Connect: { Proxy: { Command: ['./x'] } } },
-      {},
-      400,
-      /expected an absolute path/,
-    ],
-    [REGISTER, { Name: 'x', ID: 'a-proxy', Port: 1 }, {}, 400, /a-proxy is the managed proxy of a/],
-    ['/v1/agent/service/deregister/%zz', undefined, {}, 400, /id: invalid percent-encoding/],
+test('rejects invalid definitions', async (t) => {
+  const { url } = await start(t)
+  for (const [definition, expected] of [
+    ['{', /expected a JSON object/],
+    ['[]', /expected a JSON object/],
+    [{ Port: 1 }, /missing name/],
+    [{ Name: 'a', Port: 1 }, /service a is defined in a configuration file; change it there/],
+    [{ ...MANAGED, Connect: { Proxy: { ExecMode: 'script' } } }, /exec_mode: expected "daemon"/],
+    [{ ...MANAGED, ID: 'x/../y' }, /without slashes/],
+    [{ ...MANAGED, ID: 'a/\u202eb' }, /got "a\/\\u202eb"/],
+    [{ Name: 'x', ['K'.repeat(80_000)]: 1 }, /expected keys of at most 256 characters/],
+    [{ ...MANAGED, Token: 'x'.repeat(5_000) }, /token: expected a string of at most/],
+    [{ ...MANAGED, ID: '\ud800' }, /expected a name/],
+    // Go, and so the agent, would use the last of the two.
+    [{ ...MANAGED, NaMe: 'other' }, /name: set twice, in two spellings/],
+    [{ ...MANAGED, Meta: {}, Check: { TTL: '1s', tTl: '2s' } }, /are the same key to an agent/],
+    [{ ...MANAGED, Port: 0 }, /address of the application unknown; set port in the service/],
+    [{ ...MANAGED, Connect: { Proxy: { Config: { bind_port: 'x' } } } }, /bind_port: expected a port/],
+    [{ ...MANAGED, Connect: { Proxy: { Command: ['./x'] } } }, /expected an absolute path/],
+    [{ Name: 'x', ID: 'a-proxy', Port: 1 }, /a-proxy is the managed proxy of a/],
+  ] as [unknown, RegExp][]) {
+    const { status, text } = await put(url, REGISTER, definition)
+    assert.equal(status, 400, `${JSON.stringify(definition)}: ${text}`.slice(0, 300))
+    assert.match(text, expected)
+  }
+})
+
+test('rejects other hosts, large bodies, unknown endpoints, and invalid ids', async (t) => {
+  const { url } = await start(t)
+  for (const [path, body, headers, expectedStatus, expected] of [
     [REGISTER, MANAGED, { host: 'evil.example' }, 403, /Host header: expected an IP address or localhost/],
     [REGISTER, `"${'x'.repeat(1_100_000)}"`, {}, 413, /at most/],
     [REGISTER, `"${'x'.repeat(140_000)}"`, { 'transfer-encoding': 'chunked' }, 413, /at most/],
     ['/v1/agent/services', undefined, {}, 404, /for other endpoints, use the agent at /],
-    ['/v1/agent/service/deregister/a', undefined, {}, 400, /defined in a configuration file/],
+    [`${DEREGISTER}/%zz`, undefined, {}, 400, /id: invalid percent-encoding/],
+    [`${DEREGISTER}/a`, undefined, {}, 400, /defined in a configuration file/],
   ] as [string, unknown, Record<string, string>, number, RegExp][]) {
-    const answer = await put(url, path, body, headers)
-    assert.equal(answer.status, status, `${path} ${JSON.stringify(body)}: ${answer.text}`.slice(0, 300))
-    assert.match(answer.text, expected)
+    const { status, text } = await put(url, path, body, headers)
+    assert.equal(status, expectedStatus, `${path}: ${text}`)
+    assert.match(text, expected)
   }
-  const get = await fetch(`${url}${REGISTER}`)
-  assert.equal(get.status, 405)
+  assert.equal((await fetch(`${url}${REGISTER}`)).status, 405)
 })
 
-test('registered again without a proxy, a service loses it and stays', async (t) => {
-  const { agent, host, url } = await start(t, true)
+test('removes the proxy of a service that is registered again without one', async (t) => {
+  const { agent, host, url } = await start(t)
   await put(url, REGISTER, MANAGED)
   const { pid } = await host.running('web-1')
-  const { Connect, ...plain } = MANAGED
-  assert.equal((await put(url, REGISTER, { ...plain, Port: 8081 })).status, 200)
-  await until('the proxy is gone', async () => {
-    const services = (await (await fetch(`${agent.url}/v1/agent/services`)).json()) as Record<
-      string,
-      { Port: number }
-    >
-    return !host.processes().includes(pid) && !('web-1-proxy' in services) && services['web-1']?.Port === 8081
+  assert.equal((await put(url, REGISTER, { ...MANAGED, Port: 8081, Connect: undefined })).status, 200)
+  await until('the proxy is gone and the service has its new port', async () => {
+    const services = await servicesOf(agent)
+    return (
+      !host.processes().includes(pid) && !('web-1-proxy' in services) && services['web-1']?.['Port'] === 8081
+    )
   })
-  assert.ok(Connect)
 })
 
-test('answers the configuration endpoint of Consul 1.2, and waits for a change of it', async (t) => {
-  const { host, url } = await start(t, false)
+test('serves the proxy configuration endpoint of Consul 1.2, with blocking queries by hash', async (t) => {
+  const { host, supervisor, url } = await start(t, { isAllowed: false })
   const definition = (localPort: number): object =>
     managed('b', {
       ...IDLE,
@@ -281,7 +246,7 @@ test('answers the configuration endpoint of Consul 1.2, and waits for a change o
       upstreams: [{ destination_name: 'db', local_bind_port: localPort }],
     })
   host.write('b.json', definition(5432))
-  host.supervisors[0]!.signal('SIGHUP')
+  supervisor.signal('SIGHUP')
   const { port } = await host.running('b')
   const path = `${url}/v1/agent/connect/proxy/b-proxy`
   const first = (await (await fetch(path)).json()) as Record<string, unknown>
@@ -304,10 +269,10 @@ test('answers the configuration endpoint of Consul 1.2, and waits for a change o
   assert.equal((Upstreams as unknown[]).length, 1)
   const changed = fetch(`${path}?hash=${String(ContentHash)}&wait=60s`)
   host.write('b.json', definition(5433))
-  host.supervisors[0]!.signal('SIGHUP')
-  const second = (await (await changed).json()) as { Config: { upstreams: object[] } }
+  supervisor.signal('SIGHUP')
+  const second = (await (await changed).json()) as { ContentHash: string; Config: { upstreams: object[] } }
   assert.deepEqual(second.Config.upstreams, [{ ...upstream, local_bind_port: 5433 }])
   assert.equal((await fetch(`${url}/v1/agent/connect/proxy/other`)).status, 404)
-  const same = await fetch(`${path}?hash=${(second as { ContentHash?: string }).ContentHash ?? ''}&wait=10ms`)
-  assert.equal(same.status, 200)
+  const unchanged = await fetch(`${path}?hash=${second.ContentHash}&wait=10ms`)
+  assert.equal(unchanged.status, 200)
 })

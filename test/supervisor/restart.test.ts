@@ -1,4 +1,4 @@
-// A restart of one proxy while its connections go on.
+// Restarts of a proxy while it has connections.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -9,11 +9,11 @@ import { service } from '../../src/index.js'
 import type { TestAgent } from '../../src/testing/index.js'
 import { freePort } from '../fixtures/free-ports.js'
 import { until } from '../fixtures/mesh.js'
-import { type Host, IDLE, kill, managed, startHost } from './connect-supervisor.js'
+import { type Host, kill, managed, startHost, startIdle } from './connect-supervisor.js'
 import { environmentOf, isAlive } from './processes.js'
 import { waitBound } from '../fixtures/bounds.js'
 
-/** A bundled proxy of `web` in front of an echo server, with an upstream that leads to another. */
+/** Starts a bundled proxy of `web` in front of an echo server, with an upstream to the echo service `back`. */
 async function startWeb(
   t: TestContext,
   config: object = {},
@@ -36,17 +36,18 @@ async function startWeb(
   return { agent, host, upstream }
 }
 
-async function echoes(socket: Socket, line: string): Promise<void> {
+/** Sends a line, and checks its echo. */
+async function expectEcho(socket: Socket, line: string): Promise<void> {
   socket.write(line)
   const [chunk] = (await once(socket, 'data', { signal: AbortSignal.timeout(waitBound(5_000)) })) as [Buffer]
   assert.equal(String(chunk), line)
 }
 
-async function dialOnce(port: number): Promise<Socket> {
+async function connectAndEcho(port: number): Promise<Socket> {
   const socket = connect(port, '127.0.0.1')
   try {
     await once(socket, 'connect')
-    await echoes(socket, 'hello')
+    await expectEcho(socket, 'hello')
     return socket
   } catch (error) {
     socket.destroy()
@@ -54,12 +55,12 @@ async function dialOnce(port: number): Promise<Socket> {
   }
 }
 
-/** Connects again and again, and measures the longest time without success. */
-async function watchOutage(act: () => Promise<Socket>, end: AbortSignal): Promise<number> {
+/** Connects repeatedly until the signal aborts, and returns the longest time between two successes. */
+async function longestOutage(dial: () => Promise<Socket>, end: AbortSignal): Promise<number> {
   let longestMs = 0
   let succeededAt = performance.now()
   while (!end.aborted) {
-    const socket = await act().catch(() => undefined)
+    const socket = await dial().catch(() => undefined)
     if (socket !== undefined) {
       socket.destroy()
       longestMs = Math.max(longestMs, performance.now() - succeededAt)
@@ -78,36 +79,36 @@ async function criticalChecks(agent: TestAgent): Promise<readonly string[]> {
   return Object.entries(checks).flatMap(([id, { Status }]) => (Status === 'passing' ? [] : [id]))
 }
 
-test('a restart of a bundled proxy keeps its connections, its registration, and its ports', async (t) => {
+test('restart of a bundled proxy keeps its connections, its registration, and its ports', async (t) => {
   const { agent, host, upstream } = await startWeb(t)
   const caller = service('caller', { agent: { address: agent.address, env: {} } })
   t.after(() => caller.close({ drainTimeoutMs: 1 }))
   const dialIn = async (): Promise<Socket> => {
     const socket = await caller.dial('web', { timeoutMs: 1_000 })
-    await echoes(socket as unknown as Socket, 'hello')
+    await expectEcho(socket as unknown as Socket, 'hello')
     return socket as unknown as Socket
   }
   await until('the public listener answers', async () => (await dialIn()).destroy())
-  const open = await until('the upstream answers', () => dialOnce(upstream))
+  const open = await until('the upstream answers', () => connectAndEcho(upstream))
   const before = await host.running('web')
   const end = new AbortController()
   const outages = Promise.all([
-    watchOutage(dialIn, end.signal),
-    watchOutage(() => dialOnce(upstream), end.signal),
+    longestOutage(dialIn, end.signal),
+    longestOutage(() => connectAndEcho(upstream), end.signal),
   ])
   await host.command('restart', 'web')
   const after = await host.row('web', ({ state, pid }) => state === 'running' && pid !== before.pid)
-  await echoes(open, 'the old process drains')
+  await expectEcho(open, 'the old process drains')
   assert.ok(isAlive(before.pid))
   open.end()
   await until('the old process has ended', () => !isAlive(before.pid))
-  for (const wait of [dialIn, () => dialOnce(upstream)]) {
-    await until('the new process answers', async () => (await wait()).destroy())
+  for (const dial of [dialIn, () => connectAndEcho(upstream)]) {
+    await until('the new process answers', async () => (await dial()).destroy())
   }
   end.abort()
   const [inboundMs, outboundMs] = await outages
   t.diagnostic(`longest time without a connection: inbound ${inboundMs} ms, outbound ${outboundMs} ms`)
-  // A start of the process alone takes longer.
+  // A proxy that stops before its successor listens is away for longer: the start of a process takes more than 1 s.
   assert.ok(inboundMs < 1_000 && outboundMs < 1_000, `${inboundMs} ms, ${outboundMs} ms`)
   assert.equal(after.port, before.port)
   assert.equal(after.restarts, before.restarts + 1)
@@ -115,9 +116,9 @@ test('a restart of a bundled proxy keeps its connections, its registration, and 
   assert.equal(host.processes().length, 1)
 })
 
-test('a bundled proxy that cannot be replaced stays', async (t) => {
+test('restart of a bundled proxy keeps the old process until the new process is ready', async (t) => {
   const { agent, host, upstream } = await startWeb(t)
-  await until('the upstream answers', async () => (await dialOnce(upstream)).destroy())
+  await until('the upstream answers', async () => (await connectAndEcho(upstream)).destroy())
   const { pid } = await host.running('web')
   await agent.stop()
   await host.command('restart', 'web')
@@ -128,49 +129,35 @@ test('a bundled proxy that cannot be replaced stays', async (t) => {
   await until('the old process has ended', () => !isAlive(pid))
 })
 
-test('a restart hands the admin address to the new process while the old one drains', async (t) => {
+test('restart of a bundled proxy moves the admin address to the new process while the old process drains', async (t) => {
   const admin = await freePort()
   const { host, upstream } = await startWeb(t, { admin_addr: `127.0.0.1:${admin}` })
   const ready = async (): Promise<boolean> => (await fetch(`http://127.0.0.1:${admin}/ready`)).ok
   await until('the proxy is ready', ready)
-  const open = await until('the upstream answers', () => dialOnce(upstream))
+  const open = await until('the upstream answers', () => connectAndEcho(upstream))
   const { pid } = await host.running('web')
   await host.command('restart', 'web')
   await host.row('web', (row) => row.state === 'running' && row.pid !== pid)
   await until('the new process is ready', ready)
-  await echoes(open, 'the old process drains')
+  await expectEcho(open, 'the old process drains')
   assert.ok(isAlive(pid))
   open.end()
 })
 
-test('a proxy that is started is passing as soon as it listens', async (t) => {
+test('the check of a started proxy passes as soon as the proxy listens', async (t) => {
   const { agent, host } = await startWeb(t)
-  await until('it is passing', async () => (await criticalChecks(agent)).length === 0)
+  await until('the check passes', async () => (await criticalChecks(agent)).length === 0)
   await host.command('stop', 'web')
   await host.command('start', 'web')
   const { pid } = await host.running('web')
   const before = performance.now()
-  await until('it is passing', async () => (await criticalChecks(agent)).length === 0)
-  assert.ok(performance.now() - before < 8_000, 'before the next check of the agent')
+  await until('the check passes', async () => (await criticalChecks(agent)).length === 0)
+  assert.ok(performance.now() - before < 8_000, 'the check passes only after the interval of the agent')
   assert.ok(isAlive(pid))
 })
 
-test('a restart of another program ends it before its successor starts', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  await host.start()
-  const { pid } = await host.running('a')
-  assert.equal(await host.command('restart', 'a'), 'a is being restarted\n')
-  await host.row('a', (row) => row.state === 'running' && row.pid !== pid)
-  assert.equal(isAlive(pid), false)
-  await host.command('stop', 'a')
-  await host.command('restart', 'a')
-  await host.running('a')
-})
-
-test('a second process of a proxy, left by a supervisor that was killed, is ended', async (t) => {
-  const { host } = await startHost(t, { 'a.json': managed('a', IDLE) })
-  const first = await host.start()
-  const { pid } = await host.running('a')
+test('the next supervisor stops a duplicate process that a killed supervisor left', async (t) => {
+  const { host, supervisor: first, pid } = await startIdle(t)
   await first.stop('SIGKILL')
   const second = spawn('sleep', ['1000'], { detached: true, stdio: 'ignore', env: environmentOf(pid) })
   t.after(() => {

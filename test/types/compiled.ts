@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 
 /**
- * What compiles, or by its comment does not. It is for the compiler alone and never called, so that what it uses may be
- * a parameter that nobody has made.
+ * Holds code for the compiler: the code must compile, except for lines with `@ts-expect-error`. The function is never
+ * called, so its parameters stand for values that no test has to create.
  */
-export function compiled(use: (...given: never[]) => unknown): void {
-  assert.equal(typeof use, 'function')
+export function compiled(code: (...values: never[]) => unknown): void {
+  assert.equal(typeof code, 'function')
 }

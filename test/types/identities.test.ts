@@ -1,5 +1,4 @@
-// Types of SPIFFE IDs, certificates and TLS options; the compiler is who checks them.
-import type { X509Certificate } from 'node:crypto'
+// Type tests of SPIFFE IDs and TLS options. The compiler checks them; nothing runs.
 import type * as http2 from 'node:http2'
 import type * as https from 'node:https'
 import { describe, it } from 'node:test'
@@ -8,8 +7,6 @@ import { expectTypeOf } from 'expect-type'
 import {
   type Leaf,
   type Peer,
-  type Roots,
-  type Service,
   type ServiceId,
   SpiffeId,
   type SpiffeIdParts,
@@ -18,49 +15,41 @@ import {
 } from '../../src/index.js'
 import { compiled } from './compiled.js'
 
-describe('SpiffeId', () => {
-  it('is parsed from a URI, or made for a service, and not otherwise', () => {
-    expectTypeOf(SpiffeId.parse.bind(SpiffeId)).toEqualTypeOf<(uri: string) => SpiffeId>()
+describe('types: SpiffeId', () => {
+  it('is created by parsing a URI or for a service only', () => {
     compiled(() => [
       SpiffeId.service({ trustDomain: 'x.consul', datacenter: 'dc1', service: 'web' }),
       SpiffeId.service({ trustDomain: 'x', partition: 'p', namespace: 'n', datacenter: 'd', service: 's' }),
-      // @ts-expect-error -- a URL folds what must not be folded
+      // @ts-expect-error -- a URL object normalizes percent-encoding and dots, which an ID must keep
       SpiffeId.parse(new URL('spiffe://x.consul')),
-      // @ts-expect-error -- a service is in a datacenter
+      // @ts-expect-error -- the datacenter is missing
       SpiffeId.service({ trustDomain: 'x.consul', service: 'web' }),
-      // @ts-expect-error -- a misspelt key
+      // @ts-expect-error -- unknown key
       SpiffeId.service({ trustDomain: 'x.consul', datacenter: 'dc1', service: 'web', ns: 'n' }),
     ])
     compiled((parts: SpiffeIdParts) => {
-      // @ts-expect-error -- its parts have not been checked
+      // @ts-expect-error -- a public constructor would accept unchecked parts
       new SpiffeId(parts)
     })
   })
 
-  it('writes itself, and compares', () => {
-    expectTypeOf<SpiffeId['toString']>().returns.toBeString()
-    expectTypeOf<SpiffeId['toJSON']>().returns.toBeString()
-    expectTypeOf<SpiffeId['equals']>().toEqualTypeOf<(other: SpiffeId) => boolean>()
+  it('compares with another SpiffeId, not with text', () => {
     compiled((id: SpiffeId) => {
-      // @ts-expect-error -- a text may be another spelling
+      id.equals(SpiffeId.parse('spiffe://x.consul'))
+      // @ts-expect-error -- a text may be another spelling of the same ID
       id.equals('spiffe://x.consul')
     })
   })
 
-  it('has parts by its kind', () => {
-    expectTypeOf<SpiffeId['parts']['kind']>().toEqualTypeOf<
-      'service' | 'agent' | 'server' | 'mesh-gateway' | 'signing'
-    >()
+  it('narrows its parts by kind', () => {
     compiled(({ parts }: SpiffeId) => {
-      expectTypeOf(parts.trustDomain).toBeString()
       switch (parts.kind) {
         case 'service':
           expectTypeOf(parts).toEqualTypeOf<ServiceId>()
           return parts.service
         case 'agent':
-          expectTypeOf(parts.agentId).toBeString()
           expectTypeOf(parts).not.toHaveProperty('service')
-          return parts.partition
+          return parts.agentId
         case 'server':
           expectTypeOf(parts).not.toHaveProperty('partition')
           return parts.datacenter
@@ -75,93 +64,62 @@ describe('SpiffeId', () => {
           return undefined
       }
     })
-    // It may be no service.
+    // The kind must be checked first: the ID may not be that of a service.
     expectTypeOf<SpiffeIdParts>().not.toHaveProperty('service')
     compiled(
       ({ parts }: SpiffeId) =>
-        // @ts-expect-error -- there is no such kind
+        // @ts-expect-error -- unknown kind
         parts.kind === 'gateway',
     )
   })
+})
 
-  it('does not change', () => {
-    compiled((id: SpiffeId, parts: SpiffeIdParts) => {
+describe('types: identities', () => {
+  it('are read-only', () => {
+    compiled((id: SpiffeId, parts: SpiffeIdParts, peer: Peer, leaf: Leaf) => {
       // @ts-expect-error -- read-only
       id.parts = parts
       // @ts-expect-error -- read-only
       id.parts.trustDomain = 'x.consul'
+      // @ts-expect-error -- read-only
+      peer.service = 'api'
+      // @ts-expect-error -- read-only
+      leaf.chainPem = 'PEM'
     })
   })
-})
 
-describe('what is known of somebody', () => {
-  it('is plain and read-only of a peer', () => {
-    expectTypeOf<Peer>().toEqualTypeOf<{
-      readonly spiffeId: string
-      readonly trustDomain: string
-      readonly partition: string
-      readonly namespace: string
-      readonly datacenter: string
-      readonly service: string
-      readonly serialNumber: string
-      readonly fingerprint256: string
-      readonly notAfter: Date
-    }>()
-  })
-
-  it('is without a key of our own certificate', () => {
-    expectTypeOf<Leaf>().toEqualTypeOf<{
-      readonly id: ServiceId
-      readonly uri: string
-      readonly serialNumber: string
-      readonly notBefore: Date
-      readonly notAfter: Date
-      readonly expiresAt: Date
-      readonly chainPem: string
-    }>()
-  })
-
-  it('is a list of the roots', () => {
-    expectTypeOf<Roots>().toEqualTypeOf<{
-      readonly trustDomain: string
-      readonly certificates: readonly X509Certificate[]
-      readonly pems: readonly string[]
-      readonly activeRootId: string
-    }>()
+  it('do not contain the private key of the leaf', () => {
+    expectTypeOf<Extract<keyof Leaf, `${string}${'k' | 'K'}ey${string}`>>().toBeNever()
   })
 })
 
-describe('TLS options', () => {
-  it('are what the servers of Node take', () => {
-    expectTypeOf<Service['tlsServerOptions']>().toEqualTypeOf<() => TlsServerOptions>()
-    expectTypeOf<TlsServerOptions>().toExtend<tls.TlsOptions>()
-    expectTypeOf<TlsServerOptions>().toExtend<tls.SecureContextOptions>()
-    expectTypeOf<TlsServerOptions>().toExtend<https.ServerOptions>()
-    expectTypeOf<TlsServerOptions>().toExtend<http2.SecureServerOptions>()
+describe('types: TLS options', () => {
+  it('are accepted by the servers of Node.js', () => {
+    expectTypeOf<TlsServerOptions>().toExtend<
+      tls.TlsOptions & tls.SecureContextOptions & https.ServerOptions & http2.SecureServerOptions
+    >()
   })
 
-  it('are what the clients of Node take', () => {
-    expectTypeOf<Service['tlsClientOptions']>().returns.toEqualTypeOf<TlsClientOptions>()
-    expectTypeOf<TlsClientOptions>().toExtend<tls.ConnectionOptions>()
-    expectTypeOf<TlsClientOptions>().toExtend<https.AgentOptions>()
-    expectTypeOf<TlsClientOptions>().toExtend<https.RequestOptions>()
-    expectTypeOf<TlsClientOptions>().toExtend<http2.SecureClientSessionOptions>()
+  it('are accepted by the clients of Node.js', () => {
+    expectTypeOf<TlsClientOptions>().toExtend<
+      tls.ConnectionOptions & https.AgentOptions & https.RequestOptions & http2.SecureClientSessionOptions
+    >()
   })
 
-  it('verify, whatever else they are spread into', () => {
+  it('do not compile when verification is turned off', () => {
     expectTypeOf<TlsServerOptions['requestCert']>().toEqualTypeOf<true>()
-    expectTypeOf<TlsServerOptions['rejectUnauthorized']>().toEqualTypeOf<true>()
     expectTypeOf<TlsClientOptions['rejectUnauthorized']>().toEqualTypeOf<true>()
-    expectTypeOf<TlsClientOptions['maxCachedSessions']>().toEqualTypeOf<0>()
     expectTypeOf<TlsClientOptions['checkServerIdentity']>().returns.toEqualTypeOf<Error | undefined>()
     compiled((client: TlsClientOptions, server: TlsServerOptions) => {
       // @ts-expect-error -- read-only
       client.rejectUnauthorized = true
-      // @ts-expect-error -- nobody is let in unverified
+      // @ts-expect-error -- would accept unverified clients
       const open: TlsServerOptions = { ...server, rejectUnauthorized: false }
-      // @ts-expect-error -- a resumed session would skip the check
+      // @ts-expect-error -- would accept clients without a certificate
+      const anonymous: TlsServerOptions = { ...server, requestCert: false }
+      // @ts-expect-error -- a resumed session would skip the verification
       const resuming: TlsClientOptions = { ...client, maxCachedSessions: 100 }
-      return [open, resuming]
+      return [open, anonymous, resuming]
     })
   })
 })

@@ -1,4 +1,4 @@
-// That what the adapters give is what other libraries ask for, by the types of each; the compiler is who checks them.
+// Type tests: other libraries accept what the adapters return. The compiler checks them; nothing runs.
 import * as http from 'node:http'
 import * as http2 from 'node:http2'
 import * as https from 'node:https'
@@ -14,18 +14,11 @@ import * as mysqlPromise from 'mysql2/promise'
 import pg from 'pg'
 import * as undici from 'undici'
 import { WebSocket, WebSocketServer } from 'ws'
-import type {
-  ConnectionInjector,
-  Listener,
-  MeshSocket,
-  MeshStream,
-  ServableServer,
-  Service,
-} from '../../src/index.js'
+import type { ConnectionInjector, MeshSocket, MeshStream, Service } from '../../src/index.js'
 import { compiled } from './compiled.js'
 
-describe('HTTP clients', () => {
-  it('of Node take the agent, for either scheme', () => {
+describe('types: HTTP clients', () => {
+  it('of Node.js accept the agent for either scheme', () => {
     compiled((web: Service) => [
       http.request({ agent: web.httpAgent() }),
       http.get('http://api.service.consul/', { agent: web.httpAgent() }),
@@ -34,7 +27,7 @@ describe('HTTP clients', () => {
     ])
   })
 
-  it('of Node take a socket or a stream', () => {
+  it('of Node.js accept a socket or a stream', () => {
     compiled((socket: MeshSocket, stream: MeshStream) => [
       http.request({ createConnection: () => socket }),
       http.request({ createConnection: () => stream }),
@@ -44,7 +37,7 @@ describe('HTTP clients', () => {
     ])
   })
 
-  it('of undici take the dispatcher', () => {
+  it('of undici accept the dispatcher', () => {
     compiled((web: Service) => [
       undici.request('https://api.service.consul/', { dispatcher: web.dispatcher() }),
       undici.fetch('https://api.service.consul/', { dispatcher: web.dispatcher() }),
@@ -55,7 +48,7 @@ describe('HTTP clients', () => {
     })
   })
 
-  it('that want a fetch take that of the service', () => {
+  it('with an option for fetch accept that of the service', () => {
     compiled((web: Service, sdk: (options: { fetch?: typeof globalThis.fetch }) => void) => {
       const { fetch } = web
       sdk({ fetch })
@@ -63,7 +56,7 @@ describe('HTTP clients', () => {
     })
   })
 
-  it('of axios take the agent, or the fetch', () => {
+  it('of axios accept the agent or fetch', () => {
     compiled((web: Service) => [
       axios.create({ httpAgent: web.httpAgent(), httpsAgent: web.httpAgent() }),
       axios.get('https://api.service.consul/', { httpsAgent: web.httpAgent() }),
@@ -71,11 +64,11 @@ describe('HTTP clients', () => {
     ])
   })
 
-  it('of got take the agent for each scheme, which it tells apart', () => {
+  it('of got accept the agent for each scheme', () => {
     compiled((web: Service) => got.extend({ agent: { http: web.httpAgent(), https: web.httpAgent() } }))
   })
 
-  it('of ws take the agent, a socket or a stream', () => {
+  it('of ws accept the agent, a socket, or a stream', () => {
     compiled((web: Service, socket: MeshSocket, stream: MeshStream) => [
       new WebSocket('wss://api.service.consul/', { agent: web.httpAgent() }),
       new WebSocket('wss://api.service.consul/', ['chat'], { agent: web.httpAgent() }),
@@ -85,17 +78,17 @@ describe('HTTP clients', () => {
   })
 })
 
-describe('database clients', () => {
-  it('of pg take a stream', () => {
+describe('types: database clients', () => {
+  it('of pg accept a stream', () => {
     compiled((web: Service) => [
       new pg.Pool({ stream: () => web.stream('postgres') }),
       new pg.Client({ stream: () => web.stream('postgres') }),
-      // @ts-expect-error -- it wants its socket at once
+      // @ts-expect-error -- pg expects a socket, not a promise of one
       new pg.Pool({ stream: () => web.dial('postgres') }),
     ])
   })
 
-  it('of mysql2 take a stream', () => {
+  it('of mysql2 accept a stream', () => {
     compiled((web: Service) => [
       mysql.createPool({ stream: () => web.stream('mysql') }),
       mysql.createConnection({ stream: web.stream('mysql') }),
@@ -104,26 +97,20 @@ describe('database clients', () => {
   })
 })
 
-describe('serve', () => {
-  it('takes the servers of Node', () => {
-    expectTypeOf<Service['serve']>().parameter(0).toEqualTypeOf<ServableServer>()
-    expectTypeOf<Service['serve']>().returns.toEqualTypeOf<Promise<Listener>>()
+describe('types: serve()', () => {
+  it('accepts the servers of Node.js', () => {
     compiled((api: Service, server: http.Server) => [
       api.serve(http.createServer(), { port: 8443 }),
       api.serve(https.createServer(), { port: 8443 }),
       api.serve(http2.createServer(), { port: 8443, revoke: true }),
       api.serve(http2.createSecureServer({ allowHTTP1: true }), { path: '/run/api.sock' }),
       new WebSocketServer({ server }),
-      // @ts-expect-error -- somewhere it must listen
+      // @ts-expect-error -- the address is missing
       api.serve(server),
-      // @ts-expect-error -- a port has a name
-      api.serve(server, 8443),
-      // @ts-expect-error -- a port is a number
-      api.serve(server, { port: '8443' }),
     ])
   })
 
-  it('takes what takes the connections of a gRPC server', () => {
+  it('accepts the connection injector of a gRPC server', () => {
     // As @grpc/grpc-js declares it.
     interface GrpcInjector {
       injectConnection(connection: Duplex): void
@@ -133,24 +120,24 @@ describe('serve', () => {
     expectTypeOf<GrpcInjector>().toExtend<ConnectionInjector>()
     compiled((api: Service, injector: GrpcInjector, half: Omit<GrpcInjector, 'drain'>) => [
       api.serve(injector, { port: 8443 }),
-      // @ts-expect-error -- it could not end in order
+      // @ts-expect-error -- without drain(), connections cannot end in order
       api.serve(half, { port: 8443 }),
     ])
   })
 
-  it('takes no application without its server', () => {
+  it('rejects an application or a port in place of a server', () => {
     compiled((api: Service, application: http.RequestListener) => [
       api.serve(http.createServer(application), { port: 8443 }),
-      // @ts-expect-error -- an application is no server
+      // @ts-expect-error -- an application is not a server
       api.serve(application, { port: 8443 }),
-      // @ts-expect-error -- nor is a port
+      // @ts-expect-error -- a port is not a server
       api.serve(8080, { port: 8443 }),
     ])
   })
 })
 
-describe('owners of their own TLS', () => {
-  it('give its options to the servers of Node', () => {
+describe('types: TLS options of a Service', () => {
+  it('are accepted by the servers of Node.js', () => {
     compiled((api: Service, handle: http.RequestListener) => [
       tls.createServer(api.tlsServerOptions()),
       tls.createServer({ ...api.tlsServerOptions(), ALPNProtocols: ['x'] }, (socket) =>
@@ -167,7 +154,7 @@ describe('owners of their own TLS', () => {
     })
   })
 
-  it('give its options to the clients of Node and undici', () => {
+  it('are accepted by the clients of Node.js and undici', () => {
     compiled((web: Service) => [
       tls.connect({ host: '10.0.0.7', port: 8443, ...web.tlsClientOptions('api') }),
       tls.connect(8443, '10.0.0.7', web.tlsClientOptions('api')),
@@ -176,7 +163,7 @@ describe('owners of their own TLS', () => {
       http2.connect('https://10.0.0.7:8443/', web.tlsClientOptions('api')),
       new undici.Agent({ connect: web.tlsClientOptions('api') }),
     ])
-    // Without TLS nobody has proved anything.
+    // A connection without TLS has no verified peer.
     expectTypeOf<net.Socket>().not.toExtend<Parameters<Service['verifyPeer']>[0]>()
   })
 })
