@@ -43,7 +43,9 @@ async function open(): Promise<{ url: string; dispatcher: Dispatcher; close: () 
       const bare = new Agent({ ...pool, connect: { ...connect, maxCachedSessions: 0 } })
       return { url: `https://127.0.0.1:${port}/`, dispatcher: bare, close: () => bare.close() }
     }
-    case 'Consul proxies': {
+    case 'Consul proxies':
+    case 'Envoy, tcp':
+    case 'Envoy, http': {
       const plain = new Agent(pool)
       return { url: `http://127.0.0.1:${port}/`, dispatcher: plain, close: () => plain.close() }
     }

@@ -1,5 +1,8 @@
-/** The connections that are compared: this library, node:https with the same certificates, and Consul's proxies. */
-export const KINDS = ['native', 'node:https', 'Consul proxies'] as const
+/**
+ * The connections that are compared: this library, node:https with the same certificates, Consul's built-in proxies, and
+ * Envoys that pass bytes or parse requests.
+ */
+export const KINDS = ['native', 'node:https', 'Consul proxies', 'Envoy, tcp', 'Envoy, http'] as const
 export type Kind = (typeof KINDS)[number]
 
 export const BODY = 'hello from the service mesh\n'

@@ -33,6 +33,8 @@ switch (kind) {
     break
   }
   case 'Consul proxies':
+  case 'Envoy, tcp':
+  case 'Envoy, http':
     listen(createServer(application))
     break
 }

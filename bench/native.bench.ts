@@ -4,6 +4,7 @@ import { createInterface } from 'node:readline'
 import type { TestContext } from 'node:test'
 import { startConsul } from '../test/consul/real-agent.js'
 import { instances, until } from '../test/consul/service-mesh.js'
+import { hasEnvoy, startEnvoyPair } from './envoy.js'
 import { type Benchmark, median, round } from './measure.js'
 import { KINDS, type Kind, type Load, type Report } from './native-kinds.js'
 import { startProgram } from './process.js'
@@ -15,11 +16,11 @@ const SATURATED: Load = { concurrency: 16, seconds: 4 }
 const STEADY: Load = { concurrency: 16, seconds: 4, perSecond: 2_000 }
 
 /**
- * Sends requests to one HTTP application with this library, through a pair of Consul's proxies, and over node:https with
+ * Sends requests to one HTTP application with this library, through pairs of proxies, and over node:https with
  * certificates of the same mesh. Client, server, and proxies are separate processes; their processor time is summed.
  */
 const benchmark: Benchmark = {
-  question: "How fast are HTTP requests, compared with a pair of Consul's proxies and with node:https?",
+  question: "How fast are HTTP requests, compared with Consul's proxies, Envoys, and node:https?",
   run: () => withFixtures(compare),
 }
 export default benchmark
@@ -40,19 +41,20 @@ interface Measured {
 
 async function compare(scope: TestContext): Promise<Record<string, Record<string, number>>> {
   const consul = await startConsul(scope)
+  const kinds = hasEnvoy() ? KINDS : KINDS.filter((kind) => !isEnvoy(kind))
   const servers = {} as Record<Kind, Server>
-  for (const kind of KINDS) servers[kind] = await startServer(scope, kind)
+  for (const kind of kinds) servers[kind] = await startServer(scope, kind)
   const saturated = measures()
   const steady = measures()
   // Interleaved, so that changes of the machine affect all kinds.
   for (let i = 0; i < ROUNDS; i += 1) {
-    for (const kind of KINDS) {
+    for (const kind of kinds) {
       saturated[kind].push(await measure(kind, consul.address, servers[kind], SATURATED))
       steady[kind].push(await measure(kind, consul.address, servers[kind], STEADY))
     }
   }
   return Object.fromEntries(
-    KINDS.map((kind) => {
+    kinds.map((kind) => {
       const medianOf = (all: Record<Kind, Measured[]>, figure: keyof Measured): number =>
         median(all[kind].map((m) => m[figure]))
       const relative = (all: Record<Kind, Measured[]>, figure: keyof Measured, base: Kind): number =>
@@ -83,14 +85,23 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
     if (kind === 'native') {
       await until('native-api is in the catalog', async () => (await instances(consul, 'native-api')) === 1)
     }
-    if (kind !== 'Consul proxies') return { port, cpuSeconds: () => server.cpuSeconds() }
-    const pair = await startBuiltIn(scope, consul, { http: port })
-    return { port: pair.ports['http'] ?? 0, cpuSeconds: () => server.cpuSeconds() + pair.cpuSeconds() }
+    if (kind === 'Consul proxies') {
+      const pair = await startBuiltIn(scope, consul, { http: port })
+      return { port: pair.ports['http'] ?? 0, cpuSeconds: () => server.cpuSeconds() + pair.cpuSeconds() }
+    }
+    if (!isEnvoy(kind)) return { port, cpuSeconds: () => server.cpuSeconds() }
+    const agent = { address: consul.address, env: {} }
+    const pair = await startEnvoyPair(scope, agent, port, kind === 'Envoy, http' ? 'http' : 'tcp')
+    return { port: pair.port, cpuSeconds: () => server.cpuSeconds() + pair.cpuSeconds() }
   }
 }
 
 function measures(): Record<Kind, Measured[]> {
-  return { native: [], 'node:https': [], 'Consul proxies': [] }
+  return Object.fromEntries(KINDS.map((kind) => [kind, [] as Measured[]])) as Record<Kind, Measured[]>
+}
+
+function isEnvoy(kind: Kind): boolean {
+  return kind === 'Envoy, tcp' || kind === 'Envoy, http'
 }
 
 function script(name: string, ...args: string[]): string[] {
