@@ -2,44 +2,46 @@ import { createHash, randomUUID } from 'node:crypto'
 import type { Changes } from './changes.js'
 import { HttpError } from './http.js'
 import type { JsonObject } from './json.js'
+import type { DefaultPolicy } from './options.js'
 
-export type DefaultPolicy = 'allow' | 'deny'
+/** `write` includes `read`. */
 export type Access = 'read' | 'write'
 
-const ANONYMOUS_ID = '00000000-0000-0000-0000-000000000002'
+const ANONYMOUS_SECRET = 'anonymous'
 
-/** Permissions of a token. The service `*` stands for all services. */
+/** The permissions of a token. Where no rule applies, the default policy of the ACLs decides. */
 export interface TokenRules {
+  /** By the name of the service; `*` stands for all services. */
   services?: Record<string, Access | 'deny'>
-  /** By destination service. Without a rule, `read` or `write` on the service grants `read` here. */
+  /** By the name of the destination; `*` stands for all. Without a rule, a rule on the service grants `read` here. */
   intentions?: Record<string, Access | 'deny'>
-  /** By the name of the prepared query. */
+  /** By the name of the prepared query; `*` stands for all queries. */
   queries?: Record<string, Access>
-  /** Read the node and its own checks. @default false */
+  /** Grants reading the node and its checks. @default false */
   nodes?: boolean
-  /** Grants everything, tokens included. @default false */
+  /** Grants everything, including the management of tokens. @default false */
   management?: boolean
 }
 
 export interface Token {
-  accessorId: string
-  secretId: string
-  description: string
-  rules: TokenRules
-  serviceIdentities: string[]
-  local: boolean
-  createdAt: string
-  index: number
+  readonly AccessorID: string
+  readonly SecretID: string
+  readonly Description: string
+  readonly Local: boolean
+  /** Names of services. */
+  readonly identities: readonly string[]
+  readonly rules: TokenRules
+  readonly createdAt: string
 }
 
-/** The permissions of one token. Each `require` method throws Consul's error 403. */
-class Permissions {
+/** The permissions of one request. */
+export class Permissions {
   readonly #rules: TokenRules
   readonly #isAllowedByDefault: boolean
 
-  constructor(rules: TokenRules, fallback: DefaultPolicy) {
+  constructor(rules: TokenRules, defaultPolicy: DefaultPolicy) {
     this.#rules = rules
-    this.#isAllowedByDefault = fallback === 'allow'
+    this.#isAllowedByDefault = defaultPolicy === 'allow'
   }
 
   get management(): boolean {
@@ -50,50 +52,38 @@ class Permissions {
     return this.#rules.nodes === true || this.other
   }
 
-  /** Keys, the agent, and the operator have no rules here: the default policy decides. */
+  /** Whether the token may use keys, the agent, and the operator API, for which there are no rules. */
   get other(): boolean {
     return this.management || this.#isAllowedByDefault
   }
 
   service(name: string, access: Access): boolean {
-    return this.management || this.#grants(lookup(this.#rules.services, name), access)
+    return this.#allows(lookup(this.#rules.services, name), access)
   }
 
   intention(name: string, access: Access): boolean {
-    if (this.management) return true
     const rule = lookup(this.#rules.intentions, name)
-    const ofService = lookup(this.#rules.services, name)
-    if (rule !== undefined || ofService === undefined) return this.#grants(rule, access)
-    return ofService !== 'deny' && access === 'read'
+    const serviceRule = lookup(this.#rules.services, name)
+    const implied = serviceRule && (serviceRule === 'deny' ? 'deny' : 'read')
+    return this.#allows(rule ?? implied, access)
   }
 
   query(name: string, access: Access): boolean {
-    return this.management || this.#grants(lookup(this.#rules.queries, name), access)
+    return this.#allows(lookup(this.#rules.queries, name), access)
   }
 
-  requireService(name: string, access: Access, message?: string): void {
-    if (!this.service(name, access))
-      throw denied(message ?? `Permission denied: Missing service:${access} on ${name}`)
-  }
-
-  requireIntention(name: string, access: Access): void {
-    if (!this.intention(name, access)) throw denied()
-  }
-
-  requireOther(message?: string): void {
-    if (!this.other) throw denied(message)
-  }
-
-  #grants(rule: Access | 'deny' | undefined, access: Access): boolean {
+  #allows(rule: Access | 'deny' | undefined, access: Access): boolean {
+    if (this.management) return true
     return rule === undefined ? this.#isAllowedByDefault : rule === 'write' || rule === access
   }
 }
 
+/** The tokens of the agent. */
 export class Acl {
   readonly enabled: boolean
-  readonly #default: DefaultPolicy
+  readonly #defaultPolicy: DefaultPolicy
   readonly #changes: Changes
-  readonly #tokens = new Map<string, Token>()
+  readonly #bySecret = new Map<string, Token>()
 
   constructor(
     changes: Changes,
@@ -101,71 +91,68 @@ export class Acl {
   ) {
     this.#changes = changes
     this.enabled = options.enabled
-    this.#default = options.defaultPolicy
+    this.#defaultPolicy = options.defaultPolicy
     if (!options.enabled) return
-    this.create({ accessorId: ANONYMOUS_ID, secretId: 'anonymous', description: 'Anonymous Token' })
-    const management = { secretId: options.managementToken, rules: { management: true } }
-    this.create({ ...management, description: 'Master Token' })
+    this.create({ SecretID: ANONYMOUS_SECRET, Description: 'Anonymous Token' })
+    const { managementToken: SecretID } = options
+    this.create({ SecretID, Description: 'Master Token', rules: { management: true } })
   }
 
-  /** @throws HttpError for an unknown token; a request without a token has the anonymous one */
-  permissions(secretId = 'anonymous'): Permissions {
+  /**
+   * Returns the permissions of a request. A request without a token uses the anonymous token.
+   * @throws HttpError if the token is unknown
+   */
+  permissions(secret: string = ANONYMOUS_SECRET): Permissions {
     if (!this.enabled) return new Permissions({ management: true }, 'allow')
-    const token = this.#tokens.get(secretId)
-    if (!token) throw denied('ACL not found')
-    return new Permissions(token.rules, this.#default)
+    const token = this.#bySecret.get(secret)
+    if (!token) throw new HttpError(403, 'ACL not found')
+    return new Permissions(token.rules, this.#defaultPolicy)
   }
 
   tokens(): Token[] {
-    return [...this.#tokens.values()]
+    return [...this.#bySecret.values()]
   }
 
   create(token: Partial<Token>): Token {
     const created: Token = {
-      accessorId: randomUUID(),
-      secretId: randomUUID(),
-      description: '',
+      AccessorID: randomUUID(),
+      SecretID: randomUUID(),
+      Description: '',
+      Local: false,
+      identities: [],
       rules: {},
-      serviceIdentities: [],
-      local: false,
       createdAt: new Date().toISOString(),
-      index: this.#changes.touch('acl'),
       ...token,
     }
-    this.#tokens.set(created.secretId, created)
+    this.#bySecret.set(created.SecretID, created)
     return created
   }
 
-  delete(accessorId: string): void {
-    for (const token of this.tokens())
-      if (token.accessorId === accessorId) this.#tokens.delete(token.secretId)
+  delete(accessor: string): void {
+    const token = this.tokens().find(({ AccessorID }) => AccessorID === accessor)
+    if (token) this.#bySecret.delete(token.SecretID)
+    // Requests with the token that wait in a blocking query are denied.
     this.#changes.touch('acl')
   }
 }
 
-/** The rules of service identities: write to the service and its sidecar, and read what discovery needs. */
-export function identityRules(serviceNames: readonly string[]): TokenRules {
-  const hasAny = serviceNames.length > 0
-  const own = serviceNames.flatMap((name) => [name, `${name}-sidecar-proxy`])
-  const writable = Object.fromEntries(own.map((name): [string, Access] => [name, 'write']))
-  return { services: { ...(hasAny && { '*': 'read' }), ...writable }, nodes: hasAny }
+/** Returns the rules of service identities: write the service and its sidecar, and read what discovery needs. */
+export function identityRules(services: readonly string[]): TokenRules {
+  if (services.length === 0) return {}
+  const writable = services.flatMap((name) => [name, `${name}-sidecar-proxy`])
+  const rules = Object.fromEntries(writable.map((name): [string, Access] => [name, 'write']))
+  return { services: { '*': 'read', ...rules }, nodes: true }
 }
 
-export function tokenJson(token: Token, withSecret = true): JsonObject {
-  const identities = token.serviceIdentities.map((name) => ({ ServiceName: name }))
-  const policies = [{ ID: '00000000-0000-0000-0000-000000000001', Name: 'global-management' }]
-  const hashed = JSON.stringify([token.description, token.rules])
+export function tokenJson({ identities, rules, createdAt, ...token }: Token): JsonObject {
   return {
-    AccessorID: token.accessorId,
-    SecretID: withSecret ? token.secretId : undefined,
-    Description: token.description,
-    Policies: token.rules.management ? policies : undefined,
-    ServiceIdentities: identities.length > 0 ? identities : undefined,
-    Local: token.local,
-    CreateTime: token.createdAt,
-    Hash: createHash('sha256').update(hashed).digest('base64'),
-    CreateIndex: token.index,
-    ModifyIndex: token.index,
+    ...token,
+    Policies: rules.management ? [{ Name: 'global-management' }] : undefined,
+    ServiceIdentities: identities.length > 0 ? identities.map((name) => ({ ServiceName: name })) : undefined,
+    CreateTime: createdAt,
+    Hash: createHash('sha256')
+      .update(JSON.stringify([token.Description, rules]))
+      .digest('base64'),
   }
 }
 
@@ -173,6 +160,7 @@ function lookup<T>(rules: Record<string, T> | undefined, name: string): T | unde
   return rules?.[name] ?? rules?.['*']
 }
 
-function denied(message = 'Permission denied'): HttpError {
-  return new HttpError(403, message)
+/** @throws HttpError if the permission is missing */
+export function requirePermission(isAllowed: boolean, message = 'Permission denied'): void {
+  if (!isAllowed) throw new HttpError(403, message)
 }

@@ -4,31 +4,21 @@ import type { TestCa } from './ca.js'
 import type { IssuedCertificate, IssueOptions } from './ca-options.js'
 import type { ConnectCa } from './connect-ca.js'
 import { DnsServer, type DnsQuery } from './dns.js'
+import { Faults, type FaultAnswer } from './faults.js'
 import { Gate } from './gate.js'
-import { hostAndPort } from './host-port.js'
-import type { Call } from './http.js'
-import type { IntentionAction, ServiceName } from './intentions.js'
-import { FieldReader } from './json.js'
+import type { IntentionAction, IntentionEnds } from './intentions.js'
 import type { TestAgentOptions } from './options.js'
 import { readQuery, type QueryDefinition } from './queries.js'
-import { Faults, Requests, type FaultAnswer, type RequestMatch } from './requests.js'
-import { Router } from './router.js'
-import { aclRoutes } from './routes/acl.js'
-import { agentRoutes } from './routes/agent.js'
-import { connectRoutes } from './routes/connect.js'
-import { healthRoutes } from './routes/health.js'
-import { intentionRoutes } from './routes/intentions.js'
-import { keyValueRoutes } from './routes/kv.js'
-import { managedProxyRoutes } from './routes/managed-proxy.js'
-import { queryRoutes } from './routes/query.js'
+import { Requests, type RequestMatch } from './requests.js'
+import { router } from './routes/index.js'
 import { AgentServer } from './server.js'
 import { readRegistration, type ServiceRegistration } from './service.js'
-import { createState, type State } from './state.js'
+import { State } from './state.js'
 
 /**
- * A Consul agent in memory, for development and tests only: one process, one node, one datacenter, no data on disk. It
- * serves the HTTP API that Connect needs, and DNS, on real ports, and issues real certificates. The other methods change
- * its state or make it fail.
+ * A Consul agent in memory, for development and tests only. It has one node and one datacenter, and writes nothing to disk.
+ * It serves the part of the HTTP API that Connect needs, and DNS, on real ports, and issues real certificates. The other
+ * methods change its state and simulate faults.
  *
  * ```ts
  * await using agent = await TestAgent.start()
@@ -43,39 +33,29 @@ export class TestAgent {
   readonly #gate = new Gate()
   readonly #dns: DnsServer | undefined
   #state: State
-  #router: Router
 
   private constructor(options: TestAgentOptions) {
-    const trustDomain = options.trustDomain ?? `${randomUUID()}.consul`
-    this.#options = { ...options, trustDomain }
-    if (options.acl) {
-      this.#options.acl = { ...options.acl, managementToken: options.acl.managementToken ?? randomUUID() }
+    const { host = '127.0.0.1', trustDomain = `${randomUUID()}.consul`, acl, dns } = options
+    // Names and secrets that were not set stay the same over `restart({ forget: true })`.
+    this.#options = {
+      ...options,
+      trustDomain,
+      ...(acl && { acl: { managementToken: randomUUID(), ...acl } }),
     }
-    this.#state = createState(this.#options)
-    this.#router = createRouter(this.#state)
-    this.#server = new AgentServer(
-      {
-        host: options.host ?? '127.0.0.1',
-        port: options.port ?? 0,
-        socketPath: options.socketPath,
-        tls: options.tls,
-      },
-      {
-        handle: (call: Call) => this.#router.handle(call),
-        headers: () => commonHeaders(this.#state),
-        requests: this.#requests,
-        faults: this.#faults,
-        gate: this.#gate,
-      },
-    )
-    if (options.dns) {
-      const dns = { host: options.host ?? '127.0.0.1', ...options.dns }
-      this.#dns = new DnsServer(dns, { state: () => this.#state, gate: this.#gate })
-    }
+    this.#state = new State(this.#options)
+    this.#server = new AgentServer(options, {
+      handle: (call) => router.handle(call, this.#state),
+      headers: () => commonHeaders(this.#state),
+      requests: this.#requests,
+      faults: this.#faults,
+      gate: this.#gate,
+    })
+    this.#dns = dns && new DnsServer({ host, ...dns }, () => this.#state, this.#gate)
   }
 
   /**
-   * Starts an agent. Rejects with the system's error if the port is in use.
+   * Starts an agent.
+   * @throws the error of Node.js if the agent cannot listen, for example with code `EADDRINUSE`
    * @example
    * ```ts
    * await using agent = await TestAgent.start({ acl: { enabled: true, defaultPolicy: 'deny' } })
@@ -91,35 +71,33 @@ export class TestAgent {
     return agent
   }
 
-  /** `host:port`, or `unix://path`: a value for `CONSUL_HTTP_ADDR`. */
+  /** The address of the HTTP API: `host:port` or `unix://path`, as in `CONSUL_HTTP_ADDR`. */
   get address(): string {
-    const { host = '127.0.0.1', socketPath } = this.#options
-    if (socketPath !== undefined) return `unix://${socketPath}`
-    return hostAndPort(host, this.#server.port)
+    return this.#server.address
   }
 
-  /** `host:port` of DNS over UDP and TCP; undefined without the option `dns`. */
+  /** `host:port` of DNS over UDP and TCP. Undefined without the option `dns`. */
   get dnsAddress(): string | undefined {
-    const { host = '127.0.0.1', dns } = this.#options
-    return this.#dns && hostAndPort(dns?.host ?? host, this.#dns.port)
+    return this.#dns?.address
   }
 
-  /** The address with its scheme. */
+  /** The address of the HTTP API with its scheme. */
   get url(): string {
     if (this.#options.socketPath !== undefined) return this.address
     return `${this.#options.tls ? 'https' : 'http'}://${this.address}`
   }
 
+  /** @throws Error if Connect is disabled, as all members that use the CA */
   get trustDomain(): string {
     return this.#connect.trustDomain
   }
 
-  /** The CA that signs leaves. A rotation replaces it. */
+  /** The CA that signs leaves. `rotateCa` replaces it. */
   get ca(): TestCa {
     return this.#connect.ca
   }
 
-  /** Secret of the first management token; undefined if ACLs are off. */
+  /** Secret of the first management token; undefined if ACLs are disabled. */
   get managementToken(): string | undefined {
     return this.#options.acl?.enabled ? this.#options.acl.managementToken : undefined
   }
@@ -135,63 +113,63 @@ export class TestAgent {
     await this.close()
   }
 
-  /** Registers a service as `PUT /v1/agent/service/register` does. Throws the error of that request. */
+  /**
+   * Registers a service, like `PUT /v1/agent/service/register`.
+   * @throws Error with the message of Consul for an invalid registration
+   */
   registerService(definition: ServiceRegistration): void {
-    const registration = readRegistration(new FieldReader({ ...definition }))
-    this.#state.catalog.register(registration, { replaceChecks: false })
+    this.#state.catalog.register(readRegistration(definition, ''), { replaceChecks: false })
   }
 
+  /** Deregisters a service and its checks. Does nothing for an unknown ID. */
   deregisterService(id: string): void {
     this.#state.catalog.deregister(id)
   }
 
-  /** Creates a prepared query as `POST /v1/query` does and returns its ID. Throws the error of that request. */
+  /**
+   * Creates a prepared query, like `POST /v1/query`, and returns its ID.
+   * @throws Error with the message of Consul for an invalid definition
+   */
   createQuery(definition: QueryDefinition): string {
-    return this.#state.queries.put(readQuery(new FieldReader({ ...definition })))
+    return this.#state.queries.create(readQuery(definition, ''))
   }
 
-  /** Creates or changes the intention between two services; `*` stands for all. */
+  /** Creates or changes the intention between two services; `*` stands for all services. */
   setIntention(source: string, destination: string, action: IntentionAction): void {
+    const ends = endsOf(source, destination)
     const { intentions } = this.#state
-    const old = intentions.exact(inDefault(source), inDefault(destination))
-    const rule = {
-      sourceNs: 'default',
-      sourceName: source,
-      destinationNs: 'default',
-      destinationName: destination,
-    }
-    intentions.put({ ...rule, action, description: '', meta: {} }, old?.id)
+    intentions.put({ ...ends, Action: action, Description: '', Meta: {} }, intentions.exact(ends)?.ID)
   }
 
+  /** Deletes the intention between two services, if there is one. */
   deleteIntention(source: string, destination: string): void {
-    const old = this.#state.intentions.exact(inDefault(source), inDefault(destination))
-    if (old) this.#state.intentions.delete(old.id)
+    const old = this.#state.intentions.exact(endsOf(source, destination))
+    if (old) this.#state.intentions.delete(old.ID)
   }
 
   /** Creates a token and returns its secret. */
   createToken(rules: TokenRules): string {
-    return this.#state.acl.create({ rules }).secretId
+    return this.#state.acl.create({ rules }).SecretID
   }
 
   /**
-   * Issues a certificate from the CA of the mesh that the agent does not serve: for a simulated peer, or a hostile
-   * certificate by `options`.
+   * Issues a certificate from the CA of the mesh. The agent does not serve it. Use it for a simulated peer, or with
+   * `options` for an invalid certificate.
    */
   issueLeaf(service: string, options: IssueOptions = {}): IssuedCertificate {
     return this.ca.issue({ service, datacenter: this.#state.datacenter, ...options })
   }
 
   /**
-   * Replaces the root that signs; the old root stays in the list of roots. Watched leaves are renewed at once. As in
-   * Consul, a GET without an index still returns the old leaf.
-   *
+   * Rotates the root: a new root signs from now on, and the old root stays in the list. Renews watched leaves at once. As
+   * in Consul, a request without an index still returns the old leaf.
    * @param options.crossSign - add the new root, signed by the old root, to leaves. Default true.
    */
   rotateCa(options: { crossSign?: boolean } = {}): void {
     this.#connect.rotate({ crossSign: options.crossSign ?? true })
   }
 
-  /** Ends a rotation: removes all roots but the one that signs. */
+  /** Ends a rotation: removes all roots except the root that signs. */
   dropOldRoot(): void {
     this.#connect.dropOldRoots()
   }
@@ -201,22 +179,22 @@ export class TestAgent {
     this.#connect.leafTtlMs = ms
   }
 
-  /** Issues a new leaf for the service now. */
+  /** Issues a new leaf for the service. */
   renewLeaf(service: string): void {
     this.#connect.renew(service)
   }
 
-  /** Accepts requests and DNS queries without answering them until `resume`. */
+  /** Accepts requests and DNS queries, but does not answer them until `resume`. */
   pause(): void {
     this.#gate.close()
   }
 
-  /** Answers again, including what arrived during the pause. */
+  /** Ends a pause, and answers the requests and queries that arrived during it. */
   resume(): void {
     this.#gate.release()
   }
 
-  /** Closes every open connection; new connections are accepted. */
+  /** Closes all connections. New connections are accepted. */
   dropConnections(): void {
     this.#server.dropConnections()
     this.#dns?.dropConnections()
@@ -229,15 +207,13 @@ export class TestAgent {
 
   /**
    * Stops the agent if it runs, and listens on the same address again.
-   *
-   * @param options.forget - drop all state except the name of the trust domain: no services, a new CA, indexes from
-   * the start. Default false.
+   * @param options.forget - drop the state: no services, a new CA, indexes from the start. The trust domain and the
+   * management token stay. Default false.
    */
   async restart(options: { forget?: boolean } = {}): Promise<void> {
     await this.close()
     if (options.forget) {
-      this.#state = createState(this.#options)
-      this.#router = createRouter(this.#state)
+      this.#state = new State(this.#options)
     }
     this.#state.catalog.start()
     await this.#listen()
@@ -246,36 +222,41 @@ export class TestAgent {
   /**
    * Changes the answers to matching requests, including requests that wait in a blocking query. The newest fault that
    * matches applies.
-   *
    * @returns a function that removes the fault
    */
   fault(match: RequestMatch, answer: FaultAnswer): () => void {
     return this.#faults.add(match, answer)
   }
 
-  /** Removes every fault. */
+  /** Removes all faults. */
   clearFaults(): void {
     this.#faults.clear()
   }
 
-  /** Counts the requests among the last 10 000 that match. */
+  /** Counts the matching requests, by default all, among the last 10,000. */
   requestCount(match?: RequestMatch): number {
-    return this.#requests.seen(match)
+    return this.#requests.countSeen(match)
   }
 
-  /** Resolves once `count` matching requests have arrived since the start. */
+  /**
+   * Resolves when `count` matching requests have arrived since the start.
+   * @throws the reason of the signal when it is aborted
+   */
   waitForRequests(match: RequestMatch, count: number, options: { signal?: AbortSignal } = {}): Promise<void> {
-    return this.#requests.until(() => this.#requests.seen(match) >= count, options.signal)
+    return this.#requests.until(() => this.#requests.countSeen(match) >= count, options.signal)
   }
 
-  /** Counts the DNS queries among the last 10 000 that match; all of them by default. */
+  /** Counts the matching DNS queries, by default all, among the last 10,000. */
   dnsQueryCount(match: (query: DnsQuery) => boolean = () => true): number {
     return this.#dns?.queries.filter(match).length ?? 0
   }
 
-  /** Resolves once at least `count` matching requests wait in a blocking query. */
+  /**
+   * Resolves when at least `count` matching requests wait in a blocking query.
+   * @throws the reason of the signal when it is aborted
+   */
   waitForBlocked(match: RequestMatch, count = 1, options: { signal?: AbortSignal } = {}): Promise<void> {
-    return this.#requests.until(() => this.#requests.blocked(match) >= count, options.signal)
+    return this.#requests.until(() => this.#requests.countBlocked(match) >= count, options.signal)
   }
 
   async #listen(): Promise<void> {
@@ -290,7 +271,7 @@ export class TestAgent {
 
   get #connect(): ConnectCa {
     if (this.#state.connect) return this.#state.connect
-    throw new Error('Connect is disabled on this agent')
+    throw new Error('connect: disabled on this agent; start it without `connect: false`')
   }
 }
 
@@ -300,19 +281,11 @@ function commonHeaders(state: State): Record<string, string> {
   return { ...testing, 'X-Consul-Default-ACL-Policy': state.defaultPolicy }
 }
 
-function createRouter(state: State): Router {
-  return new Router(
-    aclRoutes(state),
-    agentRoutes(state),
-    connectRoutes(state),
-    healthRoutes(state),
-    intentionRoutes(state),
-    keyValueRoutes(state),
-    managedProxyRoutes(state),
-    queryRoutes(state),
-  )
-}
-
-function inDefault(name: string): ServiceName {
-  return { namespace: 'default', name }
+function endsOf(source: string, destination: string): IntentionEnds {
+  return {
+    SourceNS: 'default',
+    SourceName: source,
+    DestinationNS: 'default',
+    DestinationName: destination,
+  }
 }

@@ -1,76 +1,76 @@
 import type { KeyObject, X509Certificate } from 'node:crypto'
-import type { Extension, KeyUsage } from './certificate.js'
+import type { Extension, KeyUsage } from './extension.js'
 
 export interface TestCaOptions {
   /** @default a random `<uuid>.consul` */
   trustDomain?: string
-  /** Common name of the root. @default a name like Consul's own `pri-….consul.ca.….consul` */
+  /** Common name of the root. @default a name like `pri-1a2b3c4d.consul.ca.<trust domain>.consul`, as in Consul */
   name?: string
-  /** The time that certificates are made at, in milliseconds since the epoch. @default Date.now */
+  /** Current time for the validity of certificates, in milliseconds since the epoch. @default Date.now */
   clock?: () => number
-  /** The root's private key, SEC1 or PKCS#8 PEM, EC P-256. @default a new one */
+  /** Private key of the root: EC P-256, SEC1 or PKCS#8 PEM. @default a new key */
   privateKeyPem?: string
-  /** The root's serial number; those it issues count up from here. @default 1n */
+  /** Serial number of the root. Issued certificates have the following numbers. @default 1n */
   serial?: bigint
 }
 
 /**
- * What a leaf says. Without options it is a leaf exactly as Consul issues it; each option bends one thing and
- * leaves the others alone, so that a bad certificate is bad in one way only.
+ * The contents of a leaf certificate. Without options, it is a leaf as Consul issues it. Each option changes one part, so
+ * that a test certificate is invalid for one reason.
  */
 export interface IssueOptions {
-  /** Goes into the URI and the common name. @default 'web' */
+  /** Service in the URI and in the common name. @default 'web' */
   service?: string
   /** @default 'default' */
   namespace?: string
   /** @default 'dc1' */
   datacenter?: string
-  /** Trust domain in the URI. @default the CA's own */
+  /** Trust domain in the URI. @default the trust domain of the CA */
   trustDomain?: string
-  /** URI SANs, verbatim, in place of the service's. `[]` for none. */
+  /** URI SANs in place of the URI of the service, unchanged; `[]` for none. */
   uris?: readonly string[]
   /** DNS SANs. @default none */
   dnsNames?: readonly string[]
   /** IPv4 SANs. @default none */
   ips?: readonly string[]
-  /** Common name. @default as Consul's: `<service>.svc.<namespace>.<first 8 of the trust domain>.consul` */
+  /** Common name. @default `<service>.svc.<namespace>.<first 8 characters of the trust domain>.consul`, as in Consul */
   subject?: string
-  /** Key usage bits; null leaves out the extension. @default Consul's four */
+  /** Key usage bits; null leaves out the extension. @default the four bits of Consul */
   keyUsage?: readonly KeyUsage[] | null
-  /** `serverAuth`, `clientAuth` or an OID; null leaves out the extension. @default ['clientAuth', 'serverAuth'] */
+  /** `serverAuth`, `clientAuth`, or OIDs; null leaves out the extension. @default ['clientAuth', 'serverAuth'] */
   extendedKeyUsage?: readonly string[] | null
-  /** Basic constraints' cA; null leaves out the extension. @default false */
+  /** `cA` of the basic constraints; null leaves out the extension. @default false */
   isCa?: boolean | null
   /** @default one minute ago */
   notBefore?: Date
-  /** @default `notBefore` + 72 h */
+  /** @default 72 hours after `notBefore` */
   notAfter?: Date
-  /** @default the CA's next */
+  /** @default the next serial number of the CA */
   serial?: bigint
-  /** @default SHA-256 of the public key; null leaves out the extension */
+  /** Null leaves out the extension. @default SHA-256 of the public key */
   subjectKeyId?: Buffer | null
-  /** @default the CA's subject key id; null leaves out the extension */
+  /** Null leaves out the extension. @default the subject key ID of the CA */
   authorityKeyId?: Buffer | null
-  /** Appended after the others: a second SAN extension, for example. */
+  /** Extensions after the others, for example a second SAN extension. */
   extraExtensions?: readonly Extension[]
-  /** 1 makes an X.509 v1 certificate, which has no extensions at all. @default 3 */
+  /** X.509 version. Version 1 has no extensions. @default 3 */
   version?: 1 | 3
-  /** Sign with the leaf's own key, the issuer being the subject. @default false */
+  /** Sign with the key of the leaf, with the subject as issuer. @default false */
   selfSigned?: boolean
-  /** The leaf's private key. @default a new EC P-256 key */
+  /** Private key of the leaf. @default a new EC P-256 key */
   privateKey?: KeyObject
-  /** PEM certificates that follow the leaf in `chainPem`. @default the CA's intermediates */
+  /** PEM certificates after the leaf in `chainPem`. @default the intermediates of the CA */
   intermediates?: readonly string[]
-  /** Bytes appended to the certificate's DER. @default none */
+  /** Bytes after the DER of the certificate. @default none */
   trailingBytes?: Buffer
 }
 
 export interface IssuedCertificate {
-  /** The leaf alone. */
+  /** The leaf. */
   certificatePem: string
   /** The leaf and its intermediates, without the root: what a peer presents. */
   chainPem: string
-  /** SEC1 (`EC PRIVATE KEY`), as Consul's. */
+  /** SEC1 (`EC PRIVATE KEY`), as in Consul. */
   privateKeyPem: string
   certificate: X509Certificate
 }

@@ -1,6 +1,5 @@
 import {
   createPrivateKey,
-  createPublicKey,
   generateKeyPairSync,
   randomBytes,
   randomUUID,
@@ -8,24 +7,29 @@ import {
   type KeyObject,
 } from 'node:crypto'
 import type { IssuedCertificate, IssueOptions, TestCaOptions } from './ca-options.js'
-import { certificatePem, extension, keyId, signCertificate, type Extension } from './certificate.js'
+import { certificatePem, keyId, signCertificate } from './certificate.js'
+import { extension, type Extension } from './extension.js'
 
-const minute = 60_000
-const hour = 60 * minute
-const day = 24 * hour
+const MINUTE_MS = 60_000
+const HOUR_MS = 60 * MINUTE_MS
+const DAY_MS = 24 * HOUR_MS
 
-interface CaMaterial {
-  trustDomain: string
-  subject: string
-  key: KeyObject
-  der: Buffer
-  clock: () => number
-  nextSerial: bigint
-  parent?: TestCa
+/** The owner of a key. */
+interface Party {
+  readonly name: string
+  readonly key: KeyObject
+}
+
+interface CaParts extends Party {
+  readonly trustDomain: string
+  readonly der: Buffer
+  readonly clock: () => number
+  readonly nextSerial: bigint
+  readonly parent?: TestCa
 }
 
 /**
- * A certificate authority for tests: EC P-256, the same shapes as Consul's built-in CA.
+ * A certificate authority for tests. Its certificates (EC P-256) have the form of those of Consul's built-in CA.
  * @example
  * ```ts
  * const ca = TestCa.create()
@@ -35,189 +39,176 @@ interface CaMaterial {
  */
 export class TestCa {
   readonly trustDomain: string
-  /** The certificate whose key signs: the root's, or that of an intermediate CA. */
+  /** The certificate of the key that signs: of the root, or of an intermediate CA. */
   readonly certificatePem: string
   readonly certificate: X509Certificate
-  /** The root at the top: what a verifier trusts. */
+  /** The root of the chain: what a verifier trusts. */
   readonly rootPem: string
   readonly root: X509Certificate
-  /** This CA's certificate and those above it, without the root: empty for a root. */
+  /** PEM certificates from this CA up to the root, without the root. Empty for a root. */
   readonly intermediates: readonly string[]
+  /** The subject key ID of the certificate. */
   readonly keyId: Buffer
-  readonly #subject: string
-  readonly #key: KeyObject
+  readonly #party: Party
   readonly #clock: () => number
   #nextSerial: bigint
 
-  private constructor(material: CaMaterial) {
-    this.trustDomain = material.trustDomain
-    this.certificatePem = certificatePem(material.der)
-    this.certificate = new X509Certificate(material.der)
-    this.rootPem = material.parent?.rootPem ?? this.certificatePem
-    this.root = material.parent?.root ?? this.certificate
-    this.intermediates = material.parent ? [this.certificatePem, ...material.parent.intermediates] : []
-    this.keyId = keyId(createPublicKey(material.key))
-    this.#subject = material.subject
-    this.#key = material.key
-    this.#clock = material.clock
-    this.#nextSerial = material.nextSerial
+  private constructor({ trustDomain, der, clock, nextSerial, parent, ...party }: CaParts) {
+    this.trustDomain = trustDomain
+    this.certificatePem = certificatePem(der)
+    this.certificate = new X509Certificate(der)
+    this.rootPem = parent?.rootPem ?? this.certificatePem
+    this.root = parent?.root ?? this.certificate
+    this.intermediates = parent ? [this.certificatePem, ...parent.intermediates] : []
+    this.keyId = keyId(party.key)
+    this.#party = party
+    this.#clock = clock
+    this.#nextSerial = nextSerial
   }
 
-  /** A root CA. */
+  /** Creates a root CA, whose certificate is valid for ten years. */
   static create(options: TestCaOptions = {}): TestCa {
-    const trustDomain = options.trustDomain ?? `${randomUUID()}.consul`
-    const subject = options.name ?? caName(trustDomain)
-    const key = options.privateKeyPem ? createPrivateKey(options.privateKeyPem) : newKey()
-    const clock = options.clock ?? Date.now
-    const serial = options.serial ?? 1n
-    const publicKey = createPublicKey(key)
-    const notBefore = new Date(clock())
-    const der = signCertificate(
-      {
-        version: 3,
-        serial,
-        issuer: subject,
-        subject,
-        notBefore,
-        notAfter: new Date(notBefore.getTime() + 3650 * day),
-        publicKey,
-        extensions: caExtensions(trustDomain, keyId(publicKey), keyId(publicKey)),
-      },
-      key,
-    )
-    return new TestCa({ trustDomain, subject, key, der, clock, nextSerial: serial + 1n })
+    const { trustDomain = `${randomUUID()}.consul`, clock = Date.now, serial = 1n } = options
+    const key = options.privateKeyPem === undefined ? newKey() : createPrivateKey(options.privateKeyPem)
+    const root = { name: options.name ?? caName(trustDomain), key }
+    const lifetime = { notBefore: clock(), ttlMs: 3650 * DAY_MS }
+    const der = signCa(root, root, { trustDomain, serial, ...lifetime })
+    return new TestCa({ ...root, trustDomain, der, clock, nextSerial: serial + 1n })
   }
 
   /** The private key, SEC1 PEM. */
   get privateKeyPem(): string {
-    return sec1(this.#key)
+    return privateKeyPem(this.#party.key)
   }
 
-  /** The serial number that the next certificate gets. */
+  /** The serial number of the next certificate. */
   get nextSerial(): bigint {
     return this.#nextSerial
   }
 
-  /** An intermediate CA under this one. */
-  intermediate(options: { name?: string } = {}): TestCa {
-    const key = newKey()
-    const subject = options.name ?? caName(this.trustDomain)
-    const der = this.#signCa(subject, createPublicKey(key), this.trustDomain)
-    return new TestCa({
-      trustDomain: this.trustDomain,
-      subject,
-      key,
-      der,
-      clock: this.#clock,
-      nextSerial: 1n,
-      parent: this,
-    })
+  /** Creates an intermediate CA under this CA. */
+  intermediate(): TestCa {
+    const { trustDomain } = this
+    const party = { name: caName(trustDomain), key: newKey() }
+    const der = this.#signCa(party, trustDomain)
+    return new TestCa({ ...party, trustDomain, der, clock: this.#clock, nextSerial: 1n, parent: this })
   }
 
   /**
-   * The other CA's name and key, signed by this CA: the certificate that lets those who trust only this root
-   * verify what the other one issues. Lives seven days, as Consul's.
+   * Signs the name and the key of another CA. With the result as an intermediate, verifiers that trust this root accept
+   * the leaves of the other CA. Valid for seven days, as in Consul.
+   * @returns the certificate in PEM
    */
   crossSign(other: TestCa): string {
-    return certificatePem(this.#signCa(other.#subject, createPublicKey(other.#key), other.trustDomain))
+    return certificatePem(this.#signCa(other.#party, other.trustDomain))
   }
 
-  /** A certificate and its key; the defaults make a leaf exactly like one of Consul's. */
+  /** Issues a certificate with its key. By default, it has the form of a leaf of Consul. */
   issue(options: IssueOptions = {}): IssuedCertificate {
-    const service = options.service ?? 'web'
-    const namespace = options.namespace ?? 'default'
-    const trustDomain = options.trustDomain ?? this.trustDomain
-    const uri = `spiffe://${trustDomain}/ns/${namespace}/dc/${options.datacenter ?? 'dc1'}/svc/${encodeURIComponent(service)}`
+    const { service = 'web', namespace = 'default', datacenter = 'dc1' } = options
+    const { trustDomain = this.trustDomain, privateKey: key = newKey() } = options
+    const uri = serviceUri(trustDomain, datacenter, service, namespace)
     const subject = options.subject ?? leafName(service, namespace, this.trustDomain)
-    const notBefore = options.notBefore ?? new Date(this.#clock() - minute)
-    const key = options.privateKey ?? newKey()
-    const publicKey = createPublicKey(key)
-    const signer = options.selfSigned ? { subject, key } : { subject: this.#subject, key: this.#key }
+    const notBefore = options.notBefore ?? new Date(this.#clock() - MINUTE_MS)
+    const issuer = options.selfSigned ? { name: subject, key } : this.#party
     const der = signCertificate(
       {
         version: options.version ?? 3,
         serial: options.serial ?? this.#nextSerial++,
-        issuer: signer.subject,
+        issuer: issuer.name,
         subject,
         notBefore,
-        notAfter: options.notAfter ?? new Date(notBefore.getTime() + 72 * hour),
-        publicKey,
-        extensions: leafExtensions(options, uri, keyId(publicKey), keyId(createPublicKey(signer.key))),
+        notAfter: options.notAfter ?? new Date(notBefore.getTime() + 72 * HOUR_MS),
+        subjectKey: key,
+        extensions: leafExtensions(options, uri, keyId(key), keyId(issuer.key)),
       },
-      signer.key,
+      issuer.key,
     )
-    const pem = certificatePem(options.trailingBytes ? Buffer.concat([der, options.trailingBytes]) : der)
+    const pem = certificatePem(Buffer.concat([der, options.trailingBytes ?? Buffer.alloc(0)]))
     return {
       certificatePem: pem,
       chainPem: [pem, ...(options.intermediates ?? this.intermediates)].join(''),
-      privateKeyPem: sec1(key),
+      privateKeyPem: privateKeyPem(key),
       certificate: new X509Certificate(der),
     }
   }
 
-  #signCa(subject: string, publicKey: KeyObject, trustDomain: string): Buffer {
-    const notBefore = new Date(this.#clock() - minute)
-    return signCertificate(
-      {
-        version: 3,
-        serial: this.#nextSerial++,
-        issuer: this.#subject,
-        subject,
-        notBefore,
-        notAfter: new Date(notBefore.getTime() + 7 * day),
-        publicKey,
-        extensions: caExtensions(trustDomain, keyId(publicKey), this.keyId),
-      },
-      this.#key,
-    )
+  #signCa(subject: Party, trustDomain: string): Buffer {
+    const lifetime = { notBefore: this.#clock() - MINUTE_MS, ttlMs: 7 * DAY_MS }
+    return signCa(subject, this.#party, { trustDomain, serial: this.#nextSerial++, ...lifetime })
   }
 }
 
-function caExtensions(trustDomain: string, subjectKeyId: Buffer, authorityKeyId: Buffer): Extension[] {
-  return [
-    extension.keyUsage(['digitalSignature', 'keyCertSign', 'cRLSign']),
-    extension.basicConstraints(true),
-    extension.subjectKeyIdentifier(subjectKeyId),
-    extension.authorityKeyIdentifier(authorityKeyId),
-    extension.subjectAltName({ uris: [`spiffe://${trustDomain}`] }),
-  ]
+/** Returns the SPIFFE ID of a service. Does not validate its parts. */
+export function serviceUri(
+  trustDomain: string,
+  datacenter: string,
+  service: string,
+  namespace = 'default',
+): string {
+  return `spiffe://${trustDomain}/ns/${namespace}/dc/${datacenter}/svc/${encodeURIComponent(service)}`
+}
+
+function signCa(
+  subject: Party,
+  issuer: Party,
+  fields: { trustDomain: string; serial: bigint; notBefore: number; ttlMs: number },
+): Buffer {
+  const certificate = {
+    version: 3,
+    serial: fields.serial,
+    issuer: issuer.name,
+    subject: subject.name,
+    notBefore: new Date(fields.notBefore),
+    notAfter: new Date(fields.notBefore + fields.ttlMs),
+    subjectKey: subject.key,
+    extensions: [
+      extension.keyUsage(['digitalSignature', 'keyCertSign', 'cRLSign']),
+      extension.basicConstraints(true),
+      extension.subjectKeyIdentifier(keyId(subject.key)),
+      extension.authorityKeyIdentifier(keyId(issuer.key)),
+      extension.subjectAltName({ uris: [`spiffe://${fields.trustDomain}`] }),
+    ],
+  } as const
+  return signCertificate(certificate, issuer.key)
 }
 
 function leafExtensions(
   options: IssueOptions,
   uri: string,
   ownKeyId: Buffer,
-  signerKeyId: Buffer,
+  issuerKeyId: Buffer,
 ): Extension[] {
   const {
     keyUsage = ['digitalSignature', 'keyEncipherment', 'dataEncipherment', 'keyAgreement'],
     extendedKeyUsage = ['clientAuth', 'serverAuth'],
     isCa = false,
     subjectKeyId = ownKeyId,
-    authorityKeyId = signerKeyId,
+    authorityKeyId = issuerKeyId,
     uris = [uri],
     dnsNames = [],
     ips = [],
     extraExtensions = [],
   } = options
-  const extensions: Extension[] = []
-  if (keyUsage) extensions.push(extension.keyUsage(keyUsage))
-  if (extendedKeyUsage) extensions.push(extension.extendedKeyUsage(extendedKeyUsage))
-  if (isCa !== null) extensions.push(extension.basicConstraints(isCa))
-  if (subjectKeyId) extensions.push(extension.subjectKeyIdentifier(subjectKeyId))
-  if (authorityKeyId) extensions.push(extension.authorityKeyIdentifier(authorityKeyId))
-  // An empty SAN sequence is not DER that OpenSSL takes: no names, no extension.
-  if (uris.length + dnsNames.length + ips.length > 0) {
-    extensions.push(extension.subjectAltName({ uris, dnsNames, ips }))
-  }
-  return [...extensions, ...extraExtensions]
+  // OpenSSL rejects an empty list of names.
+  const hasNames = uris.length + dnsNames.length + ips.length > 0
+  const extensions = [
+    keyUsage && extension.keyUsage(keyUsage),
+    extendedKeyUsage && extension.extendedKeyUsage(extendedKeyUsage),
+    isCa === null ? null : extension.basicConstraints(isCa),
+    subjectKeyId && extension.subjectKeyIdentifier(subjectKeyId),
+    authorityKeyId && extension.authorityKeyIdentifier(authorityKeyId),
+    hasNames ? extension.subjectAltName({ uris, dnsNames, ips }) : null,
+    ...extraExtensions,
+  ]
+  return extensions.filter((each) => each !== null)
 }
 
 function caName(trustDomain: string): string {
   return `pri-${randomBytes(4).toString('hex')}.consul.ca.${trustDomain.slice(0, 8)}.consul`
 }
 
-/** Consul drops what DNS does not allow and cuts at X.509's 64 characters. */
+/** Returns the common name of a leaf. Consul removes characters that DNS does not allow; X.509 allows 64 characters. */
 function leafName(service: string, namespace: string, trustDomain: string): string {
   const plain = (label: string): string => label.toLowerCase().replace(/[^a-z0-9]/g, '')
   const suffix = `.svc.${plain(namespace)}.${trustDomain.slice(0, 8)}.consul`
@@ -228,6 +219,6 @@ function newKey(): KeyObject {
   return generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey
 }
 
-function sec1(key: KeyObject): string {
+function privateKeyPem(key: KeyObject): string {
   return key.export({ type: key.asymmetricKeyType === 'ec' ? 'sec1' : 'pkcs8', format: 'pem' }).toString()
 }

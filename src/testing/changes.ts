@@ -1,38 +1,48 @@
+import { systemClock } from '../base/clock.js'
+
+/** Wakes operations that wait for a change. */
+export class Notifier {
+  readonly #waiting = new Set<() => void>()
+
+  notify(): void {
+    for (const wake of [...this.#waiting]) wake()
+  }
+
+  /** Resolves at the next notification, after `timeoutMs`, or when the signal is aborted. Never rejects. */
+  next(signal?: AbortSignal, timeoutMs?: number): Promise<void> {
+    return new Promise((resolve) => {
+      const wake = (): void => {
+        cancel?.()
+        this.#waiting.delete(wake)
+        signal?.removeEventListener('abort', wake)
+        resolve()
+      }
+      const cancel = timeoutMs === undefined ? undefined : systemClock.after(timeoutMs, wake)
+      this.#waiting.add(wake)
+      signal?.addEventListener('abort', wake)
+      if (signal?.aborted) wake()
+    })
+  }
+}
+
 /**
- * Consul's Raft index: one counter of all changes. Each topic (a service, the intentions, the roots) has the index of its
- * own last change.
+ * Counts all changes, like the Raft index of Consul. Each topic (a service, the intentions, the roots) has the index of its
+ * last change.
  */
-export class Changes {
+export class Changes extends Notifier {
   #index = 10
   readonly #modified = new Map<string, number>()
-  readonly #waiting = new Set<() => void>()
 
   /** Counts a change of these topics and returns its index. */
   touch(...topics: string[]): number {
     this.#index++
     for (const topic of topics) this.#modified.set(topic, this.#index)
-    for (const wake of [...this.#waiting]) wake()
+    this.notify()
     return this.#index
   }
 
-  /** The index of the topic's last change; never 0, since clients do not block on index 0. */
+  /** Returns the index of the last change of the topic. Never 0: clients do not block on the index 0. */
   modified(topic: string): number {
     return this.#modified.get(topic) ?? 1
-  }
-
-  /** Resolves at the next change of any topic, after `timeoutMs`, or when the signal aborts. */
-  next(timeoutMs: number, signal: AbortSignal): Promise<void> {
-    return new Promise((resolve) => {
-      const wake = (): void => {
-        clearTimeout(timer)
-        this.#waiting.delete(wake)
-        signal.removeEventListener('abort', wake)
-        resolve()
-      }
-      const timer = setTimeout(wake, Math.max(0, timeoutMs))
-      this.#waiting.add(wake)
-      signal.addEventListener('abort', wake)
-      if (signal.aborted) wake()
-    })
   }
 }

@@ -1,93 +1,82 @@
-import { isCheckStatus, type CheckDefinition } from './checks.js'
+import { isCheckStatus, type Check, type Probe } from './checks.js'
+import { duration, string, struct, type Reader } from './decode.js'
 import { HttpError } from './http.js'
-import { isZero, type FieldReader } from './json.js'
+import { isZero } from './json.js'
 
-/** Kinds and settings of checks that only a real agent has. */
-const UNSUPPORTED = [
-  'AliasNode',
-  'Args',
-  'DockerContainerID',
-  'FailuresBeforeCritical',
-  'GRPC',
-  'GRPCUseTLS',
-  'ScriptArgs',
-  'SuccessBeforePassing',
-]
-
-interface Defaults {
-  id: string
-  name: string
-  serviceId: string
+/** A check as a request defines it. */
+export interface CheckDefinition {
+  readonly check: Check
+  readonly probe: Probe
 }
 
-/** Reads the checks in the registration of a service. */
-export function readServiceChecks(
-  fields: FieldReader,
-  { id: serviceId, name }: { id: string; name: string },
-): CheckDefinition[] {
-  const single = fields.child('Check')
-  // Consul treats a single check without a value as no check.
-  const readers = [...(single && !single.isEmpty ? [single] : []), ...fields.children('Checks')]
-  return readers.map((reader, index) => {
-    const id = readers.length === 1 ? `service:${serviceId}` : `service:${serviceId}:${index + 1}`
-    reader.ignore('ServiceID', 'ProxyHTTP', 'ProxyGRPC')
-    const statusError = "Status for checks must 'passing', 'warning', 'critical'"
-    return readCheck(reader, { id, name: `Service '${name}' check`, serviceId }, statusError)
-  })
+type Names = Pick<Check, 'CheckID' | 'Name' | 'ServiceID'>
+
+const readSettings = struct(
+  {
+    ID: string,
+    CheckID: string,
+    Name: string,
+    Notes: string,
+    ServiceID: string,
+    Status: string,
+    TTL: duration,
+    TCP: string,
+    HTTP: string,
+    AliasService: string,
+    Interval: duration,
+    Timeout: duration,
+  },
+  // The embedded agent does not deregister critical services.
+  ['DeregisterCriticalServiceAfter', 'OutputMaxSize', 'ProxyGRPC', 'ProxyHTTP', 'Shell', 'Token'],
+)
+
+type Settings = ReturnType<typeof readSettings>
+
+/**
+ * Reads a check in the registration of a service. Returns a function that adds the names of the service, or undefined for
+ * a check without a value, which Consul treats as no check.
+ */
+export const readServiceCheck: Reader<((defaults: Names) => CheckDefinition) | undefined> = (
+  value,
+  field,
+) => {
+  const settings = readSettings(value, field)
+  if (Object.values(settings).every(isZero)) return undefined
+  return ({ CheckID, Name, ServiceID }) =>
+    define({
+      ...settings,
+      CheckID: settings.CheckID || settings.ID || CheckID,
+      Name: settings.Name || Name,
+      ServiceID,
+    })
 }
 
 /** Reads the body of `PUT /v1/agent/check/register`. */
-export function readOwnCheck(fields: FieldReader): CheckDefinition {
-  const serviceId = fields.string('ServiceID') ?? ''
-  const check = readCheck(fields, { id: '', name: '', serviceId }, 'Bad check status')
-  if (check.name === '') throw new HttpError(400, 'Missing check name')
-  return { ...check, id: check.id || check.name }
+export const readCheck: Reader<CheckDefinition> = (value, field) => {
+  const settings = readSettings(value, field)
+  if (settings.Name === '') throw new HttpError(400, 'Missing check name')
+  return define({ ...settings, CheckID: settings.CheckID || settings.ID || settings.Name })
 }
 
-function readCheck(fields: FieldReader, defaults: Defaults, statusError: string): CheckDefinition {
-  const [tcp, http, alias] = ['TCP', 'HTTP', 'AliasService'].map((name) => fields.string(name) ?? '')
-  const [ttlMs, intervalMs, timeoutMs] = [
-    fields.duration('TTL'),
-    fields.duration('Interval'),
-    fields.duration('Timeout'),
-  ]
-  const status = fields.string('Status') || 'critical'
-  const unsupported = UNSUPPORTED.find((name) => !isZero(fields.json(name)))
-  const target = (tcp || http || alias) ?? ''
-  const id = fields.string('CheckID') || fields.string('ID')
-  const check = {
-    id: id || defaults.id,
-    name: fields.string('Name') || defaults.name,
-    notes: fields.string('Notes') ?? '',
-    serviceId: defaults.serviceId,
-    kind: tcp ? 'tcp' : http ? 'http' : alias ? 'alias' : 'ttl',
-    target,
-    request: {
-      method: fields.string('Method') ?? '',
-      headers: Object.fromEntries(
-        Object.entries(fields.object('Header') ?? {}).map(([name, values]) => [
-          name,
-          [values].flat().map(String),
-        ]),
-      ),
-      body: fields.string('Body') ?? '',
-      tlsSkipVerify: fields.boolean('TLSSkipVerify') ?? false,
+function define(settings: Settings): CheckDefinition {
+  const { CheckID, Name, Notes, ServiceID, TTL, TCP, HTTP, AliasService, Interval } = settings
+  const target = TCP || HTTP || AliasService
+  if (Interval > 0 && TTL > 0) throw invalid('Interval and TTL cannot both be specified')
+  if ((TCP || HTTP) && Interval <= 0) throw invalid('Interval must be > 0 for Script, HTTP, or TCP checks')
+  if (target === '' && TTL <= 0) throw invalid('TTL must be > 0 for TTL checks')
+  const Status = settings.Status || 'critical'
+  if (!isCheckStatus(Status)) throw new HttpError(400, `Invalid check status: '${Status}'`)
+  const Type = TCP ? 'tcp' : HTTP ? 'http' : AliasService ? 'alias' : 'ttl'
+  return {
+    check: { CheckID, Name, Status, Notes, Output: '', ServiceID, Type, CreateIndex: 0, ModifyIndex: 0 },
+    probe: {
+      target,
+      intervalMs: target === '' ? TTL : Interval,
+      timeoutMs: settings.Timeout || 10_000,
     },
-    intervalMs: target === '' ? ttlMs : intervalMs,
-    timeoutMs: timeoutMs || 10_000,
-    deregisterAfterMs: fields.duration('DeregisterCriticalServiceAfter'),
-  } as const
-  fields.ignore('ID', 'OutputMaxSize', 'Shell', 'Token')
-  fields.end()
-  if (unsupported !== undefined)
-    throw invalid(`the embedded agent has TTL, TCP, HTTP, and alias checks, but no ${unsupported}`)
-  if (intervalMs > 0 && ttlMs > 0) throw invalid('Interval and TTL cannot both be specified')
-  if ((tcp || http) && intervalMs <= 0) throw invalid('Interval must be > 0 for Script, HTTP, or TCP checks')
-  if (target === '' && ttlMs <= 0) throw invalid('TTL must be > 0 for TTL checks')
-  if (!isCheckStatus(status)) throw new HttpError(400, statusError)
-  return { ...check, initialStatus: status }
+  }
 }
 
-function invalid(reason: string): HttpError {
-  return new HttpError(400, `Invalid check: ${reason}`)
+function invalid(problem: string): HttpError {
+  return new HttpError(400, `Invalid check: ${problem}`)
 }

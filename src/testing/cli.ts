@@ -1,25 +1,21 @@
 #!/usr/bin/env node
 import { parseArgs } from 'node:util'
+import { expectPort } from '../base/validate.js'
 import { TestAgent } from './agent.js'
-import type { DefaultPolicy } from './acl.js'
+import type { TestAgentOptions } from './options.js'
 
-const usage = `Usage: agent [--port N] [--dns-port N|off] [--default allow|deny]
+const USAGE = `Usage: agent [--port N] [--dns-port N|off] [--default allow|deny]
 
-An in-memory Consul agent for development and tests, on the loopback only.
+Runs an in-memory Consul agent for development and tests, on loopback only.
 
-  --port N              port to listen on (default 8500; 0 takes a free one)
-  --dns-port N          port for DNS over UDP and TCP (default 8600; 0 takes a free one; off for none)
-  --default allow|deny  what holds where no intention matches (default allow)
-  --help                this text
+  --port N              port of the HTTP API (default 8500; 0 selects a free port)
+  --dns-port N          port of DNS over UDP and TCP (default 8600; 0 selects a free port; off disables DNS)
+  --default allow|deny  what applies where no intention matches (default allow)
+  --help                print this text
 `
 
-interface Arguments {
-  port: number
-  dns?: { port: number }
-  defaultPolicy: DefaultPolicy
-}
-
-function parseArguments(args: string[]): Arguments | 'help' {
+/** Parses the command line. Returns undefined for `--help`. */
+function parseOptions(args: string[]): TestAgentOptions | undefined {
   const { values } = parseArgs({
     args,
     options: {
@@ -29,26 +25,25 @@ function parseArguments(args: string[]): Arguments | 'help' {
       help: { type: 'boolean', default: false },
     },
   })
-  if (values.help) return 'help'
-  const port = parsePort('--port', values.port)
-  const dnsPort = values['dns-port']
-  const dns = dnsPort === 'off' ? {} : { dns: { port: parsePort('--dns-port', dnsPort) } }
-  if (values.default !== 'allow' && values.default !== 'deny') {
-    throw new Error(`--default takes allow or deny, not '${values.default}'`)
+  if (values.help) return undefined
+  const { default: defaultPolicy, 'dns-port': dnsPort } = values
+  if (defaultPolicy !== 'allow' && defaultPolicy !== 'deny')
+    throw new Error(`--default: expected allow or deny, got ${JSON.stringify(defaultPolicy)}`)
+  return {
+    port: parsePort('--port', values.port),
+    ...(dnsPort !== 'off' && { dns: { port: parsePort('--dns-port', dnsPort) } }),
+    defaultPolicy,
   }
-  return { port, ...dns, defaultPolicy: values.default }
 }
 
 function parsePort(option: string, value: string): number {
-  const port = Number(value)
-  if (!/^\d+$/.test(value) || port > 65_535) throw new Error(`${option} takes 0 to 65535, not '${value}'`)
-  return port
+  return expectPort(option, /^\d+$/.test(value) ? Number(value) : value)
 }
 
 async function main(): Promise<void> {
-  const options = parseArguments(process.argv.slice(2))
-  if (options === 'help') {
-    process.stdout.write(usage)
+  const options = parseOptions(process.argv.slice(2))
+  if (!options) {
+    process.stdout.write(USAGE)
     return
   }
   const agent = await TestAgent.start(options)
@@ -57,23 +52,22 @@ async function main(): Promise<void> {
   }
   process.once('SIGINT', stop)
   process.once('SIGTERM', stop)
-  process.stdout.write(`Consul agent on ${agent.url} (trust domain ${agent.trustDomain})\n`)
-  if (agent.dnsAddress !== undefined) process.stdout.write(`DNS on ${agent.dnsAddress}\n`)
-  process.stdout.write('In memory, for development and tests only. Stop it with Ctrl-C.\n')
+  process.stdout.write(`Consul agent: ${agent.url} (trust domain ${agent.trustDomain})\n`)
+  if (agent.dnsAddress !== undefined) process.stdout.write(`DNS: ${agent.dnsAddress}\n`)
+  process.stdout.write('In memory, for development and tests only. Press Ctrl-C to stop.\n')
 }
 
-function explain(error: unknown): string {
+function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
-  if ('code' in error && error.code === 'EADDRINUSE') {
+  const code = 'code' in error ? error.code : undefined
+  if (code === 'EADDRINUSE') {
     const port = 'port' in error ? ` ${String(error.port)}` : ''
-    return `port${port} is in use: stop what listens there, or choose another with --port N or --dns-port N`
+    return `port${port}: already in use; stop the program that listens on it, or set --port or --dns-port`
   }
-  if ('code' in error && error.code === 'EACCES')
-    return 'the port needs privileges: choose another with --port N'
   return `${error.message.split('\n')[0] ?? ''} (see --help)`
 }
 
 main().catch((error: unknown) => {
-  process.stderr.write(`agent: ${explain(error)}\n`)
+  process.stderr.write(`agent: ${describeError(error)}\n`)
   process.exitCode = 1
 })

@@ -10,14 +10,14 @@ import {
   type Packet,
   type Question,
 } from 'dns-packet'
-import { hasTags, type Instance } from './catalog.js'
-import { parseDuration } from './duration.js'
+import { formatHostPort } from '../base/host-port.js'
+import type { Instance } from './catalog.js'
 import type { Gate } from './gate.js'
-import { executeQuery, shuffled } from './queries.js'
 import type { TestAgentDnsOptions } from './options.js'
+import { shuffled } from './queries.js'
 import type { State } from './state.js'
 
-/** A DNS question that the agent received. */
+/** A DNS query that the agent received. */
 export interface DnsQuery {
   /** The name as the client wrote it, without the last dot. */
   name: string
@@ -26,58 +26,55 @@ export interface DnsQuery {
   transport: 'udp' | 'tcp'
 }
 
-interface Found {
-  instances: Instance[]
-  ttl: number
-}
-
-interface DnsServices {
-  state: () => State
-  /** Holds answers back while the agent is paused. */
-  gate: Gate
-}
-
 /** Number of attempts to find a port that is free for both UDP and TCP. */
 const PORT_ATTEMPTS = 20
 /** Size of a UDP answer for clients without EDNS (RFC 1035, 4.2.1). */
 const PLAIN_UDP_BYTES = 512
 const MAX_RECORDED_QUERIES = 10_000
-const RCODE = { NOERROR: 0, NXDOMAIN: 3, REFUSED: 5 } as const
 
-/**
- * Serves Consul's DNS interface over UDP and TCP: SRV, A, and AAAA records of `NAME.service.consul`,
- * `TAG.NAME.service.consul`, `NAME.connect.consul`, and `NAME.query.consul`, with or without the agent's own datacenter.
- */
+/** RFC 1035, 4.1.1. */
+const RCODE = { NOERROR: 0, NXDOMAIN: 3, REFUSED: 5 } as const
+const NAME = /^([^.]+)\.(service|connect)(?:\.([^.]+))?\.consul$/
+
+/** The part of a response that depends on the state. */
+interface Reply {
+  readonly flags: number
+  readonly answers: Answer[]
+  readonly additionals: Answer[]
+}
+
+/** Serves the DNS interface of Consul over UDP and TCP. */
 export class DnsServer {
   readonly #host: string
-  readonly #serviceTtlMs: number
-  readonly #services: DnsServices
+  readonly #ttl: number
+  readonly #state: () => State
+  readonly #gate: Gate
   readonly #connections = new Set<Socket>()
   readonly #queries: DnsQuery[] = []
   #port: number
   #udp: UdpSocket | undefined
   #tcp: Server | undefined
 
-  constructor(
-    { host, port = 0, serviceTtlMs = 0 }: TestAgentDnsOptions & { host: string },
-    services: DnsServices,
-  ) {
-    this.#host = host
-    this.#port = port
-    this.#serviceTtlMs = serviceTtlMs
-    this.#services = services
+  /** @param gate - holds answers back while the agent is paused */
+  constructor(options: TestAgentDnsOptions & { host: string }, state: () => State, gate: Gate) {
+    this.#host = options.host
+    this.#port = options.port ?? 0
+    this.#ttl = Math.floor((options.serviceTtlMs ?? 0) / 1_000)
+    this.#state = state
+    this.#gate = gate
   }
 
-  get port(): number {
-    return this.#port
+  /** `host:port` for UDP and TCP. */
+  get address(): string {
+    return formatHostPort({ host: this.#host, port: this.#port })
   }
 
+  /** The last queries, oldest first. */
   get queries(): readonly DnsQuery[] {
     return this.#queries
   }
 
   async listen(): Promise<void> {
-    if (this.#udp) return
     for (let attempt = 1; ; attempt++) {
       try {
         await this.#listen()
@@ -113,7 +110,7 @@ export class DnsServer {
       this.#connections.add(connection)
       connection.on('close', () => this.#connections.delete(connection))
       connection.on('error', () => undefined)
-      void this.#converse(connection)
+      void this.#serveConnection(connection)
     })
     tcp.listen({ host: this.#host, port: this.#port })
     await once(tcp, 'listening')
@@ -121,7 +118,7 @@ export class DnsServer {
     const { port } = tcp.address() as AddressInfo
     const udp = createSocket(isIPv6(this.#host) ? 'udp6' : 'udp4')
     udp.on('message', (message, client) => {
-      void this.#receive(udp, message, client)
+      void this.#serveDatagram(udp, message, client)
     })
     this.#udp = udp
     udp.bind({ address: this.#host, port, exclusive: true })
@@ -131,13 +128,13 @@ export class DnsServer {
     this.#port = port
   }
 
-  async #receive(udp: UdpSocket, message: Buffer, { address, port }: RemoteInfo): Promise<void> {
+  async #serveDatagram(udp: UdpSocket, message: Buffer, { address, port }: RemoteInfo): Promise<void> {
     const reply = await this.#reply(message, 'udp')
     if (reply && udp === this.#udp) udp.send(reply, port, address, () => undefined)
   }
 
-  /** Answers the messages of a connection in order; each has its length in front (RFC 1035, 4.2.2). */
-  async #converse(connection: Socket): Promise<void> {
+  /** Answers the messages of a connection in order. Each message follows its length (RFC 1035, 4.2.2). */
+  async #serveConnection(connection: Socket): Promise<void> {
     let received = Buffer.alloc(0)
     try {
       for await (const chunk of connection as AsyncIterable<Buffer>) {
@@ -164,60 +161,14 @@ export class DnsServer {
     if (!packet || !question) return undefined
     this.#queries.push({ name: question.name, type: question.type, transport })
     if (this.#queries.length > MAX_RECORDED_QUERIES) this.#queries.shift()
-    await this.#services.gate.open
-    const { code, ...records } = this.#answer(question)
+    await this.#gate.open
+    const answer = answerQuestion(this.#state(), question, this.#ttl)
     const header: Packet = { type: 'response', id: packet.id ?? 0, questions: [question] }
-    const reply = encode({ ...header, flags: AUTHORITATIVE_ANSWER | code, ...records })
+    const reply = encode({ ...header, ...answer })
     const option = packet.additionals?.find(({ type }) => type === 'OPT')
     const size = option && 'udpPayloadSize' in option ? option.udpPayloadSize : PLAIN_UDP_BYTES
     if (transport === 'tcp' || reply.length <= size) return reply
-    return encode({ ...header, flags: AUTHORITATIVE_ANSWER | TRUNCATED_RESPONSE | code })
-  }
-
-  #answer({ name, type }: Question): { code: number; answers: Answer[]; additionals: Answer[] } {
-    const none = { answers: [], additionals: [] }
-    if (!/(^|\.)consul$/i.test(name)) return { code: RCODE.REFUSED, ...none }
-    const state = this.#services.state()
-    const { instances, ttl } = this.#find(state, name.toLowerCase())
-    if (instances.length === 0) return { code: RCODE.NXDOMAIN, ...none }
-    if (type !== 'SRV') {
-      const addresses = new Set(instances.map(hostOf))
-      const answers = [...addresses].flatMap((address) => addressRecords(name, address, ttl, type))
-      return { code: RCODE.NOERROR, answers, additionals: [] }
-    }
-    const answers: Answer[] = []
-    const additionals = new Map<string, Answer[]>()
-    for (const instance of instances) {
-      const host = hostOf(instance)
-      const target = isIP(host) === 0 ? host : `${hex(host)}.addr.${state.datacenter}.consul`
-      const data = { priority: 1, weight: weightOf(state, instance), port: instance.service.port, target }
-      answers.push({ type: 'SRV', name, ttl, data })
-      additionals.set(target, addressRecords(target, host, ttl))
-    }
-    return { code: RCODE.NOERROR, answers, additionals: [...additionals.values()].flat() }
-  }
-
-  #find(state: State, name: string): Found {
-    const [, tag, last = '', kind, datacenter] =
-      /^(?:(.+)\.)?([^.]+)\.(service|connect|query)(?:\.([^.]+))?\.consul$/.exec(name) ?? []
-    const none: Found = { instances: [], ttl: 0 }
-    if (kind === undefined || (datacenter ?? state.datacenter) !== state.datacenter) return none
-    if (kind === 'query') {
-      const query = state.queries.resolve(tag === undefined ? last : `${tag}.${last}`)
-      if (!query) return none
-      const ttlMs = query.dnsTtl === '' ? this.#serviceTtlMs : (parseDuration(query.dnsTtl) ?? 0)
-      return { instances: executeQuery(state, query), ttl: Math.floor(ttlMs / 1000) }
-    }
-    const permissions = state.acl.permissions(undefined)
-    const instances = state.catalog
-      .instancesOf(last, kind === 'connect' ? 'connect' : 'service')
-      .filter(({ service }) => permissions.service(service.name, 'read'))
-      .filter(({ service }) => kind === 'connect' || hasTags(service.tags, tag === undefined ? [] : [tag]))
-      .filter((instance) => !state.catalog.isCritical(instance))
-    return {
-      instances: state.shuffle ? shuffled(instances) : instances,
-      ttl: Math.floor(this.#serviceTtlMs / 1000),
-    }
+    return encode({ ...header, flags: answer.flags | TRUNCATED_RESPONSE })
   }
 }
 
@@ -230,28 +181,73 @@ function parse(message: Buffer): ReturnType<typeof decode> | undefined {
   }
 }
 
+/**
+ * Answers a question for SRV, A, or AAAA records of `NAME.service.consul` or `NAME.connect.consul`, with or without the
+ * datacenter. Leaves out instances with critical checks.
+ * @param ttl - TTL of the records in seconds
+ */
+function answerQuestion(state: State, { name, type }: Question, ttl: number): Reply {
+  const reply = (code: number, answers: Answer[] = [], additionals: Answer[] = []): Reply => ({
+    flags: AUTHORITATIVE_ANSWER | code,
+    answers,
+    additionals,
+  })
+  if (!/(^|\.)consul$/i.test(name)) return reply(RCODE.REFUSED)
+  const instances = find(state, name.toLowerCase())
+  if (instances.length === 0) return reply(RCODE.NXDOMAIN)
+  if (type === 'SRV') return reply(RCODE.NOERROR, ...serviceRecords(state, name, instances, ttl))
+  const addresses = new Set(instances.map(hostOf))
+  const records = [...addresses].flatMap((address) => addressRecords(name, address, ttl))
+  return reply(
+    RCODE.NOERROR,
+    records.filter((record) => record.type === type),
+  )
+}
+
+function find({ acl, catalog, shuffle, ...state }: State, name: string): Instance[] {
+  const [, service, kind, datacenter = state.datacenter] = NAME.exec(name) ?? []
+  if (service === undefined || datacenter !== state.datacenter) return []
+  // DNS has no tokens: the anonymous token applies.
+  const permissions = acl.permissions()
+  const found = catalog
+    .instancesOf(service, kind === 'connect' ? 'connect' : 'service')
+    .filter((instance) => permissions.service(instance.service.Name, 'read') && !catalog.isCritical(instance))
+  return shuffle ? shuffled(found) : found
+}
+
+function serviceRecords(
+  { catalog, datacenter }: State,
+  name: string,
+  instances: Instance[],
+  ttl: number,
+): [answers: Answer[], additionals: Answer[]] {
+  const answers: Answer[] = []
+  const additionals = new Map<string, Answer[]>()
+  for (const instance of instances) {
+    const { Port: port, Weights } = instance.service
+    const host = hostOf(instance)
+    const target = isIP(host) === 0 ? host : `${hex(host)}.addr.${datacenter}.consul`
+    const weight = catalog.isPassing(instance) ? Weights.Passing : Weights.Warning
+    answers.push({ type: 'SRV', name, ttl, data: { priority: 1, weight, port, target } })
+    additionals.set(target, addressRecords(target, host, ttl))
+  }
+  return [answers, [...additionals.values()].flat()]
+}
+
 function hostOf({ service }: Instance): string {
-  return service.address === '' ? '127.0.0.1' : service.address
+  return service.Address === '' ? '127.0.0.1' : service.Address
 }
 
-function weightOf({ catalog }: State, instance: Instance): number {
-  const { Passing: passing, Warning: warning } = instance.service.weights
-  return catalog.isPassing(instance) ? passing : warning
-}
-
-/** @param wanted only an address of this type, `A` or `AAAA`; any address by default */
-function addressRecords(name: string, address: string, ttl: number, wanted?: string): Answer[] {
+/** Returns the record of an IP address; none for a host name. */
+function addressRecords(name: string, address: string, ttl: number): Answer[] {
   const family = isIP(address)
-  const type = family === 6 ? 'AAAA' : 'A'
-  return family === 0 || (wanted ?? type) !== type ? [] : [{ type, name, ttl, data: address }]
+  if (family === 0) return []
+  return [{ type: family === 6 ? 'AAAA' : 'A', name, ttl, data: address }]
 }
 
-/** The bytes of an address in hexadecimal, as in Consul's `addr` names. */
+/** Returns the bytes of an IP address in hexadecimal, as in Consul's `addr` names. */
 function hex(address: string): string {
-  if (isIP(address) === 4) return Buffer.from(address.split('.').map(Number)).toString('hex')
-  const [left = [], right = []] = address
-    .split('::')
-    .map((half) => half.split(':').filter((group) => group !== ''))
-  const zeros = Array.from({ length: 8 - left.length - right.length }, () => '0')
-  return [...left, ...zeros, ...right].map((group) => group.padStart(4, '0')).join('')
+  // The data of the only record is at the end of the message.
+  const message = encode({ answers: addressRecords('.', address, 0) })
+  return message.subarray(isIP(address) === 6 ? -16 : -4).toString('hex')
 }

@@ -1,4 +1,4 @@
-const units: Record<string, number> = {
+const MS_PER_UNIT: Readonly<Record<string, number>> = {
   ns: 1e-6,
   us: 1e-3,
   µs: 1e-3,
@@ -8,20 +8,13 @@ const units: Record<string, number> = {
   h: 3_600_000,
 }
 
-/** A Go duration (`1h30m`, `100ms`, `-1.5s`) in milliseconds, or undefined when it is none. */
+/** Converts a Go duration such as `1h30m`, `100ms`, or `-1.5s` to milliseconds. Returns undefined for another text. */
 export function parseDuration(text: string): number | undefined {
   const match = /^([+-]?)((?:\d+(?:\.\d*)?(?:ns|us|µs|ms|s|m|h))+|0)$/.exec(text)
   if (!match) return undefined
   let total = 0
   for (const [, number = '', unit = ''] of (match[2] ?? '').matchAll(/([\d.]+)([a-zµ]+)/g)) {
-    total += Number(number) * (units[unit] ?? 0)
+    total += Number(number) * (MS_PER_UNIT[unit] ?? 0)
   }
   return match[1] === '-' ? -total : total
-}
-
-/** Milliseconds as the shortest whole Go duration: `72h`, `90m`, `1500ms`. */
-export function formatDuration(ms: number): string {
-  if (ms % 3_600_000 === 0) return `${ms / 3_600_000}h`
-  if (ms % 60_000 === 0) return `${ms / 60_000}m`
-  return ms % 1_000 === 0 ? `${ms / 1_000}s` : `${ms}ms`
 }

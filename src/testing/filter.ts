@@ -3,61 +3,49 @@ import { isObject, type Json } from './json.js'
 
 type Filter = (item: Json) => boolean
 
-/** Tokens: an operator or bracket, a quoted string, or a bare word such as a selector or a number. */
-const TOKEN = /\s*(?:([=!]=|[()[\]])|`([^`]*)`|"((?:[^"\\]|\\.)*)"|(-?[\w.:/-]+))/y
+/** An operator or a parenthesis, a quoted string, or a bare word: a keyword, a value, or a selector such as `A.B["c"]`. */
+const TOKEN = /[=!]=|[()]|`[^`]*`|"(?:[^"\\]|\\.)*"|-?[\w.:/-]+(?:\["[^"]*"\])*/g
 
 /**
- * Parses the part of Consul's filter language that the embedded agent supports: `==`, `!=`, `in`, `not in`, `contains`,
- * `not contains`, `and`, `or`, `not`, and parentheses. Unlike Consul, it does not check that a selector exists.
- * @throws HttpError with Consul's status and the start of its message
+ * Parses the part of Consul's filter language that the embedded agent supports: `==`, `!=`, `in`, `not in`, `and`, `or`,
+ * `not`, and parentheses. Unlike Consul, it does not check that a selector exists.
+ * @throws HttpError with the status of Consul and the start of its message
  */
 export function parseFilter(expression: string): Filter {
-  return new Parser(expression).parse()
+  const rest = expression.replace(TOKEN, '').trim()
+  if (rest !== '') throw invalid(`unexpected ${JSON.stringify(rest.slice(0, 40))}`)
+  return new Parser(expression.match(TOKEN) ?? []).parse()
 }
 
-interface Token {
-  /** A word may be a keyword or a selector; a string is a value. */
-  kind: 'symbol' | 'string' | 'word'
-  text: string
-}
-
+/** A recursive-descent parser. `or` binds weaker than `and`, which binds weaker than `not`. */
 class Parser {
-  readonly #tokens: Token[] = []
+  readonly #tokens: readonly string[]
   #next = 0
 
-  constructor(text: string) {
-    const pattern = new RegExp(TOKEN)
-    const end = text.trimEnd().length
-    while (pattern.lastIndex < end) {
-      const offset = pattern.lastIndex
-      const [, symbol, raw, quoted, word] = pattern.exec(text) ?? []
-      if (symbol !== undefined) this.#tokens.push({ kind: 'symbol', text: symbol })
-      else if (word !== undefined) this.#tokens.push({ kind: 'word', text: word })
-      else if (raw !== undefined) this.#tokens.push({ kind: 'string', text: raw })
-      else if (quoted !== undefined)
-        this.#tokens.push({ kind: 'string', text: quoted.replace(/\\(.)/g, '$1') })
-      else throw invalid(`unexpected character at offset ${offset}`)
-    }
+  constructor(tokens: readonly string[]) {
+    this.#tokens = tokens
   }
 
   parse(): Filter {
     const filter = this.#or()
-    if (this.#next < this.#tokens.length) this.#fail('expected "and", "or", or the end')
+    if (this.#next < this.#tokens.length) this.#fail('"and", "or", or the end')
     return filter
   }
 
   #or(): Filter {
-    const left = this.#and()
-    if (!this.#take('or')) return left
-    const right = this.#or()
-    return (item) => left(item) || right(item)
+    const filters = this.#separated('or', () => this.#and())
+    return (item) => filters.some((filter) => filter(item))
   }
 
   #and(): Filter {
-    const left = this.#not()
-    if (!this.#take('and')) return left
-    const right = this.#and()
-    return (item) => left(item) && right(item)
+    const filters = this.#separated('and', () => this.#not())
+    return (item) => filters.every((filter) => filter(item))
+  }
+
+  #separated(separator: string, parse: () => Filter): Filter[] {
+    const filters = [parse()]
+    while (this.#take(separator)) filters.push(parse())
+    return filters
   }
 
   #not(): Filter {
@@ -67,66 +55,54 @@ class Parser {
     }
     if (!this.#take('(')) return this.#comparison()
     const filter = this.#or()
-    if (!this.#take(')')) this.#fail('unmatched parentheses')
+    if (!this.#take(')')) this.#fail('")"')
     return filter
   }
 
-  /** `Selector == value`, `Selector contains value`, or `value in Selector`. */
+  /** Parses `selector == value`, `selector != value`, `value in selector`, or `value not in selector`. */
   #comparison(): Filter {
-    const start = this.#next
-    const selector = this.#selector()
-    if (selector) {
-      const isEqual = this.#take('==')
-      if (isEqual || this.#take('!=')) return compare(selector, this.#value(), equals, !isEqual)
-      const isNegated = this.#take('not')
-      if (this.#take('contains')) return compare(selector, this.#value(), contains, isNegated)
-    }
-    this.#next = start
-    const value = this.#value()
+    const left = this.#operand()
+    const isEqual = this.#take('==')
+    if (isEqual || this.#take('!='))
+      return matcher(selectorOf(left), valueOf(this.#operand()), equals, !isEqual)
     const isNegated = this.#take('not')
-    if (!this.#take('in')) this.#fail('expected an operator')
-    return compare(this.#selector() ?? this.#fail('expected a selector'), value, contains, isNegated)
+    if (!this.#take('in')) this.#fail('"==", "!=", "in", or "not in"')
+    return matcher(selectorOf(this.#operand()), valueOf(left), contains, isNegated)
   }
 
-  /** `A.B.c` or `A.B["c"]`. */
-  #selector(): string[] | undefined {
+  #operand(): string {
     const token = this.#tokens[this.#next]
-    if (token?.kind !== 'word') return undefined
+    if (token === undefined || /^[=!()]/.test(token)) return this.#fail('a selector or a value')
     this.#next += 1
-    const path = token.text.split('.')
-    while (this.#take('[')) {
-      const key = this.#tokens[this.#next]
-      if (key?.kind !== 'string') this.#fail('expected a quoted key')
-      else path.push(key.text)
-      this.#next += 1
-      if (!this.#take(']')) this.#fail('unclosed index')
-    }
-    return path
+    return token
   }
 
-  #value(): string {
-    const token = this.#tokens[this.#next]
-    if (!token || token.kind === 'symbol') return this.#fail('expected a value')
-    this.#next += 1
-    return token.text
-  }
-
-  #take(text: string): boolean {
-    const token = this.#tokens[this.#next]
-    if (token?.kind === 'string' || token?.text !== text) return false
+  #take(token: string): boolean {
+    if (this.#tokens[this.#next] !== token) return false
     this.#next += 1
     return true
   }
 
-  #fail(problem: string): never {
-    throw invalid(
-      `${problem}, got ${JSON.stringify(this.#tokens[this.#next]?.text.slice(0, 40) ?? 'the end')}`,
-    )
+  #fail(expected: string): never {
+    const found = this.#tokens[this.#next]?.slice(0, 40) ?? 'the end'
+    throw invalid(`expected ${expected}, got ${JSON.stringify(found)}`)
   }
 }
 
-/** A missing value equals nothing and contains nothing. */
-function compare(
+function valueOf(token: string): string {
+  if (token.startsWith('`')) return token.slice(1, -1)
+  return token.startsWith('"') ? token.slice(1, -1).replace(/\\(.)/g, '$1') : token
+}
+
+/** Splits `A.B["c.d"]` into `A`, `B`, and `c.d`. */
+function selectorOf(token: string): string[] {
+  if (/^["`]/.test(token)) throw invalid(`expected a selector, got ${token.slice(0, 40)}`)
+  const [path = '', ...keys] = token.split('["')
+  return [...path.split('.'), ...keys.map((key) => key.slice(0, -2))]
+}
+
+/** Creates a filter from a test of the selected values. A missing value equals nothing and contains nothing. */
+function matcher(
   selector: string[],
   value: string,
   test: (found: Json, value: string) => boolean,
@@ -138,7 +114,7 @@ function compare(
   }
 }
 
-/** The values at a path; a list of objects has one for each of its elements. */
+/** Returns the values at a path. A list of objects has a value for each of its elements. */
 function select(value: Json | undefined, [key, ...rest]: string[]): Json[] {
   if (key === undefined) return value === undefined || value === null ? [] : [value]
   if (Array.isArray(value)) return value.flatMap((element) => select(element, [key, ...rest]))

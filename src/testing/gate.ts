@@ -1,26 +1,25 @@
-/** Holds requests while it is closed. */
-export class Gate {
-  #closed: { open: Promise<void>; release: () => void } | undefined
+import { Notifier } from './changes.js'
 
-  /** Resolves on release; undefined while the gate is open. */
+/** Holds requests back while it is closed. */
+export class Gate {
+  #opened: Notifier | undefined
+
+  /** Resolves on release. Undefined while the gate is open. */
   get open(): Promise<void> | undefined {
-    return this.#closed?.open
+    return this.#opened?.next()
   }
 
   close(): void {
-    if (this.#closed) return
-    let release = (): void => undefined
-    const open = new Promise<void>((resolve) => (release = resolve))
-    this.#closed = { open, release }
+    this.#opened ??= new Notifier()
   }
 
   release(): void {
-    this.#closed?.release()
-    this.#closed = undefined
+    this.#opened?.notify()
+    this.#opened = undefined
   }
 
-  /** Opens for new requests. Those that wait are never released: their connections are closed. */
+  /** Opens the gate for new requests. Does not release the waiting requests, whose connections are closed. */
   reset(): void {
-    this.#closed = undefined
+    this.#opened = undefined
   }
 }

@@ -1,47 +1,44 @@
-import { DecodeError, FieldReader, parseJson, type Json } from './json.js'
+import type { Json } from './json.js'
 
-/** A request as the agent got it; what fault rules and counters match on. */
+/** A request to the agent. Faults and counters select requests by it. */
 export interface AgentRequest {
   method: string
-  /** Path without the query. */
+  /** The path without the query. */
   path: string
-  /** Path and query, verbatim. */
+  /** The path and the query, as the client sent them. */
   url: string
   query: URLSearchParams
+  /** The ACL token; undefined without one. */
   token: string | undefined
 }
 
-/** A request on its way through a route. */
+/** A request that a handler answers. */
 export interface Call extends AgentRequest {
-  /** The decoded path after the route's own: the name of the service, the key. */
+  /** The decoded rest of the path after the path of the route, such as the name of a service. */
   rest: string
   body: Buffer
-  /** Aborts when the client goes away or the agent stops. */
+  /** Aborted when the client closes the connection or the agent stops. */
   signal: AbortSignal
-  /** Marks the request as hanging in a blocking query for as long as the promise is pending. */
+  /** Counts the request as blocked while the promise is pending. */
   blocked(wait: Promise<void>): Promise<void>
 }
 
 export interface Answer {
   status: number
   headers: Record<string, string>
-  /** Sent as JSON when present, in place of `body`. */
+  /** Sent as JSON. If undefined, `body` is sent. */
   json?: Json
   body?: Buffer | string
 }
 
-export type Handler = (call: Call) => Answer | Promise<Answer>
-
-/** An answer that is an error: Consul sends its message as plain text. */
+/** An error that is the answer to the request. Consul sends its message as plain text. */
 export class HttpError extends Error {
   override name = 'HttpError'
   readonly status: number
-  readonly headers: Record<string, string>
 
-  constructor(status: number, message: string, headers: Record<string, string> = {}) {
+  constructor(status: number, message: string) {
     super(message)
     this.status = status
-    this.headers = headers
   }
 }
 
@@ -49,26 +46,10 @@ export function json(value: Json, headers: Record<string, string> = {}): Answer 
   return { status: 200, headers, json: value }
 }
 
-export function empty(status = 200, headers: Record<string, string> = {}): Answer {
-  return { status, headers }
+export function empty(status = 200): Answer {
+  return { status, headers: {} }
 }
 
 export function text(status: number, body: string, headers: Record<string, string> = {}): Answer {
   return { status, headers: { ...headers, 'Content-Type': 'text/plain; charset=utf-8' }, body }
-}
-
-/** Reads a JSON body; Consul's endpoints differ in the status and the words around a decoding error. */
-export function decode<T>(call: Call, status: number, prefix: string, read: (fields: FieldReader) => T): T {
-  try {
-    return read(new FieldReader(parseJson(call.body.toString())))
-  } catch (error) {
-    if (error instanceof DecodeError) throw new HttpError(status, `${prefix}: ${error.message}`)
-    throw error
-  }
-}
-
-/** Several complaints in the form of HashiCorp's go-multierror. */
-export function multiError(status: number, problems: string[]): HttpError {
-  const head = problems.length === 1 ? '1 error occurred:' : `${problems.length} errors occurred:`
-  return new HttpError(status, `${head}\n${problems.map((problem) => `\t* ${problem}\n`).join('')}\n`)
 }

@@ -4,72 +4,39 @@ import type { JsonObject } from './json.js'
 
 export type IntentionAction = 'allow' | 'deny'
 
-/** A rule that allows or denies connections from the source to the destination; `*` stands for all names. */
+/**
+ * Allows or denies connections from the source to the destination; `*` stands for all names. The fields have the names of
+ * Consul.
+ */
 export interface IntentionRule {
-  sourceNs: string
-  sourceName: string
-  destinationNs: string
-  destinationName: string
-  action: IntentionAction
-  description: string
-  meta: Record<string, string>
+  readonly SourceNS: string
+  readonly SourceName: string
+  readonly DestinationNS: string
+  readonly DestinationName: string
+  readonly Action: IntentionAction
+  readonly Description: string
+  readonly Meta: Record<string, string>
 }
 
-export interface Intention extends IntentionRule {
-  id: string
-  precedence: number
-  createdAt: string
-  updatedAt: string
-  createIndex: number
-  modifyIndex: number
+/** An intention as the endpoints show it. */
+export interface Intention extends IntentionRule, JsonObject {
+  readonly ID: string
+  readonly Precedence: number
+  readonly CreatedAt: string
+  readonly CreateIndex: number
 }
 
-/** A service in its namespace. */
-export interface ServiceName {
-  namespace: string
-  name: string
+export type IntentionEnds = Pick<
+  IntentionRule,
+  'SourceNS' | 'SourceName' | 'DestinationNS' | 'DestinationName'
+>
+
+/** Returns Consul's precedence, from 9 for an exact source and destination to 1. The destination counts first. */
+export function precedence(rule: IntentionEnds): number {
+  return 9 - 3 * countWildcards(destinationOf(rule)) - countWildcards(sourceOf(rule))
 }
 
-/** Consul's precedence: from 9, if source and destination are exact, to 1. The destination counts before the source. */
-export function precedence(
-  rule: Pick<IntentionRule, 'sourceNs' | 'sourceName' | 'destinationNs' | 'destinationName'>,
-): number {
-  const best = [3, 6, 9][exactParts(rule.destinationNs, rule.destinationName)] ?? 3
-  return best - (2 - exactParts(rule.sourceNs, rule.sourceName))
-}
-
-/** Compares in order of evaluation: higher precedence first, then by the four names. */
-export function compareIntentions(a: Intention, b: Intention): number {
-  if (a.precedence !== b.precedence) return b.precedence - a.precedence
-  return sortKey(a) < sortKey(b) ? -1 : 1
-}
-
-/** Returns the intentions whose source or destination covers a service, in order of evaluation. */
-export function matchIntentions(
-  intentions: readonly Intention[],
-  by: 'source' | 'destination',
-  service: ServiceName,
-): Intention[] {
-  return intentions
-    .filter((intention) =>
-      by === 'source'
-        ? covers(intention.sourceNs, intention.sourceName, service)
-        : covers(intention.destinationNs, intention.destinationName, service),
-    )
-    .sort(compareIntentions)
-}
-
-/** Returns the intention that decides about a connection; undefined if the default policy decides. */
-export function decidingIntention(
-  intentions: readonly Intention[],
-  source: ServiceName,
-  destination: ServiceName,
-): Intention | undefined {
-  return matchIntentions(intentions, 'destination', destination).find((intention) =>
-    covers(intention.sourceNs, intention.sourceName, source),
-  )
-}
-
+/** The intentions of the agent. */
 export class Intentions {
   readonly #changes: Changes
   readonly #byId = new Map<string, Intention>()
@@ -78,8 +45,13 @@ export class Intentions {
     this.#changes = changes
   }
 
+  get index(): number {
+    return this.#changes.modified('intentions')
+  }
+
+  /** Returns all intentions in order of evaluation. */
   list(): Intention[] {
-    return [...this.#byId.values()].sort(compareIntentions)
+    return [...this.#byId.values()].sort(compare)
   }
 
   get(id: string): Intention | undefined {
@@ -87,28 +59,40 @@ export class Intentions {
   }
 
   /** Returns the intention with exactly this source and destination. */
-  exact(source: ServiceName, destination: ServiceName): Intention | undefined {
-    return [...this.#byId.values()].find(
-      (intention) =>
-        intention.sourceNs === source.namespace &&
-        intention.sourceName === source.name &&
-        intention.destinationNs === destination.namespace &&
-        intention.destinationName === destination.name,
-    )
+  exact(ends: IntentionEnds): Intention | undefined {
+    return this.list().find((intention) => endsText(intention) === endsText(ends))
   }
 
+  /**
+   * Returns the intentions for a destination, in order of evaluation.
+   * @param destination - `namespace/name`, as all services here
+   */
+  match(destination: string): Intention[] {
+    return this.list().filter((intention) => covers(destinationOf(intention), destination))
+  }
+
+  /** Returns the intention that decides about a connection; undefined if the default policy decides. */
+  deciding(source: string, destination: string): Intention | undefined {
+    return this.match(destination).find((intention) => covers(sourceOf(intention), source))
+  }
+
+  /** Creates an intention, or replaces the intention with this ID. */
   put(rule: IntentionRule, id: string = randomUUID()): Intention {
     const now = new Date().toISOString()
     const index = this.#changes.touch('intentions')
-    const old = this.#byId.get(id)
+    const { CreatedAt = now, CreateIndex = index } = this.#byId.get(id) ?? {}
     const intention: Intention = {
       ...rule,
-      id,
-      precedence: precedence(rule),
-      createdAt: old?.createdAt ?? now,
-      updatedAt: now,
-      createIndex: old?.createIndex ?? index,
-      modifyIndex: index,
+      ID: id,
+      SourceType: 'consul',
+      DefaultAddr: '',
+      DefaultPort: 0,
+      Precedence: precedence(rule),
+      Hash: createHash('sha256').update(JSON.stringify(rule)).digest('base64'),
+      CreatedAt,
+      UpdatedAt: now,
+      CreateIndex,
+      ModifyIndex: index,
     }
     this.#byId.set(id, intention)
     return intention
@@ -120,45 +104,35 @@ export class Intentions {
   }
 }
 
-/** Describes an intention as Consul's messages do. */
+/** Describes an intention like the messages of Consul. */
 export function describeIntention(intention: Intention): string {
-  const { sourceNs, sourceName, destinationNs, destinationName } = intention
-  const ends = `${sourceNs}/${sourceName} => ${destinationNs}/${destinationName}`
-  return `${intention.action.toUpperCase()} ${ends} (ID: ${intention.id}, Precedence: ${intention.precedence})`
+  const { Action, ID, Precedence } = intention
+  return `${Action.toUpperCase()} ${endsText(intention)} (ID: ${ID}, Precedence: ${Precedence})`
 }
 
-export function intentionJson(intention: Intention): JsonObject {
-  const { id, precedence: rank, createdAt, updatedAt, createIndex, modifyIndex, ...rule } = intention
-  return {
-    ID: id,
-    Description: rule.description,
-    SourceNS: rule.sourceNs,
-    SourceName: rule.sourceName,
-    DestinationNS: rule.destinationNs,
-    DestinationName: rule.destinationName,
-    SourceType: 'consul',
-    Action: rule.action,
-    DefaultAddr: '',
-    DefaultPort: 0,
-    Meta: rule.meta,
-    Precedence: rank,
-    CreatedAt: createdAt,
-    UpdatedAt: updatedAt,
-    Hash: createHash('sha256').update(JSON.stringify(rule)).digest('base64'),
-    CreateIndex: createIndex,
-    ModifyIndex: modifyIndex,
-  }
+function sourceOf({ SourceNS, SourceName }: IntentionEnds): string {
+  return `${SourceNS}/${SourceName}`
 }
 
-function exactParts(namespace: string, name: string): number {
-  if (namespace === '*') return 0
-  return name === '*' ? 1 : 2
+function destinationOf({ DestinationNS, DestinationName }: IntentionEnds): string {
+  return `${DestinationNS}/${DestinationName}`
 }
 
-function covers(namespace: string, name: string, service: ServiceName): boolean {
-  return (namespace === '*' || namespace === service.namespace) && (name === '*' || name === service.name)
+function countWildcards(end: string): number {
+  return end.split('*').length - 1
 }
 
-function sortKey(rule: IntentionRule): string {
-  return [rule.sourceNs, rule.sourceName, rule.destinationNs, rule.destinationName].join('\0')
+function endsText(ends: IntentionEnds): string {
+  return `${sourceOf(ends)} => ${destinationOf(ends)}`
+}
+
+// An end may be a wildcard: `*/*`, or `namespace/*`.
+function covers(end: string, service: string): boolean {
+  const [namespace] = service.split('/')
+  return end === service || end === `${namespace}/*` || end === '*/*'
+}
+
+/** Compares in order of evaluation: higher precedence first, then by names. */
+function compare(a: Intention, b: Intention): number {
+  return b.Precedence - a.Precedence || (endsText(a) < endsText(b) ? -1 : 1)
 }

@@ -1,35 +1,39 @@
-import type { DefaultPolicy } from './acl.js'
+/** What applies where no rule matches. */
+export type DefaultPolicy = 'allow' | 'deny'
 
 export interface TestAgentDnsOptions {
   /** Port for UDP and TCP; 0 selects a port that is free for both. @default 0 */
   port?: number
   /** Address to listen on. @default the `host` of the agent */
   host?: string
-  /** TTL of service records in milliseconds; DNS counts whole seconds. Prepared queries may set their own. @default 0 */
+  /** TTL of service records in milliseconds; DNS counts whole seconds. @default 0 */
   serviceTtlMs?: number
 }
 
 export interface TestAgentTls {
+  /** Private key in PEM. */
   key: string
+  /** Certificate in PEM. */
   cert: string
-  /** CA certificates for client certificates. */
+  /** CA certificates for client certificates, in PEM. */
   ca?: string
   /** Require a client certificate. @default false */
   requestCert?: boolean
 }
 
+/** A version of Consul. */
 export type AgentVersion = '1.8' | '1.15'
 
 export interface TestAgentOptions {
-  /** Port to listen on; 0 takes a free one. @default 0 */
+  /** Port to listen on; 0 selects a free port. @default 0 */
   port?: number
   /** Address to listen on. @default '127.0.0.1' */
   host?: string
-  /** Listen on a unix socket in place of a port. @default none */
+  /** Path of a Unix socket to listen on in place of a port. @default none */
   socketPath?: string
-  /** Serve https with this key and certificate (PEM). @default none: plain http */
+  /** Key and certificate for HTTPS. @default none: HTTP */
   tls?: TestAgentTls
-  /** Serve DNS too, over UDP and TCP: `{}` takes a free port. @default none */
+  /** Also serve DNS over UDP and TCP; `{}` selects a free port. @default none */
   dns?: TestAgentDnsOptions
   /** @default 'dc1' */
   datacenter?: string
@@ -37,28 +41,26 @@ export interface TestAgentOptions {
   nodeName?: string
   /**
    * Answer prepared queries and DNS in random order, as Consul does. False answers in the order of service IDs.
-   *
    * @default true
    */
   shuffle?: boolean
   /** Trust domain of the mesh. @default a random `<uuid>.consul` */
   trustDomain?: string
-  /** Life of a leaf in milliseconds; certificates count whole seconds. @default 259_200_000 (72 h) */
+  /** Lifetime of a leaf in milliseconds; certificates count whole seconds. @default 259_200_000 (72 h) */
   leafTtlMs?: number
-  /** What holds where no intention matches. @default the ACLs' default policy when they are on, else 'allow' */
+  /** What applies where no intention matches. @default the default policy of the ACLs if they are enabled, else 'allow' */
   defaultPolicy?: DefaultPolicy
-  /** @default off: every request may do everything, with any token */
+  /** @default disabled: every request is allowed, with any token */
   acl?: {
     enabled: boolean
-    /** What a token may do where none of its rules speaks. @default 'allow' */
+    /** What applies where no rule of a token matches. @default 'allow' */
     defaultPolicy?: DefaultPolicy
-    /** Secret of the first management token. @default a random one: see `TestAgent.managementToken` */
+    /** Secret of the first management token. @default a random secret; see `TestAgent.managementToken` */
     managementToken?: string
   }
   /**
-   * Whose answers to give where Consul's changed. From 1.15 on, `intentions/match` says its index and can be
-   * watched, and each answer names the default policy in `X-Consul-Default-ACL-Policy`.
-   *
+   * The version whose answers the agent gives. From 1.15 on, `intentions/match` returns its index and can be watched, and
+   * every answer has the default policy in `X-Consul-Default-ACL-Policy`.
    * @default '1.8'
    */
   version?: AgentVersion

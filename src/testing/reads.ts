@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto'
-import type { Changes } from './changes.js'
 import { parseDuration } from './duration.js'
 import { parseFilter } from './filter.js'
 import { HttpError, json, type Answer, type Call } from './http.js'
@@ -9,7 +8,7 @@ import type { State } from './state.js'
 const DEFAULT_WAIT_MS = 300_000
 const MAX_WAIT_MS = 600_000
 
-/** Returns the index that the client has seen; 0 asks for an answer at once. */
+/** Returns the index that the client has seen; 0 if the request does not block. */
 export function seenIndex(call: Call): number {
   const index = call.query.get('index') ?? ''
   if (index !== '' && !/^\d+$/.test(index)) throw new HttpError(400, 'Invalid index')
@@ -26,114 +25,77 @@ function waitMs(call: Call): number {
 
 /**
  * Waits for a new answer, for the wait time of the request, or for the client to close the connection.
- *
- * @param dueAt - time of the next answer that comes without a change, in milliseconds since the epoch
+ * @param dueAt - when the answer changes without a change of the state, in milliseconds since the epoch
  */
 export async function blockUntil(
   call: Call,
-  changes: Changes,
+  state: State,
   isNew: () => boolean,
   dueAt: () => number = () => Infinity,
 ): Promise<void> {
-  // Consul adds up to a sixteenth to spread the requests of many clients.
-  const wait = waitMs(call)
-  const deadline = Date.now() + wait + Math.random() * (wait / 16)
+  // Consul adds up to a sixteenth, which spreads the requests of many clients.
+  const deadline = Date.now() + waitMs(call) * (1 + Math.random() / 16)
   while (!isNew() && Date.now() < deadline && !call.signal.aborted) {
-    await call.blocked(changes.next(Math.min(deadline, dueAt()) - Date.now(), call.signal))
+    const timeoutMs = Math.min(deadline, dueAt()) - Date.now()
+    await call.blocked(state.changes.next(call.signal, timeoutMs))
   }
 }
 
-/** Blocks if the client has seen the index; otherwise returns at once. */
-export async function blockOnIndex(call: Call, changes: Changes, index: () => number): Promise<void> {
+/** Blocks until the index is larger than the index that the client has seen. Returns at once for a client without one. */
+export async function blockOnIndex(call: Call, state: State, index: () => number): Promise<void> {
   const seen = seenIndex(call)
-  // Consul rejects a malformed wait time without an index too.
+  // Consul rejects an invalid wait time without an index too.
   waitMs(call)
-  if (seen > 0) await blockUntil(call, changes, () => index() > seen)
+  if (seen > 0) await blockUntil(call, state, () => index() > seen)
 }
 
 /**
- * Answers a read of the local agent, which blocks by hash.
- *
- * @param read - makes the answer, without a hash for the answer that is hashed; throws the error to answer with
+ * Answers a read of the local agent, which blocks by a hash of the content.
+ * @param read - returns the body; throws the error to answer with. The hashed body has no `contentHash`.
  */
 export async function hashed(
   call: Call,
   state: State,
   read: (contentHash?: string) => JsonObject,
 ): Promise<Answer> {
-  // Consul validates the index although these endpoints ignore it.
+  // Consul validates the index, which these endpoints do not use.
   seenIndex(call)
   waitMs(call)
   const seen = call.query.get('hash') ?? ''
-  let hash = hashOf(read())
-  const isNew = (): boolean => {
-    hash = hashOf(read())
-    return hash !== seen
-  }
-  if (seen !== '') await blockUntil(call, state.changes, isNew)
-  return json(read(hash), { 'X-Consul-ContentHash': hash })
+  const hash = (): string => createHash('sha256').update(JSON.stringify(read())).digest('hex').slice(0, 16)
+  if (seen !== '') await blockUntil(call, state, () => hash() !== seen)
+  const current = hash()
+  return json(read(current), { 'X-Consul-ContentHash': current })
 }
 
-function hashOf(body: JsonObject): string {
-  return createHash('sha256').update(JSON.stringify(body)).digest('hex').slice(0, 16)
-}
-
-/** Throws Consul's error for a request to another datacenter: the embedded agent has one. */
-export function checkDatacenter(call: Call, state: State, headers: Record<string, string> = {}): void {
+/** Rejects a request to another datacenter: the embedded agent has one. */
+export function checkDatacenter(call: Call, state: State): void {
   const datacenter = call.query.get('dc') ?? ''
-  if (datacenter !== '' && datacenter !== state.datacenter)
-    throw new HttpError(500, 'No path to datacenter', headers)
+  if (datacenter !== '' && datacenter !== state.datacenter) throw new HttpError(500, 'No path to datacenter')
 }
 
-export function indexHeaders(index: number, knownLeader = true): Record<string, string> {
-  return {
-    'X-Consul-Index': String(index),
-    'X-Consul-KnownLeader': String(knownLeader),
-    'X-Consul-LastContact': '0',
-  }
+export function indexHeader(index: number): Record<string, string> {
+  return { 'X-Consul-Index': String(index) }
 }
-
-/** Headers of an error that comes from Consul's servers. */
-export const errorHeaders: Record<string, string> = indexHeaders(1, false)
 
 /**
- * Answers a read that Consul's servers answer: waits for a change if the client has seen the index, then answers with the
- * index headers. `read` runs before and after the wait: the first call rejects a bad token or filter at once.
+ * Answers a read that blocks by an index. `read` runs before and after the wait: the first call rejects an invalid token or
+ * filter at once.
  */
 export async function indexed(
   call: Call,
   state: State,
-  source: { index: () => number; read: () => Json; headers?: Record<string, string> },
+  index: () => number,
+  read: () => Json,
 ): Promise<Answer> {
-  try {
-    checkDatacenter(call, state)
-    source.read()
-    await blockOnIndex(call, state.changes, source.index)
-    return json(source.read(), { ...indexHeaders(source.index()), ...source.headers })
-  } catch (error) {
-    if (error instanceof HttpError && error.status !== 400) {
-      throw new HttpError(error.status, error.message, { ...errorHeaders, ...error.headers })
-    }
-    throw error
-  }
+  checkDatacenter(call, state)
+  read()
+  await blockOnIndex(call, state, index)
+  return json(read(), indexHeader(index()))
 }
 
 /** Returns the items that match the `filter` parameter. */
-export function filtered(call: Call, items: JsonObject[]): JsonObject[] {
+export function filtered<T extends Json>(call: Call, items: T[]): T[] {
   const expression = call.query.get('filter') ?? ''
   return expression === '' ? items : items.filter(parseFilter(expression))
-}
-
-/** The header in which Consul repeats the consistency that a read asked for. */
-export function consistencyHeader(call: Call): Record<string, string> {
-  return { 'X-Consul-Effective-Consistency': consistency(call) }
-}
-
-export function consistency(call: Call): string {
-  const stale = call.query.has('stale')
-  const consistent = call.query.has('consistent')
-  if (stale && consistent) {
-    throw new HttpError(400, 'Cannot specify ?stale with ?consistent, conflicting semantics.')
-  }
-  return stale ? 'stale' : consistent ? 'consistent' : 'leader'
 }

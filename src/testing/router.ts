@@ -1,11 +1,12 @@
-import { empty, text, type Answer, type Call, type Handler } from './http.js'
+import { empty, text, type Answer, type Call } from './http.js'
+import type { State } from './state.js'
 
-type Method = 'GET' | 'PUT' | 'POST' | 'DELETE'
+export type Handler = (call: Call, state: State) => Answer | Promise<Answer>
 
-/** Handlers by path, then method. A path that ends in a slash also takes everything below it, as `rest`. */
-export type Routes = Record<string, Partial<Record<Method, Handler>>>
+/** Handlers by path and method. A path that ends with a slash also matches all paths below it. */
+export type Routes = Record<string, Partial<Record<'GET' | 'PUT' | 'POST' | 'DELETE', Handler>>>
 
-/** Finds the handler for a path as Go's ServeMux does: exact paths first, then the longest prefix. */
+/** Finds the handler of a request like Go's ServeMux: by the exact path, or by the longest prefix. */
 export class Router {
   readonly #routes: Routes
   readonly #prefixes: string[]
@@ -17,19 +18,17 @@ export class Router {
       .sort((a, b) => b.length - a.length)
   }
 
-  async handle(call: Call): Promise<Answer> {
+  async handle(call: Call, state: State): Promise<Answer> {
     const path = decodePath(call.path)
-    const route =
-      path === undefined || path in this.#routes
-        ? path
-        : this.#prefixes.find((prefix) => path.startsWith(prefix))
+    const isExact = path === undefined || Object.hasOwn(this.#routes, path)
+    const route = isExact ? path : this.#prefixes.find((prefix) => path.startsWith(prefix))
     const methods = route === undefined ? undefined : this.#routes[route]
     if (path === undefined || route === undefined || !methods) return empty(404)
-    const allow = ['OPTIONS', ...Object.keys(methods)].join(',')
-    if (call.method === 'OPTIONS') return empty(200, { Allow: allow })
+    const Allow = ['OPTIONS', ...Object.keys(methods)].join(',')
+    if (call.method === 'OPTIONS') return { status: 200, headers: { Allow } }
     const handler = Object.entries(methods).find(([method]) => method === call.method)?.[1]
-    if (!handler) return text(405, `method ${call.method} not allowed`, { Allow: allow })
-    return await handler({ ...call, rest: path.slice(route.length) })
+    if (handler) return await handler({ ...call, rest: path.slice(route.length) }, state)
+    return text(405, `method ${call.method} not allowed`, { Allow })
   }
 }
 

@@ -2,52 +2,49 @@ import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import { Socket } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { buffer } from 'node:stream/consumers'
+import { sleep, systemClock } from '../base/clock.js'
+import { formatHostPort } from '../base/host-port.js'
+import { replacement, type FaultAnswer, type Faults } from './faults.js'
 import type { Gate } from './gate.js'
 import { HttpError, text, type AgentRequest, type Answer, type Call } from './http.js'
-import type { TestAgentTls } from './options.js'
-import { replacement, type FaultAnswer, type Faults, type Requests } from './requests.js'
+import type { TestAgentOptions } from './options.js'
+import type { Requests } from './requests.js'
 
-const MAX_BODY_BYTES = 1024 * 1024
-
-interface ListenOptions {
-  host: string
-  port: number
-  socketPath: string | undefined
-  tls: TestAgentTls | undefined
-}
+const LOOPBACK = '127.0.0.1'
 
 interface AgentServices {
-  handle: (call: Call) => Promise<Answer>
-  /** Headers of every answer. */
-  headers: () => Record<string, string>
-  requests: Requests
-  faults: Faults
-  /** Closed while the agent is paused. */
-  gate: Gate
+  readonly handle: (call: Call) => Promise<Answer>
+  /** Returns the headers of every answer. */
+  readonly headers: () => Record<string, string>
+  readonly requests: Requests
+  readonly faults: Faults
+  /** Holds answers back while the agent is paused. */
+  readonly gate: Gate
 }
 
-/** The HTTP server of the agent: sockets, bodies, and faults. */
+/** The HTTP server of the agent: connections, bodies, and faults. */
 export class AgentServer {
-  readonly #options: ListenOptions
+  readonly #options: TestAgentOptions
   readonly #services: AgentServices
   #server: Server | undefined
   #closed: Promise<unknown> = Promise.resolve()
   #port: number
 
-  constructor(options: ListenOptions, services: AgentServices) {
+  constructor(options: TestAgentOptions, services: AgentServices) {
     this.#options = options
     this.#services = services
-    this.#port = options.port
+    this.#port = options.port ?? 0
   }
 
-  get port(): number {
-    return this.#port
+  /** `host:port`, or `unix://path`. */
+  get address(): string {
+    const { host = LOOPBACK, socketPath } = this.#options
+    return socketPath === undefined ? formatHostPort({ host, port: this.#port }) : `unix://${socketPath}`
   }
 
   async listen(): Promise<void> {
-    if (this.#server) return
-    const { host, socketPath, tls } = this.#options
+    const { host = LOOPBACK, socketPath, tls } = this.#options
     const onRequest = (request: IncomingMessage, response: ServerResponse): void => {
       void this.#serve(request, response)
     }
@@ -93,35 +90,29 @@ export class AgentServer {
     try {
       await gate.open
       let fault = faults.take(request)
-      const body = await readBody(message)
+      const body = await buffer(message)
       if (fault && !(await apply(fault, response, gone.signal))) return
       let answer = (fault && replacement(fault)) ?? (await this.#answer(request, body, gone.signal))
       await gate.open
       if (!fault) {
-        // A fault that was added while the request waited in a blocking query applies too.
+        // A fault that was added while the request waited in a blocking query also applies.
         fault = faults.take(request)
         if (fault && !(await apply(fault, response, gone.signal))) return
         answer = (fault && replacement(fault)) ?? answer
       }
-      send(
-        response,
-        { ...answer, headers: { ...headers(), ...answer.headers } },
-        request.query.has('pretty'),
-        fault,
-      )
+      send(response, { ...answer, headers: { ...headers(), ...answer.headers } }, fault)
     } catch {
-      // The client closed the connection within its request.
+      // The client closed the connection before the end of its request.
       response.destroy()
     }
   }
 
-  async #answer(request: AgentRequest, body: Buffer | undefined, signal: AbortSignal): Promise<Answer> {
-    if (!body) return text(413, `Request body too large, max size: ${MAX_BODY_BYTES} bytes.`)
+  async #answer(request: AgentRequest, body: Buffer, signal: AbortSignal): Promise<Answer> {
     const blocked = (wait: Promise<void>): Promise<void> => this.#services.requests.block(request, wait)
     try {
       return await this.#services.handle({ ...request, rest: '', body, signal, blocked })
     } catch (error) {
-      if (error instanceof HttpError) return text(error.status, error.message, error.headers)
+      if (error instanceof HttpError) return text(error.status, error.message)
       return text(500, error instanceof Error ? error.message : String(error))
     }
   }
@@ -133,25 +124,14 @@ function parseRequest(message: IncomingMessage): AgentRequest {
   const query = new URLSearchParams(search)
   const header = message.headers['x-consul-token']
   const bearer = /^bearer +(\S+)$/i.exec(message.headers.authorization ?? '')?.[1]
-  // Consul's order: the query, its own header, then the header of RFC 6750.
+  // Consul's order: the query, X-Consul-Token, then Authorization (RFC 6750).
   const token = query.get('token') ?? (typeof header === 'string' ? header : bearer)
   return { method: message.method ?? 'GET', path, url, query, token: token === '' ? undefined : token }
 }
 
-/** Reads the body; undefined if it is too large. */
-async function readBody(message: IncomingMessage): Promise<Buffer | undefined> {
-  const chunks: Buffer[] = []
-  let size = 0
-  for await (const chunk of message as AsyncIterable<Buffer>) {
-    size += chunk.length
-    if (size <= MAX_BODY_BYTES) chunks.push(chunk)
-  }
-  return size > MAX_BODY_BYTES ? undefined : Buffer.concat(chunks)
-}
-
-/** Applies the part of a fault that precedes the answer. @returns false if there will be no answer */
+/** Applies the part of a fault before the answer. @returns false if there is no answer */
 async function apply(fault: FaultAnswer, response: ServerResponse, signal: AbortSignal): Promise<boolean> {
-  if (fault.delayMs !== undefined) await sleep(fault.delayMs, undefined, { signal }).catch(() => undefined)
+  if (fault.delayMs !== undefined) await sleep(systemClock, fault.delayMs, signal)
   if (fault.reset) {
     const { socket } = response
     // TLS sockets have no method to reset the connection.
@@ -161,12 +141,11 @@ async function apply(fault: FaultAnswer, response: ServerResponse, signal: Abort
   return !fault.hang && !fault.reset && !signal.aborted
 }
 
-function send(response: ServerResponse, answer: Answer, pretty: boolean, fault: FaultAnswer = {}): void {
+function send(response: ServerResponse, answer: Answer, fault: FaultAnswer = {}): void {
   if (response.destroyed) return
   let body = answer.body ?? ''
   if (answer.json !== undefined) {
-    const json = fault.transform ? fault.transform(structuredClone(answer.json)) : answer.json
-    body = pretty ? `${JSON.stringify(json, null, 4)}\n` : JSON.stringify(json)
+    body = JSON.stringify(fault.transform ? fault.transform(structuredClone(answer.json)) : answer.json)
     response.setHeader('Content-Type', 'application/json')
   }
   const bytes = Buffer.from(body)

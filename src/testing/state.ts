@@ -1,63 +1,42 @@
 import { randomUUID } from 'node:crypto'
-import { Acl, type DefaultPolicy } from './acl.js'
+import { Acl } from './acl.js'
 import { Catalog } from './catalog.js'
 import { Changes } from './changes.js'
 import { ConnectCa } from './connect-ca.js'
 import { Intentions } from './intentions.js'
-import type { AgentVersion, TestAgentOptions } from './options.js'
+import type { AgentVersion, DefaultPolicy, TestAgentOptions } from './options.js'
 import { PreparedQueries } from './queries.js'
 
-/** State of the agent. `restart({ forget: true })` replaces it. */
-export interface State {
-  version: AgentVersion
-  datacenter: string
-  /** What holds where no intention matches. */
-  defaultPolicy: DefaultPolicy
-  changes: Changes
-  acl: Acl
-  catalog: Catalog
-  queries: PreparedQueries
-  /** Whether to answer in random order where Consul does. */
-  shuffle: boolean
-  /** Undefined while Connect is off. */
-  connect: ConnectCa | undefined
-  intentions: Intentions
-  /** The key-value store. */
-  kv: Map<string, Buffer>
-}
+const LEAF_TTL_MS = 72 * 3_600_000
 
-export function createState(options: TestAgentOptions): State {
-  const datacenter = options.datacenter ?? 'dc1'
-  const aclEnabled = options.acl?.enabled ?? false
-  const aclDefault = options.acl?.defaultPolicy ?? 'allow'
-  const changes = new Changes()
-  const catalog = new Catalog(changes, {
-    name: options.nodeName ?? 'embedded',
-    id: randomUUID(),
-    datacenter,
-  })
-  return {
-    version: options.version ?? '1.8',
-    datacenter,
-    defaultPolicy: options.defaultPolicy ?? (aclEnabled ? aclDefault : 'allow'),
-    changes,
-    acl: new Acl(changes, {
-      enabled: aclEnabled,
-      defaultPolicy: aclDefault,
-      managementToken: options.acl?.managementToken ?? randomUUID(),
-    }),
-    catalog,
-    queries: new PreparedQueries(changes),
-    shuffle: options.shuffle ?? true,
-    connect:
-      options.connect === false
-        ? undefined
-        : new ConnectCa(changes, {
-            datacenter,
-            leafTtlMs: options.leafTtlMs ?? 72 * 3_600_000,
-            ...(options.trustDomain === undefined ? {} : { trustDomain: options.trustDomain }),
-          }),
-    intentions: new Intentions(changes),
-    kv: new Map(),
+/** The state of the agent. `restart({ forget: true })` replaces it. */
+export class State {
+  readonly version: AgentVersion
+  readonly datacenter: string
+  /** What applies where no intention matches. */
+  readonly defaultPolicy: DefaultPolicy
+  /** Whether to answer in random order where Consul does. */
+  readonly shuffle: boolean
+  readonly changes: Changes = new Changes()
+  readonly acl: Acl
+  readonly catalog: Catalog
+  readonly queries: PreparedQueries = new PreparedQueries(this.changes)
+  readonly intentions: Intentions = new Intentions(this.changes)
+  /** Undefined if Connect is disabled. */
+  readonly connect: ConnectCa | undefined
+  /** The key-value store. */
+  readonly kv: Map<string, Buffer> = new Map()
+
+  constructor(options: TestAgentOptions) {
+    const { datacenter = 'dc1', nodeName = 'embedded', leafTtlMs = LEAF_TTL_MS, trustDomain } = options
+    const { enabled = false, defaultPolicy = 'allow', managementToken = randomUUID() } = options.acl ?? {}
+    this.version = options.version ?? '1.8'
+    this.datacenter = datacenter
+    this.defaultPolicy = options.defaultPolicy ?? (enabled ? defaultPolicy : 'allow')
+    this.shuffle = options.shuffle ?? true
+    this.acl = new Acl(this.changes, { enabled, defaultPolicy, managementToken })
+    this.catalog = new Catalog(this.changes, { nodeName, datacenter })
+    if (options.connect !== false)
+      this.connect = new ConnectCa(this.changes, { datacenter, leafTtlMs, trustDomain })
   }
 }

@@ -4,7 +4,6 @@ import type { Answered, Recorder } from './comparison.js'
 
 export async function certificates(record: Recorder): Promise<void> {
   await record('roots', 'GET /v1/connect/ca/roots')
-  await record('roots as PEM', 'GET /v1/connect/ca/roots?pem=true')
   await record('roots elsewhere', 'GET /v1/connect/ca/roots?dc=nope')
   await record('roots at a bad index', 'GET /v1/connect/ca/roots?index=abc')
   await record('agent roots, first', 'GET /v1/agent/connect/ca/roots')
@@ -14,8 +13,6 @@ export async function certificates(record: Recorder): Promise<void> {
   await record('leaf, again', 'GET /v1/agent/connect/ca/leaf/web')
   await record('leaf at an old index', 'GET /v1/agent/connect/ca/leaf/web?index=1&wait=1s')
   await record('leaf of an odd name', 'GET /v1/agent/connect/ca/leaf/a%20b')
-  await record('leaf of a path', 'GET /v1/agent/connect/ca/leaf/a/b')
-  await record('leaf without a name', 'GET /v1/agent/connect/ca/leaf/')
   await record('leaf elsewhere', 'GET /v1/agent/connect/ca/leaf/web?dc=nope')
   await record('leaf, deleted', 'DELETE /v1/agent/connect/ca/leaf/web')
   await record('CA configuration', 'GET /v1/connect/ca/configuration')
@@ -41,7 +38,9 @@ export async function blocking(record: Recorder): Promise<void> {
   const listed = '/v1/connect/intentions'
   const { index } = await record('intentions before', `GET ${listed}`)
   answers.push(record('intentions after', `GET ${listed}?index=${index}&wait=30s`))
-  answers.push(record('match after', `GET ${listed}/match?by=source&name=watched&index=${index}&wait=30s`))
+  answers.push(
+    record('match after', `GET ${listed}/match?by=destination&name=watched&index=${index}&wait=30s`),
+  )
   await record('register watched again', put, { body: { ...definition, Port: 2 } })
   await record('intend for watched', `POST ${listed}`, {
     body: { SourceName: 'watched', DestinationName: 'watched', Action: 'deny' },
@@ -76,7 +75,6 @@ export async function withoutConnect(record: Recorder): Promise<void> {
   }
   await record('configuration', 'GET /v1/connect/ca/configuration')
   await record('intentions', 'GET /v1/connect/intentions')
-  await record('check', 'GET /v1/connect/intentions/check?source=a&destination=web')
   const body = { Target: 'web', ClientCertURI: 'spiffe://x.consul/ns/default/dc/dc1/svc/a' }
   await record('authorize', 'POST /v1/agent/connect/authorize', { body })
 }

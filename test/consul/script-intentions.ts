@@ -8,7 +8,6 @@ const intentionBodies: Record<string, unknown> = {
   'without an action': { SourceName: 'a', DestinationName: 'web' },
   'with an unknown action': { SourceName: 'a', DestinationName: 'web', Action: 'maybe' },
   'with an unknown field': { SourceName: 'a', DestinationName: 'web', Action: 'deny', Bogus: 1 },
-  'with half a wildcard': { SourceName: 'a*', DestinationName: 'web', Action: 'allow' },
   'of another source type': { SourceName: '*', DestinationName: 'web', Action: 'deny', SourceType: 'bogus' },
   'a to web': {
     SourceName: 'a',
@@ -29,7 +28,6 @@ export async function intentions(record: Recorder): Promise<void> {
   const list = '/v1/connect/intentions'
   await record('no intentions', `GET ${list}`)
   await record('no match', `GET ${list}/match?by=destination&name=web`)
-  await record('check without intentions', `GET ${list}/check?source=a&destination=b`)
   let id = ''
   for (const [name, body] of Object.entries(intentionBodies)) {
     const created = await record(`intention ${name}`, `POST ${list}`, { body })
@@ -40,43 +38,21 @@ export async function intentions(record: Recorder): Promise<void> {
   await record('intentions, filtered', `GET ${list}?filter=${watched}`)
   await record('intentions at an old index', `GET ${list}?index=1&wait=1s`)
   await record('intentions at an index to come', `GET ${list}?index=999999&wait=10ms`)
-  for (const query of [
-    'by=destination&name=web',
-    'by=destination&name=web&name=db',
-    'by=source&name=a',
-    'by=destination',
-    'by=foo&name=web',
-    'name=web',
-  ]) {
+  for (const query of ['by=destination&name=web', 'by=destination&name=web&name=db']) {
     await record(`match ${query}`, `GET ${list}/match?${query}`)
-  }
-  for (const query of [
-    'source=a&destination=web',
-    'source=a&destination=other',
-    'source=c&destination=other',
-    'source=a',
-    'destination=a',
-    'source=a&destination=b&source-type=bogus',
-  ]) {
-    await record(`check ${query}`, `GET ${list}/check?${query}`)
   }
   const rule = { SourceName: 'a', DestinationName: 'web', Action: 'allow' }
   const missing = '00000000-0000-0000-0000-000000000000'
-  await record('intention by id', `GET ${list}/${id}`)
-  await record('intention by an invalid id', `GET ${list}/nope`)
-  await record('intention by an unknown id', `GET ${list}/${missing}`)
   await record('update intention', `PUT ${list}/${id}`, { body: rule })
   await record('update intention partially', `PUT ${list}/${id}`, { body: { Action: 'allow' } })
   await record('update intention into a duplicate', `PUT ${list}/${id}`, {
     body: { SourceName: 'b', DestinationName: 'db', Action: 'allow' },
   })
   await record('update an unknown intention', `PUT ${list}/${missing}`, { body: rule })
-  await record('update intention by an invalid id', `PUT ${list}/nope`, { body: rule })
-  await record('intention after the update', `GET ${list}/${id}`)
+  await record('intentions after the update', `GET ${list}`)
   await record('post to an intention', `POST ${list}/${id}`, { body: rule })
   await record('delete intention', `DELETE ${list}/${id}`)
   await record('delete intention again', `DELETE ${list}/${id}`)
-  await record('delete intention by an invalid id', `DELETE ${list}/nope`)
 }
 
 export async function authorization(record: Recorder): Promise<void> {

@@ -53,12 +53,6 @@ const registrations: Record<string, unknown> = {
     Connect: { Native: true },
     Proxy: { DestinationServiceName: 'web' },
   },
-  'of bad upstreams': {
-    Name: 'x',
-    Kind: 'connect-proxy',
-    Port: 2,
-    Proxy: { DestinationServiceName: 'web', Upstreams: [{ LocalBindPort: 9191 }, { DestinationName: 'x' }] },
-  },
   'with a check without a kind': { Name: 'x', Check: { Interval: '10s' } },
   'with an invalid TTL': { Name: 'x', Check: { TTL: 'abc' } },
   'with a TCP check without an interval': { Name: 'x', Check: { TCP: '127.0.0.1:1' } },
@@ -113,10 +107,9 @@ export async function registration(record: Recorder): Promise<void> {
   await record('deregister an unknown id', 'PUT /v1/agent/service/deregister/nope')
   await record('deregister without an id', 'PUT /v1/agent/service/deregister/')
   await record('deregister', 'PUT /v1/agent/service/deregister/lower')
-  await record.until('GET /v1/catalog/services', {
-    has: ['shop-proxy', 'tagged', 'snake-proxy', 'odd'],
-    lacks: ['lower'],
-  })
+  for (const name of ['shop-proxy', 'tagged', 'snake-proxy', 'odd'])
+    await record.until(`GET /v1/health/service/${name}`, { has: [name] })
+  await record.until('GET /v1/health/service/lower', { lacks: ['lower'] })
   await record.until('GET /v1/health/service/web', {
     has: ['"service:web"', '"service:web2:1"', '"service:web2:2"'],
   })
@@ -128,8 +121,6 @@ const filters: Record<string, string> = {
   'by key': 'Service.Meta["v"] == "1"',
   unequal: 'Service.Meta.v != "1"',
   both: 'Service.ID == "web2" and not (Service.Meta.v == "1" or Service.Port == 8080)',
-  contains: 'Service.Tags contains "a"',
-  'not contains': 'Service.Tags not contains a',
   in: 'a in Service.Tags',
   'not in': '"a" not in Service.Tags',
   'in another case': 'A in Service.Tags',
@@ -154,14 +145,12 @@ const filters: Record<string, string> = {
 }
 
 const filtersElsewhere: Record<string, string> = {
-  'agent/services': 'Tags contains a and Port == 8080',
-  'health/checks/web': 'Status == passing',
+  'agent/services': 'a in Tags and Port == 8080',
   'connect/intentions': 'SourceName == nope',
 }
 
 export async function discovery(record: Recorder): Promise<void> {
-  await record('catalog services', 'GET /v1/catalog/services')
-  for (const path of ['health/service', 'health/connect', 'health/checks']) {
+  for (const path of ['health/service', 'health/connect']) {
     await record(`${path} web`, `GET /v1/${path}/web`)
     await record(`${path} WEB`, `GET /v1/${path}/WEB`)
     for (const name of ['weighed', 'six', 'named', 'tagged', 'snake-proxy', 'odd']) {
@@ -177,30 +166,13 @@ export async function discovery(record: Recorder): Promise<void> {
   for (const path of ['health/service', 'health/connect']) {
     await record(`${path} without a name`, `GET /v1/${path}/`)
   }
-  for (const query of [
-    'passing',
-    'passing=1',
-    'passing=false',
-    'passing=maybe',
-    'tag=a',
-    'tag=A&tag=b',
-    'tag=zz',
-  ]) {
+  for (const query of ['passing', 'passing=1', 'passing=false', 'tag=a', 'tag=A&tag=b', 'tag=zz']) {
     await record(`health ${query}`, `GET /v1/health/service/web?${query}`)
   }
-  for (const query of [
-    'stale',
-    'consistent',
-    'stale&consistent',
-    'near=_agent',
-    'index=abc',
-    'wait=abc',
-    'wait=-1s',
-  ]) {
+  for (const query of ['near=_agent', 'index=abc', 'wait=abc', 'wait=-1s']) {
     await record(`health ${query}`, `GET /v1/health/service/nope?${query}`)
   }
   await record('health at an index to come', 'GET /v1/health/service/web?index=999999&wait=10ms')
-  await record('catalog at an index to come', 'GET /v1/catalog/services?index=999999&wait=10ms')
   for (const [name, filter] of Object.entries(filters)) {
     await record(`filter ${name}`, `GET /v1/health/service/web?filter=${encodeURIComponent(filter)}`)
   }
@@ -216,14 +188,6 @@ export async function checks(record: Recorder): Promise<void> {
     }
   }
   await record('checks of the agent', 'GET /v1/agent/checks')
-  const updates: Record<string, unknown> = {
-    good: { Status: 'critical', Output: 'ill' },
-    'of an unknown status': { Status: 'bogus' },
-    'without a body': '',
-  }
-  for (const [name, body] of Object.entries(updates)) {
-    await record(`check update ${name}`, 'PUT /v1/agent/check/update/mine', { body })
-  }
   const definitions: Record<string, unknown> = {
     'of the node': { Name: 'node check', ID: 'node', TTL: '1h', Status: 'passing' },
     'of a service': { Name: 'more', ID: 'more', ServiceID: 'web', TTL: '1h', Status: 'passing' },
@@ -238,10 +202,10 @@ export async function checks(record: Recorder): Promise<void> {
   for (const [name, body] of Object.entries(definitions)) {
     await record(`check register ${name}`, 'PUT /v1/agent/check/register', { body })
   }
-  await record.until('GET /v1/health/checks/native', { has: ['refused', 'TTL expired', '"ill"'] })
+  await record.until('GET /v1/health/service/native', { has: ['refused', 'TTL expired'] })
   await record.until('GET /v1/health/service/web?passing', { has: ['"web"', '"node"', '"more"'] })
   await record('pass a TCP check', 'PUT /v1/agent/check/pass/closed')
-  await record('checks that failed', 'GET /v1/health/checks/native')
+  await record('checks that failed', 'GET /v1/health/service/native')
   await record('health with a check of the node', 'GET /v1/health/service/web?passing')
   await record('pass an expired check', 'PUT /v1/agent/check/pass/short?note=late')
   for (const id of ['short', 'closed', 'node', 'more', 'nope']) {

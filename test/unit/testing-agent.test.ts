@@ -14,7 +14,7 @@ import { TestAgent, TestCa } from '../../src/testing/index.js'
 const cli = fileURLToPath(new URL('../../src/testing/cli.ts', import.meta.url))
 const entry = new URL('../../src/testing/index.ts', import.meta.url).href
 
-/** Runs node with the loader that runs these tests. */
+/** Runs node with the loader of these tests. Sends SIGTERM when the output contains `stopAfter`. */
 async function node(args: string[], stopAfter?: string): Promise<{ code: number | null; output: string }> {
   const child = spawn(process.execPath, ['--import', 'tsx', ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
   let output = ''
@@ -28,28 +28,7 @@ async function node(args: string[], stopAfter?: string): Promise<{ code: number 
   return { code: child.exitCode, output }
 }
 
-void describe('metadata of a service', () => {
-  for (const [meta, problem] of [
-    [{ 'consul-x': '1' }, /Key prefix 'consul-' is reserved for internal use$/],
-    [{ 'a b': '1' }, /Key contains invalid characters$/],
-    [{ '': '1' }, /Key cannot be blank$/],
-    [{ ['k'.repeat(129)]: 'v' }, /Key is too long \(limit: 128 characters\)$/],
-    [{ k: 'v'.repeat(513) }, /Value is too long \(limit: 512 characters\)$/],
-    [
-      Object.fromEntries(Array.from({ length: 65 }, (_, i) => [`k${i}`, 'v'])),
-      /more than 64 key\/value pairs$/,
-    ],
-  ] as const) {
-    it(`is refused as by Consul: ${String(problem)}`, async () => {
-      await using agent = await TestAgent.start()
-      assert.throws(() => {
-        agent.registerService({ Name: 'web', Meta: meta })
-      }, problem)
-    })
-  }
-})
-
-void describe('the agent comes and goes', () => {
+void describe('the lifetime of the agent', () => {
   it('keeps its port and its state over a restart', async () => {
     await using agent = await TestAgent.start()
     const { address, ca } = agent
@@ -62,7 +41,7 @@ void describe('the agent comes and goes', () => {
     assert.match(await (await fetch(`${agent.url}/v1/agent/services`)).text(), /"web"/)
   })
 
-  it('forgets when told to, but for the name of its trust domain', async () => {
+  it('drops its state on request, except for the trust domain and the management token', async () => {
     await using agent = await TestAgent.start({ acl: { enabled: true } })
     const { ca, trustDomain, managementToken } = agent
     agent.setIntention('a', 'b', 'deny')
@@ -73,7 +52,7 @@ void describe('the agent comes and goes', () => {
     assert.deepEqual(await (await fetch(`${agent.url}/v1/connect/intentions`)).json(), [])
   })
 
-  it('closes twice, and with requests in the air', async () => {
+  it('closes with pending requests, and a second time', async () => {
     const agent = await TestAgent.start()
     agent.pause()
     const request = fetch(`${agent.url}/v1/agent/services`)
@@ -82,7 +61,7 @@ void describe('the agent comes and goes', () => {
     await agent.close()
   })
 
-  it('says when its port is taken', async () => {
+  it('rejects if the port is in use', async () => {
     const other = createServer().listen(0, '127.0.0.1')
     await once(other, 'listening')
     const address = other.address()
@@ -91,7 +70,7 @@ void describe('the agent comes and goes', () => {
     other.close()
   })
 
-  it('leaves nothing that holds the process', async () => {
+  it('leaves nothing open that keeps the process alive', async () => {
     const program = `
       import { TestAgent } from ${JSON.stringify(entry)}
       const agent = await TestAgent.start({ leafTtlMs: 60_000, dns: {} })
@@ -116,28 +95,28 @@ void describe('the agent comes and goes', () => {
   })
 })
 
-void describe('the agent listens', () => {
-  it('on a unix socket', async () => {
+void describe('the listener of the agent', () => {
+  it('listens on a Unix socket', async () => {
     const directory = await mkdtemp(join(tmpdir(), 'consul-connect-'))
     const socketPath = join(directory, 'agent.sock')
     {
       await using agent = await TestAgent.start({ socketPath })
       assert.equal(agent.address, `unix://${socketPath}`)
       assert.equal(agent.url, agent.address)
-      const request = get({ socketPath, path: '/v1/status/leader' })
+      const request = get({ socketPath, path: '/v1/agent/self' })
       const [response] = (await once(request, 'response')) as [{ statusCode?: number }]
       assert.equal(response.statusCode, 200)
     }
     await rm(directory, { recursive: true })
   })
 
-  it('with TLS, and asks for a certificate', async () => {
+  it('serves TLS and requires a client certificate', async () => {
     const ca = TestCa.create()
     const server = ca.issue({ ips: ['127.0.0.1'] })
     const client = ca.issue({ service: 'client' })
     const tls = { key: server.privateKeyPem, cert: server.chainPem, ca: ca.rootPem, requestCert: true }
     await using agent = await TestAgent.start({ tls })
-    const url = `${agent.url}/v1/status/leader`
+    const url = `${agent.url}/v1/agent/self`
     const ask = async (identity: { key?: string; cert?: string }): Promise<number | undefined> => {
       const request = httpsRequest(url, { ca: ca.rootPem, agent: false, ...identity }).end()
       const [response] = (await once(request, 'response')) as [{ statusCode?: number; resume: () => void }]
@@ -150,8 +129,8 @@ void describe('the agent listens', () => {
   })
 })
 
-void describe('tokens', () => {
-  it('have the rules they were made with', async () => {
+void describe('a token', () => {
+  it('grants what its rules say', async () => {
     await using agent = await TestAgent.start({ acl: { enabled: true, defaultPolicy: 'deny' } })
     const web = agent.createToken({ services: { web: 'write' }, intentions: { web: 'write' } })
     const reader = agent.createToken({ services: { '*': 'read' } })
@@ -177,30 +156,33 @@ void describe('tokens', () => {
   })
 })
 
-void describe('the command', () => {
-  it('runs an agent until it is told to stop', async () => {
+void describe('the command-line program', () => {
+  it('runs an agent until SIGTERM', async () => {
     const { code, output } = await node(
       [cli, '--port', '0', '--dns-port', '0', '--default', 'deny'],
-      'Stop it',
+      'Ctrl-C',
     )
     assert.equal(code, 0)
     assert.match(
       output,
-      /^Consul agent on http:\/\/127\.0\.0\.1:\d+ .*\nDNS on 127\.0\.0\.1:\d+\n.*for development and tests only.*\n$/,
+      /^Consul agent: http:\/\/127\.0\.0\.1:\d+ .*\nDNS: 127\.0\.0\.1:\d+\n.*for development and tests only.*\n$/,
     )
   })
 
-  it('leaves DNS off when told to', async () => {
-    const { code, output } = await node([cli, '--port', '0', '--dns-port', 'off'], 'Stop it')
+  it('serves no DNS with --dns-port off', async () => {
+    const { code, output } = await node([cli, '--port', '0', '--dns-port', 'off'], 'Ctrl-C')
     assert.equal(code, 0)
     assert.doesNotMatch(output, /DNS/)
   })
 
-  it('explains a mistake in one line', async () => {
+  it('reports a mistake in one line', async () => {
     const mistakes: Record<string, string[]> = {
-      "agent: --port takes 0 to 65535, not 'x' (see --help)\n": ['--port', 'x'],
-      "agent: --dns-port takes 0 to 65535, not '70000' (see --help)\n": ['--dns-port', '70000'],
-      "agent: --default takes allow or deny, not 'maybe' (see --help)\n": ['--default', 'maybe'],
+      'agent: --port: expected a port from 0 to 65535, got the string "x" (see --help)\n': ['--port', 'x'],
+      'agent: --dns-port: expected a port from 0 to 65535, got the number 70000 (see --help)\n': [
+        '--dns-port',
+        '70000',
+      ],
+      'agent: --default: expected allow or deny, got "maybe" (see --help)\n': ['--default', 'maybe'],
       "agent: Unknown option '--bogus' (see --help)\n": ['--bogus'],
     }
     const runs = Object.entries(mistakes).map(async ([expected, args]) => {
@@ -208,12 +190,12 @@ void describe('the command', () => {
     })
     await using agent = await TestAgent.start()
     const port = agent.address.split(':')[1] ?? ''
-    const taken = `agent: port ${port} is in use: stop what listens there, or choose another with --port N or --dns-port N\n`
-    assert.deepEqual(await node([cli, '--port', port, '--dns-port', 'off']), { code: 1, output: taken })
+    const inUse = `agent: port ${port}: already in use; stop the program that listens on it, or set --port or --dns-port\n`
+    assert.deepEqual(await node([cli, '--port', port, '--dns-port', 'off']), { code: 1, output: inUse })
     await Promise.all(runs)
   })
 
-  it('helps', async () => {
+  it('prints its usage', async () => {
     const { code, output } = await node([cli, '--help'])
     assert.equal(code, 0)
     assert.match(output, /^Usage: /)

@@ -33,16 +33,10 @@ void describe('a blocking query', () => {
         agent.registerService({ Name: 'web-proxy', Kind: 'connect-proxy', Port: 3, Proxy })
       },
     },
-    'a service that is not there yet': {
+    'a service without instances': {
       path: '/v1/health/service/new',
       change: (agent) => {
         agent.registerService({ Name: 'new' })
-      },
-    },
-    'the list of services': {
-      path: '/v1/catalog/services',
-      change: (agent) => {
-        agent.deregisterService('web')
       },
     },
     intentions: {
@@ -57,7 +51,7 @@ void describe('a blocking query', () => {
         agent.rotateCa()
       },
     },
-    'roots by way of the agent': {
+    'roots of the agent': {
       path: '/v1/agent/connect/ca/roots',
       change: (agent) => {
         agent.rotateCa({ crossSign: false })
@@ -69,7 +63,7 @@ void describe('a blocking query', () => {
         agent.renewLeaf('web')
       },
     },
-    'a leaf of a root that goes': {
+    'a leaf during a rotation': {
       path: '/v1/agent/connect/ca/leaf/web',
       change: (agent) => {
         agent.rotateCa()
@@ -77,7 +71,7 @@ void describe('a blocking query', () => {
     },
   }
   for (const [name, { path, change }] of Object.entries(reads)) {
-    it(`wakes on a change: ${name}`, async (t) => {
+    it(`ends on a change: ${name}`, async (t) => {
       const agent = await start(t)
       agent.registerService({ Name: 'web', Port: 1 })
       const first = await fetch(agent.url + path)
@@ -92,7 +86,7 @@ void describe('a blocking query', () => {
     })
   }
 
-  it('sleeps through what does not concern it', async (t) => {
+  it('ignores other changes', async (t) => {
     const agent = await start(t)
     agent.registerService({ Name: 'web', Port: 1 })
     const path = '/v1/health/service/web'
@@ -107,7 +101,7 @@ void describe('a blocking query', () => {
     assert.match(await (await watch).text(), /"Port":9/)
   })
 
-  it('ends after the wait with the index it came with', async (t) => {
+  it('ends after the wait time with the same index', async (t) => {
     const agent = await start(t)
     const first = await fetch(`${agent.url}/v1/connect/intentions`)
     const started = performance.now()
@@ -117,7 +111,7 @@ void describe('a blocking query', () => {
     assert.ok(ms >= 59, `${ms} ms`)
   })
 
-  it('answers an index of the past, and none at all, at once', async (t) => {
+  it('ends at once with an old index or without one', async (t) => {
     const agent = await start(t)
     agent.setIntention('a', 'b', 'deny')
     agent.setIntention('b', 'c', 'deny')
@@ -126,7 +120,7 @@ void describe('a blocking query', () => {
     }
   })
 
-  it('is over when the client goes away', async (t) => {
+  it('ends when the client closes the connection', async (t) => {
     const agent = await start(t)
     const path = '/v1/connect/intentions'
     const index = indexOf(await fetch(agent.url + path))
@@ -141,7 +135,7 @@ void describe('a blocking query', () => {
     assert.equal((await again).status, 200)
   })
 
-  it('waits for another hash of a service, or its end', async (t) => {
+  it('waits for another hash of a service, or for its deregistration', async (t) => {
     const agent = await start(t)
     agent.registerService({ Name: 'web', Port: 1 })
     const path = '/v1/agent/service/web'
@@ -157,7 +151,7 @@ void describe('a blocking query', () => {
     assert.equal((await gone).status, 404)
   })
 
-  it('of matching intentions says its index from 1.15 on only', async (t) => {
+  it('returns an index of matching intentions from 1.15 on only', async (t) => {
     const path = '/v1/connect/intentions/match?by=destination&name=web'
     const old = await start(t)
     assert.equal((await fetch(old.url + path)).headers.get('x-consul-index'), null)
@@ -170,7 +164,7 @@ void describe('a blocking query', () => {
     assert.ok(indexOf(await watch) > indexOf(first))
   })
 
-  it('finds a smaller index after an agent that forgot', async (t) => {
+  it('returns a smaller index after the agent dropped its state', async (t) => {
     const agent = await start(t)
     for (const port of [1, 2, 3, 4]) agent.registerService({ Name: 'web', Port: port })
     const before = indexOf(await fetch(`${agent.url}/v1/health/service/web`))
@@ -181,14 +175,14 @@ void describe('a blocking query', () => {
   })
 })
 
-void it('a leaf is renewed between 60 and 90 % of its life while it is watched', async (t) => {
+void it('renews a watched leaf after 60 to 90 % of its lifetime', async (t) => {
   const agent = await start(t, { leafTtlMs: 1000 })
   const path = '/v1/agent/connect/ca/leaf/web'
   const started = performance.now()
   const first = await fetch(agent.url + path)
   const second = await fetch(`${agent.url}${path}?index=${indexOf(first)}`)
   const ms = performance.now() - started
-  // 60 % of what is left after the backdating; the upper end is not for a slow machine to miss.
+  // The lower bound is 60 % of the lifetime after the backdating. The upper bound allows for a slow machine.
   assert.ok(ms > 500 && ms < 3000, `${ms} ms`)
   assert.ok(indexOf(second) > indexOf(first))
 })

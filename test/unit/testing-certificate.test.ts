@@ -18,11 +18,11 @@ const oids = {
 
 interface Facts {
   version: number
-  /** Of each extension, in order, its value in hex. */
+  /** The extensions in order, with their values in hexadecimal. */
   extensions: [oid: string, value: string][]
 }
 
-/** Reads the certificate's structure again, by itself: what was asked for must be in the bytes. */
+/** Parses the certificate independently of the code that created it. */
 function read(certificate: X509Certificate): Facts {
   const parts = children(children(asn1.fromDer(certificate.raw.toString('latin1')))[0])
   const tagged = (tag: number) =>
@@ -53,7 +53,7 @@ function valuesOf(issued: IssuedCertificate, oid: string): string[] {
 void describe('a leaf without options', () => {
   const leaf = ca.issue()
 
-  it('is one of Consul: URI, names, usages, key ids', () => {
+  it('has the names, usages, and key IDs of a leaf of Consul', () => {
     assert.equal(leaf.certificate.subject, 'CN=web.svc.default.11111111.consul')
     assert.equal(leaf.certificate.subjectAltName, `URI:spiffe://${trustDomain}/ns/default/dc/dc1/svc/web`)
     assert.deepEqual(
@@ -66,7 +66,7 @@ void describe('a leaf without options', () => {
     assert.deepEqual(valuesOf(leaf, oids.aki), [`30228020${ca.keyId.toString('hex')}`])
   })
 
-  it('lives for 72 hours from a minute ago, with a key in SEC1', () => {
+  it('is valid for 72 hours from a minute ago, and has a SEC1 key', () => {
     const { validFrom, validTo } = leaf.certificate
     const age = Date.now() - Date.parse(validFrom)
     assert.ok(age >= 60_000 && age < 120_000, `age ${age}`)
@@ -75,7 +75,7 @@ void describe('a leaf without options', () => {
     assert.ok(leaf.certificate.checkPrivateKey(createPrivateKey(leaf.privateKeyPem)))
   })
 
-  it('is signed by the root, and the root by itself', () => {
+  it('is signed by a self-signed root', () => {
     assert.ok(leaf.certificate.checkIssued(ca.root))
     assert.ok(leaf.certificate.verify(ca.root.publicKey))
     assert.ok(ca.root.checkIssued(ca.root))
@@ -86,7 +86,7 @@ void describe('a leaf without options', () => {
   })
 })
 
-void describe('a bad leaf is bad in the bytes', () => {
+void describe('an invalid leaf contains', () => {
   const uri = `spiffe://${trustDomain}/ns/default/dc/dc1/svc/web`
   const uris: Record<string, readonly string[]> = {
     'no URI': [],
@@ -98,7 +98,7 @@ void describe('a bad leaf is bad in the bytes', () => {
     'a fragment': [`${uri}#a`],
     'an upper-case trust domain': ['spiffe://ABC.consul/ns/default/dc/dc1/svc/web'],
     'a percent sign in the trust domain': ['spiffe://a%62c.consul/ns/default/dc/dc1/svc/web'],
-    'too long a URI': [`${uri}/${'a'.repeat(2048)}`],
+    'a URI that is too long': [`${uri}/${'a'.repeat(2048)}`],
     'no path': [`spiffe://${trustDomain}`],
     'dots in the path': [`spiffe://${trustDomain}/ns/default/../svc/web`],
     'an empty segment': [`spiffe://${trustDomain}/ns//dc/dc1/svc/web`],
@@ -136,17 +136,17 @@ void describe('a bad leaf is bad in the bytes', () => {
     })
   }
 
-  it('names besides the URI', () => {
+  it('names beside the URI', () => {
     const { certificate } = ca.issue({ dnsNames: ['web.example'], ips: ['127.0.0.1'] })
     assert.equal(certificate.subjectAltName, `DNS:web.example, URI:${uri}, IP Address:127.0.0.1`)
   })
 
-  it('the alternative names twice', () => {
+  it('two extensions with alternative names', () => {
     const second = extension.subjectAltName({ uris: [`${uri}2`] })
     assert.equal(valuesOf(ca.issue({ extraExtensions: [second] }), oids.san).length, 2)
   })
 
-  it('expired, and not yet valid', () => {
+  it('a validity in the past or in the future', () => {
     const hour = 3_600_000
     const old = ca.issue({
       notBefore: new Date(Date.now() - 2 * hour),
@@ -157,7 +157,7 @@ void describe('a bad leaf is bad in the bytes', () => {
     assert.ok(Date.parse(early.certificate.validFrom) > Date.now())
   })
 
-  it('after 2049, where the time changes its form', () => {
+  it('a time after 2049', () => {
     const { certificate } = ca.issue({ notAfter: new Date('2051-02-03T04:05:06Z') })
     assert.equal(certificate.validTo, 'Feb  3 04:05:06 2051 GMT')
   })
@@ -180,25 +180,25 @@ void describe('a bad leaf is bad in the bytes', () => {
     assert.deepEqual(der, Buffer.concat([certificate.raw, Buffer.from('00ff', 'hex')]))
   })
 
-  it('a chain of more than 16', () => {
+  it('a chain of more than 16 certificates', () => {
     const intermediates = Array.from({ length: 16 }, () => ca.certificatePem)
     assert.equal(ca.issue({ intermediates }).chainPem.match(/BEGIN/g)?.length, 17)
   })
 
-  it('signed by itself', () => {
+  it('its own signature', () => {
     const { certificate } = ca.issue({ selfSigned: true })
     assert.equal(certificate.issuer, certificate.subject)
     assert.ok(certificate.verify(certificate.publicKey))
     assert.ok(!certificate.verify(ca.root.publicKey))
   })
 
-  it('signed by another CA of the same trust domain', () => {
+  it('the signature of another CA of the same trust domain', () => {
     const { certificate } = TestCa.create({ trustDomain }).issue()
     assert.ok(!certificate.verify(ca.root.publicKey))
     assert.equal(certificate.subjectAltName, `URI:${uri}`)
   })
 
-  it('with a key and a serial number that were given', () => {
+  it('a given key and serial number', () => {
     const key = createPrivateKey(ca.issue().privateKeyPem)
     const { certificate } = ca.issue({ privateKey: key, serial: 0xffn })
     assert.ok(certificate.publicKey.equals(createPublicKey(key)))
@@ -222,7 +222,7 @@ void describe('an intermediate CA', () => {
     }
   })
 
-  it('may be another root, cross-signed', () => {
+  it('can be another root, cross-signed', () => {
     const other = TestCa.create({ trustDomain })
     const crossed = new X509Certificate(ca.crossSign(other))
     assert.equal(crossed.subject, other.root.subject)
@@ -232,7 +232,7 @@ void describe('an intermediate CA', () => {
   })
 })
 
-void it('a CA goes by the clock it was given', () => {
+void it('issues certificates by the clock of the CA', () => {
   const past = TestCa.create({ clock: () => Date.parse('2020-01-01T00:01:00Z') })
   assert.equal(past.issue().certificate.validFrom, 'Jan  1 00:00:00 2020 GMT')
 })

@@ -1,23 +1,25 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import {
-  compareIntentions,
-  decidingIntention,
-  matchIntentions,
-  precedence,
-  type Intention,
-  type IntentionAction,
-} from '../../src/testing/intentions.js'
+import { Changes } from '../../src/testing/changes.js'
+import { Intentions, precedence, type IntentionEnds } from '../../src/testing/intentions.js'
 
-function intention(source: string, destination: string, action: IntentionAction = 'allow'): Intention {
-  const [sourceNs = '', sourceName = ''] = source.split('/')
-  const [destinationNs = '', destinationName = ''] = destination.split('/')
-  const rule = { sourceNs, sourceName, destinationNs, destinationName, action, description: '', meta: {} }
-  const dates = { createdAt: '', updatedAt: '', createIndex: 1, modifyIndex: 1 }
-  return { ...rule, ...dates, id: `${source} ${destination}`, precedence: precedence(rule) }
+type Pair = readonly [source: string, destination: string]
+
+function endsOf([source, destination]: Pair): IntentionEnds {
+  const [SourceNS = '', SourceName = ''] = source.split('/')
+  const [DestinationNS = '', DestinationName = ''] = destination.split('/')
+  return { SourceNS, SourceName, DestinationNS, DestinationName }
 }
 
-void describe('precedence', () => {
+/** Creates intentions whose IDs are their source and destination. */
+function intentionsOf(pairs: readonly Pair[]): Intentions {
+  const intentions = new Intentions(new Changes())
+  for (const pair of pairs)
+    intentions.put({ ...endsOf(pair), Action: 'allow', Description: '', Meta: {} }, pair.join(' '))
+  return intentions
+}
+
+void describe('the precedence of an intention', () => {
   const table: [source: string, destination: string, precedence: number][] = [
     ['default/a', 'default/b', 9],
     ['default/*', 'default/b', 8],
@@ -30,52 +32,47 @@ void describe('precedence', () => {
     ['*/*', '*/*', 1],
   ]
   for (const [source, destination, expected] of table) {
-    it(`of ${source} to ${destination} is ${expected}`, () => {
-      assert.equal(intention(source, destination).precedence, expected)
+    it(`is ${expected} from ${source} to ${destination}`, () => {
+      assert.equal(precedence(endsOf([source, destination])), expected)
     })
   }
 
-  it('orders, and names break a tie', () => {
-    const sorted = [
-      intention('default/a', 'default/b'),
-      intention('default/c', 'default/b'),
-      intention('other/a', 'default/b'),
-      ...table.slice(1).map(([source, destination]) => intention(source, destination)),
+  it('orders intentions, and names break a tie', () => {
+    const sorted: Pair[] = [
+      ['default/a', 'default/b'],
+      ['default/c', 'default/b'],
+      ['other/a', 'default/b'],
+      ...table.slice(1).map(([source, destination]): Pair => [source, destination]),
     ]
-    assert.deepEqual([...sorted].reverse().sort(compareIntentions), sorted)
+    const ids = intentionsOf([...sorted].reverse())
+      .list()
+      .map(({ ID }) => ID)
+    assert.deepEqual(
+      ids,
+      sorted.map((pair) => pair.join(' ')),
+    )
   })
 })
 
-void describe('match', () => {
-  const all = [
-    intention('default/a', 'default/web', 'deny'),
-    intention('default/*', 'default/web', 'allow'),
-    intention('default/a', 'default/*', 'deny'),
-    intention('other/a', 'default/web', 'allow'),
-    intention('default/b', 'default/db', 'deny'),
-  ]
-  const ids = (found: Intention[]): string[] => found.map(({ id }) => id)
+void describe('a connection', () => {
+  const intentions = intentionsOf([
+    ['default/a', 'default/web'],
+    ['default/*', 'default/web'],
+    ['default/a', 'default/*'],
+    ['other/a', 'default/web'],
+    ['default/b', 'default/db'],
+  ])
 
-  it('by destination and by source', () => {
-    const web = { namespace: 'default', name: 'web' }
-    assert.deepEqual(ids(matchIntentions(all, 'destination', web)), [
-      'default/a default/web',
-      'other/a default/web',
-      'default/* default/web',
-      'default/a default/*',
-    ])
-    const b = { namespace: 'default', name: 'b' }
-    assert.deepEqual(ids(matchIntentions(all, 'source', b)), [
-      'default/b default/db',
-      'default/* default/web',
-    ])
+  it('is matched by destination', () => {
+    assert.deepEqual(
+      intentions.match('default/web').map(({ ID }) => ID),
+      ['default/a default/web', 'other/a default/web', 'default/* default/web', 'default/a default/*'],
+    )
   })
 
-  it('the first that covers the source decides', () => {
-    const decide = (source: string, destination: string): string | undefined => {
-      const [namespace = '', name = ''] = source.split('/')
-      return decidingIntention(all, { namespace, name }, { namespace: 'default', name: destination })?.id
-    }
+  it('is decided by the first intention that covers the source', () => {
+    const decide = (source: string, name: string): unknown =>
+      intentions.deciding(source, `default/${name}`)?.ID
     assert.equal(decide('default/a', 'web'), 'default/a default/web')
     assert.equal(decide('other/a', 'web'), 'other/a default/web')
     assert.equal(decide('default/z', 'web'), 'default/* default/web')

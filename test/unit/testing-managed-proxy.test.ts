@@ -18,7 +18,7 @@ async function start(t: TestContext, options?: TestAgentOptions): Promise<TestAg
   return agent
 }
 
-/** A proxy of `web`, with what Consul puts beside its settings. */
+/** Registers a proxy of `web`. `beside` are fields of the registration outside of `Proxy`. */
 function register(agent: TestAgent, settings: object = {}, beside: object = {}): void {
   const Proxy = { DestinationServiceName: 'web', ...settings }
   agent.registerService({ Name: 'web-proxy', Kind: 'connect-proxy', Port: 8443, Proxy, ...beside })
@@ -36,7 +36,7 @@ async function status(agent: TestAgent, token: string | undefined): Promise<[num
   return [response.status, response.status === 200 ? '' : await response.text()]
 }
 
-void describe('what a managed proxy asks for', () => {
+void describe('the endpoint of managed proxies', () => {
   it('has the shape of Consul 1.2 to 1.5', async (t) => {
     const agent = await start(t)
     register(
@@ -92,7 +92,7 @@ void describe('what a managed proxy asks for', () => {
     })
   })
 
-  it('is filled in only where the configuration says nothing', async (t) => {
+  it('adds defaults to the configuration', async (t) => {
     const agent = await start(t)
     const Config = { bind_address: '127.0.0.1', bind_port: 1, local_service_address: 'localhost:2' }
     register(agent, { LocalServicePort: 8080, Config })
@@ -107,7 +107,7 @@ void describe('what a managed proxy asks for', () => {
 
   const applications: Record<string, { settings: object; expected: string | undefined; target: string }> = {
     'the port of the only instance': { settings: {}, expected: '127.0.0.1:8080', target: 'web' },
-    'the port of the instance that is named': {
+    'the port of the instance with the given ID': {
       settings: { DestinationServiceName: 'two', DestinationServiceID: 'two-b' },
       expected: '127.0.0.1:2',
       target: 'two-b',
@@ -117,12 +117,12 @@ void describe('what a managed proxy asks for', () => {
       expected: undefined,
       target: '',
     },
-    'nothing for an instance that is elsewhere': {
+    'nothing for an unknown instance': {
       settings: { DestinationServiceID: 'far' },
       expected: undefined,
       target: 'far',
     },
-    'an address of IPv6': {
+    'an IPv6 address': {
       settings: { LocalServiceAddress: '::1' },
       expected: '[::1]:8080',
       target: 'web',
@@ -140,7 +140,7 @@ void describe('what a managed proxy asks for', () => {
     })
   }
 
-  it('is there for a proxy with ProxyDestination, and stands for that service', async (t) => {
+  it('returns a proxy with ProxyDestination, which is an instance of that service', async (t) => {
     const agent = await start(t)
     agent.registerService({ Name: 'web-proxy', Kind: 'connect-proxy', Port: 8443, ProxyDestination: 'web' })
     const { TargetServiceName, Upstreams } = await read(agent)
@@ -151,7 +151,7 @@ void describe('what a managed proxy asks for', () => {
     assert.match(await service.text(), /"Proxy":\{"DestinationServiceName":"web"/)
   })
 
-  it('takes no destination from ProxyDestination beside Proxy', async (t) => {
+  it('ignores ProxyDestination beside Proxy', async (t) => {
     const agent = await start(t)
     const definition = {
       Name: 'web-proxy',
@@ -164,7 +164,7 @@ void describe('what a managed proxy asks for', () => {
     }, /Proxy.DestinationServiceName must be non-empty/)
   })
 
-  it('is not there for an unknown id, nor for an ordinary service', async (t) => {
+  it('answers 404 for an unknown ID and for an ordinary service', async (t) => {
     const agent = await start(t)
     const missing = await fetchText(agent)
     assert.deepEqual(missing, { status: 404, body: 'unknown proxy service ID: web-proxy' })
@@ -178,15 +178,15 @@ async function fetchText(agent: TestAgent): Promise<{ status: number; body: stri
   return { status: response.status, body: await response.text() }
 }
 
-void describe('a managed proxy that waits', () => {
+void describe('a blocking query for a managed proxy', () => {
   const changes: Record<string, (agent: TestAgent) => void> = {
-    'a configuration': (agent) => {
+    'the configuration': (agent) => {
       register(agent, { Config: { a: 1 } })
     },
-    upstreams: (agent) => {
+    'the upstreams': (agent) => {
       register(agent, { Upstreams: [{ DestinationName: 'db', LocalBindPort: 5432 }] })
     },
-    'a port': (agent) => {
+    'the port': (agent) => {
       register(agent, {}, { Port: 9443 })
     },
     'the port of the application': (agent) => {
@@ -194,7 +194,7 @@ void describe('a managed proxy that waits', () => {
     },
   }
   for (const [name, change] of Object.entries(changes)) {
-    it(`hears of ${name}`, async (t) => {
+    it(`ends on a change of ${name}`, async (t) => {
       const agent = await start(t)
       register(agent)
       const before = await read(agent)
@@ -208,7 +208,7 @@ void describe('a managed proxy that waits', () => {
     })
   }
 
-  it('hears nothing of what does not concern it, and of its end', async (t) => {
+  it('ignores other changes, and ends on deregistration', async (t) => {
     const agent = await start(t)
     register(agent)
     const { ContentHash } = await read(agent)
@@ -221,7 +221,7 @@ void describe('a managed proxy that waits', () => {
     assert.equal((await waiting).status, 404)
   })
 
-  it('gets the same again when its time is over, and at once with another hash', async (t) => {
+  it('returns the same hash after the wait time, and at once with another hash', async (t) => {
     const agent = await start(t)
     register(agent)
     const { ContentHash } = await read(agent)
@@ -233,20 +233,20 @@ void describe('a managed proxy that waits', () => {
   })
 })
 
-void describe('with ACLs a managed proxy', () => {
-  it('needs service:write on its target', async (t) => {
+void describe('a managed proxy with ACLs', () => {
+  it('requires service:write on its target', async (t) => {
     const agent = await start(t, { acl: { enabled: true, defaultPolicy: 'deny' } })
     register(agent)
-    const refused = [403, 'Permission denied']
-    assert.deepEqual(await status(agent, undefined), refused)
-    assert.deepEqual(await status(agent, agent.createToken({ services: { web: 'read' } })), refused)
-    assert.deepEqual(await status(agent, agent.createToken({ services: { 'web-proxy': 'write' } })), refused)
+    const denied = [403, 'Permission denied']
+    assert.deepEqual(await status(agent, undefined), denied)
+    assert.deepEqual(await status(agent, agent.createToken({ services: { web: 'read' } })), denied)
+    assert.deepEqual(await status(agent, agent.createToken({ services: { 'web-proxy': 'write' } })), denied)
     assert.deepEqual(await status(agent, agent.createToken({ services: { web: 'write' } })), [200, ''])
     assert.deepEqual(await status(agent, agent.managementToken), [200, ''])
     assert.deepEqual(await status(agent, 'unknown'), [403, 'ACL not found'])
   })
 
-  it('is refused when it loses that while it waits', async (t) => {
+  it('denies a blocking query whose token is deleted', async (t) => {
     const agent = await start(t, { acl: { enabled: true, defaultPolicy: 'deny' } })
     register(agent)
     const headers = { 'X-Consul-Token': agent.managementToken ?? '' }

@@ -56,7 +56,7 @@ void describe('a prepared query', () => {
   it('is executed by ID or name, with the parameters of the caller', async (t) => {
     const agent = await start(t)
     const id = agent.createQuery({ Name: 'q', Service: { Service: 'web' }, DNS: { TTL: '3s' } })
-    assert.deepEqual(ids(await execute(agent, id, 'limit=2&near=_agent')), ['w1', 'w2'])
+    assert.deepEqual(ids(await execute(agent, id, 'near=_agent')), ['w1', 'w2', 'w4'])
     const { DNS, Datacenter, ...result } = await execute(agent, 'Q', 'connect=true')
     assert.deepEqual([ids({ DNS, Datacenter, ...result }), DNS.TTL, Datacenter], [[], '3s', 'dc1'])
   })
@@ -70,14 +70,14 @@ void describe('a prepared query', () => {
     for (const order of orders) assert.equal(order.split(',').sort().join(), 'w1,w2,w4')
   })
 
-  it('is rejected with the message of Consul', async (t) => {
+  it('rejects an invalid definition with the message of Consul', async (t) => {
     const agent = await start(t)
     assert.throws(() => agent.createQuery({ Name: 'q', Service: { Service: '' } }), {
       message: 'Invalid prepared query: Must provide a Service name to query',
     })
   })
 
-  it('needs a token by its name, and reads the service with its own token', async (t) => {
+  it('requires permissions by its name, and reads the service with its own token', async (t) => {
     const agent = await start(t, { acl: { enabled: true, defaultPolicy: 'deny' } })
     const maker = agent.createToken({ queries: { mine: 'write' } })
     const reader = agent.createToken({ queries: { '*': 'read' }, services: { '*': 'read' } })
@@ -93,9 +93,11 @@ void describe('a prepared query', () => {
     assert.equal((await ask(reader, '', { ...query, Name: 'yours' })).status, 403)
     const executed = (await (await ask(maker, '/mine/execute')).json()) as Result
     assert.deepEqual(ids(executed), ['w1', 'w2', 'w4'])
-    const [listed] = (await (await ask(reader, '')).json()) as { Token: string }[]
-    assert.equal(listed?.Token, '<hidden>')
-    const [full] = (await (await ask(agent.managementToken ?? '', '')).json()) as { Token: string }[]
-    assert.equal(full?.Token, reader)
+    const tokenShownTo = async (token: string): Promise<string> => {
+      const explained = (await (await ask(token, '/mine/explain')).json()) as { Query: { Token: string } }
+      return explained.Query.Token
+    }
+    assert.equal(await tokenShownTo(reader), '<hidden>')
+    assert.equal(await tokenShownTo(agent.managementToken ?? ''), reader)
   })
 })

@@ -35,7 +35,7 @@ async function getLeaf(
   return { leaf: (await response.json()) as Leaf, index: response.headers.get('x-consul-index') ?? '' }
 }
 
-/** A mutual handshake in which the server presents `leaf` and both trust `ca` only. */
+/** Makes a mutual handshake: both sides present `leaf` and trust `ca`. Returns the error code, or undefined. */
 async function handshake(t: TestContext, leaf: Leaf, ca: string): Promise<string | undefined> {
   const options = { cert: leaf.CertPEM, key: leaf.PrivateKeyPEM, ca, minVersion: 'TLSv1.3' } as const
   const server = createServer({ ...options, requestCert: true, rejectUnauthorized: true }, (socket) =>
@@ -59,7 +59,7 @@ async function handshake(t: TestContext, leaf: Leaf, ca: string): Promise<string
 }
 
 void describe('a rotation', () => {
-  it('leaves old and new leaves good under both roots, by the cross-signed one', async (t) => {
+  it('keeps leaves valid under both roots by the cross-signed root', async (t) => {
     const agent = await start(t)
     const before = await getLeaf(agent, 'web')
     const watch = getLeaf(agent, 'web', before.index)
@@ -99,7 +99,7 @@ void describe('a rotation', () => {
     )
   })
 
-  it('without a cross-signed root cuts old and new apart', async (t) => {
+  it('without a cross-signed root, makes new leaves invalid under the old root', async (t) => {
     const agent = await start(t)
     const oldRoot = agent.ca.rootPem
     agent.rotateCa({ crossSign: false })
@@ -109,7 +109,7 @@ void describe('a rotation', () => {
     assert.ok(await handshake(t, leaf, oldRoot))
   })
 
-  it('leaves a leaf alone that nobody watches', async (t) => {
+  it('renews only watched leaves', async (t) => {
     const agent = await start(t)
     const before = await getLeaf(agent, 'web')
     agent.rotateCa()
@@ -119,16 +119,16 @@ void describe('a rotation', () => {
   })
 })
 
-void it('a leaf that lives shorter', async (t) => {
+void it('issues leaves with another lifetime', async (t) => {
   const agent = await start(t)
   agent.setLeafTtl(5000)
   const response = await fetch(`${agent.url}/v1/agent/connect/ca/leaf/web`)
   const { ValidAfter, ValidBefore } = (await response.json()) as { ValidAfter: string; ValidBefore: string }
-  // The seconds are cut off each end.
+  // Certificates count whole seconds.
   assert.ok(Math.abs(Date.parse(ValidBefore) - Date.parse(ValidAfter) - 5000) <= 1000)
 })
 
-void it('a hostile leaf comes from the CA of the mesh', async (t) => {
+void it('issues an invalid leaf from the CA of the mesh', async (t) => {
   const agent = await start(t)
   const { chainPem, privateKeyPem } = agent.issueLeaf('web', { isCa: true })
   const leaf = { CertPEM: chainPem, PrivateKeyPEM: privateKeyPem, SerialNumber: '' }

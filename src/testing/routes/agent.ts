@@ -1,48 +1,42 @@
-import { readOwnCheck } from '../check-definition.js'
-import { isCheckStatus, type Check, type CheckStatus } from '../checks.js'
-import { decode, empty, HttpError, json, type Answer, type Call, type Handler } from '../http.js'
-import { byKey } from '../json.js'
+import { requirePermission } from '../acl.js'
+import { decode } from '../decode.js'
+import { readCheck } from '../check-definition.js'
+import type { Check, CheckStatus } from '../checks.js'
+import { empty, HttpError, json, type Answer, type Call } from '../http.js'
 import { filtered, hashed } from '../reads.js'
-import type { Routes } from '../router.js'
-import { agentServiceJson, readRegistration } from '../service.js'
+import type { Handler, Routes } from '../router.js'
+import { agentServiceJson, connectNameOf, readRegistration } from '../service.js'
 import type { State } from '../state.js'
 
-const fullVersions = { '1.8': '1.8.7', '1.15': '1.15.0' }
-
-export function agentRoutes(state: State): Routes {
-  return {
-    '/v1/agent/self': { GET: (call) => self(call, state) },
-    '/v1/agent/services': { GET: (call) => services(call, state) },
-    '/v1/agent/service/': { GET: (call) => service(call, state) },
-    '/v1/agent/service/register': { PUT: (call) => register(call, state) },
-    '/v1/agent/service/deregister/': { PUT: (call) => deregister(call, state) },
-    '/v1/agent/checks': { GET: (call) => checks(call, state) },
-    '/v1/agent/check/register': { PUT: (call) => registerCheck(call, state) },
-    '/v1/agent/check/deregister/': { PUT: (call) => deregisterCheck(call, state) },
-    '/v1/agent/check/pass/': { PUT: heartbeat(state, 'passing') },
-    '/v1/agent/check/warn/': { PUT: heartbeat(state, 'warning') },
-    '/v1/agent/check/fail/': { PUT: heartbeat(state, 'critical') },
-    '/v1/agent/check/update/': { PUT: (call) => updateCheck(call, state) },
-    '/v1/status/leader': { GET: () => json(`${state.catalog.address}:8300`) },
-    '/v1/status/peers': { GET: () => json([`${state.catalog.address}:8300`]) },
-  }
+/** Serves the agent itself, its services, and their checks. */
+export const agentRoutes: Routes = {
+  '/v1/agent/self': { GET: self },
+  '/v1/agent/services': { GET: services },
+  '/v1/agent/service/': { GET: service },
+  '/v1/agent/service/register': { PUT: register },
+  '/v1/agent/service/deregister/': { PUT: deregister },
+  '/v1/agent/checks': { GET: checks },
+  '/v1/agent/check/register': { PUT: registerCheck },
+  '/v1/agent/check/deregister/': { PUT: deregisterCheck },
+  '/v1/agent/check/pass/': { PUT: heartbeat('passing') },
+  '/v1/agent/check/warn/': { PUT: heartbeat('warning') },
+  '/v1/agent/check/fail/': { PUT: heartbeat('critical') },
 }
 
 function self(call: Call, state: State): Answer {
-  state.acl.permissions(call.token).requireOther()
-  const { nodeName: name, nodeId: id, address } = state.catalog
-  const version = fullVersions[state.version]
+  requirePermission(state.acl.permissions(call.token).other)
+  const { nodeName, nodeId, address } = state.catalog
   return json({
     Config: {
       Datacenter: state.datacenter,
-      NodeName: name,
-      NodeID: id,
+      NodeName: nodeName,
+      NodeID: nodeId,
       Revision: '',
       Server: true,
-      Version: version,
+      Version: state.version === '1.8' ? '1.8.7' : '1.15.0',
     },
     DebugConfig: { BindAddr: address, ConnectEnabled: state.connect !== undefined },
-    Member: { Name: name, Addr: address },
+    Member: { Name: nodeName, Addr: address },
     Meta: { 'consul-network-segment': '' },
   })
 }
@@ -51,9 +45,9 @@ function services(call: Call, state: State): Answer {
   const permissions = state.acl.permissions(call.token)
   const found = state.catalog
     .instances()
-    .filter((instance) => permissions.service(instance.service.name, 'read'))
-    .map((instance) => agentServiceJson(instance.service))
-  return json(byKey(filtered(call, found), 'ID'))
+    .filter(({ service }) => permissions.service(service.Name, 'read'))
+    .map(({ service }) => ({ ...agentServiceJson(service), ID: service.ID }))
+  return json(Object.fromEntries(filtered(call, found).map((each) => [each.ID, each])))
 }
 
 function service(call: Call, state: State): Promise<Answer> {
@@ -61,29 +55,28 @@ function service(call: Call, state: State): Promise<Answer> {
     const permissions = state.acl.permissions(call.token)
     const instance = state.catalog.instance(call.rest)
     if (!instance) throw new HttpError(404, `unknown service ID: ${call.rest}`)
-    permissions.requireService(instance.service.name, 'read', 'Permission denied')
+    requirePermission(permissions.service(instance.service.Name, 'read'))
     return agentServiceJson(instance.service, contentHash)
   })
 }
 
 function register(call: Call, state: State): Answer {
-  const permissions = state.acl.permissions(call.token)
-  const registration = decode(call, 400, 'Request decode failed', readRegistration)
-  const { name, id, kind, connectName } = registration.service
-  const old = state.catalog.instance(id)
-  permissions.requireService(name, 'write')
-  if (old) permissions.requireService(old.service.name, 'write')
-  if (kind === 'connect-proxy' && connectName !== undefined) permissions.requireService(connectName, 'write')
+  const registration = decode(call, readRegistration)
+  const { service } = registration
+  const old = state.catalog.instance(service.ID)
+  for (const name of [service.Name, old?.service.Name, connectNameOf(service)])
+    if (name !== undefined) requireServiceWrite(call, state, name)
   state.catalog.register(registration, { replaceChecks: call.query.has('replace-existing-checks') })
   return empty()
 }
 
 function deregister(call: Call, state: State): Answer {
   if (call.rest === '') throw new HttpError(500, 'ServiceID missing')
-  const permissions = state.acl.permissions(call.token)
+  // Rejects an unknown token.
+  state.acl.permissions(call.token)
   const instance = state.catalog.instance(call.rest)
-  if (instance) permissions.requireService(instance.service.name, 'write')
-  // With ACLs off, Consul answers 200 for a service it never had.
+  if (instance) requireServiceWrite(call, state, instance.service.Name)
+  // Without ACLs, Consul returns 200 for an unknown service.
   else if (state.acl.enabled) throw new HttpError(500, `Unknown service {${JSON.stringify(call.rest)} {}}`)
   state.catalog.deregister(call.rest)
   return empty()
@@ -91,76 +84,60 @@ function deregister(call: Call, state: State): Answer {
 
 function checks(call: Call, state: State): Answer {
   const permissions = state.acl.permissions(call.token)
-  const found = state.catalog
-    .checks()
-    .filter(({ serviceId }) => {
-      const instance = state.catalog.instance(serviceId)
-      return instance ? permissions.service(instance.service.name, 'read') : permissions.nodes
-    })
-    .map((check) => ({
-      ...state.catalog.checkJson(check),
-      CreateIndex: 0,
-      ModifyIndex: 0,
-    }))
-  return json(byKey(filtered(call, found), 'CheckID'))
+  const found = state.catalog.checks().filter(({ ServiceID }) => {
+    const instance = state.catalog.instance(ServiceID)
+    return instance ? permissions.service(instance.service.Name, 'read') : permissions.nodes
+  })
+  const unindexed = { CreateIndex: 0, ModifyIndex: 0 }
+  return json(
+    Object.fromEntries(
+      found.map((check) => [check.CheckID, { ...state.catalog.checkJson(check), ...unindexed }]),
+    ),
+  )
 }
 
 function registerCheck(call: Call, state: State): Answer {
-  const permissions = state.acl.permissions(call.token)
-  const check = decode(call, 400, 'Request decode failed', readOwnCheck)
-  const instance = state.catalog.instance(check.serviceId)
-  if (check.serviceId !== '' && !instance)
-    throw new HttpError(500, `ServiceID "${check.serviceId}" does not exist`)
-  requireWrite(permissions, state, check.serviceId)
-  state.catalog.registerCheck(check)
+  const definition = decode(call, readCheck)
+  const { ServiceID } = definition.check
+  if (ServiceID !== '' && !state.catalog.instance(ServiceID))
+    throw new HttpError(500, `ServiceID "${ServiceID}" does not exist`)
+  requireCheckWrite(call, state, ServiceID)
+  state.catalog.registerCheck(definition)
   return empty()
 }
 
 function deregisterCheck(call: Call, state: State): Answer {
-  requireCheckAccess(call, state)
+  findCheck(call, state)
   state.catalog.deregisterCheck(call.rest)
   return empty()
 }
 
-function heartbeat(state: State, status: CheckStatus): Handler {
-  return (call) => {
-    state.catalog.heartbeat(ttlCheck(call, state), { status, output: call.query.get('note') ?? '' })
+function heartbeat(Status: CheckStatus): Handler {
+  return (call, state) => {
+    const check = findCheck(call, state)
+    if (check?.Type !== 'ttl') throw new HttpError(500, `CheckID "${call.rest}" does not have associated TTL`)
+    state.catalog.heartbeat(check, { Status, Output: call.query.get('note') ?? '' })
     return empty()
   }
 }
 
-function updateCheck(call: Call, state: State): Answer {
-  const update = decode(call, 400, 'Request decode failed', (fields) => {
-    const values = { status: fields.string('Status') ?? '', output: fields.string('Output') ?? '' }
-    fields.end()
-    return values
-  })
-  const { status, output } = update
-  if (!isCheckStatus(status)) throw new HttpError(400, `Invalid check status: '${status}'`)
-  state.catalog.heartbeat(ttlCheck(call, state), { status, output })
-  return empty()
-}
-
-function ttlCheck(call: Call, state: State): Check {
-  requireCheckAccess(call, state)
+/** Finds the check that the path names, which the token must be allowed to change. */
+function findCheck(call: Call, state: State): Check | undefined {
   const check = state.catalog.check(call.rest)
-  if (check?.kind !== 'ttl') throw new HttpError(500, `CheckID "${call.rest}" does not have associated TTL`)
+  // Rejects an unknown token.
+  state.acl.permissions(call.token)
+  if (check) requireCheckWrite(call, state, check.ServiceID)
+  else if (state.acl.enabled) throw new HttpError(500, `Unknown check "${call.rest}"`)
   return check
 }
 
-function requireCheckAccess(call: Call, state: State): void {
-  const permissions = state.acl.permissions(call.token)
-  const check = state.catalog.check(call.rest)
-  if (check) requireWrite(permissions, state, check.serviceId)
-  else if (state.acl.enabled) throw new HttpError(500, `Unknown check "${call.rest}"`)
+function requireCheckWrite(call: Call, state: State, serviceId: string): void {
+  const name = state.catalog.instance(serviceId)?.service.Name
+  if (name === undefined) requirePermission(state.acl.permissions(call.token).other)
+  else requireServiceWrite(call, state, name)
 }
 
-function requireWrite(
-  permissions: ReturnType<State['acl']['permissions']>,
-  state: State,
-  serviceId: string,
-): void {
-  const instance = state.catalog.instance(serviceId)
-  if (instance) permissions.requireService(instance.service.name, 'write')
-  else permissions.requireOther(`Permission denied: Missing node:write on ${state.catalog.nodeName}`)
+function requireServiceWrite(call: Call, state: State, name: string): void {
+  const isAllowed = state.acl.permissions(call.token).service(name, 'write')
+  requirePermission(isAllowed, `Permission denied: Missing service:write on ${name}`)
 }

@@ -1,58 +1,57 @@
+import { formatHostPort } from '../../base/host-port.js'
+import { requirePermission } from '../acl.js'
 import type { Catalog } from '../catalog.js'
-import { hostAndPort } from '../host-port.js'
 import { HttpError, type Answer, type Call } from '../http.js'
 import type { JsonObject } from '../json.js'
 import { hashed } from '../reads.js'
 import type { Routes } from '../router.js'
 import type { Service } from '../service.js'
-import { managedUpstreamJson, type ProxySettings } from '../service-proxy.js'
+import type { Proxy } from '../service-proxy.js'
 import type { State } from '../state.js'
 
-/**
- * What a managed proxy of Consul 1.2 to 1.5 asked its agent, answered for every proxy that is registered: one that was
- * written for those versions runs unchanged.
- */
-export function managedProxyRoutes(state: State): Routes {
-  return { '/v1/agent/connect/proxy/': { GET: (call) => managedProxy(call, state) } }
-}
+/** Serves the endpoint of managed proxies (Consul 1.2 to 1.5) for every registered proxy. */
+export const managedProxyRoutes: Routes = { '/v1/agent/connect/proxy/': { GET: managedProxy } }
 
 function managedProxy(call: Call, state: State): Promise<Answer> {
   return hashed(call, state, (contentHash) => {
     const service = state.catalog.instance(call.rest)?.service
-    const proxy = service?.kind === 'connect-proxy' ? service.proxy : undefined
-    // As in those versions, this comes before the token is looked at.
+    const proxy = service?.Kind === 'connect-proxy' ? service.Proxy : undefined
+    // Consul checks this before the token.
     if (!service || !proxy) throw new HttpError(404, `unknown proxy service ID: ${call.rest}`)
-    state.acl.permissions(call.token).requireService(proxy.destination, 'write', 'Permission denied')
+    const { DestinationServiceID, DestinationServiceName, Upstreams } = proxy
+    requirePermission(state.acl.permissions(call.token).service(DestinationServiceName, 'write'))
     const target = findTarget(state.catalog, proxy)
     return {
-      ProxyServiceID: service.id,
-      TargetServiceID: proxy.destinationId || (target?.id ?? ''),
-      TargetServiceName: proxy.destination,
+      ProxyServiceID: service.ID,
+      TargetServiceID: DestinationServiceID || (target?.ID ?? ''),
+      TargetServiceName: DestinationServiceName,
       ContentHash: contentHash,
       ExecMode: 'daemon',
       Command: [],
       Config: configOf(service, proxy, target),
-      Upstreams: proxy.upstreams.map(managedUpstreamJson),
+      // These versions have no mesh gateways.
+      Upstreams: Upstreams.map(({ MeshGateway: _, ...upstream }) => upstream),
     }
   })
 }
 
-/** The instance that the proxy stands for, where it is on this agent and the only one that it may be. */
-function findTarget(catalog: Catalog, { destination, destinationId }: ProxySettings): Service | undefined {
-  if (destinationId !== '') return catalog.instance(destinationId)?.service
+/** Finds the instance behind the proxy: by its ID, or if it is the only instance of the service. */
+function findTarget(catalog: Catalog, proxy: Proxy): Service | undefined {
+  if (proxy.DestinationServiceID !== '') return catalog.instance(proxy.DestinationServiceID)?.service
   const [only, ...others] = catalog
     .instances()
-    .filter(({ service: { kind, name } }) => kind === '' && name === destination)
+    .filter(({ service: { Kind, Name } }) => Kind === '' && Name === proxy.DestinationServiceName)
   return others.length === 0 ? only?.service : undefined
 }
 
-/** As it was written, and where it says nothing, as the rest of the registration has it. */
-function configOf(service: Service, proxy: ProxySettings, target: Service | undefined): JsonObject {
-  const port = proxy.localPort || (target?.port ?? 0)
+/** Returns the configuration of the proxy, with defaults from its registration. */
+function configOf(service: Service, proxy: Proxy, target: Service | undefined): JsonObject {
+  const host = proxy.LocalServiceAddress || '127.0.0.1'
+  const port = proxy.LocalServicePort || (target?.Port ?? 0)
   return {
-    bind_address: service.address || '0.0.0.0',
-    bind_port: service.port,
-    ...(port !== 0 && { local_service_address: hostAndPort(proxy.localAddress || '127.0.0.1', port) }),
-    ...proxy.config,
+    bind_address: service.Address || '0.0.0.0',
+    bind_port: service.Port,
+    ...(port !== 0 && { local_service_address: formatHostPort({ host, port }) }),
+    ...proxy.Config,
   }
 }

@@ -1,0 +1,20 @@
+import { Router } from '../router.js'
+import { aclRoutes } from './acl.js'
+import { agentRoutes } from './agent.js'
+import { connectRoutes } from './connect.js'
+import { healthRoutes } from './health.js'
+import { intentionRoutes } from './intentions.js'
+import { keyValueRoutes } from './kv.js'
+import { managedProxyRoutes } from './managed-proxy.js'
+import { queryRoutes } from './query.js'
+
+export const router: Router = new Router(
+  aclRoutes,
+  agentRoutes,
+  connectRoutes,
+  healthRoutes,
+  intentionRoutes,
+  keyValueRoutes,
+  managedProxyRoutes,
+  queryRoutes,
+)
