@@ -282,10 +282,5 @@ function commonHeaders(state: State): Record<string, string> {
 }
 
 function endsOf(source: string, destination: string): IntentionEnds {
-  return {
-    SourceNS: 'default',
-    SourceName: source,
-    DestinationNS: 'default',
-    DestinationName: destination,
-  }
+  return { SourceNS: 'default', SourceName: source, DestinationNS: 'default', DestinationName: destination }
 }

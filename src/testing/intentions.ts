@@ -26,10 +26,7 @@ export interface Intention extends IntentionRule, JsonObject {
   readonly CreateIndex: number
 }
 
-export type IntentionEnds = Pick<
-  IntentionRule,
-  'SourceNS' | 'SourceName' | 'DestinationNS' | 'DestinationName'
->
+export type IntentionEnds = Omit<IntentionRule, 'Action' | 'Description' | 'Meta'>
 
 /** Returns Consul's precedence, from 9 for an exact source and destination to 1. The destination counts first. */
 export function precedence(rule: IntentionEnds): number {

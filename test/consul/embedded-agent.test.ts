@@ -58,20 +58,20 @@ const intended: Difference[] = [
   { call: 'root path', what: 'headers', reason: 'has no user interface' },
   { call: 'root path', what: 'body', reason: 'has no user interface' },
   {
-    call: /elsewhere$|that is none$|dc=nope$|^filter malformed/,
+    call: /elsewhere$|unknown datacenter$|dc=nope$|^filter malformed/,
     what: 'headers.x-consul-index',
     reason: NO_INDEX,
   },
   { call: /^filter malformed/, what: 'body', reason: 'Consul lists all tokens that it expects' },
   { call: /^CA configuration/, what: 'body.CreateIndex', reason: 'the configuration has no index' },
   { call: /^CA configuration/, what: 'body.ModifyIndex', reason: 'the configuration has no index' },
-  { call: /with an unknown field|of an array$|with a port as text$/, what: 'body', reason: MESSAGE },
-  { call: /^(intention|authorize|CA configuration) of nothing$/, what: 'body', reason: MESSAGE },
-  { call: /^intention (of nothing|with an unknown field)$/, what: 'status', reason: MESSAGE },
-  { call: 'check register of a status that is none', what: 'body', reason: MESSAGE },
+  { call: /with an unknown field|of an array$|with a port as a string$/, what: 'body', reason: MESSAGE },
+  { call: /^(intention|authorize|CA configuration) without a body$/, what: 'body', reason: MESSAGE },
+  { call: /^intention (without a body|with an unknown field)$/, what: 'status', reason: MESSAGE },
+  { call: 'check register of an unknown status', what: 'body', reason: MESSAGE },
   { call: /^register of a (native )?proxy/, what: 'body', reason: ONE_PROBLEM },
   { call: /^intention (with|of an)/, what: 'body', reason: ONE_PROBLEM },
-  { call: 'update intention halfway', what: 'body', reason: ONE_PROBLEM },
+  { call: 'update intention partially', what: 'body', reason: ONE_PROBLEM },
   { call: 'post to an intention', what: 'headers.allow', reason: 'does not read single intentions' },
   ...[0, 1].flatMap((instance) =>
     ['Datacenter', 'Config'].map((name) => ({
@@ -86,7 +86,7 @@ const intended: Difference[] = [
 const intendedWithAcls: Difference[] = [
   ...headers,
   ...queries,
-  { call: /^token (with an unknown field|of nothing)$/, what: 'body', reason: MESSAGE },
+  { call: /^token (with an unknown field|without a body)$/, what: 'body', reason: MESSAGE },
   {
     call: /^(token of|create a token|acl\/token\/self|connect\/ca\/configuration)/,
     what: 'body.CreateIndex',

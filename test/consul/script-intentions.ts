@@ -1,6 +1,9 @@
 // Requests for intentions and authorization.
 import type { Recorder } from './comparison.js'
 
+/** Fields that `consul intention create` sends besides. */
+const INTENTION_OF_CLI = { SourceNS: '', DestinationNS: '', SourceType: 'consul' }
+
 const intentionBodies: Record<string, unknown> = {
   'without a body': '',
   'without names': {},
@@ -22,6 +25,12 @@ const intentionBodies: Record<string, unknown> = {
   'a to all': { SourceName: 'a', DestinationName: '*', Action: 'allow' },
   'all to all': { SourceName: '*', DestinationName: '*', Action: 'deny' },
   'b to db': { SourceName: 'b', DestinationName: 'db', Action: 'deny' },
+  'as the command line sends it': {
+    ...INTENTION_OF_CLI,
+    SourceName: 'c',
+    DestinationName: 'db',
+    Action: 'deny',
+  },
 }
 
 export async function intentions(record: Recorder): Promise<void> {
@@ -41,6 +50,8 @@ export async function intentions(record: Recorder): Promise<void> {
   for (const query of ['by=destination&name=web', 'by=destination&name=web&name=db']) {
     await record(`match ${query}`, `GET ${list}/match?${query}`)
   }
+  for (const query of ['source=a&destination=web', 'source=c&destination=db', 'source=c&destination=other'])
+    await record(`check ${query}`, `GET ${list}/check?${query}`)
   const rule = { SourceName: 'a', DestinationName: 'web', Action: 'allow' }
   const missing = '00000000-0000-0000-0000-000000000000'
   await record('update intention', `PUT ${list}/${id}`, { body: rule })

@@ -10,6 +10,7 @@ import type { State } from '../state.js'
 export const intentionRoutes: Routes = {
   '/v1/connect/intentions': { GET: list, POST: create },
   '/v1/connect/intentions/match': { GET: match },
+  '/v1/connect/intentions/check': { GET: check },
   '/v1/connect/intentions/': { PUT: update, DELETE: remove },
 }
 
@@ -41,6 +42,14 @@ async function match(call: Call, state: State): Promise<Answer> {
   })
   // Consul 1.8 blocks on an index here, but does not return one.
   return json(Object.fromEntries(found), state.version === '1.8' ? {} : indexHeader(intentions.index))
+}
+
+/** For `consul intention check`. */
+function check({ query, token }: Call, state: State): Answer {
+  const destination = query.get('destination') ?? ''
+  requirePermission(state.acl.permissions(token).intention(destination, 'read'))
+  const intention = state.intentions.deciding(`default/${query.get('source')}`, `default/${destination}`)
+  return json({ Allowed: (intention?.Action ?? state.defaultPolicy) === 'allow' })
 }
 
 function create(call: Call, state: State): Answer {
@@ -83,7 +92,7 @@ const readFields = struct(
 /** Reads an intention that the token may write. */
 function readRule(call: Call, state: State): IntentionRule {
   const fields = decode(call, readFields)
-  const { SourceNS = 'default', DestinationNS = 'default', SourceType = 'consul', ...rule } = fields
+  const { SourceNS, DestinationNS, SourceType = 'consul', ...rule } = fields
   const { SourceName, DestinationName, Action } = rule
   if (SourceName === '') throw new HttpError(500, 'SourceName must be set')
   if (DestinationName === '') throw new HttpError(500, 'DestinationName must be set')
@@ -91,7 +100,8 @@ function readRule(call: Call, state: State): IntentionRule {
   if (Action !== 'allow' && Action !== 'deny')
     throw new HttpError(500, "Action must be set to 'allow' or 'deny'")
   requirePermission(state.acl.permissions(call.token).intention(DestinationName, 'write'))
-  return { ...rule, SourceNS, DestinationNS, Action }
+  // The command line of Consul sends empty namespaces.
+  return { ...rule, SourceNS: SourceNS || 'default', DestinationNS: DestinationNS || 'default', Action }
 }
 
 function requireUnique(state: State, rule: IntentionRule, ownId?: string): void {
