@@ -16,7 +16,7 @@ const token = 'b1d2c3f4-0000-4000-8000-000000000001'
 const BATCH = 20
 
 /** Similar names: agents match destinations case-insensitively, and sources case-sensitively. */
-const SOURCES = ['web', 'Web', 'WEB', 'web2', 'we.b', 'we%62', 'ẅeb', '__proto__', 'constructor', 'nobody']
+const SOURCES = ['web', 'Web', 'WEB', 'web2', 'we.b', 'we%62', 'ẅeb', '__proto__', 'constructor', 'unknown']
 
 for (const defaultPolicy of ['allow', 'deny'] as const) {
   test(

@@ -10,16 +10,16 @@ import { findProgram } from '../fixtures/programs.js'
 import { stopChild } from './child-process.js'
 
 const run = promisify(execFile)
-/** PostgreSQL does not run as root. This is the user `nobody` of Debian. */
-const NOBODY = 65_534
-const asNobody = process.getuid?.() === 0 ? { uid: NOBODY, gid: NOBODY } : {}
+/** PostgreSQL does not run as root. This is the ID of the unprivileged user of Debian. */
+const UNPRIVILEGED = 65_534
+const asUnprivileged = process.getuid?.() === 0 ? { uid: UNPRIVILEGED, gid: UNPRIVILEGED } : {}
 
 /** Starts a server without passwords; returns its port. */
 export async function startPostgres(t: TestContext): Promise<number> {
   const folder = await mkdtemp(join(tmpdir(), 'consul-connect-postgres-'))
   t.after(() => rm(folder, { recursive: true, force: true }))
-  if (asNobody.uid !== undefined) await chown(folder, NOBODY, NOBODY)
-  const options = { cwd: folder, ...asNobody }
+  if (asUnprivileged.uid !== undefined) await chown(folder, UNPRIVILEGED, UNPRIVILEGED)
+  const options = { cwd: folder, ...asUnprivileged }
   const init = ['-D', 'data', '-A', 'trust', '-U', 'postgres', '--no-sync', '--no-locale', '-E', 'UTF8']
   await run(program('initdb'), init, options)
   const port = await freePort()

@@ -717,13 +717,13 @@ describe('supervisor: the state directory', () => {
     const isRoot = process.getuid?.() === 0
     if (isRoot) {
       // The root directory of the tests belongs to root, which is allowed.
-      const NOBODY = 65_534
-      for (const path of [above, dataDir]) chownSync(path, NOBODY, NOBODY)
+      const UNPRIVILEGED = 65_534
+      for (const path of [above, dataDir]) chownSync(path, UNPRIVILEGED, UNPRIVILEGED)
       const before = statSync(root).mode & 0o777
       chmodSync(root, 0o755)
-      process.seteuid?.(NOBODY)
+      process.seteuid?.(UNPRIVILEGED)
       const { getuid } = process
-      process.getuid = () => NOBODY
+      process.getuid = () => UNPRIVILEGED
       t.after(() => {
         process.seteuid?.(0)
         process.getuid = getuid!
