@@ -1,7 +1,7 @@
 import { type AddressInfo, type Server, type Socket, createServer } from 'node:net'
 import { EventEmitter } from 'eventemitter3'
 import { confirmEnd } from '../base/node-internals.js'
-import { type CloseOptions, drainTimeout } from '../base/close-options.js'
+import { type CloseOptions, drainTimeout } from '../base/options/close-options.js'
 import { AbortError, ConnectError, toError } from '../base/errors.js'
 import { emitSafely } from '../base/emit-safely.js'
 import { log } from '../base/log.js'

@@ -2,7 +2,7 @@ import { Server, type Socket } from 'node:net'
 import { ConnectError, OptionError } from '../base/errors.js'
 import { TCP } from '../sockets/tcp-options.js'
 import { connectionOf } from '../transport/connection.js'
-import type { AdoptedServer, Listener } from '../transport/listen.js'
+import type { AdoptedServer, Listener } from '../transport/inbound/listen.js'
 
 const servedServers = new WeakMap<Server, ServedServer>()
 

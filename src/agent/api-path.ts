@@ -1,5 +1,5 @@
 import { OptionError } from '../base/errors.js'
-import { describe } from '../base/validate.js'
+import { describe } from '../base/options/validate.js'
 
 /** Enough for three names of 255 encoded characters, and for most keys of the KV store. */
 const MAX_LENGTH = 4_096

@@ -1,4 +1,4 @@
-import { expectKeys, expectObject, expectSecret, optional } from '../base/validate.js'
+import { expectKeys, expectObject, expectSecret, optional } from '../base/options/validate.js'
 import { expectApiPath } from './api-path.js'
 import { AgentClient, type AgentExchange, type AgentRequest } from './client.js'
 import type { AgentOptions } from './options.js'

@@ -1,7 +1,7 @@
 import { readFileSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { OptionError } from '../base/errors.js'
-import { describe } from '../base/validate.js'
+import { describe } from '../base/options/validate.js'
 import type { AgentOptions, AgentTlsOptions, Environment } from './options.js'
 
 const MAX_SHOWN_PATH = 256

@@ -14,7 +14,7 @@ import {
   optional,
   readOptions,
   withDefault,
-} from '../base/validate.js'
+} from '../base/options/validate.js'
 import { type AgentAddress, parseAddress } from './address.js'
 import { agentOptionsFromEnv, defined } from './env.js'
 import type { AgentOptions, AgentTlsOptions } from './options.js'

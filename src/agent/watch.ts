@@ -5,7 +5,7 @@ import { isAborted } from '../base/deadline.js'
 import { type Clock, sleep } from '../base/clock.js'
 import { AgentError, type ErrorCode, withCause, toError } from '../base/errors.js'
 import { log } from '../base/log.js'
-import { DEFAULTS } from '../base/validate.js'
+import { DEFAULTS } from '../base/options/validate.js'
 import type { AgentRequest, AgentResponse } from './client.js'
 import type { BlockingSlots } from './blocking-slots.js'
 

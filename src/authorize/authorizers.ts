@@ -1,7 +1,14 @@
 import { OptionError, withCause } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 import { isTrustDomain } from '../identity/spiffe.js'
-import { describe, expectFunction, expectName, optional, readOptions, withDefault } from '../base/validate.js'
+import {
+  describe,
+  expectFunction,
+  expectName,
+  optional,
+  readOptions,
+  withDefault,
+} from '../base/options/validate.js'
 import { type AuthorizeRequest, type Authorizer, type Decision, expectDecision } from './authorizer.js'
 
 /** A service that is authorized. */

@@ -1,7 +1,7 @@
 import type { TLSSocket } from 'node:tls'
 import { Client, Dispatcher, Pool, type buildConnector, errors } from 'undici'
 import { ClosedError, OptionError, toError } from '../base/errors.js'
-import { describe, expectBoolean, optional } from '../base/validate.js'
+import { describe, expectBoolean, optional } from '../base/options/validate.js'
 import { mapDestroyError } from '../sockets/destruction.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
 import { upstreamOfHost } from './mesh-url.js'

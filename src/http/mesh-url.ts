@@ -1,6 +1,6 @@
 import { isIP } from 'node:net'
 import { HostError, OptionError } from '../base/errors.js'
-import { describe, expectObject, expectString } from '../base/validate.js'
+import { describe, expectObject, expectString } from '../base/options/validate.js'
 import { dnsNameKind } from '../resolve/dns-name-kind.js'
 import { type Upstream, settledUpstream } from '../resolve/upstream.js'
 

@@ -1,5 +1,11 @@
 import { OptionError, toError } from '../base/errors.js'
-import { expectDuration, expectKeys, expectObject, readOptions, withDefault } from '../base/validate.js'
+import {
+  expectDuration,
+  expectKeys,
+  expectObject,
+  readOptions,
+  withDefault,
+} from '../base/options/validate.js'
 
 /** Options of a client with a pool of another library. */
 export interface PooledOptions<P extends object> {

@@ -1,5 +1,5 @@
 import { type ErrorCode, OptionError, SpiffeIdError } from '../base/errors.js'
-import { describe } from '../base/validate.js'
+import { describe } from '../base/options/validate.js'
 
 /** The identity in a Connect certificate, by kind. Intentions apply to services only. */
 export type SpiffeIdParts =

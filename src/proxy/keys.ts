@@ -8,7 +8,7 @@ import {
   expectPort,
   expectString,
   isHost,
-} from '../base/validate.js'
+} from '../base/options/validate.js'
 
 export type Settings = Readonly<Record<string, unknown>>
 

@@ -6,7 +6,7 @@ import type { AgentOptions } from '../agent/options.js'
 import { expectAgent } from '../agent/settings.js'
 import { WAIT_MARGIN_MS } from '../agent/watch.js'
 import { AgentError } from '../base/errors.js'
-import { expectString, readOptions } from '../base/validate.js'
+import { expectString, readOptions } from '../base/options/validate.js'
 import { bindPrivately } from '../sockets/private-socket.js'
 
 /** Options of `relayAgent`. */

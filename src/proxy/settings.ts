@@ -8,7 +8,7 @@ import {
   expectName,
   expectPort,
   expectString,
-} from '../base/validate.js'
+} from '../base/options/validate.js'
 import { type QueryTarget, type ServiceTarget, expectFilter, expectTags } from '../resolve/upstream.js'
 import type { LocalAddress } from '../sockets/dial-local.js'
 import {

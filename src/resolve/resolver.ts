@@ -1,5 +1,5 @@
 import { ConnectError, DialError, withCause } from '../base/errors.js'
-import { describe, isHost } from '../base/validate.js'
+import { describe, isHost } from '../base/options/validate.js'
 import type { ExpectedIdentity } from '../identity/verify.js'
 
 /** An address of an upstream, with the identity that its peer must have. */

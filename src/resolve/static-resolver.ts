@@ -1,4 +1,4 @@
-import { expectAddress } from '../base/validate.js'
+import { expectAddress } from '../base/options/validate.js'
 import type { AddressTarget } from './upstream.js'
 import { type Endpoint, type Resolver, endpointList } from './resolver.js'
 

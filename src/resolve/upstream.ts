@@ -11,7 +11,7 @@ import {
   expectStrings,
   optional,
   readOptions,
-} from '../base/validate.js'
+} from '../base/options/validate.js'
 import type { Resolver } from './resolver.js'
 
 /** A service of the mesh, by its name. A missing scope is that of the agent. */

@@ -5,10 +5,10 @@ import type { ServiceAuthorizer } from '../authorize/service-authorizer.js'
 import type { Clock } from '../base/clock.js'
 import { withDeadline } from '../base/deadline.js'
 import type { IdentityStore } from '../identity/identity-store.js'
-import type { ConnectionHandler, ListenerReports } from '../transport/admission.js'
-import { Listener } from '../transport/listen.js'
+import type { ConnectionHandler, ListenerReports } from '../transport/inbound/admission.js'
+import { Listener } from '../transport/inbound/listen.js'
 import type { Lifecycle } from './lifecycle.js'
-import { type RegisterOptions, serviceDefinition } from './register-options.js'
+import { type RegisterOptions, serviceDefinition } from './options/register-options.js'
 import { Registration } from './registration.js'
 import {
   type ListenOptions,
@@ -16,7 +16,7 @@ import {
   type SecureOptions,
   listenSettings,
   secureSettings,
-} from './listen-options.js'
+} from './options/listen-options.js'
 
 export interface InboundSettings {
   readonly service: string

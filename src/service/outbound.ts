@@ -13,8 +13,8 @@ import type { Routes } from '../resolve/routes.js'
 import { type Upstream, settledUpstream } from '../resolve/upstream.js'
 import { closeWhenDestroyed } from '../sockets/destruction.js'
 import { OpenSockets } from '../sockets/open-sockets.js'
-import type { ListenerReports } from '../transport/admission.js'
-import { type DialBounds, dial } from '../transport/dial.js'
+import type { ListenerReports } from '../transport/inbound/admission.js'
+import { type DialBounds, dial } from '../transport/outbound/dial.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
 import { endUntrusted } from '../transport/revocation.js'
 import type { Lifecycle } from './lifecycle.js'
@@ -25,7 +25,7 @@ import {
   dialSettings,
   forwardSettings,
   resolveBounds,
-} from './dial-options.js'
+} from './options/dial-options.js'
 
 export interface OutboundSettings extends Omit<MeshAccess, 'dial' | 'lifetimes'> {
   readonly service: string

@@ -12,7 +12,7 @@ import {
   optional,
   readOptions,
   withDefault,
-} from '../base/validate.js'
+} from '../base/options/validate.js'
 import type { AgentClient } from '../agent/client.js'
 import { isNoAnswer } from '../agent/agent-errors.js'
 import {

@@ -11,7 +11,7 @@ import {
   optional,
   readOptions,
   withDefault,
-} from '../base/validate.js'
+} from '../base/options/validate.js'
 import { bufferedReads } from './buffered-reads.js'
 import { TCP } from './tcp-options.js'
 

@@ -8,7 +8,7 @@ import { Batch } from './batch.js'
 import { readInto } from './buffered-reads.js'
 import { LINGER_MS } from './linger.js'
 import { keepReadingAfterWriteError } from './read-on.js'
-import { expectDuration, optional, readOptions } from '../base/validate.js'
+import { expectDuration, optional, readOptions } from '../base/options/validate.js'
 
 const FLUSH_CHECK_MS = 10
 

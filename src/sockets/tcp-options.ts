@@ -1,5 +1,5 @@
 import type { TcpNetConnectOpts } from 'node:net'
-import { DEFAULTS } from '../base/validate.js'
+import { DEFAULTS } from '../base/options/validate.js'
 
 type TcpOptions = Required<Pick<TcpNetConnectOpts, 'noDelay' | 'keepAlive' | 'keepAliveInitialDelay'>>
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { parseArgs } from 'node:util'
-import { expectPort } from '../base/validate.js'
+import { expectPort } from '../base/options/validate.js'
 import { TestAgent } from './agent.js'
 import type { TestAgentOptions } from './options.js'
 

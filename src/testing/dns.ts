@@ -11,11 +11,11 @@ import {
   type Question,
 } from 'dns-packet'
 import { formatHostPort } from '../base/host-port.js'
-import type { Instance } from './catalog.js'
-import type { Gate } from './gate.js'
+import type { Instance } from './state/catalog.js'
+import type { Gate } from './http/gate.js'
 import type { TestAgentDnsOptions } from './options.js'
-import { shuffled } from './queries.js'
-import type { State } from './state.js'
+import { shuffled } from './state/queries.js'
+import type { State } from './state/state.js'
 
 /** A DNS query that the agent received. */
 export interface DnsQuery {

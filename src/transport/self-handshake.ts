@@ -3,7 +3,7 @@ import { connect } from 'node:tls'
 import { withDeadline } from '../base/deadline.js'
 import type { Generation } from '../identity/identity-store.js'
 import { secureContext } from './tls-context.js'
-import { SecureServer } from './secure-server.js'
+import { SecureServer } from './inbound/secure-server.js'
 import { pathError } from './verify-peer.js'
 
 /** A handshake in memory takes milliseconds. */

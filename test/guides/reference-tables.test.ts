@@ -3,9 +3,9 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, it } from 'node:test'
-import { openLog } from '../../examples/proxy/src/log.js'
-import { Metrics as SidecarMetrics } from '../../examples/proxy/src/metrics.js'
-import { Traffic } from '../../examples/proxy/src/traffic.js'
+import { openLog } from '../../examples/proxy/src/operator/log.js'
+import { Metrics as SidecarMetrics } from '../../examples/proxy/src/operator/metrics.js'
+import { Traffic } from '../../examples/proxy/src/listeners/traffic.js'
 import { Metrics as SupervisorMetrics } from '../../examples/supervisor/src/operator/metrics.js'
 import * as library from '../../src/index.js'
 import { log } from '../../src/base/log.js'
@@ -21,7 +21,7 @@ describe('guides/operations.md', () => {
     ['## Events', [...(events?.[1] ?? '').matchAll(/^ {2}(\w+): \[/gm)].map(([, name]) => name ?? '')],
     ['## Diagnostics channels', [...channels.matchAll(/^ {2}'([^']+)':/gm)].map(([, name]) => name ?? '')],
     ['### Decision basis', literalsOf('src/authorize/authorizer.ts', 'DecisionBasis')],
-    ['### Close reasons', literalsOf('examples/proxy/src/traffic.ts', 'CloseReason')],
+    ['### Close reasons', literalsOf('examples/proxy/src/listeners/traffic.ts', 'CloseReason')],
   ] as const) {
     it(`lists exactly the names in the source under "${heading}"`, () => {
       assert.ok(names.length >= 6, `only ${names.join(', ')}`)
@@ -48,12 +48,12 @@ describe('guides/operations.md', () => {
 describe('guides/options.md', () => {
   const sections = readFileSync(join(root, 'guides', 'options.md'), 'utf8')
   for (const [heading, file, name] of [
-    ['Service options', 'src/service/service-options.ts', 'ServiceOptions'],
+    ['Service options', 'src/service/options/service-options.ts', 'ServiceOptions'],
     ['Agent options', 'src/agent/options.ts', 'AgentOptions'],
-    ['Dial options', 'src/service/dial-options.ts', 'DialOptions'],
-    ['Forward options', 'src/service/dial-options.ts', 'ForwardOptions'],
-    ['Listen options', 'src/service/listen-options.ts', 'ListenOptions'],
-    ['Registration options', 'src/service/register-options.ts', 'RegisterOptions'],
+    ['Dial options', 'src/service/options/dial-options.ts', 'DialOptions'],
+    ['Forward options', 'src/service/options/dial-options.ts', 'ForwardOptions'],
+    ['Listen options', 'src/service/options/listen-options.ts', 'ListenOptions'],
+    ['Registration options', 'src/service/options/register-options.ts', 'RegisterOptions'],
   ] as const) {
     it(`lists exactly the options of ${name}, with their numeric defaults`, () => {
       const rows = tableAfter(sections, new RegExp(`^## ${heading}$`, 'm'))

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, it } from 'node:test'
-import { type Settings, readSettings } from '../../examples/proxy/src/settings.js'
+import { type Settings, readSettings } from '../../examples/proxy/src/cli/settings.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'consul-connect-settings-'))
 after(() => {

@@ -13,7 +13,7 @@ import type { Generation, IdentityStore } from '../../src/identity/identity-stor
 import { Balancer, type Choice } from '../../src/resolve/balancer.js'
 import type { Endpoint, ResolveRequest, Resolver } from '../../src/resolve/resolver.js'
 import { TestCa } from '../../src/testing/index.js'
-import { type DialBounds, dial } from '../../src/transport/dial.js'
+import { type DialBounds, dial } from '../../src/transport/outbound/dial.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 import { stopTime } from '../fixtures/stopped-time.js'
 

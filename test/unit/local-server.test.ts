@@ -3,8 +3,8 @@ import { once } from 'node:events'
 import { request } from 'node:http'
 import { type Socket, connect } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
-import { Admin } from '../../examples/proxy/src/admin.js'
-import { LocalServer, type LocalServerOptions } from '../../examples/proxy/src/local-server.js'
+import { Admin } from '../../examples/proxy/src/operator/admin.js'
+import { LocalServer, type LocalServerOptions } from '../../examples/proxy/src/listeners/local-server.js'
 import { waitBound } from '../fixtures/bounds.js'
 
 const LOOPBACK = { host: '127.0.0.1', port: 0 }

@@ -4,7 +4,7 @@ import { AgentClient, type AgentResponse, type OwnRequest } from '../../src/agen
 import { Registration } from '../../src/service/registration.js'
 import { agentSettings } from '../../src/agent/settings.js'
 import type { ConnectError } from '../../src/base/errors.js'
-import { type RegisterOptions, serviceDefinition } from '../../src/service/register-options.js'
+import { type RegisterOptions, serviceDefinition } from '../../src/service/options/register-options.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 import { AWAY, agentError } from '../fixtures/errors.js'
 

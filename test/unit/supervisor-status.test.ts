@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import type { ManagedProxy } from '../../examples/supervisor/src/managed-proxy.js'
+import type { ManagedProxy } from '../../examples/supervisor/src/services/managed-proxy.js'
 import {
   type ProxyStatus,
   type SupervisorStatus,

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { parseFilter } from '../../src/testing/filter.js'
+import { parseFilter } from '../../src/testing/state/filter.js'
 
 const item = {
   Service: { ID: 'web-1', Port: 80, EnableTagOverride: true, Tags: ['t', 'u'], Meta: { v: '1', 'a.b': 'x' } },

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { Changes } from '../../src/testing/changes.js'
-import { Intentions, precedence, type IntentionEnds } from '../../src/testing/intentions.js'
+import { Changes } from '../../src/testing/state/changes.js'
+import { Intentions, precedence, type IntentionEnds } from '../../src/testing/state/intentions.js'
 
 type Pair = readonly [source: string, destination: string]
 

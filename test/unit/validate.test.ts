@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
 import { OptionError } from '../../src/base/errors.js'
-import * as options from '../../src/base/validate.js'
+import * as options from '../../src/base/options/validate.js'
 
 const { describe: describeValue, optional } = options
 

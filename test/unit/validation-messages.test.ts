@@ -4,13 +4,13 @@ import { describe, it } from 'node:test'
 import { agentSettings } from '../../src/agent/settings.js'
 import { authorizeOneOf, authorizeService } from '../../src/authorize/authorizers.js'
 import { OptionError } from '../../src/base/errors.js'
-import { readyBounds } from '../../src/base/ready-options.js'
+import { readyBounds } from '../../src/base/options/ready-options.js'
 import { parseProxyConfig } from '../../src/proxy/settings.js'
 import { toTarget } from '../../src/resolve/upstream.js'
-import { dialSettings, forwardSettings } from '../../src/service/dial-options.js'
-import { listenSettings, secureSettings } from '../../src/service/listen-options.js'
-import { serviceDefinition } from '../../src/service/register-options.js'
-import { serviceSettings } from '../../src/service/service-options.js'
+import { dialSettings, forwardSettings } from '../../src/service/options/dial-options.js'
+import { listenSettings, secureSettings } from '../../src/service/options/listen-options.js'
+import { serviceDefinition } from '../../src/service/options/register-options.js'
+import { serviceSettings } from '../../src/service/options/service-options.js'
 
 const service = (options: unknown): unknown => serviceSettings(options as never)
 const agent = (options: object): unknown => agentSettings({ env: {}, ...options })

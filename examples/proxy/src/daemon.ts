@@ -6,15 +6,15 @@ import {
   type ProxyProblem,
   proxyConfig,
 } from 'consul-connect/proxy'
-import { Admin, METRICS_TYPE, type Pages } from './admin.js'
-import { AdminSocket } from './admin-socket.js'
-import { AgentLogLevel } from './agent-log-level.js'
-import { DEFAULT_LEVEL, type Log, type LogLevel } from './log.js'
+import { Admin, METRICS_TYPE, type Pages } from './operator/admin.js'
+import { AdminSocket } from './operator/admin-socket.js'
+import { AgentLogLevel } from './operator/agent-log-level.js'
+import { DEFAULT_LEVEL, type Log, type LogLevel } from './operator/log.js'
 import type { ProxyStatus } from './proxy.js'
 import { SelfRegistration } from './registration.js'
-import { RetryingListener } from './retrying-listener.js'
-import type { Settings, Source } from './settings.js'
-import type { Standby } from './standby.js'
+import { RetryingListener } from './listeners/retrying-listener.js'
+import type { Settings, Source } from './cli/settings.js'
+import type { Standby } from './workers/standby.js'
 
 /** Handles the connections: one `Proxy` in this process, or one in each of several workers. */
 export interface Engine {

@@ -1,13 +1,13 @@
-import './heap.js'
+import './operator/heap.js'
 import { OptionError } from 'consul-connect'
 import { Daemon, type Engine, type OnListening } from './daemon.js'
-import { UsageError } from './command-line.js'
-import { helpText, parseFlags, versionText } from './flags.js'
-import { DEFAULT_LEVEL, openLog } from './log.js'
+import { UsageError } from './cli/command-line.js'
+import { helpText, parseFlags, versionText } from './cli/flags.js'
+import { DEFAULT_LEVEL, openLog } from './operator/log.js'
 import { Proxy } from './proxy.js'
-import { type Settings, readSettings } from './settings.js'
-import { openStandby } from './standby.js'
-import { Workers } from './workers.js'
+import { type Settings, readSettings } from './cli/settings.js'
+import { openStandby } from './workers/standby.js'
+import { Workers } from './workers/workers.js'
 
 const args = process.argv.slice(2)
 

@@ -8,7 +8,7 @@ import {
   consul,
 } from 'consul-connect'
 import type { ProxyListener } from 'consul-connect/proxy'
-import type { Log } from './log.js'
+import type { Log } from './operator/log.js'
 
 /** TTL of the check; the same as that of Consul's built-in proxy. */
 const CHECK_TTL_MS = 30_000

@@ -1,8 +1,8 @@
 // Entry point of a worker process. The primary process controls it by messages; signals are ignored.
-import './heap.js'
-import { type Log, openLog } from './log.js'
+import './operator/heap.js'
+import { type Log, openLog } from './operator/log.js'
 import { Proxy } from './proxy.js'
-import type { FromWorker, ToWorker } from './worker-messages.js'
+import type { FromWorker, ToWorker } from './workers/worker-messages.js'
 
 const STATUS_INTERVAL_MS = 250
 

@@ -1,5 +1,5 @@
 import { AgentError } from '../../base/errors.js'
-import { isHost } from '../../base/validate.js'
+import { isHost } from '../../base/options/validate.js'
 import { type AgentClient, type AgentResponse, path } from '../client.js'
 import { right } from '../agent-errors.js'
 import { type JsonObject, array, boolean, maybe, nonEmpty, object, string, wholeNumber } from '../json.js'

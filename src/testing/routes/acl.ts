@@ -1,8 +1,8 @@
-import { identityRules, requirePermission, tokenJson, type Token } from '../acl.js'
-import { boolean, decode, list, optional, string, struct, type Reader } from '../decode.js'
-import { HttpError, json, type Answer, type Call } from '../http.js'
-import type { Routes } from '../router.js'
-import type { State } from '../state.js'
+import { identityRules, requirePermission, tokenJson, type Token } from '../state/acl.js'
+import { boolean, decode, list, optional, string, struct, type Reader } from '../http/decode.js'
+import { HttpError, json, type Answer, type Call } from '../http/http.js'
+import type { Routes } from '../http/router.js'
+import type { State } from '../state/state.js'
 
 /** Serves tokens with service identities, or with the policy `global-management`. */
 export const aclRoutes: Routes = {

@@ -1,12 +1,12 @@
-import { requirePermission } from '../acl.js'
-import { decode } from '../decode.js'
-import { readCheck } from '../check-definition.js'
-import type { Check, CheckStatus } from '../checks.js'
-import { empty, HttpError, json, type Answer, type Call } from '../http.js'
-import { filtered, hashed } from '../reads.js'
-import type { Handler, Routes } from '../router.js'
-import { agentServiceJson, connectNameOf, readRegistration } from '../service.js'
-import type { State } from '../state.js'
+import { requirePermission } from '../state/acl.js'
+import { decode } from '../http/decode.js'
+import { readCheck } from '../state/check-definition.js'
+import type { Check, CheckStatus } from '../state/checks.js'
+import { empty, HttpError, json, type Answer, type Call } from '../http/http.js'
+import { filtered, hashed } from '../http/reads.js'
+import type { Handler, Routes } from '../http/router.js'
+import { agentServiceJson, connectNameOf, readRegistration } from '../state/service.js'
+import type { State } from '../state/state.js'
 
 /** Serves the agent itself, its services, and their checks. */
 export const agentRoutes: Routes = {

@@ -1,13 +1,13 @@
 import { SpiffeId } from '../../identity/spiffe.js'
-import { requirePermission } from '../acl.js'
-import type { ConnectCa } from '../connect-ca.js'
-import { boolean, decode, object, optional, string, struct } from '../decode.js'
+import { requirePermission } from '../state/acl.js'
+import type { ConnectCa } from '../pki/connect-ca.js'
+import { boolean, decode, object, optional, string, struct } from '../http/decode.js'
 import { parseDuration } from '../duration.js'
-import { empty, HttpError, json, type Answer, type Call } from '../http.js'
-import { describeIntention } from '../intentions.js'
-import { blockUntil, checkDatacenter, indexed, indexHeader, seenIndex } from '../reads.js'
-import type { Routes } from '../router.js'
-import type { State } from '../state.js'
+import { empty, HttpError, json, type Answer, type Call } from '../http/http.js'
+import { describeIntention } from '../state/intentions.js'
+import { blockUntil, checkDatacenter, indexed, indexHeader, seenIndex } from '../http/reads.js'
+import type { Routes } from '../http/router.js'
+import type { State } from '../state/state.js'
 
 const HOUR_MS = 3_600_000
 

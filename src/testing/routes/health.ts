@@ -1,9 +1,9 @@
-import { hasTags, type NameKind } from '../catalog.js'
-import { HttpError, type Answer, type Call } from '../http.js'
-import type { Json } from '../json.js'
-import { filtered, indexed } from '../reads.js'
-import type { Routes } from '../router.js'
-import type { State } from '../state.js'
+import { hasTags, type NameKind } from '../state/catalog.js'
+import { HttpError, type Answer, type Call } from '../http/http.js'
+import type { Json } from '../http/json.js'
+import { filtered, indexed } from '../http/reads.js'
+import type { Routes } from '../http/router.js'
+import type { State } from '../state/state.js'
 
 /** Serves the instances of services with their health. */
 export const healthRoutes: Routes = {

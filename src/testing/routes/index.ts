@@ -1,4 +1,4 @@
-import { Router } from '../router.js'
+import { Router } from '../http/router.js'
 import { aclRoutes } from './acl.js'
 import { agentRoutes } from './agent.js'
 import { connectRoutes } from './connect.js'

@@ -1,11 +1,11 @@
-import { requirePermission } from '../acl.js'
-import { decode, mapOf, optional, string, struct } from '../decode.js'
-import { HttpError, json, type Answer, type Call } from '../http.js'
-import { describeIntention, type Intention, type IntentionRule } from '../intentions.js'
-import type { Json } from '../json.js'
-import { blockOnIndex, checkDatacenter, filtered, indexed, indexHeader } from '../reads.js'
-import type { Routes } from '../router.js'
-import type { State } from '../state.js'
+import { requirePermission } from '../state/acl.js'
+import { decode, mapOf, optional, string, struct } from '../http/decode.js'
+import { HttpError, json, type Answer, type Call } from '../http/http.js'
+import { describeIntention, type Intention, type IntentionRule } from '../state/intentions.js'
+import type { Json } from '../http/json.js'
+import { blockOnIndex, checkDatacenter, filtered, indexed, indexHeader } from '../http/reads.js'
+import type { Routes } from '../http/router.js'
+import type { State } from '../state/state.js'
 
 export const intentionRoutes: Routes = {
   '/v1/connect/intentions': { GET: list, POST: create },

@@ -1,7 +1,7 @@
-import { requirePermission } from '../acl.js'
-import { empty, HttpError, json, type Answer, type Call } from '../http.js'
-import type { Routes } from '../router.js'
-import type { State } from '../state.js'
+import { requirePermission } from '../state/acl.js'
+import { empty, HttpError, json, type Answer, type Call } from '../http/http.js'
+import type { Routes } from '../http/router.js'
+import type { State } from '../state/state.js'
 
 /** Serves the key-value store: raw values by key, and deletion by key or prefix. */
 export const keyValueRoutes: Routes = { '/v1/kv/': { GET: read, PUT: write, DELETE: remove } }

@@ -1,13 +1,13 @@
 import { formatHostPort } from '../../base/host-port.js'
-import { requirePermission } from '../acl.js'
-import type { Catalog } from '../catalog.js'
-import { HttpError, type Answer, type Call } from '../http.js'
-import type { JsonObject } from '../json.js'
-import { hashed } from '../reads.js'
-import type { Routes } from '../router.js'
-import type { Service } from '../service.js'
-import type { Proxy } from '../service-proxy.js'
-import type { State } from '../state.js'
+import { requirePermission } from '../state/acl.js'
+import type { Catalog } from '../state/catalog.js'
+import { HttpError, type Answer, type Call } from '../http/http.js'
+import type { JsonObject } from '../http/json.js'
+import { hashed } from '../http/reads.js'
+import type { Routes } from '../http/router.js'
+import type { Service } from '../state/service.js'
+import type { Proxy } from '../state/service-proxy.js'
+import type { State } from '../state/state.js'
 
 /** Serves the endpoint of managed proxies (Consul 1.2 to 1.5) for every registered proxy. */
 export const managedProxyRoutes: Routes = { '/v1/agent/connect/proxy/': { GET: managedProxy } }

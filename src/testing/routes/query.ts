@@ -1,11 +1,11 @@
-import { requirePermission } from '../acl.js'
-import { decode } from '../decode.js'
-import { empty, HttpError, json, type Answer, type Call } from '../http.js'
-import type { Json, JsonObject } from '../json.js'
-import { executeQuery, readQuery, type PreparedQuery } from '../queries.js'
-import { checkDatacenter, indexHeader } from '../reads.js'
-import type { Routes } from '../router.js'
-import type { State } from '../state.js'
+import { requirePermission } from '../state/acl.js'
+import { decode } from '../http/decode.js'
+import { empty, HttpError, json, type Answer, type Call } from '../http/http.js'
+import type { Json, JsonObject } from '../http/json.js'
+import { executeQuery, readQuery, type PreparedQuery } from '../state/queries.js'
+import { checkDatacenter, indexHeader } from '../http/reads.js'
+import type { Routes } from '../http/router.js'
+import type { State } from '../state/state.js'
 
 /** Serves prepared queries: created and deleted through the API, executed and explained by ID or name. */
 export const queryRoutes: Routes = {

@@ -1,4 +1,4 @@
-import type { ManagedProxy } from '../managed-proxy.js'
+import type { ManagedProxy } from '../services/managed-proxy.js'
 import { printable } from 'consul-connect-proxy/printable'
 import { describeExit } from '../process/running.js'
 

@@ -1,0 +1,135 @@
+import { createHash, randomUUID } from 'node:crypto'
+import type { Changes } from './changes.js'
+import type { JsonObject } from '../http/json.js'
+
+export type IntentionAction = 'allow' | 'deny'
+
+/**
+ * Allows or denies connections from the source to the destination; `*` stands for all names. The fields have the names of
+ * Consul.
+ */
+export interface IntentionRule {
+  readonly SourceNS: string
+  readonly SourceName: string
+  readonly DestinationNS: string
+  readonly DestinationName: string
+  readonly Action: IntentionAction
+  readonly Description: string
+  readonly Meta: Record<string, string>
+}
+
+/** An intention as the endpoints show it. */
+export interface Intention extends IntentionRule, JsonObject {
+  readonly ID: string
+  readonly Precedence: number
+  readonly CreatedAt: string
+  readonly CreateIndex: number
+}
+
+export type IntentionEnds = Omit<IntentionRule, 'Action' | 'Description' | 'Meta'>
+
+/** Returns Consul's precedence, from 9 for an exact source and destination to 1. The destination counts first. */
+export function precedence(rule: IntentionEnds): number {
+  return 9 - 3 * countWildcards(destinationOf(rule)) - countWildcards(sourceOf(rule))
+}
+
+/** The intentions of the agent. */
+export class Intentions {
+  readonly #changes: Changes
+  readonly #byId = new Map<string, Intention>()
+
+  constructor(changes: Changes) {
+    this.#changes = changes
+  }
+
+  get index(): number {
+    return this.#changes.modified('intentions')
+  }
+
+  /** Returns all intentions in order of evaluation. */
+  list(): Intention[] {
+    return [...this.#byId.values()].sort(compare)
+  }
+
+  get(id: string): Intention | undefined {
+    return this.#byId.get(id)
+  }
+
+  /** Returns the intention with exactly this source and destination. */
+  exact(ends: IntentionEnds): Intention | undefined {
+    return this.list().find((intention) => endsText(intention) === endsText(ends))
+  }
+
+  /**
+   * Returns the intentions for a destination, in order of evaluation.
+   * @param destination - `namespace/name`, as all services here
+   */
+  match(destination: string): Intention[] {
+    return this.list().filter((intention) => covers(destinationOf(intention), destination))
+  }
+
+  /** Returns the intention that decides about a connection; undefined if the default policy decides. */
+  deciding(source: string, destination: string): Intention | undefined {
+    return this.match(destination).find((intention) => covers(sourceOf(intention), source))
+  }
+
+  /** Creates an intention, or replaces the intention with this ID. */
+  put(rule: IntentionRule, id: string = randomUUID()): Intention {
+    const now = new Date().toISOString()
+    const index = this.#changes.touch('intentions')
+    const { CreatedAt = now, CreateIndex = index } = this.#byId.get(id) ?? {}
+    const intention: Intention = {
+      ...rule,
+      ID: id,
+      SourceType: 'consul',
+      DefaultAddr: '',
+      DefaultPort: 0,
+      Precedence: precedence(rule),
+      Hash: createHash('sha256').update(JSON.stringify(rule)).digest('base64'),
+      CreatedAt,
+      UpdatedAt: now,
+      CreateIndex,
+      ModifyIndex: index,
+    }
+    this.#byId.set(id, intention)
+    return intention
+  }
+
+  delete(id: string): void {
+    this.#byId.delete(id)
+    this.#changes.touch('intentions')
+  }
+}
+
+/** Describes an intention like the messages of Consul. */
+export function describeIntention(intention: Intention): string {
+  const { Action, ID, Precedence } = intention
+  return `${Action.toUpperCase()} ${endsText(intention)} (ID: ${ID}, Precedence: ${Precedence})`
+}
+
+function sourceOf({ SourceNS, SourceName }: IntentionEnds): string {
+  return `${SourceNS}/${SourceName}`
+}
+
+function destinationOf({ DestinationNS, DestinationName }: IntentionEnds): string {
+  return `${DestinationNS}/${DestinationName}`
+}
+
+function countWildcards(end: string): number {
+  return end.split('*').length - 1
+}
+
+function endsText(ends: IntentionEnds): string {
+  return `${sourceOf(ends)} => ${destinationOf(ends)}`
+}
+
+// An end may be a wildcard: `*/*`, or `namespace/*`.
+function covers(end: string, service: string): boolean {
+  const [namespace] = service.split('/')
+  return end === service || end === `${namespace}/*` || end === '*/*'
+}
+
+/** Compares in order of evaluation: higher precedence first, then by names. */
+function compare(a: Intention, b: Intention): number {
+  return b.Precedence - a.Precedence || (endsText(a) < endsText(b) ? -1 : 1)
+}

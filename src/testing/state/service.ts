@@ -1,0 +1,147 @@
+import { isIP } from 'node:net'
+import { readServiceCheck, type CheckDefinition } from './check-definition.js'
+import { boolean, integer, list, mapOf, optional, string, struct, type Reader } from '../http/decode.js'
+import { HttpError } from '../http/http.js'
+import type { JsonObject } from '../http/json.js'
+import { proxyJson, readProxy, type Proxy } from './service-proxy.js'
+
+/** A service as the agent keeps it, with the field names of Consul. */
+export interface Service {
+  readonly Kind: string
+  readonly ID: string
+  readonly Name: string
+  readonly Tags: string[]
+  readonly Meta: Record<string, string>
+  readonly Port: number
+  readonly Address: string
+  readonly TaggedAddresses: Record<string, { Address: string; Port: number }>
+  readonly Weights: { Passing: number; Warning: number }
+  readonly EnableTagOverride: boolean
+  readonly isNative: boolean
+  readonly Proxy: Proxy | undefined
+}
+
+/** The registration of a service: the body of `PUT /v1/agent/service/register`, with the field names of Consul. */
+export interface ServiceRegistration extends JsonObject {
+  Name: string
+  /** @default Name */
+  ID?: string
+  Kind?: 'connect-proxy'
+  Port?: number
+  Address?: string
+  Tags?: string[]
+  Meta?: Record<string, string>
+  TaggedAddresses?: Record<string, { Address: string; Port?: number }>
+  Weights?: { Passing?: number; Warning?: number }
+  Connect?: { Native?: boolean }
+  Proxy?: JsonObject
+  /** The destination service of a proxy, as in Consul 1.2. Ignored if `Proxy` is set. */
+  ProxyDestination?: string
+  Check?: JsonObject
+  Checks?: JsonObject[]
+}
+
+export interface Registration {
+  readonly service: Service
+  readonly checks: CheckDefinition[]
+}
+
+const readFields = struct(
+  {
+    Kind: string,
+    ID: string,
+    Name: string,
+    Tags: list(string),
+    Meta: mapOf(string),
+    Port: integer,
+    Address: string,
+    TaggedAddresses: mapOf(struct({ Address: string, Port: integer })),
+    Weights: optional(struct({ Passing: integer, Warning: integer })),
+    EnableTagOverride: boolean,
+    Connect: struct({ Native: boolean }),
+    Proxy: optional(readProxy),
+    ProxyDestination: string,
+    Check: optional(readServiceCheck),
+    Checks: list(readServiceCheck),
+  },
+  ['Token'],
+)
+
+/**
+ * Reads the body of a registration.
+ * @throws HttpError if Consul rejects the registration
+ */
+export const readRegistration: Reader<Registration> = (value, field) => {
+  const { Check, Checks, Connect, ProxyDestination, ...fields } = readFields(value, field)
+  const legacyProxy =
+    ProxyDestination === '' ? undefined : readProxy({ DestinationServiceName: ProxyDestination }, '')
+  const service: Service = {
+    ...fields,
+    ID: fields.ID || fields.Name,
+    Weights: fields.Weights ?? { Passing: 1, Warning: 1 },
+    TaggedAddresses: { ...familyAddresses(fields), ...fields.TaggedAddresses },
+    isNative: Connect.Native,
+    Proxy: fields.Proxy ?? legacyProxy,
+  }
+  const problem = problemOf(service)
+  if (problem !== undefined) throw new HttpError(400, problem)
+  const definitions = [Check, ...Checks].filter((check) => check !== undefined)
+  const checks = definitions.map((define, index) => {
+    const id = `service:${service.ID}${definitions.length === 1 ? '' : `:${index + 1}`}`
+    return define({ CheckID: id, Name: `Service '${service.Name}' check`, ServiceID: service.ID })
+  })
+  return { service, checks }
+}
+
+/** Returns the service that an instance proves to be: its own if it is native, the destination of a proxy. */
+export function connectNameOf({ Kind, Name, Proxy, isNative }: Service): string | undefined {
+  if (Kind === 'connect-proxy') return Proxy?.DestinationServiceName
+  return isNative ? Name : undefined
+}
+
+/** Converts a service to the JSON of the agent's endpoints. */
+export function agentServiceJson(service: Service, contentHash?: string): JsonObject {
+  const { Kind, Name, Proxy, isNative, TaggedAddresses, ...fields } = service
+  return {
+    ...fields,
+    Kind: Kind === '' ? undefined : Kind,
+    Service: Name,
+    TaggedAddresses: nonEmpty(TaggedAddresses),
+    ContentHash: contentHash,
+    Proxy: Kind === 'connect-proxy' && Proxy ? proxyJson(Proxy) : undefined,
+    Connect: isNative ? { Native: true } : undefined,
+  }
+}
+
+/** Converts a service to the JSON of the health endpoints. */
+export function healthServiceJson(service: Service): JsonObject {
+  return {
+    ...agentServiceJson(service),
+    // 1.8 shows empty metadata as null here, and as {} on the agent's endpoints.
+    Meta: nonEmpty(service.Meta) ?? null,
+    Proxy: service.Proxy ? proxyJson(service.Proxy) : { MeshGateway: {}, Expose: {} },
+    Connect: service.isNative ? { Native: true } : {},
+  }
+}
+
+function problemOf({ Kind, Name, Address, Port, Proxy, Weights, isNative }: Service): string | undefined {
+  if (Name === '') return 'Missing service name'
+  if (Weights.Passing < 1) return 'Invalid Weights: Passing must be greater than 0'
+  if (['0.0.0.0', '::', '[::]'].includes(Address)) return 'Invalid service address'
+  if (Kind !== 'connect-proxy') return undefined
+  if (!Proxy?.DestinationServiceName)
+    return 'Proxy.DestinationServiceName must be non-empty for Connect proxy services'
+  if (Port === 0) return 'Port must be set for a Connect proxy'
+  return isNative ? 'A Proxy cannot also be Connect Native, only typical services' : undefined
+}
+
+/** Returns the tagged addresses that Consul adds for an IP address. */
+function familyAddresses({ Address, Port }: { Address: string; Port: number }): Service['TaggedAddresses'] {
+  const family = isIP(Address)
+  const names = family === 0 ? [] : [`lan_ipv${family}`, `wan_ipv${family}`]
+  return Object.fromEntries(names.map((name) => [name, { Address, Port }]))
+}
+
+function nonEmpty<T extends object>(map: T): T | undefined {
+  return Object.keys(map).length > 0 ? map : undefined
+}

@@ -1,0 +1,241 @@
+import type { Socket } from 'node:net'
+import type { TLSSocket } from 'node:tls'
+import { DeniedError, type Outcome, type RevokedError } from '../../authorize/authorizer.js'
+import { decisions } from '../../authorize/diagnostics.js'
+import type { ServiceAuthorizer } from '../../authorize/service-authorizer.js'
+import type { Clock } from '../../base/clock.js'
+import { ConnectError, toError, withCause } from '../../base/errors.js'
+import { log } from '../../base/log.js'
+import type { Generation, IdentityStore } from '../../identity/identity-store.js'
+import { OpenSockets } from '../../sockets/open-sockets.js'
+import { type Connection, isPeerTrusted, openConnection } from '../connection.js'
+import { handshakes } from '../diagnostics.js'
+import type { FinishedHandshake } from './handshakes.js'
+import type { MeshSocket } from '../mesh-socket.js'
+import { AdmittedConnections } from '../revocation.js'
+import { verifySocket, withdrawnRoot } from '../verify-peer.js'
+
+/** Receives each connection whose peer is verified and authorized. */
+export type ConnectionHandler = (socket: MeshSocket) => unknown
+
+/** Callbacks for events of a listener that its handler does not see. */
+export interface ListenerReports {
+  /** The identity of a peer was verified, and the authorizer decided. */
+  decided(outcome: Outcome): void
+  /** A verified peer was denied. */
+  denied(error: DeniedError): void
+  /** An open connection was closed because its peer is no longer authorized or trusted. */
+  revoked(error: RevokedError): void
+  /** A handshake or the verification of the identity failed. */
+  rejected(error: Error, remoteAddress: string | undefined): void
+  /** A problem that an operator should know about. The listener keeps running. */
+  warning(error: Error): void
+}
+
+export interface AdmissionSettings {
+  readonly identity: IdentityStore
+  readonly service: string
+  readonly handler: ConnectionHandler
+  readonly authorization: ServiceAuthorizer
+  /** Whether open connections are authorized again when the intentions change. */
+  readonly revoke: boolean
+  /** Whether open connections end when their peer's certificate expires. */
+  readonly maxPeerAge: 'certificate' | undefined
+  readonly maxConnections: number
+  /** Timeout of each decision, in milliseconds. */
+  readonly handshakeTimeoutMs: number
+  readonly clock: Clock
+  readonly reports: ListenerReports
+}
+
+/**
+ * Admits inbound connections after their TLS handshake: enforces the connection limit, verifies the SPIFFE identity, asks
+ * the authorizer, and calls the handler. Closes admitted connections whose peer is no longer authorized or trusted.
+ */
+export class Admission {
+  /** The admitted connections. */
+  readonly open: OpenSockets = new OpenSockets()
+  readonly #settings: AdmissionSettings
+  readonly #undecided = new Set<TLSSocket>()
+  readonly #admitted: AdmittedConnections
+  readonly #onEmpty: () => void
+  /** Incremented whenever the outcome of a decision may have changed. */
+  #epoch = 0
+  #isStopped = false
+  readonly #onGeneration = ({ roots }: Generation, what: 'leaf' | 'roots'): void => {
+    if (what === 'roots') this.#admitted.withdraw(roots)
+  }
+  readonly #onDecisions = (): void => {
+    this.#epoch += 1
+    if (this.#settings.revoke) void this.#admitted.reauthorize()
+  }
+
+  /** @param onEmpty - called when no decision is pending any more */
+  constructor(settings: AdmissionSettings, onEmpty: () => void) {
+    const { authorization, identity, handshakeTimeoutMs, maxPeerAge, reports } = settings
+    this.#settings = settings
+    this.#onEmpty = onEmpty
+    this.#admitted = new AdmittedConnections({
+      ...settings,
+      timeoutMs: handshakeTimeoutMs,
+      endsWithCertificate: maxPeerAge === 'certificate',
+      revoked: (error) => {
+        reports.revoked(error)
+      },
+    })
+    authorization.on('changed', this.#onDecisions)
+    identity.on('changed', this.#onGeneration)
+  }
+
+  /** The number of pending decisions. */
+  get pending(): number {
+    return this.#undecided.size
+  }
+
+  /** Destroys the socket if the connection limit is reached. @returns whether it did */
+  refuseIfFull(socket: Socket): boolean {
+    const { maxConnections, service, reports } = this.#settings
+    // Undecided connections count: their peers are verified, and most of them will be authorized.
+    if (this.open.size + this.#undecided.size < maxConnections) return false
+    const message = `${service}: connection limit reached (${maxConnections}); raise maxConnections or close connections`
+    const { remoteAddress } = socket
+    socket.destroy()
+    reports.rejected(new ConnectError('ERR_CONNECT_LIMIT', message), remoteAddress)
+    return true
+  }
+
+  /** Verifies and authorizes the peer, and passes the connection to the handler. Never rejects. */
+  async admit(socket: TLSSocket, handshake: FinishedHandshake | undefined): Promise<void> {
+    if (this.refuseIfFull(socket)) return
+    this.#undecided.add(socket)
+    const { identity, service } = this.#settings
+    const durationMs = handshake?.durationMs
+    // This listener stays on the socket, so that a reset does not crash a process whose handler adds none.
+    socket.on('error', (error: Error) => {
+      log.listen('%s: %s', service, error.message)
+    })
+    let isVerified = false
+    try {
+      const generation = handshake?.generation ?? identity.require()
+      const { peer, chain } = verifySocket(socket, generation.roots)
+      const openedAt = performance.now()
+      const connection: Connection = { side: 'inbound', peer, generation, chain, openedAt }
+      handshakes.publish({ service, durationMs, peer, error: undefined })
+      isVerified = true
+      const connected = await this.#decide(socket, connection)
+      // Node.js may have destroyed the socket in the meantime.
+      if (connected?.destroyed === false) await this.#handle(connected)
+    } catch (error) {
+      if (isVerified) this.#refuse(toError(error), socket)
+      else this.reject(toError(error), socket, durationMs)
+    }
+  }
+
+  /** Destroys the socket of a failed handshake or verification, and reports the error. */
+  reject(error: Error, socket: TLSSocket, durationMs: number | undefined): void {
+    handshakes.publish({ service: this.#settings.service, durationMs, peer: undefined, error })
+    this.#refuse(error, socket)
+  }
+
+  /** Authorizes every open connection again, and closes the denied ones. @returns the number of closed connections */
+  async reauthorize(): Promise<number> {
+    this.#epoch += 1
+    const { current } = this.#settings.identity
+    const withdrawn = current === undefined ? 0 : this.#admitted.withdraw(current.roots)
+    return withdrawn + (await this.#admitted.reauthorize())
+  }
+
+  /** Admits no further connections, and destroys those whose decision is pending. */
+  stop(): void {
+    this.#isStopped = true
+    for (const socket of this.#undecided) socket.destroy()
+  }
+
+  /** Stops following intentions and roots; until then, open connections can be revoked. */
+  close(): void {
+    this.#settings.authorization.off('changed', this.#onDecisions)
+    this.#settings.identity.off('changed', this.#onGeneration)
+  }
+
+  #refuse(error: Error, socket: TLSSocket): void {
+    const { service, reports } = this.#settings
+    this.#endDecision(socket)
+    const { remoteAddress } = socket
+    socket.destroy()
+    log.listen('%s: rejected %s: %s', service, remoteAddress, error.message)
+    reports.rejected(error, remoteAddress)
+  }
+
+  #endDecision(socket: TLSSocket): void {
+    this.#undecided.delete(socket)
+    if (this.#undecided.size === 0) this.#onEmpty()
+  }
+
+  /** Returns the connection if its peer is authorized. */
+  async #decide(socket: TLSSocket, connection: Connection): Promise<MeshSocket | undefined> {
+    const { authorization, handshakeTimeoutMs } = this.#settings
+    const begin = performance.now()
+    const deadline = begin + handshakeTimeoutMs
+    const gone = new AbortController()
+    const onClose = (): void => {
+      gone.abort(new Error('the peer closed the connection'))
+    }
+    socket.once('close', onClose)
+    try {
+      for (;;) {
+        const epoch = this.#epoch
+        const timeoutMs = Math.max(1, Math.ceil(deadline - performance.now()))
+        const outcome = await authorization.decide(connection.peer, { signal: gone.signal, timeoutMs })
+        this.#expectTrusted(connection)
+        // Decide again if the intentions changed meanwhile: an open connection is only revisited at the next change.
+        if (!outcome.authorized || epoch === this.#epoch)
+          return this.#conclude(socket, connection, outcome, performance.now() - begin)
+      }
+    } finally {
+      socket.off('close', onClose)
+    }
+  }
+
+  /** Verifies the peer against the latest roots: OpenSSL used those of the start of the handshake. */
+  #expectTrusted(connection: Connection): void {
+    const { identity, clock } = this.#settings
+    if (!isPeerTrusted(connection, identity.require().roots, clock.now())) throw withdrawnRoot()
+  }
+
+  #conclude(
+    socket: TLSSocket,
+    connection: Connection,
+    outcome: Outcome,
+    durationMs: number,
+  ): MeshSocket | undefined {
+    const { service, reports } = this.#settings
+    const { peer } = connection
+    const { authorized, reason, basis } = outcome
+    decisions.publish({ service, peer, authorized, reason, basis, durationMs })
+    this.#endDecision(socket)
+    if (this.#isStopped) socket.destroy()
+    if (socket.destroyed) return undefined
+    reports.decided(outcome)
+    if (!authorized) {
+      socket.destroy()
+      reports.denied(new DeniedError(peer, service, outcome, outcome))
+      return undefined
+    }
+    log.listen('%s: %s connected', service, peer.spiffeId)
+    const connected = openConnection(socket, connection)
+    this.open.add(connected)
+    this.#admitted.add(connected)
+    return connected
+  }
+
+  async #handle(socket: MeshSocket): Promise<void> {
+    const { handler, reports } = this.#settings
+    try {
+      await handler(socket)
+    } catch (cause) {
+      socket.destroy()
+      const message = `connection handler failed${withCause(cause)}`
+      reports.warning(new ConnectError('ERR_CONNECT_HANDLER', message, { cause }))
+    }
+  }
+}

@@ -1,0 +1,153 @@
+import { type Bounds, withDeadline, isAborted } from '../../base/deadline.js'
+import { systemClock } from '../../base/clock.js'
+import {
+  type DialAttempt,
+  DialError,
+  TimeoutError,
+  VerificationError,
+  messageOf,
+  toError,
+} from '../../base/errors.js'
+import type { IdentityStore } from '../../identity/identity-store.js'
+import { type ResolveRequest, resolveEndpoints } from '../../resolve/resolver.js'
+import type { Route } from '../../resolve/routes.js'
+import { type DialMessage, dials } from '../diagnostics.js'
+import { type SocketSettings, connect } from './connect.js'
+import { connectionOf, isPeerTrusted } from '../connection.js'
+import { withdrawnRoot } from '../verify-peer.js'
+import type { MeshSocket } from '../mesh-socket.js'
+import { DialRace } from './dial-race.js'
+
+export interface DialBounds extends Bounds {
+  readonly socketSettings: SocketSettings
+}
+
+/**
+ * How long an attempt runs alone before the next one is started beside it: half of the remaining time within these
+ * bounds. A handshake takes milliseconds inside a datacenter and a few hundred between continents.
+ */
+const MAX_HEAD_START_MS = 1_000
+const MIN_HEAD_START_MS = 100
+/** How many failed attempts the message of an error lists. Its `attempts` property holds all of them. */
+const MAX_LISTED_ATTEMPTS = 5
+
+/**
+ * Dials an upstream. One deadline covers waiting for our certificate, resolving the upstream, and all connection
+ * attempts.
+ * @throws DialError, TimeoutError, AbortError, IdentityError, AgentError
+ */
+export async function dial(identity: IdentityStore, route: Route, bounds: DialBounds): Promise<MeshSocket> {
+  const { resolver } = route
+  const race = new DialRace()
+  const what = `dial ${resolver.name}`
+  const begin = performance.now()
+  const publish = (outcome: Pick<DialMessage, 'peer' | 'address' | 'error'>): void => {
+    if (!dials.hasSubscribers) return
+    const durationMs = performance.now() - begin
+    const { failures: attempts } = race
+    dials.publish({
+      service: identity.service,
+      upstream: resolver.name,
+      durationMs,
+      attempts,
+      ...outcome,
+    })
+  }
+  try {
+    const socket = await withDeadline(
+      what,
+      bounds,
+      (signal) => tryInstances(identity, route, race, { ...bounds, signal }),
+      (late) => late.destroy(),
+    )
+    publish({ peer: socket.peer, address: race.winnerAddress, error: undefined })
+    return socket
+  } catch (thrown) {
+    const error = toError(thrown)
+    const { failures: attempts } = race
+    const cause = attempts.at(-1)?.error ?? resolver.lastError ?? identity.lastError
+    const failure =
+      error instanceof TimeoutError ? new TimeoutError(what, bounds.timeoutMs, { attempts, cause }) : error
+    publish({ peer: undefined, address: undefined, error: failure })
+    throw failure
+  }
+}
+
+async function tryInstances(
+  identity: IdentityStore,
+  { resolver, balancer }: Route,
+  race: DialRace,
+  { signal, timeoutMs, socketSettings }: DialBounds & { readonly signal: AbortSignal },
+): Promise<MeshSocket> {
+  const deadline = performance.now() + timeoutMs
+  const { leaf } = await identity.ready({ signal, timeoutMs })
+  const request: ResolveRequest = { signal, datacenter: leaf.id.datacenter, refresh: false }
+  let endpoints = await resolveEndpoints(resolver, request)
+  let isRefreshed = false
+  const tried = new Set<object>()
+  const onAbort = (): void => {
+    race.finish(signal.reason instanceof TimeoutError ? 'late' : 'aborted')
+  }
+  signal.addEventListener('abort', onAbort, { once: true })
+  try {
+    for (;;) {
+      if (isAborted(signal)) throw toError(signal.reason)
+      // The certificate may have been rotated since the last attempt.
+      const generation = identity.require()
+      const choice = balancer.choose(endpoints, resolver.isSorted === true, tried)
+      if (choice !== undefined) {
+        race.start(choice, async (within) => {
+          const socket = await connect(choice.endpoint, generation, { signal: within, socketSettings })
+          return expectTrusted(socket, identity)
+        })
+      } else if (race.pending === 0) {
+        if (isRefreshed) throw failure(resolver.name, race.failures)
+        // All instances failed. Resolve again: there may be new ones.
+        isRefreshed = true
+        endpoints = await resolveEndpoints(resolver, { ...request, refresh: true }).catch(
+          (error: unknown) => {
+            throw isAborted(signal) ? error : failure(resolver.name, race.failures, error)
+          },
+        )
+        continue
+      }
+      await race.nextChange(choice === undefined ? undefined : headStartMs(deadline - performance.now()))
+      if (race.winner !== undefined) return race.winner
+    }
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+    if (race.winner === undefined) race.finish('aborted')
+  }
+}
+
+/** Verifies the peer against the latest roots: OpenSSL used those of the start of the handshake. */
+function expectTrusted(socket: MeshSocket, identity: IdentityStore): MeshSocket {
+  const connection = connectionOf(socket)
+  const { roots } = identity.require()
+  if (connection !== undefined && isPeerTrusted(connection, roots, systemClock.now())) return socket
+  socket.destroy()
+  throw withdrawnRoot()
+}
+
+function headStartMs(leftMs: number): number {
+  return Math.max(MIN_HEAD_START_MS, Math.min(MAX_HEAD_START_MS, leftMs / 2))
+}
+
+function failure(upstream: string, attempts: readonly DialAttempt[], refusal?: unknown): DialError {
+  const shown = attempts
+    .slice(0, MAX_LISTED_ATTEMPTS)
+    .map(({ address, error, durationMs }) => `${address} (${durationMs} ms): ${messageOf(error)}`)
+  const more =
+    attempts.length > MAX_LISTED_ATTEMPTS ? `; and ${attempts.length - MAX_LISTED_ATTEMPTS} more` : ''
+  const list = `${shown.join('; ')}${more}`
+  if (refusal instanceof DialError && refusal.code === 'ERR_CONNECT_NO_INSTANCES') {
+    const message = `no instance could be reached, and none is left: ${list}`
+    const { code, reason } = refusal
+    return new DialError(code, upstream, message, { cause: refusal, attempts, ...(reason && { reason }) })
+  }
+  // A peer with a wrong identity is reported before peers that could not be reached.
+  const impostor = attempts.find(({ error }) => error instanceof VerificationError)?.error
+  const cause = impostor ?? attempts.at(-1)?.error
+  const code = impostor instanceof VerificationError ? impostor.code : 'ERR_CONNECT_DIAL_FAILED'
+  return new DialError(code, upstream, `no instance could be reached: ${list}`, { cause, attempts })
+}
