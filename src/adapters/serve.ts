@@ -42,6 +42,7 @@ interface HttpParts {
 
 interface Session {
   readonly closed: boolean
+  readonly destroyed: boolean
   goaway(code: number, lastStreamId: number): void
   close(): void
   once(event: 'close', listener: () => void): unknown
@@ -58,10 +59,14 @@ export interface ServerAdapter {
   readonly adopted?: AdoptedServer
   /** Called before the listener is opened. */
   begin(): void
+  /** Rejects a server with connections of an earlier port. */
+  expectUnused?(): Promise<void>
   /** Called when the listener could not be opened, or `attach` failed. */
   abandon(): void
   /** Called when the listener is open. */
   attach(listener: Listener): void
+  /** Called when the listener and its connections are closed. */
+  closed(): void
 }
 
 /** Makes a server receive its connections, which are verified and authorized, from a mesh listener. */
@@ -86,6 +91,7 @@ export function serverAdapter(server: ServableServer, mode: ServingMode): Server
   // A TLS server receives connections after its handshake, which the listener has completed.
   const isTls = server instanceof TlsServer
   const isHttp2 = 'updateSettings' in server
+  const isHttp = isHttp2 || 'closeIdleConnections' in server
   const event = isTls ? 'secureConnection' : 'connection'
   return {
     handler: (socket) => {
@@ -100,12 +106,15 @@ export function serverAdapter(server: ServableServer, mode: ServingMode): Server
       socket.once('close', () => sockets.delete(socket))
       // node:http2 emits `session` synchronously; other sessions may belong to another listener.
       if (isHttp2) parts.once('session', onSession)
-      server.emit(event, socket)
-      if (isHttp2) parts.off('session', onSession)
+      try {
+        server.emit(event, socket)
+      } finally {
+        if (isHttp2) parts.off('session', onSession)
+      }
     },
     // None for HTTP/1: Consul's built-in proxy and Go SDK offer only h2 for any protocol, and would be rejected.
     alpnProtocols: isHttp2 ? http2Names(server) : undefined,
-    allowHalfOpen: !isTls,
+    allowHalfOpen: !isTls && (server as { allowHalfOpen?: boolean }).allowHalfOpen === true,
     ...(mode === 'secured' && { adopted: served }),
     onDrain: (timeoutMs) => {
       isDraining = true
@@ -116,26 +125,29 @@ export function serverAdapter(server: ServableServer, mode: ServingMode): Server
         if (performance.now() < idleUntil) return
         parts.closeIdleConnections?.()
         // node:http does not treat a connection without a request as idle.
-        for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy()
+        if (isHttp) for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy()
         // Closes after the open streams.
-        for (const session of sessions) if (!session.closed) session.close()
+        for (const session of sessions) if (isOpen(session)) session.close()
       }
       const timer = setInterval(sweep, IDLE_SWEEP_MS)
       return () => {
         clearInterval(timer)
         stopAnnouncing()
-        if (attached !== undefined) served.detach(attached)
       }
     },
     begin: () => {
       served.begin(mode)
     },
+    ...(mode === 'secured' && { expectUnused: () => served.expectUnused() }),
     abandon: () => {
       served.abandon()
     },
     attach: (listener) => {
       served.attach(listener)
       attached = listener
+    },
+    closed: () => {
+      if (attached !== undefined) served.detach(attached)
     },
   }
 }
@@ -169,7 +181,12 @@ function announceClose(server: Server, sockets: ReadonlySet<Duplex>): () => void
  * 9113, section 6.8); `close` would ignore them.
  */
 function sendShutdownNotice(session: Session): void {
-  if (!session.closed) session.goaway(0, MAX_STREAM_ID)
+  if (isOpen(session)) session.goaway(0, MAX_STREAM_ID)
+}
+
+/** A session that was destroyed may not be closed yet, and throws. */
+function isOpen({ closed, destroyed }: Session): boolean {
+  return !closed && !destroyed
 }
 
 function isInjector(server: unknown): server is ConnectionInjector {
@@ -209,6 +226,7 @@ function injectorAdapter(injector: ConnectionInjector): ServerAdapter {
       servedInjectors.delete(injector)
     },
     attach: () => undefined,
+    closed: () => undefined,
   }
 }
 

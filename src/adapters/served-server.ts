@@ -1,4 +1,5 @@
-import { Server, type Socket } from 'node:net'
+import { Server, Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { ConnectError, OptionError } from '../base/errors.js'
 import { TCP } from '../sockets/tcp-options.js'
 import { connectionOf } from '../transport/connection.js'
@@ -29,6 +30,7 @@ export class ServedServer implements AdoptedServer {
   /** The original properties of the server; undefined while they are not replaced. */
   #replaced: ReadonlyMap<PropertyKey, PropertyDescriptor | undefined> | undefined
   #wasServed = false
+  #wasSecured = false
   #closing: Promise<void> | undefined
 
   static of(server: Server): ServedServer {
@@ -49,7 +51,7 @@ export class ServedServer implements AdoptedServer {
    * @throws OptionError if the server is listening, or has a listener that excludes this one
    */
   begin(mode: ServingMode): void {
-    if (this.#replaced === undefined && this.server.listening) {
+    if (this.#isBound && (this.#replaced === undefined || mode === 'served')) {
       const expected =
         mode === 'served'
           ? 'a server that does not listen: leave out its own listen()'
@@ -64,7 +66,20 @@ export class ServedServer implements AdoptedServer {
     this.#opening += 1
     if (this.#mode !== mode) this.#restoreMethods()
     this.#mode = mode
+    this.#wasSecured ||= mode === 'secured'
     this.#replaceMethods()
+  }
+
+  /** Rejects a server with connections of an earlier port: they would reach the application without authorization. */
+  async expectUnused(): Promise<void> {
+    const count = await new Promise<number>((resolve, reject) => {
+      this.server.getConnections((error, connections) => {
+        if (error === null) resolve(connections)
+        else reject(error)
+      })
+    })
+    if (count === 0) return
+    throw new OptionError('server', 'a server without connections', `one with ${count} connections`)
   }
 
   /** Called if the listener could not be opened. A secured server goes on refusing all connections. */
@@ -86,9 +101,10 @@ export class ServedServer implements AdoptedServer {
 
   /**
    * Called when the listener is open.
-   * @throws ConnectError (ERR_CONNECT_CLOSED) if the server was closed before
+   * @throws ConnectError if the server was closed before (ERR_CONNECT_CLOSED), or listens itself (ERR_CONNECT_LISTEN)
    */
   attach(listener: Listener): void {
+    if (this.#mode === 'served' && this.#isBound) refuseToListen()
     if (this.#closing !== undefined) {
       throw new ConnectError(
         'ERR_CONNECT_CLOSED',
@@ -109,11 +125,23 @@ export class ServedServer implements AdoptedServer {
     this.#close(() => undefined)
   }
 
+  /** Whether the server itself is bound to an address; its own property may be replaced. */
+  get #isBound(): boolean {
+    return Reflect.get(Server.prototype, 'listening', this.server)
+  }
+
   #shutDown(): Promise<void> {
-    this.#closing ??= Promise.all([...this.#listeners].map((listener) => listener.close())).then(
-      () => undefined,
-    )
+    this.#closing ??= this.#closeAll().finally(() => {
+      // A secured server may listen again.
+      if (this.#mode === 'secured' && this.#opening === 0) this.#closing = undefined
+    })
     return this.#closing
+  }
+
+  async #closeAll(): Promise<void> {
+    await Promise.all([...this.#listeners].map((listener) => listener.close()))
+    // Without a listener, nothing else has closed the server.
+    if (this.#isBound) await new Promise<unknown>((resolve) => this.#close(resolve))
   }
 
   #address(): ReturnType<Server['address']> {
@@ -143,13 +171,17 @@ export class ServedServer implements AdoptedServer {
     )
     for (const [key, property] of own)
       Object.defineProperty(this.server, key, { ...property, configurable: true })
+    for (const event of GUARDED) {
+      this.server.off(event, destroyForeign)
+      this.server.prependListener(event, destroyForeign)
+    }
   }
 
   /** Replaces `emit` of a secured server: its TCP connections go to the listener, and all other events to the server. */
   readonly #intercept = (event: string, ...args: unknown[]): boolean => {
     const socket = args[0] as Socket
     if (event !== 'connection' || connectionOf(socket) !== undefined) return this.#emit(event, ...args)
-    if (this.#accept === undefined) socket.destroy()
+    if (this.#accept === undefined || !(socket instanceof Socket)) socket.destroy()
     else {
       // As for a server of the listener; node:http sets allowHalfOpen.
       socket.allowHalfOpen = false
@@ -164,8 +196,18 @@ export class ServedServer implements AdoptedServer {
       Reflect.deleteProperty(this.server, key)
       if (property !== undefined) Object.defineProperty(this.server, key, property)
     }
+    // A server that was secured may be bound: it goes on destroying connections.
+    if (!this.#wasSecured) for (const event of GUARDED) this.server.off(event, destroyForeign)
     this.#replaced = undefined
   }
+}
+
+/** The events with which connections are passed to a server. */
+const GUARDED = ['connection', 'secureConnection'] as const
+
+/** Destroys a connection that no listener of the mesh has admitted: another library may have replaced `emit` again. */
+function destroyForeign(socket: Duplex): void {
+  if (connectionOf(socket) === undefined) socket.destroy()
 }
 
 function refuseToListen(): never {

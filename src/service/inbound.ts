@@ -116,6 +116,7 @@ export class Inbound {
     adapter.begin()
     let listener: Listener | undefined
     try {
+      await adapter.expectUnused?.()
       listener = await this.#open(settings(), adapter)
       adapter.attach(listener)
       return listener
@@ -138,7 +139,10 @@ export class Inbound {
       ...target,
       alpnProtocols: settings.alpnProtocols ?? target.alpnProtocols,
       onClosing: () => this.#withdrawInstances(listener),
-      onClosed: () => this.#listeners.delete(listener),
+      onClosed: () => {
+        this.#listeners.delete(listener)
+        if ('closed' in target) target.closed()
+      },
     })
     // Added before it is open, so that a concurrent close ends it.
     this.#listeners.add(listener)

@@ -121,6 +121,99 @@ describe('secure', () => {
       assert.equal((await rejection(depot.secure(wrong as never))).code, 'ERR_CONNECT_OPTION')
   })
 
+  it('refuses plain text after a failed serve(), and after its emit was restored by another library', async (t) => {
+    const { join } = await startMesh(t)
+    const depot = join('depot')
+    let connections = 0
+    const server = net.createServer((socket) => {
+      connections += 1
+      socket.end('secret')
+    })
+    t.after(() => server.close())
+    const emit = server.emit.bind(server)
+    server.emit = emit
+    await rejection(depot.secure(server, { maxHandshakes: -1 }))
+    const port = await listening(server)
+    assert.equal((await rejection(depot.serve(server, { port: 0 }))).code, 'ERR_CONNECT_OPTION')
+    assert.equal((await rejection(depot.serve(server, { port: -1 }))).code, 'ERR_CONNECT_OPTION')
+    await refusesPlainText(port)
+    assert.equal(connections, 0)
+    server.emit = emit
+    await refusesPlainText(port)
+    Reflect.deleteProperty(server, 'emit')
+    await refusesPlainText(port)
+  })
+
+  it('refuses to be served while its own listen() is in progress', async (t) => {
+    const { join } = await startMesh(t)
+    let connections = 0
+    const server = net.createServer(() => (connections += 1))
+    t.after(() => server.close())
+    server.listen(0, 'localhost')
+    const bound = once(server, 'listening')
+    const refused = await rejection(join('depot').serve(server, { port: 0 }))
+    assert.equal(refused.code, 'ERR_CONNECT_LISTEN')
+    await bound
+    assert.equal(connections, 0)
+  })
+
+  it('refuses a server whose earlier port has open connections, and closes a server without a listener', async (t) => {
+    const { join } = await startMesh(t)
+    const server = net.createServer((socket) => socket.on('error', () => undefined))
+    const port = await listening(server)
+    const early = net.connect(port, '127.0.0.1').on('error', () => undefined)
+    await once(server, 'connection')
+    server.close()
+    assert.match((await rejection(join('depot').secure(server))).message, /a server without connections/)
+    early.destroy()
+    const next = net.createServer()
+    await rejection(join('depot').secure(next, { maxHandshakes: -1 }))
+    await listening(next)
+    await new Promise((resolve) => next.close(resolve))
+    assert.equal(next.listening, false)
+  })
+
+  it('ends a connection whose peer has ended, unless the server is half-open', async (t) => {
+    const { web, upstream } = await secured(
+      t,
+      net.createServer((socket) => socket.resume()),
+    )
+    const socket = await web.dial(upstream, { allowHalfOpen: true })
+    socket.end()
+    assert.equal(await readAll(socket), '')
+  })
+
+  it('closes although an HTTP/2 session was destroyed', async (t) => {
+    const sessions: http2.ServerHttp2Session[] = []
+    const server = http2.createServer((_request, response) => response.end())
+    server.on('session', (session) => sessions.push(session))
+    const { web, depot, upstream } = await secured(t, server)
+    const socket = (await web.dial(upstream)).on('error', () => undefined)
+    const client = http2.connect('http://depot', { createConnection: () => socket })
+    client.on('error', () => undefined)
+    await once(server, 'session')
+    const closing = depot.close({ drainTimeoutMs: 1_000 })
+    sessions[0]?.destroy()
+    await closing
+  })
+
+  it('lets a server that only sends complete its transfer', async (t) => {
+    let send: (() => void) | undefined
+    const server = net.createServer((socket) => {
+      socket.write('begin ')
+      send = () => socket.end('complete')
+    })
+    const { web, depot, upstream } = await secured(t, server)
+    const socket = await web.dial(upstream, { allowHalfOpen: true })
+    const received = readAll(socket)
+    while (send === undefined) await new Promise(setImmediate)
+    const closing = depot.close({ drainTimeoutMs: 10_000 })
+    // Longer than the time for which a drain keeps idle connections of HTTP servers.
+    setTimeout(send, 1_200)
+    assert.equal(await received, 'begin complete')
+    await closing
+  })
+
   for (const [what, close] of [
     ['the server', ({ server }: Secured) => server.close()],
     ['the service', ({ depot }: Secured) => depot.close()],
@@ -166,6 +259,12 @@ async function secured(t: TestContext, server: net.Server): Promise<Secured> {
   await depot.register({ port, address: '127.0.0.1' })
   const upstream = { address: `127.0.0.1:${port}`, service: 'depot' }
   return { ...mesh, server, depot, web: mesh.join('web'), port, upstream }
+}
+
+async function refusesPlainText(port: number): Promise<void> {
+  const plain = net.connect(port, '127.0.0.1').on('error', () => undefined)
+  plain.write('GET / HTTP/1.1\r\nhost: depot\r\n\r\n')
+  assert.equal(await readAll(plain).catch(() => ''), '')
 }
 
 async function listening(server: net.Server): Promise<number> {

@@ -195,6 +195,20 @@ describe('expectSecret', () => {
   })
 })
 
+describe('readOptions', () => {
+  it('ignores inherited properties, and rejects own unknown ones', () => {
+    const checks = { revoke: options.withDefault(options.expectBoolean, true) }
+    const inherited: object = Object.create({ revoke: false, other: 1 }) as object
+    assert.deepEqual(options.readOptions(inherited, checks), { revoke: true })
+    for (const given of [
+      { __proto__: null, other: 1 },
+      JSON.parse('{ "__proto__": {} }'),
+      { constructor: 1 },
+    ])
+      assert.throws(() => options.readOptions(given, checks), { code: 'ERR_CONNECT_OPTION' })
+  })
+})
+
 describe('expectKeys', () => {
   it('rejects the first unknown key, and lists the known keys', () => {
     options.expectKeys('options', { a: 1 }, ['a', 'b'])

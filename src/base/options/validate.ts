@@ -87,8 +87,11 @@ export function readOptions<C extends Checks>(
   const keys = Object.keys(checks)
   expectKeys(place ?? 'options', options, keys)
   const read: Record<string, unknown> = {}
-  for (const key of keys)
-    read[key] = checks[key]?.(sourceOf(key) ?? (place === undefined ? key : `${place}.${key}`), options[key])
+  for (const key of keys) {
+    // Own properties only: a polluted prototype must not set an option.
+    const value = Object.hasOwn(options, key) ? options[key] : undefined
+    read[key] = checks[key]?.(sourceOf(key) ?? (place === undefined ? key : `${place}.${key}`), value)
+  }
   return read as { [K in keyof C]: ReturnType<C[K]> }
 }
 

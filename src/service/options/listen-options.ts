@@ -24,7 +24,10 @@ export interface SecureOptions {
   readonly timeoutMs?: number | undefined
   /** @default the `handshakeTimeoutMs` of the service */
   readonly handshakeTimeoutMs?: number | undefined
-  /** Whether our side stays open when the peer ends its side, as in node:net. @default false */
+  /**
+   * Whether our side stays open when the peer ends its side, as in node:net. No effect on a served or secured server, which
+   * has its own setting. @default false
+   */
   readonly allowHalfOpen?: boolean | undefined
   /** Accepted ALPN protocols. A client that offers only others is rejected. @default none; those of an HTTP/2 server */
   readonly alpnProtocols?: readonly string[] | undefined

@@ -59,6 +59,7 @@ export class Listener implements AsyncDisposable {
   }
   readonly #closed: Promise<void>
   #closing: Promise<void> | undefined
+  #hasStoppedListening = false
   #isStopped = false
 
   /** @throws IdentityError when there is no certificate to listen with */
@@ -94,7 +95,14 @@ export class Listener implements AsyncDisposable {
     // Without allowHalfOpen: a client that ends its side during the handshake is gone.
     this.#tcpServer = adopted?.server ?? createServer(TCP, accept)
     settings.identity.on('changed', this.#onGeneration)
-    this.#closed = new Promise((resolve) => this.#tcpServer.once('close', resolve))
+    this.#closed = new Promise((resolve) => {
+      const onClose = (): void => {
+        // An adopted server may emit the end of its earlier port.
+        if (this.#hasStoppedListening) resolve()
+        else this.#tcpServer.once('close', onClose)
+      }
+      this.#tcpServer.once('close', onClose)
+    })
     void this.#closed.then(() => {
       settings.identity.off('changed', this.#onGeneration)
       this.#admission.close()
@@ -177,6 +185,7 @@ export class Listener implements AsyncDisposable {
   }
 
   #stopListening(): void {
+    this.#hasStoppedListening = true
     const { adopted } = this.#settings
     if (adopted === undefined) this.#tcpServer.close()
     else adopted.stopListening()
@@ -194,7 +203,7 @@ export class Listener implements AsyncDisposable {
     // Deregister first, so that clients choose other instances before this one refuses connections.
     const withdrawal = this.#settings.onClosing()
     if (withdrawal !== undefined) await withdrawal
-    const endDrain = this.#settings.onDrain?.(timeoutMs)
+    const endDrain = this.#beginDrain(timeoutMs)
     try {
       this.#stopListening()
       await this.#waitForPending(Math.min(PENDING_MS, timeoutMs))
@@ -206,6 +215,16 @@ export class Listener implements AsyncDisposable {
     }
     // The server emits `close` one turn after its last socket.
     await this.#closed
+  }
+
+  /** A failure in the server of the application must not keep the listener open. */
+  #beginDrain(timeoutMs: number): (() => void) | undefined {
+    try {
+      return this.#settings.onDrain?.(timeoutMs)
+    } catch (error) {
+      this.#settings.reports.warning(toError(error))
+      return undefined
+    }
   }
 
   #accept(socket: Socket): void {
