@@ -302,16 +302,17 @@ describe('a sidecar keeps working', () => {
     const { port, outbound, works, settled } = await start(t)
     const flood = async (
       spare: number,
-      exhausted: (locals: readonly Socket[]) => Promise<unknown>,
+      exhausted: (locals: readonly Socket[], earlierLines: number) => Promise<unknown>,
     ): Promise<void> => {
       await settled()
       limitDescriptors(outbound, spare)
+      const earlierLines = outbound.lines.length
       const locals = Array.from({ length: 60 }, () =>
         localConnect(t, port)
           .on('error', () => undefined)
           .resume(),
       )
-      await exhausted(locals)
+      await exhausted(locals, earlierLines)
       for (const local of locals) local.destroy()
       limitDescriptors(outbound, 1_000)
       await works()
@@ -322,7 +323,9 @@ describe('a sidecar keeps working', () => {
     )
     // One connection is accepted, and there is no descriptor for its dial.
     // The warning is limited to one per second, so that only the log line of the connection may name the cause.
-    await flood(1, () => outbound.logged((line) => JSON.stringify(line).includes('EMFILE')))
+    await flood(1, (_locals, earlierLines) =>
+      outbound.logged((line) => JSON.stringify(line).includes('EMFILE'), earlierLines),
+    )
     assert.equal(outbound.hasEnded, false)
     await settled()
   })
