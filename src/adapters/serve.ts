@@ -66,7 +66,7 @@ export interface ServerAdapter {
   /** Called when the listener is open. */
   attach(listener: Listener): void
   /** Called when the listener and its connections are closed. */
-  closed(): void
+  closed?(): void
 }
 
 /** Makes a server receive its connections, which are verified and authorized, from a mesh listener. */
@@ -74,7 +74,7 @@ export function serverAdapter(server: ServableServer, mode: ServingMode): Server
   if (mode === 'served' && isInjector(server)) return injectorAdapter(server)
   if (!(server instanceof Server)) {
     const injector = mode === 'served' ? ', or a connection injector of grpc-js' : ''
-    const expected = `a server of node:http, node:https, node:http2, or node:tls, such as http.createServer(app)${injector}`
+    const expected = `a server of node:http, node:https, node:http2, node:tls, or node:net, such as http.createServer(app)${injector}`
     throw new OptionError('server', expected, describe(server))
   }
   const served = ServedServer.of(server)
@@ -226,7 +226,6 @@ function injectorAdapter(injector: ConnectionInjector): ServerAdapter {
       servedInjectors.delete(injector)
     },
     attach: () => undefined,
-    closed: () => undefined,
   }
 }
 

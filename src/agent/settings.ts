@@ -123,7 +123,7 @@ function expectAuth(option: string, value: unknown): { username: string; passwor
   throw new OptionError(`${option}.username`, 'a non-empty user name without a colon', describe(username))
 }
 
-/** Names the values that the options lack by their variables. */
+/** Returns a function that names a value by its environment variable, unless the options contain it. */
 function sourceOf(own: object, variables: Readonly<Record<string, string>>) {
   return (key: string): string | undefined => (Object.hasOwn(own, key) ? undefined : variables[key])
 }

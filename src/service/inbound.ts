@@ -129,7 +129,7 @@ export class Inbound {
 
   async #open(
     { address, signal, timeoutMs, ...settings }: ListenSettings,
-    target: ServerAdapter | { readonly handler: ConnectionHandler; readonly alpnProtocols?: undefined },
+    target: Partial<ServerAdapter> & { readonly handler: ConnectionHandler },
   ): Promise<Listener> {
     const { lifecycle } = this.#settings
     await lifecycle.readyToOpen('listen', { signal, timeoutMs })
@@ -141,7 +141,7 @@ export class Inbound {
       onClosing: () => this.#withdrawInstances(listener),
       onClosed: () => {
         this.#listeners.delete(listener)
-        if ('closed' in target) target.closed()
+        target.closed?.()
       },
     })
     // Added before it is open, so that a concurrent close ends it.

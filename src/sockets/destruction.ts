@@ -4,7 +4,7 @@ import { dropReads } from '../base/node-internals.js'
 
 type ErrorMap = (error: Error | null) => Error | null
 
-/** What is added to the destruction of a socket. */
+/** Actions that run when a socket is destroyed. */
 interface Destruction {
   /** Applied to the error in the order in which they were added. */
   readonly errorMaps: ErrorMap[]

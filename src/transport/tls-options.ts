@@ -1,7 +1,7 @@
 import type { PeerCertificate } from 'node:tls'
 import { IdentityError, toError } from '../base/errors.js'
 import type { Generation } from '../identity/identity-store.js'
-import { serverName } from '../identity/sni.js'
+import { serverName } from '../identity/server-name.js'
 import { type ExpectedIdentity, expectedAt } from '../identity/verify.js'
 import { type TlsMaterial, tlsMaterial } from './tls-context.js'
 import { identifyAs } from './verify-peer.js'

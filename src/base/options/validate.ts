@@ -73,8 +73,8 @@ type Checks = Readonly<Record<string, Check<unknown>>>
 
 /**
  * Reads an object by a check for each of its keys.
- * @param place - the option that the object is; the options of a call without it
- * @param sourceOf - returns the name of a value that comes from elsewhere, such as an environment variable
+ * @param place - the path of the object in messages; without it, the object holds the options of a call
+ * @param sourceOf - returns another name for messages, such as that of an environment variable
  * @throws OptionError, also for an unknown key
  */
 export function readOptions<C extends Checks>(

@@ -97,7 +97,7 @@ export class Listener implements AsyncDisposable {
     settings.identity.on('changed', this.#onGeneration)
     this.#closed = new Promise((resolve) => {
       const onClose = (): void => {
-        // An adopted server may emit the end of its earlier port.
+        // An adopted server may emit the `close` of an earlier port.
         if (this.#hasStoppedListening) resolve()
         else this.#tcpServer.once('close', onClose)
       }

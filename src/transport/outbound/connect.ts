@@ -1,7 +1,7 @@
 import { type ConnectionOptions, connect as tlsConnect } from 'node:tls'
 import { ConnectError, VerificationError, toError } from '../../base/errors.js'
 import type { Generation } from '../../identity/identity-store.js'
-import { serverName } from '../../identity/sni.js'
+import { serverName } from '../../identity/server-name.js'
 import { expectedAt } from '../../identity/verify.js'
 import type { Endpoint } from '../../resolve/resolver.js'
 import { bufferedReads } from '../../sockets/buffered-reads.js'
