@@ -32,6 +32,7 @@ import {
   parseSnapshot,
 } from '../../examples/supervisor/src/state/snapshot.js'
 import { StateFile } from '../../examples/supervisor/src/state/store.js'
+import { openFilesIn } from '../fixtures/open-files.js'
 import { STEP_NAMES, type Step, wrap } from './supervisor-file-steps.js'
 
 const SECRET = '5f0c1e9a-5ec7-e7aa-a11a-0123456789ab'
@@ -357,10 +358,9 @@ describe('supervisor: the state on the disk', () => {
   it('leaves no other file, and no open file', async () => {
     const path = newPath()
     const file = new StateFile(path)
-    const before = readdirSync('/proc/self/fd').length
     for (const state of [A, B, C]) await file.save(state)
     assert.deepEqual(readdirSync(join(path, '..')), ['snapshot.json'])
-    assert.equal(readdirSync('/proc/self/fd').length, before)
+    assert.deepEqual(openFilesIn(join(path, '..')), [])
   })
 
   it('is synced before the rename, and the directory after it', async () => {
@@ -455,12 +455,11 @@ describe('supervisor: the state on the disk', () => {
       const counted = new CountedSteps()
       const file = new StateFile(path, counted.steps)
       await file.save(A)
-      const before = readdirSync('/proc/self/fd').length
       counted.failing = step
       await assert.rejects(file.save(B), { code: 'ENOSPC' })
       const found = await new StateFile(path).load()
       assert.deepEqual(found, step === 'syncFolder' ? B : A)
-      assert.equal(readdirSync('/proc/self/fd').length, before)
+      assert.deepEqual(openFilesIn(join(path, '..')), [])
       await file.save(B)
       assert.deepEqual(await new StateFile(path).load(), B)
       await file.save(C)
@@ -840,13 +839,12 @@ describe('supervisor: the lock', () => {
 
   it('is denied to a second owner, and can be taken again after its release', () => {
     const path = newLock()
-    const before = readdirSync('/proc/self/fd').length
     for (let i = 0; i < 3; i++) {
       const release = takeLock(path)
       for (let attempt = 0; attempt < 3; attempt++) assert.throws(() => takeLock(path), heldBy(process.pid))
       release()
     }
-    assert.equal(readdirSync('/proc/self/fd').length, before)
+    assert.deepEqual(openFilesIn(join(path, '..')), [])
     assert.deepEqual(readdirSync(join(path, '..')), ['supervisor.lock'])
   })
 
