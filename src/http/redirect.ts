@@ -2,7 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import type { ClientRequest, IncomingMessage } from 'node:http'
 import type { Dispatcher } from 'undici'
 import { RedirectError } from '../base/errors.js'
-import { type Upstream, isResolver, toTarget } from '../resolve/upstream.js'
+import { type Upstream, isResolver, parseUpstream } from '../resolve/upstream.js'
 import { type HostSettings, findUpstream } from './mesh-url.js'
 
 /** Statuses that clients follow (Fetch standard, "redirect status"). */
@@ -34,10 +34,10 @@ function identify(
   const upstream = findUpstream(hostname, hosts)
   if (upstream === undefined) return undefined
   if (isResolver(upstream)) return { key: upstream, name: upstream.name }
-  const target = toTarget(upstream)
-  const { namespace = '', partition = '' } = target
-  const name = target.kind === 'query' ? target.query : target.service
-  return { key: JSON.stringify([target.kind === 'query', name, namespace, partition]), name }
+  const parsed = parseUpstream(upstream)
+  const { namespace = '', partition = '' } = parsed
+  const name = parsed.kind === 'query' ? parsed.query : parsed.service
+  return { key: JSON.stringify([parsed.kind === 'query', name, namespace, partition]), name }
 }
 
 /** The requests of one call of a client: the first one, and those for redirects. */

@@ -9,7 +9,7 @@ import {
   expectPort,
   expectString,
 } from '../base/options/validate.js'
-import { type QueryTarget, type ServiceTarget, expectFilter, expectTags } from '../resolve/upstream.js'
+import { type QueryUpstream, type ServiceUpstream, expectFilter, expectTags } from '../resolve/upstream.js'
 import type { LocalAddress } from '../sockets/dial-local.js'
 import {
   type Settings,
@@ -74,7 +74,7 @@ export interface ProxyListener {
 }
 
 export interface ProxyUpstream {
-  readonly target: ServiceTarget | QueryTarget
+  readonly target: ServiceUpstream | QueryUpstream
   /** The local address at which the application reaches the upstream. */
   readonly bind: LocalAddress
   /** Timeout of each dial, in milliseconds. */
@@ -318,7 +318,7 @@ function parseTarget(
   take: Take,
   either: Take,
   warnings: readonly string[],
-): ServiceTarget | QueryTarget {
+): ServiceUpstream | QueryUpstream {
   const type = take('destination_type', expectString) ?? 'service'
   const name = take('destination_name', expectName)
   if (name === undefined) {

@@ -16,7 +16,7 @@ import { log } from '../base/log.js'
 import { publishResolution, publishResolutionFailure } from './diagnostics.js'
 import { TtlCache, type Timed } from './ttl-cache.js'
 import { type Endpoint, type ResolveRequest, type Resolver, endpointList } from './resolver.js'
-import type { DnsTarget } from './upstream.js'
+import type { DnsUpstream } from './upstream.js'
 
 /** The maximum TTL: a wrong or forged response must not stay in use for ever. */
 const LONGEST_TTL_S = 24 * 3600
@@ -29,14 +29,14 @@ const AT_A_TIME = 8
 export class DnsResolver implements Resolver {
   readonly name: string
   readonly #client: DnsClient
-  readonly #target: DnsTarget
+  readonly #upstream: DnsUpstream
   readonly #lookup: TtlCache<readonly Endpoint[]>
   #isEmpty = true
 
-  constructor(client: DnsClient, target: DnsTarget, clock: Clock) {
-    this.name = `${target.service} by DNS ${target.dns}`
+  constructor(client: DnsClient, upstream: DnsUpstream, clock: Clock) {
+    this.name = `${upstream.service} by DNS ${upstream.dns}`
     this.#client = client
-    this.#target = target
+    this.#upstream = upstream
     this.#lookup = new TtlCache(this.name, clock, (signal) => this.#resolve(signal))
   }
 
@@ -72,7 +72,7 @@ export class DnsResolver implements Resolver {
   }
 
   async #ask(signal: AbortSignal): Promise<Timed<readonly Endpoint[]>> {
-    const { dns, service, datacenter, namespace, partition } = this.#target
+    const { dns, service, datacenter, namespace, partition } = this.#upstream
     const message = await this.#client.query(dns, 'SRV', signal)
     if (message.rcode !== 'NOERROR' && message.rcode !== 'NXDOMAIN') {
       throw new DnsError(this.#client.server, `SRV ${dns}`, `the server returned ${message.rcode}`)

@@ -9,7 +9,7 @@ import { publishResolution, publishResolutionFailure } from './diagnostics.js'
 import { type Emptiness, noneAlive, toEndpoints, unexplained, whyUnknown } from './instances.js'
 import { TtlCache } from './ttl-cache.js'
 import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
-import type { ServiceTarget } from './upstream.js'
+import type { ServiceUpstream } from './upstream.js'
 
 /** How long the reason for an empty result is cached. */
 const EMPTINESS_MS = 2_000
@@ -23,7 +23,7 @@ export class HealthResolver implements Resolver {
   readonly name: string
   readonly isSorted: boolean
   readonly #agent: AgentClient
-  readonly #target: ServiceTarget
+  readonly #upstream: ServiceUpstream
   readonly #time: Time
   readonly #emptiness: TtlCache<Emptiness>
   readonly #onFailed: (error: Error) => void
@@ -34,15 +34,15 @@ export class HealthResolver implements Resolver {
   #last: { instances: readonly ConnectInstance[]; own: string; endpoints: readonly Endpoint[] } | undefined
 
   /** @param onFailed - called when the instances can no longer be read; the last known ones stay in use */
-  constructor(agent: AgentClient, target: ServiceTarget, time: Time, onFailed: (error: Error) => void) {
-    this.name = target.service
+  constructor(agent: AgentClient, upstream: ServiceUpstream, time: Time, onFailed: (error: Error) => void) {
+    this.name = upstream.service
     this.#onFailed = onFailed
-    this.isSorted = target.near !== undefined
+    this.isSorted = upstream.near !== undefined
     this.#agent = agent
-    this.#target = target
+    this.#upstream = upstream
     this.#time = time
     this.#emptiness = new TtlCache(`why there is no ${this.name}`, time.clock, async (signal) => ({
-      value: await whyUnknown(agent, target, signal).catch(unexplained),
+      value: await whyUnknown(agent, upstream, signal).catch(unexplained),
       ttlMs: EMPTINESS_MS,
     }))
   }
@@ -65,7 +65,7 @@ export class HealthResolver implements Resolver {
     if (endpoints.length > 0) return endpoints
     const { reason, message } =
       instances.length > 0
-        ? noneAlive(instances, this.name, this.#target.tags)
+        ? noneAlive(instances, this.name, this.#upstream.tags)
         : await this.#emptiness.get(signal, false)
     throw new DialError('ERR_CONNECT_NO_INSTANCES', this.name, message, { reason })
   }
@@ -105,7 +105,7 @@ export class HealthResolver implements Resolver {
   #watch(): CachedWatch<readonly ConnectInstance[]> {
     const watched: CachedWatch<readonly ConnectInstance[]> = new CachedWatch({
       name: `instances of ${this.name}`,
-      fetch: (query) => fetchConnectInstances(this.#agent, this.#target, query),
+      fetch: (query) => fetchConnectInstances(this.#agent, this.#upstream, query),
       slots: this.#agent.upstreamSlots,
       waitMs: this.#agent.settings.waitMs,
       // Without permission, Consul 1.16 answers a blocking read with an empty list, and a plain read with 403.
@@ -133,8 +133,8 @@ export class HealthResolver implements Resolver {
   /** Returns the same frozen list while nothing changes, so that the balancer need not compare it at each dial. */
   #endpoints(instances: readonly ConnectInstance[], own: string): readonly Endpoint[] {
     if (this.#last?.instances === instances && this.#last.own === own) return this.#last.endpoints
-    const { onlyPassing = true, ...target } = this.#target
-    const endpoints = toEndpoints(instances, { ...target, own, onlyPassing })
+    const { onlyPassing = true, ...upstream } = this.#upstream
+    const endpoints = toEndpoints(instances, { ...upstream, own, onlyPassing })
     this.#last = { instances, own, endpoints }
     publishResolution(this.name, endpoints, this.isSorted)
     return endpoints

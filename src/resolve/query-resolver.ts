@@ -9,7 +9,7 @@ import { publishResolution, publishResolutionFailure } from './diagnostics.js'
 import { noneAlive, toEndpoints } from './instances.js'
 import { TtlCache, type Timed } from './ttl-cache.js'
 import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
-import type { QueryTarget } from './upstream.js'
+import type { QueryUpstream } from './upstream.js'
 
 /** The TTL of an answer if the query defines none. */
 const DEFAULT_TTL_MS = 10_000
@@ -31,7 +31,7 @@ export class QueryResolver implements Resolver {
   readonly name: string
   readonly #agent: AgentClient
   readonly #clock: Clock
-  readonly #target: QueryTarget
+  readonly #upstream: QueryUpstream
   readonly #answer: TtlCache<QueryAnswer>
   readonly #sorting: TtlCache<boolean | undefined>
   readonly #order = new AnswerOrder()
@@ -41,12 +41,12 @@ export class QueryResolver implements Resolver {
   #isSorted: boolean
   #last: { answer: QueryAnswer; own: string; endpoints: readonly Endpoint[] } | undefined
 
-  constructor(agent: AgentClient, target: QueryTarget, clock: Clock) {
-    this.name = `query ${target.query}`
+  constructor(agent: AgentClient, upstream: QueryUpstream, clock: Clock) {
+    this.name = `query ${upstream.query}`
     this.#agent = agent
     this.#clock = clock
-    this.#target = target
-    this.#isSorted = target.near !== undefined
+    this.#upstream = upstream
+    this.#isSorted = upstream.near !== undefined
     this.#answer = new TtlCache(this.name, clock, (signal) => this.#execute(signal))
     this.#sorting = new TtlCache(`sorting of ${this.name}`, clock, (signal) => this.#findSorting(signal))
   }
@@ -69,7 +69,7 @@ export class QueryResolver implements Resolver {
       if (!(error instanceof AgentError && error.code === 'ERR_CONNECT_AGENT_NOT_FOUND')) throw error
       throw this.#none('unknown', 'there is no prepared query of that name or id', error)
     })
-    if (this.#target.near === undefined) {
+    if (this.#upstream.near === undefined) {
       const definition = await this.#sorting.get(signal, false)
       this.#isSorted = definition ?? this.#order.isSorted ?? false
     }
@@ -89,7 +89,7 @@ export class QueryResolver implements Resolver {
 
   async #execute(signal: AbortSignal): Promise<Timed<QueryAnswer>> {
     try {
-      const value = await executeQuery(this.#agent, this.#target, { signal })
+      const value = await executeQuery(this.#agent, this.#upstream, { signal })
       const { service, instances, datacenter, ttlMs = DEFAULT_TTL_MS } = value
       log.resolve('%s: %d instances of %s in %s', this.name, instances.length, service, datacenter)
       this.#order.add(value.nodes)
@@ -111,7 +111,7 @@ export class QueryResolver implements Resolver {
     const endsAt = this.#clock.now() + LONGEST_EXPLAIN_MS
     try {
       const bounds = { signal, timeoutMs: LONGEST_EXPLAIN_MS }
-      this.#definition = await isSortedQuery(this.#agent, this.#target, bounds)
+      this.#definition = await isSortedQuery(this.#agent, this.#upstream, bounds)
       return { value: this.#definition, ttlMs: SORTING_TTL_MS }
     } catch (error) {
       // The last definition stays in use while the agent does not answer.
@@ -129,7 +129,7 @@ export class QueryResolver implements Resolver {
       const timeoutMs = endsAt - this.#clock.now()
       if (timeoutMs <= 0) return
       try {
-        const { nodes } = await executeQuery(this.#agent, this.#target, { signal, timeoutMs })
+        const { nodes } = await executeQuery(this.#agent, this.#upstream, { signal, timeoutMs })
         this.#order.add(nodes)
       } catch (error) {
         log.resolve('%s: %s', this.name, toError(error).message)
@@ -140,7 +140,7 @@ export class QueryResolver implements Resolver {
 
   #endpoints(answer: QueryAnswer, own: string): readonly Endpoint[] {
     if (this.#last?.answer === answer && this.#last.own === own) return this.#last.endpoints
-    const { namespace = answer.namespace, partition } = this.#target
+    const { namespace = answer.namespace, partition } = this.#upstream
     const { service } = answer
     const instances = answer.instances.map((instance) => ({
       ...instance,

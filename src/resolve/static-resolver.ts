@@ -1,5 +1,5 @@
 import { expectAddress } from '../base/options/validate.js'
-import type { AddressTarget } from './upstream.js'
+import type { AddressUpstream } from './upstream.js'
 import { type Endpoint, type Resolver, endpointList } from './resolver.js'
 
 /** Resolves to fixed addresses. */
@@ -7,8 +7,8 @@ export class StaticResolver implements Resolver {
   readonly name: string
   readonly #endpoints: readonly Endpoint[]
 
-  constructor(target: AddressTarget & { readonly address: readonly string[] }) {
-    const { address, service, datacenter, namespace, partition } = target
+  constructor(upstream: AddressUpstream & { readonly address: readonly string[] }) {
+    const { address, service, datacenter, namespace, partition } = upstream
     const identity = { service, datacenter, namespace, partition }
     this.name = `${service} at ${address.join(', ')}`
     this.#endpoints = endpointList(

@@ -15,7 +15,7 @@ import {
 import type { Resolver } from './resolver.js'
 
 /** A service of the mesh, by its name. A missing scope is that of the agent. */
-export interface ServiceTarget extends Scope {
+export interface ServiceUpstream extends Scope {
   readonly service: string
   /** Only instances with all of these tags. */
   readonly tags?: readonly string[] | undefined
@@ -31,7 +31,7 @@ export interface ServiceTarget extends Scope {
 }
 
 /** A prepared query. Its instances must prove the identity of the service that the query names. */
-export interface QueryTarget extends Scope {
+export interface QueryUpstream extends Scope {
   /** The name or ID of the query; for a template, any name that it matches. */
   readonly query: string
   /** The name of a node, or `_agent`: instances with the shortest round trip come first. @default that of the query */
@@ -39,7 +39,7 @@ export interface QueryTarget extends Scope {
 }
 
 /** A name in Consul's DNS, and the service that its addresses must belong to: DNS is not trusted for identities. */
-export interface DnsTarget extends Scope {
+export interface DnsUpstream extends Scope {
   /**
    * `<service>.connect[.<datacenter>].<domain>`, `<query>.query[.<datacenter>].<domain>`, or any name with SRV records.
    */
@@ -48,7 +48,7 @@ export interface DnsTarget extends Scope {
 }
 
 /** Fixed addresses, and the service that they must belong to. */
-export interface AddressTarget extends Scope {
+export interface AddressUpstream extends Scope {
   /** `host:port`, with an IPv6 address in brackets; or a list of them. */
   readonly address: string | readonly string[]
   readonly service: string
@@ -58,14 +58,14 @@ export interface AddressTarget extends Scope {
  * The destination of a dial: the name of a service as a string; an object for a service with conditions, a prepared
  * query, a DNS name, or addresses; or a custom resolver.
  */
-export type Upstream = string | ServiceTarget | QueryTarget | DnsTarget | AddressTarget | Resolver
+export type Upstream = string | ServiceUpstream | QueryUpstream | DnsUpstream | AddressUpstream | Resolver
 
 /** An upstream that this library resolves. */
-export type Target =
-  | ({ readonly kind: 'service' } & ServiceTarget)
-  | ({ readonly kind: 'query' } & QueryTarget)
-  | ({ readonly kind: 'dns' } & DnsTarget)
-  | ({ readonly kind: 'address' } & AddressTarget & { readonly address: readonly string[] })
+export type ParsedUpstream =
+  | ({ readonly kind: 'service' } & ServiceUpstream)
+  | ({ readonly kind: 'query' } & QueryUpstream)
+  | ({ readonly kind: 'dns' } & DnsUpstream)
+  | ({ readonly kind: 'address' } & AddressUpstream & { readonly address: readonly string[] })
 
 export function isResolver(value: unknown): value is Resolver {
   if (typeof value !== 'object' || value === null) return false
@@ -77,15 +77,15 @@ export function isResolver(value: unknown): value is Resolver {
  * Validates an upstream.
  * @throws OptionError
  */
-export function toTarget(upstream: unknown): Target {
+export function parseUpstream(upstream: unknown): ParsedUpstream {
   if (typeof upstream === 'string') return { kind: 'service', service: expectServiceName(upstream) }
   if (typeof upstream !== 'object' || upstream === null || Array.isArray(upstream))
     throw new OptionError('upstream', 'a service name or an object', describe(upstream))
   const given: object = upstream
-  if (Object.hasOwn(given, 'query')) return queryTarget(given)
-  if (Object.hasOwn(given, 'dns')) return dnsTarget(given)
-  if (Object.hasOwn(given, 'address')) return addressTarget(given)
-  return serviceTarget(given)
+  if (Object.hasOwn(given, 'query')) return parseQuery(given)
+  if (Object.hasOwn(given, 'dns')) return parseDns(given)
+  if (Object.hasOwn(given, 'address')) return parseAddress(given)
+  return parseService(given)
 }
 
 /**
@@ -94,7 +94,7 @@ export function toTarget(upstream: unknown): Target {
  */
 export function settledUpstream(upstream: unknown): Upstream {
   if (isResolver(upstream)) return upstream
-  toTarget(upstream)
+  parseUpstream(upstream)
   return structuredClone(upstream as Upstream)
 }
 
@@ -122,7 +122,7 @@ function expectServiceName(upstream: string): string {
   )
 }
 
-function serviceTarget(given: object): Target {
+function parseService(given: object): ParsedUpstream {
   const checks = {
     service: expectName,
     ...SCOPE_CHECKS,
@@ -134,12 +134,12 @@ function serviceTarget(given: object): Target {
   return { kind: 'service', ...readOptions(given, checks, 'upstream') }
 }
 
-function queryTarget(given: object): Target {
+function parseQuery(given: object): ParsedUpstream {
   const checks = { query: expectName, ...SCOPE_CHECKS, near: optional(expectName) }
   return { kind: 'query', ...readOptions(given, checks, 'upstream') }
 }
 
-function dnsTarget(given: object): Target {
+function parseDns(given: object): ParsedUpstream {
   const checks = { dns: expectDnsName, service: expectName, ...SCOPE_CHECKS }
   return { kind: 'dns', ...readOptions(given, checks, 'upstream') }
 }
@@ -150,7 +150,7 @@ function expectDnsName(option: string, value: unknown): string {
   throw new OptionError(option, 'a DNS name', describe(name))
 }
 
-function addressTarget(given: object): Target {
+function parseAddress(given: object): ParsedUpstream {
   const checks = { address: expectAddresses, service: expectName, ...SCOPE_CHECKS }
   return { kind: 'address', ...readOptions(given, checks, 'upstream') }
 }

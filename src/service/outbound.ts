@@ -9,7 +9,7 @@ import type { MeshAccess } from '../http/mesh-access.js'
 import type { IdentityStore } from '../identity/identity-store.js'
 import type { Roots } from '../identity/roots.js'
 import { type Endpoint, resolveEndpoints } from '../resolve/resolver.js'
-import type { Routes } from '../resolve/routes.js'
+import type { UpstreamRegistry } from '../resolve/upstream-registry.js'
 import { type Upstream, settledUpstream } from '../resolve/upstream.js'
 import { closeWhenDestroyed } from '../sockets/destruction.js'
 import { OpenSockets } from '../sockets/open-sockets.js'
@@ -29,7 +29,7 @@ import {
 
 export interface OutboundSettings extends Omit<MeshAccess, 'dial' | 'lifetimes'> {
   readonly service: string
-  readonly routes: Routes
+  readonly upstreams: UpstreamRegistry
   readonly identity: IdentityStore
   readonly lifecycle: Lifecycle
   readonly clock: Clock
@@ -60,9 +60,9 @@ export class Outbound {
   }
 
   async resolve(upstream: Upstream, options: ResolveOptions | undefined): Promise<readonly Endpoint[]> {
-    const { routes, identity, lifecycle, dialTimeoutMs } = this.#settings
+    const { upstreams, identity, lifecycle, dialTimeoutMs } = this.#settings
     if (lifecycle.closed.aborted) throw new ClosedError('resolve')
-    const { resolver, release } = routes.lease(upstream)
+    const { resolver, release } = upstreams.lease(upstream)
     const bounds = {
       ...resolveBounds(options, dialTimeoutMs),
       closed: lifecycle.closed,
@@ -95,10 +95,10 @@ export class Outbound {
   }
 
   async forward(upstream: Upstream, options: ForwardOptions): Promise<Forward> {
-    const { routes, lifecycle, drainTimeoutMs, reports, ...service } = this.#settings
+    const { upstreams, lifecycle, drainTimeoutMs, reports, ...service } = this.#settings
     lifecycle.assertOpen('forward')
     const target = settledUpstream(upstream)
-    const { resolver, release } = routes.lease(target)
+    const { resolver, release } = upstreams.lease(target)
     release()
     const { address, signal, timeoutMs, dialTimeoutMs, ...settings } = forwardSettings(
       options,
@@ -146,11 +146,11 @@ export class Outbound {
   }
 
   async #dial(upstream: Upstream, bounds: DialBounds): Promise<MeshSocket> {
-    const { routes, identity, lifecycle } = this.#settings
+    const { upstreams, identity, lifecycle } = this.#settings
     if (isAborted(lifecycle.closed)) throw new ClosedError('dial')
-    const { release, ...route } = routes.lease(upstream)
+    const { release, ...active } = upstreams.lease(upstream)
     try {
-      const socket = await dial(identity, route, { ...bounds, closed: lifecycle.closed })
+      const socket = await dial(identity, active, { ...bounds, closed: lifecycle.closed })
       this.#dialed.add(socket)
       if (!isAborted(lifecycle.closed)) return socket
       socket.destroy()

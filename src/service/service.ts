@@ -112,11 +112,11 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       clock: time.clock,
       reports: this.#reports,
     }
-    const { agent, routes } = this.#shared
+    const { agent, upstreams } = this.#shared
     this.#inbound = new Inbound({ ...sides, agent, authorization: this.#authorization })
-    this.#outbound = new Outbound({ ...sides, routes })
+    this.#outbound = new Outbound({ ...sides, upstreams })
     this.#shared.roots.on('failed', this.#onFailed)
-    this.#shared.routes.on('failed', this.#onFailed)
+    this.#shared.upstreams.on('failed', this.#onFailed)
     this.#identity.on('failed', this.#onFailed)
     this.#identity.on('changed', (generation, what) => {
       const { leaf, roots } = generation
@@ -431,7 +431,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   async register(options: RegisterOptions): Promise<Registration> {
     return withCallerFrames(async () => {
       const registration = await this.#inbound.register(options)
-      this.#shared.routes.registered(this.name)
+      this.#shared.upstreams.registered(this.name)
       return registration
     })
   }
@@ -562,7 +562,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#identity.close()
     this.#authorization.close()
     this.#shared.roots.off('failed', this.#onFailed)
-    this.#shared.routes.off('failed', this.#onFailed)
+    this.#shared.upstreams.off('failed', this.#onFailed)
     await this.#shared.release()
     emitSafely(this, 'closed')
     this.removeAllListeners()

@@ -3,13 +3,13 @@ import { type AgentSettings, settingsKey } from '../agent/settings.js'
 import { IntentionRegistry } from '../authorize/intention-registry.js'
 import { type Time, systemTime } from '../base/clock.js'
 import { RootsStore } from '../identity/roots.js'
-import { Routes } from '../resolve/routes.js'
+import { UpstreamRegistry } from '../resolve/upstream-registry.js'
 
 /** State that all services of a process share for one agent: its client, and the watches of roots, upstreams, and intentions. */
 interface SharedState {
   readonly agent: AgentClient
   readonly roots: RootsStore
-  readonly routes: Routes
+  readonly upstreams: UpstreamRegistry
   readonly destinations: IntentionRegistry
 }
 
@@ -46,14 +46,14 @@ function openShared(settings: AgentSettings, time: Time): SharedState {
   return {
     agent,
     roots: new RootsStore(agent, time),
-    routes: new Routes(agent, time),
+    upstreams: new UpstreamRegistry(agent, time),
     destinations: new IntentionRegistry(agent, time),
   }
 }
 
-async function closeShared({ agent, roots, routes, destinations }: SharedState): Promise<void> {
+async function closeShared({ agent, roots, upstreams, destinations }: SharedState): Promise<void> {
   destinations.close()
-  routes.close()
+  upstreams.close()
   roots.close()
   await agent.destroy()
 }

@@ -2,12 +2,12 @@
 import { describe, it } from 'node:test'
 import { expectTypeOf } from 'expect-type'
 import type {
-  AddressTarget,
+  AddressUpstream,
   Endpoint,
   ResolveRequest,
   Resolver,
   Service,
-  ServiceTarget,
+  ServiceUpstream,
   Upstream,
 } from '../../src/index.js'
 import { compiled } from './compiled.js'
@@ -66,7 +66,7 @@ describe('types: upstreams', () => {
       // @ts-expect-error -- the upstream is missing
       upstream(undefined)
     })
-    compiled((target: ServiceTarget, addresses: AddressTarget) => {
+    compiled((target: ServiceUpstream, addresses: AddressUpstream) => {
       // @ts-expect-error -- read-only
       target.service = 'other'
       // @ts-expect-error -- read-only

@@ -7,7 +7,7 @@ import type { DnsMessage, QuestionType } from '../../src/agent/dns/message.js'
 import { ClosedError, DialError, DnsError } from '../../src/base/errors.js'
 import { DnsResolver } from '../../src/resolve/dns-resolver.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
-import type { DnsTarget } from '../../src/resolve/upstream.js'
+import type { DnsUpstream } from '../../src/resolve/upstream.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 
 const NAME = 'redis.connect.consul'
@@ -87,7 +87,7 @@ function soa(ttl: number | undefined, minimum: number | undefined): Answer {
 
 const NO_RESPONSE = new DnsError(SERVER, SRV, 'no response')
 
-function start(zone: Zone = {}, target: Partial<DnsTarget> = {}) {
+function start(zone: Zone = {}, target: Partial<DnsUpstream> = {}) {
   const [dns, clock] = [new FakeDns(zone), new FakeClock()]
   const resolver = new DnsResolver(dns, { dns: NAME, service: 'redis', ...target }, clock)
   return {

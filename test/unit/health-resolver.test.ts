@@ -4,7 +4,7 @@ import { ClosedError, DialError, type NoInstancesReason } from '../../src/base/e
 import { HealthResolver } from '../../src/resolve/health-resolver.js'
 import { nameHint } from '../../src/resolve/name-hint.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
-import type { ServiceTarget } from '../../src/resolve/upstream.js'
+import type { ServiceUpstream } from '../../src/resolve/upstream.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 import { AWAY, FORBIDDEN } from '../fixtures/errors.js'
@@ -25,7 +25,7 @@ const identity = { service: 'web', datacenter: 'dc1', namespace: undefined, part
 
 const endpoint = { host: '10.0.0.1', port: 8080, identity, weight: 1 }
 
-function start(target: Partial<ServiceTarget> = {}) {
+function start(target: Partial<ServiceUpstream> = {}) {
   const [agent, clock] = [new FakeAgent(), new FakeClock()]
   const warnings: Error[] = []
   const time = { clock, random: () => 0 }
@@ -413,7 +413,7 @@ describe('The requests of a HealthResolver', () => {
 describe('The error of a HealthResolver without instances', () => {
   interface Case {
     readonly rule: string
-    readonly target?: Partial<ServiceTarget>
+    readonly target?: Partial<ServiceUpstream>
     /** The answer of the watch. @default none */
     readonly known?: object[]
     /** The following requests and their answers. @default none */

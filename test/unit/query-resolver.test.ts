@@ -4,7 +4,7 @@ import { inspect } from 'node:util'
 import { ClosedError, DialError } from '../../src/base/errors.js'
 import { QueryResolver } from '../../src/resolve/query-resolver.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
-import type { QueryTarget } from '../../src/resolve/upstream.js'
+import type { QueryUpstream } from '../../src/resolve/upstream.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 import { AWAY, agentError } from '../fixtures/errors.js'
@@ -49,7 +49,7 @@ function explained(near = ''): object {
 const identity = { service: 'web', datacenter: 'dc1', namespace: undefined, partition: undefined }
 const endpoint = { host: '10.0.0.1', port: 8080, identity, weight: 1 }
 
-function start(target: Partial<QueryTarget> = {}) {
+function start(target: Partial<QueryUpstream> = {}) {
   const [agent, clock] = [new FakeAgent(), new FakeClock()]
   const resolver = new QueryResolver(agent, { query: 'nearest', ...target }, clock)
   const resolve = async ({

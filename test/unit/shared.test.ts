@@ -27,12 +27,12 @@ function listen(lease: SharedLease): void {
 }
 
 describe('acquireShared', () => {
-  it('shares the client, the roots, and the routes among equal settings', (t) => {
+  it('shares the client, the roots, and the upstreams among equal settings', (t) => {
     const [first, second] = [acquire(t), acquire(t)]
     assert.equal(first.agent, second.agent)
     assert.equal(first.roots, second.roots)
-    assert.equal(first.routes, second.routes)
-    assert.equal(first.routes.lease('web').balancer, second.routes.lease('web').balancer)
+    assert.equal(first.upstreams, second.upstreams)
+    assert.equal(first.upstreams.lease('web').balancer, second.upstreams.lease('web').balancer)
   })
 
   it('shares nothing between different settings', (t) => {
@@ -41,7 +41,7 @@ describe('acquireShared', () => {
       const second = acquire(t, options)
       assert.notEqual(first.agent, second.agent)
       assert.notEqual(first.roots, second.roots)
-      assert.notEqual(first.routes, second.routes)
+      assert.notEqual(first.upstreams, second.upstreams)
     }
   })
 
@@ -93,11 +93,11 @@ describe('acquireShared', () => {
     assert.ok(isClosed(first) && !isClosed(second))
   })
 
-  it('closes the routes with the last release', async (t) => {
+  it('closes the upstreams with the last release', async (t) => {
     const clock = new FakeClock()
     const lease = acquire(t, {}, { clock, random: () => 0 })
-    lease.routes.lease('web')
-    lease.routes.lease({ query: 'nearest' }).release()
+    lease.upstreams.lease('web')
+    lease.upstreams.lease({ query: 'nearest' }).release()
     assert.ok(clock.pending >= 2)
     await lease.release()
     assert.equal(clock.pending, 0)

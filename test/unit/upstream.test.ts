@@ -3,7 +3,7 @@ import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
 import { OptionError } from '../../src/base/errors.js'
 import type { Resolver } from '../../src/resolve/resolver.js'
-import { isResolver, toIdentity, toTarget } from '../../src/resolve/upstream.js'
+import { isResolver, toIdentity, parseUpstream } from '../../src/resolve/upstream.js'
 
 const NO_SCOPE = { datacenter: undefined, namespace: undefined, partition: undefined }
 const SCOPE = { datacenter: 'd', namespace: 'n', partition: 'p' }
@@ -20,15 +20,15 @@ function refusals(read: (upstream: unknown) => unknown, cases: [option: string, 
   }
 }
 
-describe('toTarget of a service', () => {
+describe('parseUpstream of a service', () => {
   it('uses a string as the name of the service', () => {
     for (const name of ['web', 'web.service.consul', 'my service', 'a:80', '*', 'ü'])
-      assert.deepEqual(toTarget(name), { kind: 'service', service: name })
+      assert.deepEqual(parseUpstream(name), { kind: 'service', service: name })
   })
 
   it('names the functions for URLs when it refuses a URL', () => {
     for (const url of ['http://api.service.consul/', 'https://api', 'tcp://127.0.0.1:8080']) {
-      assert.throws(() => toTarget(url), {
+      assert.throws(() => parseUpstream(url), {
         code: 'ERR_CONNECT_OPTION',
         message: `upstream: expected a service name (for a URL, use fetch(), dispatcher(), or httpAgent()), got the string "${url}"`,
       })
@@ -37,7 +37,12 @@ describe('toTarget of a service', () => {
 
   it('reads all options of an object', () => {
     const bare = { tags: undefined, near: undefined, filter: undefined, onlyPassing: undefined }
-    assert.deepEqual(toTarget({ service: 'web' }), { kind: 'service', service: 'web', ...NO_SCOPE, ...bare })
+    assert.deepEqual(parseUpstream({ service: 'web' }), {
+      kind: 'service',
+      service: 'web',
+      ...NO_SCOPE,
+      ...bare,
+    })
     const all = {
       service: 'web',
       ...SCOPE,
@@ -46,12 +51,12 @@ describe('toTarget of a service', () => {
       filter: 'Service.Meta.v == "2"',
       onlyPassing: false,
     }
-    assert.deepEqual(toTarget(all), { kind: 'service', ...all })
+    assert.deepEqual(parseUpstream(all), { kind: 'service', ...all })
   })
 
   it('copies the list of tags', () => {
     const tags = ['a']
-    const target = toTarget({ service: 'web', tags })
+    const target = parseUpstream({ service: 'web', tags })
     tags.push('b')
     assert.deepEqual((target as { tags?: unknown }).tags, ['a'])
   })
@@ -59,22 +64,22 @@ describe('toTarget of a service', () => {
   it('limits the tags to 32, and the filter to 2048 characters', () => {
     const tags = Array.from({ length: 32 }, (_, i) => `t${i}`)
     const filter = 'a'.repeat(2_048)
-    const target = toTarget({ service: 'web', tags, filter })
-    assert.deepEqual(target, { ...toTarget({ service: 'web' }), tags, filter })
+    const target = parseUpstream({ service: 'web', tags, filter })
+    assert.deepEqual(target, { ...parseUpstream({ service: 'web' }), tags, filter })
     const refused = { name: 'OptionError', code: 'ERR_CONNECT_OPTION' }
-    assert.throws(() => toTarget({ service: 'web', tags: [...tags, 'more'] }), {
+    assert.throws(() => parseUpstream({ service: 'web', tags: [...tags, 'more'] }), {
       ...refused,
       option: 'upstream.tags',
       message: /at most 32 tags.*33/,
     })
-    assert.throws(() => toTarget({ service: 'web', filter: `${filter}a` }), {
+    assert.throws(() => parseUpstream({ service: 'web', filter: `${filter}a` }), {
       ...refused,
       option: 'upstream.filter',
       message: /at most 2048 characters.*2049/,
     })
   })
 
-  refusals(toTarget, [
+  refusals(parseUpstream, [
     ['upstream', undefined],
     ['upstream', null],
     ['upstream', 5],
@@ -99,19 +104,19 @@ describe('toTarget of a service', () => {
   ])
 })
 
-describe('toTarget of a prepared query', () => {
+describe('parseUpstream of a prepared query', () => {
   it('reads the name or the id, the scope, and near', () => {
-    assert.deepEqual(toTarget({ query: 'nearest' }), {
+    assert.deepEqual(parseUpstream({ query: 'nearest' }), {
       kind: 'query',
       query: 'nearest',
       ...NO_SCOPE,
       near: undefined,
     })
     const all = { query: '6f2a', ...SCOPE, near: '_agent' }
-    assert.deepEqual(toTarget(all), { kind: 'query', ...all })
+    assert.deepEqual(parseUpstream(all), { kind: 'query', ...all })
   })
 
-  refusals(toTarget, [
+  refusals(parseUpstream, [
     ['upstream.query', { query: '' }],
     ['upstream.query', { query: undefined }],
     ['upstream.near', { query: 'q', near: 5 }],
@@ -125,19 +130,19 @@ describe('toTarget of a prepared query', () => {
   ])
 })
 
-describe('toTarget of a DNS name', () => {
+describe('parseUpstream of a DNS name', () => {
   it('reads the name and the expected service', () => {
-    assert.deepEqual(toTarget({ dns: 'redis.connect.consul', service: 'redis' }), {
+    assert.deepEqual(parseUpstream({ dns: 'redis.connect.consul', service: 'redis' }), {
       kind: 'dns',
       dns: 'redis.connect.consul',
       service: 'redis',
       ...NO_SCOPE,
     })
     const all = { dns: '_a._tcp.b.', service: 'redis', ...SCOPE }
-    assert.deepEqual(toTarget(all), { kind: 'dns', ...all })
+    assert.deepEqual(parseUpstream(all), { kind: 'dns', ...all })
   })
 
-  refusals(toTarget, [
+  refusals(parseUpstream, [
     ['upstream.dns', { dns: 'a b', service: 'redis' }],
     ['upstream.dns', { dns: 5, service: 'redis' }],
     // The expected service cannot be derived from the name.
@@ -149,19 +154,19 @@ describe('toTarget of a DNS name', () => {
   ])
 })
 
-describe('toTarget of addresses', () => {
+describe('parseUpstream of addresses', () => {
   it('reads an address or a list, and the expected service', () => {
-    assert.deepEqual(toTarget({ address: 'a:1', service: 'web' }), {
+    assert.deepEqual(parseUpstream({ address: 'a:1', service: 'web' }), {
       kind: 'address',
       address: ['a:1'],
       service: 'web',
       ...NO_SCOPE,
     })
     const all = { address: ['a:1', '[::1]:2'], service: 'web', ...SCOPE }
-    assert.deepEqual(toTarget(all), { kind: 'address', ...all })
+    assert.deepEqual(parseUpstream(all), { kind: 'address', ...all })
   })
 
-  refusals(toTarget, [
+  refusals(parseUpstream, [
     ['upstream.address', { service: 'web', address: [] }],
     ['upstream.address', { service: 'web', address: 5 }],
     ['upstream.address', { service: 'web', address: 'a' }],
@@ -172,9 +177,9 @@ describe('toTarget of addresses', () => {
   ])
 })
 
-describe('toTarget', () => {
+describe('parseUpstream', () => {
   // The kind depends on which properties exist: an undefined value must not change the kind of the upstream.
-  refusals(toTarget, [
+  refusals(parseUpstream, [
     ['upstream.service', { query: undefined, service: 'web' }],
     ['upstream.dns', { dns: undefined, service: 'web' }],
     ['upstream.address', { address: undefined, service: 'web' }],
@@ -186,7 +191,7 @@ describe('toTarget', () => {
   it('ignores inherited properties', () => {
     for (const inherited of [{ query: 'q' }, { dns: 'a.b' }, { address: 'a:1' }]) {
       const upstream = Object.assign(Object.create(inherited) as object, { service: 'web' })
-      assert.deepEqual(toTarget(upstream), toTarget({ service: 'web' }))
+      assert.deepEqual(parseUpstream(upstream), parseUpstream({ service: 'web' }))
     }
   })
 })

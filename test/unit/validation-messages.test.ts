@@ -6,7 +6,7 @@ import { authorizeOneOf, authorizeService } from '../../src/authorize/authorizer
 import { OptionError } from '../../src/base/errors.js'
 import { readyBounds } from '../../src/base/options/ready-options.js'
 import { parseProxyConfig } from '../../src/proxy/settings.js'
-import { toTarget } from '../../src/resolve/upstream.js'
+import { parseUpstream } from '../../src/resolve/upstream.js'
 import { dialSettings, forwardSettings } from '../../src/service/options/dial-options.js'
 import { listenSettings, secureSettings } from '../../src/service/options/listen-options.js'
 import { serviceDefinition } from '../../src/service/options/register-options.js'
@@ -106,25 +106,25 @@ describe('the message of a refused option', () => {
       () => register({ port: 1, check: { tcp: 'a:1', interval: 5 } }),
       'check.interval: expected one of tcp, intervalMs, timeoutMs, got an unknown option',
     ],
-    [() => toTarget(null), 'upstream: expected a service name or an object, got null'],
+    [() => parseUpstream(null), 'upstream: expected a service name or an object, got null'],
     [
-      () => toTarget('https://api'),
+      () => parseUpstream('https://api'),
       'upstream: expected a service name (for a URL, use fetch(), dispatcher(), or httpAgent()), got the string "https://api"',
     ],
     [
-      () => toTarget({ service: 'a/b' }),
+      () => parseUpstream({ service: 'a/b' }),
       'upstream.service: expected a Consul name (1 to 255 characters, no slash, no control character), got the string "a/b"',
     ],
     [
-      () => toTarget({ service: 'a', tag: 'v1' }),
+      () => parseUpstream({ service: 'a', tag: 'v1' }),
       'upstream.tag: expected one of service, datacenter, namespace, partition, tags, near, filter, onlyPassing, got an unknown option',
     ],
     [
-      () => toTarget({ address: 'a:0', service: 'a' }),
+      () => parseUpstream({ address: 'a:0', service: 'a' }),
       'upstream.address: expected host:port or [ipv6]:port, got the string "a:0"',
     ],
     [
-      () => toTarget({ service: LONG + LONG + LONG }),
+      () => parseUpstream({ service: LONG + LONG + LONG }),
       `upstream.service: expected a Consul name (1 to 255 characters, no slash, no control character), got the string "${LONG.slice(0, 64)}"`,
     ],
     [() => authorizeService(5 as never), 'allowed[0]: expected an object, got the number 5'],

@@ -10,7 +10,7 @@ import {
 } from '../../base/errors.js'
 import type { IdentityStore } from '../../identity/identity-store.js'
 import { type ResolveRequest, resolveEndpoints } from '../../resolve/resolver.js'
-import type { Route } from '../../resolve/routes.js'
+import type { ActiveUpstream } from '../../resolve/upstream-registry.js'
 import { type DialMessage, dials } from '../diagnostics.js'
 import { type SocketSettings, connect } from './connect.js'
 import { connectionOf, isPeerTrusted } from '../connection.js'
@@ -36,8 +36,12 @@ const MAX_LISTED_ATTEMPTS = 5
  * attempts.
  * @throws DialError, TimeoutError, AbortError, IdentityError, AgentError
  */
-export async function dial(identity: IdentityStore, route: Route, bounds: DialBounds): Promise<MeshSocket> {
-  const { resolver } = route
+export async function dial(
+  identity: IdentityStore,
+  upstream: ActiveUpstream,
+  bounds: DialBounds,
+): Promise<MeshSocket> {
+  const { resolver } = upstream
   const race = new DialRace()
   const what = `dial ${resolver.name}`
   const begin = performance.now()
@@ -57,7 +61,7 @@ export async function dial(identity: IdentityStore, route: Route, bounds: DialBo
     const socket = await withDeadline(
       what,
       bounds,
-      (signal) => tryInstances(identity, route, race, { ...bounds, signal }),
+      (signal) => tryInstances(identity, upstream, race, { ...bounds, signal }),
       (late) => late.destroy(),
     )
     publish({ peer: socket.peer, address: race.winnerAddress, error: undefined })
@@ -75,7 +79,7 @@ export async function dial(identity: IdentityStore, route: Route, bounds: DialBo
 
 async function tryInstances(
   identity: IdentityStore,
-  { resolver, balancer }: Route,
+  { resolver, balancer }: ActiveUpstream,
   race: DialRace,
   { signal, timeoutMs, socketSettings }: DialBounds & { readonly signal: AbortSignal },
 ): Promise<MeshSocket> {

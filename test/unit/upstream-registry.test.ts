@@ -5,7 +5,11 @@ import { DnsResolver } from '../../src/resolve/dns-resolver.js'
 import { HealthResolver } from '../../src/resolve/health-resolver.js'
 import { QueryResolver } from '../../src/resolve/query-resolver.js'
 import type { Endpoint, Resolver } from '../../src/resolve/resolver.js'
-import { type Route, type RouteLease, Routes } from '../../src/resolve/routes.js'
+import {
+  type ActiveUpstream,
+  type UpstreamLease,
+  UpstreamRegistry,
+} from '../../src/resolve/upstream-registry.js'
 import { StaticResolver } from '../../src/resolve/static-resolver.js'
 import type { Upstream } from '../../src/resolve/upstream.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
@@ -26,24 +30,26 @@ const body = [
 
 function start() {
   const [agent, clock] = [new FakeAgent(), new FakeClock()]
-  const routes = new Routes(agent, { clock, random: () => 0 })
-  const resolve = async (route: Route, signal = new AbortController().signal): Promise<readonly Endpoint[]> =>
-    route.resolver.resolve({ signal, datacenter: 'dc1', refresh: false })
+  const upstreams = new UpstreamRegistry(agent, { clock, random: () => 0 })
+  const resolve = async (
+    entry: ActiveUpstream,
+    signal = new AbortController().signal,
+  ): Promise<readonly Endpoint[]> => entry.resolver.resolve({ signal, datacenter: 'dc1', refresh: false })
   const isWatched = (): boolean => agent.last(CONNECT).request.signal?.aborted === false
   return {
     agent,
     clock,
-    routes,
+    upstreams,
     resolve,
-    /** Leases the route to an upstream, and releases it. */
-    use: (upstream: Upstream): RouteLease => {
-      const lease = routes.lease(upstream)
+    /** Leases the entry to an upstream, and releases it. */
+    use: (upstream: Upstream): UpstreamLease => {
+      const lease = upstreams.lease(upstream)
       lease.release()
       return lease
     },
     /** Resolves web with an answer of the agent. The watch continues. */
-    resolveWeb: async (route: Route): Promise<readonly Endpoint[]> => {
-      const resolving = resolve(route)
+    resolveWeb: async (entry: ActiveUpstream): Promise<readonly Endpoint[]> => {
+      const resolving = resolve(entry)
       await settle()
       agent.last(CONNECT).answer({ body, index: 1 })
       const endpoints = await resolving
@@ -63,15 +69,15 @@ function start() {
   }
 }
 
-/** Whether two leases have the same route. */
-function isSame(a: Route, b: Route): boolean {
+/** Whether two leases have the same entry. */
+function isSame(a: ActiveUpstream, b: ActiveUpstream): boolean {
   assert.equal(a.resolver === b.resolver, a.balancer === b.balancer)
   return a.resolver === b.resolver
 }
 
-describe('Routes.lease', () => {
+describe('UpstreamRegistry.lease', () => {
   const scope = { datacenter: 'd', namespace: 'n', partition: 'p' }
-  const upstreams: Upstream[] = [
+  const all: Upstream[] = [
     'web',
     'db',
     { service: 'web', datacenter: 'd' },
@@ -98,19 +104,19 @@ describe('Routes.lease', () => {
     { address: ['a:1', 'b:1'], service: 'db' },
   ]
 
-  it('returns one route for each distinct upstream', () => {
-    const { routes } = start()
-    const first = upstreams.map((upstream) => routes.lease(upstream))
-    assert.equal(new Set(first.map(({ resolver }) => resolver)).size, upstreams.length)
-    assert.equal(new Set(first.map(({ balancer }) => balancer)).size, upstreams.length)
-    const again = upstreams.map((upstream) => routes.lease(structuredClone(upstream)))
+  it('returns one entry for each distinct upstream', () => {
+    const { upstreams } = start()
+    const first = all.map((upstream) => upstreams.lease(upstream))
+    assert.equal(new Set(first.map(({ resolver }) => resolver)).size, all.length)
+    assert.equal(new Set(first.map(({ balancer }) => balancer)).size, all.length)
+    const again = all.map((upstream) => upstreams.lease(structuredClone(upstream)))
     assert.deepEqual(
-      again.map((route, i) => isSame(route, first[i]!)),
-      upstreams.map(() => true),
+      again.map((entry, i) => isSame(entry, first[i]!)),
+      all.map(() => true),
     )
   })
 
-  it('returns one route for a name, an object with only the name, and any order of the properties', () => {
+  it('returns one entry for a name, an object with only the name, and any order of the properties', () => {
     const { use } = start()
     const web = use('web')
     assert.ok(isSame(web, use({ service: 'web' })))
@@ -124,7 +130,7 @@ describe('Routes.lease', () => {
   })
 
   it('creates the resolver for the kind of the upstream', () => {
-    const { routes } = start()
+    const { upstreams } = start()
     const kinds: [Upstream, unknown, string][] = [
       ['web', HealthResolver, 'web'],
       [{ query: 'q' }, QueryResolver, 'query q'],
@@ -133,49 +139,49 @@ describe('Routes.lease', () => {
       [{ address: ['a:1', '[::1]:2'], service: 'web' }, StaticResolver, 'web at a:1, [::1]:2'],
     ]
     for (const [upstream, kind, name] of kinds) {
-      const { resolver } = routes.lease(upstream)
+      const { resolver } = upstreams.lease(upstream)
       assert.equal(resolver.constructor, kind)
       assert.equal(resolver.name, name)
     }
   })
 
   it('refuses an invalid upstream, without a request or a timer', () => {
-    const { routes, clock, agent } = start()
+    const { upstreams, clock, agent } = start()
     for (const upstream of [undefined, '', { service: 'web', dc: 'dc2' }, { resolve: () => [] }]) {
-      assert.throws(() => routes.lease(upstream as Upstream), OptionError)
+      assert.throws(() => upstreams.lease(upstream as Upstream), OptionError)
     }
     assert.deepEqual([agent.requests.length, clock.pending], [0, 0])
   })
 })
 
-describe('Routes without state', () => {
+describe('UpstreamRegistry without state', () => {
   it('keep one balancer for each resolver of the application', () => {
-    const { routes, clock, use } = start()
+    const { upstreams, clock, use } = start()
     const newResolver = (): Resolver => ({ name: 'own', resolve: () => [] })
     const [resolver, otherResolver] = [newResolver(), newResolver()]
-    const route = use(resolver)
-    assert.equal(route.resolver, resolver)
-    assert.equal(use(resolver).balancer, route.balancer)
-    assert.notEqual(use(otherResolver).balancer, route.balancer)
+    const entry = use(resolver)
+    assert.equal(entry.resolver, resolver)
+    assert.equal(use(resolver).balancer, entry.balancer)
+    assert.notEqual(use(otherResolver).balancer, entry.balancer)
     assert.equal(clock.pending, 0)
-    routes.close()
-    assert.equal(use(resolver).balancer, route.balancer)
+    upstreams.close()
+    assert.equal(use(resolver).balancer, entry.balancer)
   })
 
   it('do not close a resolver of the application', async () => {
-    const { routes, clock } = start()
+    const { upstreams, clock } = start()
     let closed = 0
     const resolver = { name: 'own', resolve: () => [], close: () => (closed += 1), stop: () => (closed += 1) }
-    routes.lease(resolver).release()
+    upstreams.lease(resolver).release()
     await clock.advance(2 * IDLE_MS)
-    routes.close()
+    upstreams.close()
     assert.equal(closed, 0)
   })
 
   it('keep no state for a single address', () => {
     const { clock, use } = start()
-    const route = use({ address: 'a:1', service: 'web' })
-    assert.ok(!isSame(route, use({ address: 'a:1', service: 'web' })))
+    const entry = use({ address: 'a:1', service: 'web' })
+    assert.ok(!isSame(entry, use({ address: 'a:1', service: 'web' })))
     use({ address: ['a:1'], service: 'web' })
     assert.equal(clock.pending, 0)
     use({ address: ['a:1', 'b:1'], service: 'web' })
@@ -183,41 +189,41 @@ describe('Routes without state', () => {
   })
 })
 
-describe('An unused route', () => {
+describe('An unused upstream', () => {
   it('is removed after five minutes, and its watch ends', async () => {
     const { clock, resolveWeb, agent, use, expectWatchedFor } = start()
-    const route = use('web')
-    await resolveWeb(route)
+    const entry = use('web')
+    await resolveWeb(entry)
     await expectWatchedFor(IDLE_MS)
     assert.equal(clock.pending, 0)
     await clock.advance(10 * IDLE_MS)
     assert.equal(agent.count(CONNECT), 2)
-    assert.ok(!isSame(use('web'), route))
+    assert.ok(!isSame(use('web'), entry))
   })
 
   it('is closed, so that resolving a released lease starts no watch', async () => {
     const { clock, resolveWeb, use, resolve } = start()
-    const route = use('web')
-    await resolveWeb(route)
+    const entry = use('web')
+    await resolveWeb(entry)
     await clock.advance(IDLE_MS)
-    await assert.rejects(resolve(route), { code: 'ERR_CONNECT_CLOSED' })
+    await assert.rejects(resolve(entry), { code: 'ERR_CONNECT_CLOSED' })
     assert.equal(clock.pending, 0)
   })
 
   it('is kept longer by each use', async () => {
     const { clock, resolveWeb, isWatched, use, expectWatchedFor } = start()
-    const route = use('web')
-    await resolveWeb(route)
+    const entry = use('web')
+    await resolveWeb(entry)
     for (let i = 0; i < 5; i += 1) {
       await clock.advance(IDLE_MS - 1)
-      assert.ok(isSame(use('web'), route))
+      assert.ok(isSame(use('web'), entry))
       assert.equal(isWatched(), true)
     }
     await expectWatchedFor(IDLE_MS)
     assert.equal(clock.pending, 0)
   })
 
-  it('is removed independently of other routes', async () => {
+  it('is removed independently of other upstreams', async () => {
     const { clock, use } = start()
     const [web, db] = (['web', 'db'] as const).map((service) => use({ address: ['a:1', 'b:1'], service }))
     await clock.advance(IDLE_MS - 1)
@@ -235,15 +241,15 @@ describe('An unused route', () => {
   for (const [rule, upstream] of empty) {
     it(`is removed after 30 s without an answer: ${rule}`, async () => {
       const { clock, use } = start()
-      const route = use(upstream)
+      const entry = use(upstream)
       await clock.advance(EMPTY_IDLE_MS - 1)
-      assert.ok(isSame(use(upstream), route))
+      assert.ok(isSame(use(upstream), entry))
       // Each use restarts the 30 s.
       await clock.advance(EMPTY_IDLE_MS - 1)
       assert.equal(clock.pending, 1)
       await clock.advance(1)
       assert.equal(clock.pending, 0)
-      assert.ok(!isSame(use(upstream), route))
+      assert.ok(!isSame(use(upstream), entry))
     })
   }
 
@@ -264,8 +270,8 @@ describe('An unused route', () => {
   })
 
   it('is not removed while it is leased', async () => {
-    const { routes, clock, resolveWeb, isWatched } = start()
-    const [first, second] = [routes.lease('web'), routes.lease('web')]
+    const { upstreams, clock, resolveWeb, isWatched } = start()
+    const [first, second] = [upstreams.lease('web'), upstreams.lease('web')]
     await resolveWeb(first)
     await clock.advance(3 * IDLE_MS)
     assert.equal(isWatched(), true)
@@ -274,23 +280,23 @@ describe('An unused route', () => {
     first.release()
     await clock.advance(3 * IDLE_MS)
     assert.equal(isWatched(), true)
-    assert.ok(isSame(second, routes.lease('web')))
+    assert.ok(isSame(second, upstreams.lease('web')))
   })
 
   it('is removed five minutes after its release', async () => {
-    const { routes, clock, resolveWeb, expectWatchedFor } = start()
-    const route = routes.lease('web')
-    await resolveWeb(route)
+    const { upstreams, clock, resolveWeb, expectWatchedFor } = start()
+    const entry = upstreams.lease('web')
+    await resolveWeb(entry)
     await clock.advance(IDLE_MS + 1_000)
-    route.release()
+    entry.release()
     await expectWatchedFor(IDLE_MS)
     assert.equal(clock.pending, 0)
   })
 
   it('is not removed while a lease waits for the first answer', async () => {
-    const { routes, clock, resolve, isWatched, agent } = start()
-    const route = routes.lease('web')
-    const resolving = resolve(route)
+    const { upstreams, clock, resolve, isWatched, agent } = start()
+    const entry = upstreams.lease('web')
+    const resolving = resolve(entry)
     await clock.advance(2 * IDLE_MS)
     assert.equal(isWatched(), true)
     agent.last(CONNECT).answer({ body, index: 1 })
@@ -299,14 +305,14 @@ describe('An unused route', () => {
 
   it('keeps its balancer while a connection is open, but ends its watch', async () => {
     const { clock, resolveWeb, isWatched, use } = start()
-    const route = use('web')
-    const endpoints = await resolveWeb(route)
-    const close = route.balancer.choose(endpoints, false, new Set())!.connected()
+    const entry = use('web')
+    const endpoints = await resolveWeb(entry)
+    const close = entry.balancer.choose(endpoints, false, new Set())!.connected()
     await clock.advance(IDLE_MS)
     assert.equal(isWatched(), false)
-    assert.ok(isSame(use('web'), route))
+    assert.ok(isSame(use('web'), entry))
     // The next dial starts a watch again.
-    await resolveWeb(route)
+    await resolveWeb(entry)
     assert.equal(isWatched(), true)
     await clock.advance(IDLE_MS)
     assert.equal(isWatched(), false)
@@ -314,15 +320,15 @@ describe('An unused route', () => {
     close()
     await clock.advance(IDLE_MS)
     assert.equal(clock.pending, 0)
-    assert.ok(!isSame(use('web'), route))
+    assert.ok(!isSame(use('web'), entry))
   })
 
   it('keeps its balancer while an instance is ejected', async () => {
     const { clock, resolve, use } = start()
-    const route = use({ address: ['a:1', 'b:1'], service: 'web' })
-    const endpoints = await resolve(route)
+    const entry = use({ address: ['a:1', 'b:1'], service: 'web' })
+    const endpoints = await resolve(entry)
     await clock.advance(IDLE_MS - 1)
-    route.balancer.choose(endpoints, true, new Set())!.failed()
+    entry.balancer.choose(endpoints, true, new Set())!.failed()
     await clock.advance(1)
     assert.equal(clock.pending, 1)
     await clock.advance(IDLE_MS)
@@ -330,12 +336,12 @@ describe('An unused route', () => {
   })
 })
 
-describe('Routes: the limit of 2048', () => {
-  it('removes the least recently used route', () => {
-    const { routes, clock, use } = start()
+describe('UpstreamRegistry: the limit of 2048', () => {
+  it('removes the least recently used upstream', () => {
+    const { upstreams, clock, use } = start()
     const leases = Array.from({ length: MAX_ROUTES }, (_, i) => use(`s${i}`))
     assert.equal(clock.pending, MAX_ROUTES)
-    // Now s1 is the least recently used route.
+    // Now s1 is the least recently used upstream.
     assert.ok(isSame(use('s0'), leases[0]!))
     const added = use('added')
     assert.equal(clock.pending, MAX_ROUTES)
@@ -344,33 +350,33 @@ describe('Routes: the limit of 2048', () => {
     assert.ok(isSame(use('s2'), leases[2]!))
     assert.ok(!isSame(use('s1'), leases[1]!))
     assert.equal(clock.pending, MAX_ROUTES)
-    routes.close()
+    upstreams.close()
     assert.equal(clock.pending, 0)
   })
 
-  it('does not remove a leased route', () => {
-    const { routes, clock, use } = start()
-    const [used, unused] = [routes.lease('s0'), use('s1')]
+  it('does not remove a leased upstream', () => {
+    const { upstreams, clock, use } = start()
+    const [used, unused] = [upstreams.lease('s0'), use('s1')]
     for (let i = 2; i <= MAX_ROUTES; i += 1) use(`s${i}`)
     assert.equal(clock.pending, MAX_ROUTES)
     assert.ok(isSame(use('s0'), used))
     assert.ok(!isSame(use('s1'), unused))
   })
 
-  it('is exceeded while all routes are leased', () => {
-    const { routes, clock, use } = start()
-    const leases = Array.from({ length: MAX_ROUTES + 2 }, (_, i) => routes.lease(`s${i}`))
+  it('is exceeded while all upstreams are leased', () => {
+    const { upstreams, clock, use } = start()
+    const leases = Array.from({ length: MAX_ROUTES + 2 }, (_, i) => upstreams.lease(`s${i}`))
     assert.equal(clock.pending, MAX_ROUTES + 2)
     leases[1]!.release()
     use('added')
     assert.equal(clock.pending, MAX_ROUTES + 2)
     assert.ok(isSame(use('s0'), leases[0]!))
     assert.ok(!isSame(use('s1'), leases[1]!))
-    routes.close()
+    upstreams.close()
     assert.equal(clock.pending, 0)
   })
 
-  it('removes routes without instances first', async () => {
+  it('removes upstreams without instances first', async () => {
     const { clock, resolveWeb, isWatched, use } = start()
     const web = use('web')
     await resolveWeb(web)
@@ -382,7 +388,7 @@ describe('Routes: the limit of 2048', () => {
     assert.equal(clock.pending, MAX_ROUTES)
   })
 
-  it('removes routes with open connections last', async () => {
+  it('removes upstreams with open connections last', async () => {
     const { resolve, clock, use } = start()
     const upstream = (i: number): Upstream => ({ address: ['a:1', 'b:1'], service: `s${i}` })
     const busy = use(upstream(0))
@@ -395,26 +401,26 @@ describe('Routes: the limit of 2048', () => {
   })
 })
 
-describe('Routes.close', () => {
+describe('UpstreamRegistry.close', () => {
   it('ends every watch and every timer', async () => {
-    const { routes, clock, resolveWeb, isWatched } = start()
-    const route = routes.lease('web')
-    await resolveWeb(route)
-    routes.lease({ query: 'q' })
-    routes.lease({ dns: 'a.b', service: 'web' })
-    routes.close()
-    routes.close()
+    const { upstreams, clock, resolveWeb, isWatched } = start()
+    const entry = upstreams.lease('web')
+    await resolveWeb(entry)
+    upstreams.lease({ query: 'q' })
+    upstreams.lease({ dns: 'a.b', service: 'web' })
+    upstreams.close()
+    upstreams.close()
     assert.equal(isWatched(), false)
     assert.equal(clock.pending, 0)
-    route.release()
+    entry.release()
     assert.equal(clock.pending, 0)
   })
 
   it('aborts pending requests', async () => {
-    const { routes, resolve, agent } = start()
-    const rejected = assert.rejects(resolve(routes.lease({ query: 'q' })))
+    const { upstreams, resolve, agent } = start()
+    const rejected = assert.rejects(resolve(upstreams.lease({ query: 'q' })))
     await settle()
-    routes.close()
+    upstreams.close()
     await rejected
     assert.equal(agent.requests[0]?.request.signal?.aborted, true)
   })

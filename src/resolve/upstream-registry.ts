@@ -9,16 +9,16 @@ import { HealthResolver } from './health-resolver.js'
 import { QueryResolver } from './query-resolver.js'
 import type { Resolver } from './resolver.js'
 import { StaticResolver } from './static-resolver.js'
-import { type Target, type Upstream, isResolver, toTarget } from './upstream.js'
+import { type ParsedUpstream, type Upstream, isResolver, parseUpstream } from './upstream.js'
 
 /** The resolver and the balancer of an upstream. */
-export interface Route {
+export interface ActiveUpstream {
   readonly resolver: Resolver
   readonly balancer: Balancer
 }
 
-/** A route in use. */
-export interface RouteLease extends Route {
+/** An upstream in use. */
+export interface UpstreamLease extends ActiveUpstream {
   readonly release: () => void
 }
 
@@ -31,28 +31,28 @@ interface OwnResolver extends Resolver {
   close?(): void
 }
 
-interface HeldRoute extends Route {
+interface HeldUpstream extends ActiveUpstream {
   readonly resolver: OwnResolver
   users: number
   usedAt: number
   cancelTimer: () => void
 }
 
-/** Upper bound on routes, each of which may hold a watch: names may come from untrusted input. */
+/** Upper bound on upstreams, each of which may hold a watch: names may come from untrusted input. */
 const MOST_HELD = 2_048
 
-interface RoutesEvents {
+interface UpstreamRegistryEvents {
   /** The instances of an upstream can no longer be read; the last known ones stay in use. */
   failed: [error: Error]
 }
 
-/** The routes of all services of a process: one for each target, kept while in use. */
-export class Routes extends EventEmitter<RoutesEvents> {
+/** The upstreams of all services of a process: one entry for each distinct upstream, kept while in use. */
+export class UpstreamRegistry extends EventEmitter<UpstreamRegistryEvents> {
   readonly #agent: AgentClient
   readonly #dns: DnsClient
   readonly #time: Time
   /** The last used one is last. */
-  readonly #held = new Map<string, HeldRoute>()
+  readonly #held = new Map<string, HeldUpstream>()
   /** Balancers of resolvers of the application, which owns them. */
   readonly #balancers = new WeakMap<Resolver, Balancer>()
 
@@ -64,16 +64,16 @@ export class Routes extends EventEmitter<RoutesEvents> {
   }
 
   /**
-   * Returns the route to an upstream.
+   * Returns the resolver and the balancer of an upstream.
    * @throws OptionError
    */
-  lease(upstream: Upstream): RouteLease {
+  lease(upstream: Upstream): UpstreamLease {
     if (isResolver(upstream)) return unheld({ resolver: upstream, balancer: this.#balancerOf(upstream) })
-    const target = toTarget(upstream)
+    const parsed = parseUpstream(upstream)
     // A single address needs no balancer state.
-    if (target.kind === 'address' && target.address.length === 1) return unheld(this.#route(target))
-    const key = JSON.stringify(target)
-    const held = this.#held.get(key) ?? this.#hold(key, target)
+    if (parsed.kind === 'address' && parsed.address.length === 1) return unheld(this.#activate(parsed))
+    const key = JSON.stringify(parsed)
+    const held = this.#held.get(key) ?? this.#hold(key, parsed)
     held.users += 1
     this.#touch(key, held)
     let isReleased = false
@@ -103,21 +103,21 @@ export class Routes extends EventEmitter<RoutesEvents> {
     return balancer
   }
 
-  #hold(key: string, target: Target): HeldRoute {
+  #hold(key: string, parsed: ParsedUpstream): HeldUpstream {
     if (this.#held.size >= MOST_HELD) this.#makeRoom()
     const now = this.#time.clock.now()
-    const held = { ...this.#route(target), users: 0, usedAt: now, cancelTimer: () => undefined }
+    const held = { ...this.#activate(parsed), users: 0, usedAt: now, cancelTimer: () => undefined }
     this.#armTimer(key, held, DEFAULTS.emptyUpstreamIdleMs)
     return held
   }
 
-  #touch(key: string, held: HeldRoute): void {
+  #touch(key: string, held: HeldUpstream): void {
     held.usedAt = this.#time.clock.now()
     this.#held.delete(key)
     this.#held.set(key, held)
   }
 
-  /** Removes routes over the limit: those without state first, and never one in use. */
+  /** Removes upstreams over the limit: those without state first, and never one in use. */
   #makeRoom(): void {
     const unused = [...this.#held].filter(([, { users }]) => users === 0)
     const [oldest] = [
@@ -128,26 +128,26 @@ export class Routes extends EventEmitter<RoutesEvents> {
     if (oldest !== undefined) this.#drop(...oldest)
   }
 
-  #route(target: Target): Route & { readonly resolver: OwnResolver } {
-    return { resolver: this.#resolver(target), balancer: new Balancer(this.#time) }
+  #activate(parsed: ParsedUpstream): ActiveUpstream & { readonly resolver: OwnResolver } {
+    return { resolver: this.#resolver(parsed), balancer: new Balancer(this.#time) }
   }
 
-  #resolver(target: Target): OwnResolver {
-    switch (target.kind) {
+  #resolver(parsed: ParsedUpstream): OwnResolver {
+    switch (parsed.kind) {
       case 'service':
-        return new HealthResolver(this.#agent, target, this.#time, (error) => {
+        return new HealthResolver(this.#agent, parsed, this.#time, (error) => {
           this.emit('failed', error)
         })
       case 'query':
-        return new QueryResolver(this.#agent, target, this.#time.clock)
+        return new QueryResolver(this.#agent, parsed, this.#time.clock)
       case 'dns':
-        return new DnsResolver(this.#dns, target, this.#time.clock)
+        return new DnsResolver(this.#dns, parsed, this.#time.clock)
       case 'address':
-        return new StaticResolver(target)
+        return new StaticResolver(parsed)
     }
   }
 
-  #armTimer(key: string, held: HeldRoute, ms: number): void {
+  #armTimer(key: string, held: HeldUpstream, ms: number): void {
     held.cancelTimer = this.#time.clock.after(ms, () => {
       const { resolver, users, usedAt } = held
       const idleMs = resolver.isEmpty === true ? DEFAULTS.emptyUpstreamIdleMs : DEFAULTS.upstreamIdleMs
@@ -157,20 +157,20 @@ export class Routes extends EventEmitter<RoutesEvents> {
     })
   }
 
-  #letGo(key: string, held: HeldRoute): void {
+  #letGo(key: string, held: HeldUpstream): void {
     held.resolver.stop?.()
     // Open connections count in later choices.
     if (held.balancer.isIdle) this.#drop(key, held)
     else this.#armTimer(key, held, DEFAULTS.upstreamIdleMs)
   }
 
-  #drop(key: string, { resolver, cancelTimer }: HeldRoute): void {
+  #drop(key: string, { resolver, cancelTimer }: HeldUpstream): void {
     cancelTimer()
     resolver.close?.()
     this.#held.delete(key)
   }
 }
 
-function unheld(route: Route): RouteLease {
-  return { ...route, release: () => undefined }
+function unheld(upstream: ActiveUpstream): UpstreamLease {
+  return { ...upstream, release: () => undefined }
 }
