@@ -78,7 +78,7 @@ export type { CheckStatus } from './agent/endpoints/services.js'
 export type { Authorizer, AuthorizeRequest, Decision, DecisionBasis } from './authorize/authorizer.js'
 export type { AllowedService } from './authorize/authorizers.js'
 export type { Staleness } from './authorize/destination-intentions.js'
-export type { DialAttempt, ErrorCode, NoInstancesReason } from './base/errors.js'
+export type { DialAttempt, DialTarget, ErrorCode, NoInstancesReason } from './base/errors.js'
 export type { ReadyOptions } from './base/options/ready-options.js'
 export type { HttpCheck, RegisterOptions, TcpCheck, TtlCheck } from './service/options/register-options.js'
 export type { ServiceEvents } from './service/service-events.js'
@@ -97,7 +97,13 @@ export type { DialMessage, HandshakeMessage } from './transport/diagnostics.js'
 export type { Clock, Time } from './base/clock.js'
 export type { CloseOptions } from './base/options/close-options.js'
 export type { Endpoint, ResolveRequest, Resolver } from './resolve/resolver.js'
-export type { AddressUpstream, DnsUpstream, QueryUpstream, ServiceUpstream, Upstream } from './resolve/upstream.js'
+export type {
+  AddressUpstream,
+  DnsUpstream,
+  QueryUpstream,
+  ServiceUpstream,
+  Upstream,
+} from './resolve/upstream.js'
 export type { Forward, ForwardEvents } from './adapters/forward.js'
 export type { ForwardConnection } from './adapters/forward-connection.js'
 export type { DispatcherOptions } from './http/dispatcher.js'

@@ -23,6 +23,11 @@ export interface AgentOptions {
   readonly partition?: string | undefined
   /** The datacenter in which services are looked up. @default CONSUL_DATACENTER, or the datacenter of the agent */
   readonly datacenter?: string | undefined
+  /**
+   * The service name of the mesh gateways, for tokens that may not read the list of all gateways.
+   * @default mesh-gateway
+   */
+  readonly meshGatewayService?: string | undefined
   /** Timeout of a request that does not block, in milliseconds. @default 10000 */
   readonly timeoutMs?: number | undefined
   /**

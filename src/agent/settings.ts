@@ -30,6 +30,7 @@ export interface AgentSettings {
   readonly namespace: string | undefined
   readonly partition: string | undefined
   readonly datacenter: string | undefined
+  readonly meshGatewayService: string
   readonly timeoutMs: number
   readonly maxBlockingQueries: number
   readonly waitMs: number
@@ -82,6 +83,7 @@ export function agentSettings(agent: AgentOptions = {}): AgentSettings {
     namespace: optional(expectName),
     partition: optional(expectName),
     datacenter: optional(expectName),
+    meshGatewayService: withDefault(expectName, DEFAULTS.meshGatewayService),
     timeoutMs: withDefault<number>(expectDuration, DEFAULTS.agentTimeoutMs),
     maxBlockingQueries: withDefault<number>(expectCount, DEFAULTS.maxBlockingQueries),
     waitMs: withDefault<number>(expectWait, DEFAULTS.watchWaitMs),

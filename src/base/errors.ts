@@ -62,6 +62,9 @@ export const ERROR_CODES = {
   ERR_CONNECT_REJECTED: 'The peer closed the connection before its first byte, and may have rejected us.',
   ERR_CONNECT_NO_INSTANCES: 'There is no instance to dial. `reason` says why.',
   ERR_CONNECT_DIAL_FAILED: 'No instance could be reached. `attempts` lists the failures.',
+  ERR_CONNECT_CHAIN: 'The discovery chain of a service cannot be followed.',
+  ERR_CONNECT_CLUSTER_PEER: 'The discovery chain leads to a cluster peer, which this version cannot dial.',
+  ERR_CONNECT_GATEWAY: 'There is no mesh gateway to the datacenter of the target.',
   ERR_CONNECT_DNS: 'A DNS server gave no valid response.',
   ERR_CONNECT_RESOLVER: 'A resolver failed, or did not return a list of endpoints.',
   ERR_CONNECT_LISTEN: 'A listener could not be opened. `cause` is the error of the system.',
@@ -279,10 +282,22 @@ export class VerificationError extends ConnectError {
   }
 }
 
+/** What a dial leads to: a service, or one of its subsets, in a datacenter. */
+export interface DialTarget {
+  readonly service: string
+  /** The subset that the discovery chain selected; undefined for all instances. */
+  readonly subset: string | undefined
+  readonly namespace: string | undefined
+  readonly partition: string | undefined
+  /** Undefined for our own datacenter, where the resolver does not name it. */
+  readonly datacenter: string | undefined
+}
+
 /** A failed attempt of `dial` to connect to an instance. */
 export interface DialAttempt {
-  /** `host:port` of the instance. */
+  /** `host:port` of the instance, or of the mesh gateway that leads to it. */
   readonly address: string
+  readonly target: DialTarget
   readonly error: Error
   /** The duration of the attempt, in milliseconds. */
   readonly durationMs: number

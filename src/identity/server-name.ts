@@ -1,7 +1,13 @@
+import { isIP } from 'node:net'
 import type { ExpectedIdentity } from './verify.js'
 
 /** Printable ASCII, of the length that a TLS extension can hold. */
 const VALID = /^[\x21-\x7e]{1,255}$/
+
+/** Whether a text can be the server name of a handshake. Node.js refuses IP addresses (RFC 6066, section 3). */
+export function isServerName(value: unknown): value is string {
+  return typeof value === 'string' && VALID.test(value) && isIP(value) === 0
+}
 
 /**
  * Returns the server name that clients of the mesh send in the handshake. Gateways route by it; nothing verifies it.
@@ -13,5 +19,5 @@ export function serverName(identity: Required<ExpectedIdentity>, trustDomain: st
     partition === 'default'
       ? `${service}.${namespace}.${datacenter}.internal.${trustDomain}`
       : `${service}.${namespace}.${partition}.${datacenter}.internal-v1.${trustDomain}`
-  return VALID.test(name) ? name : undefined
+  return isServerName(name) ? name : undefined
 }

@@ -2,6 +2,7 @@ import { type IncomingMessage, type Server, type ServerResponse, createServer } 
 import { text } from 'node:stream/consumers'
 import { isApiPath } from '../agent/api-path.js'
 import { AgentClient, type AgentExchange, type AgentRequest, isBlocking } from '../agent/client.js'
+import { CHAIN_KINDS } from '../agent/endpoints/config-entries.js'
 import type { AgentOptions } from '../agent/options.js'
 import { expectAgent } from '../agent/settings.js'
 import { WAIT_MARGIN_MS } from '../agent/watch.js'
@@ -17,18 +18,22 @@ export interface RelayOptions {
   readonly agent?: AgentOptions | undefined
 }
 
-/** The endpoints that a member of the mesh reads, by the segments after `/v1`; `*` is any segment. None changes the agent. */
-const READS = [
+/** The endpoints that a member of the mesh reads, without `/v1`; `*` is any segment. None changes the agent. */
+const READS = endpoints(
   'agent/connect/ca/roots',
   'agent/connect/ca/leaf/*',
   'connect/intentions',
   'connect/intentions/match',
+  'discovery-chain/*',
   'health/connect/*',
   'health/service/*',
+  'internal/federation-states/mesh-gateways',
   'query/*/execute',
   'query/*/explain',
-].map((endpoint) => endpoint.split('/'))
-const AUTHORIZE = '/v1/agent/connect/authorize'
+  ...CHAIN_KINDS.map((kind) => `config/${kind}`),
+)
+/** The endpoints that are read by a POST. */
+const QUESTIONS = endpoints('agent/connect/authorize', 'discovery-chain/*')
 const MAX_BODY_BYTES = 64 * 1024
 /** What an agent answers on a connection over its limit: the reader polls then. */
 const BUSY: AgentExchange = {
@@ -92,8 +97,8 @@ export class AgentRelay implements AsyncDisposable {
     // The URL class would resolve dot segments: the path is passed on as it came, or not at all.
     const [path = '', search = ''] = (incoming.url ?? '').split('?', 2)
     const searchParams = new URLSearchParams(search)
-    const isRead = incoming.method === 'GET' && isReadable(path)
-    const isQuestion = incoming.method === 'POST' && path === AUTHORIZE
+    const isRead = incoming.method === 'GET' && isOneOf(READS, path)
+    const isQuestion = incoming.method === 'POST' && isOneOf(QUESTIONS, path)
     if (!isRead && !isQuestion) {
       refuse(response, 403, 'a relay passes on what a member of the mesh reads, and nothing else')
       return
@@ -154,11 +159,15 @@ export class AgentRelay implements AsyncDisposable {
   }
 }
 
-/** Whether a path names one of the endpoints that may be read, also after an agent has decoded it. */
-function isReadable(path: string): boolean {
+function endpoints(...paths: string[]): readonly string[][] {
+  return paths.map((path) => path.split('/'))
+}
+
+/** Whether a path names one of the endpoints, also after an agent has decoded it. */
+function isOneOf(allowed: readonly string[][], path: string): boolean {
   if (!isApiPath(path)) return false
   const segments = path.split('/').slice(2)
-  return READS.some(
+  return allowed.some(
     (endpoint) =>
       endpoint.length === segments.length &&
       endpoint.every((name, i) => name === segments[i] || (name === '*' && isOneSegment(segments[i]))),

@@ -1,6 +1,7 @@
 import { type Backoff, backoffMs } from '../base/backoff.js'
 import type { Time } from '../base/clock.js'
-import type { Endpoint } from './resolver.js'
+import { pick } from './load-balancing.js'
+import { type Endpoint, dialPolicyOf } from './resolver.js'
 
 /** Jitter prolongs an ejection by up to 50 %. */
 const EJECTION: Backoff = { firstMs: 1_000, longestMs: 60_000 }
@@ -16,6 +17,8 @@ interface Instance {
   ejectedForMs: number
   /** Whether its trial connection is pending. */
   isOnTrial: boolean
+  /** What `round_robin` owes the instance. */
+  credit: number
 }
 
 /** A chosen instance. The caller must call one of the three functions to report the result. */
@@ -32,16 +35,18 @@ export interface Choice {
 /**
  * Chooses an instance of an upstream for each connection.
  *
- * - Load balancing: picks two instances at random by weight and takes the one with fewer open connections per weight
- *   ("power of two choices", Mitzenmacher 2001).
+ * - Failover: takes an instance of the first group that has one which is not ejected and was not tried in this dial.
+ * - Load balancing within the group: by the policy of the operator (`load-balancing.ts`). The default compares two
+ *   instances.
  * - Outlier ejection: an instance that fails is skipped for 1 s, doubling up to 60 s, with jitter. After that, one trial
- *   connection decides whether it returns. At most half of the instances are ejected at a time; if all others fail,
- *   ejected instances are used as well.
+ *   connection decides whether it returns. At most half of a group is ejected at a time, or the whole group while a later
+ *   group has an instance; if all others fail, ejected instances are used as well.
  */
 export class Balancer {
   readonly #time: Time
   readonly #known = new Map<string, Instance>()
-  #list: readonly Instance[] = []
+  /** The listed instances in failover order. */
+  #groups: readonly (readonly Instance[])[] = []
   #endpoints: readonly Endpoint[] = []
 
   constructor(time: Time) {
@@ -60,11 +65,13 @@ export class Balancer {
    */
   choose(endpoints: readonly Endpoint[], isSorted: boolean, tried: Set<object>): Choice | undefined {
     this.#take(endpoints)
-    const left = this.#list.filter((instance) => !tried.has(instance))
-    const ready = left.filter((instance) => this.#isReady(instance))
+    const left = this.#groups.map((group) => group.filter((instance) => !tried.has(instance)))
+    const ready = left.map((group) => group.filter((instance) => this.#isReady(instance)))
     // If all healthy instances failed, use ejected ones.
-    const candidates = ready.length > 0 ? ready : left
-    const chosen = isSorted ? candidates[0] : lighter(candidates, this.#time.random)
+    const candidates = [...ready, ...left].find((group) => group.length > 0)
+    if (candidates === undefined) return undefined
+    const { loadBalancer } = dialPolicyOf(endpoints)
+    const chosen = isSorted ? candidates[0] : pick(candidates, loadBalancer, this.#time.random)
     if (chosen === undefined) return undefined
     tried.add(chosen)
     return this.#begin(chosen)
@@ -88,16 +95,16 @@ export class Balancer {
     }
     for (const [key, instance] of listed) this.#known.set(key, instance)
     this.#endpoints = endpoints
-    this.#list = [...listed.values()]
-    this.#readmit()
+    this.#groups = groupsOf([...listed.values()])
+    for (const group of this.#groups) this.#readmit(group)
   }
 
-  /** Readmits the instances whose ejection ends first if the list became shorter, so that at most half are ejected. */
-  #readmit(): void {
-    const ejected = this.#list
+  /** Readmits the instances whose ejection ends first if more are ejected than may be: a list may become shorter. */
+  #readmit(group: readonly Instance[]): void {
+    const ejected = group
       .filter((instance) => this.#isOut(instance))
       .sort((a, b) => a.ejectedAt + a.ejectedForMs - (b.ejectedAt + b.ejectedForMs))
-    for (const instance of ejected.slice(0, Math.max(0, ejected.length - this.#mostEjected()))) {
+    for (const instance of ejected.slice(0, Math.max(0, ejected.length - this.#mostEjected(group)))) {
       instance.ejections = 0
     }
   }
@@ -135,16 +142,18 @@ export class Balancer {
   #eject(instance: Instance): void {
     // Concurrent failures count once.
     if (this.#isEjected(instance)) return
-    const others = this.#list.filter((other) => other !== instance && this.#isOut(other))
-    if (others.length + 1 > this.#mostEjected()) return
+    const group = this.#groups.find((each) => each.includes(instance)) ?? []
+    const others = group.filter((other) => other !== instance && this.#isOut(other))
+    if (others.length + 1 > this.#mostEjected(group)) return
     const { clock, random } = this.#time
     instance.ejections += 1
     instance.ejectedAt = clock.now()
     instance.ejectedForMs = backoffMs(EJECTION, instance.ejections) * (1 + random() / 2)
   }
 
-  #mostEjected(): number {
-    return Math.floor(this.#list.length / 2)
+  #mostEjected(group: readonly Instance[]): number {
+    const later = this.#groups.slice(this.#groups.indexOf(group) + 1).flat()
+    return later.some((instance) => !this.#isOut(instance)) ? group.length : Math.floor(group.length / 2)
   }
 
   #isReady(instance: Instance): boolean {
@@ -164,41 +173,22 @@ export class Balancer {
 }
 
 function newInstance(endpoint: Endpoint): Instance {
-  return { endpoint, load: 0, ejections: 0, ejectedAt: 0, ejectedForMs: 0, isOnTrial: false }
+  return { endpoint, load: 0, ejections: 0, ejectedAt: 0, ejectedForMs: 0, isOnTrial: false, credit: 0 }
 }
 
-/**
- * Picks two instances by weight and returns the one with less load per weight. The second one must have no more load
- * per weight with the new connection than the first one without it. Otherwise, one open connection would send most traffic
- * to the instance with the lower weight.
- */
-function lighter(candidates: readonly Instance[], random: () => number): Instance | undefined {
-  const weighty = candidates.filter((candidate) => weightOf(candidate) > 0)
-  const among = weighty.length > 0 ? weighty : candidates
-  const first = draw(among, random)
-  const second = draw(
-    among.filter((candidate) => candidate !== first),
-    random,
-  )
-  if (first === undefined || second === undefined) return first
-  // Multiplied, to avoid a division by a weight of 0.
-  const [a, b] = weighty.length > 0 ? [weightOf(first), weightOf(second)] : [1, 1]
-  return (second.load + 1) * a <= first.load * b ? second : first
+/** Groups instances by their priority, the first group first. */
+function groupsOf(instances: readonly Instance[]): Instance[][] {
+  const groups = new Map<number, Instance[]>()
+  for (const instance of instances) {
+    const { priority = 0 } = instance.endpoint
+    const group = groups.get(priority)
+    if (group === undefined) groups.set(priority, [instance])
+    else group.push(instance)
+  }
+  return [...groups].sort(([a], [b]) => a - b).map(([, group]) => group)
 }
 
-/** Picks an instance at random by weight, or uniformly if no instance has a weight. */
-function draw(candidates: readonly Instance[], random: () => number): Instance | undefined {
-  const total = candidates.reduce((sum, candidate) => sum + weightOf(candidate), 0)
-  if (total === 0) return candidates[Math.floor(random() * candidates.length)]
-  let left = random() * total
-  return candidates.find((candidate) => (left -= weightOf(candidate)) < 0) ?? candidates.at(-1)
-}
-
-function weightOf({ endpoint }: Instance): number {
-  return endpoint.weight ?? 1
-}
-
-function keyOf({ host, port, identity }: Endpoint): string {
+function keyOf({ host, port, identity, serverName }: Endpoint): string {
   const { service, namespace, partition, datacenter } = identity
-  return JSON.stringify([host, port, service, namespace, partition, datacenter])
+  return JSON.stringify([host, port, service, namespace, partition, datacenter, serverName])
 }

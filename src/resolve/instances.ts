@@ -7,7 +7,7 @@ import {
 } from '../agent/endpoints/health.js'
 import { type NoInstancesReason, withCause } from '../base/errors.js'
 import { nameHint } from './name-hint.js'
-import { type Endpoint, endpointList } from './resolver.js'
+import type { Endpoint } from './resolver.js'
 
 /** How instances are selected and converted to endpoints. */
 export interface Selection {
@@ -22,9 +22,14 @@ export interface Selection {
   readonly own: string
   /** Whether to exclude instances with warnings. */
   readonly onlyPassing: boolean
-  /** The namespace of instances without one. */
+  /** Where the service is. @default what each instance says of itself */
+  readonly datacenter?: string | undefined
   readonly namespace?: string | undefined
   readonly partition?: string | undefined
+  /** @default that of the identity */
+  readonly serverName?: string | undefined
+  readonly subset?: string | undefined
+  readonly priority?: number | undefined
 }
 
 /** Returns the endpoints of the instances that can be dialed. */
@@ -32,28 +37,66 @@ export function toEndpoints(
   instances: readonly ConnectInstance[],
   selection: Selection,
 ): readonly Endpoint[] {
-  const endpoints = instances
-    .filter(({ service, defect }) => service === selection.service && defect === undefined)
-    .filter(({ tags }) => hasTags(tags, selection.tags))
-    .filter((instance) => isAlive(instance, selection.onlyPassing))
-    .map((instance) => {
-      const { service, datacenter, namespace, partition, status, weights } = instance
-      // Agents translate addresses only with `translate_wan_addrs`.
-      const isElsewhere = datacenter !== undefined && datacenter !== selection.own
-      const { address, port } = isElsewhere ? instance.wan : instance
-      return {
-        host: address,
-        port,
-        identity: {
-          service,
-          datacenter,
-          namespace: namespace ?? selection.namespace,
-          partition: partition ?? selection.partition,
-        },
-        weight: status === 'warning' ? weights.warning : weights.passing,
-      }
-    })
-  return endpointList(endpoints)
+  const { service, own, tags, onlyPassing } = selection
+  return instances
+    .filter((instance) => isOf(service, instance) && instance.defect === undefined)
+    .filter((instance) => hasTags(instance.tags, tags))
+    .filter((instance) => isAlive(instance, onlyPassing))
+    .map((instance) => ({
+      ...addressFrom(own, instance),
+      identity: {
+        service,
+        datacenter: selection.datacenter ?? instance.datacenter,
+        namespace: selection.namespace ?? instance.namespace,
+        partition: selection.partition ?? instance.partition,
+      },
+      weight: weightOf(instance),
+      ...detailsOf(selection),
+    }))
+}
+
+/** Returns the endpoints of mesh gateways that pass connections on to the selected service. */
+export function toGatewayEndpoints(
+  gateways: readonly ConnectInstance[],
+  selection: Selection,
+): readonly Endpoint[] {
+  const { service, own, datacenter, namespace, partition } = selection
+  return gateways
+    .filter((gateway) => gateway.defect === undefined && isAlive(gateway, false))
+    .map((gateway) => ({
+      ...addressFrom(own, gateway),
+      identity: { service, datacenter, namespace, partition },
+      ...detailsOf(selection),
+    }))
+}
+
+/** The parts of a selection that each endpoint repeats. */
+function detailsOf({
+  serverName,
+  subset,
+  priority,
+}: Pick<Selection, 'serverName' | 'subset' | 'priority'>): Pick<
+  Endpoint,
+  'serverName' | 'subset' | 'priority'
+> {
+  return {
+    ...(serverName !== undefined && { serverName }),
+    ...(subset !== undefined && { subset }),
+    ...(priority !== undefined && { priority }),
+  }
+}
+
+/** Returns the address of an instance as seen from our datacenter. */
+function addressFrom(own: string, instance: ConnectInstance): Pick<Endpoint, 'host' | 'port'> {
+  // Agents translate addresses only with `translate_wan_addrs`.
+  const isElsewhere = instance.datacenter !== undefined && instance.datacenter !== own
+  const { address, port } = isElsewhere ? instance.wan : instance
+  return { host: address, port }
+}
+
+/** Whether an instance can present the certificate of a service. */
+function isOf(service: string, instance: ConnectInstance): boolean {
+  return instance.service === undefined || instance.service === service
 }
 
 function hasTags(tags: readonly string[], wanted: readonly string[] = []): boolean {
@@ -61,8 +104,17 @@ function hasTags(tags: readonly string[], wanted: readonly string[] = []): boole
   return wanted.every((tag) => known.includes(tag.toLowerCase()))
 }
 
-function isAlive({ status }: ConnectInstance, onlyPassing: boolean): boolean {
-  return status === 'passing' || (status === 'warning' && !onlyPassing)
+/** Whether Consul counts an instance as healthy. One without a weight for its status gets no connections. */
+export function isAlive(instance: ConnectInstance, onlyPassing: boolean): boolean {
+  const { status } = instance
+  return status === 'passing' || (status === 'warning' && !onlyPassing && instance.weights.warning > 0)
+}
+
+/** Consul passes at most this weight to Envoy. */
+const MAX_WEIGHT = 128
+
+function weightOf({ status, weights }: ConnectInstance): number {
+  return Math.min(MAX_WEIGHT, status === 'warning' ? weights.warning : weights.passing)
 }
 
 /** Why there is no instance. */
@@ -77,12 +129,12 @@ export function noneAlive(
   service: string,
   tags: readonly string[] = [],
 ): Emptiness {
-  const own = known.filter((instance) => instance.service === service)
+  const own = known.filter((instance) => isOf(service, instance))
   if (own.length === 0) {
     const names = [...new Set(known.map((instance) => instance.service))].slice(0, SHOWN)
     const shown = names.map((name) => JSON.stringify(name)).join(' or ')
     // Agents ignore case in lookups; identities do not.
-    const isSpelling = names.every((name) => name.toLowerCase() === service.toLowerCase())
+    const isSpelling = names.every((name) => name?.toLowerCase() === service.toLowerCase())
     const problem = `service ${JSON.stringify(service)} not found`
     const message = isSpelling
       ? `${problem}; service names are case-sensitive: use ${shown}`

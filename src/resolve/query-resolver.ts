@@ -8,7 +8,7 @@ import { AnswerOrder } from './answer-order.js'
 import { publishResolution, publishResolutionFailure } from './diagnostics.js'
 import { noneAlive, toEndpoints } from './instances.js'
 import { TtlCache, type Timed } from './ttl-cache.js'
-import type { Endpoint, ResolveRequest, Resolver } from './resolver.js'
+import { type Endpoint, type ResolveRequest, type Resolver, endpointList } from './resolver.js'
 import type { QueryUpstream } from './upstream.js'
 
 /** The TTL of an answer if the query defines none. */
@@ -145,9 +145,11 @@ export class QueryResolver implements Resolver {
     const instances = answer.instances.map((instance) => ({
       ...instance,
       datacenter: instance.datacenter ?? answer.datacenter,
+      namespace: instance.namespace ?? namespace,
+      partition: instance.partition ?? partition,
     }))
     // The query decides whether instances with warnings are in its answer.
-    const endpoints = toEndpoints(instances, { service, own, onlyPassing: false, namespace, partition })
+    const endpoints = endpointList(toEndpoints(instances, { service, own, onlyPassing: false }))
     this.#last = { answer, own, endpoints }
     publishResolution(this.name, endpoints, this.#isSorted)
     return endpoints

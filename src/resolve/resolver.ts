@@ -1,5 +1,7 @@
+import type { LoadBalancer } from '../agent/endpoints/chain.js'
 import { ConnectError, DialError, withCause } from '../base/errors.js'
 import { describe, isHost } from '../base/options/validate.js'
+import { isServerName } from '../identity/server-name.js'
 import type { ExpectedIdentity } from '../identity/verify.js'
 
 /** An address of an upstream, with the identity that its peer must have. */
@@ -14,6 +16,15 @@ export interface Endpoint {
   readonly identity: ExpectedIdentity
   /** The weight among the endpoints; one with weight 0 is used if there is no other. @default 1 */
   readonly weight?: number | undefined
+  /**
+   * The failover group, 0 for the first. A group is used while every instance of the earlier ones is missing, ejected, or
+   * has failed in this dial. @default 0
+   */
+  readonly priority?: number | undefined
+  /** The server name (SNI) of the handshake, by which gateways route. @default that of the identity */
+  readonly serverName?: string | undefined
+  /** The subset of the service, for events and errors. */
+  readonly subset?: string | undefined
 }
 
 /** The request to a resolver. */
@@ -79,12 +90,29 @@ export async function resolveEndpoints(
   return copies.get(list) ?? copyOf(list, fail)
 }
 
+/** How the operator of a service wants its endpoints to be dialed. */
+export interface DialPolicy {
+  /** How an endpoint is chosen among those of a group. @default by weight and load, see Balancer */
+  readonly loadBalancer?: LoadBalancer | undefined
+  /** How long one connection attempt may take, in milliseconds. @default until the deadline of the dial */
+  readonly connectTimeoutMs?: number | undefined
+}
+
+const policies = new WeakMap<readonly unknown[], DialPolicy>()
+const NO_POLICY: DialPolicy = {}
+
 /** Creates a deeply frozen list of our own, which needs no validation. */
-export function endpointList(endpoints: readonly Endpoint[]): readonly Endpoint[] {
+export function endpointList(endpoints: readonly Endpoint[], policy?: DialPolicy): readonly Endpoint[] {
   for (const endpoint of endpoints) Object.freeze(Object.freeze(endpoint).identity)
   const list = Object.freeze(endpoints)
   copies.set(list, list)
+  if (policy !== undefined) policies.set(list, policy)
   return list
+}
+
+/** Returns the policy of a list of endpoints; an empty one for a list of an application. */
+export function dialPolicyOf(endpoints: readonly Endpoint[]): DialPolicy {
+  return policies.get(endpoints) ?? NO_POLICY
 }
 
 function copyOf(list: readonly unknown[], fail: (problem: string) => DialError): readonly Endpoint[] {
@@ -111,13 +139,23 @@ function tryToRead(value: unknown): Endpoint | string {
 /** Copies an endpoint, reading each property once. @returns a problem if it is invalid */
 function readEndpoint(value: unknown): Endpoint | string {
   if (typeof value !== 'object' || value === null) return 'is no endpoint { host, port, identity }'
-  const { host, port, identity, weight } = value as Partial<Record<keyof Endpoint, unknown>>
+  const { host, port, identity, weight, priority, serverName, subset } = value as Partial<
+    Record<keyof Endpoint, unknown>
+  >
   if (typeof host !== 'string' || !isHost(host))
     return `should have a host name or an address as its host, and has ${describe(host)}`
   if (!isPort(port)) return `should have a port from 1 to 65535, and has ${describe(port)}`
   if (weight !== undefined && !isWeight(weight)) {
     return `should have a weight of 0 or more, and has ${describe(weight)}`
   }
+  if (priority !== undefined && !isPriority(priority)) {
+    return `should have a priority from 0 to ${MAX_PRIORITY}, and has ${describe(priority)}`
+  }
+  if (serverName !== undefined && !isServerName(serverName)) {
+    return `should have a host name as its serverName, and has ${describe(serverName)}`
+  }
+  if (subset !== undefined && !isName(subset))
+    return `should have a name as its subset, and has ${describe(subset)}`
   if (typeof identity !== 'object' || identity === null) return 'should have an identity { service }'
   const { service, namespace, partition, datacenter } = identity as Record<keyof ExpectedIdentity, unknown>
   if (!isName(service))
@@ -127,7 +165,22 @@ function readEndpoint(value: unknown): Endpoint | string {
       return `should have names in its identity, and has ${describe(name)}`
   }
   const place = { namespace, partition, datacenter } as Omit<ExpectedIdentity, 'service'>
-  return { host, port, identity: { service, ...place }, ...(weight !== undefined && { weight }) }
+  return {
+    host,
+    port,
+    identity: { service, ...place },
+    ...(weight !== undefined && { weight }),
+    ...(priority !== undefined && { priority }),
+    ...(serverName !== undefined && { serverName }),
+    ...(subset !== undefined && { subset }),
+  }
+}
+
+/** More groups than any failover has. */
+const MAX_PRIORITY = 1_000
+
+function isPriority(value: unknown): value is number {
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= MAX_PRIORITY
 }
 
 function isPort(value: unknown): value is number {

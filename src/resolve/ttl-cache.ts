@@ -16,6 +16,8 @@ const SHORTEST_REFRESH_MS = 1_000
 const LONGEST_WAIT_MS = 500
 /** The maximum age of a value that is used while no answer comes. */
 const LONGEST_STALE_MS = 24 * 3_600_000
+/** The TTL of a value that has changed at its source. */
+const EXPIRED = -1
 const RETRY: Backoff = { firstMs: 100, longestMs: 2_000 }
 
 /**
@@ -57,8 +59,9 @@ export class TtlCache<T> {
       if (isAborted(signal)) throw toError(signal.reason)
       if (isAborted(this.#closed.signal)) throw toError(this.#closed.signal.reason)
       const last = this.#last
-      if (last !== undefined && this.#age(last) < (refresh ? SHORTEST_REFRESH_MS : last.ttlMs))
-        return last.value
+      if (last !== undefined && last.ttlMs !== EXPIRED) {
+        if (this.#age(last) < (refresh ? SHORTEST_REFRESH_MS : last.ttlMs)) return last.value
+      }
       const stale = last !== undefined && this.#age(last) < LONGEST_STALE_MS ? last : undefined
       const pauseMs = this.#askAgainAt - this.#clock.now()
       // A clock that was set back must not prolong the pause.
@@ -79,6 +82,13 @@ export class TtlCache<T> {
         if (!isNoAnswer(error)) throw error
       }
     }
+  }
+
+  /** Makes the next call request a new value. The last one stays in use while no answer comes. */
+  expire(): void {
+    if (this.#last !== undefined) this.#last = { ...this.#last, ttlMs: EXPIRED }
+    // The answer to a pending request may be from before the change.
+    this.#asking = undefined
   }
 
   close(): void {
@@ -116,16 +126,18 @@ export class TtlCache<T> {
 
   #start(): Promise<T> {
     this.#askedAt = this.#clock.now()
-    this.#asking = this.#askOnce().finally(() => {
-      this.#asking = undefined
+    const asking: Promise<T> = this.#askOnce(() => this.#asking === asking).finally(() => {
+      if (this.#asking === asking) this.#asking = undefined
     })
-    return this.#asking
+    this.#asking = asking
+    return asking
   }
 
-  async #askOnce(): Promise<T> {
+  /** @param isCurrent - whether the value has not expired since the request */
+  async #askOnce(isCurrent: () => boolean): Promise<T> {
     try {
       const answer = await this.#ask(this.#closed.signal)
-      this.#last = { ...answer, at: this.#clock.now() }
+      if (isCurrent()) this.#last = { ...answer, at: this.#clock.now() }
       this.#lastError = undefined
       this.#failures = 0
       this.#askAgainAt = -Infinity

@@ -5,7 +5,10 @@ import type { Time } from '../base/clock.js'
 import { DEFAULTS } from '../base/options/validate.js'
 import { Balancer } from './balancer.js'
 import { DnsResolver } from './dns-resolver.js'
-import { HealthResolver } from './health-resolver.js'
+import { ChainChanges } from './chain/chain-changes.js'
+import { InstanceWatches } from './chain/instance-watches.js'
+import { MeshGateways } from './chain/mesh-gateways.js'
+import { type ChainContext, ServiceResolver } from './chain/service-resolver.js'
 import { QueryResolver } from './query-resolver.js'
 import type { Resolver } from './resolver.js'
 import { StaticResolver } from './static-resolver.js'
@@ -51,6 +54,7 @@ export class UpstreamRegistry extends EventEmitter<UpstreamRegistryEvents> {
   readonly #agent: AgentClient
   readonly #dns: DnsClient
   readonly #time: Time
+  readonly #chains: ChainContext
   /** The last used one is last. */
   readonly #held = new Map<string, HeldUpstream>()
   /** Balancers of resolvers of the application, which owns them. */
@@ -61,6 +65,18 @@ export class UpstreamRegistry extends EventEmitter<UpstreamRegistryEvents> {
     this.#agent = agent
     this.#dns = new DnsClient(agent.settings.dnsAddress, time.clock)
     this.#time = time
+    const onFailed = (error: Error): void => {
+      this.emit('failed', error)
+    }
+    this.#chains = {
+      agent,
+      time,
+      settings: agent.settings,
+      instances: new InstanceWatches({ agent, time, onFailed }),
+      gateways: new MeshGateways(agent, time),
+      changes: new ChainChanges(agent, time),
+      onFailed,
+    }
   }
 
   /**
@@ -88,13 +104,13 @@ export class UpstreamRegistry extends EventEmitter<UpstreamRegistryEvents> {
 
   /** Called after this process registered an instance of a service, so that the next dials find it. */
   registered(service: string): void {
-    for (const { resolver } of this.#held.values()) {
-      if (resolver instanceof HealthResolver && resolver.name === service) resolver.registered()
-    }
+    this.#chains.instances.registered(service)
   }
 
   close(): void {
     for (const [key, held] of this.#held) this.#drop(key, held)
+    this.#chains.gateways.close()
+    this.#chains.changes.close()
   }
 
   #balancerOf(resolver: Resolver): Balancer {
@@ -135,9 +151,7 @@ export class UpstreamRegistry extends EventEmitter<UpstreamRegistryEvents> {
   #resolver(parsed: ParsedUpstream): OwnResolver {
     switch (parsed.kind) {
       case 'service':
-        return new HealthResolver(this.#agent, parsed, this.#time, (error) => {
-          this.emit('failed', error)
-        })
+        return new ServiceResolver(parsed, this.#chains)
       case 'query':
         return new QueryResolver(this.#agent, parsed, this.#time.clock)
       case 'dns':

@@ -1,4 +1,5 @@
 import { isDnsName } from '../agent/dns/message.js'
+import { MESH_GATEWAY_MODES, type MeshGatewayMode } from '../agent/endpoints/chain.js'
 import type { Scope } from '../agent/endpoints/health.js'
 import { OptionError } from '../base/errors.js'
 import type { ExpectedIdentity } from '../identity/verify.js'
@@ -26,8 +27,16 @@ export interface ServiceUpstream extends Scope {
   readonly near?: string | undefined
   /** Only instances that match this expression of Consul's filter language, such as `Service.Meta.version == "2"`. */
   readonly filter?: string | undefined
-  /** Whether instances with a failing check of the status `warning` are left out. @default true */
+  /**
+   * Whether instances with a failing check of the status `warning` are left out. Otherwise they get connections by their
+   * warning weight. @default that of the subset; false without a subset
+   */
   readonly onlyPassing?: boolean | undefined
+  /**
+   * How connections to another datacenter travel: `none` directly, `local` through the mesh gateways of our datacenter,
+   * `remote` through those of the other one. @default the mode of the service
+   */
+  readonly meshGateway?: MeshGatewayMode | undefined
 }
 
 /** A prepared query. Its instances must prove the identity of the service that the query names. */
@@ -130,8 +139,15 @@ function parseService(given: object): ParsedUpstream {
     near: optional(expectName),
     filter: optional(expectFilter),
     onlyPassing: optional(expectBoolean),
+    meshGateway: optional(expectGatewayMode),
   }
   return { kind: 'service', ...readOptions(given, checks, 'upstream') }
+}
+
+function expectGatewayMode(option: string, value: unknown): MeshGatewayMode {
+  const mode = MESH_GATEWAY_MODES.find((each) => each === value)
+  if (mode !== undefined) return mode
+  throw new OptionError(option, 'none, local, or remote', describe(value))
 }
 
 function parseQuery(given: object): ParsedUpstream {

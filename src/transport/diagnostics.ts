@@ -1,5 +1,5 @@
 import { type Channel, openChannel } from '../base/channel.js'
-import type { DialAttempt } from '../base/errors.js'
+import type { DialAttempt, DialTarget } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 
 /** Message of `consul-connect:dial`: a completed dial by `dial`, `fetch`, `forward`, or another function that dials. */
@@ -13,8 +13,10 @@ export interface DialMessage {
   readonly attempts: readonly DialAttempt[]
   /** The verified peer; undefined when the dial failed. */
   readonly peer: Peer | undefined
-  /** `host:port` of the peer; undefined when the dial failed. */
+  /** `host:port` of the peer, or of the mesh gateway that leads to it; undefined when the dial failed. */
   readonly address: string | undefined
+  /** The service, subset, and datacenter that the dial led to; undefined when the dial failed. */
+  readonly target: DialTarget | undefined
   /** Undefined when the dial succeeded. */
   readonly error: Error | undefined
 }

@@ -46,6 +46,13 @@ describe('channels', () => {
       upstream: 'two instances',
       peer: socket.peer,
       address: `127.0.0.1:${port}`,
+      target: {
+        service: 'api',
+        subset: undefined,
+        namespace: undefined,
+        partition: undefined,
+        datacenter: undefined,
+      },
       error: undefined,
     })
   })

@@ -242,15 +242,16 @@ describe('a dial', () => {
 
 describe('resolve', () => {
   it('returns the endpoints with the identities that they must have', async (t) => {
-    const { join } = await startMesh(t)
+    const { agent, join } = await startMesh(t)
     const listener = await offer(join('api'), greet)
     const endpoints = await join('web').resolve('api')
     assert.deepEqual(endpoints, [
       {
         host: '127.0.0.1',
         port: portOf(listener),
-        identity: { service: 'api', datacenter: 'dc1', namespace: undefined, partition: undefined },
+        identity: { service: 'api', datacenter: 'dc1', namespace: 'default', partition: 'default' },
         weight: 1,
+        serverName: `api.default.dc1.internal.${agent.trustDomain}`,
       },
     ])
   })

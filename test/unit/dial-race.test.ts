@@ -186,7 +186,9 @@ describe('DialRace: a successful attempt', () => {
 })
 
 describe('DialRace: a failed attempt', () => {
-  it('is recorded with its address and duration, in the order of the failures', async (t) => {
+  it('is recorded with its address, target, and duration, in the order of the failures', async (t) => {
+    const scope = { subset: undefined, namespace: undefined, partition: undefined, datacenter: undefined }
+    const target = { service: 'web', ...scope }
     const { race, start, advance } = openRace(t)
     const [a, b] = [start('10.0.0.1', 1), start('::1', 2)]
     await advance(12.4)
@@ -195,8 +197,8 @@ describe('DialRace: a failed attempt', () => {
     await advance(10.2)
     await a.fail(second)
     assert.deepEqual(race.failures, [
-      { address: '[::1]:2', error: first, durationMs: 12 },
-      { address: '10.0.0.1:1', error: second, durationMs: 23 },
+      { address: '[::1]:2', target, error: first, durationMs: 12 },
+      { address: '10.0.0.1:1', target, error: second, durationMs: 23 },
     ])
     assert.deepEqual([race.pending, race.winner], [0, undefined])
   })

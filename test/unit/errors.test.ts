@@ -173,7 +173,8 @@ describe('errors: properties and messages', () => {
   })
 
   it('TimeoutError has the timeout, the attempts, and its cause in the message', () => {
-    const attempts = [{ address: 'a:1', error: cause, durationMs: 4 }]
+    const scope = { subset: undefined, namespace: undefined, partition: undefined, datacenter: undefined }
+    const attempts = [{ address: 'a:1', target: { service: 'db', ...scope }, error: cause, durationMs: 4 }]
     const error = new TimeoutError('dial db', 5, { cause, attempts })
     assert.equal(error.message, 'dial db: timed out after 5 ms: the cause')
     assert.deepEqual([error.timeoutMs, error.attempts], [5, attempts])

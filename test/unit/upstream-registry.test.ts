@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { OptionError } from '../../src/base/errors.js'
 import { DnsResolver } from '../../src/resolve/dns-resolver.js'
-import { HealthResolver } from '../../src/resolve/health-resolver.js'
+import { ServiceResolver } from '../../src/resolve/chain/service-resolver.js'
 import { QueryResolver } from '../../src/resolve/query-resolver.js'
 import type { Endpoint, Resolver } from '../../src/resolve/resolver.js'
 import {
@@ -132,7 +132,7 @@ describe('UpstreamRegistry.lease', () => {
   it('creates the resolver for the kind of the upstream', () => {
     const { upstreams } = start()
     const kinds: [Upstream, unknown, string][] = [
-      ['web', HealthResolver, 'web'],
+      ['web', ServiceResolver, 'web'],
       [{ query: 'q' }, QueryResolver, 'query q'],
       [{ dns: 'a.b', service: 'web' }, DnsResolver, 'web by DNS a.b'],
       [{ address: 'a:1', service: 'web' }, StaticResolver, 'web at a:1'],

@@ -36,7 +36,13 @@ describe('parseUpstream of a service', () => {
   })
 
   it('reads all options of an object', () => {
-    const bare = { tags: undefined, near: undefined, filter: undefined, onlyPassing: undefined }
+    const bare = {
+      tags: undefined,
+      near: undefined,
+      filter: undefined,
+      onlyPassing: undefined,
+      meshGateway: undefined,
+    }
     assert.deepEqual(parseUpstream({ service: 'web' }), {
       kind: 'service',
       service: 'web',
@@ -50,6 +56,7 @@ describe('parseUpstream of a service', () => {
       near: '_agent',
       filter: 'Service.Meta.v == "2"',
       onlyPassing: false,
+      meshGateway: 'remote',
     }
     assert.deepEqual(parseUpstream(all), { kind: 'service', ...all })
   })
@@ -99,6 +106,8 @@ describe('parseUpstream of a service', () => {
     ['upstream.filter', { service: 'web', filter: '' }],
     ['upstream.filter', { service: 'web', filter: ['a'] }],
     ['upstream.onlyPassing', { service: 'web', onlyPassing: 'no' }],
+    ['upstream.meshGateway', { service: 'web', meshGateway: 'Local' }],
+    ['upstream.meshGateway', { service: 'web', meshGateway: true }],
     ['upstream.dc', { service: 'web', dc: 'dc2' }],
     ['upstream.resolve', { resolve: () => [] }],
   ])

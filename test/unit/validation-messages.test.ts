@@ -117,7 +117,7 @@ describe('the message of a refused option', () => {
     ],
     [
       () => parseUpstream({ service: 'a', tag: 'v1' }),
-      'upstream.tag: expected one of service, datacenter, namespace, partition, tags, near, filter, onlyPassing, got an unknown option',
+      'upstream.tag: expected one of service, datacenter, namespace, partition, tags, near, filter, onlyPassing, meshGateway, got an unknown option',
     ],
     [
       () => parseUpstream({ address: 'a:0', service: 'a' }),

@@ -7,7 +7,7 @@ import { type BlockingQuery, blocking } from '../watch.js'
 
 type HealthStatus = 'passing' | 'warning' | 'critical'
 
-/** An instance that accepts mesh connections: a native service, or a proxy in front of one. */
+/** An instance that accepts mesh connections: a native service, a proxy in front of one, or a gateway. */
 export interface ConnectInstance {
   readonly id: string
   readonly address: string
@@ -16,8 +16,11 @@ export interface ConnectInstance {
   readonly wan: { readonly address: string; readonly port: number }
   /** Why the instance cannot be dialed: agents accept registrations with any port and address. */
   readonly defect: string | undefined
-  /** The service in the certificate of the instance. */
-  readonly service: string
+  /**
+   * The service in the certificate of the instance. Undefined for a gateway: a terminating gateway presents the
+   * certificate of whichever linked service the server name selects, and a mesh gateway passes on the bytes.
+   */
+  readonly service: string | undefined
   readonly namespace: string | undefined
   readonly partition: string | undefined
   readonly datacenter: string | undefined
@@ -104,16 +107,26 @@ export function scoped(
 }
 
 export function parseConnectInstances(body: unknown): ConnectInstance[] {
-  return array(body, '').flatMap((item, i) => parseEntry(item, `[${i}]`) ?? [])
+  return parseInstances(body, '', 'terminating-gateway')
 }
 
-/** Parses an entry of a health response; undefined for a gateway, which has no service identity. */
-function parseEntry(item: unknown, place: string): ConnectInstance | undefined {
+/** Parses a list of mesh gateways. */
+export function parseMeshGateways(body: unknown, place = ''): ConnectInstance[] {
+  return parseInstances(body, place, 'mesh-gateway').filter(({ service }) => service === undefined)
+}
+
+/** @param gateway - the kind of the gateways to include */
+function parseInstances(body: unknown, place: string, gateway: string): ConnectInstance[] {
+  return array(body, place).flatMap((item, i) => parseEntry(item, `${place}[${i}]`, gateway) ?? [])
+}
+
+/** Parses an entry of a health response; undefined for a gateway of another kind. */
+function parseEntry(item: unknown, place: string, gateway: string): ConnectInstance | undefined {
   const entry = object(item, place)
   const node = object(entry['Node'], `${place}.Node`)
   const service = object(entry['Service'], `${place}.Service`)
   const expected = expectedService(service, `${place}.Service`)
-  if (expected === undefined) return undefined
+  if (expected === undefined && service['Kind'] !== gateway) return undefined
   // The default is the address of the node.
   const ownAddress = maybe(string)(service['Address'], `${place}.Service.Address`)
   const nodeAddress = nonEmpty(node['Address'], `${place}.Node.Address`)

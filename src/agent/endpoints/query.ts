@@ -1,3 +1,4 @@
+import { parseGoDuration } from '../../base/duration.js'
 import { type AgentClient, path } from '../client.js'
 import { type ConnectInstance, type Scope, parseConnectInstances, scoped } from './health.js'
 import { array, maybe, nonEmpty, object, string } from '../json.js'
@@ -66,7 +67,7 @@ export function parseQueryAnswer(body: unknown): QueryAnswer {
     datacenter: maybe(nonEmpty)(answer['Datacenter'], 'Datacenter'),
     instances: parseConnectInstances(answer['Nodes'] ?? null),
     nodes: array(answer['Nodes'] ?? null, 'Nodes').map(parseNode),
-    ttlMs: ttl === undefined ? undefined : parseDuration(ttl),
+    ttlMs: ttl === undefined ? undefined : parseGoDuration(ttl),
   }
 }
 
@@ -81,19 +82,4 @@ export function parseIsSorted(body: unknown): boolean {
   const query = object(object(body, '')['Query'], 'Query')
   const service = object(query['Service'], 'Query.Service')
   return maybe(string)(service['Near'], 'Query.Service.Near') !== undefined
-}
-
-const UNITS = { ns: 1e-6, us: 1e-3, µs: 1e-3, ms: 1, s: 1_000, m: 60_000, h: 3_600_000 } as const
-/** Longer than any duration in the format of Go. */
-const MAX_DURATION_LENGTH = 64
-
-/** Parses a duration in the format of Go, such as `1m30s`, to milliseconds; undefined for any other text. */
-export function parseDuration(text: string): number | undefined {
-  if (text.length > MAX_DURATION_LENGTH) return undefined
-  if (!/^(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+$/.test(text)) return undefined
-  let total = 0
-  for (const [, amount, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)/g)) {
-    total += Number(amount) * UNITS[unit as keyof typeof UNITS]
-  }
-  return total
 }

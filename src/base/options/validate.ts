@@ -31,6 +31,7 @@ export const DEFAULTS = {
   /** Idle time before TCP keep-alive probes; the default of Go. */
   keepAliveMs: 15_000,
   /** How long an unused upstream is watched. */
+  meshGatewayService: 'mesh-gateway',
   upstreamIdleMs: 300_000,
   /** The same for an upstream without instances, which may not exist. */
   emptyUpstreamIdleMs: 30_000,

@@ -1,5 +1,5 @@
 import { describe } from '../../base/options/validate.js'
-import { parseDuration } from '../duration.js'
+import { parseGoDuration } from '../../base/duration.js'
 import { HttpError, type Call } from './http.js'
 import { isObject, isZero, type Json, type JsonObject } from './json.js'
 
@@ -16,7 +16,7 @@ export const integer: Reader<number> = typed('an integer', 0, (value): value is 
 /** Reads milliseconds from a Go duration such as `10s`, or from a number of nanoseconds. */
 export const duration: Reader<number> = (value = 0) => {
   if (typeof value === 'number') return value / 1e6
-  const ms = typeof value === 'string' ? parseDuration(value) : undefined
+  const ms = typeof value === 'string' ? parseGoDuration(value) : undefined
   if (ms === undefined) throw invalid(`time: invalid duration ${JSON.stringify(value)}`)
   return ms
 }

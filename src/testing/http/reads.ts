@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { parseDuration } from '../duration.js'
+import { parseGoDuration } from '../../base/duration.js'
 import { parseFilter } from '../state/filter.js'
 import { HttpError, json, type Answer, type Call } from './http.js'
 import type { Json, JsonObject } from './json.js'
@@ -18,7 +18,7 @@ export function seenIndex(call: Call): number {
 function waitMs(call: Call): number {
   const wait = call.query.get('wait') ?? ''
   if (wait === '') return DEFAULT_WAIT_MS
-  const ms = parseDuration(wait)
+  const ms = parseGoDuration(wait)
   if (ms === undefined) throw new HttpError(400, 'Invalid wait time')
   return ms <= 0 ? DEFAULT_WAIT_MS : Math.min(ms, MAX_WAIT_MS)
 }

@@ -2,7 +2,7 @@ import { SpiffeId } from '../../identity/spiffe.js'
 import { requirePermission } from '../state/acl.js'
 import type { ConnectCa } from '../pki/connect-ca.js'
 import { boolean, decode, object, optional, string, struct } from '../http/decode.js'
-import { parseDuration } from '../duration.js'
+import { parseGoDuration } from '../../base/duration.js'
 import { empty, HttpError, json, type Answer, type Call } from '../http/http.js'
 import { describeIntention } from '../state/intentions.js'
 import { blockUntil, checkDatacenter, indexed, indexHeader, seenIndex } from '../http/reads.js'
@@ -100,7 +100,7 @@ function configure(call: Call, state: State): Answer {
 }
 
 function parseLeafTtl(ttl: string): number {
-  const ms = parseDuration(ttl) ?? 0
+  const ms = parseGoDuration(ttl) ?? 0
   if (ms >= HOUR_MS) return ms
   throw new HttpError(500, 'error configuring provider: leaf cert TTL must be greater or equal than 1h0m0s')
 }

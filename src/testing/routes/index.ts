@@ -1,6 +1,7 @@
 import { Router } from '../http/router.js'
 import { aclRoutes } from './acl.js'
 import { agentRoutes } from './agent.js'
+import { configRoutes } from './config.js'
 import { connectRoutes } from './connect.js'
 import { healthRoutes } from './health.js'
 import { intentionRoutes } from './intentions.js'
@@ -11,6 +12,7 @@ import { queryRoutes } from './query.js'
 export const router: Router = new Router(
   aclRoutes,
   agentRoutes,
+  configRoutes,
   connectRoutes,
   healthRoutes,
   intentionRoutes,

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { Acl } from './acl.js'
 import { Catalog } from './catalog.js'
+import { Chains } from './chains.js'
 import { Changes } from './changes.js'
 import { ConnectCa } from '../pki/connect-ca.js'
 import { Intentions } from './intentions.js'
@@ -20,6 +21,7 @@ export class State {
   readonly changes: Changes = new Changes()
   readonly acl: Acl
   readonly catalog: Catalog
+  readonly chains: Chains = new Chains(this.changes)
   readonly queries: PreparedQueries = new PreparedQueries(this.changes)
   readonly intentions: Intentions = new Intentions(this.changes)
   /** Undefined if Connect is disabled. */

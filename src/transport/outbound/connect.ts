@@ -45,7 +45,8 @@ export function connect(
   return new Promise((resolve, reject) => {
     let verified: VerifiedPeer | undefined
     const { leaf, roots } = generation
-    const servername = serverName(expectedAt(leaf.id, endpoint.identity), roots.trustDomain)
+    const servername =
+      endpoint.serverName ?? serverName(expectedAt(leaf.id, endpoint.identity), roots.trustDomain)
     // Node.js documents allowHalfOpen here, but its types lack it.
     const options: ConnectionOptions & { allowHalfOpen: boolean } = {
       host: endpoint.host,

@@ -2,6 +2,7 @@ import { systemClock } from '../../base/clock.js'
 import {
   ConnectError,
   type DialAttempt,
+  type DialTarget,
   SpiffeIdError,
   TimeoutError,
   VerificationError,
@@ -11,6 +12,7 @@ import {
 import { formatHostPort } from '../../base/host-port.js'
 import { log } from '../../base/log.js'
 import type { Choice } from '../../resolve/balancer.js'
+import type { Endpoint } from '../../resolve/resolver.js'
 import { onceDestroyed } from '../../sockets/destruction.js'
 import type { MeshSocket } from '../mesh-socket.js'
 
@@ -33,8 +35,17 @@ const LOCAL_ERROR_CODES: ReadonlySet<string | undefined> = new Set([
 interface Attempt {
   readonly choice: Choice
   readonly address: string
+  readonly target: DialTarget
   readonly startedAt: number
   readonly controller: AbortController
+  readonly cancelTimer: () => void
+}
+
+/** An attempt took longer than the connect timeout of the service, which counts as a failure of the instance. */
+class AttemptTimeoutError extends Error {
+  constructor(address: string, timeoutMs: number) {
+    super(`connecting to ${address} took longer than the connect timeout of the service (${timeoutMs} ms)`)
+  }
 }
 
 /**
@@ -46,7 +57,7 @@ export class DialRace {
   readonly failures: DialAttempt[] = []
   readonly #pending = new Set<Attempt>()
   #winner: MeshSocket | undefined
-  #winnerAddress: string | undefined
+  #winningAttempt: Attempt | undefined
   #isFinished = false
   #notify: () => void = () => undefined
 
@@ -54,9 +65,9 @@ export class DialRace {
     return this.#winner
   }
 
-  /** `host:port` of the winner. */
-  get winnerAddress(): string | undefined {
-    return this.#winnerAddress
+  /** `host:port` and the target of the winner. */
+  get winnerPlace(): Pick<Attempt, 'address' | 'target'> | undefined {
+    return this.#winningAttempt
   }
 
   /** The number of pending attempts. */
@@ -64,13 +75,25 @@ export class DialRace {
     return this.#pending.size
   }
 
-  /** Starts an attempt. */
-  start(choice: Choice, connect: (signal: AbortSignal) => Promise<MeshSocket>): void {
-    const attempt = {
+  /**
+   * Starts an attempt.
+   * @param timeoutMs - how long it may take. @default no limit of its own
+   */
+  start(choice: Choice, connect: (signal: AbortSignal) => Promise<MeshSocket>, timeoutMs?: number): void {
+    const controller = new AbortController()
+    const address = formatHostPort(choice.endpoint)
+    const attempt: Attempt = {
       choice,
-      address: formatHostPort(choice.endpoint),
+      address,
+      target: targetOf(choice.endpoint),
       startedAt: performance.now(),
-      controller: new AbortController(),
+      controller,
+      cancelTimer:
+        timeoutMs === undefined
+          ? () => undefined
+          : systemClock.after(timeoutMs, () => {
+              controller.abort(new AttemptTimeoutError(address, timeoutMs))
+            }),
     }
     this.#pending.add(attempt)
     connect(attempt.controller.signal).then(
@@ -83,14 +106,24 @@ export class DialRace {
     )
   }
 
-  /** Resolves after the next success, failure, or `finish()`, or after `timeoutMs`. */
-  async nextChange(timeoutMs: number | undefined): Promise<void> {
+  /**
+   * Waits for the next success, failure, or `finish()`, or until `timeoutMs` have passed.
+   * @returns whether the time passed
+   */
+  async nextChange(timeoutMs: number | undefined): Promise<boolean> {
     let cancelTimer: (() => void) | undefined
-    await new Promise<void>((resolve) => {
-      this.#notify = resolve
-      if (timeoutMs !== undefined) cancelTimer = systemClock.after(timeoutMs, resolve)
+    const isLate = await new Promise<boolean>((resolve) => {
+      this.#notify = () => {
+        resolve(false)
+      }
+      if (timeoutMs !== undefined) {
+        cancelTimer = systemClock.after(timeoutMs, () => {
+          resolve(true)
+        })
+      }
     })
     cancelTimer?.()
+    return isLate
   }
 
   /**
@@ -102,6 +135,7 @@ export class DialRace {
   finish(reason: 'won' | 'late' | 'aborted', winnerStartedAt: number = performance.now()): void {
     this.#isFinished = true
     for (const attempt of this.#pending) {
+      attempt.cancelTimer()
       const elapsedMs = performance.now() - attempt.startedAt
       // A slow instance counts as failed if a later attempt overtook it or the deadline passed.
       const isSlow =
@@ -110,7 +144,7 @@ export class DialRace {
       else attempt.choice.abandoned()
       const durationMs = Math.round(elapsedMs)
       const error = new TimeoutError(`connecting to ${attempt.address}`, durationMs)
-      if (reason === 'late') this.failures.push({ address: attempt.address, error, durationMs })
+      if (reason === 'late') this.#record(attempt, error, durationMs)
       attempt.controller.abort(error)
     }
     this.#pending.clear()
@@ -118,6 +152,7 @@ export class DialRace {
   }
 
   #onConnected(attempt: Attempt, socket: MeshSocket): void {
+    attempt.cancelTimer()
     if (!this.#pending.delete(attempt) || this.#isFinished) {
       socket.destroy()
       return
@@ -125,20 +160,30 @@ export class DialRace {
     log.dial('%s: connected to %s', attempt.address, socket.peer.spiffeId)
     onceDestroyed(socket, attempt.choice.connected())
     this.#winner = socket
-    this.#winnerAddress = attempt.address
+    this.#winningAttempt = attempt
     this.finish('won', attempt.startedAt)
   }
 
   #onFailed(attempt: Attempt, error: Error): void {
+    attempt.cancelTimer()
     // finish() has already recorded aborted attempts.
     if (!this.#pending.delete(attempt)) return
     const durationMs = Math.round(performance.now() - attempt.startedAt)
     log.dial('%s: %s', attempt.address, messageOf(error))
-    this.failures.push({ address: attempt.address, error, durationMs })
+    this.#record(attempt, error, durationMs)
     if (isInstanceFault(error)) attempt.choice.failed()
     else attempt.choice.abandoned()
     this.#notify()
   }
+
+  #record({ address, target }: Attempt, error: Error, durationMs: number): void {
+    this.failures.push({ address, target, error, durationMs })
+  }
+}
+
+function targetOf({ identity, subset }: Endpoint): DialTarget {
+  const { service, namespace, partition, datacenter } = identity
+  return { service, subset, namespace, partition, datacenter }
 }
 
 /** Whether an error says something about the instance, so that the balancer should eject it. */

@@ -9,7 +9,7 @@ import {
   toError,
 } from '../../base/errors.js'
 import type { IdentityStore } from '../../identity/identity-store.js'
-import { type ResolveRequest, resolveEndpoints } from '../../resolve/resolver.js'
+import { type ResolveRequest, dialPolicyOf, resolveEndpoints } from '../../resolve/resolver.js'
 import type { ActiveUpstream } from '../../resolve/upstream-registry.js'
 import { type DialMessage, dials } from '../diagnostics.js'
 import { type SocketSettings, connect } from './connect.js'
@@ -45,7 +45,7 @@ export async function dial(
   const race = new DialRace()
   const what = `dial ${resolver.name}`
   const begin = performance.now()
-  const publish = (outcome: Pick<DialMessage, 'peer' | 'address' | 'error'>): void => {
+  const publish = (outcome: Pick<DialMessage, 'peer' | 'address' | 'target' | 'error'>): void => {
     if (!dials.hasSubscribers) return
     const durationMs = performance.now() - begin
     const { failures: attempts } = race
@@ -64,7 +64,8 @@ export async function dial(
       (signal) => tryInstances(identity, upstream, race, { ...bounds, signal }),
       (late) => late.destroy(),
     )
-    publish({ peer: socket.peer, address: race.winnerAddress, error: undefined })
+    const { address, target } = race.winnerPlace ?? {}
+    publish({ peer: socket.peer, address, target, error: undefined })
     return socket
   } catch (thrown) {
     const error = toError(thrown)
@@ -72,7 +73,7 @@ export async function dial(
     const cause = attempts.at(-1)?.error ?? resolver.lastError ?? identity.lastError
     const failure =
       error instanceof TimeoutError ? new TimeoutError(what, bounds.timeoutMs, { attempts, cause }) : error
-    publish({ peer: undefined, address: undefined, error: failure })
+    publish({ peer: undefined, address: undefined, target: undefined, error: failure })
     throw failure
   }
 }
@@ -88,6 +89,8 @@ async function tryInstances(
   const request: ResolveRequest = { signal, datacenter: leaf.id.datacenter, refresh: false }
   let endpoints = await resolveEndpoints(resolver, request)
   let isRefreshed = false
+  /** Whether the pending attempts have had their time, and none of them ended. */
+  let isSlow = false
   const tried = new Set<object>()
   const onAbort = (): void => {
     race.finish(signal.reason instanceof TimeoutError ? 'late' : 'aborted')
@@ -95,28 +98,33 @@ async function tryInstances(
   signal.addEventListener('abort', onAbort, { once: true })
   try {
     for (;;) {
+      if (race.winner !== undefined) return race.winner
       if (isAborted(signal)) throw toError(signal.reason)
       // The certificate may have been rotated since the last attempt.
       const generation = identity.require()
       const choice = balancer.choose(endpoints, resolver.isSorted === true, tried)
       if (choice !== undefined) {
-        race.start(choice, async (within) => {
-          const socket = await connect(choice.endpoint, generation, { signal: within, socketSettings })
-          return expectTrusted(socket, identity)
-        })
-      } else if (race.pending === 0) {
+        const { connectTimeoutMs } = dialPolicyOf(endpoints)
+        const connectTo = async (within: AbortSignal): Promise<MeshSocket> =>
+          expectTrusted(
+            await connect(choice.endpoint, generation, { signal: within, socketSettings }),
+            identity,
+          )
+        race.start(choice, connectTo, connectTimeoutMs)
+      } else if (race.pending === 0 || (isSlow && !isRefreshed)) {
         if (isRefreshed) throw failure(resolver.name, race.failures)
-        // All instances failed. Resolve again: there may be new ones.
+        // All instances failed or hang. Resolve again: there may be new ones, or another failover group.
         isRefreshed = true
-        endpoints = await resolveEndpoints(resolver, { ...request, refresh: true }).catch(
-          (error: unknown) => {
-            throw isAborted(signal) ? error : failure(resolver.name, race.failures, error)
-          },
-        )
+        try {
+          endpoints = await resolveEndpoints(resolver, { ...request, refresh: true })
+        } catch (error) {
+          if (isAborted(signal)) throw error
+          if (race.pending === 0) throw failure(resolver.name, race.failures, error)
+        }
         continue
       }
-      await race.nextChange(choice === undefined ? undefined : headStartMs(deadline - performance.now()))
-      if (race.winner !== undefined) return race.winner
+      const isLast = choice === undefined && isRefreshed
+      isSlow = await race.nextChange(isLast ? undefined : headStartMs(deadline - performance.now()))
     }
   } finally {
     signal.removeEventListener('abort', onAbort)

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { ClosedError, DialError, type NoInstancesReason } from '../../src/base/errors.js'
-import { HealthResolver } from '../../src/resolve/health-resolver.js'
+import { ChainChanges } from '../../src/resolve/chain/chain-changes.js'
+import { InstanceWatches } from '../../src/resolve/chain/instance-watches.js'
+import { MeshGateways } from '../../src/resolve/chain/mesh-gateways.js'
+import { ServiceResolver } from '../../src/resolve/chain/service-resolver.js'
 import { nameHint } from '../../src/resolve/name-hint.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
 import type { ServiceUpstream } from '../../src/resolve/upstream.js'
@@ -29,9 +32,22 @@ function start(target: Partial<ServiceUpstream> = {}) {
   const [agent, clock] = [new FakeAgent(), new FakeClock()]
   const warnings: Error[] = []
   const time = { clock, random: () => 0 }
-  const resolver = new HealthResolver(agent, { service: 'web', ...target }, time, (error) => {
+  const onFailed = (error: Error): void => {
     warnings.push(error)
-  })
+  }
+  const instances = new InstanceWatches({ agent, time, onFailed })
+  const resolver = new ServiceResolver(
+    { service: 'web', ...target },
+    {
+      agent,
+      time,
+      onFailed,
+      instances,
+      settings: agent.settings,
+      gateways: new MeshGateways(agent, time),
+      changes: new ChainChanges(agent, time),
+    },
+  )
   const resolve = async ({
     signal = new AbortController().signal,
     datacenter = 'dc1',
@@ -39,6 +55,7 @@ function start(target: Partial<ServiceUpstream> = {}) {
   } = {}): Promise<readonly Endpoint[]> => resolver.resolve({ signal, datacenter, refresh })
   /** Answers the pending read of the instances. */
   const answer = async (body: object[], index = 1): Promise<void> => {
+    await settle()
     agent.last(CONNECT).answer({ body, index })
     await settle()
   }
@@ -68,7 +85,7 @@ async function refusal(promise: Promise<unknown>): Promise<DialError> {
   return error
 }
 
-describe('The endpoints of a HealthResolver', () => {
+describe('The endpoints of a ServiceResolver', () => {
   it('have the address, the identity, and the weight of the instance', async () => {
     const started = start()
     const body = [
@@ -83,11 +100,11 @@ describe('The endpoints of a HealthResolver', () => {
     ])
   })
 
-  it('have the identity of the service behind a proxy, in the datacenter of the instance', async () => {
+  it('have the identity of the service behind a proxy, in the datacenter that was asked for', async () => {
     const started = start({ datacenter: 'asked' })
     const proxy = { Service: 'web-proxy', Connect: {}, Proxy: { DestinationServiceName: 'web' } }
     const [found] = await started.resolveWith([entry(proxy, { node: { Datacenter: 'dc9' } })])
-    assert.deepEqual(found?.identity, { ...identity, datacenter: 'dc9' })
+    assert.deepEqual(found?.identity, { ...identity, datacenter: 'asked' })
   })
 
   it('do not contain instances of other services, also if the name differs only in case', async () => {
@@ -99,14 +116,14 @@ describe('The endpoints of a HealthResolver', () => {
     assert.deepEqual(endpoints, [{ ...endpoint, port: 9 }])
   })
 
-  it('have the namespace and the partition of the instance, or else those of the upstream', async () => {
+  it('have the namespace and the partition of the upstream, whatever the instance says', async () => {
     const started = start({ namespace: 'n', partition: 'p' })
     const endpoints = await started.resolveWith([entry(), entry({ Namespace: 'm', Partition: 'q' })])
     assert.deepEqual(
       endpoints.map((each) => each.identity),
       [
         { ...identity, namespace: 'n', partition: 'p' },
-        { ...identity, namespace: 'm', partition: 'q' },
+        { ...identity, namespace: 'n', partition: 'p' },
       ],
     )
   })
@@ -132,7 +149,13 @@ describe('The endpoints of a HealthResolver', () => {
 
   const states = ['passing', 'warning', 'critical', 'maintenance']
   const selected: [onlyPassing: boolean | undefined, expected: [host: string, weight: number][]][] = [
-    [undefined, [['passing', 7]]],
+    [
+      undefined,
+      [
+        ['passing', 7],
+        ['warning', 3],
+      ],
+    ],
     [true, [['passing', 7]]],
     [
       false,
@@ -168,7 +191,7 @@ describe('The endpoints of a HealthResolver', () => {
   })
 })
 
-describe('HealthResolver', () => {
+describe('ServiceResolver', () => {
   it('shares one watch among all callers, and sends no further requests', async () => {
     const { agent, resolve, answer } = start()
     assert.equal(agent.requests.length, 0)
@@ -377,7 +400,7 @@ describe('HealthResolver', () => {
   }
 })
 
-describe('The requests of a HealthResolver', () => {
+describe('The requests of a ServiceResolver', () => {
   it('request the instances of any status, with the options of the upstream except tags', async () => {
     const { agent, resolve } = start({
       datacenter: 'dc2',
@@ -410,7 +433,7 @@ describe('The requests of a HealthResolver', () => {
   })
 })
 
-describe('The error of a HealthResolver without instances', () => {
+describe('The error of a ServiceResolver without instances', () => {
   interface Case {
     readonly rule: string
     readonly target?: Partial<ServiceUpstream>
@@ -476,6 +499,7 @@ describe('The error of a HealthResolver without instances', () => {
     },
     {
       rule: 'lists the status of each instance',
+      target: { onlyPassing: true },
       known: [
         entry({ ID: 'web-1' }, { status: 'critical' }),
         entry({ ID: 'web-2' }, { status: 'warning' }),

@@ -1,0 +1,145 @@
+import { isTransient } from '../../agent/agent-errors.js'
+import { isAborted } from '../../base/deadline.js'
+import { ClosedError, DialError, messageOf, toError } from '../../base/errors.js'
+import { publishResolution } from '../diagnostics.js'
+import { type DialPolicy, type Endpoint, type ResolveRequest, endpointList } from '../resolver.js'
+import type { Failover } from './failover.js'
+import type { Patience } from './instance-watches.js'
+import { type Conditions, type TargetContext, TargetResolver } from './target-resolver.js'
+
+type Groups = readonly (readonly Endpoint[])[]
+
+/** Resolves targets in failover order to one list of endpoints, in which each target is a group. */
+export class FailoverResolver {
+  readonly #name: string
+  readonly #isSorted: boolean
+  readonly #targets: readonly TargetResolver[]
+  readonly #policy: DialPolicy
+  /** The errors of the last resolution. */
+  readonly #failures = new Map<TargetResolver, Error>()
+  #last: { readonly groups: Groups; readonly endpoints: readonly Endpoint[] } | undefined
+
+  /** @param name - the name of the upstream, for messages */
+  constructor(name: string, failover: Failover, conditions: Conditions, context: TargetContext) {
+    const { targets, connectTimeoutMs, loadBalancer } = failover
+    this.#name = name
+    this.#isSorted = conditions.near !== undefined
+    this.#policy = { connectTimeoutMs, loadBalancer }
+    this.#targets = targets.map(
+      (target, priority) => new TargetResolver(target, conditions, priority, context),
+    )
+    for (const target of this.#targets) {
+      // Publishes the change even if no dial follows.
+      target.onChanged(() => {
+        if (this.#last !== undefined) this.#combine(this.#targets.map((each) => each.known()))
+      })
+    }
+  }
+
+  /** The targets in messages. */
+  get description(): string {
+    return this.#targets.map(({ name }) => name).join(', then ')
+  }
+
+  get lastError(): Error | undefined {
+    return this.#targets.find(({ lastError }) => lastError !== undefined)?.lastError
+  }
+
+  get isEmpty(): boolean {
+    return this.#targets.every(({ isEmpty }) => isEmpty)
+  }
+
+  /**
+   * Returns the endpoints of the first target that has a healthy instance, and those of the other targets as far as they
+   * are known. A refresh reads all targets.
+   * @throws DialError with ERR_CONNECT_NO_INSTANCES or the code of a target, AgentError
+   */
+  async resolve({ signal, refresh }: ResolveRequest): Promise<readonly Endpoint[]> {
+    const groups = refresh ? await this.#refreshed(signal) : await this.#firstHealthy(signal)
+    const endpoints = this.#combine(groups)
+    if (endpoints.length > 0) return endpoints
+    throw await this.#none(signal)
+  }
+
+  close(): void {
+    for (const target of this.#targets) target.close()
+  }
+
+  async #firstHealthy(signal: AbortSignal): Promise<Groups> {
+    const [only] = this.#targets
+    if (this.#targets.length === 1 && only !== undefined) return [await only.resolve(signal, 'first')]
+    for (;;) {
+      const errors: Error[] = []
+      for (const target of this.#targets) {
+        const endpoints = await this.#attempt(target, signal, 'now')
+        if (endpoints instanceof Error) errors.push(endpoints)
+        else if (endpoints.length > 0) {
+          return this.#targets.map((each) => (each === target ? endpoints : each.known()))
+        }
+      }
+      if (!errors.some(isTransient)) return this.#targets.map(() => [])
+      // The agent does not answer at the moment.
+      await Promise.any(this.#targets.map((target) => target.resolve(signal, 'first')))
+    }
+  }
+
+  /** Reads all targets again. One that fails keeps its known endpoints, unless it is the only one. */
+  async #refreshed(signal: AbortSignal): Promise<Groups> {
+    const [only] = this.#targets
+    if (this.#targets.length === 1 && only !== undefined) return [await only.resolve(signal, 'refreshed')]
+    return Promise.all(
+      this.#targets.map(async (target) => {
+        const endpoints = await this.#attempt(target, signal, 'refreshed')
+        return endpoints instanceof Error ? target.known() : endpoints
+      }),
+    )
+  }
+
+  /** Resolves a target. @returns an error that is no reason to ignore the other targets */
+  async #attempt(
+    target: TargetResolver,
+    signal: AbortSignal,
+    patience: Patience,
+  ): Promise<readonly Endpoint[] | Error> {
+    this.#failures.delete(target)
+    try {
+      return await target.resolve(signal, patience)
+    } catch (thrown) {
+      if (isAborted(signal) || thrown instanceof ClosedError) throw thrown
+      const error = toError(thrown)
+      this.#failures.set(target, error)
+      return error
+    }
+  }
+
+  /** Returns the same frozen list while nothing changes, so that the balancer need not compare it at each dial. */
+  #combine(groups: Groups): readonly Endpoint[] {
+    if (this.#last?.groups.every((group, i) => group === groups[i]) === true) return this.#last.endpoints
+    const endpoints = endpointList(groups.flat(), this.#policy)
+    this.#last = { groups, endpoints }
+    publishResolution(this.#name, endpoints, this.#isSorted)
+    return endpoints
+  }
+
+  /** Explains why no target has an instance. */
+  async #none(signal: AbortSignal): Promise<DialError> {
+    const reasons = await Promise.all(
+      this.#targets.map(async (target) => {
+        const error = this.#failures.get(target)
+        const { reason, message } =
+          error === undefined
+            ? await target.whyEmpty(signal)
+            : { reason: 'empty' as const, message: messageOf(error) }
+        const isObvious =
+          this.#targets.length === 1 && target.subset === undefined && target.service === this.#name
+        return { reason, error, message: isObvious ? message : `${target.name}: ${message}` }
+      }),
+    )
+    const [first] = reasons
+    const message = reasons.map((each) => each.message).join('; ')
+    return new DialError('ERR_CONNECT_NO_INSTANCES', this.#name, message, {
+      reason: first?.reason ?? 'empty',
+      cause: reasons.find(({ error }) => error !== undefined)?.error,
+    })
+  }
+}

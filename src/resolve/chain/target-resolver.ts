@@ -1,0 +1,188 @@
+import type { AgentSettings } from '../../agent/settings.js'
+import type { ChainTarget } from '../../agent/endpoints/chain.js'
+import type { ConnectInstance, HealthQuery } from '../../agent/endpoints/health.js'
+import { DialError } from '../../base/errors.js'
+import { isServerName } from '../../identity/server-name.js'
+import { type Emptiness, type Selection, noneAlive, toEndpoints, toGatewayEndpoints } from '../instances.js'
+import type { Endpoint } from '../resolver.js'
+import type { ServiceUpstream } from '../upstream.js'
+import type { InstanceWatch, InstanceWatches, Patience } from './instance-watches.js'
+import type { MeshGateways } from './mesh-gateways.js'
+
+/** The conditions of the caller, beside those of the chain. */
+export type Conditions = Pick<
+  ServiceUpstream,
+  'tags' | 'near' | 'filter' | 'onlyPassing' | 'namespace' | 'partition'
+>
+
+/** What targets are resolved with. */
+export interface TargetContext {
+  /** Our own datacenter. */
+  readonly own: string
+  readonly settings: AgentSettings
+  readonly instances: InstanceWatches
+  readonly gateways: MeshGateways
+}
+
+/** Resolves one target of a chain to its instances, or to the mesh gateways that lead to them. */
+export class TargetResolver {
+  readonly #target: ChainTarget
+  readonly #conditions: Conditions
+  readonly #selection: Selection
+  readonly #context: TargetContext
+  readonly #watch: InstanceWatch
+  readonly #direct = memoized(toEndpoints)
+  readonly #throughGateways = memoized(toGatewayEndpoints)
+
+  /** @param priority - the position of the target in the failover order, 0 for the first */
+  constructor(target: ChainTarget, conditions: Conditions, priority: number, context: TargetContext) {
+    this.#target = target
+    this.#conditions = conditions
+    this.#selection = selectionOf(target, conditions, priority, context.own)
+    this.#context = context
+    this.#watch = context.instances.acquire(healthQuery(target, conditions, context))
+  }
+
+  /** The target in messages, such as `api (subset v2) in dc2`. */
+  get name(): string {
+    const { service, subset, datacenter, peer } = this.#target
+    const isElsewhere = datacenter !== undefined && datacenter !== this.#context.own
+    const where = peer !== undefined ? ` in the cluster peer ${peer}` : isElsewhere ? ` in ${datacenter}` : ''
+    return `${service}${subset === undefined ? '' : ` (subset ${subset})`}${where}`
+  }
+
+  get service(): string {
+    return this.#target.service
+  }
+
+  get subset(): string | undefined {
+    return this.#target.subset
+  }
+
+  get lastError(): Error | undefined {
+    return this.#watch.lastError
+  }
+
+  get isEmpty(): boolean {
+    return this.#watch.isEmpty
+  }
+
+  /**
+   * Returns the endpoints; an empty list if no instance is healthy.
+   * @throws AgentError; DialError with ERR_CONNECT_CLUSTER_PEER or ERR_CONNECT_GATEWAY
+   */
+  async resolve(signal: AbortSignal, patience: Patience): Promise<readonly Endpoint[]> {
+    const { peer, service } = this.#target
+    if (peer !== undefined) {
+      const message = `${this.name} cannot be dialed: cluster peering is not supported`
+      throw new DialError('ERR_CONNECT_CLUSTER_PEER', service, message)
+    }
+    const endpoints = this.#endpoints(await this.#watch.read(signal, patience))
+    const site = this.#gatewaySite()
+    // Gateways to a target without a healthy instance are of no use.
+    if (site === undefined || endpoints.length === 0) return endpoints
+    const gateways = this.#gatewayEndpoints(await this.#context.gateways.list(site, signal))
+    if (gateways.length > 0) return gateways
+    const message = `${this.name} is reached through the mesh gateways of ${site}, and none of them is healthy`
+    throw new DialError('ERR_CONNECT_GATEWAY', service, message)
+  }
+
+  /** Returns the endpoints that are known without waiting. */
+  known(): readonly Endpoint[] {
+    const { value } = this.#watch
+    if (this.#target.peer !== undefined || value === undefined) return []
+    const endpoints = this.#endpoints(value)
+    const site = this.#gatewaySite()
+    if (site === undefined || endpoints.length === 0) return endpoints
+    return this.#gatewayEndpoints(this.#context.gateways.known(site))
+  }
+
+  /** Explains why `resolve` returned an empty list. */
+  async whyEmpty(signal: AbortSignal): Promise<Emptiness> {
+    const { service, filter } = this.#target
+    const { value = [] } = this.#watch
+    if (value.length > 0) return noneAlive(value, service, this.#conditions.tags)
+    const emptiness = await this.#watch.whyEmpty(signal)
+    if (emptiness.reason !== 'no-match' || filter === undefined) return emptiness
+    return { reason: 'no-match', message: `${emptiness.message} of the subset (${filter})` }
+  }
+
+  /** Calls back when the instances have changed. */
+  onChanged(callback: () => void): void {
+    this.#watch.on('value', callback, this)
+  }
+
+  close(): void {
+    this.#watch.off('value', undefined, this)
+    this.#context.instances.release(this.#watch)
+  }
+
+  /** Returns the datacenter whose gateways lead to the target; undefined for a target that is dialed directly. */
+  #gatewaySite(): string | undefined {
+    const { gatewayMode, datacenter } = this.#target
+    const { own } = this.#context
+    if (gatewayMode === 'none' || datacenter === undefined || datacenter === own) return undefined
+    return gatewayMode === 'local' ? own : datacenter
+  }
+
+  #endpoints(instances: readonly ConnectInstance[]): readonly Endpoint[] {
+    return this.#direct(instances, this.#selection)
+  }
+
+  #gatewayEndpoints(gateways: readonly ConnectInstance[]): readonly Endpoint[] {
+    return this.#throughGateways(gateways, this.#selection)
+  }
+}
+
+/** Selects the endpoints of a target. */
+function selectionOf(target: ChainTarget, conditions: Conditions, priority: number, own: string): Selection {
+  const { service, datacenter, namespace, partition, serverName, subset, onlyPassing } = target
+  return {
+    service,
+    datacenter,
+    namespace,
+    partition,
+    serverName: isServerName(serverName) ? serverName : undefined,
+    subset,
+    own,
+    tags: conditions.tags,
+    onlyPassing: conditions.onlyPassing ?? onlyPassing,
+    ...(priority > 0 && { priority }),
+  }
+}
+
+/** Selects the instances of a target that meet the conditions of the caller. */
+function healthQuery(
+  target: ChainTarget,
+  conditions: Conditions,
+  { settings, own }: TargetContext,
+): HealthQuery {
+  const isOwn = target.datacenter === own && (settings.datacenter ?? own) === own
+  const filters = [target.filter, conditions.filter].filter((filter) => filter !== undefined)
+  return {
+    service: target.service,
+    datacenter: isOwn ? undefined : target.datacenter,
+    namespace: scopeOf(target.namespace, conditions.namespace ?? settings.namespace),
+    partition: scopeOf(target.partition, conditions.partition ?? settings.partition),
+    near: conditions.near,
+    filter: filters.length > 1 ? filters.map((filter) => `(${filter})`).join(' and ') : filters[0],
+  }
+}
+
+/**
+ * Returns the namespace or partition for a lookup. Consul Community Edition names the default one in chains, but rejects
+ * a lookup that names one.
+ */
+function scopeOf(ofTarget: string | undefined, configured: string | undefined): string | undefined {
+  return ofTarget === 'default' && configured === undefined ? undefined : (ofTarget ?? configured)
+}
+
+/** Makes a conversion of instances return the same list while the instances are the same. */
+function memoized(convert: typeof toEndpoints): typeof toEndpoints {
+  let last:
+    { readonly instances: readonly ConnectInstance[]; readonly endpoints: readonly Endpoint[] } | undefined
+  return (instances, selection) => {
+    if (last?.instances !== instances) last = { instances, endpoints: convert(instances, selection) }
+    return last.endpoints
+  }
+}
