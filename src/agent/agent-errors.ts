@@ -47,8 +47,9 @@ export function errorCodeOf(status: number, text: string): ErrorCode {
     return 'ERR_CONNECT_AGENT_FORBIDDEN'
   // 1.8.7 to 1.22: "No path to datacenter", with status 500.
   if (/no path to datacenter/i.test(text)) return 'ERR_CONNECT_AGENT_DATACENTER'
-  // A malformed filter is a 500 as well, but a retry does not help.
-  if (/failed to create boolean expression evaluator/i.test(text)) return 'ERR_CONNECT_AGENT_REFUSED'
+  // A malformed filter and contradictory config entries are a 500 as well, but a retry does not help.
+  if (/failed to (create boolean expression evaluator|compile discovery chain)/i.test(text))
+    return 'ERR_CONNECT_AGENT_REFUSED'
   if (status === 404) return 'ERR_CONNECT_AGENT_NOT_FOUND'
   if (status === 429 || relayed === '429') return 'ERR_CONNECT_AGENT_RATE_LIMITED'
   return status >= 500 || status < 400 ? 'ERR_CONNECT_AGENT_FAILED' : 'ERR_CONNECT_AGENT_REFUSED'

@@ -18,6 +18,13 @@ const binary = process.env['CONSUL_BIN'] ?? 'consul'
 /** The version of the binary; undefined without a binary. */
 export const consulVersion: string | undefined = readVersion()
 
+/** Whether the binary is of a version, such as `1.11`, or of a later one. */
+export function isAtLeast(version: string): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number)
+  const [ownMajor = 0, ownMinor = 0] = (consulVersion ?? '').split('.').map(Number)
+  return ownMajor > major || (ownMajor === major && ownMinor >= minor)
+}
+
 /** The `skip` option of tests that need the binary. With REQUIRE_CONSUL=1 they fail instead. */
 export const skip: string | false =
   consulVersion === undefined && process.env['REQUIRE_CONSUL'] !== '1' ? 'no consul binary' : false
@@ -123,9 +130,8 @@ function baseConfig(
   ports: AgentPorts,
   { acl, extraConfig, host = '127.0.0.1' }: RealAgentOptions,
 ): Record<string, unknown> {
-  const [major = 0, minor = 0] = (consulVersion ?? '').split('.').map(Number)
   // Consul 1.11 renamed the token.
-  const tokenName = major === 1 && minor < 11 ? 'master' : 'initial_management'
+  const tokenName = isAtLeast('1.11') ? 'initial_management' : 'master'
   const tokens = { [tokenName]: acl?.managementToken, agent: acl?.managementToken }
   return {
     server: true,
@@ -147,6 +153,8 @@ function baseConfig(
       serf_wan: ports.wan,
       dns: ports.dns,
       grpc: -1,
+      // Enabled by default from 1.14 on, and unknown before.
+      ...(isAtLeast('1.14') && { grpc_tls: -1 }),
     },
     ...(acl ? { acl: { enabled: true, default_policy: acl.defaultPolicy, tokens } } : {}),
     ...extraConfig,

@@ -1,5 +1,6 @@
 import { parseGoDuration } from '../../base/duration.js'
-import { type AgentClient, type AgentResponse, path } from '../client.js'
+import { AgentError } from '../../base/errors.js'
+import { type AgentClient, type AgentResponse, type OwnRequest, path } from '../client.js'
 import { right } from '../agent-errors.js'
 import {
   type JsonObject,
@@ -12,6 +13,7 @@ import {
   string,
   wholeNumber,
 } from '../json.js'
+import type { AgentSettings } from '../settings.js'
 import type { Scope } from './health.js'
 
 /** How connections to another datacenter travel: directly, through our mesh gateways, or through its mesh gateways. */
@@ -90,10 +92,25 @@ export interface ChainRequest extends Scope {
  */
 export async function fetchChain(
   agent: AgentClient,
-  { service, datacenter, namespace, partition, isForBytes, gatewayMode }: ChainRequest,
+  wanted: ChainRequest,
   signal: AbortSignal,
 ): Promise<AgentResponse<CompiledChain>> {
-  const { settings } = agent
+  const request = chainRequest(agent.settings, wanted, signal)
+  try {
+    // Not stale: the chain is read because a config entry has just changed.
+    return await agent.request(request, parseChain)
+  } catch (error) {
+    // A cluster without a leader answers stale reads only.
+    if (!(error instanceof AgentError && error.code === 'ERR_CONNECT_AGENT_FAILED')) throw error
+    return agent.request({ ...request, query: { ...request.query, stale: true } }, parseChain)
+  }
+}
+
+function chainRequest(
+  settings: AgentSettings,
+  { service, datacenter, namespace, partition, isForBytes, gatewayMode }: ChainRequest,
+  signal: AbortSignal,
+): OwnRequest {
   const request = {
     path: path`/v1/discovery-chain/${service}`,
     query: {
@@ -104,12 +121,12 @@ export async function fetchChain(
     needs: right('service:read', service),
     signal,
   }
-  if (!isForBytes && gatewayMode === undefined) return agent.request(request, parseChain)
+  if (!isForBytes && gatewayMode === undefined) return request
   const body = {
     ...(isForBytes && { OverrideProtocol: 'tcp' }),
     ...(gatewayMode !== undefined && { OverrideMeshGateway: { Mode: gatewayMode } }),
   }
-  return agent.request({ method: 'POST', ...request, body }, parseChain)
+  return { method: 'POST', ...request, body }
 }
 
 export function parseChain(body: unknown): CompiledChain {
