@@ -70,6 +70,8 @@ export interface AgentResponse<T> {
   readonly hash: string | undefined
   /** `Age`, in milliseconds: how long the agent has been unable to refresh its cached copy. @default 0 */
   readonly ageMs?: number
+  /** `X-Consul-LastContact`: how far the answering server may lag behind the leader, in milliseconds; 0 for the leader. */
+  readonly lastContactMs?: number | undefined
   /** Whether the agent filtered the result by ACLs; reported by Consul 1.11 and later. @default false */
   readonly isFiltered?: boolean
 }
@@ -127,6 +129,7 @@ export class AgentClient {
       index: parseIndex(headers['x-consul-index']),
       hash: single(headers['x-consul-contenthash']),
       ageMs: (parseIndex(headers['age']) ?? 0) * 1_000,
+      lastContactMs: parseIndex(headers['x-consul-lastcontact']),
       isFiltered: headers['x-consul-results-filtered-by-acls'] === 'true',
     }
   }

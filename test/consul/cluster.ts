@@ -1,7 +1,7 @@
 // Several Consul agents in one cluster or in several datacenters, each agent on its own loopback address.
 import type { TestContext } from 'node:test'
 import { freePorts } from '../fixtures/free-ports.js'
-import { type AgentPorts, type RealAgent, startConsul } from './real-agent.js'
+import { type AgentPorts, type RealAgent, type RealAgentOptions, startConsul } from './real-agent.js'
 import { agentJson, until } from './service-mesh.js'
 
 /** The address of a machine; the first is 127.0.0.2. */
@@ -69,7 +69,10 @@ const GOSSIP = {
 }
 
 /** Starts two datacenters with one server each, joined over the WAN, with DNS. The primary, dc1, has the root CA. */
-export async function startDatacenters(t: TestContext): Promise<{ dc1: Member; dc2: Member }> {
+export async function startDatacenters(
+  t: TestContext,
+  options: Pick<RealAgentOptions, 'grpc'> = {},
+): Promise<{ dc1: Member; dc2: Member }> {
   const names = ['dc1', 'dc2']
   const hosts = names.map((_, i) => machine(5 + i))
   const ports = await Promise.all(hosts.map(portsOn))
@@ -80,6 +83,7 @@ export async function startDatacenters(t: TestContext): Promise<{ dc1: Member; d
       host,
       ports: ports[i]!,
       dns: true,
+      ...options,
       extraConfig: {
         node_name: `server-${name}`,
         datacenter: name,
@@ -102,7 +106,7 @@ export async function startDatacenters(t: TestContext): Promise<{ dc1: Member; d
   return { dc1, dc2 }
 }
 
-async function portsOn(host: string): Promise<Omit<AgentPorts, 'dns'>> {
+async function portsOn(host: string): Promise<Omit<AgentPorts, 'dns' | 'grpc'>> {
   const [http = 0, server = 0, serf = 0, wan = 0] = await freePorts(4, host)
   return { http, server, serf, wan }
 }

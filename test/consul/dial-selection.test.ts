@@ -131,22 +131,26 @@ test('the selection of instances', { skip }, async (t) => {
     })
   })
 
-  await t.test('includes warning instances with onlyPassing: false, by their warning weight', async (t) => {
-    const all = await fleet(t, consul, join('warned'), 2, (i, name) => ({
-      ...withTtlCheck(i, name),
-      Weights: { Passing: 3, Warning: 1 },
-    }))
-    await updateCheck(consul, 'warn', all[0]!.name)
-    await until('one instance is passing', async () => (await instances(consul, 'warned')) === 1)
-    assert.deepEqual(shares(await dialMany(web, 200, 'warned')), { 'warned-2': 200 })
-    assertShare(t, await dialMany(web, 800, { service: 'warned', onlyPassing: false }), 'warned-1', 1 / 4)
-    await updateCheck(consul, 'warn', all[1]!.name)
-    await until('no instance is passing', async () => {
-      const { error } = await dialOnce(web, 'warned')
-      return error instanceof DialError && error.reason === 'not-passing'
-    })
-    await assertDialed({ service: 'warned', onlyPassing: false }, ['warned-1', 'warned-2'])
-  })
+  await t.test(
+    'includes instances with warnings by their warning weight, unless onlyPassing is set',
+    async (t) => {
+      const all = await fleet(t, consul, join('warned'), 2, (i, name) => ({
+        ...withTtlCheck(i, name),
+        Weights: { Passing: 3, Warning: 1 },
+      }))
+      await updateCheck(consul, 'warn', all[0]!.name)
+      await until('one instance is passing', async () => (await instances(consul, 'warned')) === 1)
+      const passing = { service: 'warned', onlyPassing: true }
+      assert.deepEqual(shares(await dialMany(web, 200, passing)), { 'warned-2': 200 })
+      assertShare(t, await dialMany(web, 800, 'warned'), 'warned-1', 1 / 4)
+      await updateCheck(consul, 'warn', all[1]!.name)
+      await until('no instance is passing', async () => {
+        const { error } = await dialOnce(web, passing)
+        return error instanceof DialError && error.reason === 'not-passing'
+      })
+      await assertDialed('warned', ['warned-1', 'warned-2'])
+    },
+  )
 
   await t.test('requires all tags, in any case', async (t) => {
     const tags = [['a'], ['a', 'b'], ['b', 'c']]

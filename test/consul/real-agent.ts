@@ -37,6 +37,8 @@ export interface RealAgentOptions {
   ports?: Partial<AgentPorts>
   /** Enables DNS at `dnsAddress`. */
   dns?: boolean
+  /** Enables gRPC at `grpcAddress`, from which Envoy gets its configuration. */
+  grpc?: boolean
   /** Overrides keys of the configuration. */
   extraConfig?: Record<string, unknown>
   /** Further arguments of `consul agent`. */
@@ -50,6 +52,8 @@ export interface AgentPorts {
   wan: number
   /** -1 disables DNS. */
   dns: number
+  /** -1 disables gRPC. */
+  grpc: number
 }
 
 export interface RealAgent {
@@ -57,6 +61,8 @@ export interface RealAgent {
   address: string
   /** `127.0.0.1:port`, over UDP and TCP. Requires the option `dns`. */
   dnsAddress: string
+  /** `127.0.0.1:port`. Requires the option `grpc`. */
+  grpcAddress: string
   url: string
   http(path: string, init?: RequestInit): Promise<Response>
   /** Runs the CLI with this agent. Returns its output; rejects if it fails. */
@@ -77,13 +83,14 @@ export async function startConsul(t: TestContext, options: RealAgentOptions = {}
     throw new Error(`REQUIRE_CONSUL is set, but the binary '${binary}' does not exist`)
   const directory = await mkdtemp(join(tmpdir(), 'consul-connect-'))
   const { host = '127.0.0.1' } = options
-  const [http = 0, server = 0, serf = 0, dns = 0] = await freePorts(4, host)
+  const [http = 0, server = 0, serf = 0, dns = 0, grpc = 0] = await freePorts(5, host)
   const ports: AgentPorts = {
     http,
     server,
     serf,
     wan: -1,
     dns: options.dns === true ? dns : -1,
+    grpc: options.grpc === true ? grpc : -1,
     ...options.ports,
   }
   const address = `${host}:${ports.http}`
@@ -111,6 +118,7 @@ export async function startConsul(t: TestContext, options: RealAgentOptions = {}
   return {
     address,
     dnsAddress: `${host}:${ports.dns}`,
+    grpcAddress: `${host}:${ports.grpc}`,
     url,
     http: (path, init) => fetch(url + path, init),
     consul: (args) => cli(args, address),
@@ -152,7 +160,7 @@ function baseConfig(
       serf_lan: ports.serf,
       serf_wan: ports.wan,
       dns: ports.dns,
-      grpc: -1,
+      grpc: ports.grpc,
       // Enabled by default from 1.14 on, and unknown before.
       ...(isAtLeast('1.14') && { grpc_tls: -1 }),
     },

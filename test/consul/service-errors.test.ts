@@ -119,9 +119,12 @@ test('errors of a real agent', { skip }, async (t) => {
   }
 
   async function assertNoInstances(name: string): Promise<void> {
-    const error = await rejection(web.dial(name))
-    assert.ok(error instanceof DialError)
-    assert.equal(error.code, 'ERR_CONNECT_NO_INSTANCES')
+    // The watch of the instances may receive the end of a registration after the catalog shows it.
+    const error = await until('the dial finds no instance', async () => {
+      const error = await rejection(web.dial(name))
+      assert.ok(error instanceof DialError)
+      return error.code === 'ERR_CONNECT_NO_INSTANCES' && error
+    })
     assert.equal(error.upstream, name)
     assert.deepEqual(error.attempts, [])
   }

@@ -1,6 +1,5 @@
 import { parseGoDuration } from '../../base/duration.js'
-import { AgentError } from '../../base/errors.js'
-import { type AgentClient, type AgentResponse, type OwnRequest, path } from '../client.js'
+import { type AgentClient, type AgentResponse, path } from '../client.js'
 import { right } from '../agent-errors.js'
 import {
   type JsonObject,
@@ -13,7 +12,6 @@ import {
   string,
   wholeNumber,
 } from '../json.js'
-import type { AgentSettings } from '../settings.js'
 import type { Scope } from './health.js'
 
 /** How connections to another datacenter travel: directly, through our mesh gateways, or through its mesh gateways. */
@@ -84,6 +82,8 @@ export interface ChainRequest extends Scope {
   readonly isForBytes: boolean
   /** Replaces the mode of all targets. */
   readonly gatewayMode?: MeshGatewayMode | undefined
+  /** Whether any server may answer, which works without a leader. The chain may then be older than a change. */
+  readonly stale: boolean
 }
 
 /**
@@ -92,28 +92,14 @@ export interface ChainRequest extends Scope {
  */
 export async function fetchChain(
   agent: AgentClient,
-  wanted: ChainRequest,
+  { service, datacenter, namespace, partition, isForBytes, gatewayMode, stale }: ChainRequest,
   signal: AbortSignal,
 ): Promise<AgentResponse<CompiledChain>> {
-  const request = chainRequest(agent.settings, wanted, signal)
-  try {
-    // Not stale: the chain is read because a config entry has just changed.
-    return await agent.request(request, parseChain)
-  } catch (error) {
-    // A cluster without a leader answers stale reads only.
-    if (!(error instanceof AgentError && error.code === 'ERR_CONNECT_AGENT_FAILED')) throw error
-    return agent.request({ ...request, query: { ...request.query, stale: true } }, parseChain)
-  }
-}
-
-function chainRequest(
-  settings: AgentSettings,
-  { service, datacenter, namespace, partition, isForBytes, gatewayMode }: ChainRequest,
-  signal: AbortSignal,
-): OwnRequest {
+  const { settings } = agent
   const request = {
     path: path`/v1/discovery-chain/${service}`,
     query: {
+      stale: stale || undefined,
       'compile-dc': datacenter ?? settings.datacenter,
       ns: namespace ?? settings.namespace,
       partition: partition ?? settings.partition,
@@ -121,12 +107,12 @@ function chainRequest(
     needs: right('service:read', service),
     signal,
   }
-  if (!isForBytes && gatewayMode === undefined) return request
+  if (!isForBytes && gatewayMode === undefined) return agent.request(request, parseChain)
   const body = {
     ...(isForBytes && { OverrideProtocol: 'tcp' }),
     ...(gatewayMode !== undefined && { OverrideMeshGateway: { Mode: gatewayMode } }),
   }
-  return { method: 'POST', ...request, body }
+  return agent.request({ method: 'POST', ...request, body }, parseChain)
 }
 
 export function parseChain(body: unknown): CompiledChain {

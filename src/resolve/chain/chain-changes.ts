@@ -10,6 +10,9 @@ import {
 import type { Time } from '../../base/clock.js'
 import { log } from '../../base/log.js'
 
+/** The reads have the timeout of the agent, and end with the watches. */
+const NEVER_ABORTED = new AbortController().signal
+
 interface ChainChangesEvents {
   /** A config entry has changed, so that every chain may have changed. */
   changed: []
@@ -24,6 +27,8 @@ export class ChainChanges extends EventEmitter<ChainChangesEvents> {
   readonly #agent: AgentClient
   readonly #time: Time
   #watches: readonly CachedWatch<EntryVersions>[] = []
+  #ready: Promise<unknown> = Promise.resolve()
+  #isReady = false
   #users = 0
 
   constructor(agent: AgentClient, time: Time) {
@@ -43,10 +48,18 @@ export class ChainChanges extends EventEmitter<ChainChangesEvents> {
     )
   }
 
+  /**
+   * Resolves when each kind of entry was read or could not be read: a chain that is read from then on is no older than
+   * what the watches know. Never rejects.
+   */
+  async ready(): Promise<void> {
+    await this.#ready
+  }
+
   /** Watches until the last user has called the returned function. */
   use(): () => void {
     this.#users += 1
-    if (this.#users === 1) this.#watches = CHAIN_KINDS.map((kind) => this.#watch(kind))
+    if (this.#users === 1) this.#open()
     let isReleased = false
     return () => {
       if (isReleased) return
@@ -59,6 +72,17 @@ export class ChainChanges extends EventEmitter<ChainChangesEvents> {
   close(): void {
     for (const watch of this.#watches) watch.close()
     this.#watches = []
+    this.#isReady = false
+  }
+
+  #open(): void {
+    const watches = CHAIN_KINDS.map((kind) => this.#watch(kind))
+    this.#watches = watches
+    // A closed watch rejects as well.
+    const reads = watches.map((watch) => watch.now(NEVER_ABORTED))
+    this.#ready = Promise.allSettled(reads).then(() => {
+      if (this.#watches === watches) this.#isReady = true
+    })
   }
 
   #watch(kind: ChainKind): CachedWatch<EntryVersions> {
@@ -70,6 +94,8 @@ export class ChainChanges extends EventEmitter<ChainChangesEvents> {
       ...this.#time,
     })
     watch.on('value', () => {
+      // The first values are no changes.
+      if (!this.#isReady) return
       log.resolve('config entries of the kind %s have changed', kind)
       this.emit('changed')
     })

@@ -13,8 +13,8 @@ import { type Failover, followChain, withoutChain } from './failover.js'
 import { FailoverResolver } from './failover-resolver.js'
 import type { TargetContext } from './target-resolver.js'
 
-/** How long a chain is cached while all changes are seen; a safety net. */
-const WATCHED_TTL_MS = 60_000
+/** How long a chain is cached that is current, and of which all changes are seen; a safety net. */
+const WATCHED_TTL_MS = 300_000
 /** How long a chain is cached otherwise. */
 const UNWATCHED_TTL_MS = 10_000
 
@@ -108,15 +108,19 @@ export class ServiceResolver implements Resolver {
     const { service, datacenter, namespace, partition, meshGateway: gatewayMode } = this.#upstream
     const scope = { datacenter, namespace, partition }
     const { agent, changes, onFailed } = this.#context
-    const ttlMs = changes.isComplete ? WATCHED_TTL_MS : UNWATCHED_TTL_MS
+    await changes.ready()
+    // A cluster without a leader answers stale reads only.
+    const stale = this.#followed === undefined
     try {
-      const chain = await fetchChain(agent, { service, ...scope, gatewayMode, isForBytes: true }, signal)
-      return { value: followChain(chain.value), ttlMs }
+      const wanted = { service, ...scope, gatewayMode, isForBytes: true, stale }
+      const { value, lastContactMs } = await fetchChain(agent, wanted, signal)
+      const isCurrent = changes.isComplete && (!stale || lastContactMs === 0)
+      return { value: followChain(value), ttlMs: isCurrent ? WATCHED_TTL_MS : UNWATCHED_TTL_MS }
     } catch (thrown) {
       const error = toError(thrown)
       // An agent before 1.6 has no such endpoint.
       const isMissing = error instanceof AgentError && error.code === 'ERR_CONNECT_AGENT_NOT_FOUND'
-      if (isMissing) return { value: withoutChain(service, scope, gatewayMode), ttlMs }
+      if (isMissing) return { value: withoutChain(service, scope, gatewayMode), ttlMs: UNWATCHED_TTL_MS }
       if (this.#followed === undefined || isTransient(error)) throw error
       onFailed(error)
       return { value: this.#followed.failover, ttlMs: UNWATCHED_TTL_MS }

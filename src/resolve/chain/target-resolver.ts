@@ -140,8 +140,9 @@ function selectionOf(target: ChainTarget, conditions: Conditions, priority: numb
   return {
     service,
     datacenter,
-    namespace,
-    partition,
+    // Agents without namespaces or partitions leave them out, and must not lead to another one than the caller named.
+    namespace: namespace ?? conditions.namespace,
+    partition: partition ?? conditions.partition,
     serverName: isServerName(serverName) ? serverName : undefined,
     subset,
     own,
