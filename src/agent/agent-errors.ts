@@ -76,6 +76,12 @@ export function isNoAnswer(error: unknown): boolean {
   )
 }
 
+/** Returns the permission that a 403 of Consul 1.12 or later names; undefined for another text. */
+export function lackedPermission(text: string): string | undefined {
+  const [, rule, name] = /lacks permission '([a-z]{1,20}:[a-z]{1,20})' on "([^"]{1,255})"/.exec(text) ?? []
+  return rule === undefined || name === undefined ? undefined : right(rule, name)
+}
+
 /** Formats a permission for messages, such as `service:write on "web"`. */
 export function right(rule: string, name: string): string {
   return `${rule} on ${JSON.stringify(name)}`

@@ -12,7 +12,14 @@ import {
 import { log } from '../base/log.js'
 import { withShortMessage } from '../base/openssl-error.js'
 import { formatAddress } from './address.js'
-import { ADVICE, TOO_MANY_CONNECTIONS, adviceFor, errorCodeOf, isClosedAtOnce } from './agent-errors.js'
+import {
+  ADVICE,
+  TOO_MANY_CONNECTIONS,
+  adviceFor,
+  errorCodeOf,
+  isClosedAtOnce,
+  lackedPermission,
+} from './agent-errors.js'
 import { BlockingSlots } from './blocking-slots.js'
 import { type AgentRequestMessage, agentRequests } from './diagnostics.js'
 import { warnOfInsecureAgent } from './insecure-agent.js'
@@ -250,16 +257,17 @@ export class AgentClient {
     const code = errorCodeOf(status, text)
     // Errors of Consul are short; a longer text is a page of another server.
     const excerpt = text.trim().replace(/\s+/g, ' ').slice(0, 300)
-    const advice = code === 'ERR_CONNECT_AGENT_FORBIDDEN' ? this.#missingPermission(request) : ADVICE[code]
+    const advice =
+      code === 'ERR_CONNECT_AGENT_FORBIDDEN' ? this.#missingPermission(request, excerpt) : ADVICE[code]
     const message = `${what}: the agent at ${this.address} answered ${status}${excerpt === '' ? '' : ` "${excerpt}"`}${advice === undefined ? '' : `; ${advice}`}`
     log.watch('%s', message)
     return new AgentError(code, message, { address: this.address, request: what, status })
   }
 
-  #missingPermission({ needs, token }: OwnRequest): string {
+  #missingPermission({ needs, token }: OwnRequest, answer: string): string {
     const { settings } = this
     const isSent = (token ?? settings.token ?? settings.tokenFile) !== undefined
-    const permission = needs ?? 'the permission that this request needs'
+    const permission = lackedPermission(answer) ?? needs ?? 'the permission that this request needs'
     return isSent
       ? `grant ${permission} to the token`
       : `no token was sent; set agent.token to a token with ${permission}`

@@ -74,7 +74,11 @@ interface Span {
 async function httpRequests(consul: RealAgent, span: Span): Promise<Record<string, number>> {
   interface Metrics {
     readonly Timestamp: string
-    readonly Samples: readonly { readonly Name: string; readonly Count: number }[]
+    readonly Samples: readonly {
+      readonly Name: string
+      readonly Count: number
+      readonly Labels?: { readonly method?: string; readonly path?: string }
+    }[]
   }
   const total: Record<string, number> = {}
   let next = span.from - (span.from % INTERVAL_MS)
@@ -85,8 +89,10 @@ async function httpRequests(consul: RealAgent, span: Span): Promise<Record<strin
     assert.ok(at <= next, `the telemetry before ${Timestamp} was missed`)
     if (at === next) {
       if (span.to !== undefined && at > span.to) return total
-      for (const { Name, Count } of Samples) {
-        if (Name.startsWith('consul.http.')) total[Name] = (total[Name] ?? 0) + Count
+      for (const { Name, Count, Labels: { method = '', path = '' } = {} } of Samples) {
+        // Consul 1.9 and later put the path into labels.
+        const name = Name === 'consul.api.http' ? `consul.http.${method}.${path.replaceAll('_', '.')}` : Name
+        if (name.startsWith('consul.http.')) total[name] = (total[name] ?? 0) + Count
       }
       next += INTERVAL_MS
     }

@@ -33,7 +33,8 @@ export async function writeIntention(
     return text
   }
   const created = await request('POST', PATH, body(action)).catch((error: unknown) => {
-    if (String(error).includes('duplicate intention found')) return undefined
+    // The second text is that of Consul 1.9 and later.
+    if (/duplicate intention found|defines .* more than once/.test(String(error))) return undefined
     throw error
   })
   if (created === undefined) return undefined

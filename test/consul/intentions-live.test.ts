@@ -154,10 +154,7 @@ for (const defaultPolicy of ['deny', 'allow'] as const) {
           const denied = nextEvent(api, 'denied')
           assert.equal((await rejection(openEcho(web, port))).code, 'ERR_CONNECT_REJECTED')
           // Consul 1.8.7 requires the same permission for the decision, and denies all connections without it.
-          assert.match(
-            (await denied)[0].reason,
-            /authorize: the agent at .* answered 403 "Permission denied"/,
-          )
+          assert.match((await denied)[0].reason, /authorize: the agent at .* answered 403 "Permission denied/)
         }
         assert.equal(recording.asked(AUTHORIZE).length, before + 5)
         assert.equal(warnings.length, 1)

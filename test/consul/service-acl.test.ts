@@ -194,7 +194,7 @@ test('an agent with the default policy deny', { skip }, async (t) => {
 
 const RIGHTS_REFUSED = [
   'ERR_CONNECT_AGENT_FORBIDDEN',
-  /answered 403 "Permission denied"; grant \S+ on "\w+" to /,
+  /answered 403 "Permission denied.*"; grant \S+ on "\w+" to /,
 ]
 const NO_TOKEN = [
   'ERR_CONNECT_AGENT_FORBIDDEN',

@@ -13,7 +13,7 @@ import {
 } from '../../src/index.js'
 import { waitBound } from '../fixtures/bounds.js'
 import { readAll } from '../fixtures/mesh.js'
-import type { RealAgent } from './real-agent.js'
+import { type RealAgent, isAtLeast } from './real-agent.js'
 
 export { WAIT_MS, ask, nextEvent, until } from '../fixtures/mesh.js'
 
@@ -58,11 +58,18 @@ export async function intend(
   source: string,
   destination: string,
 ): Promise<void> {
-  await consul.consul(['intention', 'create', '-replace', `-${action}`, source, destination])
+  if (isAtLeast('1.9')) await agentPut(consul, exactIntention(source, destination), { Action: action })
+  else await consul.consul(['intention', 'create', '-replace', `-${action}`, source, destination])
 }
 
 export async function deleteIntention(consul: RealAgent, source: string, destination: string): Promise<void> {
-  await consul.consul(['intention', 'delete', source, destination])
+  if (isAtLeast('1.9')) await agentJson(consul, exactIntention(source, destination), { method: 'DELETE' })
+  else await consul.consul(['intention', 'delete', source, destination])
+}
+
+/** Consul 1.9 and later address intentions by their names. The CLI of 1.14 fails for the source `*`. */
+function exactIntention(source: string, destination: string): string {
+  return `/v1/connect/intentions/exact?${new URLSearchParams({ source, destination }).toString()}`
 }
 
 /** Starts a rotation of the CA with a new private key. */
@@ -96,8 +103,11 @@ export function register(consul: RealAgent, definition: object): Promise<unknown
   return agentPut(consul, '/v1/agent/service/register', definition)
 }
 
-export function deregister(consul: RealAgent, id: string): Promise<unknown> {
-  return agentPut(consul, `/v1/agent/service/deregister/${id}`)
+/** Deregisters a service. Consul 1.14 deregisters a sidecar together with its service, so that it may be gone. */
+export async function deregister(consul: RealAgent, id: string): Promise<void> {
+  const path = `/v1/agent/service/deregister/${id}`
+  const response = await consul.http(path, { method: 'PUT' })
+  if (!response.ok && response.status !== 404) throw new Error(`${path}: ${await response.text()}`)
 }
 
 /** Creates a prepared query. Returns its ID. */
