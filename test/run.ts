@@ -13,7 +13,8 @@ const SUITE_SECONDS: Readonly<Record<string, number>> = {
   supervisor: 100,
   recipes: 60,
   guides: 15,
-  consul: 380,
+  consul: 420,
+  envoy: 60,
   package: 25,
 }
 const SUITES = Object.keys(SUITE_SECONDS)
@@ -53,6 +54,10 @@ await Promise.all(
 )
 console.log(`\n${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)
 if (total.failed > 0) process.exitCode = 1
+if (files.some((file) => suiteOf(file) === 'envoy') && !existsSync('test/peers/bin/envoy')) {
+  console.log('\nSKIPPED: tests against Envoy, because it is not installed. Run test/peers/install.')
+  console.log('REQUIRE_PEERS=1 makes this a failure.')
+}
 if (needsConsul && !hasConsul) {
   console.log('\nSKIPPED: tests against a real Consul agent, because no consul binary was found.')
   console.log('Put it on the PATH, or set CONSUL_BIN. REQUIRE_CONSUL=1 makes this a failure.')

@@ -1,3 +1,4 @@
+import './consul-binary.js'
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { deregister, updateCheck } from '../consul/service-mesh.js'

@@ -1,3 +1,4 @@
+import './consul-binary.js'
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { type AddressInfo, type Socket, createServer } from 'node:net'

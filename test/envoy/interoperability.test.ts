@@ -1,0 +1,249 @@
+import './consul-binary.js'
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import { type AddressInfo, connect, createServer as createTcpServer } from 'node:net'
+import { resolve } from 'node:path'
+import { type TestContext, describe, it } from 'node:test'
+import { text } from 'node:stream/consumers'
+import { peer } from '../../src/index.js'
+import { stopChild } from '../consul/child-process.js'
+import { type RealAgent, startConsul } from '../consul/real-agent.js'
+import {
+  ROTATION_MS,
+  agentPut,
+  instances,
+  intend,
+  joiner,
+  register,
+  rotateCa,
+  until,
+} from '../consul/service-mesh.js'
+import { freePort, freePorts } from '../fixtures/free-ports.js'
+import { offer, portOf, readAll } from '../fixtures/mesh.js'
+import { startProxy } from '../proxy/connect-proxy.js'
+import { skip, startSidecar } from './envoy.js'
+
+const sdkPeer = resolve('test/peers/bin/sdk-peer')
+
+/** Connects to a local port, sends a text, and returns the answer; an empty one if the connection is cut. */
+async function exchange(port: number, message = 'x'): Promise<string> {
+  const socket = connect(port, '127.0.0.1')
+  socket.on('error', () => undefined)
+  socket.end(message)
+  return readAll(socket).catch(() => '')
+}
+
+/** Starts an application that answers with its name and what it receives. */
+async function startEcho(t: TestContext, name: string): Promise<number> {
+  const server = createTcpServer({ allowHalfOpen: true }, (socket) => {
+    socket.on('error', () => undefined)
+    socket.write(`${name} `)
+    socket.pipe(socket)
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => server.close())
+  return (server.address() as AddressInfo).port
+}
+
+async function startHttp(t: TestContext): Promise<number> {
+  const server = createServer((request, response) => response.end(`http ${request.url}`))
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => {
+    server.close()
+    server.closeAllConnections()
+  })
+  return (server.address() as AddressInfo).port
+}
+
+/** Registers a service with an Envoy in front of it. @returns the local ports of its upstreams */
+async function behindEnvoy(
+  t: TestContext,
+  consul: RealAgent,
+  name: string,
+  { port = 1, upstreams = [] }: { port?: number; upstreams?: readonly string[] },
+): Promise<number[]> {
+  const [sidecarPort = 0, ...local] = await freePorts(upstreams.length + 1)
+  const id = `${name}-1`
+  await register(consul, {
+    ID: id,
+    Name: name,
+    Port: port,
+    Connect: {
+      SidecarService: {
+        Port: sidecarPort,
+        Address: '127.0.0.1',
+        // The default check of a sidecar is critical for 10 s.
+        Checks: [{ Name: 'alias', AliasService: id }],
+        Proxy: {
+          Upstreams: upstreams.map((DestinationName, i) => ({ DestinationName, LocalBindPort: local[i] })),
+        },
+      },
+    },
+  })
+  await startSidecar(t, consul, id)
+  return local
+}
+
+describe('Envoy and this library', { skip }, () => {
+  it('connect in both directions, and enforce intentions', async (t) => {
+    const consul = await startConsul(t, { grpc: true })
+    const join = joiner(t, consul)
+    for (const Name of ['native-http', 'envoy-http']) {
+      await agentPut(consul, '/v1/config', { Kind: 'service-defaults', Name, Protocol: 'http' })
+    }
+    await offer(join('native-tcp'), (socket) => socket.end(`native ${socket.peer.service}`))
+    const nativeHttp = join('native-http')
+    const served = await nativeHttp.serve(
+      createServer((request, response) => response.end(`${peer(request.socket)?.service} ${request.url}`)),
+      { port: 0, host: '127.0.0.1' },
+    )
+    await nativeHttp.register({ port: portOf(served), address: '127.0.0.1' })
+    const sidecarApp = await startEcho(t, 'sidecar')
+    const sidecarListen = `127.0.0.1:${await freePort()}`
+    await startProxy(t, consul.address, [
+      ...['-service', 'sidecar-tcp', '-service-addr', `127.0.0.1:${sidecarApp}`],
+      ...['-listen', sidecarListen, '-register'],
+    ])
+    await behindEnvoy(t, consul, 'envoy-tcp', { port: await startEcho(t, 'envoy') })
+    await behindEnvoy(t, consul, 'envoy-http', { port: await startHttp(t) })
+    const upstreams = ['native-tcp', 'native-http', 'sidecar-tcp', 'envoy-tcp']
+    const [toNative = 0, toNativeHttp = 0, toSidecar = 0, toEnvoy = 0] = await behindEnvoy(t, consul, 'web', {
+      upstreams,
+    })
+    const ownSidecarPort = await freePort()
+    await startProxy(t, consul.address, ['-service', 'web', '-upstream', `envoy-tcp:${ownSidecarPort}`])
+    for (const name of [...upstreams, 'envoy-http'])
+      await until(`${name} is known`, async () => (await instances(consul, name)) > 0)
+    const web = join('web')
+
+    const dialEnvoy = async (): Promise<string> => {
+      const socket = await web.dial('envoy-tcp')
+      assert.equal(socket.peer.service, 'envoy-tcp')
+      socket.end('hello')
+      return readAll(socket)
+    }
+    const ways: Record<string, { service: string; ask: () => Promise<string>; answer: string }> = {
+      'an Envoy client to listen': {
+        service: 'native-tcp',
+        ask: () => exchange(toNative),
+        answer: 'native web',
+      },
+      'an Envoy client to serve': {
+        service: 'native-http',
+        ask: async () => {
+          const response = await fetch(`http://127.0.0.1:${toNativeHttp}/path`)
+          return response.ok ? response.text() : ''
+        },
+        answer: 'web /path',
+      },
+      'an Envoy client to our sidecar': {
+        service: 'sidecar-tcp',
+        ask: () => exchange(toSidecar, 'hello'),
+        answer: 'sidecar hello',
+      },
+      'an Envoy client to Envoy': {
+        service: 'envoy-tcp',
+        ask: () => exchange(toEnvoy, 'hello'),
+        answer: 'envoy hello',
+      },
+      'dial to Envoy': { service: 'envoy-tcp', ask: dialEnvoy, answer: 'envoy hello' },
+      'our sidecar to Envoy': {
+        service: 'envoy-tcp',
+        ask: () => exchange(ownSidecarPort, 'hello'),
+        answer: 'envoy hello',
+      },
+      'fetch to Envoy': {
+        service: 'envoy-http',
+        ask: async () => {
+          const response = await web.fetch('https://envoy-http.service.consul/path')
+          return response.ok ? response.text() : ''
+        },
+        answer: 'http /path',
+      },
+    }
+    for (const [way, { service, ask, answer }] of Object.entries(ways)) {
+      await t.test(way, async () => {
+        await until('the peer answers', async () => (await ask()) === answer)
+        await intend(consul, 'deny', 'web', service)
+        await until('the peer denies', async () => (await ask().catch(() => '')) === '')
+        await intend(consul, 'allow', 'web', service)
+        await until('the peer allows', async () => (await ask().catch(() => '')) === answer)
+      })
+    }
+
+    await t.test('and no connection fails while the CA is rotated', async (t) => {
+      const counts = { ours: 0, envoy: 0 }
+      const failures: string[] = []
+      const serials = async (): Promise<string[]> => {
+        const socket = await web.dial('envoy-tcp')
+        socket.destroy()
+        return [web.leaf?.serialNumber ?? '', socket.peer.serialNumber]
+      }
+      const before = await serials()
+      let isOver = false
+      const load = async (
+        way: keyof typeof counts,
+        ask: () => Promise<string>,
+        answer: string,
+      ): Promise<void> => {
+        while (!isOver) {
+          const got = await ask().catch(String)
+          counts[way] += 1
+          if (got !== answer) failures.push(`${way}: ${got}`)
+        }
+      }
+      const loads = [
+        load('ours', dialEnvoy, 'envoy hello'),
+        load('envoy', () => exchange(toNative), 'native web'),
+      ]
+      await rotateCa(consul)
+      const areNew = async (): Promise<boolean> =>
+        (await serials()).every((serial, i) => serial !== before[i])
+      await until('both ends have new certificates', areNew, ROTATION_MS)
+      isOver = true
+      await Promise.all(loads)
+      t.diagnostic(JSON.stringify(counts))
+      assert.deepEqual(failures, [])
+    })
+  })
+})
+
+describe('The Go SDK and this library', { skip }, () => {
+  it('connect in both directions, and enforce intentions', async (t) => {
+    const consul = await startConsul(t)
+    const join = joiner(t, consul)
+    const web = join('web')
+    const start = (...args: string[]): { stdout: Promise<string>; ready: Promise<unknown> } => {
+      const child = spawn(sdkPeer, args, { env: { ...process.env, CONSUL_HTTP_ADDR: consul.address } })
+      t.after(() => stopChild(child))
+      return { stdout: text(child.stdout), ready: once(child.stdout, 'data') }
+    }
+    const port = await freePort()
+    const { ready } = start('serve', 'sdk', `127.0.0.1:${port}`)
+    await ready
+    await register(consul, { Name: 'sdk', Address: '127.0.0.1', Port: port, Connect: { Native: true } })
+    await offer(join('native'), (socket) => socket.pipe(socket))
+
+    await t.test('dial to the SDK', async () => {
+      const ask = async (): Promise<string> => {
+        const socket = await web.dial('sdk')
+        socket.end('text')
+        return readAll(socket)
+      }
+      const answer = await until('the SDK answers', ask)
+      assert.match(answer, /^hello spiffe:.*\/svc\/web\ntext$/)
+      await intend(consul, 'deny', 'web', 'sdk')
+      await until('the SDK denies', async () => (await ask().catch(() => 'denied')) === 'denied')
+    })
+    await t.test('the SDK to listen', async () => {
+      const ask = (): Promise<string> => start('call', 'go-client', 'native', 'text').stdout
+      await until('the service answers', async () => (await ask()) === 'ready\ntext')
+      await intend(consul, 'deny', 'go-client', 'native')
+      await until('the service denies', async () => !(await ask()).includes('text'))
+    })
+  })
+})
