@@ -49,7 +49,7 @@ export async function startProxy(
   }
 
   await service.serve(createServer(forward), { port: listener.port, host: listener.host })
-  for (const { bind, target: upstream } of upstreams) await service.forward(upstream, bind)
+  for (const { bind, destination: upstream } of upstreams) await service.forward(upstream, bind)
   return {
     close: async () => {
       await Promise.all([service.close(), source.close()])

@@ -9,7 +9,14 @@ import {
   expectPort,
   expectString,
 } from '../base/options/validate.js'
-import { type QueryUpstream, type ServiceUpstream, expectFilter, expectTags } from '../resolve/upstream.js'
+import type { MeshGatewayMode } from '../agent/endpoints/chain.js'
+import {
+  type QueryUpstream,
+  type ServiceUpstream,
+  expectFilter,
+  expectGatewayMode,
+  expectTags,
+} from '../resolve/upstream.js'
 import type { LocalAddress } from '../sockets/dial-local.js'
 import {
   type Settings,
@@ -74,7 +81,8 @@ export interface ProxyListener {
 }
 
 export interface ProxyUpstream {
-  readonly target: ServiceUpstream | QueryUpstream
+  /** What the proxy dials. */
+  readonly destination: ServiceUpstream | QueryUpstream
   /** The local address at which the application reaches the upstream. */
   readonly bind: LocalAddress
   /** Timeout of each dial, in milliseconds. */
@@ -288,12 +296,11 @@ function parseUpstream(
   // These keys may also be beside `config`; those in `config` take precedence.
   const either: Take = (key, expect) => takeConfig(key, expect) ?? take(key, expect)
   const tune = tuner(either, onProblem)
-  warnAboutGateway(place, settings, warnings)
   if (take('destination_peer', expectString) !== undefined) {
     throw new OptionError(`${place}.destination_peer`, 'no peer: peering is not supported', 'one')
   }
   return {
-    target: parseTarget(place, take, either, warnings),
+    destination: parseDestination(place, settings, take, either, warnings),
     bind: parseBind(place, take),
     connectTimeoutMs: tune('connect_timeout_ms', duration, DEFAULTS.dialTimeoutMs),
     idleTimeoutMs: tune('idle_timeout_ms', duration, undefined),
@@ -313,11 +320,12 @@ function expectSelectionKeys(place: string, settings: Settings): void {
   }
 }
 
-function parseTarget(
+function parseDestination(
   place: string,
+  settings: Settings,
   take: Take,
   either: Take,
-  warnings: readonly string[],
+  warnings: string[],
 ): ServiceUpstream | QueryUpstream {
   const type = take('destination_type', expectString) ?? 'service'
   const name = take('destination_name', expectName)
@@ -336,11 +344,13 @@ function parseTarget(
   const near = either('near', expectName)
   const [tags, filter] = [either('tags', expectTags), either('filter', expectFilter)]
   const sorted = near === undefined ? {} : { near }
+  const meshGateway = parseGatewayMode(place, settings)
   if (type === 'service') {
     return {
       service: name,
       ...scope,
       ...sorted,
+      ...(meshGateway !== undefined && { meshGateway }),
       ...(tags !== undefined && { tags }),
       ...(filter !== undefined && { filter }),
     }
@@ -348,6 +358,10 @@ function parseTarget(
   if (type !== 'prepared_query') {
     throw new OptionError(`${place}.destination_type`, 'service or prepared_query', describe(type))
   }
+  if (meshGateway !== undefined && meshGateway !== 'none')
+    warnings.push(
+      `${place}.mesh_gateway: has no effect on a prepared query; its instances are dialed directly`,
+    )
   if (tags === undefined && filter === undefined) return { query: name, ...scope, ...sorted }
   const key = tags === undefined ? 'filter' : 'tags'
   throw new OptionError(`${place}.${key}`, 'destination_type service', 'prepared_query')
@@ -362,12 +376,12 @@ function parseBind(place: string, take: Take): LocalAddress {
   throw new OptionError(`${place}.local_bind_socket_path`, 'a path or a port', 'both')
 }
 
-function warnAboutGateway(place: string, settings: Settings, warnings: string[]): void {
+/** Reads `mesh_gateway { mode }`; undefined for the mode of the service. */
+function parseGatewayMode(place: string, settings: Settings): MeshGatewayMode | undefined {
   const gateway = settings['mesh_gateway']
-  if (gateway === undefined) return
-  const { mode } = normalize(`${place}.mesh_gateway`, gateway)
-  if (mode === undefined || mode === 'none') return
-  warnings.push(`${place}.mesh_gateway: gateways are not supported; instances are dialed directly`)
+  if (gateway === undefined) return undefined
+  const gatewayPlace = `${place}.mesh_gateway`
+  return taker(gatewayPlace, normalize(gatewayPlace, gateway))('mode', expectGatewayMode)
 }
 
 /** Rejects an address that another upstream uses. */

@@ -144,7 +144,7 @@ function parseService(given: object): ParsedUpstream {
   return { kind: 'service', ...readOptions(given, checks, 'upstream') }
 }
 
-function expectGatewayMode(option: string, value: unknown): MeshGatewayMode {
+export function expectGatewayMode(option: string, value: unknown): MeshGatewayMode {
   const mode = MESH_GATEWAY_MODES.find((each) => each === value)
   if (mode !== undefined) return mode
   throw new OptionError(option, 'none, local, or remote', describe(value))

@@ -88,7 +88,7 @@ describe('settings: flags', () => {
   for (const [text, target, bind] of upstreams) {
     it(`accept -upstream ${text}`, () => {
       const [upstream] = configOf(readSettings(['-service', 'web', '-upstream', text], {})).upstreams
-      assert.deepEqual(JSON.parse(JSON.stringify(upstream?.target)), target)
+      assert.deepEqual(JSON.parse(JSON.stringify(upstream?.destination)), target)
       assert.deepEqual(upstream?.bind, bind)
     })
   }

@@ -48,7 +48,7 @@ describe('types: proxyConfig()', () => {
 
   it('returns values that fit the methods of a Service', () => {
     compiled((web: Service, { listener, upstreams }: ProxyConfig) => [
-      ...upstreams.map(({ target, bind }) => web.forward(target, bind)),
+      ...upstreams.map(({ destination, bind }) => web.forward(destination, bind)),
       listener && web.listen({ host: listener.host, port: listener.port }, () => undefined),
       listener && dialLocal(listener.application, { timeoutMs: listener.connectTimeoutMs }),
     ])

@@ -107,8 +107,8 @@ describe('parseProxyConfig', () => {
   })
 
   /** Returns a parsed upstream with default values. */
-  const upstreamWith = (target: object, rest: object = {}): object => ({
-    target: { datacenter: undefined, namespace: undefined, partition: undefined, ...target },
+  const upstreamWith = (destination: object, rest: object = {}): object => ({
+    destination: { datacenter: undefined, namespace: undefined, partition: undefined, ...destination },
     bind: { host: '127.0.0.1', port: 5432 },
     connectTimeoutMs: 10_000,
     idleTimeoutMs: undefined,
@@ -179,6 +179,11 @@ describe('parseProxyConfig', () => {
       upstreamWith({ query: 'db', near: 'node-1' }),
     ],
     [
+      'the mode of mesh gateways',
+      { ...DB, MeshGateway: { Mode: 'local' } },
+      upstreamWith({ service: 'db', meshGateway: 'local' }),
+    ],
+    [
       'a Unix socket',
       { destination_name: 'db', local_bind_socket_path: '/run/db.sock', connect_timeout_ms: 100 },
       upstreamWith({ service: 'db' }, { bind: { path: '/run/db.sock' }, connectTimeoutMs: 100 }),
@@ -200,12 +205,8 @@ describe('parseProxyConfig', () => {
     [withUpstream({ ...DB, colour: 'red' }), /^upstreams\[0\]\.colour: unknown key/],
     [withUpstream({ ...DB, config: { limits: {} } }), /^upstreams\[0\]\.config\.limits: unknown key/],
     [
-      withUpstream({ ...DB, mesh_gateway: { mode: 'local' } }),
-      /^upstreams\[0\]\.mesh_gateway: gateways are not/,
-    ],
-    [
-      withUpstream({ ...DB, MeshGateway: { Mode: 'remote' } }),
-      /^upstreams\[0\]\.mesh_gateway: gateways are not/,
+      withUpstream({ ...DB, destination_type: 'prepared_query', MeshGateway: { Mode: 'remote' } }),
+      /^upstreams\[0\]\.mesh_gateway: has no effect on a prepared query/,
     ],
   ]
   for (const [config, warning] of warnings) {

@@ -155,8 +155,9 @@ class ServiceProxy {
       this.#outbounds.delete(address)
       this.#options.log.info('upstream is closed', { upstream: outbound.name, address })
       // Connections stay open if only settings of the upstream have changed. Nothing waits for their end.
-      const isSameTarget = next !== undefined && isDeepStrictEqual(outbound.upstream.target, next.target)
-      void outbound.close(isSameTarget ? NO_DRAIN_LIMIT_MS : config.drainTimeoutMs)
+      const isSameDestination =
+        next !== undefined && isDeepStrictEqual(outbound.upstream.destination, next.destination)
+      void outbound.close(isSameDestination ? NO_DRAIN_LIMIT_MS : config.drainTimeoutMs)
     }
     for (const [address, upstream] of upstreams) {
       if (this.#outbounds.has(address)) continue

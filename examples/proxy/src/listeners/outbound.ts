@@ -28,14 +28,14 @@ export class Outbound {
     this.upstream = upstream
     this.name = nameOf(upstream)
     const address = formatAddress(upstream.bind)
-    const { target, connectTimeoutMs, idleTimeoutMs, bind } = upstream
+    const { destination, connectTimeoutMs, idleTimeoutMs, bind } = upstream
     const timeouts = {
       dialTimeoutMs: connectTimeoutMs,
       ...(idleTimeoutMs !== undefined && { idleTimeoutMs }),
     }
     this.#listener = new RetryingListener({
       open: async (signal) => {
-        const forward = await service.forward(target, { ...bind, ...timeouts, signal })
+        const forward = await service.forward(destination, { ...bind, ...timeouts, signal })
         this.#observe(forward, options)
         return forward
       },
@@ -88,7 +88,7 @@ export class Outbound {
 }
 
 /** Formats the name of an upstream: `db`, `nearest-redis.query`, or `db@dc2`. */
-function nameOf({ target }: ProxyUpstream): string {
-  const name = 'service' in target ? target.service : `${target.query}.query`
-  return target.datacenter === undefined ? name : `${name}@${target.datacenter}`
+function nameOf({ destination }: ProxyUpstream): string {
+  const name = 'service' in destination ? destination.service : `${destination.query}.query`
+  return destination.datacenter === undefined ? name : `${name}@${destination.datacenter}`
 }
