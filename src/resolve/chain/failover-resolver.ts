@@ -69,17 +69,18 @@ export class FailoverResolver {
     const [only] = this.#targets
     if (this.#targets.length === 1 && only !== undefined) return [await only.resolve(signal, 'first')]
     for (;;) {
-      const errors: Error[] = []
+      const unanswered: TargetResolver[] = []
       for (const target of this.#targets) {
         const endpoints = await this.#attempt(target, signal, 'now')
-        if (endpoints instanceof Error) errors.push(endpoints)
-        else if (endpoints.length > 0) {
+        if (isTransient(endpoints)) unanswered.push(target)
+        else if (!(endpoints instanceof Error) && endpoints.length > 0) {
           return this.#targets.map((each) => (each === target ? endpoints : each.known()))
         }
       }
-      if (!errors.some(isTransient)) return this.#targets.map(() => [])
-      // The agent does not answer at the moment.
-      await Promise.any(this.#targets.map((target) => target.resolve(signal, 'first')))
+      if (unanswered.length === 0) return this.#targets.map(() => [])
+      // The agent does not answer at the moment. The next round reports an error.
+      await Promise.any(unanswered.map((target) => target.resolve(signal, 'first'))).catch(() => undefined)
+      if (isAborted(signal)) throw toError(signal.reason)
     }
   }
 
