@@ -15,6 +15,9 @@ export type Conditions = Pick<
   'tags' | 'near' | 'filter' | 'onlyPassing' | 'namespace' | 'partition'
 >
 
+/** The same list each time, so that nothing seems to have changed. */
+const NO_ENDPOINTS: readonly Endpoint[] = []
+
 /** What targets are resolved with. */
 export interface TargetContext {
   /** Our own datacenter. */
@@ -33,6 +36,7 @@ export class TargetResolver {
   readonly #watch: InstanceWatch
   readonly #direct = memoized(toEndpoints)
   readonly #throughGateways = memoized(toGatewayEndpoints)
+  #callback: (() => void) | undefined
 
   /** @param priority - the position of the target in the failover order, 0 for the first */
   constructor(target: ChainTarget, conditions: Conditions, priority: number, context: TargetContext) {
@@ -90,7 +94,7 @@ export class TargetResolver {
   /** Returns the endpoints that are known without waiting. */
   known(): readonly Endpoint[] {
     const { value } = this.#watch
-    if (this.#target.peer !== undefined || value === undefined) return []
+    if (this.#target.peer !== undefined || value === undefined) return NO_ENDPOINTS
     const endpoints = this.#endpoints(value)
     const site = this.#gatewaySite()
     if (site === undefined || endpoints.length === 0) return endpoints
@@ -109,11 +113,13 @@ export class TargetResolver {
 
   /** Calls back when the instances have changed. */
   onChanged(callback: () => void): void {
-    this.#watch.on('value', callback, this)
+    this.#callback = callback
+    this.#watch.on('value', callback)
   }
 
   close(): void {
-    this.#watch.off('value', undefined, this)
+    // Without a function, `off` would remove the listeners of all targets that share the watch.
+    if (this.#callback !== undefined) this.#watch.off('value', this.#callback)
     this.#context.instances.release(this.#watch)
   }
 
