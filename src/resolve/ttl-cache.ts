@@ -43,6 +43,11 @@ export class TtlCache<T> {
     this.#ask = ask
   }
 
+  /** The last value, however old; undefined before the first. */
+  get value(): T | undefined {
+    return this.#last?.value
+  }
+
   /** The error of the last request; undefined if it succeeded. */
   get lastError(): Error | undefined {
     return this.#lastError

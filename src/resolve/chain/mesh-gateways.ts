@@ -17,6 +17,8 @@ import { TtlCache } from '../ttl-cache.js'
 const BY_NAME_TTL_MS = 10_000
 /** More datacenters than any federation has. */
 const MAX_DATACENTERS = 256
+/** The same list each time, so that nothing seems to have changed. */
+const NO_GATEWAYS: readonly ConnectInstance[] = []
 
 /** The mesh gateways of all datacenters, shared by the upstreams of a process and watched from their first use. */
 export class MeshGateways {
@@ -49,7 +51,9 @@ export class MeshGateways {
 
   /** Returns the gateways of a datacenter that are known without waiting. */
   known(datacenter: string): readonly ConnectInstance[] {
-    return this.#use().value?.get(datacenter) ?? []
+    const listed = this.#use().value?.get(datacenter)
+    if (listed !== undefined && listed.length > 0) return listed
+    return this.#byName.get(datacenter)?.value ?? NO_GATEWAYS
   }
 
   close(): void {
