@@ -96,7 +96,8 @@ export class Balancer {
     for (const [key, instance] of listed) this.#known.set(key, instance)
     this.#endpoints = endpoints
     this.#groups = groupsOf([...listed.values()])
-    for (const group of this.#groups) this.#readmit(group)
+    // The last group first: those before it depend on its instances.
+    for (const group of [...this.#groups].reverse()) this.#readmit(group)
   }
 
   /** Readmits the instances whose ejection ends first if more are ejected than may be: a list may become shorter. */

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
 import { Balancer, type Choice } from '../../src/resolve/balancer.js'
-import type { Endpoint } from '../../src/resolve/resolver.js'
+import { type Endpoint, endpointList } from '../../src/resolve/resolver.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 import { scripted, seeded } from '../fixtures/random.js'
 
@@ -711,6 +711,98 @@ describe('Balancer: changes of the list', () => {
     const { take, firstTwo } = start()
     take(A, [A, B, C, D]).failed()
     assert.deepEqual(firstTwo([A, B]), [B, B])
+  })
+})
+
+describe('Balancer: failover groups', () => {
+  /** The instance `host` of a group. */
+  const inGroup = (priority: number, host: string): Endpoint => ({ ...at(host), priority })
+
+  it('are used in order of their priority: a later one only when each earlier instance was tried', () => {
+    const [a, b, c, d] = [at('a'), inGroup(0, 'b'), inGroup(1, 'c'), inGroup(7, 'd')]
+    const { balancer } = start()
+    const next = startDial(balancer)
+    const order = [1, 2, 3, 4].map(() => next([d, c, a, b], false)?.endpoint)
+    assert.deepEqual([new Set(order.slice(0, 2)), order.slice(2)], [new Set([a, b]), [c, d]])
+    assert.equal(next([d, c, a, b], false), undefined)
+  })
+
+  it('may be ejected as a whole while a later one has an instance, and come back by a trial', () => {
+    const list = [at('a'), at('b'), inGroup(1, 'c'), inGroup(1, 'd')]
+    const [a, b, c, d] = list as [Endpoint, Endpoint, Endpoint, Endpoint]
+    const { choose, first, firstTwo, take, pass } = start()
+    take(a, list).failed()
+    assert.equal(choose(list).endpoint, b)
+    take(b, list).failed()
+    take(c, list).failed()
+    // Half of the last group.
+    assert.deepEqual(firstTwo(list), [d, d])
+    take(d, list).failed()
+    assert.equal(first(list).endpoint, d)
+    pass(1_000)
+    // One trial for each instance of the first group.
+    assert.deepEqual([...firstTwo(list), first(list).endpoint], [a, b, c])
+  })
+
+  it('are not ejected as a whole while no later one has an instance ready', () => {
+    const list = [at('a'), inGroup(1, 'b'), inGroup(1, 'c')]
+    const [a, b, c] = list as [Endpoint, Endpoint, Endpoint]
+    const { first, take, pass } = start()
+    take(c, list).failed()
+    pass(1_000)
+    take(b, list).failed()
+    const trial = take(c, list)
+    take(a, list).failed()
+    trial.abandoned()
+    assert.equal(first(list).endpoint, a)
+  })
+
+  it('are used although ejected, the first one first, when each healthy instance was tried', () => {
+    const list = [at('a'), inGroup(1, 'b')]
+    const { balancer, take } = start()
+    take(list[0]!, list).failed()
+    const next = startDial(balancer)
+    assert.deepEqual(
+      [1, 2].map(() => next(list, false)?.endpoint),
+      [list[1], list[0]],
+    )
+  })
+
+  it('readmit an instance when the later groups disappear', () => {
+    const list = [at('a'), at('b'), inGroup(1, 'c')]
+    const { first, take, pass } = start()
+    take(list[0]!, list).failed()
+    pass(1)
+    take(list[1]!, list).failed()
+    assert.equal(first(list).endpoint, list[2])
+    // At most half of the only group is ejected.
+    assert.equal(first(list.slice(0, 2)).endpoint, list[0])
+  })
+
+  it('keep their ejected instances if the one of a later group is readmitted', () => {
+    const list = [at('a'), inGroup(1, 'b'), inGroup(2, 'c')]
+    const { first, take } = start()
+    for (const each of list) take(each, list).failed()
+    assert.equal(first(list.slice(0, 2)).endpoint, list[1])
+  })
+
+  it('contain the instances of one address with several server names', () => {
+    const list = ['x', 'y'].map((serverName) => ({ ...at('a'), serverName }))
+    const next = startDial(start().balancer)
+    assert.deepEqual(
+      [1, 2, 3].map(() => next(list, true)?.endpoint),
+      [...list, undefined],
+    )
+  })
+})
+
+describe('Balancer: the policy of the operator', () => {
+  it('applies within the first group', () => {
+    const endpoints = [at('a', 2), at('b'), { ...at('c'), priority: 1 }]
+    const list = endpointList(endpoints, { loadBalancer: { policy: 'round_robin', choiceCount: undefined } })
+    const { choose } = start()
+    const hosts = Array.from({ length: 6 }, () => choose(list).endpoint.host)
+    assert.equal(hosts.join(''), 'abaaba')
   })
 })
 
