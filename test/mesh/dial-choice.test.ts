@@ -160,6 +160,29 @@ describe('a dial', () => {
     assert.equal(slow[0]?.accepted(), 2)
   })
 
+  it('returns the connection to a slow instance while the second resolution hangs', async (t) => {
+    const { join } = await startMesh(t)
+    const { port } = await good(join('api'), 'good')
+    let resume = (): void => undefined
+    const slow = await startTcpServer(t, (socket) => {
+      const onward = connect(port, '127.0.0.1')
+      onward.on('error', () => undefined).on('close', () => socket.destroy())
+      socket.pause().on('close', () => onward.destroy())
+      resume = () => {
+        socket.pipe(onward).pipe(socket)
+      }
+    })
+    const resolver: Resolver = {
+      name: 'mine',
+      resolve: ({ refresh }) => {
+        if (!refresh) return [at(slow.port)]
+        resume()
+        return new Promise(() => undefined)
+      },
+    }
+    assert.equal(await readAll(await join('web').dial(resolver)), 'good')
+  })
+
   it('keeps the expected identities when the list of the resolver changes', async (t) => {
     const { join } = await startMesh(t)
     const listener = await offer(join('db'), greet)

@@ -57,7 +57,7 @@ function openRace(t: TestContext) {
     advance: time.advance,
     delays: () => time.delays,
     /** Starts an attempt at `host`, and records its outcome. */
-    start: (host: string, port = 80): ManualAttempt => {
+    start: (host: string, port = 80, timeoutMs?: number): ManualAttempt => {
       const record = (outcome: string): void => {
         outcomes.push(`${host} ${outcome}`)
       }
@@ -76,10 +76,20 @@ function openRace(t: TestContext) {
           record('abandoned')
         },
       }
-      race.start(choice, (signal) => connect(choice.endpoint, signal))
+      race.start(choice, (signal) => connect(choice.endpoint, signal), timeoutMs)
       return attempts.at(-1)!
     },
   }
+}
+
+function deferred<T>() {
+  let resolve: (value: T) => void = () => undefined
+  let reject: (error: Error) => void = () => undefined
+  const promise = new Promise<T>((onValue, onError) => {
+    resolve = onValue
+    reject = onError
+  })
+  return { promise, resolve, reject }
 }
 
 /** Whether a promise has settled by now. */
@@ -233,6 +243,37 @@ describe('DialRace: a failed attempt', () => {
   }
 })
 
+describe('DialRace: the connect timeout of an attempt', () => {
+  it('aborts the attempt, which counts as a failure of the instance', async (t) => {
+    const { race, outcomes, start, advance } = openRace(t)
+    const [attempt, other] = [start('a', 80, 200), start('b')]
+    await advance(199)
+    assert.equal(attempt.signal.aborted, false)
+    await advance(1)
+    assert.equal(attempt.signal.aborted, true)
+    await attempt.fail(attempt.signal.reason as Error)
+    assert.deepEqual([outcomes, other.signal.aborted], [['a failed'], false])
+    const [failure] = race.failures
+    assert.equal(
+      failure?.error.message,
+      'connecting to a:80 took longer than the connect timeout of the service (200 ms)',
+    )
+  })
+
+  it('ends with the attempt', async (t) => {
+    const { race, start, delays } = openRace(t)
+    await start('a', 80, 200).fail(new Error('refused'))
+    assert.deepEqual(delays(), [])
+    const winner = start('b', 80, 200)
+    start('c', 80, 300)
+    await winner.succeed()
+    assert.deepEqual(delays(), [])
+    start('d', 80, 200)
+    race.finish('aborted')
+    assert.deepEqual(delays(), [])
+  })
+})
+
 describe('DialRace.finish', () => {
   it('at the deadline, records all pending attempts, and counts those after 500 ms as failed', async (t) => {
     const { race, outcomes, attempts, start, advance } = openRace(t)
@@ -313,6 +354,34 @@ describe('DialRace.finish', () => {
     }, broken)
     race.finish('aborted')
     assert.deepEqual([outcomes, race.pending], [['abandoned'], 0])
+  })
+})
+
+describe('DialRace.untilFinished', () => {
+  it('returns the result of the promise, although attempts fail meanwhile', async (t) => {
+    const { race, start } = openRace(t)
+    const attempt = start('a')
+    const failure = new Error('failed')
+    await assert.rejects(race.untilFinished(Promise.reject(failure)), (error) => error === failure)
+    const { promise, resolve } = deferred<number>()
+    const waiting = race.untilFinished(promise)
+    await attempt.fail(new Error('refused'))
+    assert.equal(await isSettled(waiting), false)
+    resolve(5)
+    assert.equal(await waiting, 5)
+  })
+
+  it('returns nothing when the race is finished, and handles a later rejection', async (t) => {
+    const { race, start } = openRace(t)
+    const attempt = start('a')
+    const { promise, reject } = deferred<number>()
+    const waiting = race.untilFinished(promise)
+    await attempt.succeed()
+    assert.equal(await waiting, undefined)
+    assert.equal(await race.untilFinished(promise), undefined)
+    // An unhandled rejection fails the test.
+    reject(new Error('late'))
+    await settle()
   })
 })
 

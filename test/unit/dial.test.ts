@@ -11,7 +11,12 @@ import {
 } from '../../src/base/errors.js'
 import type { Generation, IdentityStore } from '../../src/identity/identity-store.js'
 import { Balancer, type Choice } from '../../src/resolve/balancer.js'
-import type { Endpoint, ResolveRequest, Resolver } from '../../src/resolve/resolver.js'
+import {
+  type Endpoint,
+  type ResolveRequest,
+  type Resolver,
+  endpointList,
+} from '../../src/resolve/resolver.js'
 import { TestCa } from '../../src/testing/index.js'
 import { type DialBounds, dial } from '../../src/transport/outbound/dial.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
@@ -191,6 +196,55 @@ describe('dial: unresponsive instances', () => {
     const { outcomes, error } = await dialing
     assert.deepEqual(outcomes, ['0 abandoned'])
     assert.ok(error instanceof AbortError && error.cause === reason)
+  })
+})
+
+describe('dial: instances that hang', () => {
+  const DEADLINE_MS = 10_000
+
+  it('fail after the connect timeout of the service', async (t) => {
+    const endpoints = endpointList(await silentInstances(t, 1), { connectTimeoutMs: 200 })
+    const { advance } = stopTime(t)
+    const dialing = failDial(resolverOf(endpoints), identityOf(generation))
+    await advance(200)
+    const { error, outcomes } = await dialing
+    assert.deepEqual(outcomes, ['0 failed'])
+    assert.equal(asDialError(error).code, 'ERR_CONNECT_DIAL_FAILED')
+    assert.match(error.message, /took longer than the connect timeout of the service \(200 ms\)$/)
+  })
+
+  it('make the dial resolve again once, after their head starts, and try new instances', async (t) => {
+    const [a, b, c] = await silentInstances(t, 3)
+    const { advance } = stopTime(t)
+    const resolver = resolverOf([a!, b!], [a!, b!, c!])
+    let attempts = 0
+    // The second instance refuses the connection; the head start of the first one begins again.
+    const identity = identityOf(() => ((attempts += 1) === 2 ? failing(new Error('refused')) : generation))
+    const dialing = failDial(resolver, identity, { timeoutMs: DEADLINE_MS })
+    await advance(1_999)
+    assert.equal(resolver.requests.length, 1)
+    await advance(1)
+    assert.deepEqual(
+      resolver.requests.map(({ refresh }) => refresh),
+      [false, true],
+    )
+    await advance(DEADLINE_MS)
+    const { error, outcomes } = await dialing
+    assert.deepEqual(outcomes, ['1 failed', '0 failed', '2 failed'])
+    assert.ok(error instanceof TimeoutError)
+    assert.equal(error.attempts[2]?.durationMs, DEADLINE_MS - 2_000)
+    assert.equal(resolver.requests.length, 2)
+  })
+
+  it('are awaited until the deadline although the second resolution fails', async (t) => {
+    const endpoints = await silentInstances(t, 1)
+    const { advance } = stopTime(t)
+    const resolver = resolverOf(endpoints, new DialError('ERR_CONNECT_GATEWAY', 'web', 'none'))
+    const dialing = failDial(resolver, identityOf(generation), { timeoutMs: DEADLINE_MS })
+    await advance(DEADLINE_MS)
+    const { error } = await dialing
+    assert.ok(error instanceof TimeoutError)
+    assert.deepEqual([error.attempts.length, resolver.requests.length], [1, 2])
   })
 })
 

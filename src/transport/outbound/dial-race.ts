@@ -126,6 +126,18 @@ export class DialRace {
     return isLate
   }
 
+  /** Waits for a promise until the race is finished. @returns undefined if that is sooner */
+  async untilFinished<T>(promise: Promise<T>): Promise<T | undefined> {
+    const results: T[] = []
+    const done = promise.then((value) => {
+      results.push(value)
+    })
+    // A rejection after the end of the race must not end the process.
+    done.catch(() => undefined)
+    while (results.length === 0 && !this.#isFinished) await Promise.race([done, this.nextChange(undefined)])
+    return results[0]
+  }
+
   /**
    * Aborts all pending attempts.
    * @param reason - `won`: another attempt succeeded; `late`: the deadline of the dial passed, and each pending attempt

@@ -116,7 +116,8 @@ async function tryInstances(
         // All instances failed or hang. Resolve again: there may be new ones, or another failover group.
         isRefreshed = true
         try {
-          endpoints = await resolveEndpoints(resolver, { ...request, refresh: true })
+          const resolving = resolveEndpoints(resolver, { ...request, refresh: true })
+          endpoints = (await race.untilFinished(resolving)) ?? endpoints
         } catch (error) {
           if (isAborted(signal)) throw error
           if (race.pending === 0) throw failure(resolver.name, race.failures, error)
