@@ -4,6 +4,8 @@ import { inspect } from 'node:util'
 import fc from 'fast-check'
 import { type AuthorizeAnswer, askAuthorize, parseAuthorize } from '../../src/agent/endpoints/authorize.js'
 import { path } from '../../src/agent/client.js'
+import { parseChain } from '../../src/agent/endpoints/chain.js'
+import { parseEntryVersions } from '../../src/agent/endpoints/config-entries.js'
 import {
   type ConnectInstance,
   countInstances,
@@ -11,6 +13,7 @@ import {
   parseConnectInstances,
 } from '../../src/agent/endpoints/health.js'
 import { fetchLeaf, parseLeaf } from '../../src/agent/endpoints/leaf.js'
+import { parseGatewaysByDatacenter } from '../../src/agent/endpoints/mesh-gateways.js'
 import {
   executeQuery,
   isSortedQuery,
@@ -22,48 +25,7 @@ import { fetchRoots, parseRoots } from '../../src/agent/endpoints/roots.js'
 import { ShapeError } from '../../src/agent/json.js'
 import { CONSUL_LEAF, CONSUL_ROOTS } from '../fixtures/consul-answers.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
-
-type Json = Record<string, unknown>
-
-/** Expects a ShapeError with the message for each body. */
-function refuses(parse: (body: unknown) => unknown, cases: [message: string, body: unknown][]): void {
-  for (const [message, body] of cases) {
-    it(`rejects ${message}`, () => {
-      assert.throws(() => parse(body), { name: 'ShapeError', message })
-    })
-  }
-}
-
-/** Expects a ShapeError that names the place for each value that replaces the one at that place of `body`. */
-function refusesValues(
-  parse: (body: unknown) => unknown,
-  body: unknown,
-  cases: [place: string, value: unknown, problem: string][],
-): void {
-  refuses(
-    parse,
-    cases.map(([place, value, problem]) => [`${place}: ${problem}`, bend(body, place, value)]),
-  )
-}
-
-/** Copies `body` with another value at `place`, such as `Roots[0].ID`. Creates missing objects; undefined removes a key. */
-function bend(body: unknown, place: string, value: unknown): unknown {
-  const copy: unknown = structuredClone(body)
-  const keys = place.match(/\w+/g)!
-  let at = copy as Json
-  for (const key of keys.slice(0, -1)) at = (at[key] ??= {}) as Json
-  at[keys.at(-1)!] = value
-  return JSON.parse(JSON.stringify(copy))
-}
-
-const NO_OBJECT: [message: string, body: unknown][] = [
-  ['the body: expected an object, got nothing', undefined],
-  ['the body: expected an object, got null', null],
-  ['the body: expected an object, got an array', []],
-  ['the body: expected an object, got a string', 'x'],
-  ['the body: expected an object, got a number', 5],
-  ['the body: expected an object, got a boolean', true],
-]
+import { type Json, NO_OBJECT, bend, refuses, refusesValues } from '../fixtures/malformed.js'
 
 describe('parseRoots', () => {
   const [root] = CONSUL_ROOTS.Roots
@@ -267,6 +229,11 @@ describe('parseConnectInstances', () => {
       'a gateway without address and port as no instance',
       [{ Node: {}, Service: { Kind: 'mesh-gateway', Proxy: {} } }],
       [],
+    ],
+    [
+      'a terminating gateway as an instance of whichever service the server name selects',
+      [{ ...proxy, Service: { ...proxyService, Kind: 'terminating-gateway', Service: 'gw', Proxy: {} } }],
+      [{ ...proxyInstance, service: undefined }],
     ],
     [
       'an instance that cannot be dialed, with its defect, beside a valid instance',
@@ -594,7 +561,7 @@ describe('parseIsSorted', () => {
 describe('the parsers return a value or throw a ShapeError for any JSON', () => {
   const keys =
     'TrustDomain ActiveRootID Roots CertPEM Authorized Reason Node Nodes Checks Service Weights TaggedAddresses ' +
-    'Query DNS TTL Proxy ProxyDestination Config Upstreams __proto__'
+    'Query DNS TTL Proxy ProxyDestination Config Upstreams Chain ServiceName StartNode Targets Type Resolver Name __proto__'
   const { json } = fc.letrec<{ json: unknown }>((tie) => ({
     json: fc.oneof(
       { maxDepth: 4 },
@@ -612,6 +579,9 @@ describe('the parsers return a value or throw a ShapeError for any JSON', () => 
     parseIsSorted,
     parseProxy,
     parseManagedProxy,
+    parseChain,
+    parseEntryVersions,
+    parseGatewaysByDatacenter,
   ]
   for (const parse of parsers) {
     it(`holds for ${parse.name}`, () => {
