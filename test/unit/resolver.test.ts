@@ -116,6 +116,9 @@ describe('resolveEndpoints', () => {
     ['a fractional weight', { ...GOOD, weight: 0.5 }],
     ['a large weight', { ...GOOD, weight: 1e9 }],
     ['a scope', { ...GOOD, identity: { service: 'web', namespace: 'n', partition: 'p', datacenter: 'd' } }],
+    ['the first failover group', { ...GOOD, priority: 0 }],
+    ['the last failover group', { ...GOOD, priority: 1_000 }],
+    ['a server name and a subset', { ...GOOD, serverName: 'v1.web.internal', subset: 'v1' }],
     ['an undefined scope', { ...GOOD, identity: { service: 'web', ...NO_SCOPE } }],
   ]
   for (const [rule, endpoint] of accepted) {
@@ -191,6 +194,21 @@ describe('resolveEndpoints', () => {
       { ...GOOD, weight: Infinity },
       { ...GOOD, weight: '1' },
       { ...GOOD, weight: null },
+    ],
+    'should have a priority from 0 to 1000, and has': [
+      { ...GOOD, priority: -1 },
+      { ...GOOD, priority: 0.5 },
+      { ...GOOD, priority: 1_001 },
+      { ...GOOD, priority: '0' },
+    ],
+    'should have a host name as its serverName, and has': [
+      { ...GOOD, serverName: '' },
+      { ...GOOD, serverName: '192.0.2.1' },
+      { ...GOOD, serverName: 5 },
+    ],
+    'should have a name as its subset, and has': [
+      { ...GOOD, subset: '' },
+      { ...GOOD, subset: 5 },
     ],
     // An endpoint without an expected identity is never dialed.
     'should have an identity { service }': [

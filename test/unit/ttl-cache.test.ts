@@ -502,6 +502,49 @@ describe("TtlCache: the caller's signal", () => {
   })
 })
 
+describe('TtlCache: expire', () => {
+  it('makes the next call request a value that is less than a second old', async () => {
+    for (const refresh of [false, true]) {
+      const { cache, get, last, learn } = start()
+      cache.expire()
+      await learn('a')
+      cache.expire()
+      const pending = get(refresh)
+      await last().answer('b')
+      assert.equal(await pending, 'b')
+      assert.equal(await get(), 'b')
+    }
+  })
+
+  it('keeps the last value in use while no answer comes', async () => {
+    const { clock, cache, requests, get, last, learn } = start()
+    await learn('a')
+    cache.expire()
+    const failing = get()
+    await last().fail(AWAY)
+    assert.equal(await failing, 'a')
+    clock.set(clock.now() + 100)
+    const slow = get()
+    await clock.advance(500)
+    assert.equal(await slow, 'a')
+    await last().answer('b')
+    assert.equal(await get(), 'b')
+    assert.equal(requests.length, 3)
+  })
+
+  it('does not cache the answer to a pending request, which may be from before the change', async () => {
+    const { cache, requests, get } = start()
+    const before = get()
+    cache.expire()
+    const after = get()
+    assert.equal(requests.length, 2)
+    await requests[1]!.answer('new')
+    await requests[0]!.answer('old')
+    assert.deepEqual(await Promise.all([before, after]), ['old', 'new'])
+    assert.equal(await get(), 'new')
+  })
+})
+
 describe('TtlCache: close', () => {
   it('aborts the request, and rejects all calls', async () => {
     const { requests, get, cache, clock } = start()
