@@ -46,14 +46,32 @@ describe('ChainChanges', () => {
     const { changes, answer, count } = start()
     changes.use()
     await settle()
+    // The first answers are no changes.
+    for (const path of PATHS) await answer(path, 5)
+    assert.equal(count(), 0)
     for (const [i, path] of PATHS.entries()) {
-      await answer(path, 5)
-      assert.equal(count(), 2 * i + 1)
       await answer(path, 6, 5)
-      assert.equal(count(), 2 * i + 1)
+      assert.equal(count(), i)
       await answer(path, 7)
-      assert.equal(count(), 2 * i + 2)
+      assert.equal(count(), i + 1)
     }
+  })
+
+  it('is ready when each kind was answered or refused, and reports a kind that is answered later', async () => {
+    const { agent, clock, changes, answer, count } = start()
+    changes.use()
+    let isReady = false
+    void changes.ready().then(() => (isReady = true))
+    await settle()
+    agent.last(PATH).fail(AWAY)
+    for (const path of PATHS.slice(1)) {
+      assert.equal(isReady, false)
+      await answer(path, 5)
+    }
+    assert.equal(isReady, true)
+    await clock.advance(100)
+    await answer(PATH, 5)
+    assert.equal(count(), 1)
   })
 
   it('is complete while all kinds are answered without a filter', async () => {

@@ -15,9 +15,7 @@ import {
   fetchMeshGateways,
   parseGatewaysByDatacenter,
 } from '../../src/agent/endpoints/mesh-gateways.js'
-import { AWAY, FORBIDDEN, agentError } from '../fixtures/errors.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
-import { settle } from '../fixtures/fake-clock.js'
 import { NO_OBJECT, bend, refuses, refusesValues } from '../fixtures/malformed.js'
 
 const DOMAIN_1_8 = 'b300e1cb-5b9d-4b0d-0e76-48223df47bec.consul'
@@ -318,14 +316,23 @@ describe('parseChain', () => {
 describe('fetchChain', () => {
   const { signal } = new AbortController()
   const PATH = '/v1/discovery-chain/my%2Fapi'
-  const wanted = { service: 'my/api', isForBytes: true }
+  const wanted = { service: 'my/api', isForBytes: true, stale: false }
 
   const requests: [rule: string, more: Parameters<typeof fetchChain>[1], request: object][] = [
-    ['reads a chain for requests as it is', { service: 'my/api', isForBytes: false }, {}],
+    ['reads a chain for requests as it is', { ...wanted, isForBytes: false }, {}],
+    [
+      'allows the answer of any server',
+      { ...wanted, stale: true },
+      {
+        method: 'POST',
+        query: { stale: true, 'compile-dc': 'own', ns: 'n', partition: undefined },
+        body: { OverrideProtocol: 'tcp' },
+      },
+    ],
     ['asks for tcp in a chain for bytes', wanted, { method: 'POST', body: { OverrideProtocol: 'tcp' } }],
     [
       'replaces the gateway mode',
-      { service: 'my/api', isForBytes: false, gatewayMode: 'local' },
+      { ...wanted, isForBytes: false, gatewayMode: 'local' },
       { method: 'POST', body: { OverrideMeshGateway: { Mode: 'local' } } },
     ],
     [
@@ -333,7 +340,7 @@ describe('fetchChain', () => {
       { ...wanted, datacenter: 'dc2', namespace: 'm', partition: 'p' },
       {
         method: 'POST',
-        query: { 'compile-dc': 'dc2', ns: 'm', partition: 'p' },
+        query: { stale: undefined, 'compile-dc': 'dc2', ns: 'm', partition: 'p' },
         body: { OverrideProtocol: 'tcp' },
       },
     ],
@@ -344,30 +351,13 @@ describe('fetchChain', () => {
       void fetchChain(agent, more, signal)
       assert.deepEqual(agent.last(PATH).request, {
         path: PATH,
-        query: { 'compile-dc': 'own', ns: 'n', partition: undefined },
+        query: { stale: undefined, 'compile-dc': 'own', ns: 'n', partition: undefined },
         needs: 'service:read on "my/api"',
         signal,
         ...request,
       })
     })
   }
-
-  it('allows a stale answer only after an error of the servers', async () => {
-    const agent = new FakeAgent({}, { hasChains: true })
-    const reading = fetchChain(agent, wanted, signal)
-    agent.last(PATH).fail(agentError('ERR_CONNECT_AGENT_FAILED', 500))
-    await settle()
-    const { request } = agent.last(PATH)
-    assert.deepEqual([request.query?.['stale'], request.method, agent.count(PATH)], [true, 'POST', 2])
-    agent.last(PATH).answer({ body: CONSUL_1_14 })
-    assert.equal((await reading).value.service, 'api')
-    for (const error of [AWAY, FORBIDDEN]) {
-      const rejected = assert.rejects(fetchChain(agent, wanted, signal), (thrown) => thrown === error)
-      agent.last(PATH).fail(error)
-      await rejected
-    }
-    assert.equal(agent.count(PATH), 4)
-  })
 })
 
 describe('fetchEntryVersions', () => {
