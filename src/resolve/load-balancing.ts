@@ -16,9 +16,9 @@ const DEFAULT_CHOICE_COUNT = 2
 const MAX_CHOICE_COUNT = 100
 
 /**
- * Picks an instance by the policy of the operator. The default and `least_request` compare instances by load per weight.
- * `ring_hash` and `maglev` pick at random: a connection has no header or cookie to hash. So does a policy that this
- * version does not know.
+ * Picks an instance by the policy of the operator. The default, `least_request`, and a policy that this version does not
+ * know compare instances by load per weight. `random` ignores the weights, as at Envoy. `ring_hash` and `maglev` pick at
+ * random by weight: a connection has no header or cookie to hash.
  * @param random - returns a number from 0 to below 1
  * @returns undefined for an empty list
  */
@@ -30,13 +30,16 @@ export function pick<C extends Candidate>(
   const weighty = candidates.filter((candidate) => weightOf(candidate) > 0)
   const among = weighty.length > 0 ? weighty : candidates
   switch (loadBalancer?.policy) {
-    case undefined:
-    case 'least_request':
-      return lightest(among, loadBalancer?.choiceCount ?? DEFAULT_CHOICE_COUNT, random)
     case 'round_robin':
       return nextInTurn(among)
-    default:
+    case 'random':
       return among[Math.floor(random() * among.length)]
+    case 'ring_hash':
+    case 'maglev':
+      return draw(among, random)
+    case undefined:
+    default:
+      return lightest(among, loadBalancer?.choiceCount ?? DEFAULT_CHOICE_COUNT, random)
   }
 }
 

@@ -41,7 +41,11 @@ describe('proxyConfig with an embedded agent like that of Consul 1.2', () => {
     const config = await changed
     assert.equal(config.listener?.host, '127.0.0.1')
     assert.deepEqual(
-      config.upstreams.map(({ destination, bind, connectTimeoutMs }) => [destination, bind, connectTimeoutMs]),
+      config.upstreams.map(({ destination, bind, connectTimeoutMs }) => [
+        destination,
+        bind,
+        connectTimeoutMs,
+      ]),
       [
         [
           { service: 'db', datacenter: undefined, namespace: undefined, partition: undefined },

@@ -32,9 +32,9 @@ describe('pick', () => {
     ['least_request', proportional],
     ['round_robin', proportional],
     ['random', uniform],
-    ['ring_hash', uniform],
-    ['maglev', uniform],
-    ['from_the_future', uniform],
+    ['ring_hash', proportional],
+    ['maglev', proportional],
+    ['from_the_future', proportional],
   ]
   for (const [policy, expected] of cases) {
     it(`chooses ${expected === uniform ? 'uniformly' : 'by weight'} with the policy ${policy}`, () => {

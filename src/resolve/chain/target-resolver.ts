@@ -3,7 +3,14 @@ import type { ChainTarget } from '../../agent/endpoints/chain.js'
 import type { ConnectInstance, HealthQuery } from '../../agent/endpoints/health.js'
 import { DialError } from '../../base/errors.js'
 import { isServerName } from '../../identity/server-name.js'
-import { type Emptiness, type Selection, noneAlive, toEndpoints, toGatewayEndpoints } from '../instances.js'
+import {
+  type Emptiness,
+  type Selection,
+  noneAlive,
+  toEndpoints,
+  toGatewayEndpoints,
+  unexplained,
+} from '../instances.js'
 import type { Endpoint } from '../resolver.js'
 import type { ServiceUpstream } from '../upstream.js'
 import type { InstanceWatch, InstanceWatches, Patience } from './instance-watches.js'
@@ -33,7 +40,8 @@ export class TargetResolver {
   readonly #conditions: Conditions
   readonly #selection: Selection
   readonly #context: TargetContext
-  readonly #watch: InstanceWatch
+  /** Undefined for a target in a cluster peer, which cannot be dialed. */
+  readonly #watch: InstanceWatch | undefined
   readonly #direct = memoized(toEndpoints)
   readonly #throughGateways = memoized(toGatewayEndpoints)
   #callback: (() => void) | undefined
@@ -44,7 +52,10 @@ export class TargetResolver {
     this.#conditions = conditions
     this.#selection = selectionOf(target, conditions, priority, context.own)
     this.#context = context
-    this.#watch = context.instances.acquire(healthQuery(target, conditions, context))
+    this.#watch =
+      target.peer === undefined
+        ? context.instances.acquire(healthQuery(target, conditions, context))
+        : undefined
   }
 
   /** The target in messages, such as `api (subset v2) in dc2`. */
@@ -64,11 +75,11 @@ export class TargetResolver {
   }
 
   get lastError(): Error | undefined {
-    return this.#watch.lastError
+    return this.#watch?.lastError
   }
 
   get isEmpty(): boolean {
-    return this.#watch.isEmpty
+    return this.#watch?.isEmpty !== false
   }
 
   /**
@@ -76,8 +87,8 @@ export class TargetResolver {
    * @throws AgentError; DialError with ERR_CONNECT_CLUSTER_PEER or ERR_CONNECT_GATEWAY
    */
   async resolve(signal: AbortSignal, patience: Patience): Promise<readonly Endpoint[]> {
-    const { peer, service } = this.#target
-    if (peer !== undefined) {
+    const { service } = this.#target
+    if (this.#watch === undefined) {
       const message = `${this.name} cannot be dialed: cluster peering is not supported`
       throw new DialError('ERR_CONNECT_CLUSTER_PEER', service, message)
     }
@@ -93,8 +104,8 @@ export class TargetResolver {
 
   /** Returns the endpoints that are known without waiting. */
   known(): readonly Endpoint[] {
-    const { value } = this.#watch
-    if (this.#target.peer !== undefined || value === undefined) return NO_ENDPOINTS
+    const value = this.#watch?.value
+    if (value === undefined) return NO_ENDPOINTS
     const endpoints = this.#endpoints(value)
     const site = this.#gatewaySite()
     if (site === undefined || endpoints.length === 0) return endpoints
@@ -104,9 +115,10 @@ export class TargetResolver {
   /** Explains why `resolve` returned an empty list. */
   async whyEmpty(signal: AbortSignal): Promise<Emptiness> {
     const { service, filter } = this.#target
-    const { value = [] } = this.#watch
+    const value = this.#watch?.value ?? []
     if (value.length > 0) return noneAlive(value, service, this.#conditions.tags)
-    const emptiness = await this.#watch.whyEmpty(signal)
+    const emptiness = await this.#watch?.whyEmpty(signal)
+    if (emptiness === undefined) return unexplained(undefined)
     if (emptiness.reason !== 'no-match' || filter === undefined) return emptiness
     return { reason: 'no-match', message: `${emptiness.message} of the subset (${filter})` }
   }
@@ -114,13 +126,13 @@ export class TargetResolver {
   /** Calls back when the instances have changed. */
   onChanged(callback: () => void): void {
     this.#callback = callback
-    this.#watch.on('value', callback)
+    this.#watch?.on('value', callback)
   }
 
   close(): void {
     // Without a function, `off` would remove the listeners of all targets that share the watch.
-    if (this.#callback !== undefined) this.#watch.off('value', this.#callback)
-    this.#context.instances.release(this.#watch)
+    if (this.#callback !== undefined) this.#watch?.off('value', this.#callback)
+    if (this.#watch !== undefined) this.#context.instances.release(this.#watch)
   }
 
   /** Returns the datacenter whose gateways lead to the target; undefined for a target that is dialed directly. */
