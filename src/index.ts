@@ -82,7 +82,13 @@ export type { DialAttempt, DialTarget, ErrorCode, NoInstancesReason } from './ba
 export type { ReadyOptions } from './base/options/ready-options.js'
 export type { HttpCheck, RegisterOptions, TcpCheck, TtlCheck } from './service/options/register-options.js'
 export type { ServiceEvents } from './service/service-events.js'
-export type { DecisionCount, ServiceStats, RejectionCount, RevocationCount } from './service/stats.js'
+export type {
+  AttemptCount,
+  DecisionCount,
+  ServiceStats,
+  RejectionCount,
+  RevocationCount,
+} from './service/stats.js'
 export type { Leaf } from './identity/leaf.js'
 export type { Peer } from './identity/peer.js'
 export type { Roots } from './identity/roots.js'

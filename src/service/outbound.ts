@@ -14,7 +14,7 @@ import { type Upstream, settledUpstream } from '../resolve/upstream.js'
 import { closeWhenDestroyed } from '../sockets/destruction.js'
 import { OpenSockets } from '../sockets/open-sockets.js'
 import type { ListenerReports } from '../transport/inbound/admission.js'
-import { type DialBounds, dial } from '../transport/outbound/dial.js'
+import { type DialBounds, type DialSettings, dial } from '../transport/outbound/dial.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
 import { endUntrusted } from '../transport/revocation.js'
 import type { Lifecycle } from './lifecycle.js'
@@ -34,7 +34,7 @@ export interface OutboundSettings extends Omit<MeshAccess, 'dial' | 'lifetimes'>
   readonly lifecycle: Lifecycle
   readonly clock: Clock
   readonly drainTimeoutMs: number
-  readonly reports: Pick<ListenerReports, 'revoked' | 'warning'>
+  readonly reports: Pick<ListenerReports, 'revoked' | 'warning'> & { readonly dialed: DialSettings['report'] }
 }
 
 /** The outbound side of a service: its dialed connections, and all that dials on behalf of the application. */
@@ -146,11 +146,15 @@ export class Outbound {
   }
 
   async #dial(upstream: Upstream, bounds: DialBounds): Promise<MeshSocket> {
-    const { upstreams, identity, lifecycle } = this.#settings
+    const { upstreams, identity, lifecycle, reports } = this.#settings
     if (isAborted(lifecycle.closed)) throw new ClosedError('dial')
     const { release, ...active } = upstreams.lease(upstream)
     try {
-      const socket = await dial(identity, active, { ...bounds, closed: lifecycle.closed })
+      const socket = await dial(identity, active, {
+        ...bounds,
+        closed: lifecycle.closed,
+        report: reports.dialed,
+      })
       this.#dialed.add(socket)
       if (!isAborted(lifecycle.closed)) return socket
       socket.destroy()

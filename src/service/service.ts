@@ -43,7 +43,7 @@ import type { DialOptions, ForwardOptions, ResolveOptions } from './options/dial
 import { Inbound } from './inbound.js'
 import { Lifecycle } from './lifecycle.js'
 import type { ListenOptions, SecureOptions } from './options/listen-options.js'
-import { Outbound } from './outbound.js'
+import { Outbound, type OutboundSettings } from './outbound.js'
 import { ProcessWarnings } from './process-warnings.js'
 import type { RegisterOptions } from './options/register-options.js'
 import type { Registration } from './registration.js'
@@ -592,7 +592,10 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     return authorization
   }
 
-  readonly #reports: ListenerReports = {
+  readonly #reports: ListenerReports & OutboundSettings['reports'] = {
+    dialed: (outcome) => {
+      this.#stats.dialed(outcome)
+    },
     decided: (outcome) => {
       this.#stats.decided(outcome)
     },

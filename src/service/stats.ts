@@ -1,5 +1,6 @@
 import type { DecisionBasis } from '../authorize/authorizer.js'
-import type { ErrorCode } from '../base/errors.js'
+import type { DialTarget, ErrorCode } from '../base/errors.js'
+import type { DialMessage } from '../transport/diagnostics.js'
 
 /** Counters since the creation of the service, and current values, for a metrics library. */
 export interface ServiceStats {
@@ -9,6 +10,8 @@ export interface ServiceStats {
   readonly revocations: readonly RevocationCount[]
   /** Failed handshakes and verifications, by `error.code`. */
   readonly rejections: readonly RejectionCount[]
+  /** Connection attempts of dials, by upstream, target, and outcome. A dial may make several. */
+  readonly attempts: readonly AttemptCount[]
   /** The number of open inbound connections. */
   readonly connections: number
   /** The number of intentions; undefined before their first use and while they cannot be read. */
@@ -34,11 +37,20 @@ export interface RejectionCount {
   readonly count: number
 }
 
-/** Counts the results of inbound connections. */
+/** Attempts to connect to one target of an upstream. */
+export interface AttemptCount extends DialTarget {
+  /** The name of the upstream, as in errors. */
+  readonly upstream: string
+  readonly connected: boolean
+  readonly count: number
+}
+
+/** Counts the results of inbound connections and of dials. */
 export class StatsCollector {
   readonly #decisions = new Counter<Omit<DecisionCount, 'count'>>()
   readonly #revocations = new Counter<Omit<RevocationCount, 'count'>>()
   readonly #rejections = new Counter<Omit<RejectionCount, 'count'>>()
+  readonly #attempts = new Counter<Omit<AttemptCount, 'count'>>()
 
   decided({ authorized, basis }: Omit<DecisionCount, 'count'>): void {
     this.#decisions.add({ authorized, basis })
@@ -53,11 +65,17 @@ export class StatsCollector {
     this.#rejections.add({ code: typeof code === 'string' ? code : 'unknown' })
   }
 
-  get counts(): Pick<ServiceStats, 'decisions' | 'revocations' | 'rejections'> {
+  dialed({ upstream, target, attempts }: Pick<DialMessage, 'upstream' | 'target' | 'attempts'>): void {
+    for (const failed of attempts) this.#attempts.add({ upstream, ...failed.target, connected: false })
+    if (target !== undefined) this.#attempts.add({ upstream, ...target, connected: true })
+  }
+
+  get counts(): Pick<ServiceStats, 'decisions' | 'revocations' | 'rejections' | 'attempts'> {
     return {
       decisions: this.#decisions.counts,
       revocations: this.#revocations.counts,
       rejections: this.#rejections.counts,
+      attempts: this.#attempts.counts,
     }
   }
 }

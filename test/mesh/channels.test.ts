@@ -55,6 +55,11 @@ describe('channels', () => {
       },
       error: undefined,
     })
+    const counted = { upstream: 'two instances', ...dial.target, count: 1 }
+    assert.deepEqual(web.stats().attempts, [
+      { ...counted, connected: false },
+      { ...counted, connected: true },
+    ])
   })
 
   it('report a failed dial with the error that was thrown', async (t) => {

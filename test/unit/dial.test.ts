@@ -115,7 +115,12 @@ async function failDial(
   const error = await dial(
     identity,
     { resolver, balancer },
-    { timeoutMs: 10_000, socketSettings: { allowHalfOpen: false, expectsAnswer: true }, ...bounds },
+    {
+      timeoutMs: 10_000,
+      socketSettings: { allowHalfOpen: false, expectsAnswer: true },
+      report: () => undefined,
+      ...bounds,
+    },
   ).then(
     () => {
       throw new Error('expected a rejection')

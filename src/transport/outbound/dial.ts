@@ -22,6 +22,11 @@ export interface DialBounds extends Bounds {
   readonly socketSettings: SocketSettings
 }
 
+export interface DialSettings extends DialBounds {
+  /** Called when the dial has completed. */
+  readonly report: (outcome: Pick<DialMessage, 'upstream' | 'target' | 'attempts'>) => void
+}
+
 /**
  * How long an attempt runs alone before the next one is started beside it: half of the remaining time within these
  * bounds. A handshake takes milliseconds inside a datacenter and a few hundred between continents.
@@ -39,23 +44,19 @@ const MAX_LISTED_ATTEMPTS = 5
 export async function dial(
   identity: IdentityStore,
   upstream: ActiveUpstream,
-  bounds: DialBounds,
+  bounds: DialSettings,
 ): Promise<MeshSocket> {
   const { resolver } = upstream
   const race = new DialRace()
   const what = `dial ${resolver.name}`
   const begin = performance.now()
   const publish = (outcome: Pick<DialMessage, 'peer' | 'address' | 'target' | 'error'>): void => {
+    const { failures: attempts } = race
+    const { name } = resolver
+    bounds.report({ upstream: name, target: outcome.target, attempts })
     if (!dials.hasSubscribers) return
     const durationMs = performance.now() - begin
-    const { failures: attempts } = race
-    dials.publish({
-      service: identity.service,
-      upstream: resolver.name,
-      durationMs,
-      attempts,
-      ...outcome,
-    })
+    dials.publish({ service: identity.service, upstream: name, durationMs, attempts, ...outcome })
   }
   try {
     const socket = await withDeadline(
