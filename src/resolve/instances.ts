@@ -105,7 +105,7 @@ function hasTags(tags: readonly string[], wanted: readonly string[] = []): boole
 }
 
 /** Whether Consul counts an instance as healthy. One without a weight for its status gets no connections. */
-export function isAlive(instance: ConnectInstance, onlyPassing: boolean): boolean {
+function isAlive(instance: ConnectInstance, onlyPassing: boolean): boolean {
   const { status } = instance
   return status === 'passing' || (status === 'warning' && !onlyPassing && instance.weights.warning > 0)
 }

@@ -47,7 +47,7 @@ export interface ResolverNode {
 }
 
 /** A node of a type that this version does not support. */
-export interface UnknownNode {
+interface UnknownNode {
   readonly type: 'unknown'
   /** The type as the agent wrote it. */
   readonly name: string
