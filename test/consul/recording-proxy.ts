@@ -18,6 +18,8 @@ export interface RecordingProxy {
   readonly requests: readonly Recorded[]
   /** The number of accepted connections. */
   readonly connections: () => number
+  /** The number of blocking queries that the agent holds. */
+  readonly blocked: () => number
   /** The times of requests whose path contains this string. */
   asked(path: string): number[]
 }
@@ -25,9 +27,14 @@ export interface RecordingProxy {
 export async function recordingProxy(t: TestContext, consul: RealAgent): Promise<RecordingProxy> {
   const requests: Recorded[] = []
   let connections = 0
+  let blocked = 0
   const server = createServer((incoming, outgoing) => {
     const { method = '', url: path = '', headers } = incoming
     requests.push({ at: performance.now(), request: `${method} ${path}` })
+    if (/[?&](index|hash)=/.test(path)) {
+      blocked += 1
+      outgoing.once('close', () => (blocked -= 1))
+    }
     const onward = request(consul.url + path, { method, headers })
     onward.on('response', (answer: IncomingMessage) => {
       outgoing.writeHead(answer.statusCode ?? 502, answer.headers)
@@ -49,6 +56,7 @@ export async function recordingProxy(t: TestContext, consul: RealAgent): Promise
     address: `127.0.0.1:${(server.address() as AddressInfo).port}`,
     requests,
     connections: () => connections,
+    blocked: () => blocked,
     asked: (path) => requests.filter(({ request }) => request.includes(path)).map(({ at }) => at),
   }
 }
