@@ -55,6 +55,8 @@ export class Instance {
       if (failure === 'closes') socket.destroy()
       else substitute.once('recover', () => socket.destroy())
     })
+    // Each silent connection waits for the recovery.
+    substitute.setMaxListeners(0)
     this.#substitute = substitute
     await once(substitute.listen({ host, port }), 'listening')
   }

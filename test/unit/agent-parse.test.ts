@@ -378,6 +378,11 @@ describe('parseConnectInstances', () => {
     ['the lowest port', bend(proxy, 'Service.Port', 1), undefined],
     ['the highest port', bend(proxy, 'Service.Port', 65535), undefined],
     ['a port of 0', bend(proxy, 'Service.Port', 0), 'has no port'],
+    [
+      'a path instead of a port',
+      bend(bend(proxy, 'Service.Port', 0), 'Service.SocketPath', '/run/web.sock'),
+      'listens on a Unix socket',
+    ],
     ['a port below 0', bend(proxy, 'Service.Port', -1), 'has the port -1'],
     ['a port that is too high', bend(proxy, 'Service.Port', 65536), 'has the port 65536'],
     ['a host name', bend(proxy, 'Service.Address', 'db_1.example-x.com'), undefined],

@@ -143,11 +143,13 @@ function parseEntry(item: unknown, place: string, gateway: string): ConnectInsta
     port: serviceWan?.port || port,
   }
   const own = { address, port }
+  const socketPath = maybe(string)(service['SocketPath'], `${place}.Service.SocketPath`)
   return {
     id: nonEmpty(service['ID'], `${place}.Service.ID`),
     ...own,
     wan: defectOf(wan) === undefined ? wan : own,
-    defect: defectOf(own),
+    // Consul 1.10 and later accept a path instead of a port; only programs on the host of the instance could use it.
+    defect: socketPath !== undefined && port === 0 ? 'listens on a Unix socket' : defectOf(own),
     service: expected,
     namespace: maybe(nonEmpty)(service['Namespace'], `${place}.Service.Namespace`),
     partition: maybe(nonEmpty)(service['Partition'], `${place}.Service.Partition`),
