@@ -15,7 +15,11 @@ import {
 } from '../base/options/validate.js'
 import type { Resolver } from './resolver.js'
 
-/** A service of the mesh, by its name. A missing scope is that of the agent. */
+/**
+ * A service of the mesh, by its name. A missing scope is that of the agent. Its discovery chain may lead to a subset,
+ * another service, or another datacenter; the conditions apply to the instances of each target, whose identity is
+ * expected.
+ */
 export interface ServiceUpstream extends Scope {
   readonly service: string
   /** Only instances with all of these tags. */

@@ -160,7 +160,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   }
 
   /**
-   * Dials an upstream and verifies its identity.
+   * Dials an upstream and verifies its identity: that of the target to which the discovery chain of a service leads.
    *
    * In TLS 1.3, a server verifies and authorizes the client after the handshake of the client has completed. If the
    * server rejects it, the socket emits an error with ERR_CONNECT_REJECTED.

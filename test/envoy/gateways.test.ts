@@ -6,7 +6,7 @@ import { type TestContext, describe, it } from 'node:test'
 import type { Service, ServiceUpstream } from '../../src/index.js'
 import { startDatacenters } from '../consul/cluster.js'
 import { type RealAgent, startConsul } from '../consul/real-agent.js'
-import { agentPut, dialAndRead, intend, joiner, until } from '../consul/service-mesh.js'
+import { agentPut, createQuery, dialAndRead, intend, joiner, until } from '../consul/service-mesh.js'
 import { freePort } from '../fixtures/free-ports.js'
 import { offer, portOf, readAll, rejection } from '../fixtures/mesh.js'
 import { skip, startGateway } from './envoy.js'
@@ -59,6 +59,11 @@ describe('A terminating gateway', { skip }, () => {
     assert.equal(socket.remotePort, gatewayPort)
     assert.equal(socket.peer.service, 'db')
     assert.equal(await readAll(socket), 'external')
+
+    await createQuery(consul, { Name: 'nearest-db', Service: { Service: 'db', Connect: true } })
+    const queried = await web.dial({ query: 'nearest-db' })
+    assert.deepEqual([queried.remotePort, queried.peer.service], [gatewayPort, 'db'])
+    assert.equal(await readAll(queried), 'external')
 
     // The gateway denies at the first byte.
     await intend(consul, 'deny', 'web', 'db')
