@@ -199,6 +199,9 @@ describe('AgentClient: an answer', () => {
     ['a negative age as 0', { Age: '-7' }, {}],
     ['an age that is not a number as 0', { Age: 'soon' }, {}],
     ['an empty age as 0', { Age: '' }, {}],
+    ['that the leader answered', { 'X-Consul-LastContact': '0' }, { lastContactMs: 0 }],
+    ['the lag of a follower', { 'X-Consul-LastContact': '12' }, { lastContactMs: 12 }],
+    ['a lag that is not a number as none', { 'X-Consul-LastContact': 'x' }, {}],
     ['that ACLs filtered the answer', { 'X-Consul-Results-Filtered-By-ACLs': 'true' }, { isFiltered: true }],
     ['that ACLs did not filter the answer', { 'X-Consul-Results-Filtered-By-ACLs': 'false' }, {}],
     ['an unknown filter header as false', { 'X-Consul-Results-Filtered-By-ACLs': 'yes' }, {}],
@@ -206,7 +209,14 @@ describe('AgentClient: an answer', () => {
   for (const [rule, responseHeaders, expected] of headers) {
     it(`reads ${rule}`, async (t) => {
       const { client } = await open(t, { headers: responseHeaders })
-      const defaults = { value: {}, index: undefined, hash: undefined, ageMs: 0, isFiltered: false }
+      const defaults = {
+        value: {},
+        index: undefined,
+        hash: undefined,
+        ageMs: 0,
+        lastContactMs: undefined,
+        isFiltered: false,
+      }
       assert.deepEqual(await client.request(PATH, identity), { ...defaults, ...expected })
     })
   }

@@ -115,14 +115,18 @@ function expectTlsVersion(option: string, value: unknown): 'TLSv1.2' | 'TLSv1.3'
   throw new OptionError(option, "'TLSv1.2' or 'TLSv1.3'", describe(value))
 }
 
-/** OpenSSL validates the list of groups. */
+/** Names of groups. OpenSSL 3.5 also has signs before a name, by which an unknown group is ignored. */
+const GROUPS = /^[a-z0-9][\w.-]*(?::[a-z0-9][\w.-]*)*$/i
+
+/** OpenSSL validates the names of the groups. */
 function expectCurves(option: string, value: unknown): string {
   const ecdhCurve = expectString(option, value)
+  const expected = 'groups that this OpenSSL knows, such as X25519:P-256'
+  if (!GROUPS.test(ecdhCurve)) throw new OptionError(option, expected, describe(value))
   try {
     createSecureContext({ ecdhCurve })
     return ecdhCurve
   } catch (cause) {
-    const expected = 'groups that this OpenSSL knows, such as X25519:P-256'
     throw new OptionError(option, expected, describe(value), { cause })
   }
 }

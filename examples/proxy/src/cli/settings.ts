@@ -287,8 +287,12 @@ function workersOf(text = '1'): number {
   throw new UsageError(`-workers: expected auto or a number from 1 to ${MAX_WORKERS}, got ${quote(text)}`)
 }
 
+/** Names of groups. OpenSSL 3.5 accepts an empty list. */
+const GROUPS = /^[a-z0-9][\w.-]*(?::[a-z0-9][\w.-]*)*$/i
+
 function curvesOf(ecdhCurve: string): string {
   try {
+    if (!GROUPS.test(ecdhCurve)) throw new Error('not a list of names')
     createSecureContext({ ecdhCurve })
     return ecdhCurve
   } catch (cause) {
