@@ -76,6 +76,9 @@ export function isNoAnswer(error: unknown): boolean {
   )
 }
 
+/** The 403 of an agent whose `allow_write_http_from` does not include the address of this process. */
+export const RESTRICTED: RegExp = /^access is restricted/i
+
 /** Returns the permission that a 403 of Consul 1.12 or later names; undefined for another text. */
 export function lackedPermission(text: string): string | undefined {
   const [, rule, name] = /lacks permission '([a-z]{1,20}:[a-z]{1,20})' on "([^"]{1,255})"/.exec(text) ?? []

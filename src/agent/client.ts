@@ -18,6 +18,7 @@ import {
   adviceFor,
   errorCodeOf,
   isClosedAtOnce,
+  RESTRICTED,
   lackedPermission,
 } from './agent-errors.js'
 import { BlockingSlots } from './blocking-slots.js'
@@ -36,6 +37,8 @@ const UPSTREAM_SHARE = 0.75
  */
 const PLAIN_CONNECTIONS = 8
 const HEARTBEAT_CONNECTIONS = 1
+/** Connections for requests about other datacenters, so that one that does not answer delays no request about our own. */
+const REMOTE_CONNECTIONS = 4
 /** Longer than the interval between heartbeats. */
 const HEARTBEAT_KEEP_ALIVE_MS = 60_000
 /** An agent over its connection limit closes a new connection at once (1.8) or answers 429 (1.9 and later). */
@@ -105,6 +108,7 @@ export class AgentClient {
   readonly #blocking: Pool
   readonly #plain: Pool
   readonly #heartbeats: Pool
+  readonly #remote: Pool
 
   constructor(settings: AgentSettings) {
     const { maxBlockingQueries } = settings
@@ -115,6 +119,7 @@ export class AgentClient {
     this.upstreamSlots = this.blockingSlots.forUpstreams(UPSTREAM_SHARE)
     this.#blocking = openPool(settings, { connections: maxBlockingQueries })
     this.#plain = openPool(settings, { connections: PLAIN_CONNECTIONS })
+    this.#remote = openPool(settings, { connections: REMOTE_CONNECTIONS })
     this.#heartbeats = openPool(settings, {
       connections: HEARTBEAT_CONNECTIONS,
       keepAliveTimeout: HEARTBEAT_KEEP_ALIVE_MS,
@@ -180,12 +185,15 @@ export class AgentClient {
 
   /** Aborts all requests and closes all connections. */
   async destroy(): Promise<void> {
-    await Promise.all([this.#blocking, this.#plain, this.#heartbeats].map((pool) => pool.destroy()))
+    await Promise.all(
+      [this.#blocking, this.#plain, this.#heartbeats, this.#remote].map((pool) => pool.destroy()),
+    )
   }
 
   #poolFor(request: OwnRequest): Pool {
     if (request.isHeartbeat === true) return this.#heartbeats
-    return isBlocking(request) ? this.#blocking : this.#plain
+    if (isBlocking(request)) return this.#blocking
+    return request.query?.['dc'] === undefined ? this.#plain : this.#remote
   }
 
   #target(path: string, query: Query = {}): string {
@@ -265,6 +273,8 @@ export class AgentClient {
   }
 
   #missingPermission({ needs, token }: OwnRequest, answer: string): string {
+    if (RESTRICTED.test(answer))
+      return 'add the address of this process to http_config.allow_write_http_from of the agent'
     const { settings } = this
     const isSent = (token ?? settings.token ?? settings.tokenFile) !== undefined
     const permission = lackedPermission(answer) ?? needs ?? 'the permission that this request needs'

@@ -37,6 +37,27 @@ export interface Time {
 
 export const systemTime: Time = { clock: systemClock, random: Math.random }
 
+/** Waits for a promise, for at most `ms`, or until `signal` is aborted. @returns undefined if it has not settled by then */
+export async function within<T>(
+  clock: Clock,
+  ms: number,
+  signal: AbortSignal,
+  promise: Promise<T>,
+): Promise<T | undefined> {
+  const ended = new AbortController()
+  const onAbort = (): void => {
+    ended.abort()
+  }
+  signal.addEventListener('abort', onAbort, { once: true })
+  if (signal.aborted) onAbort()
+  try {
+    return await Promise.race([promise, sleep(clock, ms, ended.signal).then(() => undefined)])
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+    ended.abort()
+  }
+}
+
 /** Resolves after `ms`, or when `signal` is aborted. Never rejects. */
 export function sleep(clock: Clock, ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {

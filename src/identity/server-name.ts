@@ -13,11 +13,16 @@ export function isServerName(value: unknown): value is string {
  * Returns the server name that clients of the mesh send in the handshake. Gateways route by it; nothing verifies it.
  * @returns undefined for a service name that is not printable ASCII, or is too long
  */
-export function serverName(identity: Required<ExpectedIdentity>, trustDomain: string): string | undefined {
-  const { service, namespace = 'default', partition = 'default', datacenter } = identity
-  const name =
+export function serverName(
+  identity: Required<ExpectedIdentity>,
+  trustDomain: string,
+  subset?: string,
+): string | undefined {
+  const { service: name, namespace = 'default', partition = 'default', datacenter } = identity
+  const service = subset === undefined ? name : `${subset}.${name}`
+  const composed =
     partition === 'default'
       ? `${service}.${namespace}.${datacenter}.internal.${trustDomain}`
       : `${service}.${namespace}.${partition}.${datacenter}.internal-v1.${trustDomain}`
-  return isServerName(name) ? name : undefined
+  return isServerName(composed) ? composed : undefined
 }

@@ -39,7 +39,7 @@ export function pick<C extends Candidate>(
       return draw(among, random)
     case undefined:
     default:
-      return lightest(among, loadBalancer?.choiceCount ?? DEFAULT_CHOICE_COUNT, random)
+      return lightest(among, Math.max(1, loadBalancer?.choiceCount ?? DEFAULT_CHOICE_COUNT), random)
   }
 }
 

@@ -70,12 +70,12 @@ export class TtlCache<T> {
       const stale = last !== undefined && this.#age(last) < LONGEST_STALE_MS ? last : undefined
       const pauseMs = this.#askAgainAt - this.#clock.now()
       // A clock that was set back must not prolong the pause.
-      if (pauseMs > 0 && pauseMs <= RETRY.longestMs && isUnanswered(this.#lastError)) {
-        if (stale !== undefined) return stale.value
-        if (isNoAnswer(this.#lastError)) {
-          await sleep(this.#clock, pauseMs, signal)
-          continue
-        }
+      if (this.#lastError !== undefined && pauseMs > 0 && pauseMs <= RETRY.longestMs) {
+        if (stale !== undefined && isUnanswered(this.#lastError)) return stale.value
+        // Callers that try again at once must not cause a request each.
+        if (!isNoAnswer(this.#lastError)) throw this.#lastError
+        await sleep(this.#clock, pauseMs, signal)
+        continue
       }
       const asking = this.#asking ?? this.#start()
       if (stale !== undefined && this.#clock.now() - this.#askedAt >= LONGEST_WAIT_MS) return stale.value

@@ -188,8 +188,21 @@ const MOST_TAGS = 32
 
 export function expectFilter(option: string, value: unknown): string {
   const filter = expectString(option, value)
-  if (filter.length <= LONGEST_FILTER) return filter
-  throw new OptionError(option, `at most ${LONGEST_FILTER} characters`, `${filter.length}`)
+  if (filter.length > LONGEST_FILTER)
+    throw new OptionError(option, `at most ${LONGEST_FILTER} characters`, `${filter.length}`)
+  if (isBalanced(filter)) return filter
+  throw new OptionError(option, 'an expression with balanced parentheses', describe(filter))
+}
+
+/** Whether no parenthesis of a filter closes one outside of it, so that it can be joined with another filter. */
+function isBalanced(filter: string): boolean {
+  let depth = 0
+  for (const [token] of filter.matchAll(/"(?:[^"\\]|\\.)*"|`[^`]*`|[()]/g)) {
+    if (token === '(') depth += 1
+    if (token === ')') depth -= 1
+    if (depth < 0) return false
+  }
+  return depth === 0
 }
 
 export function expectTags(option: string, value: unknown): readonly string[] {

@@ -66,8 +66,14 @@ export class StatsCollector {
   }
 
   dialed({ upstream, target, attempts }: Pick<DialMessage, 'upstream' | 'target' | 'attempts'>): void {
-    for (const failed of attempts) this.#attempts.add({ upstream, ...failed.target, connected: false })
-    if (target !== undefined) this.#attempts.add({ upstream, ...target, connected: true })
+    for (const failed of attempts) this.#attempted(upstream, failed.target, false)
+    if (target !== undefined) this.#attempted(upstream, target, true)
+  }
+
+  #attempted(upstream: string, target: DialTarget, connected: boolean): void {
+    const labels = { upstream, ...target, connected }
+    const isKnown = this.#attempts.size < MAX_ATTEMPT_COUNTS || this.#attempts.has(labels)
+    this.#attempts.add(isKnown ? labels : { ...OTHER, connected })
   }
 
   get counts(): Pick<ServiceStats, 'decisions' | 'revocations' | 'rejections' | 'attempts'> {
@@ -80,12 +86,20 @@ export class StatsCollector {
   }
 }
 
-/** A counter with labels, each with few values. */
+/** A counter with labels. */
 class Counter<L extends object> {
   readonly #counts = new Map<string, L & { count: number }>()
 
+  get size(): number {
+    return this.#counts.size
+  }
+
+  has(labels: L): boolean {
+    return this.#counts.has(keyOf(labels))
+  }
+
   add(labels: L): void {
-    const key = Object.values(labels).join(' ')
+    const key = keyOf(labels)
     const entry = this.#counts.get(key) ?? { ...labels, count: 0 }
     entry.count += 1
     this.#counts.set(key, entry)
@@ -94,4 +108,21 @@ class Counter<L extends object> {
   get counts(): readonly (L & { readonly count: number })[] {
     return [...this.#counts.values()].map((entry) => ({ ...entry }))
   }
+}
+
+function keyOf(labels: object): string {
+  return Object.values(labels).join(' ')
+}
+
+/** Upper bound on the counts of attempts: names of upstreams may come from untrusted input. */
+const MAX_ATTEMPT_COUNTS = 2_048
+
+/** The count of all attempts beyond the bound. */
+const OTHER = {
+  upstream: 'other',
+  service: 'other',
+  subset: undefined,
+  namespace: undefined,
+  partition: undefined,
+  datacenter: undefined,
 }

@@ -43,7 +43,7 @@ describe('ChainChanges', () => {
   })
 
   it('reports a change of an entry of any kind, and no answer without a change', async () => {
-    const { changes, answer, count } = start()
+    const { clock, changes, answer, count } = start()
     changes.use()
     await settle()
     // The first answers are no changes.
@@ -54,7 +54,24 @@ describe('ChainChanges', () => {
       assert.equal(count(), i)
       await answer(path, 7)
       assert.equal(count(), i + 1)
+      await clock.advance(1_000)
     }
+  })
+
+  it('reports the first of many changes at once, and the others once a second', async () => {
+    const { clock, changes, answer, count } = start()
+    const release = changes.use()
+    await settle()
+    for (const path of PATHS) await answer(path, 5)
+    for (const path of PATHS) await answer(path, 6)
+    assert.equal(count(), 1)
+    await clock.advance(999)
+    assert.equal(count(), 1)
+    await clock.advance(1)
+    assert.equal(count(), 2)
+    await answer(PATH, 7)
+    release()
+    assert.equal(clock.pending, 0)
   })
 
   it('is ready when each kind was answered or refused, and reports a kind that is answered later', async () => {

@@ -16,6 +16,7 @@ import {
   parseGatewaysByDatacenter,
 } from '../../src/agent/endpoints/mesh-gateways.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
+import { settle } from '../fixtures/fake-clock.js'
 import { NO_OBJECT, bend, refuses, refusesValues } from '../fixtures/malformed.js'
 
 const DOMAIN_1_8 = 'b300e1cb-5b9d-4b0d-0e76-48223df47bec.consul'
@@ -145,6 +146,7 @@ describe('parseChain', () => {
     peer: undefined,
     filter: undefined,
     onlyPassing: false,
+    isExternal: false,
   }
   const first = { ...spare, service: 'api', subset: 'v1', filter: FILTER, onlyPassing: true }
   const node = { type: 'resolver', connectTimeoutMs: 1_500 }
@@ -318,44 +320,51 @@ describe('fetchChain', () => {
   const PATH = '/v1/discovery-chain/my%2Fapi'
   const wanted = { service: 'my/api', isForBytes: true, stale: false }
 
-  const requests: [rule: string, more: Parameters<typeof fetchChain>[1], request: object][] = [
-    ['reads a chain for requests as it is', { ...wanted, isForBytes: false }, {}],
+  const requests: [rule: string, more: Parameters<typeof fetchChain>[1], query: object][] = [
+    ['of the scope of the settings', wanted, {}],
+    ['from any server', { ...wanted, stale: true }, { stale: true }],
     [
-      'allows the answer of any server',
-      { ...wanted, stale: true },
-      {
-        method: 'POST',
-        query: { stale: true, 'compile-dc': 'own', ns: 'n', partition: undefined },
-        body: { OverrideProtocol: 'tcp' },
-      },
-    ],
-    ['asks for tcp in a chain for bytes', wanted, { method: 'POST', body: { OverrideProtocol: 'tcp' } }],
-    [
-      'replaces the gateway mode',
-      { ...wanted, isForBytes: false, gatewayMode: 'local' },
-      { method: 'POST', body: { OverrideMeshGateway: { Mode: 'local' } } },
-    ],
-    [
-      'takes the scope of the upstream before that of the settings',
+      'of the scope of the upstream',
       { ...wanted, datacenter: 'dc2', namespace: 'm', partition: 'p' },
-      {
-        method: 'POST',
-        query: { stale: undefined, 'compile-dc': 'dc2', ns: 'm', partition: 'p' },
-        body: { OverrideProtocol: 'tcp' },
-      },
+      { 'compile-dc': 'dc2', ns: 'm', partition: 'p' },
     ],
   ]
-  for (const [rule, more, request] of requests) {
-    it(rule, () => {
+  for (const [rule, more, query] of requests) {
+    it(`reads a chain ${rule}`, () => {
       const agent = new FakeAgent({ datacenter: 'own', namespace: 'n' }, { hasChains: true })
       void fetchChain(agent, more, signal)
       assert.deepEqual(agent.last(PATH).request, {
         path: PATH,
-        query: { stale: undefined, 'compile-dc': 'own', ns: 'n', partition: undefined },
+        query: { stale: undefined, 'compile-dc': 'own', ns: 'n', partition: undefined, ...query },
         needs: 'service:read on "my/api"',
         signal,
-        ...request,
       })
+    })
+  }
+
+  // Agents count a POST as a write, which they may allow from some addresses only.
+  for (const [type, isForBytes, methods] of [
+    ['resolver', true, ['GET']],
+    ['router', true, ['GET', 'POST']],
+    ['splitter', true, ['GET', 'POST']],
+    ['router', false, ['GET']],
+  ] as const) {
+    it(`sends ${methods.join(' and ')} for a chain that starts with a ${type}, ${isForBytes ? 'for bytes' : 'for requests'}`, async () => {
+      const agent = new FakeAgent({}, { hasChains: true })
+      const reading = fetchChain(agent, { ...wanted, isForBytes }, signal)
+      const node = type === 'resolver' ? { Type: type, Resolver: { Target: 't' } } : { Type: type }
+      const body = {
+        Chain: { ServiceName: 'my/api', StartNode: 'start', Nodes: { start: node }, Targets: {} },
+      }
+      agent.last(PATH).answer({ body })
+      await settle()
+      if (methods.length > 1) agent.last(PATH).answer({ body: CONSUL_1_14 })
+      const { value } = await reading
+      assert.equal(value.service, methods.length > 1 ? 'api' : 'my/api')
+      assert.deepEqual(
+        agent.requests.map(({ request }) => [request.method ?? 'GET', request.body]),
+        methods.map((method) => [method, method === 'POST' ? { OverrideProtocol: 'tcp' } : undefined]),
+      )
     })
   }
 })

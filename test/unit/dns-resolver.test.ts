@@ -496,8 +496,8 @@ describe('DnsResolver without endpoints', () => {
 
 describe('DnsResolver', () => {
   for (const rcode of ['SERVFAIL', 'REFUSED']) {
-    it(`rejects on ${rcode}, and asks again at the next call`, async () => {
-      const { resolve, resolver, count } = start({
+    it(`rejects on ${rcode}, and asks again after a pause`, async () => {
+      const { clock, resolve, resolver, count } = start({
         [SRV]: { rcode, answers: [srv('n1')], authorities: [soa(60, 60)] },
       })
       for (let i = 1; i < 3; i += 1) {
@@ -509,6 +509,7 @@ describe('DnsResolver', () => {
           return true
         })
         assert.equal(count(), i)
+        clock.set(clock.now() + 1_000)
       }
     })
   }

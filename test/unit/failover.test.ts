@@ -12,6 +12,7 @@ function target(service: string): ChainTarget {
     serverName: undefined,
     filter: undefined,
     onlyPassing: false,
+    isExternal: false,
     gatewayMode: 'none',
     datacenter: undefined,
     namespace: undefined,

@@ -433,10 +433,11 @@ describe('A chain', () => {
   })
 
   it('rejects the first caller if it cannot be followed or read', async () => {
-    const { resolve, answer, fail } = start()
+    const { clock, resolve, answer, fail } = start()
     const unfollowed = dialError(resolve())
     await answer(CHAIN, unsupported)
     assert.equal((await unfollowed).code, 'ERR_CONNECT_CHAIN')
+    clock.set(clock.now() + 100)
     const unread = assert.rejects(resolve(), (error) => error === FORBIDDEN)
     await fail(CHAIN, FORBIDDEN)
     await unread

@@ -349,13 +349,15 @@ describe('TtlCache: failure', () => {
     new Error('no'),
   ]
   for (const error of permanent) {
-    it(`rejects all callers of the first request, and requests the value again for the next call: ${String(error)}`, async () => {
+    it(`rejects all callers of the first request, and requests the value again after a pause: ${String(error)}`, async () => {
       const { clock, requests, get, cache, learn } = start()
       for (const count of [1, 2, 3]) {
         const waiting = [get(), get()].map((each) => assert.rejects(each, (thrown) => thrown === error))
         await requests.at(-1)!.fail(error)
         await Promise.all(waiting)
+        await assert.rejects(get(), (thrown) => thrown === error)
         assert.deepEqual([requests.length, clock.pending, cache.lastError], [count, 0, error])
+        clock.set(clock.now() + 2_000)
       }
       await learn('one')
     })
@@ -372,13 +374,15 @@ describe('TtlCache: failure', () => {
 
   it('rejects when the request throws synchronously', async () => {
     let asked = 0
-    const cache = new TtlCache<string>('test', new FakeClock(), () => {
+    const clock = new FakeClock()
+    const cache = new TtlCache<string>('test', clock, () => {
       asked += 1
       if (asked === 1) throw FORBIDDEN
       return Promise.resolve({ value: 'one', ttlMs: 0 })
     })
     const { signal } = new AbortController()
     await assert.rejects(cache.get(signal, false), (error) => error === FORBIDDEN)
+    clock.set(clock.now() + 100)
     assert.equal(await cache.get(signal, false), 'one')
   })
 })

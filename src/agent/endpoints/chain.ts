@@ -66,6 +66,8 @@ export interface ChainTarget extends Scope {
   /** Whether instances with warnings are left out. */
   readonly onlyPassing: boolean
   readonly gatewayMode: MeshGatewayMode
+  /** Whether the service has a server name of its own, by which a terminating gateway knows it. */
+  readonly isExternal: boolean
 }
 
 /** The load-balancing policy that the operator chose for a service. */
@@ -80,19 +82,17 @@ export interface ChainRequest extends Scope {
   readonly service: string
   /** Whether the chain is for bytes: routers and splitters, which are for HTTP requests, are left out. */
   readonly isForBytes: boolean
-  /** Replaces the mode of all targets. */
-  readonly gatewayMode?: MeshGatewayMode | undefined
   /** Whether any server may answer, which works without a leader. The chain may then be older than a change. */
   readonly stale: boolean
 }
 
 /**
- * Reads the discovery chain of a service: `/v1/discovery-chain/:service`. Needs `service:read`. A service without
+ * Reads the discovery chain of a service: `GET /v1/discovery-chain/:service`. Needs `service:read`. A service without
  * config entries has a default chain, even if it does not exist.
  */
 export async function fetchChain(
   agent: AgentClient,
-  { service, datacenter, namespace, partition, isForBytes, gatewayMode, stale }: ChainRequest,
+  { service, datacenter, namespace, partition, isForBytes, stale }: ChainRequest,
   signal: AbortSignal,
 ): Promise<AgentResponse<CompiledChain>> {
   const { settings } = agent
@@ -107,12 +107,16 @@ export async function fetchChain(
     needs: right('service:read', service),
     signal,
   }
-  if (!isForBytes && gatewayMode === undefined) return agent.request(request, parseChain)
-  const body = {
-    ...(isForBytes && { OverrideProtocol: 'tcp' }),
-    ...(gatewayMode !== undefined && { OverrideMeshGateway: { Mode: gatewayMode } }),
-  }
-  return agent.request({ method: 'POST', ...request, body }, parseChain)
+  const response = await agent.request(request, parseChain)
+  if (!isForBytes || startsWithResolver(response.value)) return response
+  // Agents count a POST as a write, which `allow_write_http_from` may restrict: only where it is needed.
+  return agent.request({ method: 'POST', ...request, body: { OverrideProtocol: 'tcp' } }, parseChain)
+}
+
+/** Whether a chain has no router and no splitter, so that it is the same for bytes and for HTTP requests. */
+function startsWithResolver({ nodes, startNode }: CompiledChain): boolean {
+  const type = nodes.get(startNode)?.type
+  return type !== 'router' && type !== 'splitter'
 }
 
 export function parseChain(body: unknown): CompiledChain {
@@ -195,6 +199,7 @@ function parseTarget(target: JsonObject, place: string): ChainTarget {
     filter: maybe(string)(subset?.['Filter'], `${place}.Subset.Filter`),
     onlyPassing: maybe(boolean)(subset?.['OnlyPassing'], `${place}.Subset.OnlyPassing`) ?? false,
     gatewayMode: maybe(parseMode)(gateway?.['Mode'], `${place}.MeshGateway.Mode`) ?? 'none',
+    isExternal: maybe(boolean)(target['External'], `${place}.External`) ?? false,
   }
 }
 

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { EventEmitter } from 'eventemitter3'
 import { CachedWatch } from '../../agent/cached-watch.js'
 import type { AgentClient } from '../../agent/client.js'
@@ -12,6 +13,10 @@ import { log } from '../../base/log.js'
 
 /** The reads have the timeout of the agent, and end with the watches. */
 const NEVER_ABORTED = new AbortController().signal
+setMaxListeners(0, NEVER_ABORTED)
+
+/** Chains expire at most this often, however often config entries change. */
+const SHORTEST_INTERVAL_MS = 1_000
 
 interface ChainChangesEvents {
   /** A config entry has changed, so that every chain may have changed. */
@@ -29,6 +34,8 @@ export class ChainChanges extends EventEmitter<ChainChangesEvents> {
   #watches: readonly CachedWatch<EntryVersions>[] = []
   #ready: Promise<unknown> = Promise.resolve()
   #isReady = false
+  #reportedAt = -Infinity
+  #cancelReport: (() => void) | undefined
   #users = 0
 
   constructor(agent: AgentClient, time: Time) {
@@ -73,6 +80,22 @@ export class ChainChanges extends EventEmitter<ChainChangesEvents> {
     for (const watch of this.#watches) watch.close()
     this.#watches = []
     this.#isReady = false
+    this.#cancelReport?.()
+    this.#cancelReport = undefined
+  }
+
+  /** Reports a change at once, or after the interval since the last report. */
+  #report(): void {
+    const { clock } = this.#time
+    if (this.#cancelReport !== undefined) return
+    const leftMs = this.#reportedAt + SHORTEST_INTERVAL_MS - clock.now()
+    const report = (): void => {
+      this.#cancelReport = undefined
+      this.#reportedAt = clock.now()
+      this.emit('changed')
+    }
+    if (leftMs > 0 && leftMs <= SHORTEST_INTERVAL_MS) this.#cancelReport = clock.after(leftMs, report)
+    else report()
   }
 
   #open(): void {
@@ -89,7 +112,7 @@ export class ChainChanges extends EventEmitter<ChainChangesEvents> {
     const watch: CachedWatch<EntryVersions> = new CachedWatch({
       name: `config entries of the kind ${kind}`,
       fetch: (query) => fetchEntryVersions(this.#agent, kind, query),
-      slots: this.#agent.blockingSlots,
+      slots: this.#agent.upstreamSlots,
       waitMs: this.#agent.settings.waitMs,
       ...this.#time,
     })
@@ -97,7 +120,7 @@ export class ChainChanges extends EventEmitter<ChainChangesEvents> {
       // The first values are no changes.
       if (!this.#isReady) return
       log.resolve('config entries of the kind %s have changed', kind)
-      this.emit('changed')
+      this.#report()
     })
     return watch
   }

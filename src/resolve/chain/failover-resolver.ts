@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { isTransient } from '../../agent/agent-errors.js'
 import { isAborted } from '../../base/deadline.js'
 import { ClosedError, DialError, messageOf, toError } from '../../base/errors.js'
@@ -69,17 +70,21 @@ export class FailoverResolver {
     const [only] = this.#targets
     if (this.#targets.length === 1 && only !== undefined) return [await only.resolve(signal, 'first')]
     for (;;) {
+      // All at once; the first one with a healthy instance counts.
+      const attempts = this.#targets.map((target) => this.#attempt(target, signal, 'now'))
+      // The first rejection ends the loop.
+      for (const attempt of attempts) attempt.catch(() => undefined)
       const unanswered: TargetResolver[] = []
-      for (const target of this.#targets) {
-        const endpoints = await this.#attempt(target, signal, 'now')
-        if (isTransient(endpoints)) unanswered.push(target)
+      for (const [i, target] of this.#targets.entries()) {
+        const endpoints = await attempts[i]
+        if (endpoints === undefined || isTransient(endpoints)) unanswered.push(target)
         else if (!(endpoints instanceof Error) && endpoints.length > 0) {
           return this.#targets.map((each) => (each === target ? endpoints : each.known()))
         }
       }
       if (unanswered.length === 0) return this.#targets.map(() => [])
       // The agent does not answer at the moment. The next round reports an error.
-      await Promise.any(unanswered.map((target) => target.resolve(signal, 'first'))).catch(() => undefined)
+      await anyAnswer(unanswered, signal)
       if (isAborted(signal)) throw toError(signal.reason)
     }
   }
@@ -91,20 +96,20 @@ export class FailoverResolver {
     return Promise.all(
       this.#targets.map(async (target) => {
         const endpoints = await this.#attempt(target, signal, 'refreshed')
-        return endpoints instanceof Error ? target.known() : endpoints
+        return endpoints === undefined || endpoints instanceof Error ? target.known() : endpoints
       }),
     )
   }
 
-  /** Resolves a target. @returns an error that is no reason to ignore the other targets */
+  /** Resolves a target. @returns an error that is no reason to ignore the other targets; undefined without an answer */
   async #attempt(
     target: TargetResolver,
     signal: AbortSignal,
     patience: Patience,
-  ): Promise<readonly Endpoint[] | Error> {
+  ): Promise<readonly Endpoint[] | Error | undefined> {
     this.#failures.delete(target)
     try {
-      return await target.resolve(signal, patience)
+      return await target.resolveSoon(signal, patience)
     } catch (thrown) {
       if (isAborted(signal) || thrown instanceof ClosedError) throw thrown
       const error = toError(thrown)
@@ -143,4 +148,13 @@ export class FailoverResolver {
       cause: reasons.find(({ error }) => error !== undefined)?.error,
     })
   }
+}
+
+/** Waits until one of the targets has an answer. Never rejects. */
+async function anyAnswer(targets: readonly TargetResolver[], signal: AbortSignal): Promise<void> {
+  const ended = new AbortController()
+  const either = AbortSignal.any([signal, ended.signal])
+  setMaxListeners(0, either)
+  await Promise.any(targets.map((target) => target.resolve(either, 'first'))).catch(() => undefined)
+  ended.abort()
 }

@@ -21,9 +21,10 @@ const MAX_TARGETS = 64
 
 /**
  * Follows a chain for bytes to its targets. Such a chain starts with a resolver.
+ * @param gatewayMode - replaces the mode of all targets, as `OverrideMeshGateway` of Consul does
  * @throws DialError with ERR_CONNECT_CHAIN
  */
-export function followChain(chain: CompiledChain): Failover {
+export function followChain(chain: CompiledChain, gatewayMode?: MeshGatewayMode): Failover {
   const fail = (problem: string): DialError =>
     new DialError('ERR_CONNECT_CHAIN', chain.service, `its discovery chain ${problem}`)
   const node = chain.nodes.get(chain.startNode)
@@ -38,7 +39,7 @@ export function followChain(chain: CompiledChain): Failover {
   const targets = ids.map((id) => {
     const target = chain.targets.get(id)
     if (target === undefined) throw fail(`leads to the target ${JSON.stringify(id)}, which is missing`)
-    return target
+    return gatewayMode === undefined || target.isExternal ? target : { ...target, gatewayMode }
   })
   return { targets, connectTimeoutMs: node.connectTimeoutMs, loadBalancer: node.loadBalancer }
 }
@@ -57,6 +58,7 @@ export function withoutChain(service: string, scope: Scope, gatewayMode: MeshGat
     filter: undefined,
     onlyPassing: false,
     gatewayMode,
+    isExternal: false,
   }
   return { targets: [target], connectTimeoutMs: DEFAULT_CONNECT_TIMEOUT_MS, loadBalancer: undefined }
 }

@@ -66,7 +66,7 @@ export class MeshGateways {
     return (this.#watched ??= new CachedWatch({
       name: 'mesh gateways',
       fetch: (query) => fetchMeshGateways(this.#agent, query),
-      slots: this.#agent.blockingSlots,
+      slots: this.#agent.upstreamSlots,
       waitMs: this.#agent.settings.waitMs,
       ...this.#time,
     }))

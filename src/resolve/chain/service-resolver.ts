@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { isTransient } from '../../agent/agent-errors.js'
 import type { AgentClient } from '../../agent/client.js'
 import { fetchChain } from '../../agent/endpoints/chain.js'
-import type { Time } from '../../base/clock.js'
+import { type Time, within } from '../../base/clock.js'
 import { AgentError, ClosedError, toError } from '../../base/errors.js'
 import { log } from '../../base/log.js'
 import type { Endpoint, ResolveRequest, Resolver } from '../resolver.js'
@@ -17,6 +17,8 @@ import type { TargetContext } from './target-resolver.js'
 const WATCHED_TTL_MS = 300_000
 /** How long a chain is cached otherwise. */
 const UNWATCHED_TTL_MS = 10_000
+/** How long the first chain waits for the watches. */
+const LONGEST_READY_MS = 500
 
 /** What the upstreams of a process share. */
 export interface ChainContext extends Omit<TargetContext, 'own'> {
@@ -38,6 +40,8 @@ export class ServiceResolver implements Resolver {
   #stopWatching: (() => void) | undefined
   #followed:
     { readonly failover: Failover; readonly own: string; readonly resolver: FailoverResolver } | undefined
+  /** Whether the agent has ever returned a chain. */
+  #hasChain = false
   #isClosed = false
 
   constructor(upstream: ServiceUpstream, context: ChainContext) {
@@ -107,20 +111,24 @@ export class ServiceResolver implements Resolver {
   async #readChain(signal: AbortSignal): Promise<Timed<Failover>> {
     const { service, datacenter, namespace, partition, meshGateway: gatewayMode } = this.#upstream
     const scope = { datacenter, namespace, partition }
-    const { agent, changes, onFailed } = this.#context
-    await changes.ready()
+    const { agent, changes, onFailed, time } = this.#context
+    await within(time.clock, LONGEST_READY_MS, signal, changes.ready())
     // A cluster without a leader answers stale reads only.
     const stale = this.#followed === undefined
     try {
-      const wanted = { service, ...scope, gatewayMode, isForBytes: true, stale }
-      const { value, lastContactMs } = await fetchChain(agent, wanted, signal)
-      const isCurrent = changes.isComplete && (!stale || lastContactMs === 0)
-      return { value: followChain(value), ttlMs: isCurrent ? WATCHED_TTL_MS : UNWATCHED_TTL_MS }
+      const response = await fetchChain(agent, { service, ...scope, isForBytes: true, stale }, signal)
+      const value = followChain(response.value, gatewayMode)
+      this.#hasChain = true
+      // The watches are for the namespace and the partition of the agent's settings.
+      const isWatched = changes.isComplete && namespace === undefined && partition === undefined
+      const isCurrent = isWatched && (!stale || response.lastContactMs === 0)
+      return { value, ttlMs: isCurrent ? WATCHED_TTL_MS : UNWATCHED_TTL_MS }
     } catch (thrown) {
       const error = toError(thrown)
       // An agent before 1.6 has no such endpoint.
       const isMissing = error instanceof AgentError && error.code === 'ERR_CONNECT_AGENT_NOT_FOUND'
-      if (isMissing) return { value: withoutChain(service, scope, gatewayMode), ttlMs: UNWATCHED_TTL_MS }
+      if (isMissing && !this.#hasChain)
+        return { value: withoutChain(service, scope, gatewayMode), ttlMs: UNWATCHED_TTL_MS }
       if (this.#followed === undefined || isTransient(error)) throw error
       onFailed(error)
       return { value: this.#followed.failover, ttlMs: UNWATCHED_TTL_MS }
@@ -129,6 +137,7 @@ export class ServiceResolver implements Resolver {
 
   /** Returns the resolver for a chain: the same one while the chain does not change. */
   #resolverOf(failover: Failover, own: string): FailoverResolver {
+    if (this.#isClosed) throw new ClosedError(`resolve ${this.name}`)
     const before = this.#followed
     if (before?.own === own) {
       if (before.failover === failover) return before.resolver

@@ -1,7 +1,8 @@
 import type { AgentSettings } from '../../agent/settings.js'
 import type { ChainTarget } from '../../agent/endpoints/chain.js'
 import type { ConnectInstance, HealthQuery } from '../../agent/endpoints/health.js'
-import { DialError } from '../../base/errors.js'
+import { type Time, within } from '../../base/clock.js'
+import { ClosedError, DialError } from '../../base/errors.js'
 import { isServerName } from '../../identity/server-name.js'
 import {
   type Emptiness,
@@ -19,7 +20,7 @@ import type { MeshGateways } from './mesh-gateways.js'
 /** The conditions of the caller, beside those of the chain. */
 export type Conditions = Pick<
   ServiceUpstream,
-  'tags' | 'near' | 'filter' | 'onlyPassing' | 'namespace' | 'partition'
+  'tags' | 'near' | 'filter' | 'onlyPassing' | 'datacenter' | 'namespace' | 'partition'
 >
 
 /** The same list each time, so that nothing seems to have changed. */
@@ -29,9 +30,18 @@ const NO_ENDPOINTS: readonly Endpoint[] = []
 export interface TargetContext {
   /** Our own datacenter. */
   readonly own: string
+  readonly time: Time
   readonly settings: AgentSettings
   readonly instances: InstanceWatches
   readonly gateways: MeshGateways
+}
+
+/** How long other targets wait for this one. */
+const PATIENCE_MS = 500
+
+interface Pending {
+  readonly resolving: Promise<readonly Endpoint[]>
+  readonly startedAt: number
 }
 
 /** Resolves one target of a chain to its instances, or to the mesh gateways that lead to them. */
@@ -44,6 +54,8 @@ export class TargetResolver {
   readonly #watch: InstanceWatch | undefined
   readonly #direct = memoized(toEndpoints)
   readonly #throughGateways = memoized(toGatewayEndpoints)
+  readonly #closed = new AbortController()
+  #pending: Pending | undefined
   #callback: (() => void) | undefined
 
   /** @param priority - the position of the target in the failover order, 0 for the first */
@@ -96,10 +108,37 @@ export class TargetResolver {
     const site = this.#gatewaySite()
     // Gateways to a target without a healthy instance are of no use.
     if (site === undefined || endpoints.length === 0) return endpoints
+    this.#expectGatewayable()
     const gateways = this.#gatewayEndpoints(await this.#context.gateways.list(site, signal))
     if (gateways.length > 0) return gateways
     const message = `${this.name} is reached through the mesh gateways of ${site}, and none of them is healthy`
     throw new DialError('ERR_CONNECT_GATEWAY', service, message)
+  }
+
+  /**
+   * Like `resolve`, but returns undefined if no answer comes soon; at once if an earlier call has waited that long. A
+   * datacenter that does not answer must not delay the failover to another target.
+   */
+  async resolveSoon(signal: AbortSignal, patience: Patience): Promise<readonly Endpoint[] | undefined> {
+    const { clock } = this.#context.time
+    this.#pending ??= this.#begin(patience)
+    const { resolving, startedAt } = this.#pending
+    // A result that is known must win.
+    const leftMs = Math.max(1, PATIENCE_MS - (clock.now() - startedAt))
+    return within(clock, leftMs, signal, resolving)
+  }
+
+  /** Starts to resolve on behalf of all callers that wait. */
+  #begin(patience: Patience): Pending {
+    const pending: Pending = {
+      resolving: this.resolve(this.#closed.signal, patience).finally(() => {
+        if (this.#pending === pending) this.#pending = undefined
+      }),
+      startedAt: this.#context.time.clock.now(),
+    }
+    // Each caller handles the rejection; there may be none left.
+    pending.resolving.catch(() => undefined)
+    return pending
   }
 
   /** Returns the endpoints that are known without waiting. */
@@ -110,6 +149,22 @@ export class TargetResolver {
     const site = this.#gatewaySite()
     if (site === undefined || endpoints.length === 0) return endpoints
     return this.#gatewayEndpoints(this.#context.gateways.known(site))
+  }
+
+  /**
+   * A gateway chooses the instance by the server name alone.
+   * @throws DialError
+   */
+  #expectGatewayable(): void {
+    const { service, serverName } = this.#target
+    if (serverName !== undefined && !isServerName(serverName)) {
+      const message = `${this.name} has a server name that no handshake can carry, which mesh gateways need`
+      throw new DialError('ERR_CONNECT_CHAIN', service, message)
+    }
+    const { tags, filter } = this.#conditions
+    if (tags === undefined && filter === undefined) return
+    const message = `${this.name} is reached through mesh gateways, which cannot select instances by tags or a filter; use a subset`
+    throw new DialError('ERR_CONNECT_GATEWAY', service, message)
   }
 
   /** Explains why `resolve` returned an empty list. */
@@ -130,6 +185,7 @@ export class TargetResolver {
   }
 
   close(): void {
+    this.#closed.abort(new ClosedError(`resolve ${this.name}`))
     // Without a function, `off` would remove the listeners of all targets that share the watch.
     if (this.#callback !== undefined) this.#watch?.off('value', this.#callback)
     if (this.#watch !== undefined) this.#context.instances.release(this.#watch)
@@ -137,8 +193,8 @@ export class TargetResolver {
 
   /** Returns the datacenter whose gateways lead to the target; undefined for a target that is dialed directly. */
   #gatewaySite(): string | undefined {
-    const { gatewayMode, datacenter } = this.#target
-    const { own } = this.#context
+    const { gatewayMode } = this.#target
+    const { own, datacenter } = this.#selection
     if (gatewayMode === 'none' || datacenter === undefined || datacenter === own) return undefined
     return gatewayMode === 'local' ? own : datacenter
   }
@@ -157,8 +213,8 @@ function selectionOf(target: ChainTarget, conditions: Conditions, priority: numb
   const { service, datacenter, namespace, partition, serverName, subset, onlyPassing } = target
   return {
     service,
-    datacenter,
-    // Agents without namespaces or partitions leave them out, and must not lead to another one than the caller named.
+    // What an agent leaves out must not lead elsewhere than the caller said, such as an agent without partitions.
+    datacenter: datacenter ?? conditions.datacenter,
     namespace: namespace ?? conditions.namespace,
     partition: partition ?? conditions.partition,
     serverName: isServerName(serverName) ? serverName : undefined,
@@ -176,11 +232,12 @@ function healthQuery(
   conditions: Conditions,
   { settings, own }: TargetContext,
 ): HealthQuery {
-  const isOwn = target.datacenter === own && (settings.datacenter ?? own) === own
+  const datacenter = target.datacenter ?? conditions.datacenter
+  const isOwn = datacenter === own && (settings.datacenter ?? own) === own
   const filters = [target.filter, conditions.filter].filter((filter) => filter !== undefined)
   return {
     service: target.service,
-    datacenter: isOwn ? undefined : target.datacenter,
+    datacenter: isOwn ? undefined : datacenter,
     namespace: scopeOf(target.namespace, conditions.namespace ?? settings.namespace),
     partition: scopeOf(target.partition, conditions.partition ?? settings.partition),
     near: conditions.near,

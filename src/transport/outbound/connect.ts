@@ -46,7 +46,8 @@ export function connect(
     let verified: VerifiedPeer | undefined
     const { leaf, roots } = generation
     const servername =
-      endpoint.serverName ?? serverName(expectedAt(leaf.id, endpoint.identity), roots.trustDomain)
+      endpoint.serverName ??
+      serverName(expectedAt(leaf.id, endpoint.identity), roots.trustDomain, endpoint.subset)
     // Node.js documents allowHalfOpen here, but its types lack it.
     const options: ConnectionOptions & { allowHalfOpen: boolean } = {
       host: endpoint.host,
