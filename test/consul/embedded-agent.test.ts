@@ -6,6 +6,7 @@ import { asn1Structure } from './asn1-structure.js'
 import { compare, createRecorder, type Difference, type Recorder, type Recording } from './comparison.js'
 import { consulVersion, skip as noConsul, startConsul } from './real-agent.js'
 import { aclScript } from './script-acl.js'
+import { chains } from './script-chains.js'
 import { blocking, certificates, rotation, rotationKey, withoutConnect } from './script-connect.js'
 import { authorization, intentions } from './script-intentions.js'
 import { preparedQueries } from './script-queries.js'
@@ -45,10 +46,37 @@ const queries: Difference[] = [
   })),
 ]
 
+/** Parts of config entries and chains that the embedded agent leaves out or shows otherwise. */
+const chainDifferences: Difference[] = [
+  ...['status', 'headers', 'body'].flatMap((what) => [
+    { call: 'entries of an unknown kind', what, reason: 'has no entries of any other kind' },
+    { call: 'chain by POST with an unknown field', what, reason: MESSAGE },
+  ]),
+  { call: /^(entry|chain by POST) without a body$/, what: 'body', reason: MESSAGE },
+  { call: /^entry (without a|of an unknown) kind$/, what: 'body', reason: MESSAGE },
+  { call: 'entry with an unknown default subset', what: 'body', reason: 'one message for all subsets' },
+  { call: /^(entries|read an entry)/, what: /CreateIndex$/, reason: 'has the index of the last change' },
+  { call: /^entries/, what: /^body\.\d+\.[a-z]/, reason: 'shows entries as they were sent' },
+  {
+    call: /^entries/,
+    what: /^body\.\d+\.(ConnectTimeout|Redirect|Protocol|MeshGateway|Expose)$/,
+    reason: 'shows entries as they were sent',
+  },
+  {
+    call: /^entries of (service-splitter|service-router|proxy-defaults)$/,
+    what: 'headers.x-consul-index',
+    reason: 'has an index for each kind',
+  },
+  { call: /^read an unknown entry$|^chain elsewhere$/, what: 'headers.x-consul-index', reason: NO_INDEX },
+  { call: /^chain/, what: /\.Partition$/, reason: 'has chains in the form of Consul 1.14' },
+  { call: /^chain/, what: 'body.Chain.CustomizationHash', reason: 'does not hash overrides' },
+]
+
 /** The intended differences to Consul 1.8.7. */
 const intended: Difference[] = [
   ...headers,
   ...queries,
+  ...chainDifferences,
   { call: /./, what: 'headers.age', reason: 'has no cache' },
   { call: 'agent self', what: 'body.DebugConfig', reason: 'has few settings' },
   { call: 'agent self', what: 'body.Coord', reason: 'has no network coordinates' },
@@ -112,6 +140,9 @@ const intendedWithAcls: Difference[] = [
     reason: 'Consul returns no index if it filters all instances',
   },
   { call: /^register a check of the node: (anonymous|web)$/, what: 'body', reason: MESSAGE },
+  { call: /^config\//, what: /CreateIndex$/, reason: 'has the index of the last change' },
+  { call: /^discovery-chain\//, what: /\.Partition$/, reason: 'has chains in the form of Consul 1.14' },
+  { call: /^discovery-chain\/.*: anonymous$/, what: 'headers.x-consul-index', reason: NO_INDEX },
 ]
 
 /** The intended differences without Connect. */
@@ -192,6 +223,7 @@ async function script(record: Recorder): Promise<void> {
   await registration(record)
   await discovery(record)
   await preparedQueries(record)
+  await chains(record)
   await checks(record)
   await intentions(record)
   await authorization(record)

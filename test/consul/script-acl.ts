@@ -75,6 +75,11 @@ export async function aclScript(record: Recorder, management: string): Promise<v
   for (const name of names) {
     await record(`intend: ${name}`, 'POST /v1/connect/intentions', { ...callers[name], body: rule })
   }
+  for (const Name of ['db', 'web']) {
+    const entry = { Kind: 'service-resolver', Name, ConnectTimeout: '1s' }
+    for (const name of names)
+      await record(`entry for ${Name}: ${name}`, 'PUT /v1/config', { ...callers[name], body: entry })
+  }
   const reads = [
     'agent/services',
     'agent/checks',
@@ -88,6 +93,10 @@ export async function aclScript(record: Recorder, management: string): Promise<v
     'connect/ca/configuration',
     'acl/tokens',
     'acl/token/self',
+    'config/service-resolver',
+    'config/service-resolver/db',
+    'discovery-chain/db',
+    'discovery-chain/web',
   ]
   for (const path of reads) {
     for (const name of names) await record(`${path}: ${name}`, `GET /v1/${path}`, callers[name])
@@ -97,6 +106,9 @@ export async function aclScript(record: Recorder, management: string): Promise<v
   await record('connect/ca/roots', 'GET /v1/connect/ca/roots', unknown)
   await record('agent self, denied', 'GET /v1/agent/self', web)
   await record('token in the query', `GET /v1/agent/connect/ca/leaf/web?token=bad`, web)
+  for (const name of names) {
+    await record(`delete the entry for db: ${name}`, 'DELETE /v1/config/service-resolver/db', callers[name])
+  }
   for (const [label, id] of [
     ['db', 'db'],
     ['its own', 'web'],

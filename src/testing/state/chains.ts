@@ -1,169 +1,209 @@
 import { HttpError } from '../http/http.js'
-import { type Reader, boolean, duration, list, mapOf, optional, string, struct } from '../http/decode.js'
-import { type JsonObject, omitZero } from '../http/json.js'
+import { boolean, duration, list, mapOf, optional, string, struct, type Reader } from '../http/decode.js'
+import { isObject, isZero, omitZero, type JsonObject } from '../http/json.js'
 import type { Changes } from './changes.js'
 
-/** A config entry that the embedded agent supports, with the field names of Consul. */
-type Entry =
-  Resolver | { readonly Kind: 'service-defaults'; readonly Name: string; readonly Protocol: string }
-
-interface Resolver {
-  readonly Kind: 'service-resolver'
+/** A config entry, with the field names of Consul. Fields of another kind are empty. */
+export interface Entry {
+  readonly Kind: string
   readonly Name: string
+  readonly Protocol: string
   readonly DefaultSubset: string
-  readonly Subsets: Readonly<Record<string, { readonly Filter: string; readonly OnlyPassing: boolean }>>
+  readonly Subsets: Record<string, { Filter: string; OnlyPassing: boolean }>
   readonly Redirect: Place | undefined
   /** By subset; `*` stands for all. */
-  readonly Failover: Readonly<
-    Record<string, Place & { readonly Datacenters: string[]; readonly Targets: Place[] }>
-  >
+  readonly Failover: Record<string, Failover>
   /** In milliseconds. */
   readonly ConnectTimeout: number
+  /** The entry as the client sent it. */
+  readonly sent: JsonObject
 }
 
-/** What an entry leads to; empty fields stay as they are. */
-interface Place {
-  readonly Service: string
-  readonly ServiceSubset: string
-  readonly Datacenter: string
+interface Stored {
+  readonly entry: Entry
+  /** The index of its last change. */
+  index: number
 }
 
-type Target = JsonObject & { readonly ID: string }
+/** Where an entry leads. An empty field keeps what led to the entry. */
+interface Place extends JsonObject {
+  Service: string
+  ServiceSubset: string
+  Datacenter: string
+}
 
+interface Failover extends Place {
+  Datacenters: string[]
+  Targets: Place[]
+}
+
+const EMPTY = {
+  Protocol: '',
+  DefaultSubset: '',
+  Subsets: {},
+  Redirect: undefined,
+  Failover: {},
+  ConnectTimeout: 0,
+  sent: {},
+}
 const place = { Service: string, ServiceSubset: string, Datacenter: string }
 
-const RESOLVER: Reader<Omit<Resolver, 'Kind'>> = struct(
-  {
-    Name: string,
-    DefaultSubset: string,
-    Subsets: mapOf(struct({ Filter: string, OnlyPassing: boolean })),
-    Redirect: optional(struct(place)),
-    Failover: mapOf(struct({ ...place, Datacenters: list(string), Targets: list(struct(place)) })),
-    ConnectTimeout: duration,
-  },
-  ['Kind', 'Meta'],
-)
-const DEFAULTS: Reader<{ Name: string; Protocol: string }> = struct({ Name: string, Protocol: string }, [
-  'Kind',
-  'Meta',
-])
+const READERS: Record<string, Reader<Partial<Entry> & { Name: string }>> = {
+  'service-defaults': struct({ Name: string, Protocol: string }, ['Kind', 'Meta']),
+  'service-resolver': struct(
+    {
+      Name: string,
+      DefaultSubset: string,
+      Subsets: mapOf(struct({ Filter: string, OnlyPassing: boolean })),
+      Redirect: optional(struct(place)),
+      Failover: mapOf(struct({ ...place, Datacenters: list(string), Targets: list(struct(place)) })),
+      ConnectTimeout: duration,
+    },
+    ['Kind', 'Meta'],
+  ),
+}
 
 /**
  * Reads a config entry.
- * @throws HttpError for a kind or field that the embedded agent does not support
+ * @throws HttpError for a kind or a field that the embedded agent does not support
  */
 export const readEntry: Reader<Entry> = (value, field) => {
-  const kind = (value as { readonly Kind?: unknown } | undefined)?.Kind
-  if (kind === 'service-resolver') return { Kind: kind, ...RESOLVER(value, field) }
-  if (kind === 'service-defaults') return { Kind: kind, ...DEFAULTS(value, field) }
-  throw new HttpError(400, 'Kind: the embedded agent supports service-resolver and service-defaults')
+  const sent = isObject(value) ? value : {}
+  const Kind = string(sent['Kind'] ?? sent['kind'], 'Kind')
+  const read = READERS[Kind]
+  if (!read) throw new HttpError(400, `Kind: expected one of ${Object.keys(READERS).join(', ')}, got ${Kind}`)
+  const entry = { ...EMPTY, ...read(value, field), Kind, sent }
+  if (entry.Name === '') throw new HttpError(500, 'Name is required')
+  return entry
 }
 
 /** The config entries of the agent, and the discovery chains that they result in. */
 export class Chains {
   readonly #changes: Changes
-  readonly #entries = new Map<string, { readonly entry: Entry; readonly index: number }>()
+  readonly #datacenter: string
+  readonly #trustDomain: string
+  /** By kind and name. */
+  #entries = new Map<string, Stored>()
 
-  constructor(changes: Changes) {
+  constructor(changes: Changes, options: { datacenter: string; trustDomain: string }) {
     this.#changes = changes
+    this.#datacenter = options.datacenter
+    this.#trustDomain = options.trustDomain
   }
 
-  index(kind: string): number {
-    return this.#changes.modified(`config ${kind}`)
+  /** Returns the index of the last change of a kind of entries; without a kind, of any kind. */
+  index(kind = ''): number {
+    return this.#changes.modified(`config:${kind}`)
   }
 
+  /** @throws HttpError if a chain would be invalid, as in Consul */
   put(entry: Entry): void {
-    const index = this.#changes.touch(`config ${entry.Kind}`)
-    this.#entries.set(`${entry.Kind}/${entry.Name}`, { entry, index })
+    const stored = { entry, index: 0 }
+    this.#replace(entry.Kind, new Map(this.#entries).set(keyOf(entry.Kind, entry.Name), stored))
+    stored.index = this.index(entry.Kind)
   }
 
+  /** @throws HttpError if a chain would be invalid, as in Consul */
   delete(kind: string, name: string): void {
-    if (this.#entries.delete(`${kind}/${name}`)) this.#changes.touch(`config ${kind}`)
+    const rest = new Map(this.#entries)
+    if (rest.delete(keyOf(kind, name))) this.#replace(kind, rest)
   }
 
-  /** Lists the names of the entries of a kind, each with the index of its last change. */
-  list(kind: string): { Kind: string; Name: string; ModifyIndex: number }[] {
+  /** Returns the entries of a kind as the clients sent them, ordered by name. */
+  list(kind: string): (JsonObject & { Name: string })[] {
     return [...this.#entries.values()]
       .filter(({ entry }) => entry.Kind === kind)
-      .map(({ entry, index }) => ({ Kind: kind, Name: entry.Name, ModifyIndex: index }))
+      .map(({ entry, index }) => ({ ...entry.sent, Kind: kind, Name: entry.Name, ModifyIndex: index }))
+      .sort((a, b) => (a.Name < b.Name ? -1 : 1))
   }
 
   /**
-   * Compiles the chain of a service, as seen from a datacenter.
-   * @throws HttpError for a redirect in a circle or a subset that does not exist
+   * Compiles the chain of a service, in the form of Consul 1.14.
+   * @param options.datacenter - where the chain starts. Default the datacenter of the agent.
+   * @param options.protocol - replaces the protocol of the service
+   * @throws HttpError for a redirect in a circle, or for a subset that does not exist
    */
-  compile(
-    service: string,
-    Datacenter: string,
-    { trustDomain, protocol }: { trustDomain: string; protocol: string | undefined },
-  ): JsonObject {
-    const targets = new Map<string, Target>()
-    const addTarget = (to: Place): string => {
-      const target = this.#targetJson(to, trustDomain)
-      targets.set(target.ID, target)
-      return target.ID
+  compile(service: string, options: { datacenter?: string; protocol?: string | undefined } = {}): JsonObject {
+    const { datacenter: Datacenter = this.#datacenter } = options
+    const Targets: Record<string, JsonObject> = {}
+    const add = (target: Place): string => {
+      const id = idOf(target)
+      Targets[id] = this.#targetJson(target)
+      return id
     }
     const first = this.#follow({ Service: service, ServiceSubset: '', Datacenter })
-    const resolver = this.#resolver(first.Service)
-    const id = addTarget(first)
-    const failover = resolver?.Failover[first.ServiceSubset] ?? resolver?.Failover['*']
-    const next =
-      failover === undefined ? [] : spares(failover, first).map((to) => addTarget(this.#follow(to)))
-    const defaults = this.#entries.get(`service-defaults/${service}`)?.entry
-    const node = {
-      ConnectTimeout: `${(resolver?.ConnectTimeout ?? 0) || 5_000}ms`,
-      Default: resolver === undefined,
+    const id = add(first)
+    const resolver = this.#entry('service-resolver', first.Service)
+    const { DefaultSubset, Subsets, Redirect, Failover, ConnectTimeout } = resolver
+    const failover = Failover[first.ServiceSubset] ?? Failover['*']
+    const others = (failover ? placesOf(failover, first) : [])
+      .map((other) => this.#follow(other))
+      .filter((other) => idOf(other) !== id)
+    const Resolver = omitZero({
+      Default: [DefaultSubset, Subsets, Redirect, Failover, ConnectTimeout].every(isZero),
+      ConnectTimeout: `${(ConnectTimeout || 5_000) / 1_000}s`,
       Target: id,
-      Failover: omitZero({ Targets: next.filter((other) => other !== id) }),
-    }
+      Failover: omitZero({ Targets: others.map(add) }),
+    })
+    const { Protocol } = this.#entry('service-defaults', service)
     return {
       ServiceName: service,
       Namespace: 'default',
       Partition: 'default',
       Datacenter,
-      Protocol: protocol ?? (defaults?.Kind === 'service-defaults' ? defaults.Protocol || 'tcp' : 'tcp'),
+      Protocol: (options.protocol ?? Protocol).toLowerCase() || 'tcp',
       StartNode: `resolver:${id}`,
-      Nodes: { [`resolver:${id}`]: { Type: 'resolver', Name: id, Resolver: omitZero(node) } },
-      Targets: Object.fromEntries(targets),
+      Nodes: { [`resolver:${id}`]: { Type: 'resolver', Name: id, Resolver } },
+      Targets,
     }
   }
 
-  #resolver(service: string): Resolver | undefined {
-    const entry = this.#entries.get(`service-resolver/${service}`)?.entry
-    return entry?.Kind === 'service-resolver' ? entry : undefined
+  #entry(kind: string, name: string): Entry {
+    return this.#entries.get(keyOf(kind, name))?.entry ?? { ...EMPTY, Kind: kind, Name: name }
   }
 
-  /** Follows redirects, and completes the default subset. */
-  #follow(from: Place): Place {
-    const seen = new Set<string>()
-    let at = from
-    for (;;) {
-      const resolver = this.#resolver(at.Service)
-      if (resolver?.Redirect === undefined) {
-        return { ...at, ServiceSubset: at.ServiceSubset || (resolver?.DefaultSubset ?? '') }
-      }
-      if (seen.has(at.Service))
-        throw failed(`detected circular resolver redirect: ${[...seen, at.Service].join(' -> ')}`)
-      seen.add(at.Service)
-      at = moved(at, resolver.Redirect)
+  #replace(kind: string, entries: Map<string, Stored>): void {
+    const old = this.#entries
+    this.#entries = entries
+    try {
+      for (const { entry } of entries.values()) this.compile(entry.Name)
+    } catch (error) {
+      this.#entries = old
+      throw error
+    }
+    this.#changes.touch('config:', `config:${kind}`)
+  }
+
+  /** Follows redirects and default subsets. */
+  #follow(start: Place): Place {
+    const seen: string[] = []
+    for (let at = start; ;) {
+      const id = idOf(at)
+      const { Redirect, DefaultSubset } = this.#entry('service-resolver', at.Service)
+      if (seen.includes(id))
+        throw new HttpError(500, `detected circular resolver redirect: [${[...seen, id].join(' -> ')}]`)
+      seen.push(id)
+      const redirected = Redirect ? moved(at, Redirect) : at
+      const ServiceSubset = redirected.ServiceSubset || (redirected === at ? DefaultSubset : '')
+      const next = { ...redirected, ServiceSubset }
+      // A redirect to itself has no effect.
+      if (idOf(next) === id) return at
+      at = next
     }
   }
 
-  #targetJson({ Service, ServiceSubset, Datacenter }: Place, trustDomain: string): Target {
-    const subset = this.#resolver(Service)?.Subsets[ServiceSubset]
-    if (ServiceSubset !== '' && subset === undefined)
-      throw failed(
-        `service ${JSON.stringify(Service)} does not have a subset named ${JSON.stringify(ServiceSubset)}`,
-      )
+  #targetJson(target: Place): JsonObject {
+    const { Service, ServiceSubset, Datacenter } = target
+    const subset = this.#entry('service-resolver', Service).Subsets[ServiceSubset]
+    if (ServiceSubset !== '' && !subset)
+      throw new HttpError(500, `service "${Service}" does not have a subset named "${ServiceSubset}"`)
     const prefix = ServiceSubset === '' ? '' : `${ServiceSubset}.`
-    const SNI = `${prefix}${Service}.default.${Datacenter}.internal.${trustDomain}`
+    const SNI = `${prefix}${Service}.default.${Datacenter}.internal.${this.#trustDomain}`
     return {
-      ID: `${prefix}${Service}.default.default.${Datacenter}`,
-      Service,
-      ServiceSubset,
+      ...omitZero(target),
+      ID: idOf(target),
       Namespace: 'default',
       Partition: 'default',
-      Datacenter,
       MeshGateway: {},
       Subset: omitZero({ ...subset }),
       SNI,
@@ -172,20 +212,25 @@ export class Chains {
   }
 }
 
+/** Consul ignores the case of names. */
+function keyOf(kind: string, name: string): string {
+  return `${kind}/${name.toLowerCase()}`
+}
+
+function idOf({ Service, ServiceSubset, Datacenter }: Place): string {
+  return `${ServiceSubset === '' ? '' : `${ServiceSubset}.`}${Service}.default.default.${Datacenter}`
+}
+
 /** Returns the places that a failover leads to, in order. */
-function spares({ Datacenters, Targets, ...to }: Resolver['Failover'][string], from: Place): Place[] {
+function placesOf({ Datacenters, Targets, ...to }: Failover, from: Place): Place[] {
   if (Targets.length > 0) return Targets.map((target) => moved(from, target))
   if (Datacenters.length > 0) return Datacenters.map((Datacenter) => moved(from, { ...to, Datacenter }))
   return [moved(from, to)]
 }
 
-/** A subset belongs to its service, so that another service starts without one. */
+/** Moves to another place. A subset belongs to its service: another service starts without one. */
 function moved(from: Place, to: Place): Place {
   const Service = to.Service || from.Service
   const ServiceSubset = to.ServiceSubset || (Service === from.Service ? from.ServiceSubset : '')
   return { Service, ServiceSubset, Datacenter: to.Datacenter || from.Datacenter }
-}
-
-function failed(problem: string): HttpError {
-  return new HttpError(500, `failed to compile discovery chain: ${problem}`)
 }

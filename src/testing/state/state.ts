@@ -21,7 +21,7 @@ export class State {
   readonly changes: Changes = new Changes()
   readonly acl: Acl
   readonly catalog: Catalog
-  readonly chains: Chains = new Chains(this.changes)
+  readonly chains: Chains
   readonly queries: PreparedQueries = new PreparedQueries(this.changes)
   readonly intentions: Intentions = new Intentions(this.changes)
   /** Undefined if Connect is disabled. */
@@ -40,5 +40,6 @@ export class State {
     this.catalog = new Catalog(this.changes, { nodeName, datacenter })
     if (options.connect !== false)
       this.connect = new ConnectCa(this.changes, { datacenter, leafTtlMs, trustDomain })
+    this.chains = new Chains(this.changes, { datacenter, trustDomain: this.connect?.trustDomain ?? '' })
   }
 }
