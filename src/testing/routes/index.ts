@@ -6,7 +6,6 @@ import { connectRoutes } from './connect.js'
 import { healthRoutes } from './health.js'
 import { intentionRoutes } from './intentions.js'
 import { keyValueRoutes } from './kv.js'
-import { managedProxyRoutes } from './managed-proxy.js'
 import { queryRoutes } from './query.js'
 
 export const router: Router = new Router(
@@ -17,6 +16,5 @@ export const router: Router = new Router(
   healthRoutes,
   intentionRoutes,
   keyValueRoutes,
-  managedProxyRoutes,
   queryRoutes,
 )

@@ -35,8 +35,6 @@ export interface ServiceRegistration extends JsonObject {
   Weights?: { Passing?: number; Warning?: number }
   Connect?: { Native?: boolean }
   Proxy?: JsonObject
-  /** The destination service of a proxy, as in Consul 1.2. Ignored if `Proxy` is set. */
-  ProxyDestination?: string
   Check?: JsonObject
   Checks?: JsonObject[]
 }
@@ -60,7 +58,6 @@ const readFields = struct(
     EnableTagOverride: boolean,
     Connect: struct({ Native: boolean }),
     Proxy: optional(readProxy),
-    ProxyDestination: string,
     Check: optional(readServiceCheck),
     Checks: list(readServiceCheck),
   },
@@ -72,16 +69,13 @@ const readFields = struct(
  * @throws HttpError if Consul rejects the registration
  */
 export const readRegistration: Reader<Registration> = (value, field) => {
-  const { Check, Checks, Connect, ProxyDestination, ...fields } = readFields(value, field)
-  const legacyProxy =
-    ProxyDestination === '' ? undefined : readProxy({ DestinationServiceName: ProxyDestination }, '')
+  const { Check, Checks, Connect, ...fields } = readFields(value, field)
   const service: Service = {
     ...fields,
     ID: fields.ID || fields.Name,
     Weights: fields.Weights ?? { Passing: 1, Warning: 1 },
     TaggedAddresses: { ...familyAddresses(fields), ...fields.TaggedAddresses },
     isNative: Connect.Native,
-    Proxy: fields.Proxy ?? legacyProxy,
   }
   const problem = problemOf(service)
   if (problem !== undefined) throw new HttpError(400, problem)
