@@ -3,10 +3,10 @@ import type { TokenRules } from './state/acl.js'
 import type { TestCa } from './pki/ca.js'
 import type { IssuedCertificate, IssueOptions } from './pki/ca-options.js'
 import type { ConnectCa } from './pki/connect-ca.js'
-import { DnsServer, type DnsQuery } from './dns.js'
+import { DnsServer } from './dns.js'
 import { Faults, type FaultAnswer } from './http/faults.js'
-import { Gate } from './http/gate.js'
-import type { IntentionAction, IntentionEnds } from './state/intentions.js'
+import { Gate } from './state/changes.js'
+import type { IntentionAction } from './state/intentions.js'
 import type { TestAgentOptions } from './options.js'
 import { readQuery, type QueryDefinition } from './state/queries.js'
 import { Requests, type RequestMatch } from './http/requests.js'
@@ -76,7 +76,7 @@ export class TestAgent {
     return this.#server.address
   }
 
-  /** `host:port` of DNS over UDP and TCP. Undefined without the option `dns`. */
+  /** `host:port` of DNS over UDP. Undefined without the option `dns`. */
   get dnsAddress(): string | undefined {
     return this.#dns?.address
   }
@@ -136,14 +136,14 @@ export class TestAgent {
 
   /** Creates or changes the intention between two services; `*` stands for all services. */
   setIntention(source: string, destination: string, action: IntentionAction): void {
-    const ends = endsOf(source, destination)
+    const ends = { SourceName: source, DestinationName: destination }
     const { intentions } = this.#state
     intentions.put({ ...ends, Action: action, Description: '', Meta: {} }, intentions.exact(ends)?.ID)
   }
 
   /** Deletes the intention between two services, if there is one. */
   deleteIntention(source: string, destination: string): void {
-    const old = this.#state.intentions.exact(endsOf(source, destination))
+    const old = this.#state.intentions.exact({ SourceName: source, DestinationName: destination })
     if (old) this.#state.intentions.delete(old.ID)
   }
 
@@ -197,7 +197,6 @@ export class TestAgent {
   /** Closes all connections. New connections are accepted. */
   dropConnections(): void {
     this.#server.dropConnections()
-    this.#dns?.dropConnections()
   }
 
   /** Closes all connections and refuses new ones. The state stays for `restart`. */
@@ -228,11 +227,6 @@ export class TestAgent {
     return this.#faults.add(match, answer)
   }
 
-  /** Removes all faults. */
-  clearFaults(): void {
-    this.#faults.clear()
-  }
-
   /** Counts the matching requests, by default all, among the last 10,000. */
   requestCount(match?: RequestMatch): number {
     return this.#requests.countSeen(match)
@@ -244,11 +238,6 @@ export class TestAgent {
    */
   waitForRequests(match: RequestMatch, count: number, options: { signal?: AbortSignal } = {}): Promise<void> {
     return this.#requests.until(() => this.#requests.countSeen(match) >= count, options.signal)
-  }
-
-  /** Counts the matching DNS queries, by default all, among the last 10,000. */
-  dnsQueryCount(match: (query: DnsQuery) => boolean = () => true): number {
-    return this.#dns?.queries.filter(match).length ?? 0
   }
 
   /**
@@ -279,8 +268,4 @@ function commonHeaders(state: State): Record<string, string> {
   const testing = { 'X-Consul-Connect-Testing': '1' }
   if (state.version === '1.8') return testing
   return { ...testing, 'X-Consul-Default-ACL-Policy': state.defaultPolicy }
-}
-
-function endsOf(source: string, destination: string): IntentionEnds {
-  return { SourceNS: 'default', SourceName: source, DestinationNS: 'default', DestinationName: destination }
 }

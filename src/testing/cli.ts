@@ -9,7 +9,7 @@ const USAGE = `Usage: agent [--port N] [--dns-port N|off] [--default allow|deny]
 Runs an in-memory Consul agent for development and tests, on loopback only.
 
   --port N              port of the HTTP API (default 8500; 0 selects a free port)
-  --dns-port N          port of DNS over UDP and TCP (default 8600; 0 selects a free port; off disables DNS)
+  --dns-port N          UDP port of DNS (default 8600; 0 selects a free port; off disables DNS)
   --default allow|deny  what applies where no intention matches (default allow)
   --help                print this text
 `

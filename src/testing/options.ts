@@ -1,15 +1,6 @@
 /** What applies where no rule matches. */
 export type DefaultPolicy = 'allow' | 'deny'
 
-export interface TestAgentDnsOptions {
-  /** Port for UDP and TCP; 0 selects a port that is free for both. @default 0 */
-  port?: number
-  /** Address to listen on. @default the `host` of the agent */
-  host?: string
-  /** TTL of service records in milliseconds; DNS counts whole seconds. @default 0 */
-  serviceTtlMs?: number
-}
-
 export interface TestAgentTls {
   /** Private key in PEM. */
   key: string
@@ -21,9 +12,6 @@ export interface TestAgentTls {
   requestCert?: boolean
 }
 
-/** A version of Consul. */
-export type AgentVersion = '1.8' | '1.15'
-
 export interface TestAgentOptions {
   /** Port to listen on; 0 selects a free port. @default 0 */
   port?: number
@@ -33,12 +21,10 @@ export interface TestAgentOptions {
   socketPath?: string
   /** Key and certificate for HTTPS. @default none: HTTP */
   tls?: TestAgentTls
-  /** Also serve DNS over UDP and TCP; `{}` selects a free port. @default none */
-  dns?: TestAgentDnsOptions
+  /** Also serve DNS over UDP; the port 0, which is the default, selects a free port. @default none */
+  dns?: { port?: number }
   /** @default 'dc1' */
   datacenter?: string
-  /** @default 'embedded' */
-  nodeName?: string
   /**
    * Answer prepared queries and DNS in random order, as Consul does. False answers in the order of service IDs.
    * @default true
@@ -63,7 +49,7 @@ export interface TestAgentOptions {
    * every answer has the default policy in `X-Consul-Default-ACL-Policy`.
    * @default '1.8'
    */
-  version?: AgentVersion
+  version?: '1.8' | '1.15'
   /** Whether Connect is enabled. @default true */
   connect?: boolean
 }

@@ -26,6 +26,12 @@ const headers: Difference[] = [
   { call: /./, what: 'headers.x-cache', reason: 'has no cache' },
 ]
 
+/** Details that no client of the embedded agent needs. */
+const details: Difference[] = [
+  { call: /./, what: /\.Hash$/, reason: 'has no hashes of tokens and intentions' },
+  { call: /./, what: /^body\.Nodes\..*\.(Service)?Tags$/, reason: 'shows no tags as an empty list' },
+]
+
 /** Parts of the results of prepared queries that the embedded agent leaves out. */
 const queries: Difference[] = [
   { call: /./, what: 'headers.x-consul-effective-consistency', reason: 'all reads are consistent' },
@@ -76,8 +82,14 @@ const chainDifferences: Difference[] = [
 const intended: Difference[] = [
   ...headers,
   ...queries,
+  ...details,
   ...chainDifferences,
   { call: /./, what: 'headers.age', reason: 'has no cache' },
+  {
+    call: /./,
+    what: /TaggedAddresses(\.(lan|wan)_ipv[46])?$/,
+    reason: 'adds no addresses by family',
+  },
   { call: 'agent self', what: 'body.DebugConfig', reason: 'has few settings' },
   { call: 'agent self', what: 'body.Coord', reason: 'has no network coordinates' },
   { call: 'agent self', what: 'body.Member', reason: 'has no gossip' },
@@ -114,6 +126,7 @@ const intended: Difference[] = [
 const intendedWithAcls: Difference[] = [
   ...headers,
   ...queries,
+  ...details,
   { call: /^token (with an unknown field|without a body)$/, what: 'body', reason: MESSAGE },
   {
     call: /^(token of|create a token|acl\/token\/self|connect\/ca\/configuration)/,

@@ -20,7 +20,6 @@ const intentionBodies: Record<string, unknown> = {
     Meta: { k: 'v' },
   },
   'a to web again': { SourceName: 'a', DestinationName: 'web', Action: 'allow' },
-  'from another namespace': { SourceName: 'a', SourceNS: 'foo', DestinationName: 'web', Action: 'allow' },
   'all to web': { SourceName: '*', DestinationName: 'web', Action: 'deny' },
   'a to all': { SourceName: 'a', DestinationName: '*', Action: 'allow' },
   'all to all': { SourceName: '*', DestinationName: '*', Action: 'deny' },

@@ -17,6 +17,8 @@ import { waitBound } from '../fixtures/bounds.js'
 import { greet, nextEvent, offer, portOf, readAll, rejection, startMesh } from '../fixtures/mesh.js'
 import { temporaryFolder } from '../proxy/connect-proxy.js'
 
+const JSON_TYPE = { 'content-type': 'application/json' }
+
 const ROOTS = '/v1/agent/connect/ca/roots'
 const LEAF = '/v1/agent/connect/ca/leaf'
 const HEALTH = '/v1/health/connect'
@@ -29,11 +31,7 @@ const CALL_TIMEOUT_MS = waitBound(250)
 /** Faulty answers of an agent, and the codes of their errors. */
 const FAULTS: readonly (readonly [name: string, answer: FaultAnswer, code: string])[] = [
   ['HTML', { body: '<html>hello</html>' }, 'ERR_CONNECT_AGENT_NOT_JSON'],
-  [
-    'half a JSON body',
-    { body: '{"Roots":[{"ID"', contentType: 'application/json' },
-    'ERR_CONNECT_AGENT_NOT_JSON',
-  ],
+  ['half a JSON body', { body: '{"Roots":[{"ID"', headers: JSON_TYPE }, 'ERR_CONNECT_AGENT_NOT_JSON'],
   ['a truncated body', { truncate: true }, 'ERR_CONNECT_AGENT_UNREACHABLE'],
   ['a reset', { reset: true }, 'ERR_CONNECT_AGENT_UNREACHABLE'],
   ['500', { status: 500, body: 'rpc error: no cluster leader' }, 'ERR_CONNECT_AGENT_FAILED'],
@@ -45,10 +43,10 @@ const FAULTS: readonly (readonly [name: string, answer: FaultAnswer, code: strin
   ['400', { status: 400, body: 'Invalid query parameter' }, 'ERR_CONNECT_AGENT_REFUSED'],
   ['a redirect', { status: 301, headers: { location: '/elsewhere' }, body: '' }, 'ERR_CONNECT_AGENT_FAILED'],
   ['nothing', { hang: true }, 'ERR_CONNECT_AGENT_TIMEOUT'],
-  ['a string', { body: '"hello"', contentType: 'application/json' }, 'ERR_CONNECT_AGENT_SHAPE'],
-  ['null', { body: 'null', contentType: 'application/json' }, 'ERR_CONNECT_AGENT_SHAPE'],
-  ['an empty body', { body: '', contentType: 'application/json' }, 'ERR_CONNECT_AGENT_SHAPE'],
-  ['an empty object', { body: '{}', contentType: 'application/json' }, 'ERR_CONNECT_AGENT_SHAPE'],
+  ['a string', { body: '"hello"', headers: JSON_TYPE }, 'ERR_CONNECT_AGENT_SHAPE'],
+  ['null', { body: 'null', headers: JSON_TYPE }, 'ERR_CONNECT_AGENT_SHAPE'],
+  ['an empty body', { body: '', headers: JSON_TYPE }, 'ERR_CONNECT_AGENT_SHAPE'],
+  ['an empty object', { body: '{}', headers: JSON_TYPE }, 'ERR_CONNECT_AGENT_SHAPE'],
 ]
 
 for (const [endpoint, name] of [
@@ -103,11 +101,8 @@ describe('an agent that answers a dial with', () => {
 describe('an agent that answers an authorization with', () => {
   for (const [answer, fault] of [
     ...FAULTS,
-    [
-      'Authorized as a string',
-      { body: '{"Authorized":"true","Reason":""}', contentType: 'application/json' },
-    ],
-    ['only a reason', { body: '{"Reason":"ok"}', contentType: 'application/json' }],
+    ['Authorized as a string', { body: '{"Authorized":"true","Reason":""}', headers: JSON_TYPE }],
+    ['only a reason', { body: '{"Reason":"ok"}', headers: JSON_TYPE }],
   ] as const) {
     it(`${answer} denies the connection`, async (t) => {
       const { agent, agentOptions, join } = await startMesh(t)

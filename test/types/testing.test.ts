@@ -2,21 +2,14 @@
 import { describe, it } from 'node:test'
 import { expectTypeOf } from 'expect-type'
 import type { AgentOptions } from '../../src/index.js'
-import {
-  type AgentRequest,
-  type DnsQuery,
-  type Json,
-  TestAgent,
-  TestCa,
-  extension,
-} from '../../src/testing/index.js'
+import { type AgentRequest, type Json, TestAgent, TestCa, extension } from '../../src/testing/index.js'
 import { compiled } from './compiled.js'
 
 describe('types: TestAgent', () => {
   it('is created by start() only', () => {
     compiled(() => [
       TestAgent.start(),
-      TestAgent.start({ port: 0, host: '127.0.0.1', datacenter: 'dc2', nodeName: 'n' }),
+      TestAgent.start({ port: 0, host: '127.0.0.1', datacenter: 'dc2' }),
       TestAgent.start({ socketPath: '/run/agent.sock', dns: {}, tls: { key: 'PEM', cert: 'PEM' } }),
       TestAgent.start({ acl: { enabled: true, defaultPolicy: 'deny' }, version: '1.15' }),
       TestAgent.start({ leafTtlMs: 60_000, shuffle: false, connect: false, defaultPolicy: 'deny' }),
@@ -82,7 +75,6 @@ describe('types: TestAgent', () => {
       )
       void agent.waitForRequests('/v1/agent', 2, { signal })
       void agent.waitForBlocked(/leaf/)
-      agent.dnsQueryCount((query: DnsQuery) => query.transport === 'udp')
       // @ts-expect-error -- unknown key
       agent.fault('/v1/agent', { delay: 1 })
     })

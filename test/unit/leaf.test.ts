@@ -37,6 +37,8 @@ function check(
 
 const valid = ca.issue()
 const anotherKey = ca.issue().privateKeyPem
+/** A certificate in DER with trailing bytes. */
+const padded = Buffer.concat([valid.certificate.raw, Buffer.alloc(2)])
 const pem = (text: string): string => `-----BEGIN CERTIFICATE-----\n${text}\n-----END CERTIFICATE-----\n`
 
 describe('checkLeaf', () => {
@@ -122,7 +124,7 @@ describe('checkLeaf', () => {
       ['garbage in PEM', { ...valid, chainPem: pem('AAAA') }],
       ['PEM that is not base64', { ...valid, chainPem: pem('!!!!') }],
       ['half a certificate', { ...valid, chainPem: valid.chainPem.replace(/\n.{64}\n/, '\n') }],
-      ['trailing bytes', ca.issue({ trailingBytes: Buffer.from([0, 0]) })],
+      ['trailing bytes', { ...valid, chainPem: pem(padded.toString('base64').replace(/.{64}/g, '$&\n')) }],
       ['garbage after the leaf', { ...valid, chainPem: valid.chainPem + pem('AAAA') }],
       ['17 certificates', ca.issue({ intermediates: Array<string>(16).fill(ca.rootPem) })],
       ['no key', { ...valid, privateKeyPem: 'none' }],

@@ -174,12 +174,6 @@ void describe('an invalid leaf contains', () => {
     assert.equal(read(ca.issue().certificate).version, 3)
   })
 
-  it('bytes after the DER', () => {
-    const { certificatePem, certificate } = ca.issue({ trailingBytes: Buffer.from('00ff', 'hex') })
-    const der = Buffer.from(certificatePem.replace(/-----[^-]+-----/g, ''), 'base64')
-    assert.deepEqual(der, Buffer.concat([certificate.raw, Buffer.from('00ff', 'hex')]))
-  })
-
   it('a chain of more than 16 certificates', () => {
     const intermediates = Array.from({ length: 16 }, () => ca.certificatePem)
     assert.equal(ca.issue({ intermediates }).chainPem.match(/BEGIN/g)?.length, 17)

@@ -18,7 +18,7 @@ void describe('a fault', () => {
     assert.equal(html.status, 200)
     assert.equal(html.headers.get('content-type'), 'text/html')
     assert.equal(await html.text(), '<h1>no</h1>')
-    agent.fault(roots, { status: 503, body: '{"a":', contentType: 'application/json' })
+    agent.fault(roots, { status: 503, body: '{"a":', headers: { 'content-type': 'application/json' } })
     const json = await fetch(agent.url + roots)
     assert.equal(json.status, 503)
     assert.equal(json.headers.get('content-type'), 'application/json')
@@ -94,8 +94,8 @@ void describe('a fault', () => {
     const statuses = []
     for (let i = 0; i < 4; i++) statuses.push((await fetch(agent.url + roots)).status)
     assert.deepEqual(statuses, [429, 500, 500, 200])
-    agent.fault('/', { status: 500 })
-    agent.clearFaults()
+    const remove = agent.fault('/', { status: 500 })
+    remove()
     assert.equal((await fetch(agent.url + roots)).status, 200)
   })
 

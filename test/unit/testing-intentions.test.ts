@@ -1,14 +1,13 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { TestAgent } from '../../src/testing/index.js'
 import { Changes } from '../../src/testing/state/changes.js'
 import { Intentions, precedence, type IntentionEnds } from '../../src/testing/state/intentions.js'
 
 type Pair = readonly [source: string, destination: string]
 
-function endsOf([source, destination]: Pair): IntentionEnds {
-  const [SourceNS = '', SourceName = ''] = source.split('/')
-  const [DestinationNS = '', DestinationName = ''] = destination.split('/')
-  return { SourceNS, SourceName, DestinationNS, DestinationName }
+function endsOf([SourceName, DestinationName]: Pair): IntentionEnds {
+  return { SourceName, DestinationName }
 }
 
 /** Creates intentions whose IDs are their source and destination. */
@@ -21,15 +20,10 @@ function intentionsOf(pairs: readonly Pair[]): Intentions {
 
 void describe('the precedence of an intention', () => {
   const table: [source: string, destination: string, precedence: number][] = [
-    ['default/a', 'default/b', 9],
-    ['default/*', 'default/b', 8],
-    ['*/*', 'default/b', 7],
-    ['default/a', 'default/*', 6],
-    ['default/*', 'default/*', 5],
-    ['*/*', 'default/*', 4],
-    ['default/a', '*/*', 3],
-    ['default/*', '*/*', 2],
-    ['*/*', '*/*', 1],
+    ['a', 'b', 9],
+    ['*', 'b', 8],
+    ['a', '*', 6],
+    ['*', '*', 5],
   ]
   for (const [source, destination, expected] of table) {
     it(`is ${expected} from ${source} to ${destination}`, () => {
@@ -39,9 +33,8 @@ void describe('the precedence of an intention', () => {
 
   it('orders intentions, and names break a tie', () => {
     const sorted: Pair[] = [
-      ['default/a', 'default/b'],
-      ['default/c', 'default/b'],
-      ['other/a', 'default/b'],
+      ['a', 'b'],
+      ['c', 'b'],
       ...table.slice(1).map(([source, destination]): Pair => [source, destination]),
     ]
     const ids = intentionsOf([...sorted].reverse())
@@ -56,29 +49,54 @@ void describe('the precedence of an intention', () => {
 
 void describe('a connection', () => {
   const intentions = intentionsOf([
-    ['default/a', 'default/web'],
-    ['default/*', 'default/web'],
-    ['default/a', 'default/*'],
-    ['other/a', 'default/web'],
-    ['default/b', 'default/db'],
+    ['a', 'web'],
+    ['*', 'web'],
+    ['a', '*'],
+    ['b', 'db'],
   ])
 
   it('is matched by destination', () => {
     assert.deepEqual(
-      intentions.match('default/web').map(({ ID }) => ID),
-      ['default/a default/web', 'other/a default/web', 'default/* default/web', 'default/a default/*'],
+      intentions.match('web').map(({ ID }) => ID),
+      ['a web', '* web', 'a *'],
     )
   })
 
   it('is decided by the first intention that covers the source', () => {
-    const decide = (source: string, name: string): unknown =>
-      intentions.deciding(source, `default/${name}`)?.ID
-    assert.equal(decide('default/a', 'web'), 'default/a default/web')
-    assert.equal(decide('other/a', 'web'), 'other/a default/web')
-    assert.equal(decide('default/z', 'web'), 'default/* default/web')
-    assert.equal(decide('default/a', 'db'), 'default/a default/*')
-    assert.equal(decide('default/b', 'db'), 'default/b default/db')
-    assert.equal(decide('other/z', 'web'), undefined)
-    assert.equal(decide('default/z', 'db'), undefined)
+    const decide = (source: string, name: string): unknown => intentions.deciding(source, name)?.ID
+    assert.equal(decide('a', 'web'), 'a web')
+    assert.equal(decide('z', 'web'), '* web')
+    assert.equal(decide('a', 'db'), 'a *')
+    assert.equal(decide('b', 'db'), 'b db')
+    assert.equal(decide('z', 'db'), undefined)
+  })
+})
+
+void describe('a namespace other than the default', () => {
+  it('is refused in an intention', async (t) => {
+    const agent = await TestAgent.start()
+    t.after(() => agent.close())
+    const body = { SourceName: 'a', SourceNS: 'foo', DestinationName: 'web', Action: 'allow' }
+    const url = `${agent.url}/v1/connect/intentions`
+    const response = await fetch(url, { method: 'POST', body: JSON.stringify(body) })
+    assert.deepEqual(
+      [response.status, await response.text()],
+      [500, 'namespace: the embedded agent supports default only'],
+    )
+  })
+
+  it('is covered by no intention', async (t) => {
+    const agent = await TestAgent.start({ defaultPolicy: 'deny' })
+    t.after(() => agent.close())
+    agent.setIntention('*', 'web', 'allow')
+    const authorize = async (namespace: string): Promise<unknown> => {
+      const ClientCertURI = `spiffe://${agent.trustDomain}/ns/${namespace}/dc/dc1/svc/a`
+      const response = await fetch(`${agent.url}/v1/agent/connect/authorize`, {
+        method: 'POST',
+        body: JSON.stringify({ Target: 'web', ClientCertURI }),
+      })
+      return ((await response.json()) as { Authorized: unknown }).Authorized
+    }
+    assert.deepEqual([await authorize('default'), await authorize('foo')], [true, false])
   })
 })

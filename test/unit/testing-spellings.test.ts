@@ -43,22 +43,6 @@ void describe('a registration', () => {
     assert.deepEqual(snake, own)
   })
 
-  it('prefers the spelling of Consul unless its value is empty', async (t) => {
-    const agent = await start(t)
-    const found = await settings(agent, {
-      destination_service_name: 'snake',
-      DestinationServiceName: 'web',
-      LocalServicePort: 0,
-      local_service_port: 8080,
-    })
-    assert.deepEqual(found, {
-      DestinationServiceName: 'web',
-      LocalServicePort: 8080,
-      MeshGateway: {},
-      Expose: {},
-    })
-  })
-
   const invalid: Record<string, { body: object; words: RegExp }> = {
     'an unknown field': { body: { name: 'web', bogus: 1 }, words: /unknown field "bogus"/ },
     'a value of another type': {

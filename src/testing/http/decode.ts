@@ -1,7 +1,6 @@
 import { describe } from '../../base/options/validate.js'
 import { parseGoDuration } from '../../base/duration.js'
-import { HttpError, type Call } from './http.js'
-import { isObject, isZero, type Json, type JsonObject } from './json.js'
+import { HttpError, isObject, type Call, type Json, type JsonObject } from './http.js'
 
 /** Reads one field. Returns the zero value of its type if the field is absent or null, as Go does. */
 export type Reader<T> = (value: Json | undefined, field: string) => T
@@ -49,7 +48,8 @@ export function struct<T>(
   ignored: readonly string[] = [],
 ): Reader<T> {
   return (value, field) => {
-    const found = fieldsOf(object(value, field))
+    const entries = Object.entries(object(value, field))
+    const found = new Map(entries.map(([key, each]) => [plain(key), { key, value: each }]))
     const read = Object.entries<Reader<unknown>>(table).map(([name, reader]) => {
       const value = found.get(plain(name))?.value ?? undefined
       return [name, reader(value, field === '' ? name : `${field}.${name}`)]
@@ -87,17 +87,6 @@ function typed<T extends Json>(type: string, zero: T, accepts: (value: Json) => 
     if (accepts(value)) return value
     throw invalid(`${field || 'body'}: expected ${type}, got ${describe(value)}`)
   }
-}
-
-function fieldsOf(json: JsonObject): Map<string, { key: string; value: Json | undefined }> {
-  const fields = new Map<string, { key: string; value: Json | undefined }>()
-  for (const [key, value] of Object.entries(json)) {
-    const known = fields.get(plain(key))
-    // The spelling of Consul wins over snake_case unless its value is empty.
-    if (known && !isZero(known.value) && (key.includes('_') || isZero(value))) continue
-    fields.set(plain(key), { key, value })
-  }
-  return fields
 }
 
 function plain(name: string): string {

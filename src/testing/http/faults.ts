@@ -1,6 +1,5 @@
 import { STATUS_CODES } from 'node:http'
-import { text, type AgentRequest, type Answer } from './http.js'
-import type { Json } from './json.js'
+import { text, type AgentRequest, type Answer, type Json } from './http.js'
 import { matches, type RequestMatch } from './requests.js'
 
 /**
@@ -11,10 +10,8 @@ export interface FaultAnswer {
   status?: number
   /** Headers to add; an empty string removes the header. */
   headers?: Record<string, string>
-  /** Sent unchanged in place of the answer. */
+  /** Sent unchanged in place of the answer, as `text/html` unless `headers` has another type. */
   body?: string
-  /** @default 'text/html' with a `body`, otherwise the type of the answer */
-  contentType?: string
   /** Time before the answer in milliseconds. @default 0 */
   delayMs?: number
   /** Announce the whole body, send half of it, and close the connection. @default false */
@@ -48,10 +45,6 @@ export class Faults {
     if (!rule) return undefined
     rule.remaining--
     return rule.answer
-  }
-
-  clear(): void {
-    this.#rules.length = 0
   }
 }
 

@@ -1,8 +1,6 @@
-import { createHash } from 'node:crypto'
 import { parseGoDuration } from '../../base/duration.js'
 import { parseFilter } from '../state/filter.js'
-import { HttpError, json, type Answer, type Call } from './http.js'
-import type { Json, JsonObject } from './json.js'
+import { HttpError, json, type Answer, type Call, type Json } from './http.js'
 import type { State } from '../state/state.js'
 
 const DEFAULT_WAIT_MS = 300_000
@@ -15,7 +13,8 @@ export function seenIndex(call: Call): number {
   return Number(index)
 }
 
-function waitMs(call: Call): number {
+/** @throws HttpError for an invalid wait time, which Consul rejects even if the request does not block */
+export function waitMs(call: Call): number {
   const wait = call.query.get('wait') ?? ''
   if (wait === '') return DEFAULT_WAIT_MS
   const ms = parseGoDuration(wait)
@@ -41,33 +40,6 @@ export async function blockUntil(
   }
 }
 
-/** Blocks until the index is larger than the index that the client has seen. Returns at once for a client without one. */
-export async function blockOnIndex(call: Call, state: State, index: () => number): Promise<void> {
-  const seen = seenIndex(call)
-  // Consul rejects an invalid wait time without an index too.
-  waitMs(call)
-  if (seen > 0) await blockUntil(call, state, () => index() > seen)
-}
-
-/**
- * Answers a read of the local agent, which blocks by a hash of the content.
- * @param read - returns the body; throws the error to answer with. The hashed body has no `contentHash`.
- */
-export async function hashed(
-  call: Call,
-  state: State,
-  read: (contentHash?: string) => JsonObject,
-): Promise<Answer> {
-  // Consul validates the index, which these endpoints do not use.
-  seenIndex(call)
-  waitMs(call)
-  const seen = call.query.get('hash') ?? ''
-  const hash = (): string => createHash('sha256').update(JSON.stringify(read())).digest('hex').slice(0, 16)
-  if (seen !== '') await blockUntil(call, state, () => hash() !== seen)
-  const current = hash()
-  return json(read(current), { 'X-Consul-ContentHash': current })
-}
-
 /** Rejects a request to another datacenter: the embedded agent has one. */
 export function checkDatacenter(call: Call, state: State): void {
   const datacenter = call.query.get('dc') ?? ''
@@ -90,7 +62,9 @@ export async function indexed(
 ): Promise<Answer> {
   checkDatacenter(call, state)
   read()
-  await blockOnIndex(call, state, index)
+  const seen = seenIndex(call)
+  waitMs(call)
+  if (seen > 0) await blockUntil(call, state, () => index() > seen)
   return json(read(), indexHeader(index()))
 }
 

@@ -19,23 +19,15 @@ export class Router {
   }
 
   async handle(call: Call, state: State): Promise<Answer> {
-    const path = decodePath(call.path)
-    const isExact = path === undefined || Object.hasOwn(this.#routes, path)
+    const path = decodeURIComponent(call.path)
+    const isExact = Object.hasOwn(this.#routes, path)
     const route = isExact ? path : this.#prefixes.find((prefix) => path.startsWith(prefix))
     const methods = route === undefined ? undefined : this.#routes[route]
-    if (path === undefined || route === undefined || !methods) return empty(404)
+    if (route === undefined || !methods) return empty(404)
     const Allow = ['OPTIONS', ...Object.keys(methods)].join(',')
     if (call.method === 'OPTIONS') return { status: 200, headers: { Allow } }
     const handler = Object.entries(methods).find(([method]) => method === call.method)?.[1]
     if (handler) return await handler({ ...call, rest: path.slice(route.length) }, state)
     return text(405, `method ${call.method} not allowed`, { Allow })
-  }
-}
-
-function decodePath(path: string): string | undefined {
-  try {
-    return decodeURIComponent(path)
-  } catch {
-    return undefined
   }
 }

@@ -6,7 +6,7 @@ import { buffer } from 'node:stream/consumers'
 import { sleep, systemClock } from '../../base/clock.js'
 import { formatHostPort } from '../../base/host-port.js'
 import { replacement, type FaultAnswer, type Faults } from './faults.js'
-import type { Gate } from './gate.js'
+import type { Gate } from '../state/changes.js'
 import { HttpError, text, type AgentRequest, type Answer, type Call } from './http.js'
 import type { TestAgentOptions } from '../options.js'
 import type { Requests } from './requests.js'
@@ -154,7 +154,6 @@ function send(response: ServerResponse, answer: Answer, fault: FaultAnswer = {})
     if (value === '') response.removeHeader(name)
     else response.setHeader(name, value)
   }
-  if (fault.contentType !== undefined) response.setHeader('Content-Type', fault.contentType)
   response.setHeader('Content-Length', bytes.length)
   if (fault.truncate) {
     response.write(bytes.subarray(0, Math.ceil(bytes.length / 2)), () => {

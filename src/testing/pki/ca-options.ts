@@ -61,8 +61,6 @@ export interface IssueOptions {
   privateKey?: KeyObject
   /** PEM certificates after the leaf in `chainPem`. @default the intermediates of the CA */
   intermediates?: readonly string[]
-  /** Bytes after the DER of the certificate. @default none */
-  trailingBytes?: Buffer
 }
 
 export interface IssuedCertificate {

@@ -124,7 +124,7 @@ export class TestCa {
       },
       issuer.key,
     )
-    const pem = certificatePem(Buffer.concat([der, options.trailingBytes ?? Buffer.alloc(0)]))
+    const pem = certificatePem(der)
     return {
       certificatePem: pem,
       chainPem: [pem, ...(options.intermediates ?? this.intermediates)].join(''),

@@ -1,7 +1,7 @@
 import { serviceUri, TestCa } from './ca.js'
 import type { IssuedCertificate } from './ca-options.js'
 import type { Changes } from '../state/changes.js'
-import type { JsonObject } from '../http/json.js'
+import type { JsonObject } from '../http/http.js'
 
 const MINUTE_MS = 60_000
 const HOUR_MS = 60 * MINUTE_MS

@@ -14,8 +14,7 @@ export const aclRoutes: Routes = {
 
 function createToken(call: Call, state: State): Answer {
   requireManagement(call, state)
-  const token = decode(call, readToken)
-  return json(tokenJson(state.acl.create(token)))
+  return json(tokenJson(state.acl.create(decode(call, readToken))))
 }
 
 function listTokens(call: Call, state: State): Answer {

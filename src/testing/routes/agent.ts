@@ -1,9 +1,9 @@
+import { createHash } from 'node:crypto'
 import { requirePermission } from '../state/acl.js'
 import { decode } from '../http/decode.js'
-import { readCheck } from '../state/check-definition.js'
-import type { Check, CheckStatus } from '../state/checks.js'
-import { empty, HttpError, json, type Answer, type Call } from '../http/http.js'
-import { filtered, hashed } from '../http/reads.js'
+import { readCheck, type Check, type CheckStatus } from '../state/checks.js'
+import { empty, HttpError, json, type Answer, type Call, type JsonObject } from '../http/http.js'
+import { blockUntil, filtered, seenIndex, waitMs } from '../http/reads.js'
 import type { Handler, Routes } from '../http/router.js'
 import { agentServiceJson, connectNameOf, readRegistration } from '../state/service.js'
 import type { State } from '../state/state.js'
@@ -50,14 +50,23 @@ function services(call: Call, state: State): Answer {
   return json(Object.fromEntries(filtered(call, found).map((each) => [each.ID, each])))
 }
 
-function service(call: Call, state: State): Promise<Answer> {
-  return hashed(call, state, (contentHash) => {
+/** Reads a service. Blocks by a hash of the answer. */
+async function service(call: Call, state: State): Promise<Answer> {
+  // Consul validates the index, which this endpoint does not use.
+  seenIndex(call)
+  waitMs(call)
+  const read = (): JsonObject => {
     const permissions = state.acl.permissions(call.token)
     const instance = state.catalog.instance(call.rest)
     if (!instance) throw new HttpError(404, `unknown service ID: ${call.rest}`)
     requirePermission(permissions.service(instance.service.Name, 'read'))
-    return agentServiceJson(instance.service, contentHash)
-  })
+    return agentServiceJson(instance.service)
+  }
+  const hash = (): string => createHash('sha256').update(JSON.stringify(read())).digest('hex').slice(0, 16)
+  const seen = call.query.get('hash') ?? ''
+  if (seen !== '') await blockUntil(call, state, () => hash() !== seen)
+  const ContentHash = hash()
+  return json({ ...read(), ContentHash }, { 'X-Consul-ContentHash': ContentHash })
 }
 
 function register(call: Call, state: State): Answer {
@@ -88,12 +97,8 @@ function checks(call: Call, state: State): Answer {
     const instance = state.catalog.instance(ServiceID)
     return instance ? permissions.service(instance.service.Name, 'read') : permissions.nodes
   })
-  const unindexed = { CreateIndex: 0, ModifyIndex: 0 }
-  return json(
-    Object.fromEntries(
-      found.map((check) => [check.CheckID, { ...state.catalog.checkJson(check), ...unindexed }]),
-    ),
-  )
+  const unindexed = found.map((check) => ({ ...check, CreateIndex: 0, ModifyIndex: 0 }))
+  return json(Object.fromEntries(unindexed.map((check) => [check.CheckID, state.catalog.checkJson(check)])))
 }
 
 function registerCheck(call: Call, state: State): Answer {

@@ -1,7 +1,7 @@
 import { SpiffeId } from '../../identity/spiffe.js'
 import { requirePermission } from '../state/acl.js'
 import type { ConnectCa } from '../pki/connect-ca.js'
-import { boolean, decode, object, optional, string, struct } from '../http/decode.js'
+import { boolean, decode, object, string, struct } from '../http/decode.js'
 import { parseGoDuration } from '../../base/duration.js'
 import { empty, HttpError, json, type Answer, type Call } from '../http/http.js'
 import { describeIntention } from '../state/intentions.js'
@@ -47,21 +47,19 @@ async function leaf(call: Call, state: State): Promise<Answer> {
   return json(connect.leafJson(found), indexHeader(found.index))
 }
 
-const readAuthorization = struct({ Target: string, ClientCertURI: string, Namespace: optional(string) }, [
-  'ClientCertSerial',
-])
+const readAuthorization = struct({ Target: string, ClientCertURI: string }, ['ClientCertSerial', 'Namespace'])
 
 /** Decides by the intentions whether the owner of a certificate may connect to a service. */
 function authorize(call: Call, state: State): Answer {
   const permissions = state.acl.permissions(call.token)
-  const request = decode(call, readAuthorization)
-  const { Target: name, ClientCertURI: uri, Namespace: namespace = 'default' } = request
+  const { Target: name, ClientCertURI: uri } = decode(call, readAuthorization)
   if (name === '') throw new HttpError(400, 'Bad request: Target service must be specified')
-  const source = parseServiceUri(uri)
+  const { namespace, service } = parseServiceUri(uri)
   requirePermission(permissions.service(name, 'write'))
   // The agent reads the intentions with the token of the caller.
   requirePermission(permissions.intention(name, 'read'))
-  const intention = state.intentions.deciding(source, `${namespace}/${name}`)
+  // There are intentions for the default namespace only.
+  const intention = namespace === 'default' ? state.intentions.deciding(service, name) : undefined
   const defaultReason = state.acl.enabled
     ? 'Default behavior configured by ACLs'
     : 'ACLs disabled, access is allowed by default'
@@ -87,8 +85,7 @@ const readConfiguration = struct({ Provider: string, Config: object, ForceWithou
 function configure(call: Call, state: State): Answer {
   requirePermission(state.acl.permissions(call.token).other)
   const connect = requireConnect(state)
-  const request = decode(call, readConfiguration)
-  const { Provider, Config, ForceWithoutCrossSigning } = request
+  const { Provider, Config, ForceWithoutCrossSigning } = decode(call, readConfiguration)
   if (Provider !== 'consul')
     throw new HttpError(500, `could not initialize provider: unknown CA provider ${JSON.stringify(Provider)}`)
   const { LeafCertTTL: ttl, PrivateKey: privateKeyPem } = Config
@@ -105,12 +102,11 @@ function parseLeafTtl(ttl: string): number {
   throw new HttpError(500, 'error configuring provider: leaf cert TTL must be greater or equal than 1h0m0s')
 }
 
-/** Returns the service of a SPIFFE ID as `namespace/name`. */
-function parseServiceUri(uri: string): string {
+function parseServiceUri(uri: string): { namespace: string; service: string } {
   let kind = 'Connect'
   try {
     const { parts } = SpiffeId.parse(uri)
-    if (parts.kind === 'service') return `${parts.namespace}/${parts.service}`
+    if (parts.kind === 'service') return parts
     kind = 'Service'
   } catch {
     // Not an identity of Connect.

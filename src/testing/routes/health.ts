@@ -1,6 +1,5 @@
 import { hasTags, type NameKind } from '../state/catalog.js'
-import { HttpError, type Answer, type Call } from '../http/http.js'
-import type { Json } from '../http/json.js'
+import { HttpError, type Answer, type Call, type Json } from '../http/http.js'
 import { filtered, indexed } from '../http/reads.js'
 import type { Routes } from '../http/router.js'
 import type { State } from '../state/state.js'

@@ -1,9 +1,8 @@
 import { requirePermission } from '../state/acl.js'
 import { decode, mapOf, optional, string, struct } from '../http/decode.js'
-import { HttpError, json, type Answer, type Call } from '../http/http.js'
+import { HttpError, json, type Answer, type Call, type Json } from '../http/http.js'
 import { describeIntention, type Intention, type IntentionRule } from '../state/intentions.js'
-import type { Json } from '../http/json.js'
-import { blockOnIndex, checkDatacenter, filtered, indexed, indexHeader } from '../http/reads.js'
+import { filtered, indexed } from '../http/reads.js'
 import type { Routes } from '../http/router.js'
 import type { State } from '../state/state.js'
 
@@ -30,25 +29,26 @@ function list(call: Call, state: State): Promise<Answer> {
 async function match(call: Call, state: State): Promise<Answer> {
   if (call.query.get('by') !== 'destination')
     throw new HttpError(500, "by: expected 'destination'; the embedded agent supports no other value")
-  const names = call.query.getAll('name')
   const { intentions } = state
-  const permissions = state.acl.permissions(call.token)
-  for (const name of names) requirePermission(permissions.intention(name, 'read'))
-  checkDatacenter(call, state)
-  await blockOnIndex(call, state, () => intentions.index)
-  const found = names.map((name): [string, Json] => {
-    const matching = intentions.match(`default/${name}`)
-    return [name, matching.length > 0 ? matching : null]
-  })
+  const read = (): Json => {
+    const permissions = state.acl.permissions(call.token)
+    const found = call.query.getAll('name').map((name): [string, Json] => {
+      requirePermission(permissions.intention(name, 'read'))
+      const matching = intentions.match(name)
+      return [name, matching.length > 0 ? matching : null]
+    })
+    return Object.fromEntries(found)
+  }
+  const answer = await indexed(call, state, () => intentions.index, read)
   // Consul 1.8 blocks on an index here, but does not return one.
-  return json(Object.fromEntries(found), state.version === '1.8' ? {} : indexHeader(intentions.index))
+  return state.version === '1.8' ? { ...answer, headers: {} } : answer
 }
 
 /** For `consul intention check`. */
 function check({ query, token }: Call, state: State): Answer {
   const destination = query.get('destination') ?? ''
   requirePermission(state.acl.permissions(token).intention(destination, 'read'))
-  const intention = state.intentions.deciding(`default/${query.get('source')}`, `default/${destination}`)
+  const intention = state.intentions.deciding(query.get('source') ?? '', destination)
   return json({ Allowed: (intention?.Action ?? state.defaultPolicy) === 'allow' })
 }
 
@@ -66,8 +66,7 @@ function update(call: Call, state: State): Answer {
 }
 
 function remove(call: Call, state: State): Answer {
-  const intention = existing(call, state, 'delete')
-  state.intentions.delete(intention.ID)
+  state.intentions.delete(existing(call, state, 'delete').ID)
   return json(true)
 }
 
@@ -93,6 +92,9 @@ const readFields = struct(
 function readRule(call: Call, state: State): IntentionRule {
   const fields = decode(call, readFields)
   const { SourceNS, DestinationNS, SourceType = 'consul', ...rule } = fields
+  // The command line of Consul sends empty namespaces.
+  if ((SourceNS || 'default') !== 'default' || (DestinationNS || 'default') !== 'default')
+    throw new HttpError(500, 'namespace: the embedded agent supports default only')
   const { SourceName, DestinationName, Action } = rule
   if (SourceName === '') throw new HttpError(500, 'SourceName must be set')
   if (DestinationName === '') throw new HttpError(500, 'DestinationName must be set')
@@ -100,8 +102,7 @@ function readRule(call: Call, state: State): IntentionRule {
   if (Action !== 'allow' && Action !== 'deny')
     throw new HttpError(500, "Action must be set to 'allow' or 'deny'")
   requirePermission(state.acl.permissions(call.token).intention(DestinationName, 'write'))
-  // The command line of Consul sends empty namespaces.
-  return { ...rule, SourceNS: SourceNS || 'default', DestinationNS: DestinationNS || 'default', Action }
+  return { ...rule, Action }
 }
 
 function requireUnique(state: State, rule: IntentionRule, ownId?: string): void {

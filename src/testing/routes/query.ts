@@ -1,7 +1,6 @@
 import { requirePermission } from '../state/acl.js'
 import { decode } from '../http/decode.js'
-import { empty, HttpError, json, type Answer, type Call } from '../http/http.js'
-import type { Json, JsonObject } from '../http/json.js'
+import { empty, HttpError, json, type Answer, type Call, type JsonObject } from '../http/http.js'
 import { executeQuery, readQuery, type PreparedQuery } from '../state/queries.js'
 import { checkDatacenter, indexHeader } from '../http/reads.js'
 import type { Routes } from '../http/router.js'
@@ -47,18 +46,11 @@ function execute({ token, query: parameters }: Call, state: State, query: Prepar
   const instances = executeQuery(state, query, { token, connect })
   return {
     Service: query.Service.Service,
-    Nodes: instances.map((instance) => withNullTags(state.catalog.entryJson(instance))),
+    Nodes: instances.map((instance) => state.catalog.entryJson(instance)),
     DNS: query.DNS,
     Datacenter: state.datacenter,
     Failovers: 0,
   }
-}
-
-/** Replaces empty lists of tags by null: results of queries show them so, unlike the other endpoints. */
-function withNullTags(entry: JsonObject): Json {
-  const replace = (key: string, value: Json): Json =>
-    /^(Service)?Tags$/.test(key) && Array.isArray(value) && value.length === 0 ? null : value
-  return JSON.parse(JSON.stringify(entry, replace)) as Json
 }
 
 function find(state: State, idOrName: string): PreparedQuery {

@@ -1,7 +1,6 @@
-import { createHash, randomUUID } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import type { Changes } from './changes.js'
-import { HttpError } from '../http/http.js'
-import type { JsonObject } from '../http/json.js'
+import { HttpError, type JsonObject } from '../http/http.js'
 import type { DefaultPolicy } from '../options.js'
 
 /** `write` includes `read`. */
@@ -31,7 +30,7 @@ export interface Token {
   /** Names of services. */
   readonly identities: readonly string[]
   readonly rules: TokenRules
-  readonly createdAt: string
+  readonly CreateTime: string
 }
 
 /** The permissions of one request. */
@@ -121,7 +120,7 @@ export class Acl {
       Local: false,
       identities: [],
       rules: {},
-      createdAt: new Date().toISOString(),
+      CreateTime: new Date().toISOString(),
       ...token,
     }
     this.#bySecret.set(created.SecretID, created)
@@ -144,15 +143,11 @@ export function identityRules(services: readonly string[]): TokenRules {
   return { services: { '*': 'read', ...rules }, nodes: true }
 }
 
-export function tokenJson({ identities, rules, createdAt, ...token }: Token): JsonObject {
+export function tokenJson({ identities, rules, ...token }: Token): JsonObject {
   return {
     ...token,
     Policies: rules.management ? [{ Name: 'global-management' }] : undefined,
     ServiceIdentities: identities.length > 0 ? identities.map((name) => ({ ServiceName: name })) : undefined,
-    CreateTime: createdAt,
-    Hash: createHash('sha256')
-      .update(JSON.stringify([token.Description, rules]))
-      .digest('base64'),
   }
 }
 

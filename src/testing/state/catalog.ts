@@ -1,12 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import type { Changes } from './changes.js'
-import type { CheckDefinition } from './check-definition.js'
-import { CheckRunner, type Check, type CheckResult } from './checks.js'
-import type { JsonObject } from '../http/json.js'
+import { CheckRunner, type Check, type CheckDefinition, type CheckResult } from './checks.js'
+import type { JsonObject } from '../http/http.js'
 import { connectNameOf, healthServiceJson, type Registration, type Service } from './service.js'
-
-/** Limit on the rounds of updates of alias checks, which may follow each other in a circle. */
-const MAX_ALIAS_ROUNDS = 8
 
 export interface Instance {
   readonly service: Service
@@ -19,7 +15,7 @@ export type NameKind = 'service' | 'connect'
 
 /** The node of the agent, its services, and the checks that the agent runs for them. */
 export class Catalog {
-  readonly nodeName: string
+  readonly nodeName = 'embedded'
   readonly nodeId: string = randomUUID()
   readonly address = '127.0.0.1'
   readonly #datacenter: string
@@ -29,10 +25,9 @@ export class Catalog {
   readonly #nodeIndex: number
   readonly #serfHealth: Check
 
-  constructor(changes: Changes, options: { nodeName: string; datacenter: string }) {
+  constructor(changes: Changes, datacenter: string) {
     this.#changes = changes
-    this.nodeName = options.nodeName
-    this.#datacenter = options.datacenter
+    this.#datacenter = datacenter
     this.#nodeIndex = this.#touch([])
     this.#serfHealth = {
       CheckID: 'serfHealth',
@@ -192,30 +187,27 @@ export class Catalog {
   }
 
   #update(check: Check, result: CheckResult): void {
-    if (this.#setResult(check, result)) this.#updateAliases()
+    this.#setResult(check, result)
+    this.#updateAliases()
   }
 
-  /** @returns whether the check changed */
-  #setResult(check: Check, { Status, Output }: CheckResult): boolean {
-    if (check.Status === Status && check.Output === Output) return false
+  #setResult(check: Check, { Status, Output }: CheckResult): void {
+    if (check.Status === Status && check.Output === Output) return
     Object.assign(check, { Status, Output })
     this.#touchCheck(check)
-    return true
   }
 
-  /** Sets the results of alias checks. An alias of an alias needs another round. */
+  /** Sets the results of alias checks, which ignore other alias checks here. */
   #updateAliases(): void {
-    const aliases = [...this.#checks.values()].filter(({ check }) => check.Type === 'alias')
-    for (let round = 0; round < MAX_ALIAS_ROUNDS; round++) {
-      const changed = aliases.filter(({ check, target }) => this.#setResult(check, this.#aliasResult(target)))
-      if (changed.length === 0) return
-    }
+    for (const { check, target } of this.#checks.values())
+      if (check.Type === 'alias') this.#setResult(check, this.#aliasResult(target))
   }
 
   #aliasResult(serviceId: string): CheckResult {
     if (!this.#instances.has(serviceId))
       return { Status: 'critical', Output: `Service ${serviceId} could not be found on node` }
-    const checks = [...this.#checksOf(''), ...this.#checksOf(serviceId)]
+    const all = [...this.#checksOf(''), ...this.#checksOf(serviceId)]
+    const checks = all.filter(({ Type }) => Type !== 'alias')
     const worst =
       checks.find(({ Status }) => Status === 'critical') ?? checks.find(({ Status }) => Status === 'warning')
     if (!worst)

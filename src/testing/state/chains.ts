@@ -1,6 +1,5 @@
-import { HttpError } from '../http/http.js'
+import { HttpError, isObject, isZero, omitZero, type JsonObject } from '../http/http.js'
 import { boolean, duration, list, mapOf, optional, string, struct, type Reader } from '../http/decode.js'
-import { isObject, isZero, omitZero, type JsonObject } from '../http/json.js'
 import type { Changes } from './changes.js'
 
 /** A config entry, with the field names of Consul. Fields of another kind are empty. */
@@ -17,12 +16,6 @@ export interface Entry {
   readonly ConnectTimeout: number
   /** The entry as the client sent it. */
   readonly sent: JsonObject
-}
-
-interface Stored {
-  readonly entry: Entry
-  /** The index of its last change. */
-  index: number
 }
 
 /** Where an entry leads. An empty field keeps what led to the entry. */
@@ -83,7 +76,7 @@ export class Chains {
   readonly #datacenter: string
   readonly #trustDomain: string
   /** By kind and name. */
-  #entries = new Map<string, Stored>()
+  #entries = new Map<string, Entry>()
 
   constructor(changes: Changes, options: { datacenter: string; trustDomain: string }) {
     this.#changes = changes
@@ -91,29 +84,29 @@ export class Chains {
     this.#trustDomain = options.trustDomain
   }
 
-  /** Returns the index of the last change of a kind of entries; without a kind, of any kind. */
-  index(kind = ''): number {
-    return this.#changes.modified(`config:${kind}`)
+  /** Returns the index of the last change of a kind or an entry, `kind/name`; by default, of all entries. */
+  index(of = ''): number {
+    return this.#changes.modified(`config:${of}`)
   }
 
   /** @throws HttpError if a chain would be invalid, as in Consul */
   put(entry: Entry): void {
-    const stored = { entry, index: 0 }
-    this.#replace(entry.Kind, new Map(this.#entries).set(keyOf(entry.Kind, entry.Name), stored))
-    stored.index = this.index(entry.Kind)
+    const key = keyOf(entry.Kind, entry.Name)
+    this.#replace(entry.Kind, key, new Map(this.#entries).set(key, entry))
   }
 
   /** @throws HttpError if a chain would be invalid, as in Consul */
   delete(kind: string, name: string): void {
+    const key = keyOf(kind, name)
     const rest = new Map(this.#entries)
-    if (rest.delete(keyOf(kind, name))) this.#replace(kind, rest)
+    if (rest.delete(key)) this.#replace(kind, key, rest)
   }
 
   /** Returns the entries of a kind as the clients sent them, ordered by name. */
   list(kind: string): (JsonObject & { Name: string })[] {
     return [...this.#entries.values()]
-      .filter(({ entry }) => entry.Kind === kind)
-      .map(({ entry, index }) => ({ ...entry.sent, Kind: kind, Name: entry.Name, ModifyIndex: index }))
+      .filter(({ Kind }) => Kind === kind)
+      .map(({ Name, sent }) => ({ ...sent, Kind: kind, Name, ModifyIndex: this.index(keyOf(kind, Name)) }))
       .sort((a, b) => (a.Name < b.Name ? -1 : 1))
   }
 
@@ -159,19 +152,19 @@ export class Chains {
   }
 
   #entry(kind: string, name: string): Entry {
-    return this.#entries.get(keyOf(kind, name))?.entry ?? { ...EMPTY, Kind: kind, Name: name }
+    return this.#entries.get(keyOf(kind, name)) ?? { ...EMPTY, Kind: kind, Name: name }
   }
 
-  #replace(kind: string, entries: Map<string, Stored>): void {
+  #replace(kind: string, key: string, entries: Map<string, Entry>): void {
     const old = this.#entries
     this.#entries = entries
     try {
-      for (const { entry } of entries.values()) this.compile(entry.Name)
+      for (const { Name } of entries.values()) this.compile(Name)
     } catch (error) {
       this.#entries = old
       throw error
     }
-    this.#changes.touch('config:', `config:${kind}`)
+    this.#changes.touch('config:', `config:${kind}`, `config:${key}`)
   }
 
   /** Follows redirects and default subsets. */

@@ -1,5 +1,4 @@
-import { HttpError } from '../http/http.js'
-import { isObject, type Json } from '../http/json.js'
+import { HttpError, isObject, type Json } from '../http/http.js'
 
 type Filter = (item: Json) => boolean
 

@@ -1,6 +1,6 @@
-import { createHash, randomUUID } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import type { Changes } from './changes.js'
-import type { JsonObject } from '../http/json.js'
+import type { JsonObject } from '../http/http.js'
 
 export type IntentionAction = 'allow' | 'deny'
 
@@ -9,9 +9,7 @@ export type IntentionAction = 'allow' | 'deny'
  * Consul.
  */
 export interface IntentionRule {
-  readonly SourceNS: string
   readonly SourceName: string
-  readonly DestinationNS: string
   readonly DestinationName: string
   readonly Action: IntentionAction
   readonly Description: string
@@ -28,9 +26,9 @@ export interface Intention extends IntentionRule, JsonObject {
 
 export type IntentionEnds = Omit<IntentionRule, 'Action' | 'Description' | 'Meta'>
 
-/** Returns Consul's precedence, from 9 for an exact source and destination to 1. The destination counts first. */
-export function precedence(rule: IntentionEnds): number {
-  return 9 - 3 * countWildcards(destinationOf(rule)) - countWildcards(sourceOf(rule))
+/** Returns Consul's precedence, from 9 for an exact source and destination to 5. The destination counts first. */
+export function precedence({ SourceName, DestinationName }: IntentionEnds): number {
+  return 9 - (DestinationName === '*' ? 3 : 0) - (SourceName === '*' ? 1 : 0)
 }
 
 /** The intentions of the agent. */
@@ -60,17 +58,14 @@ export class Intentions {
     return this.list().find((intention) => endsText(intention) === endsText(ends))
   }
 
-  /**
-   * Returns the intentions for a destination, in order of evaluation.
-   * @param destination - `namespace/name`, as all services here
-   */
+  /** Returns the intentions for a destination, in order of evaluation. */
   match(destination: string): Intention[] {
-    return this.list().filter((intention) => covers(destinationOf(intention), destination))
+    return this.list().filter(({ DestinationName }) => covers(DestinationName, destination))
   }
 
   /** Returns the intention that decides about a connection; undefined if the default policy decides. */
   deciding(source: string, destination: string): Intention | undefined {
-    return this.match(destination).find((intention) => covers(sourceOf(intention), source))
+    return this.match(destination).find(({ SourceName }) => covers(SourceName, source))
   }
 
   /** Creates an intention, or replaces the intention with this ID. */
@@ -80,12 +75,13 @@ export class Intentions {
     const { CreatedAt = now, CreateIndex = index } = this.#byId.get(id) ?? {}
     const intention: Intention = {
       ...rule,
+      SourceNS: 'default',
+      DestinationNS: 'default',
       ID: id,
       SourceType: 'consul',
       DefaultAddr: '',
       DefaultPort: 0,
       Precedence: precedence(rule),
-      Hash: createHash('sha256').update(JSON.stringify(rule)).digest('base64'),
       CreatedAt,
       UpdatedAt: now,
       CreateIndex,
@@ -107,26 +103,12 @@ export function describeIntention(intention: Intention): string {
   return `${Action.toUpperCase()} ${endsText(intention)} (ID: ${ID}, Precedence: ${Precedence})`
 }
 
-function sourceOf({ SourceNS, SourceName }: IntentionEnds): string {
-  return `${SourceNS}/${SourceName}`
+function endsText({ SourceName, DestinationName }: IntentionEnds): string {
+  return `default/${SourceName} => default/${DestinationName}`
 }
 
-function destinationOf({ DestinationNS, DestinationName }: IntentionEnds): string {
-  return `${DestinationNS}/${DestinationName}`
-}
-
-function countWildcards(end: string): number {
-  return end.split('*').length - 1
-}
-
-function endsText(ends: IntentionEnds): string {
-  return `${sourceOf(ends)} => ${destinationOf(ends)}`
-}
-
-// An end may be a wildcard: `*/*`, or `namespace/*`.
 function covers(end: string, service: string): boolean {
-  const [namespace] = service.split('/')
-  return end === service || end === `${namespace}/*` || end === '*/*'
+  return end === service || end === '*'
 }
 
 /** Compares in order of evaluation: higher precedence first, then by names. */

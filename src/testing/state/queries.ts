@@ -3,8 +3,7 @@ import type { Acl } from './acl.js'
 import { hasTags, type Catalog, type Instance } from './catalog.js'
 import type { Changes } from './changes.js'
 import { boolean, integer, list, string, struct, type Reader } from '../http/decode.js'
-import { HttpError } from '../http/http.js'
-import type { JsonObject } from '../http/json.js'
+import { HttpError, type JsonObject } from '../http/http.js'
 
 /** A prepared query: the body of `POST /v1/query`, with the field names of Consul. */
 export interface QueryDefinition extends JsonObject {
@@ -28,18 +27,15 @@ export interface QueryDefinition extends JsonObject {
   DNS?: { TTL?: string }
 }
 
-export interface PreparedQuery extends CompleteDefinition {
+export interface PreparedQuery {
   readonly ID: string
-}
-
-interface CompleteDefinition {
   readonly Name: string
   readonly Token: string
   readonly Service: Required<QueryDefinition['Service']>
   readonly DNS: { TTL: string }
 }
 
-const readFields: Reader<CompleteDefinition> = struct({
+const readFields: Reader<Omit<PreparedQuery, 'ID'>> = struct({
   Name: string,
   Token: string,
   Service: struct({
@@ -71,7 +67,7 @@ export class PreparedQueries {
   }
 
   /** Creates a query and returns its ID. */
-  create(definition: CompleteDefinition): string {
+  create(definition: Omit<PreparedQuery, 'ID'>): string {
     if (this.resolve(definition.Name))
       throw new HttpError(500, `name '${definition.Name}' aliases an existing query name`)
     const ID = randomUUID()
@@ -90,7 +86,7 @@ export class PreparedQueries {
  * Reads the definition of a query.
  * @throws HttpError for an invalid definition
  */
-export const readQuery: Reader<CompleteDefinition> = (value, field) => {
+export const readQuery: Reader<Omit<PreparedQuery, 'ID'>> = (value, field) => {
   const definition = readFields(value, field)
   if (definition.Name === '') throw invalid('Must be bound to a session')
   if (definition.Service.Service === '') throw invalid('Must provide a Service name to query')

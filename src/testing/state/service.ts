@@ -1,9 +1,23 @@
-import { isIP } from 'node:net'
-import { readServiceCheck, type CheckDefinition } from './check-definition.js'
-import { boolean, integer, list, mapOf, optional, string, struct, type Reader } from '../http/decode.js'
-import { HttpError } from '../http/http.js'
-import type { JsonObject } from '../http/json.js'
-import { proxyJson, readProxy, type Proxy } from './service-proxy.js'
+import { readServiceCheck, type CheckDefinition } from './checks.js'
+import {
+  boolean,
+  integer,
+  list,
+  mapOf,
+  object,
+  optional,
+  string,
+  struct,
+  type Reader,
+} from '../http/decode.js'
+import { HttpError, omitZero, type JsonObject } from '../http/http.js'
+
+/** The proxy part of a registration. */
+interface Proxy extends JsonObject {
+  DestinationServiceName: string
+  MeshGateway: JsonObject
+  Expose: JsonObject
+}
 
 /** A service as the agent keeps it, with the field names of Consul. */
 export interface Service {
@@ -44,6 +58,41 @@ export interface Registration {
   readonly checks: CheckDefinition[]
 }
 
+const readUpstream = struct({
+  DestinationType: string,
+  DestinationNamespace: string,
+  DestinationName: string,
+  Datacenter: string,
+  LocalBindAddress: string,
+  LocalBindPort: integer,
+  Config: object,
+  MeshGateway: object,
+})
+
+const readSettings = struct({
+  DestinationServiceName: string,
+  DestinationServiceID: string,
+  LocalServiceAddress: string,
+  LocalServicePort: integer,
+  Mode: string,
+  Config: object,
+  Upstreams: list(readUpstream),
+  MeshGateway: object,
+  Expose: object,
+})
+
+const readProxy: Reader<Proxy> = (value, field) => {
+  const settings = readSettings(value, field)
+  const Upstreams = settings.Upstreams.map((upstream) => ({
+    ...omitZero(upstream),
+    DestinationType: upstream.DestinationType || 'service',
+    DestinationName: upstream.DestinationName,
+    LocalBindPort: upstream.LocalBindPort,
+    MeshGateway: upstream.MeshGateway,
+  }))
+  return { ...settings, Upstreams }
+}
+
 const readFields = struct(
   {
     Kind: string,
@@ -74,7 +123,6 @@ export const readRegistration: Reader<Registration> = (value, field) => {
     ...fields,
     ID: fields.ID || fields.Name,
     Weights: fields.Weights ?? { Passing: 1, Warning: 1 },
-    TaggedAddresses: { ...familyAddresses(fields), ...fields.TaggedAddresses },
     isNative: Connect.Native,
   }
   const problem = problemOf(service)
@@ -94,14 +142,13 @@ export function connectNameOf({ Kind, Name, Proxy, isNative }: Service): string 
 }
 
 /** Converts a service to the JSON of the agent's endpoints. */
-export function agentServiceJson(service: Service, contentHash?: string): JsonObject {
+export function agentServiceJson(service: Service): JsonObject {
   const { Kind, Name, Proxy, isNative, TaggedAddresses, ...fields } = service
   return {
     ...fields,
     Kind: Kind === '' ? undefined : Kind,
     Service: Name,
     TaggedAddresses: nonEmpty(TaggedAddresses),
-    ContentHash: contentHash,
     Proxy: Kind === 'connect-proxy' && Proxy ? proxyJson(Proxy) : undefined,
     Connect: isNative ? { Native: true } : undefined,
   }
@@ -118,6 +165,11 @@ export function healthServiceJson(service: Service): JsonObject {
   }
 }
 
+/** Converts a proxy to the JSON of the endpoints. */
+function proxyJson(proxy: Proxy): JsonObject {
+  return { ...omitZero(proxy), MeshGateway: proxy.MeshGateway, Expose: proxy.Expose }
+}
+
 function problemOf({ Kind, Name, Address, Port, Proxy, Weights, isNative }: Service): string | undefined {
   if (Name === '') return 'Missing service name'
   if (Weights.Passing < 1) return 'Invalid Weights: Passing must be greater than 0'
@@ -127,13 +179,6 @@ function problemOf({ Kind, Name, Address, Port, Proxy, Weights, isNative }: Serv
     return 'Proxy.DestinationServiceName must be non-empty for Connect proxy services'
   if (Port === 0) return 'Port must be set for a Connect proxy'
   return isNative ? 'A Proxy cannot also be Connect Native, only typical services' : undefined
-}
-
-/** Returns the tagged addresses that Consul adds for an IP address. */
-function familyAddresses({ Address, Port }: { Address: string; Port: number }): Service['TaggedAddresses'] {
-  const family = isIP(Address)
-  const names = family === 0 ? [] : [`lan_ipv${family}`, `wan_ipv${family}`]
-  return Object.fromEntries(names.map((name) => [name, { Address, Port }]))
 }
 
 function nonEmpty<T extends object>(map: T): T | undefined {

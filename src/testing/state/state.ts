@@ -5,14 +5,14 @@ import { Chains } from './chains.js'
 import { Changes } from './changes.js'
 import { ConnectCa } from '../pki/connect-ca.js'
 import { Intentions } from './intentions.js'
-import type { AgentVersion, DefaultPolicy, TestAgentOptions } from '../options.js'
+import type { DefaultPolicy, TestAgentOptions } from '../options.js'
 import { PreparedQueries } from './queries.js'
 
 const LEAF_TTL_MS = 72 * 3_600_000
 
 /** The state of the agent. `restart({ forget: true })` replaces it. */
 export class State {
-  readonly version: AgentVersion
+  readonly version: NonNullable<TestAgentOptions['version']>
   readonly datacenter: string
   /** What applies where no intention matches. */
   readonly defaultPolicy: DefaultPolicy
@@ -30,14 +30,14 @@ export class State {
   readonly kv: Map<string, Buffer> = new Map()
 
   constructor(options: TestAgentOptions) {
-    const { datacenter = 'dc1', nodeName = 'embedded', leafTtlMs = LEAF_TTL_MS, trustDomain } = options
+    const { datacenter = 'dc1', leafTtlMs = LEAF_TTL_MS, trustDomain } = options
     const { enabled = false, defaultPolicy = 'allow', managementToken = randomUUID() } = options.acl ?? {}
     this.version = options.version ?? '1.8'
     this.datacenter = datacenter
     this.defaultPolicy = options.defaultPolicy ?? (enabled ? defaultPolicy : 'allow')
     this.shuffle = options.shuffle ?? true
     this.acl = new Acl(this.changes, { enabled, defaultPolicy, managementToken })
-    this.catalog = new Catalog(this.changes, { nodeName, datacenter })
+    this.catalog = new Catalog(this.changes, datacenter)
     if (options.connect !== false)
       this.connect = new ConnectCa(this.changes, { datacenter, leafTtlMs, trustDomain })
     this.chains = new Chains(this.changes, { datacenter, trustDomain: this.connect?.trustDomain ?? '' })
