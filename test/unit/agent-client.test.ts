@@ -221,9 +221,23 @@ describe('AgentClient: an answer', () => {
     })
   }
 
+  it('answers about our datacenter while another one does not answer', async (t) => {
+    const { client } = await open(t, ({ url = '' }, response) => {
+      if (!url.includes('dc=')) response.end('{}')
+    })
+    const { signal } = new AbortController()
+    const away = Array.from({ length: 20 }, () =>
+      client.request({ path: PATH.path, query: { dc: 'dc2' }, signal }, identity).catch(() => undefined),
+    )
+    await client.request(PATH, identity)
+    await client.destroy()
+    await Promise.all(away)
+  })
+
   const refusals: [status: number, body: string, code: ErrorCode][] = [
     [403, 'Permission denied', 'ERR_CONNECT_AGENT_FORBIDDEN'],
     [403, 'ACL not found', 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN'],
+    [403, 'Access is restricted', 'ERR_CONNECT_AGENT_FORBIDDEN'],
     [403, '', 'ERR_CONNECT_AGENT_FORBIDDEN'],
     [500, 'rpc error making call: Permission denied', 'ERR_CONNECT_AGENT_FORBIDDEN'],
     [500, 'rpc error making call: rpc error making call: ACL not found', 'ERR_CONNECT_AGENT_TOKEN_UNKNOWN'],

@@ -64,6 +64,7 @@ describe('pick', () => {
     ['2 candidates with least_request by default', policyOf('least_request'), 1],
     ['as many candidates as the operator says', policyOf('least_request', 3), 2],
     ['one candidate, which is a random choice', policyOf('least_request', 1), 0],
+    ['one candidate at least', policyOf('least_request', -1), 0],
     ['all candidates at most', policyOf('least_request', 2 ** 40), 3],
   ]
   for (const [rule, loadBalancer, index] of loads) {

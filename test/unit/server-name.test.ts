@@ -21,6 +21,10 @@ describe('serverName', () => {
   }
 })
 
+it('serverName begins with the subset', () => {
+  assert.equal(serverName(identity, DOMAIN, 'v2'), `v2.api.default.dc2.internal.${DOMAIN}`)
+})
+
 describe('isServerName', () => {
   const values: [value: unknown, expected: boolean][] = [
     ['a', true],

@@ -220,6 +220,14 @@ describe('The target of a chain', () => {
     )
   })
 
+  it('is where the caller said if the agent leaves out the datacenter', async () => {
+    const { agent, follow, answer } = start({ datacenter: 'dc2' })
+    const { resolving } = await follow([target({ Datacenter: undefined })])
+    assert.equal(agent.last(HEALTH).request.query?.['dc'], 'dc2')
+    await answer(HEALTH, [entry()])
+    assert.equal((await resolving)[0]?.identity.datacenter, 'dc2')
+  })
+
   it('is refused in a cluster peer', async () => {
     const { agent, follow } = start()
     const { resolving } = await follow([target({ Peer: 'east', Datacenter: '', SNI: '' })])
@@ -273,6 +281,42 @@ describe('The targets of a chain', () => {
     assert.deepEqual(places(await resolving), [[82, 1]])
     assert.equal(resolver.lastError, FORBIDDEN)
     assert.equal(resolver.isEmpty, false)
+  })
+
+  it('wait half a second for the answer about an earlier one, and then no more', async () => {
+    const { clock, follow, answer, resolve } = start()
+    const { resolving } = await follow([AT_DC2, AT_SPARE])
+    await answer(SPARE, [SPARE_ENTRY])
+    await clock.advance(499)
+    assert.equal(clock.pending, 1)
+    await clock.advance(1)
+    assert.deepEqual(places(await resolving), [[82, 1]])
+    const again = resolve()
+    await settle()
+    await clock.advance(1)
+    assert.deepEqual(places(await again), [[82, 1]])
+    // The first one is used as soon as it answers.
+    await answer(HEALTH, [AT_DC2_ENTRY])
+    assert.deepEqual(places(await resolve()), [
+      [81, undefined],
+      [82, 1],
+    ])
+    assert.equal(clock.pending, 0)
+  })
+
+  it('are read again on refresh without waiting for one that does not answer', async () => {
+    const { clock, follow, answer, resolve } = start()
+    const { resolving } = await follow([target(), AT_DC2, AT_SPARE])
+    await answer(HEALTH, [entry()], { dc: undefined })
+    await answer(SPARE, [SPARE_ENTRY])
+    await resolving
+    const refreshing = resolve({ refresh: true })
+    await settle()
+    await clock.advance(500)
+    assert.deepEqual(places(await refreshing), [
+      [80, undefined],
+      [82, 2],
+    ])
   })
 
   it('are all named in the error if none has an instance', async () => {
@@ -443,6 +487,28 @@ describe('A chain', () => {
     await unread
   })
 
+  it('stays in use when the endpoint is missing for a moment', async () => {
+    const { clock, follow, answer, fail, resolve, warnings } = start()
+    const { resolving } = await follow([AT_SPARE])
+    await answer(SPARE, [SPARE_ENTRY])
+    const list = await resolving
+    clock.set(clock.now() + 10_000)
+    const again = resolve()
+    await fail(CHAIN, agentError('ERR_CONNECT_AGENT_NOT_FOUND', 404))
+    assert.equal(await again, list)
+    assert.equal(warnings.length, 1)
+  })
+
+  it('is read after half a second although a list of config entries has no answer', async () => {
+    const { agent, clock, resolve } = start()
+    void resolve().catch(() => undefined)
+    await settle()
+    await clock.advance(499)
+    assert.equal(agent.count(CHAIN), 0)
+    await clock.advance(1)
+    assert.equal(agent.count(CHAIN), 1)
+  })
+
   it('is not needed: without the endpoint, a service leads to itself', async () => {
     const { resolve, answer, fail } = start({ datacenter: 'dc2', meshGateway: 'remote' })
     const resolving = resolve()
@@ -561,6 +627,47 @@ describe('A target behind mesh gateways', () => {
     const list = await resolve()
     assert.deepEqual(places(list), [[80, undefined]])
     assert.equal(await resolve(), list)
+  })
+
+  for (const [what, upstream, fields, code] of [
+    ['with tags', { tags: ['a'] }, {}, 'ERR_CONNECT_GATEWAY'],
+    ['with a filter', { filter: 'a == 1' }, {}, 'ERR_CONNECT_GATEWAY'],
+    ['by a server name that is too long', {}, { SNI: 'a'.repeat(256) }, 'ERR_CONNECT_CHAIN'],
+  ] as const) {
+    it(`cannot be dialed ${what}`, async () => {
+      const { follow, answer } = start(upstream)
+      const { resolving } = await follow([
+        target({ Datacenter: 'dc2', MeshGateway: { Mode: 'local' }, ...fields }),
+      ])
+      await answer(HEALTH, [entry({ Tags: ['a'] }, { datacenter: 'dc2' })])
+      assert.equal((await dialError(resolving)).code, code)
+    })
+  }
+
+  it('follows the mode of the caller, unless the service is external', async () => {
+    for (const [External, host] of [
+      [undefined, 'lan.dc1'],
+      [true, '10.0.0.1'],
+    ] as const) {
+      const { follow, answer } = start({ meshGateway: 'local' })
+      const { resolving } = await follow([target({ Datacenter: 'dc2', External })])
+      await answer(HEALTH, [entry({}, { datacenter: 'dc2' })])
+      if (External === undefined) await answer(GATEWAYS, { dc1: [gateway('dc1')] })
+      assert.equal((await resolving)[0]?.host, host)
+    }
+  })
+
+  it('is passed over while the lookup of its gateways fails', async () => {
+    const { follow, answer, fail } = start()
+    const { resolving } = await follow([
+      target({ Datacenter: 'dc2', MeshGateway: { Mode: 'remote' } }),
+      AT_SPARE,
+    ])
+    await answer(HEALTH, [AT_DC2_ENTRY])
+    await answer(SPARE, [SPARE_ENTRY])
+    await answer(GATEWAYS, {})
+    await fail(GATEWAY_SERVICE, FORBIDDEN)
+    assert.deepEqual(places(await resolving), [[82, 1]])
   })
 
   it('cannot be dialed if none of them is healthy', async () => {

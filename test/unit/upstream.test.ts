@@ -108,6 +108,9 @@ describe('parseUpstream of a service', () => {
     ['upstream.onlyPassing', { service: 'web', onlyPassing: 'no' }],
     ['upstream.meshGateway', { service: 'web', meshGateway: 'Local' }],
     ['upstream.meshGateway', { service: 'web', meshGateway: true }],
+    // Joined with the filter of a subset, it would select other instances.
+    ['upstream.filter', { service: 'web', filter: 'a == 1) or (a == 2' }],
+    ['upstream.filter', { service: 'web', filter: '(a == 1' }],
     ['upstream.dc', { service: 'web', dc: 'dc2' }],
     ['upstream.resolve', { resolve: () => [] }],
   ])
