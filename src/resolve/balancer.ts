@@ -65,16 +65,26 @@ export class Balancer {
    */
   choose(endpoints: readonly Endpoint[], isSorted: boolean, tried: Set<object>): Choice | undefined {
     this.#take(endpoints)
-    const left = this.#groups.map((group) => group.filter((instance) => !tried.has(instance)))
-    const ready = left.map((group) => group.filter((instance) => this.#isReady(instance)))
-    // If all healthy instances failed, use ejected ones.
-    const candidates = [...ready, ...left].find((group) => group.length > 0)
-    if (candidates === undefined) return undefined
+    const candidates = this.#candidates(tried)
     const { loadBalancer } = dialPolicyOf(endpoints)
     const chosen = isSorted ? candidates[0] : pick(candidates, loadBalancer, this.#time.random)
     if (chosen === undefined) return undefined
     tried.add(chosen)
     return this.#begin(chosen)
+  }
+
+  /** Returns the instances of the first group that has one to offer; an empty list if all were tried. */
+  #candidates(tried: ReadonlySet<object>): readonly Instance[] {
+    for (const group of this.#groups) {
+      const ready = group.filter((instance) => !tried.has(instance) && this.#isReady(instance))
+      if (ready.length > 0) return ready
+    }
+    // If all healthy instances failed, use ejected ones.
+    for (const group of this.#groups) {
+      const left = group.filter((instance) => !tried.has(instance))
+      if (left.length > 0) return left
+    }
+    return []
   }
 
   /** Updates the instances. Keeps a removed instance while it has connections or is ejected. */

@@ -71,7 +71,6 @@ export class UpstreamRegistry extends EventEmitter<UpstreamRegistryEvents> {
     this.#chains = {
       agent,
       time,
-      settings: agent.settings,
       instances: new InstanceWatches({ agent, time, onFailed }),
       gateways: new MeshGateways(agent, time),
       changes: new ChainChanges(agent, time),

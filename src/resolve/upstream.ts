@@ -1,5 +1,5 @@
 import { isDnsName } from '../agent/dns/message.js'
-import { MESH_GATEWAY_MODES, type MeshGatewayMode } from '../agent/endpoints/chain.js'
+import { type MeshGatewayMode, isMeshGatewayMode } from '../agent/endpoints/chain.js'
 import type { Scope } from '../agent/endpoints/health.js'
 import { OptionError } from '../base/errors.js'
 import type { ExpectedIdentity } from '../identity/verify.js'
@@ -149,8 +149,7 @@ function parseService(given: object): ParsedUpstream {
 }
 
 export function expectGatewayMode(option: string, value: unknown): MeshGatewayMode {
-  const mode = MESH_GATEWAY_MODES.find((each) => each === value)
-  if (mode !== undefined) return mode
+  if (isMeshGatewayMode(value)) return value
   throw new OptionError(option, 'none, local, or remote', describe(value))
 }
 

@@ -71,9 +71,7 @@ export class StatsCollector {
   }
 
   #attempted(upstream: string, target: DialTarget, connected: boolean): void {
-    const labels = { upstream, ...target, connected }
-    const isKnown = this.#attempts.size < MAX_ATTEMPT_COUNTS || this.#attempts.has(labels)
-    this.#attempts.add(isKnown ? labels : { ...OTHER, connected })
+    this.#attempts.add({ upstream, ...target, connected }, { ...OTHER, connected })
   }
 
   get counts(): Pick<ServiceStats, 'decisions' | 'revocations' | 'rejections' | 'attempts'> {
@@ -86,20 +84,30 @@ export class StatsCollector {
   }
 }
 
+/** Upper bound on the label sets of a counter: names of upstreams may come from untrusted input. */
+const MAX_COUNTS = 2_048
+
+/** The labels of all attempts beyond the bound. */
+const OTHER = {
+  upstream: 'other',
+  service: 'other',
+  subset: undefined,
+  namespace: undefined,
+  partition: undefined,
+  datacenter: undefined,
+}
+
 /** A counter with labels. */
 class Counter<L extends object> {
   readonly #counts = new Map<string, L & { count: number }>()
 
-  get size(): number {
-    return this.#counts.size
-  }
-
-  has(labels: L): boolean {
-    return this.#counts.has(keyOf(labels))
-  }
-
-  add(labels: L): void {
-    const key = keyOf(labels)
+  /** @param beyond - what is counted instead of new labels beyond the bound. @default the labels */
+  add(labels: L, beyond: L = labels): void {
+    const key = Object.values(labels).join(' ')
+    if (beyond !== labels && this.#counts.size >= MAX_COUNTS && !this.#counts.has(key)) {
+      this.add(beyond)
+      return
+    }
     const entry = this.#counts.get(key) ?? { ...labels, count: 0 }
     entry.count += 1
     this.#counts.set(key, entry)
@@ -108,21 +116,4 @@ class Counter<L extends object> {
   get counts(): readonly (L & { readonly count: number })[] {
     return [...this.#counts.values()].map((entry) => ({ ...entry }))
   }
-}
-
-function keyOf(labels: object): string {
-  return Object.values(labels).join(' ')
-}
-
-/** Upper bound on the counts of attempts: names of upstreams may come from untrusted input. */
-const MAX_ATTEMPT_COUNTS = 2_048
-
-/** The count of all attempts beyond the bound. */
-const OTHER = {
-  upstream: 'other',
-  service: 'other',
-  subset: undefined,
-  namespace: undefined,
-  partition: undefined,
-  datacenter: undefined,
 }

@@ -1,29 +1,12 @@
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
-import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
-import { type TestContext, describe, it } from 'node:test'
+import { type Socket, connect } from 'node:net'
+import { describe, it } from 'node:test'
 import type { DialError, ServiceUpstream } from '../../src/index.js'
 import { offer, portOf, readAll, rejection } from '../fixtures/mesh.js'
+import { plainServer } from '../fixtures/plain-server.js'
 import { startDatacenters } from './cluster.js'
 import { type RealAgent, skip } from './real-agent.js'
 import { agentJson, deregister, joiner, register, until } from './service-mesh.js'
-
-/** Starts a TCP server on loopback in the place of a mesh gateway. It ends with the test. */
-async function fakeGateway(t: TestContext, onSocket: (socket: Socket) => void): Promise<number> {
-  const sockets = new Set<Socket>()
-  const server = createServer((socket) => {
-    sockets.add(socket)
-    socket.on('error', () => undefined)
-    onSocket(socket)
-  })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  t.after(() => {
-    for (const socket of sockets) socket.destroy()
-    server.close()
-  })
-  return (server.address() as AddressInfo).port
-}
 
 /** Registers the mesh gateway of a datacenter, and waits until the other datacenter lists it. */
 async function registerGateway(consul: RealAgent, from: RealAgent, dc: string, port: number): Promise<void> {
@@ -99,7 +82,7 @@ describe('A dial through a mesh gateway', { skip }, () => {
     ]
     for (const [what, onSocket, code] of cases) {
       await t.test(what, async (t) => {
-        const port = await fakeGateway(t, onSocket)
+        const port = await plainServer(t, onSocket)
         await registerGateway(dc2, dc1, 'dc2', port)
         const dial = () => web.dial(upstream, { timeoutMs: 2_000 })
         const attempts = await until('the dial takes the new gateway', async () => {

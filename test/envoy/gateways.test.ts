@@ -1,32 +1,14 @@
 import './consul-binary.js'
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
-import { type AddressInfo, type Socket, createServer } from 'node:net'
-import { type TestContext, describe, it } from 'node:test'
+import { describe, it } from 'node:test'
 import type { Service, ServiceUpstream } from '../../src/index.js'
 import { startDatacenters } from '../consul/cluster.js'
 import { type RealAgent, startConsul } from '../consul/real-agent.js'
 import { agentPut, createQuery, dialAndRead, intend, joiner, until } from '../consul/service-mesh.js'
 import { freePort } from '../fixtures/free-ports.js'
 import { offer, portOf, readAll, rejection } from '../fixtures/mesh.js'
+import { plainServer } from '../fixtures/plain-server.js'
 import { skip, startGateway } from './envoy.js'
-
-/** Starts a plain TCP server on loopback that ends with the test. */
-async function plainServer(t: TestContext, onSocket: (socket: Socket) => void): Promise<number> {
-  const sockets = new Set<Socket>()
-  const server = createServer((socket) => {
-    sockets.add(socket)
-    socket.on('error', () => undefined)
-    onSocket(socket)
-  })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  t.after(() => {
-    for (const socket of sockets) socket.destroy()
-    server.close()
-  })
-  return (server.address() as AddressInfo).port
-}
 
 /** Registers a service that is outside of the mesh, as operators do for a database. */
 async function registerExternal(consul: RealAgent, service: string, port: number): Promise<void> {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
-import { type AddressInfo, connect, createServer as createTcpServer } from 'node:net'
+import { type AddressInfo, connect } from 'node:net'
 import { resolve } from 'node:path'
 import { type TestContext, describe, it } from 'node:test'
 import { text } from 'node:stream/consumers'
@@ -22,6 +22,7 @@ import {
 } from '../consul/service-mesh.js'
 import { freePort, freePorts } from '../fixtures/free-ports.js'
 import { offer, portOf, readAll } from '../fixtures/mesh.js'
+import { plainServer } from '../fixtures/plain-server.js'
 import { startProxy } from '../proxy/connect-proxy.js'
 import { skip, startSidecar } from './envoy.js'
 
@@ -36,16 +37,11 @@ async function exchange(port: number, message = 'x'): Promise<string> {
 }
 
 /** Starts an application that answers with its name and what it receives. */
-async function startEcho(t: TestContext, name: string): Promise<number> {
-  const server = createTcpServer({ allowHalfOpen: true }, (socket) => {
-    socket.on('error', () => undefined)
+function startEcho(t: TestContext, name: string): Promise<number> {
+  return plainServer(t, (socket) => {
     socket.write(`${name} `)
     socket.pipe(socket)
   })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  t.after(() => server.close())
-  return (server.address() as AddressInfo).port
 }
 
 async function startHttp(t: TestContext): Promise<number> {

@@ -4,10 +4,12 @@ import { inspect } from 'node:util'
 import type { Answer } from 'dns-packet'
 import { DnsClient } from '../../src/agent/dns/client.js'
 import type { DnsMessage, QuestionType } from '../../src/agent/dns/message.js'
-import { ClosedError, DialError, DnsError } from '../../src/base/errors.js'
+import type { DialError } from '../../src/base/errors.js'
+import { ClosedError, DnsError } from '../../src/base/errors.js'
 import { DnsResolver } from '../../src/resolve/dns-resolver.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
 import type { DnsUpstream } from '../../src/resolve/upstream.js'
+import { dialError } from '../fixtures/errors.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 
 const NAME = 'redis.connect.consul'
@@ -108,11 +110,7 @@ function addressesOf(endpoints: readonly Endpoint[]): string[] {
 }
 
 async function refusal(promise: Promise<unknown>): Promise<DialError> {
-  const error = await promise.then(
-    () => undefined,
-    (thrown: unknown) => thrown,
-  )
-  assert.ok(error instanceof DialError, String(error))
+  const error = await dialError(promise)
   assert.deepEqual([error.code, error.reason], ['ERR_CONNECT_NO_INSTANCES', 'unknown'])
   return error
 }

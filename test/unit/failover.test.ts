@@ -14,9 +14,6 @@ function target(service: string): ChainTarget {
     onlyPassing: false,
     isExternal: false,
     gatewayMode: 'none',
-    datacenter: undefined,
-    namespace: undefined,
-    partition: undefined,
   }
 }
 
@@ -79,12 +76,11 @@ describe('followChain', () => {
 
 describe('withoutChain', () => {
   it('leads to the service itself, with the default of Consul for the connect timeout', () => {
-    const scope = { datacenter: 'dc2', namespace: 'n', partition: 'p' }
-    assert.deepEqual(withoutChain('web', scope, 'remote'), {
-      targets: [{ ...target('web'), ...scope, gatewayMode: 'remote' }],
+    assert.deepEqual(withoutChain('web', 'remote'), {
+      targets: [{ ...target('web'), gatewayMode: 'remote' }],
       connectTimeoutMs: 5_000,
       loadBalancer: undefined,
     })
-    assert.equal(withoutChain('web', {}).targets[0]?.gatewayMode, 'none')
+    assert.equal(withoutChain('web').targets[0]?.gatewayMode, 'none')
   })
 })

@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { inspect } from 'node:util'
-import { ClosedError, DialError } from '../../src/base/errors.js'
+import type { DialError } from '../../src/base/errors.js'
+import { ClosedError } from '../../src/base/errors.js'
 import { QueryResolver } from '../../src/resolve/query-resolver.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
 import type { QueryUpstream } from '../../src/resolve/upstream.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
-import { AWAY, agentError } from '../fixtures/errors.js'
+import { AWAY, agentError, dialError } from '../fixtures/errors.js'
 
 const EXECUTE = '/v1/query/nearest/execute'
 const EXPLAIN = '/v1/query/nearest/explain'
@@ -91,11 +92,7 @@ async function resolveWith(
 }
 
 async function refusal(promise: Promise<unknown>): Promise<DialError> {
-  const error = await promise.then(
-    () => undefined,
-    (thrown: unknown) => thrown,
-  )
-  assert.ok(error instanceof DialError, String(error))
+  const error = await dialError(promise)
   assert.deepEqual([error.code, error.upstream], ['ERR_CONNECT_NO_INSTANCES', 'query nearest'])
   return error
 }

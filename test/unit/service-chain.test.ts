@@ -11,7 +11,7 @@ import { ServiceResolver } from '../../src/resolve/chain/service-resolver.js'
 import type { ResolutionMessage } from '../../src/resolve/diagnostics.js'
 import { type Endpoint, dialPolicyOf } from '../../src/resolve/resolver.js'
 import type { ServiceUpstream } from '../../src/resolve/upstream.js'
-import { AWAY, FORBIDDEN, agentError } from '../fixtures/errors.js'
+import { AWAY, FORBIDDEN, agentError, dialError } from '../fixtures/errors.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
 
@@ -74,7 +74,6 @@ function start(
     time,
     onFailed,
     instances: new InstanceWatches({ agent, time, onFailed }),
-    settings: agent.settings,
     gateways: new MeshGateways(agent, time),
     changes: new ChainChanges(agent, time),
   }
@@ -136,15 +135,6 @@ function start(
 /** The port and the priority of each endpoint. */
 function places(endpoints: readonly Endpoint[]): [port: number, priority: number | undefined][] {
   return endpoints.map(({ port, priority }) => [port, priority])
-}
-
-async function dialError(promise: Promise<unknown>): Promise<DialError> {
-  const error: unknown = await promise.then(
-    () => undefined,
-    (thrown: unknown) => thrown,
-  )
-  assert.ok(error instanceof DialError, String(error))
-  return error
 }
 
 describe('The target of a chain', () => {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { ClosedError, DialError, type NoInstancesReason } from '../../src/base/errors.js'
+import type { DialError } from '../../src/base/errors.js'
+import { ClosedError, type NoInstancesReason } from '../../src/base/errors.js'
 import { ChainChanges } from '../../src/resolve/chain/chain-changes.js'
 import { InstanceWatches } from '../../src/resolve/chain/instance-watches.js'
 import { MeshGateways } from '../../src/resolve/chain/mesh-gateways.js'
@@ -10,7 +11,7 @@ import type { Endpoint } from '../../src/resolve/resolver.js'
 import type { ServiceUpstream } from '../../src/resolve/upstream.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
 import { FakeClock, settle } from '../fixtures/fake-clock.js'
-import { AWAY, FORBIDDEN } from '../fixtures/errors.js'
+import { AWAY, FORBIDDEN, dialError } from '../fixtures/errors.js'
 
 const CONNECT = '/v1/health/connect/web'
 const ALL = '/v1/health/service/web'
@@ -43,7 +44,6 @@ function start(target: Partial<ServiceUpstream> = {}) {
       time,
       onFailed,
       instances,
-      settings: agent.settings,
       gateways: new MeshGateways(agent, time),
       changes: new ChainChanges(agent, time),
     },
@@ -76,11 +76,7 @@ function start(target: Partial<ServiceUpstream> = {}) {
 }
 
 async function refusal(promise: Promise<unknown>): Promise<DialError> {
-  const error = await promise.then(
-    () => undefined,
-    (thrown: unknown) => thrown,
-  )
-  assert.ok(error instanceof DialError, String(error))
+  const error = await dialError(promise)
   assert.deepEqual([error.code, error.upstream], ['ERR_CONNECT_NO_INSTANCES', 'web'])
   return error
 }

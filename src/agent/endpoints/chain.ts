@@ -15,9 +15,13 @@ import {
 import type { Scope } from './health.js'
 
 /** How connections to another datacenter travel: directly, through our mesh gateways, or through its mesh gateways. */
-export const MESH_GATEWAY_MODES = ['none', 'local', 'remote'] as const
+const MESH_GATEWAY_MODES = ['none', 'local', 'remote'] as const
 
 export type MeshGatewayMode = (typeof MESH_GATEWAY_MODES)[number]
+
+export function isMeshGatewayMode(value: unknown): value is MeshGatewayMode {
+  return (MESH_GATEWAY_MODES as readonly unknown[]).includes(value)
+}
 
 /** The discovery chain of a service, compiled by Consul from its config entries. */
 export interface CompiledChain {
@@ -204,7 +208,6 @@ function parseTarget(target: JsonObject, place: string): ChainTarget {
 }
 
 function parseMode(value: unknown, place: string): MeshGatewayMode {
-  const mode = MESH_GATEWAY_MODES.find((each) => each === value)
-  if (mode !== undefined) return mode
+  if (isMeshGatewayMode(value)) return value
   throw new ShapeError(place, 'none, local, or remote', value)
 }

@@ -32,7 +32,7 @@ export class FailoverResolver {
     for (const target of this.#targets) {
       // Publishes the change even if no dial follows.
       target.onChanged(() => {
-        if (this.#last !== undefined) this.#combine(this.#targets.map((each) => each.known()))
+        if (this.#last !== undefined) this.#combine(this.#known())
       })
     }
   }
@@ -56,8 +56,8 @@ export class FailoverResolver {
    * @throws DialError with ERR_CONNECT_NO_INSTANCES or the code of a target, AgentError
    */
   async resolve({ signal, refresh }: ResolveRequest): Promise<readonly Endpoint[]> {
-    const groups = refresh ? await this.#refreshed(signal) : await this.#firstHealthy(signal)
-    const endpoints = this.#combine(groups)
+    for (const target of this.#targets) target.touch()
+    const endpoints = this.#combine(await this.#groups(signal, refresh))
     if (endpoints.length > 0) return endpoints
     throw await this.#none(signal)
   }
@@ -66,9 +66,20 @@ export class FailoverResolver {
     for (const target of this.#targets) target.close()
   }
 
+  async #groups(signal: AbortSignal, refresh: boolean): Promise<Groups> {
+    const [first, ...others] = this.#targets
+    if (first === undefined) return []
+    if (others.length === 0) return [await first.resolve(signal, refresh ? 'refreshed' : 'first')]
+    if (refresh) return this.#refreshed(signal)
+    // Nothing to wait for, as in most dials.
+    return first.known().length > 0 ? this.#known() : this.#firstHealthy(signal)
+  }
+
+  #known(): Groups {
+    return this.#targets.map((target) => target.known())
+  }
+
   async #firstHealthy(signal: AbortSignal): Promise<Groups> {
-    const [only] = this.#targets
-    if (this.#targets.length === 1 && only !== undefined) return [await only.resolve(signal, 'first')]
     for (;;) {
       // All at once; the first one with a healthy instance counts.
       const attempts = this.#targets.map((target) => this.#attempt(target, signal, 'now'))
@@ -89,10 +100,8 @@ export class FailoverResolver {
     }
   }
 
-  /** Reads all targets again. One that fails keeps its known endpoints, unless it is the only one. */
-  async #refreshed(signal: AbortSignal): Promise<Groups> {
-    const [only] = this.#targets
-    if (this.#targets.length === 1 && only !== undefined) return [await only.resolve(signal, 'refreshed')]
+  /** Reads all targets again. One that fails keeps its known endpoints. */
+  #refreshed(signal: AbortSignal): Promise<Groups> {
     return Promise.all(
       this.#targets.map(async (target) => {
         const endpoints = await this.#attempt(target, signal, 'refreshed')

@@ -5,7 +5,6 @@ import {
   type LoadBalancer,
   type MeshGatewayMode,
 } from '../../agent/endpoints/chain.js'
-import type { Scope } from '../../agent/endpoints/health.js'
 import { DialError } from '../../base/errors.js'
 
 /** Where a chain leads: targets in failover order, and how they are dialed. */
@@ -44,14 +43,10 @@ export function followChain(chain: CompiledChain, gatewayMode?: MeshGatewayMode)
   return { targets, connectTimeoutMs: node.connectTimeoutMs, loadBalancer: node.loadBalancer }
 }
 
-/** Leads to a service itself, for an agent without discovery chains. */
-export function withoutChain(service: string, scope: Scope, gatewayMode: MeshGatewayMode = 'none'): Failover {
-  const { datacenter, namespace, partition } = scope
+/** Leads to a service itself, where the caller says, for an agent without discovery chains. */
+export function withoutChain(service: string, gatewayMode: MeshGatewayMode = 'none'): Failover {
   const target: ChainTarget = {
     service,
-    datacenter,
-    namespace,
-    partition,
     subset: undefined,
     peer: undefined,
     serverName: undefined,

@@ -74,9 +74,13 @@ export class InstanceWatch extends EventEmitter<InstanceWatchEvents> {
     return this.value === undefined || this.value.length === 0
   }
 
+  /** Notes a use, after which polls are more frequent. */
+  touch(): void {
+    this.#usedAt = this.#context.time.clock.now()
+  }
+
   /** @throws AgentError, ClosedError, and the signal's reason */
   async read(signal: AbortSignal, patience: Patience): Promise<readonly ConnectInstance[]> {
-    this.#usedAt = this.#context.time.clock.now()
     const isBehind = this.#isBehind && this.value?.length === 0
     this.#isBehind = false
     if (isBehind) return this.#watched.refreshed(signal, 0)

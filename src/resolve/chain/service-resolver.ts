@@ -1,8 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { isTransient } from '../../agent/agent-errors.js'
-import type { AgentClient } from '../../agent/client.js'
 import { fetchChain } from '../../agent/endpoints/chain.js'
-import { type Time, within } from '../../base/clock.js'
+import { within } from '../../base/clock.js'
 import { AgentError, ClosedError, toError } from '../../base/errors.js'
 import { log } from '../../base/log.js'
 import type { Endpoint, ResolveRequest, Resolver } from '../resolver.js'
@@ -22,8 +21,6 @@ const LONGEST_READY_MS = 500
 
 /** What the upstreams of a process share. */
 export interface ChainContext extends Omit<TargetContext, 'own'> {
-  readonly agent: AgentClient
-  readonly time: Time
   readonly changes: ChainChanges
   /** Called when a chain can no longer be read or followed; the last good one stays in use. */
   readonly onFailed: (error: Error) => void
@@ -128,7 +125,7 @@ export class ServiceResolver implements Resolver {
       // An agent before 1.6 has no such endpoint.
       const isMissing = error instanceof AgentError && error.code === 'ERR_CONNECT_AGENT_NOT_FOUND'
       if (isMissing && !this.#hasChain)
-        return { value: withoutChain(service, scope, gatewayMode), ttlMs: UNWATCHED_TTL_MS }
+        return { value: withoutChain(service, gatewayMode), ttlMs: UNWATCHED_TTL_MS }
       if (this.#followed === undefined || isTransient(error)) throw error
       onFailed(error)
       return { value: this.#followed.failover, ttlMs: UNWATCHED_TTL_MS }

@@ -1,4 +1,4 @@
-import type { AgentSettings } from '../../agent/settings.js'
+import type { AgentClient } from '../../agent/client.js'
 import type { ChainTarget } from '../../agent/endpoints/chain.js'
 import type { ConnectInstance, HealthQuery } from '../../agent/endpoints/health.js'
 import { type Time, within } from '../../base/clock.js'
@@ -30,8 +30,8 @@ const NO_ENDPOINTS: readonly Endpoint[] = []
 export interface TargetContext {
   /** Our own datacenter. */
   readonly own: string
+  readonly agent: AgentClient
   readonly time: Time
-  readonly settings: AgentSettings
   readonly instances: InstanceWatches
   readonly gateways: MeshGateways
 }
@@ -48,22 +48,24 @@ interface Pending {
 export class TargetResolver {
   readonly #target: ChainTarget
   readonly #conditions: Conditions
-  readonly #selection: Selection
   readonly #context: TargetContext
   /** Undefined for a target in a cluster peer, which cannot be dialed. */
   readonly #watch: InstanceWatch | undefined
-  readonly #direct = memoized(toEndpoints)
-  readonly #throughGateways = memoized(toGatewayEndpoints)
+  readonly #endpoints: Conversion
+  readonly #gatewayEndpoints: Conversion
   readonly #closed = new AbortController()
   #pending: Pending | undefined
   #callback: (() => void) | undefined
 
   /** @param priority - the position of the target in the failover order, 0 for the first */
-  constructor(target: ChainTarget, conditions: Conditions, priority: number, context: TargetContext) {
+  constructor(given: ChainTarget, conditions: Conditions, priority: number, context: TargetContext) {
+    const target = completed(given, conditions)
+    const selection = selectionOf(target, conditions, priority, context.own)
     this.#target = target
     this.#conditions = conditions
-    this.#selection = selectionOf(target, conditions, priority, context.own)
     this.#context = context
+    this.#endpoints = memoized((instances) => toEndpoints(instances, selection))
+    this.#gatewayEndpoints = memoized((gateways) => toGatewayEndpoints(gateways, selection))
     this.#watch =
       target.peer === undefined
         ? context.instances.acquire(healthQuery(target, conditions, context))
@@ -92,6 +94,11 @@ export class TargetResolver {
 
   get isEmpty(): boolean {
     return this.#watch?.isEmpty !== false
+  }
+
+  /** Notes a use: instances that cannot be watched are polled more often after one. */
+  touch(): void {
+    this.#watch?.touch()
   }
 
   /**
@@ -193,18 +200,23 @@ export class TargetResolver {
 
   /** Returns the datacenter whose gateways lead to the target; undefined for a target that is dialed directly. */
   #gatewaySite(): string | undefined {
-    const { gatewayMode } = this.#target
-    const { own, datacenter } = this.#selection
+    const { gatewayMode, datacenter } = this.#target
+    const { own } = this.#context
     if (gatewayMode === 'none' || datacenter === undefined || datacenter === own) return undefined
     return gatewayMode === 'local' ? own : datacenter
   }
+}
 
-  #endpoints(instances: readonly ConnectInstance[]): readonly Endpoint[] {
-    return this.#direct(instances, this.#selection)
-  }
-
-  #gatewayEndpoints(gateways: readonly ConnectInstance[]): readonly Endpoint[] {
-    return this.#throughGateways(gateways, this.#selection)
+/**
+ * Completes a target by the scope of the caller: what an agent leaves out must not lead elsewhere, such as an agent
+ * without partitions.
+ */
+function completed(target: ChainTarget, { datacenter, namespace, partition }: Conditions): ChainTarget {
+  return {
+    ...target,
+    datacenter: target.datacenter ?? datacenter,
+    namespace: target.namespace ?? namespace,
+    partition: target.partition ?? partition,
   }
 }
 
@@ -213,10 +225,9 @@ function selectionOf(target: ChainTarget, conditions: Conditions, priority: numb
   const { service, datacenter, namespace, partition, serverName, subset, onlyPassing } = target
   return {
     service,
-    // What an agent leaves out must not lead elsewhere than the caller said, such as an agent without partitions.
-    datacenter: datacenter ?? conditions.datacenter,
-    namespace: namespace ?? conditions.namespace,
-    partition: partition ?? conditions.partition,
+    datacenter,
+    namespace,
+    partition,
     serverName: isServerName(serverName) ? serverName : undefined,
     subset,
     own,
@@ -230,9 +241,9 @@ function selectionOf(target: ChainTarget, conditions: Conditions, priority: numb
 function healthQuery(
   target: ChainTarget,
   conditions: Conditions,
-  { settings, own }: TargetContext,
+  { agent: { settings }, own }: TargetContext,
 ): HealthQuery {
-  const datacenter = target.datacenter ?? conditions.datacenter
+  const { datacenter } = target
   const isOwn = datacenter === own && (settings.datacenter ?? own) === own
   const filters = [target.filter, conditions.filter].filter((filter) => filter !== undefined)
   return {
@@ -253,12 +264,14 @@ function scopeOf(ofTarget: string | undefined, configured: string | undefined): 
   return ofTarget === 'default' && configured === undefined ? undefined : (ofTarget ?? configured)
 }
 
+type Conversion = (instances: readonly ConnectInstance[]) => readonly Endpoint[]
+
 /** Makes a conversion of instances return the same list while the instances are the same. */
-function memoized(convert: typeof toEndpoints): typeof toEndpoints {
+function memoized(convert: Conversion): Conversion {
   let last:
     { readonly instances: readonly ConnectInstance[]; readonly endpoints: readonly Endpoint[] } | undefined
-  return (instances, selection) => {
-    if (last?.instances !== instances) last = { instances, endpoints: convert(instances, selection) }
+  return (instances) => {
+    if (last?.instances !== instances) last = { instances, endpoints: convert(instances) }
     return last.endpoints
   }
 }
