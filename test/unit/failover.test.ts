@@ -60,7 +60,7 @@ describe('followChain', () => {
     [chainOf(resolver(MANY[0]!, ...MANY.slice(1)), MANY), 'has 65 targets; at most 64 are supported'],
     ...(['router', 'splitter', 'x'] as const).map((name): [CompiledChain, string] => [
       chainOf(name === 'x' ? { type: 'unknown', name } : { type: name }, []),
-      `starts with a node of the type "${name}"; only a resolver is supported here`,
+      `starts with a node of the type "${name}", which a dial cannot follow`,
     ]),
   ]
   for (const [chain, problem] of refused) {

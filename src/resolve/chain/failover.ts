@@ -31,7 +31,7 @@ export function followChain(chain: CompiledChain, gatewayMode?: MeshGatewayMode)
     throw fail(`starts with the node ${JSON.stringify(chain.startNode)}, which is missing`)
   if (node.type !== 'resolver') {
     const name = node.type === 'unknown' ? node.name : node.type
-    throw fail(`starts with a node of the type ${JSON.stringify(name)}; only a resolver is supported here`)
+    throw fail(`starts with a node of the type ${JSON.stringify(name)}, which a dial cannot follow`)
   }
   const ids = [...new Set([node.target, ...node.failover])]
   if (ids.length > MAX_TARGETS) throw fail(`has ${ids.length} targets; at most ${MAX_TARGETS} are supported`)

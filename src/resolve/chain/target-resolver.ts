@@ -115,7 +115,7 @@ export class TargetResolver {
     const site = this.#gatewaySite()
     // Gateways to a target without a healthy instance are of no use.
     if (site === undefined || endpoints.length === 0) return endpoints
-    this.#expectGatewayable()
+    this.#assertGatewaysSelect()
     const gateways = this.#gatewayEndpoints(await this.#context.gateways.list(site, signal))
     if (gateways.length > 0) return gateways
     const message = `${this.name} is reached through the mesh gateways of ${site}, and none of them is healthy`
@@ -162,10 +162,10 @@ export class TargetResolver {
    * A gateway chooses the instance by the server name alone.
    * @throws DialError
    */
-  #expectGatewayable(): void {
+  #assertGatewaysSelect(): void {
     const { service, serverName } = this.#target
     if (serverName !== undefined && !isServerName(serverName)) {
-      const message = `${this.name} has a server name that no handshake can carry, which mesh gateways need`
+      const message = `${this.name} has an invalid server name, by which no mesh gateway can route`
       throw new DialError('ERR_CONNECT_CHAIN', service, message)
     }
     const { tags, filter } = this.#conditions
