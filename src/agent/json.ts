@@ -1,3 +1,4 @@
+import { parseGoDuration } from '../base/duration.js'
 import { mismatch } from '../base/errors.js'
 
 /**
@@ -52,8 +53,45 @@ export function wholeNumber(value: unknown, place: string): number {
   return value as number
 }
 
+/** Reads a whole number that is not negative. */
+export function count(value: unknown, place: string): number {
+  const number = wholeNumber(value, place)
+  if (number < 0) throw new ShapeError(place, 'a whole number of 0 or more', value)
+  return number
+}
+
+/** Reads a duration that Consul wrote as text, such as `5s`, or as a number of nanoseconds. @returns milliseconds */
+export function duration(value: unknown, place: string): number {
+  const ms = toMs(value, place)
+  if (!(ms >= 0)) throw new ShapeError(place, 'a duration such as "5s"', value)
+  return ms
+}
+
+/** Reads the limit of a duration, in milliseconds: 0 stands for the default, and a negative one for no limit. */
+export function limit(value: unknown, place: string): number | undefined {
+  const ms = toMs(value, place)
+  if (ms === 0) return undefined
+  return ms < 0 ? Infinity : ms
+}
+
+function toMs(value: unknown, place: string): number {
+  const ms = typeof value === 'number' ? value / 1e6 : parseGoDuration(string(value, place))
+  if (ms === undefined || Number.isNaN(ms)) throw new ShapeError(place, 'a duration such as "5s"', value)
+  return ms
+}
+
 /** Makes a reader return undefined for a missing, null, or empty value; Consul writes all three. */
 export function maybe<T>(read: (value: unknown, place: string) => T) {
   return (value: unknown, place: string): T | undefined =>
     value === undefined || value === null || value === '' ? undefined : read(value, place)
+}
+
+/** Adds the fields of an object that are not known to a list. */
+export function noteUnknown(
+  value: JsonObject,
+  place: string,
+  known: readonly string[],
+  ignored: string[],
+): void {
+  for (const field of Object.keys(value)) if (!known.includes(field)) ignored.push(`${place}.${field}`)
 }

@@ -58,6 +58,10 @@ export const ERROR_CODES = {
   ERR_CONNECT_HOST: 'The host of a URL is not an upstream of the mesh, or has a port.',
   ERR_CONNECT_REDIRECT: 'A service redirects an HTTP request to another service, which is not allowed.',
   ERR_CONNECT_DENIED: 'The peer is verified, but not authorized.',
+  ERR_CONNECT_REQUEST_DENIED:
+    'An HTTP request is not allowed by the permissions of its source, or cannot be decided.',
+  ERR_CONNECT_INTENTION:
+    'An intention has something that this version does not understand, and that it denies.',
   ERR_CONNECT_REVOKED: 'The connection was closed because its peer is no longer authorized or trusted.',
   ERR_CONNECT_REJECTED: 'The peer closed the connection before its first byte, and may have rejected us.',
   ERR_CONNECT_NO_INSTANCES: 'There is no instance to dial. `reason` says why.',

@@ -3,7 +3,7 @@
  * that a new version of Node.js may be slower or less precise, but never less secure.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { Socket } from 'node:net'
+import { Server, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { SecureContext, Server as TlsServer, TLSSocket } from 'node:tls'
 
@@ -138,6 +138,18 @@ export function isIdleInHttpServer(socket: Duplex): boolean {
 export function serverResponseOn(socket: Duplex): ServerResponse | undefined {
   const { _httpMessage: response } = socket as { _httpMessage?: ServerResponse | null }
   return isTestedVersion ? (response ?? undefined) : undefined
+}
+
+/**
+ * Returns the server of node:http2 to which a connection was delivered.
+ * @returns undefined if not supported: the requests of the connection cannot be decided
+ */
+export function http2ServerOf(socket: Duplex): Server | undefined {
+  if (!isTestedVersion) return undefined
+  const own = socket as unknown as Record<symbol, unknown>
+  const kServer = Object.getOwnPropertySymbols(socket).find(({ description }) => description === 'server')
+  const server = kServer === undefined ? undefined : own[kServer]
+  return server instanceof Server ? server : undefined
 }
 
 /** Returns the response that a node:http client is receiving on this connection. */

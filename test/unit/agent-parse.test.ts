@@ -149,6 +149,7 @@ describe('parseConnectInstances', () => {
     wan: { address: '10.0.0.2', port: 21000 },
     defect: undefined,
     tags: [],
+    mux: false,
     service: 'web',
     ...nowhere,
     datacenter: 'dc1',

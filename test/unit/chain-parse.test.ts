@@ -1,11 +1,14 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import type { ResolverNode } from '../../src/agent/endpoints/chain-nodes.js'
+import type { LoadBalancer } from '../../src/agent/endpoints/chain-load-balancer.js'
 import {
   type ChainTarget,
   type CompiledChain,
   type MeshGatewayMode,
-  type ResolverNode,
+  fetchBytesChain,
   fetchChain,
+  isForRequests,
   parseChain,
 } from '../../src/agent/endpoints/chain.js'
 import { fetchEntryVersions, parseEntryVersions } from '../../src/agent/endpoints/config-entries.js'
@@ -16,7 +19,6 @@ import {
   parseGatewaysByDatacenter,
 } from '../../src/agent/endpoints/mesh-gateways.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
-import { settle } from '../fixtures/fake-clock.js'
 import { NO_OBJECT, bend, refuses, refusesValues } from '../fixtures/malformed.js'
 
 const DOMAIN_1_8 = 'b300e1cb-5b9d-4b0d-0e76-48223df47bec.consul'
@@ -123,6 +125,13 @@ const CONSUL_1_14 = {
   },
 }
 
+/** A load balancer without details. */
+const NO_CHOICES: Omit<LoadBalancer, 'policy'> = {
+  choiceCount: undefined,
+  ringSize: { least: undefined, greatest: undefined },
+  hashPolicies: [],
+}
+
 const NODE = 'Chain.Nodes["resolver:v1.api.default.default.dc1"]'
 const TARGET = 'Chain.Targets["v1.api.default.default.dc1"]'
 
@@ -149,7 +158,7 @@ describe('parseChain', () => {
     isExternal: false,
   }
   const first = { ...spare, service: 'api', subset: 'v1', filter: FILTER, onlyPassing: true }
-  const node = { type: 'resolver', connectTimeoutMs: 1_500 }
+  const node = { type: 'resolver', connectTimeoutMs: 1_500, requestTimeoutMs: undefined }
 
   it('reads an answer of Consul 1.8.7', () => {
     const more = { partition: undefined, gatewayMode: 'none' }
@@ -170,13 +179,14 @@ describe('parseChain', () => {
           { ...first, ...more, serverName: `v1.api.default.dc1.internal.${DOMAIN_1_8}` },
         ],
       ]),
+      ignored: [],
     })
   })
 
   it('reads an answer of Consul 1.14.11', () => {
     const [id, spareId] = ['v1.api.default.default.dc1', 'spare.default.default.dc1']
     const more = { partition: 'default', gatewayMode: 'local' }
-    const loadBalancer = { policy: 'least_request', choiceCount: 3 }
+    const loadBalancer = { ...NO_CHOICES, policy: 'least_request', choiceCount: 3 }
     assert.deepEqual(parseChain(CONSUL_1_14), {
       service: 'api',
       protocol: 'tcp',
@@ -186,16 +196,21 @@ describe('parseChain', () => {
         [spareId, { ...spare, ...more, serverName: `spare.default.dc1.internal.${DOMAIN_1_14}` }],
         [id, { ...first, ...more, serverName: `v1.api.default.dc1.internal.${DOMAIN_1_14}` }],
       ]),
+      ignored: [],
     })
   })
 
-  it('reads routers, splitters, and unknown types without their details', () => {
-    const Nodes = { a: { Type: 'router' }, b: { Type: 'splitter', Splits: 5 }, c: { Type: 'x' } }
+  it('reads routers and splitters without routes and splits, and unknown types without their details', () => {
+    const Nodes = {
+      a: { Type: 'router' },
+      b: { Type: 'splitter', Splits: null },
+      c: { Type: 'x', Routes: 5 },
+    }
     assert.deepEqual(
       [...parseChain(bend(CONSUL_1_14, 'Chain.Nodes', Nodes)).nodes],
       [
-        ['a', { type: 'router' }],
-        ['b', { type: 'splitter' }],
+        ['a', { type: 'router', routes: [] }],
+        ['b', { type: 'splitter', splits: [], loadBalancer: undefined }],
         ['c', { type: 'unknown', name: 'x' }],
       ],
     )
@@ -213,6 +228,7 @@ describe('parseChain', () => {
         startNode: 'b',
         nodes: new Map(),
         targets: new Map(),
+        ignored: [],
       })
     }
   })
@@ -239,11 +255,15 @@ describe('parseChain', () => {
     [null, undefined],
     [{}, undefined],
     [{ Policy: '', LeastRequestConfig: { ChoiceCount: 3 } }, undefined],
-    [{ Policy: 'maglev' }, { policy: 'maglev', choiceCount: undefined }],
+    [{ Policy: 'maglev' }, { ...NO_CHOICES, policy: 'maglev' }],
+    [
+      { Policy: 'ring_hash', RingHashConfig: { MinimumRingSize: 0, MaximumRingSize: 8 } },
+      { ...NO_CHOICES, policy: 'ring_hash', ringSize: { least: undefined, greatest: 8 } },
+    ],
     // 0 means the default.
     [
       { Policy: 'least_request', LeastRequestConfig: { ChoiceCount: 0 } },
-      { policy: 'least_request', choiceCount: undefined },
+      { ...NO_CHOICES, policy: 'least_request' },
     ],
   ]
   for (const [value, expected] of balancers) {
@@ -298,6 +318,11 @@ describe('parseChain', () => {
     [`${NODE}.LoadBalancer.Policy`, 5, 'expected a string, got a number'],
     [`${NODE}.LoadBalancer.LeastRequestConfig`, 5, 'expected an object, got a number'],
     [`${NODE}.LoadBalancer.LeastRequestConfig.ChoiceCount`, 0.5, 'expected a whole number, got a number'],
+    [
+      `${NODE}.LoadBalancer.LeastRequestConfig.ChoiceCount`,
+      -1,
+      'expected a whole number of 0 or more, got a number',
+    ],
     ['Chain.Targets', 'x', 'expected an object, got a string'],
     [TARGET, [], 'expected an object, got an array'],
     [`${TARGET}.Service`, undefined, 'expected a non-empty string, got nothing'],
@@ -315,10 +340,29 @@ describe('parseChain', () => {
   ])
 })
 
-describe('fetchChain', () => {
+describe('isForRequests', () => {
+  for (const [type, expected] of [
+    ['router', true],
+    ['splitter', true],
+    ['resolver', false],
+    ['x', false],
+  ] as const) {
+    it(`is ${expected} for a chain that starts with a node of the type ${type}`, () => {
+      const node = { Type: type, ...(type === 'resolver' && { Resolver: { Target: 't' } }) }
+      const chain = { ServiceName: 'a', StartNode: 'start', Nodes: { start: node } }
+      assert.equal(isForRequests(parseChain({ Chain: chain })), expected)
+    })
+  }
+
+  it('is false for a chain whose first node is missing', () => {
+    assert.equal(isForRequests(parseChain({ Chain: { ServiceName: 'a', StartNode: 'start' } })), false)
+  })
+})
+
+describe('fetchChain and fetchBytesChain', () => {
   const { signal } = new AbortController()
   const PATH = '/v1/discovery-chain/my%2Fapi'
-  const wanted = { service: 'my/api', isForBytes: true, stale: false }
+  const wanted = { service: 'my/api', stale: false }
 
   const requests: [rule: string, more: Parameters<typeof fetchChain>[1], query: object][] = [
     ['of the scope of the settings', wanted, {}],
@@ -330,41 +374,32 @@ describe('fetchChain', () => {
     ],
   ]
   for (const [rule, more, query] of requests) {
+    const expected = {
+      path: PATH,
+      query: { stale: undefined, 'compile-dc': 'own', ns: 'n', partition: undefined, ...query },
+      needs: 'service:read on "my/api"',
+      signal,
+    }
     it(`reads a chain ${rule}`, () => {
       const agent = new FakeAgent({ datacenter: 'own', namespace: 'n' }, { hasChains: true })
       void fetchChain(agent, more, signal)
-      assert.deepEqual(agent.last(PATH).request, {
-        path: PATH,
-        query: { stale: undefined, 'compile-dc': 'own', ns: 'n', partition: undefined, ...query },
-        needs: 'service:read on "my/api"',
-        signal,
-      })
+      assert.deepEqual(agent.last(PATH).request, expected)
+    })
+
+    it(`reads a chain for bytes ${rule}`, () => {
+      const agent = new FakeAgent({ datacenter: 'own', namespace: 'n' }, { hasChains: true })
+      void fetchBytesChain(agent, more, signal)
+      const body = { OverrideProtocol: 'tcp' }
+      assert.deepEqual(agent.last(PATH).request, { method: 'POST', ...expected, body })
     })
   }
 
-  // Agents count a POST as a write, which they may allow from some addresses only.
-  for (const [type, isForBytes, methods] of [
-    ['resolver', true, ['GET']],
-    ['router', true, ['GET', 'POST']],
-    ['splitter', true, ['GET', 'POST']],
-    ['router', false, ['GET']],
-  ] as const) {
-    it(`sends ${methods.join(' and ')} for a chain that starts with a ${type}, ${isForBytes ? 'for bytes' : 'for requests'}`, async () => {
+  for (const fetch of [fetchChain, fetchBytesChain]) {
+    it(`returns the chain: ${fetch.name}`, async () => {
       const agent = new FakeAgent({}, { hasChains: true })
-      const reading = fetchChain(agent, { ...wanted, isForBytes }, signal)
-      const node = type === 'resolver' ? { Type: type, Resolver: { Target: 't' } } : { Type: type }
-      const body = {
-        Chain: { ServiceName: 'my/api', StartNode: 'start', Nodes: { start: node }, Targets: {} },
-      }
-      agent.last(PATH).answer({ body })
-      await settle()
-      if (methods.length > 1) agent.last(PATH).answer({ body: CONSUL_1_14 })
-      const { value } = await reading
-      assert.equal(value.service, methods.length > 1 ? 'api' : 'my/api')
-      assert.deepEqual(
-        agent.requests.map(({ request }) => [request.method ?? 'GET', request.body]),
-        methods.map((method) => [method, method === 'POST' ? { OverrideProtocol: 'tcp' } : undefined]),
-      )
+      const reading = fetch(agent, wanted, signal)
+      agent.last(PATH).answer({ body: CONSUL_1_14 })
+      assert.equal((await reading).value.service, 'api')
     })
   }
 })
@@ -419,6 +454,7 @@ describe('The mesh gateways of the agent', () => {
     port: 8443,
     wan: { address: '203.0.113.1', port: 443 },
     defect: undefined,
+    mux: false,
     service: undefined,
     namespace: undefined,
     partition: undefined,

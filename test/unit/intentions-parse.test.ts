@@ -17,7 +17,8 @@ const PARSED: Intention = {
   source: webSource,
   destination: { namespace: 'default', name: 'db' },
   action: 'allow',
-  hasPermissions: false,
+  permissions: [],
+  problem: undefined,
 }
 
 const parseOne = (entry: unknown): Intention | undefined => parseMatch({ db: [entry] }, 'db')[0]
@@ -51,22 +52,42 @@ describe('parseMatch', () => {
       },
       destination: { namespace: '*', name: '*' },
       action: 'deny',
-      hasPermissions: false,
+      permissions: [],
+      problem: undefined,
     })
   })
 
-  it('ignores other fields', () => {
-    const ofConsul122 = {
-      ID: '8f246b77',
-      Meta: {},
-      Precedence: 9,
-      Hash: null,
-      JWT: null,
-      Future: { deep: [1] },
+  it('ignores the fields that decide nothing, and fields without a value', () => {
+    const ofConsul122 = { ID: '8f246b77', Meta: {}, Precedence: 9, Hash: null, JWT: null, CreateIndex: 5 }
+    const ofConsul18 = {
+      Description: 'x',
+      DefaultAddr: '',
+      DefaultPort: 0,
+      CreatedAt: '2026-11-30T20:01:48Z',
     }
-    const hostile = JSON.parse('{"__proto__":{"Action":"deny"},"constructor":5}') as object
-    for (const fields of [ofConsul122, hostile]) assert.deepEqual(parseOne({ ...fields, ...MINIMAL }), PARSED)
+    const empty = { Future: null, Flag: false, List: [], Part: {}, Text: '', Number: 0 }
+    for (const fields of [ofConsul122, ofConsul18, empty])
+      assert.deepEqual(parseOne({ ...fields, ...MINIMAL }), PARSED)
   })
+
+  const problems: [fields: object, problem: string][] = [
+    [{ Future: { deep: [1] } }, 'the unknown field "Future"'],
+    [{ A: 'x', B: 1 }, 'the unknown field "A", "B"'],
+    [JSON.parse('{"__proto__":{"Action":"deny"}}') as object, 'the unknown field "__proto__"'],
+    [{ constructor: 5 }, 'the unknown field "constructor"'],
+    [{ JWT: { Providers: [{ Name: 'okta' }] } }, 'a requirement of JSON Web Tokens, which are not supported'],
+  ]
+  for (const [fields, problem] of problems) {
+    it(`finds ${problem}`, () => {
+      assert.deepEqual(
+        parseOne(Object.defineProperties({ ...MINIMAL }, Object.getOwnPropertyDescriptors(fields))),
+        {
+          ...PARSED,
+          problem,
+        },
+      )
+    })
+  }
 
   it('does not change the action', () => {
     for (const action of ['allow', 'deny', 'Allow', 'ALLOW', ' allow', 'allow ', 'audit', '__proto__'])
@@ -133,17 +154,7 @@ describe('parseMatch: fields', () => {
 describe('parseMatch: permissions', () => {
   for (const permissions of [undefined, null, []]) {
     it(`reads ${inspect(permissions)} as no permissions`, () => {
-      assert.equal(parseOne({ ...MINIMAL, Permissions: permissions })?.hasPermissions, false)
-    })
-  }
-
-  const nonEmpty: unknown[][] = [[{ Action: 'allow', HTTP: { PathPrefix: '/' } }], [{}], [null], [5], ['']]
-  for (const permissions of nonEmpty) {
-    it(`reads ${inspect(permissions, { depth: 3 })} as permissions, with and without an action`, () => {
-      for (const Action of ['allow', 'deny', '', undefined]) {
-        const found = parseOne({ ...MINIMAL, Action, Permissions: permissions })
-        assert.deepEqual(found, { ...PARSED, action: Action ?? '', hasPermissions: true })
-      }
+      assert.deepEqual(parseOne({ ...MINIMAL, Permissions: permissions })?.permissions, [])
     })
   }
 

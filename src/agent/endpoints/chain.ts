@@ -1,17 +1,8 @@
-import { parseGoDuration } from '../../base/duration.js'
 import { type AgentClient, type AgentResponse, path } from '../client.js'
 import { right } from '../agent-errors.js'
-import {
-  type JsonObject,
-  ShapeError,
-  array,
-  boolean,
-  maybe,
-  nonEmpty,
-  object,
-  string,
-  wholeNumber,
-} from '../json.js'
+import { type JsonObject, ShapeError, boolean, maybe, nonEmpty, object, string } from '../json.js'
+import { type ChainNode, parseNode } from './chain-nodes.js'
+import { type BlockingQuery, blocking } from '../watch.js'
 import type { Scope } from './health.js'
 
 /** How connections to another datacenter travel: directly, through our mesh gateways, or through its mesh gateways. */
@@ -33,28 +24,8 @@ export interface CompiledChain {
   readonly nodes: ReadonlyMap<string, ChainNode>
   /** By ID. */
   readonly targets: ReadonlyMap<string, ChainTarget>
-}
-
-/** A step of a chain. */
-export type ChainNode = ResolverNode | { readonly type: 'router' | 'splitter' } | UnknownNode
-
-/** A node that leads to a target, and to further targets if the first one has no healthy instance. */
-export interface ResolverNode {
-  readonly type: 'resolver'
-  /** The ID of the target. */
-  readonly target: string
-  /** The IDs of the failover targets, in order. */
-  readonly failover: readonly string[]
-  /** How long a connection attempt may take, in milliseconds. */
-  readonly connectTimeoutMs: number
-  readonly loadBalancer: LoadBalancer | undefined
-}
-
-/** A node of a type that this version does not support. */
-interface UnknownNode {
-  readonly type: 'unknown'
-  /** The type as the agent wrote it. */
-  readonly name: string
+  /** The places of fields that this version does not know, and leaves out. */
+  readonly ignored: readonly string[]
 }
 
 /** Instances of a service in a datacenter, or those of one of its subsets. */
@@ -74,18 +45,8 @@ export interface ChainTarget extends Scope {
   readonly isExternal: boolean
 }
 
-/** The load-balancing policy that the operator chose for a service. */
-export interface LoadBalancer {
-  /** As the agent wrote it, such as `least_request`. */
-  readonly policy: string
-  /** How many instances `least_request` compares. */
-  readonly choiceCount: number | undefined
-}
-
 export interface ChainRequest extends Scope {
   readonly service: string
-  /** Whether the chain is for bytes: routers and splitters, which are for HTTP requests, are left out. */
-  readonly isForBytes: boolean
   /** Whether any server may answer, which works without a leader. The chain may then be older than a change. */
   readonly stale: boolean
 }
@@ -94,13 +55,57 @@ export interface ChainRequest extends Scope {
  * Reads the discovery chain of a service: `GET /v1/discovery-chain/:service`. Needs `service:read`. A service without
  * config entries has a default chain, even if it does not exist.
  */
-export async function fetchChain(
+export function fetchChain(
   agent: AgentClient,
-  { service, datacenter, namespace, partition, isForBytes, stale }: ChainRequest,
+  request: ChainRequest,
   signal: AbortSignal,
 ): Promise<AgentResponse<CompiledChain>> {
-  const { settings } = agent
-  const request = {
+  return agent.request(requestFor(agent, request, signal), parseChain)
+}
+
+/**
+ * Reads the discovery chain of a service for bytes: without routers and splitters, which are for HTTP requests. Agents
+ * count this request as a write, which `allow_write_http_from` may restrict: use it only for a chain that has one of
+ * them.
+ */
+export function fetchBytesChain(
+  agent: AgentClient,
+  request: ChainRequest,
+  signal: AbortSignal,
+): Promise<AgentResponse<CompiledChain>> {
+  const body = { OverrideProtocol: 'tcp' }
+  return agent.request({ method: 'POST', ...requestFor(agent, request, signal), body }, parseChain)
+}
+
+/**
+ * Reads the protocol of a service, in lower case, from its discovery chain; also as a blocking query. Consul takes it from
+ * the config entries `service-defaults` and `proxy-defaults`.
+ */
+export function fetchProtocol(
+  agent: AgentClient,
+  service: string,
+  query: BlockingQuery,
+): Promise<AgentResponse<string>> {
+  return agent.request(
+    {
+      path: path`/v1/discovery-chain/${service}`,
+      needs: right('service:read', service),
+      ...blocking(query),
+    },
+    (body) => parseProtocol(object(object(body, '')['Chain'], 'Chain')),
+  )
+}
+
+function parseProtocol(chain: JsonObject): string {
+  return (maybe(string)(chain['Protocol'], 'Chain.Protocol') ?? 'tcp').toLowerCase()
+}
+
+function requestFor(
+  { settings }: AgentClient,
+  { service, datacenter, namespace, partition, stale }: ChainRequest,
+  signal: AbortSignal,
+): Omit<Parameters<AgentClient['request']>[0], 'method' | 'body'> {
+  return {
     path: path`/v1/discovery-chain/${service}`,
     query: {
       stale: stale || undefined,
@@ -111,26 +116,24 @@ export async function fetchChain(
     needs: right('service:read', service),
     signal,
   }
-  const response = await agent.request(request, parseChain)
-  if (!isForBytes || startsWithResolver(response.value)) return response
-  // Agents count a POST as a write, which `allow_write_http_from` may restrict: only where it is needed.
-  return agent.request({ method: 'POST', ...request, body: { OverrideProtocol: 'tcp' } }, parseChain)
 }
 
-/** Whether a chain has no router and no splitter, so that it is the same for bytes and for HTTP requests. */
-function startsWithResolver({ nodes, startNode }: CompiledChain): boolean {
+/** Whether a chain begins with a router or splitter, so that it is not the same for bytes and for HTTP requests. */
+export function isForRequests({ nodes, startNode }: CompiledChain): boolean {
   const type = nodes.get(startNode)?.type
-  return type !== 'router' && type !== 'splitter'
+  return type === 'router' || type === 'splitter'
 }
 
 export function parseChain(body: unknown): CompiledChain {
   const chain = object(object(body, '')['Chain'], 'Chain')
+  const ignored: string[] = []
   return {
     service: nonEmpty(chain['ServiceName'], 'Chain.ServiceName'),
-    protocol: (maybe(string)(chain['Protocol'], 'Chain.Protocol') ?? 'tcp').toLowerCase(),
+    protocol: parseProtocol(chain),
     startNode: nonEmpty(chain['StartNode'], 'Chain.StartNode'),
-    nodes: mapOf(chain['Nodes'], 'Chain.Nodes', parseNode),
+    nodes: mapOf(chain['Nodes'], 'Chain.Nodes', (node, place) => parseNode(node, place, ignored)),
     targets: mapOf(chain['Targets'], 'Chain.Targets', parseTarget),
+    ignored,
   }
 }
 
@@ -146,46 +149,6 @@ function mapOf<T>(
       return [key, parse(object(item, at), at)]
     }),
   )
-}
-
-function parseNode(node: JsonObject, place: string): ChainNode {
-  const type = string(node['Type'], `${place}.Type`)
-  if (type === 'router' || type === 'splitter') return { type }
-  if (type !== 'resolver') return { type: 'unknown', name: type }
-  const resolver = object(node['Resolver'], `${place}.Resolver`)
-  const failover = maybe(object)(resolver['Failover'], `${place}.Resolver.Failover`)
-  const failoverTargets = `${place}.Resolver.Failover.Targets`
-  return {
-    type,
-    target: nonEmpty(resolver['Target'], `${place}.Resolver.Target`),
-    failover: array(failover?.['Targets'] ?? null, failoverTargets).map((id, i) =>
-      nonEmpty(id, `${failoverTargets}[${i}]`),
-    ),
-    connectTimeoutMs:
-      maybe(timeout)(resolver['ConnectTimeout'], `${place}.Resolver.ConnectTimeout`) ||
-      DEFAULT_CONNECT_TIMEOUT_MS,
-    loadBalancer: maybe(parseLoadBalancer)(node['LoadBalancer'], `${place}.LoadBalancer`),
-  }
-}
-
-/** Consul's own default. */
-export const DEFAULT_CONNECT_TIMEOUT_MS = 5_000
-
-/** Reads a duration that Consul wrote as text, such as `5s`, or as a number of nanoseconds. */
-function timeout(value: unknown, place: string): number {
-  const ms = typeof value === 'number' ? value / 1e6 : parseGoDuration(string(value, place))
-  if (ms === undefined || !(ms >= 0)) throw new ShapeError(place, 'a duration such as "5s"', value)
-  return ms
-}
-
-function parseLoadBalancer(value: unknown, place: string): LoadBalancer | undefined {
-  const balancer = object(value, place)
-  const policy = maybe(string)(balancer['Policy'], `${place}.Policy`)
-  const leastRequest = maybe(object)(balancer['LeastRequestConfig'], `${place}.LeastRequestConfig`)
-  const count = `${place}.LeastRequestConfig.ChoiceCount`
-  return policy === undefined
-    ? undefined
-    : { policy, choiceCount: maybe(wholeNumber)(leastRequest?.['ChoiceCount'], count) || undefined }
 }
 
 function parseTarget(target: JsonObject, place: string): ChainTarget {

@@ -4,6 +4,7 @@ import { type AgentClient, type AgentResponse, path } from '../client.js'
 import { right } from '../agent-errors.js'
 import { type JsonObject, array, boolean, maybe, nonEmpty, object, string, wholeNumber } from '../json.js'
 import { type BlockingQuery, blocking } from '../watch.js'
+import { MUX_KEY, MUX_VERSION } from './services.js'
 
 type HealthStatus = 'passing' | 'warning' | 'critical'
 
@@ -25,6 +26,8 @@ export interface ConnectInstance {
   readonly partition: string | undefined
   readonly datacenter: string | undefined
   readonly tags: readonly string[]
+  /** Whether the instance announces that it takes many connections over one. */
+  readonly mux: boolean
   /** The worst status of its checks. */
   readonly status: HealthStatus
   /** By status; a critical instance has no weight. */
@@ -157,6 +160,7 @@ function parseEntry(item: unknown, place: string, gateway: string): ConnectInsta
     tags: array(service['Tags'] ?? null, `${place}.Service.Tags`).map((tag, i) =>
       string(tag, `${place}.Service.Tags[${i}]`),
     ),
+    mux: maybe(object)(service['Meta'], `${place}.Service.Meta`)?.[MUX_KEY] === MUX_VERSION,
     status: worstStatus(entry['Checks'], `${place}.Checks`),
     weights: parseWeights(service['Weights'], `${place}.Service.Weights`),
   }

@@ -1,5 +1,6 @@
 import type { AgentClient, AgentResponse } from '../client.js'
 import { right } from '../agent-errors.js'
+import { type Permission, parsePermissions } from './permissions.js'
 import { type JsonObject, array, maybe, nonEmpty, object, string } from '../json.js'
 import { type BlockingQuery, blocking } from '../watch.js'
 
@@ -9,8 +10,10 @@ export interface Intention {
   readonly destination: { readonly namespace: string; readonly name: string }
   /** `allow`, `deny`, or a value of a later version; empty if permissions decide. */
   readonly action: string
-  /** Whether it has L7 permissions, which decide each HTTP request. */
-  readonly hasPermissions: boolean
+  /** The permissions that decide each HTTP request; an empty list if the action decides. */
+  readonly permissions: readonly Permission[]
+  /** Why this version cannot tell what the intention allows; undefined if it can. */
+  readonly problem: string | undefined
 }
 
 export interface IntentionSource {
@@ -101,8 +104,41 @@ function parseIntention(item: unknown, place: string): Intention {
     },
     destination: { namespace: or('DestinationNS', 'default'), name: name('DestinationName') },
     action: or('Action', ''),
-    hasPermissions: array(given['Permissions'] ?? null, `${place}.Permissions`).length > 0,
+    permissions: parsePermissions(given['Permissions'], `${place}.Permissions`),
+    problem: problemOf(given),
   }
+}
+
+const FIELDS: ReadonlySet<string> = new Set([
+  ...[
+    'ID',
+    'Description',
+    'Meta',
+    'Precedence',
+    'Hash',
+    'CreatedAt',
+    'UpdatedAt',
+    'CreateIndex',
+    'ModifyIndex',
+  ],
+  ...['SourcePartition', 'SourceNS', 'SourceName', 'SourceType', 'SourcePeer', 'SourceSamenessGroup'],
+  ...['DestinationPartition', 'DestinationNS', 'DestinationName', 'Action', 'Permissions', 'JWT'],
+  // Written by Consul 1.8 and before.
+  ...['DefaultAddr', 'DefaultPort'],
+])
+
+/** Versions of Consul since 1.9 have added fields that limit what an intention allows. */
+function problemOf(given: JsonObject): string | undefined {
+  const unknown = Object.keys(given).filter((field) => !FIELDS.has(field) && !isZero(given[field]))
+  if (unknown.length > 0)
+    return `the unknown field ${unknown.map((field) => JSON.stringify(field)).join(', ')}`
+  return isZero(given['JWT']) ? undefined : 'a requirement of JSON Web Tokens, which are not supported'
+}
+
+/** Whether Go would write the value for a field that was not set. */
+function isZero(value: unknown): boolean {
+  if (typeof value === 'object' && value !== null) return Object.keys(value).length === 0
+  return value === undefined || value === null || value === '' || value === 0 || value === false
 }
 
 function optionalText(given: JsonObject, key: string, place: string): string | undefined {
