@@ -51,6 +51,7 @@ export function toEndpoints(
         partition: selection.partition ?? instance.partition,
       },
       weight: weightOf(instance),
+      ...(instance.mux && { mux: true }),
       ...detailsOf(selection),
     }))
 }

@@ -1,4 +1,4 @@
-import type { LoadBalancer } from '../agent/endpoints/chain.js'
+import type { LoadBalancer } from '../agent/endpoints/chain-load-balancer.js'
 import { ConnectError, DialError, withCause } from '../base/errors.js'
 import { describe, isHost } from '../base/options/validate.js'
 import { isServerName } from '../identity/server-name.js'
@@ -25,6 +25,8 @@ export interface Endpoint {
   readonly serverName?: string | undefined
   /** The subset of the service, for events and errors. */
   readonly subset?: string | undefined
+  /** Whether the instance announces that it takes many connections over one (`mux`). @default false */
+  readonly mux?: boolean | undefined
 }
 
 /** The request to a resolver. */
@@ -58,6 +60,12 @@ export interface Resolver {
    * validated again.
    */
   resolve(request: ResolveRequest): Promise<readonly Endpoint[]> | readonly Endpoint[]
+  /**
+   * Returns the current endpoints if they are known without waiting: the same frozen array while nothing changes. HTTP
+   * clients then stop using connections to an endpoint that is no longer listed, or that is a failover which is no longer
+   * needed. @default connections stay in use
+   */
+  known?(): readonly Endpoint[] | undefined
 }
 
 /** Validated copies of frozen lists. */
@@ -139,7 +147,7 @@ function tryToRead(value: unknown): Endpoint | string {
 /** Copies an endpoint, reading each property once. @returns a problem if it is invalid */
 function readEndpoint(value: unknown): Endpoint | string {
   if (typeof value !== 'object' || value === null) return 'is no endpoint { host, port, identity }'
-  const { host, port, identity, weight, priority, serverName, subset } = value as Partial<
+  const { host, port, identity, weight, priority, serverName, subset, mux } = value as Partial<
     Record<keyof Endpoint, unknown>
   >
   if (typeof host !== 'string' || !isHost(host))
@@ -156,6 +164,8 @@ function readEndpoint(value: unknown): Endpoint | string {
   }
   if (subset !== undefined && !isName(subset))
     return `should have a name as its subset, and has ${describe(subset)}`
+  if (mux !== undefined && typeof mux !== 'boolean')
+    return `should have true or false as its mux, and has ${describe(mux)}`
   if (typeof identity !== 'object' || identity === null) return 'should have an identity { service }'
   const { service, namespace, partition, datacenter } = identity as Record<keyof ExpectedIdentity, unknown>
   if (!isName(service))
@@ -173,6 +183,7 @@ function readEndpoint(value: unknown): Endpoint | string {
     ...(priority !== undefined && { priority }),
     ...(serverName !== undefined && { serverName }),
     ...(subset !== undefined && { subset }),
+    ...(mux !== undefined && { mux }),
   }
 }
 

@@ -48,6 +48,14 @@ export class TtlCache<T> {
     return this.#last?.value
   }
 
+  /** The last value while it is valid. */
+  get fresh(): T | undefined {
+    const last = this.#last
+    return last !== undefined && last.ttlMs !== EXPIRED && this.#age(last) < last.ttlMs
+      ? last.value
+      : undefined
+  }
+
   /** The error of the last request; undefined if it succeeded. */
   get lastError(): Error | undefined {
     return this.#lastError

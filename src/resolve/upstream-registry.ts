@@ -1,9 +1,10 @@
 import { EventEmitter } from 'eventemitter3'
+import type { ActiveUpstream } from './active-upstream.js'
 import type { AgentClient } from '../agent/client.js'
 import { DnsClient } from '../agent/dns/client.js'
 import type { Time } from '../base/clock.js'
 import { DEFAULTS } from '../base/options/validate.js'
-import { Balancer } from './balancer.js'
+import { Balancer } from './balancing/balancer.js'
 import { DnsResolver } from './dns-resolver.js'
 import { ChainChanges } from './chain/chain-changes.js'
 import { InstanceWatches } from './chain/instance-watches.js'
@@ -14,14 +15,10 @@ import type { Resolver } from './resolver.js'
 import { StaticResolver } from './static-resolver.js'
 import { type ParsedUpstream, type Upstream, isResolver, parseUpstream } from './upstream.js'
 
-/** The resolver and the balancer of an upstream. */
-export interface ActiveUpstream {
-  readonly resolver: Resolver
-  readonly balancer: Balancer
-}
-
 /** An upstream in use. */
 export interface UpstreamLease extends ActiveUpstream {
+  /** The resolver of a service, whose chain may have routes for requests; undefined for any other upstream. */
+  readonly service: ServiceResolver | undefined
   readonly release: () => void
 }
 
@@ -98,7 +95,9 @@ export class UpstreamRegistry extends EventEmitter<UpstreamRegistryEvents> {
       held.users -= 1
       held.usedAt = this.#time.clock.now()
     }
-    return { resolver: held.resolver, balancer: held.balancer, release }
+    const { resolver, balancer } = held
+    const service = resolver instanceof ServiceResolver ? resolver : undefined
+    return { resolver, balancer, service, release }
   }
 
   /** Called after this process registered an instance of a service, so that the next dials find it. */
@@ -185,5 +184,5 @@ export class UpstreamRegistry extends EventEmitter<UpstreamRegistryEvents> {
 }
 
 function unheld(upstream: ActiveUpstream): UpstreamLease {
-  return { ...upstream, release: () => undefined }
+  return { ...upstream, service: undefined, release: () => undefined }
 }

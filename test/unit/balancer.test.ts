@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { Balancer, type Choice } from '../../src/resolve/balancer.js'
+import type { LoadBalancer } from '../../src/agent/endpoints/chain-load-balancer.js'
+import { xxHash64 } from '../../src/base/xxhash64.js'
+import { Balancer, type Choice } from '../../src/resolve/balancing/balancer.js'
 import { type Endpoint, endpointList } from '../../src/resolve/resolver.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 import { scripted, seeded } from '../fixtures/random.js'
@@ -85,6 +87,11 @@ function start(random: () => number = () => 0) {
 function startDial(balancer: Balancer) {
   const tried = new Set<object>()
   return (list: readonly Endpoint[], isSorted: boolean) => balancer.choose(list, isSorted, tried)
+}
+
+function policyOf(policy: string): LoadBalancer {
+  const ringSize = { least: undefined, greatest: undefined }
+  return { policy, choiceCount: undefined, ringSize, hashPolicies: [] }
 }
 
 /** Pearson's chi-square statistic. */
@@ -799,10 +806,297 @@ describe('Balancer: failover groups', () => {
 describe('Balancer: the policy of the operator', () => {
   it('applies within the first group', () => {
     const endpoints = [at('a', 2), at('b'), { ...at('c'), priority: 1 }]
-    const list = endpointList(endpoints, { loadBalancer: { policy: 'round_robin', choiceCount: undefined } })
+    const list = endpointList(endpoints, { loadBalancer: policyOf('round_robin') })
     const { choose } = start()
     const hosts = Array.from({ length: 6 }, () => choose(list).endpoint.host)
     assert.equal(hosts.join(''), 'abaaba')
+  })
+})
+
+describe('Balancer: a preferred endpoint', () => {
+  it('is taken before the others, whatever its weight and load', () => {
+    const { balancer } = start(() => 0)
+    const list = [at('a', 100), at('b', 1), at('c', 0)]
+    for (let i = 0; i < 3; i += 1) {
+      for (const endpoint of list) {
+        const choice = balancer.choose(list, false, new Set(), endpoint)
+        assert.equal(choice?.endpoint, endpoint)
+        choice.connected()
+      }
+    }
+  })
+
+  it('is found by its address and identity, as the list has it', () => {
+    const { balancer } = start()
+    const list = [A, at('b', 7)]
+    assert.equal(balancer.choose(list, false, new Set(), at('b'))?.endpoint, list[1])
+  })
+
+  it('is taken from a sorted list', () => {
+    const { balancer } = start()
+    assert.equal(balancer.choose([A, B, C], true, new Set(), C)?.endpoint, C)
+  })
+
+  it('is left out if it was tried, is ejected, or is not listed', () => {
+    const { balancer, take } = start()
+    const list = [A, B, C]
+    const tried = new Set<object>()
+    assert.equal(balancer.choose(list, true, tried, B)?.endpoint, B)
+    assert.equal(balancer.choose(list, true, tried, B)?.endpoint, A)
+    take(C, list).failed()
+    assert.equal(balancer.choose(list, true, new Set(), C)?.endpoint, A)
+    assert.equal(balancer.choose(list, true, new Set(), at('new'))?.endpoint, A)
+  })
+
+  it('is left out while an earlier group is ready', () => {
+    const { balancer, take } = start()
+    const spare = { ...B, priority: 1 }
+    assert.equal(balancer.choose([A, spare], false, new Set(), spare)?.endpoint, A)
+    take(A, [A, spare]).failed()
+    assert.equal(balancer.choose([A, spare], false, new Set(), spare)?.endpoint, spare)
+  })
+
+  it('gets one trial after its ejection', () => {
+    const { balancer, take, pass } = start()
+    const list = [A, B, C]
+    take(C, list).failed()
+    pass(1_000)
+    assert.equal(balancer.choose(list, true, new Set(), C)?.endpoint, C)
+    assert.equal(balancer.choose(list, true, new Set(), C)?.endpoint, A)
+  })
+})
+
+describe('Balancer: the choice for a request', () => {
+  /** Chooses for one request. */
+  function requests(random?: () => number) {
+    const started = start(random)
+    const { balancer } = started
+    return {
+      ...started,
+      next: (list: readonly Endpoint[], tried = new Set<object>(), hash?: bigint, isSorted = false) => {
+        const choice = balancer.chooseForRequest(list, isSorted, tried, hash)
+        assert.ok(choice !== undefined, 'no instance was chosen')
+        return choice
+      },
+    }
+  }
+
+  it('counts the requests that have not ended', () => {
+    const { next } = requests(() => 0)
+    const list = [A, B]
+    const chosen = [next(list), next(list), next(list), next(list)]
+    assert.deepEqual(chosen.map(({ endpoint }) => endpoint.host).sort(), ['a', 'a', 'b', 'b'])
+    for (const { endpoint, end } of chosen) if (endpoint === B) end()
+    assert.deepEqual(
+      [next(list), next(list)].map(({ endpoint }) => endpoint),
+      [B, B],
+    )
+  })
+
+  it('counts the end of a request once', () => {
+    const { next } = requests(() => 0)
+    const list = [A, B]
+    const [first, second] = [next(list), next(list)]
+    assert.deepEqual([first.endpoint, second.endpoint], [A, B])
+    for (let i = 0; i < 5; i += 1) first.end()
+    // With a negative count, A would get the third request as well.
+    const hosts = [next(list), next(list), next(list)].map(({ endpoint }) => endpoint.host)
+    assert.deepEqual(hosts, ['a', 'a', 'b'])
+  })
+
+  it('does not count connections, and connections do not count requests', () => {
+    const { next, choose, balancer } = requests(() => 0)
+    const list = [A, B]
+    for (let i = 0; i < 5; i += 1) choose(list).connected()
+    const first = next(list)
+    assert.equal(first.endpoint, A)
+    assert.equal(balancer.isIdle, false)
+    const idle = requests()
+    idle.next(list)
+    assert.equal(idle.balancer.isIdle, true)
+  })
+
+  it('prefers instances that were not tried, and takes others if there are none', () => {
+    const { next } = requests(() => 0)
+    const tried = new Set<object>()
+    const list = [A, B, C]
+    const hosts = [1, 2, 3].map(() => next(list, tried).endpoint.host)
+    assert.deepEqual(hosts.sort(), ['a', 'b', 'c'])
+    assert.ok(list.includes(next(list, tried).endpoint))
+  })
+
+  it('is undefined for an empty list', () => {
+    assert.equal(start().balancer.chooseForRequest([], false, new Set()), undefined)
+  })
+
+  it('is the first instance of a sorted list', () => {
+    const { next, take } = requests()
+    const list = [A, B, C]
+    for (let i = 0; i < 3; i += 1) assert.equal(next(list, new Set(), 7n, true).endpoint, A)
+    take(A, list).failed()
+    assert.equal(next(list, new Set(), 7n, true).endpoint, B)
+  })
+
+  it('goes to a later group only when each instance of the earlier ones was tried or is ejected', () => {
+    const { next, take } = requests()
+    const list = [A, B, { ...C, priority: 1 }, { ...D, priority: 2 }]
+    const tried = new Set<object>()
+    const hosts = [1, 2, 3, 4].map(() => next(list, tried).endpoint.host)
+    assert.deepEqual(
+      [hosts.slice(0, 2).sort(), hosts.slice(2)],
+      [
+        ['a', 'b'],
+        ['c', 'd'],
+      ],
+    )
+    // All were tried: the first group again.
+    assert.ok(['a', 'b'].includes(next(list, tried).endpoint.host))
+    take(list[0]!, list).failed()
+    assert.equal(next(list).endpoint.host, 'b')
+    take(list[1]!, list).failed()
+    assert.equal(next(list).endpoint.host, 'c')
+  })
+
+  it('needs no trial: it does not change the ejection', () => {
+    const { next, take, pass, firstTwo } = requests()
+    const list = [A, B]
+    take(A, list).failed()
+    pass(1_000)
+    next(list, new Set(), undefined, true).end()
+    // The trial connection is still due.
+    assert.deepEqual(firstTwo(list), [A, B])
+  })
+
+  const HASHES = Array.from({ length: 500 }, (_, i) => xxHash64(`user ${i}`))
+  for (const policy of ['ring_hash', 'maglev']) {
+    it(`sticks to an instance by the hash under ${policy}, and moves only what an ejection takes`, () => {
+      const { next, take, pass, balancer } = requests(seeded(20))
+      const endpoints = ['10.0.0.1', '10.0.0.2', '10.0.0.3', '10.0.0.4'].map((host) => at(host))
+      const list = endpointList(endpoints, { loadBalancer: policyOf(policy) })
+      const hostsOf = (of: readonly Endpoint[]) =>
+        HASHES.map((hash) => next(of, new Set(), hash).endpoint.host)
+      const before = hostsOf(list)
+      // The load does not matter: no request has ended.
+      assert.deepEqual(hostsOf(list), before)
+      for (const { host } of list) {
+        const share = before.filter((each) => each === host).length
+        assert.ok(share > 50 && share < 250, `${host}: ${share} of 500`)
+      }
+      // The order of the list does not matter.
+      const reversed = endpointList([...endpoints].reverse(), { loadBalancer: policyOf(policy) })
+      assert.deepEqual(hostsOf(reversed), before)
+
+      take(list[0]!, list).failed()
+      const during = hostsOf(list)
+      for (const [i, host] of before.entries()) {
+        if (host === list[0]!.host) assert.notEqual(during[i], host)
+        else assert.equal(during[i], host)
+      }
+      // With the longest jitter.
+      pass(1_500)
+      balancer.choose(list, false, new Set(), list[0])?.connected()()
+      assert.deepEqual(hostsOf(list), before)
+    })
+
+    it(`takes another instance under ${policy} for a request that is sent again`, () => {
+      const { next } = requests(seeded(21))
+      const list = endpointList([at('a'), at('b'), at('c')], { loadBalancer: policyOf(policy) })
+      for (const hash of HASHES.slice(0, 50)) {
+        const tried = new Set<object>()
+        const hosts = [1, 2, 3].map(() => next(list, tried, hash).endpoint.host)
+        assert.deepEqual(hosts.sort(), ['a', 'b', 'c'])
+      }
+    })
+
+    it(`has a table for each group under ${policy}`, () => {
+      const { next, take } = requests(seeded(22))
+      const endpoints = [at('a'), at('b'), { ...at('c'), priority: 1 }, { ...at('d'), priority: 1 }]
+      const list = endpointList(endpoints, { loadBalancer: policyOf(policy) })
+      const hostsOf = () => HASHES.map((hash) => next(list, new Set(), hash).endpoint.host)
+      assert.deepEqual([...new Set(hostsOf())].sort(), ['a', 'b'])
+      take(list[0]!, list).failed()
+      take(list[1]!, list).failed()
+      const spare = hostsOf()
+      assert.deepEqual([...new Set(spare)].sort(), ['c', 'd'])
+      assert.deepEqual(hostsOf(), spare)
+    })
+
+    it(`follows a change of the list under ${policy}`, () => {
+      const { next } = requests(seeded(23))
+      const loadBalancer = policyOf(policy)
+      const [a, b, c] = [at('a'), at('b'), at('c')]
+      const hostsOf = (list: readonly Endpoint[]) =>
+        HASHES.map((hash) => next(list, new Set(), hash).endpoint.host)
+      const before = hostsOf(endpointList([a, b], { loadBalancer }))
+      const after = hostsOf(endpointList([a, b, c], { loadBalancer }))
+      const moved = after.filter((host, i) => host !== before[i])
+      // About a third moves to the new instance. Little moves between the others, which have fewer places than before.
+      assert.ok(after.includes('c'))
+      assert.ok(moved.filter((host) => host !== 'c').length < 75, moved.join(' '))
+    })
+  }
+
+  it('ignores the hash under other policies', () => {
+    const { next } = requests(() => 0)
+    const list = endpointList([at('a'), at('b')], { loadBalancer: policyOf('round_robin') })
+    assert.equal([1, 2, 3, 4].map(() => next(list, new Set(), 7n).endpoint.host).join(''), 'abab')
+  })
+
+  it('is random under ring_hash without a hash', () => {
+    const { next } = requests(scripted(0, 0.9, 0.4))
+    const list = endpointList([at('a'), at('b')], { loadBalancer: policyOf('ring_hash') })
+    assert.equal([1, 2, 3].map(() => next(list).endpoint.host).join(''), 'aba')
+  })
+})
+
+describe('Balancer: mayUse', () => {
+  const spare = { ...B, priority: 1 }
+
+  it('is true for a listed endpoint of the first group, even if it is ejected', () => {
+    const { balancer, take } = start()
+    const list = [A, C]
+    assert.equal(balancer.mayUse(A, list), true)
+    take(A, list).failed()
+    assert.equal(balancer.mayUse(A, list), true)
+  })
+
+  it('is false for an endpoint that is no longer listed, although it has a connection', () => {
+    const { balancer, take } = start()
+    take(A, [A, B]).connected()
+    assert.equal(balancer.mayUse(A, [A, B]), true)
+    assert.equal(balancer.mayUse(A, [B]), false)
+    assert.equal(balancer.mayUse(A, []), false)
+    assert.equal(balancer.mayUse(at('new'), [A, B]), false)
+  })
+
+  it('is false for another identity at the same address', () => {
+    const { balancer } = start()
+    assert.equal(balancer.mayUse({ ...A, identity: { service: 'db' } }, [A]), false)
+  })
+
+  it('is false for a failover while an earlier group is ready, and true while that is ejected', () => {
+    const { balancer, take, pass } = start()
+    const list = [A, spare]
+    assert.equal(balancer.mayUse(spare, list), false)
+    take(A, list).failed()
+    assert.equal(balancer.mayUse(spare, list), true)
+    // The trial of A is due, which new requests must make.
+    pass(1_000)
+    assert.equal(balancer.mayUse(spare, list), false)
+    const trial = take(A, list)
+    assert.equal(balancer.mayUse(spare, list), true)
+    trial.connected()
+    assert.equal(balancer.mayUse(spare, list), false)
+  })
+
+  it('is true for a failover without an earlier group', () => {
+    assert.equal(start().balancer.mayUse(spare, [spare]), true)
+  })
+
+  it('is false for a failover once an instance of an earlier group is listed', () => {
+    const { balancer } = start()
+    assert.equal(balancer.mayUse(spare, [spare]), true)
+    assert.equal(balancer.mayUse(spare, [A, spare]), false)
   })
 })
 

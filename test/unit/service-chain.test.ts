@@ -259,7 +259,8 @@ describe('The targets of a chain', () => {
     const details = { node: { LoadBalancer: { Policy: 'random' } }, resolver: { ConnectTimeout: '1s' } }
     const { resolving } = await follow([target()], details)
     await answer(HEALTH, [entry()])
-    const loadBalancer = { policy: 'random', choiceCount: undefined }
+    const ringSize = { least: undefined, greatest: undefined }
+    const loadBalancer = { policy: 'random', choiceCount: undefined, ringSize, hashPolicies: [] }
     assert.deepEqual(dialPolicyOf(await resolving), { connectTimeoutMs: 1_000, loadBalancer })
   })
 
@@ -671,6 +672,105 @@ describe('A target behind mesh gateways', () => {
     assert.equal(
       message,
       'dial web: web in dc2 is reached through the mesh gateways of dc2, and none of them is healthy',
+    )
+  })
+})
+
+describe('A chain with a router', () => {
+  const routed = (splits: string[]): object => ({
+    Chain: {
+      ServiceName: 'web',
+      Protocol: 'http',
+      StartNode: 'start',
+      Nodes: {
+        start: { Type: 'router', Routes: [{ NextNode: 'split' }] },
+        split: {
+          Type: 'splitter',
+          Splits: splits.map((NextNode) => ({ Weight: 100 / splits.length, NextNode })),
+        },
+        web: { Type: 'resolver', Resolver: { Target: 't0' } },
+        spare: { Type: 'resolver', Resolver: { Target: 't1' } },
+      },
+      Targets: { t0: target(), t1: AT_SPARE },
+    },
+  })
+  const request = { signal: new AbortController().signal, datacenter: 'dc1', refresh: false }
+
+  it('has a chain of its own for connections', async () => {
+    const { agent, answer, resolve } = start()
+    const resolving = resolve()
+    await answer(CHAIN, routed(['spare']))
+    assert.equal(agent.last(CHAIN).request.method, 'POST')
+    await answer(CHAIN, chainOf([target()]))
+    await answer(HEALTH, [entry()])
+    assert.deepEqual(places(await resolving), [[80, undefined]])
+  })
+
+  it('leads along its legs, which stay the same while it leads there', async () => {
+    const { agent, clock, answer, change, resolver } = start()
+    const reading = resolver.readChain(request.signal)
+    await answer(CHAIN, routed(['web', 'spare']))
+    const { routes } = await reading
+    assert.deepEqual([...(routes?.legs.keys() ?? [])], ['web', 'spare'])
+    const spare = resolver.legUpstream('spare')
+    assert.equal(spare.resolver.known?.(), undefined)
+    const resolving = spare.resolver.resolve(request)
+    await answer(SPARE, [SPARE_ENTRY])
+    assert.deepEqual(places(await resolving), [[82, undefined]])
+    assert.equal(spare.resolver.known?.(), await spare.resolver.resolve(request))
+
+    await change(5)
+    assert.equal(resolver.chain(), undefined)
+    const again = resolver.readChain(request.signal)
+    await answer(CHAIN, routed(['web', 'spare']))
+    await again
+    assert.equal(resolver.legUpstream('spare'), spare)
+
+    await change(6)
+    // Further changes are followed within a second.
+    await clock.advance(1_000)
+    const without = resolver.readChain(request.signal)
+    await answer(CHAIN, routed(['web']))
+    await without
+    assert.equal(agent.last(SPARE).request.signal?.aborted, true)
+    await assert.rejects(async () => spare.resolver.resolve(request), { code: 'ERR_CONNECT_CHAIN' })
+    assert.notEqual(resolver.legUpstream('spare'), spare)
+  })
+
+  it('keeps its legs when an older answer comes after a change', async () => {
+    const { agent, clock, answer, change, resolver } = start()
+    const reading = resolver.readChain(request.signal)
+    await answer(CHAIN, routed(['web', 'spare']))
+    await reading
+    const spare = resolver.legUpstream('spare')
+    await change(5)
+    await clock.advance(900)
+    const older = resolver.readChain(request.signal)
+    await settle()
+    const late = agent.last(CHAIN)
+    await change(6)
+    // Further changes are followed a second after the last one.
+    await clock.advance(100)
+    const newer = resolver.readChain(request.signal)
+    await answer(CHAIN, routed(['web', 'spare']))
+    await newer
+    late.answer({ body: routed(['web']) })
+    await older
+    assert.equal(resolver.legUpstream('spare'), spare)
+  })
+
+  it('is reported once for each part that is left out', async () => {
+    const { answer, change, follow, resolve, warnings } = start()
+    const details = { node: { LoadBalancer: { Policy: 'random', Future: 1 } } }
+    await follow([target()], details)
+    await change(5)
+    void resolve().catch(() => undefined)
+    await answer(CHAIN, chainOf([target()], details))
+    assert.deepEqual(
+      warnings.map(({ message }) => message),
+      [
+        'dial web: a part of its discovery chain is left out: Chain.Nodes["start"].LoadBalancer.Future is not supported',
+      ],
     )
   })
 })

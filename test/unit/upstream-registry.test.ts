@@ -2,14 +2,11 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { OptionError } from '../../src/base/errors.js'
 import { DnsResolver } from '../../src/resolve/dns-resolver.js'
+import type { ActiveUpstream } from '../../src/resolve/active-upstream.js'
 import { ServiceResolver } from '../../src/resolve/chain/service-resolver.js'
 import { QueryResolver } from '../../src/resolve/query-resolver.js'
 import type { Endpoint, Resolver } from '../../src/resolve/resolver.js'
-import {
-  type ActiveUpstream,
-  type UpstreamLease,
-  UpstreamRegistry,
-} from '../../src/resolve/upstream-registry.js'
+import { type UpstreamLease, UpstreamRegistry } from '../../src/resolve/upstream-registry.js'
 import { StaticResolver } from '../../src/resolve/static-resolver.js'
 import type { Upstream } from '../../src/resolve/upstream.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'

@@ -62,6 +62,16 @@ export class FailoverResolver {
     throw await this.#none(signal)
   }
 
+  /** Returns the endpoints, or an empty list, if they are known without waiting. */
+  known(): readonly Endpoint[] | undefined {
+    for (const target of this.#targets) {
+      if (target.known().length > 0) break
+      if (!target.isKnownEmpty) return undefined
+    }
+    for (const target of this.#targets) target.touch()
+    return this.#combine(this.#known())
+  }
+
   close(): void {
     for (const target of this.#targets) target.close()
   }

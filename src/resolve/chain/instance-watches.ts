@@ -74,6 +74,11 @@ export class InstanceWatch extends EventEmitter<InstanceWatchEvents> {
     return this.value === undefined || this.value.length === 0
   }
 
+  /** Whether `read` would return the value without a request. */
+  get isCurrent(): boolean {
+    return this.value !== undefined && !(this.#isBehind && this.value.length === 0)
+  }
+
   /** Notes a use, after which polls are more frequent. */
   touch(): void {
     this.#usedAt = this.#context.time.clock.now()

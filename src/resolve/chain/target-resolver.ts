@@ -96,6 +96,12 @@ export class TargetResolver {
     return this.#watch?.isEmpty !== false
   }
 
+  /** Whether it is known that no instance is healthy. */
+  get isKnownEmpty(): boolean {
+    const value = this.#watch?.isCurrent === true ? this.#watch.value : undefined
+    return value !== undefined && this.#endpoints(value).length === 0
+  }
+
   /** Notes a use: instances that cannot be watched are polled more often after one. */
   touch(): void {
     this.#watch?.touch()
@@ -115,7 +121,8 @@ export class TargetResolver {
     const site = this.#gatewaySite()
     // Gateways to a target without a healthy instance are of no use.
     if (site === undefined || endpoints.length === 0) return endpoints
-    this.#assertGatewaysSelect()
+    const reason = this.#whyNoGateway()
+    if (reason !== undefined) throw reason
     const gateways = this.#gatewayEndpoints(await this.#context.gateways.list(site, signal))
     if (gateways.length > 0) return gateways
     const message = `${this.name} is reached through the mesh gateways of ${site}, and none of them is healthy`
@@ -155,23 +162,21 @@ export class TargetResolver {
     const endpoints = this.#endpoints(value)
     const site = this.#gatewaySite()
     if (site === undefined || endpoints.length === 0) return endpoints
+    if (this.#whyNoGateway() !== undefined) return NO_ENDPOINTS
     return this.#gatewayEndpoints(this.#context.gateways.known(site))
   }
 
-  /**
-   * A gateway chooses the instance by the server name alone.
-   * @throws DialError
-   */
-  #assertGatewaysSelect(): void {
+  /** Returns why no gateway can pass on what the caller wants: it chooses the instance by the server name alone. */
+  #whyNoGateway(): DialError | undefined {
     const { service, serverName } = this.#target
     if (serverName !== undefined && !isServerName(serverName)) {
       const message = `${this.name} has an invalid server name, by which no mesh gateway can route`
-      throw new DialError('ERR_CONNECT_CHAIN', service, message)
+      return new DialError('ERR_CONNECT_CHAIN', service, message)
     }
     const { tags, filter } = this.#conditions
-    if (tags === undefined && filter === undefined) return
+    if (tags === undefined && filter === undefined) return undefined
     const message = `${this.name} is reached through mesh gateways, which cannot select instances by tags or a filter; use a subset`
-    throw new DialError('ERR_CONNECT_GATEWAY', service, message)
+    return new DialError('ERR_CONNECT_GATEWAY', service, message)
   }
 
   /** Explains why `resolve` returned an empty list. */
