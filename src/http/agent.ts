@@ -9,11 +9,15 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { responseOn } from '../base/node-internals.js'
 import { ClosedError, toError } from '../base/errors.js'
+import type { Endpoint } from '../resolve/resolver.js'
+import type { UpstreamLease } from '../resolve/upstream-registry.js'
+import { MeshDispatcher } from './dispatcher.js'
 import { upstreamOfHost } from './mesh-url.js'
 import type { MeshAccess } from './mesh-access.js'
 import { readPooled } from './pool-options.js'
 import { guardRequest } from './redirect.js'
-import { MeshStream } from '../adapters/stream.js'
+import { RequestBridge } from './request-bridge.js'
+import { MeshStream, type StreamSocket } from '../adapters/stream.js'
 
 const POOL_KEYS = [
   'keepAlive',
@@ -54,6 +58,18 @@ interface RequestTaker {
   readonly addRequest: (this: Agent, request: ClientRequest, options: ConnectionOptions) => void
 }
 
+/** Where a connection leads: to an endpoint, or along the routes of the service. */
+interface Place {
+  readonly lease: UpstreamLease
+  readonly to: Endpoint | 'routes'
+}
+
+/** An upstream in use. */
+interface Host {
+  readonly lease: UpstreamLease
+  streams: number
+}
+
 /** The options that Node.js passes to `createConnection`. */
 type ConnectionOptions = ClientRequestArgs & { readonly socketPath?: string | undefined }
 
@@ -68,7 +84,12 @@ export class HttpAgent extends Agent {
   readonly #access: MeshAccess
   readonly #timeoutMs: number
   readonly #retired = new WeakSet<Duplex>()
-  #isClosed = false
+  readonly #places = new WeakMap<Duplex, Place>()
+  readonly #hosts = new Map<string, Host>()
+  readonly #closed = new AbortController()
+  /** For requests that follow routes, with the open connections to it. */
+  #bridge: { readonly dispatcher: MeshDispatcher; readonly requests: RequestBridge } | undefined
+  readonly #bridged = new Set<Duplex>()
 
   /** @throws OptionError */
   constructor(access: MeshAccess, given: HttpAgentOptions = {}) {
@@ -79,7 +100,8 @@ export class HttpAgent extends Agent {
     this.protocol = undefined
     // Before the listener of Node.js, which passes the connection to the next request.
     this.prependListener('free', (stream: MeshStream) => {
-      if (this.#retired.has(stream) || (this.#isClosed && !stream.connecting)) stream.destroy()
+      const isClosed = this.#closed.signal.aborted && !stream.connecting
+      if (isClosed || this.#retired.has(stream) || !this.#isCurrent(stream)) stream.destroy()
     })
   }
 
@@ -97,7 +119,19 @@ export class HttpAgent extends Agent {
       return
     }
     const { addRequest }: RequestTaker = Agent.prototype as Agent & RequestTaker
-    addRequest.call(this, request, options)
+    const service = this.#hosts.get(hostOf(options))?.lease.service
+    if (service === undefined || service.chain() !== undefined) {
+      this.#dropOutdated(options)
+      addRequest.call(this, request, options)
+      return
+    }
+    // The chain has changed. If it cannot be read soon, the last one stays in use.
+    const bounds = { signal: this.#closed.signal, timeoutMs: this.#timeoutMs }
+    const reading = this.#access.readChain(service, bounds).catch(() => undefined)
+    void reading.then(() => {
+      this.#dropOutdated(options)
+      addRequest.call(this, request, options)
+    })
   }
 
   /**
@@ -105,28 +139,97 @@ export class HttpAgent extends Agent {
    * a socket that is passed to a callback later would not be counted, and its failure would leave waiting requests
    * pending.
    */
-  override createConnection({ host, hostname, port, socketPath }: ConnectionOptions): MeshStream {
-    const { dial, lifetimes, hosts } = this.#access
-    const name = socketPath ?? host ?? hostname ?? ''
-    const stream: MeshStream = new MeshStream(false, async (signal) => {
-      if (this.#isClosed) throw new ClosedError(`connect ${name}`)
-      const upstream = upstreamOfHost(name, port, hosts)
-      const bounds = { signal, timeoutMs: this.#timeoutMs }
-      const socket = await dial(upstream, { ...bounds, allowHalfOpen: true, alpnProtocols: ['http/1.1'] })
-      lifetimes.hold(socket, () => {
-        this.#retired.add(stream)
-        if (this.#free().includes(stream)) drop(stream)
-      })
-      return socket
-    })
+  override createConnection(options: ConnectionOptions): MeshStream {
+    const stream: MeshStream = new MeshStream(false, (signal) => this.#connect(stream, options, signal))
     // Node.js treats a response without a length or chunks as complete when its connection breaks.
     stream.once('error', (error) => responseOn(stream)?.destroy(error))
     return stream.connect()
   }
 
+  async #connect(stream: MeshStream, options: ConnectionOptions, signal: AbortSignal): Promise<StreamSocket> {
+    const host = hostOf(options)
+    if (this.#closed.signal.aborted) throw new ClosedError(`connect ${host}`)
+    const { lease } = this.#hold(host, options.port, stream)
+    const endsAt = performance.now() + this.#timeoutMs
+    const bounds = { signal, timeoutMs: this.#timeoutMs }
+    const { service } = lease
+    const chain = service === undefined ? undefined : await this.#access.readChain(service, bounds)
+    if (chain?.routes !== undefined) {
+      this.#places.set(stream, { lease, to: 'routes' })
+      return this.#openBridge(stream, host)
+    }
+    const { socket, endpoint } = await this.#access.dial(lease, {
+      signal,
+      timeoutMs: Math.max(1, endsAt - performance.now()),
+      allowHalfOpen: true,
+      alpnProtocols: ['http/1.1'],
+    })
+    this.#places.set(stream, { lease, to: endpoint })
+    this.#access.lifetimes.hold(socket, () => {
+      this.#retire(stream)
+    })
+    return socket
+  }
+
+  /** Keeps the upstream of a host in use until the stream is closed. */
+  #hold(host: string, port: ConnectionOptions['port'], stream: MeshStream): Host {
+    const upstream = upstreamOfHost(host, port, this.#access.hosts)
+    const held = this.#hosts.get(host) ?? { lease: this.#access.lease(upstream), streams: 0 }
+    this.#hosts.set(host, held)
+    held.streams += 1
+    stream.once('close', () => {
+      held.streams -= 1
+      if (held.streams > 0) return
+      held.lease.release()
+      this.#hosts.delete(host)
+    })
+    return held
+  }
+
+  /** Closes idle connections to instances that requests no longer go to. */
+  #dropOutdated(options: ConnectionOptions): void {
+    for (const stream of this.freeSockets[this.getName(options)] ?? []) {
+      if (!this.#isCurrent(stream)) this.#retire(stream)
+    }
+  }
+
+  /** Whether further requests may use a connection. */
+  #isCurrent(stream: Duplex): boolean {
+    const place = this.#places.get(stream)
+    if (place === undefined) return true
+    // An idle stream to the bridge would keep the chain watched.
+    if (place.to === 'routes') return false
+    const { resolver, balancer, service } = place.lease
+    if (service?.chain()?.routes !== undefined) return false
+    const endpoints = resolver.known?.()
+    return endpoints === undefined || balancer.mayUse(place.to, endpoints)
+  }
+
+  #openBridge(stream: MeshStream, host: string): StreamSocket {
+    this.#bridge ??= newBridge(this.#access, this.#timeoutMs)
+    this.#bridged.add(stream)
+    stream.once('close', () => {
+      this.#bridged.delete(stream)
+      if (this.#closed.signal.aborted) this.#closeBridge()
+    })
+    return this.#bridge.requests.open(`http://${host}`)
+  }
+
+  /** Closes the connections for requests that follow routes, after the last of them. */
+  #closeBridge(): void {
+    if (this.#bridged.size === 0) void this.#bridge?.dispatcher.close()
+  }
+
+  /** Gives a connection no further requests. */
+  #retire(stream: Duplex): void {
+    this.#retired.add(stream)
+    if (this.#free().includes(stream)) drop(stream)
+  }
+
   /** Closes idle connections, and the others after their request. Accepts no new requests. */
   close(): void {
-    this.#isClosed = true
+    this.#closed.abort(new ClosedError('request'))
+    this.#closeBridge()
     for (const stream of this.#free()) drop(stream)
   }
 
@@ -139,4 +242,17 @@ export class HttpAgent extends Agent {
 function drop(stream: Duplex): void {
   stream.destroy()
   stream.emit('agentRemove')
+}
+
+function hostOf({ socketPath, host, hostname }: ConnectionOptions): string {
+  return socketPath ?? host ?? hostname ?? ''
+}
+
+function newBridge(
+  access: MeshAccess,
+  dialTimeoutMs: number,
+): { dispatcher: MeshDispatcher; requests: RequestBridge } {
+  // The agent limits the connections.
+  const dispatcher = new MeshDispatcher(access, { dialTimeoutMs, pool: { connections: 0 } })
+  return { dispatcher, requests: new RequestBridge(dispatcher) }
 }

@@ -1,9 +1,8 @@
-import type { Clock } from '../base/clock.js'
 import type { IdentityStore } from '../identity/identity-store.js'
 import { type DispatcherOptions, MeshDispatcher } from './dispatcher.js'
 import { meshFetch } from './fetch.js'
 import { type HttpAgentOptions, HttpAgent } from './agent.js'
-import { ConnectionLifetimes } from './connection-lifetimes.js'
+import { ConnectionLifetimes } from '../transport/connection-lifetimes.js'
 import type { MeshAccess } from './mesh-access.js'
 
 /** The HTTP clients of one service, which are closed with it. */
@@ -16,8 +15,8 @@ export class HttpClients {
   #dispatcher: MeshDispatcher | undefined
   #agent: HttpAgent | undefined
 
-  constructor(access: Omit<MeshAccess, 'lifetimes'>, identity: IdentityStore, clock: Clock) {
-    this.#access = { ...access, lifetimes: new ConnectionLifetimes(identity, clock) }
+  constructor(access: Omit<MeshAccess, 'lifetimes'>, identity: IdentityStore) {
+    this.#access = { ...access, lifetimes: new ConnectionLifetimes(identity, access.time.clock) }
   }
 
   /** Returns the shared dispatcher, or a new one if there are options. */

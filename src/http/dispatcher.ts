@@ -1,14 +1,21 @@
+import { EventEmitter } from 'node:events'
 import type { TLSSocket } from 'node:tls'
-import { Client, Dispatcher, Pool, type buildConnector, errors } from 'undici'
+import { Client, Dispatcher, Pool, errors } from 'undici'
 import { ClosedError, OptionError, toError } from '../base/errors.js'
 import { describe, expectBoolean, optional } from '../base/options/validate.js'
 import { mapDestroyError } from '../sockets/destruction.js'
+import type { ActiveUpstream } from '../resolve/active-upstream.js'
+import { endpointKey } from '../resolve/balancing/balancer.js'
+import type { Endpoint } from '../resolve/resolver.js'
+import type { Dialed } from '../transport/outbound/dial-race.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
 import { upstreamOfHost } from './mesh-url.js'
 import type { MeshAccess } from './mesh-access.js'
+import { MeshOrigin } from './mesh-origin.js'
 import { OriginPool } from './origin-pool.js'
 import { readPooled } from './pool-options.js'
 import { guardDispatch, trackRedirects } from './redirect.js'
+import { classicHandler } from './routes/classic-handler.js'
 
 /** The supported options of undici's `Pool`: all but those of the connection, which the mesh makes. */
 const POOL_KEYS = [
@@ -52,18 +59,18 @@ export interface DispatcherOptions {
 }
 
 /**
- * An undici dispatcher over the mesh: the host of each URL is an upstream, and any other host is an error. Each
- * upstream has a pool. When a connection reaches the end of its lifetime, its pool completes the pending requests and
- * closes, and the next request creates a new pool.
+ * An undici dispatcher over the mesh: the host of each URL is an upstream, and any other host is an error. An upstream
+ * has a pool, or one for each instance if its requests follow routes. When a connection reaches the end of its lifetime,
+ * its pool completes the pending requests and closes, and the next request creates a new pool.
  */
 export class MeshDispatcher extends Dispatcher {
   readonly #access: MeshAccess
   readonly #timeoutMs: number
   readonly #pool: PoolOptions
   readonly #alpnProtocols: readonly string[]
-  readonly #pools = new Map<string, OriginPool>()
-  /** Pools that complete their pending requests. */
-  readonly #ending = new Set<OriginPool>()
+  readonly #origins = new Map<string, MeshOrigin>()
+  /** Origins that complete their pending requests. */
+  readonly #ending = new Set<MeshOrigin>()
   #closing: Promise<void> | undefined
   readonly #destroyed = new AbortController()
 
@@ -80,9 +87,9 @@ export class MeshDispatcher extends Dispatcher {
     this.#alpnProtocols = pool.allowH2 === true ? ['h2', 'http/1.1'] : ['http/1.1']
   }
 
-  /** The origins with a pool: those with a connection or request. */
+  /** The origins with a connection or request. */
   get origins(): string[] {
-    return [...this.#pools.keys()]
+    return [...this.#origins.keys()]
   }
 
   get closed(): boolean {
@@ -94,8 +101,23 @@ export class MeshDispatcher extends Dispatcher {
   }
 
   override dispatch(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
-    const origin = expectOrigin(options.origin)
-    return this.#poolFor(origin).dispatch(options, guardDispatch(options, origin, handler, this.#access))
+    const url = expectOrigin(options.origin)
+    if (!('onError' in handler || 'onResponseError' in handler)) {
+      throw new errors.InvalidArgumentError('invalid onError method')
+    }
+    const guarded = guardDispatch(options, url, handler, this.#access)
+    try {
+      if (this.#closing !== undefined) throw new ClosedError(`connect ${url}`)
+      return this.#originOf(url).dispatch(options, guarded)
+    } catch (thrown) {
+      const error = toError(thrown)
+      queueMicrotask(() => {
+        // undici declares the type of its own errors.
+        EventEmitter.prototype.emit.call(this, 'connectionError', new URL(url), [this], error)
+        classicHandler(guarded).onError(error)
+      })
+      return true
+    }
   }
 
   override compose(dispatchers: Dispatcher.DispatcherComposeInterceptor[]): Dispatcher.ComposedDispatcher
@@ -109,7 +131,7 @@ export class MeshDispatcher extends Dispatcher {
   override close(): Promise<void>
   override close(callback: () => void): void
   override close(callback?: () => void): Promise<void> | void {
-    this.#closing ??= this.#end((pool) => pool.close())
+    this.#closing ??= this.#end((origin) => origin.close())
     return settle(this.#closing, callback)
   }
 
@@ -121,85 +143,114 @@ export class MeshDispatcher extends Dispatcher {
     const callback = typeof first === 'function' ? first : second
     this.#destroyed.abort(error)
     this.#closing ??= Promise.resolve()
-    const ended = this.#end((pool) => pool.destroy(error ?? new ClosedError('dispatch')))
+    const ended = this.#end((origin) => origin.destroy(error ?? new ClosedError('dispatch')))
     return settle(ended, callback)
   }
 
-  async #end(how: (pool: OriginPool) => Promise<void>): Promise<void> {
-    for (const pool of this.#pools.values()) this.#ending.add(pool)
-    this.#pools.clear()
-    // Rejects if the pool has closed in the meantime.
-    await Promise.allSettled([...this.#ending].map(how))
+  async #end(how: (origin: MeshOrigin) => Promise<void>): Promise<void> {
+    const ending = [...this.#origins.values(), ...this.#ending]
+    for (const origin of ending) this.#ending.add(origin)
+    this.#origins.clear()
+    // Rejects if a pool has closed in the meantime.
+    await Promise.allSettled(ending.map(how))
   }
 
-  #poolFor(origin: string): OriginPool {
-    const known = this.#pools.get(origin)
+  /** @throws HostError, OptionError */
+  #originOf(url: string): MeshOrigin {
+    const given = this.#origins.get(url)
+    if (given !== undefined) return given
+    const { hostname, port, origin: key, pathname, search, hash } = new URL(url)
+    if (pathname !== '/' || search !== '' || hash !== '')
+      throw new OptionError('origin', ORIGIN, describe(url))
+    const known = this.#origins.get(key)
     if (known !== undefined) return known
+    const lease = this.#access.lease(upstreamOfHost(hostname, port, this.#access.hosts))
+    const origin: MeshOrigin = new MeshOrigin(lease, {
+      access: this.#access,
+      dialTimeoutMs: this.#timeoutMs,
+      onIdle: () => {
+        this.#letGo(key, origin)
+      },
+      newPool: (upstream, preferred) => this.#newPool(key, origin, upstream, preferred),
+    })
+    this.#origins.set(key, origin)
+    return origin
+  }
+
+  #newPool(url: string, origin: MeshOrigin, upstream: ActiveUpstream, preferred?: Endpoint): OriginPool {
     const { connections, ...options } = this.#pool
-    const pool: OriginPool = new OriginPool(origin, {
+    const onEnded = (): void => {
+      if (pool.isIdle) origin.retire(pool)
+      this.#letGo(url, origin)
+    }
+    const pool: OriginPool = new OriginPool(url, {
       // As in undici's Pool, 0 means no limit.
       connections:
         connections === 0 || connections === null
           ? Infinity
           : (connections ?? this.#access.maxConnectionsPerHost),
       options,
-      connect: (options, callback) => {
-        void this.#connect(pool, origin, options, callback)
+      connect: (_options, callback, onPlace) => {
+        this.#connect(origin, pool, upstream, preferred).then(
+          ({ socket, endpoint }) => {
+            onPlace(endpoint)
+            origin.connected()
+            // undici's types require a net.Socket, but it uses only members of MeshSocket.
+            callback(null, socket as unknown as TLSSocket)
+          },
+          (error: unknown) => {
+            callback(toError(error), null)
+          },
+        )
       },
-      onDrain: (url) => this.emit('drain', url),
-      onConnect: (url, targets) => this.emit('connect', url, [this, ...targets]),
-      onDisconnect: (url, targets, error) => {
-        this.#letGo(origin, pool)
-        this.emit('disconnect', url, [this, ...targets], error)
+      onDrain: (origin) => this.emit('drain', origin),
+      onConnect: (origin, targets) => this.emit('connect', origin, [this, ...targets]),
+      onDisconnect: (at, targets, error) => {
+        onEnded()
+        this.emit('disconnect', at, [this, ...targets], error)
       },
-      onConnectionError: (url, targets, error) => {
-        this.#letGo(origin, pool)
-        this.emit('connectionError', url, [this, ...targets], error)
+      onConnectionError: (at, targets, error) => {
+        onEnded()
+        this.emit('connectionError', at, [this, ...targets], error)
       },
     })
-    this.#pools.set(origin, pool)
     return pool
   }
 
-  /** Removes a pool without connections and requests: hosts may come from untrusted input. */
-  #letGo(origin: string, pool: OriginPool): void {
-    if (pool.isIdle) this.#retire(origin, pool)
-  }
-
-  #retire(origin: string, pool: OriginPool): void {
-    if (this.#pools.get(origin) !== pool) return
-    this.#pools.delete(origin)
-    this.#ending.add(pool)
-    const forget = (): boolean => this.#ending.delete(pool)
-    pool.close().then(forget, forget)
+  /** Removes an origin without connections and requests: hosts may come from untrusted input. */
+  #letGo(url: string, origin: MeshOrigin): void {
+    if (!origin.isIdle || this.#origins.get(url) !== origin) return
+    this.#origins.delete(url)
+    this.#ending.add(origin)
+    const forget = (): boolean => this.#ending.delete(origin)
+    origin.close().then(forget, forget)
   }
 
   async #connect(
+    origin: MeshOrigin,
     pool: OriginPool,
-    origin: string,
-    { hostname, port }: buildConnector.Options,
-    callback: buildConnector.Callback,
-  ): Promise<void> {
-    const { dial, lifetimes, hosts } = this.#access
-    try {
-      // A dial after the close; earlier dials may still connect for waiting requests.
-      if (this.#closing !== undefined && !this.#ending.has(pool)) throw new ClosedError(`connect ${origin}`)
-      const upstream = upstreamOfHost(hostname, port, hosts)
-      const socket = await dial(upstream, {
-        timeoutMs: this.#timeoutMs,
-        signal: this.#destroyed.signal,
-        allowHalfOpen: false,
-        alpnProtocols: this.#alpnProtocols,
-      })
-      lifetimes.hold(socket, () => {
-        this.#retire(origin, pool)
-      })
-      if (socket.alpnProtocol !== 'h2') failCutAnswers(socket)
-      // undici's types require a net.Socket, but it uses only members of MeshSocket.
-      callback(null, socket as unknown as TLSSocket)
-    } catch (error) {
-      callback(toError(error), null)
-    }
+    upstream: ActiveUpstream,
+    preferred: Endpoint | undefined,
+  ): Promise<Dialed> {
+    const { dial, lifetimes } = this.#access
+    // A dial after the close; earlier dials may still connect for waiting requests.
+    if (this.#closing !== undefined && !origin.mayConnect(pool))
+      throw new ClosedError(`connect ${upstream.resolver.name}`)
+    const dialed = await dial(upstream, {
+      timeoutMs: this.#timeoutMs,
+      signal: this.#destroyed.signal,
+      allowHalfOpen: false,
+      alpnProtocols: this.#alpnProtocols,
+      preferred,
+    })
+    const { socket, endpoint } = dialed
+    lifetimes.hold(socket, () => {
+      origin.retire(pool)
+    })
+    // Further requests that choose this instance try it again.
+    if (preferred !== undefined && endpointKey(endpoint) !== endpointKey(preferred)) origin.retire(pool)
+    if (socket.alpnProtocol !== 'h2') failCutAnswers(socket)
+    return dialed
   }
 }
 
@@ -224,8 +275,10 @@ function cutError(cause: Error | null): Error {
 /** @throws OptionError */
 function expectOrigin(origin: unknown): string {
   if (typeof origin === 'string' || origin instanceof URL) return String(origin)
-  throw new OptionError('origin', 'the origin of a URL, such as https://api.service.consul', describe(origin))
+  throw new OptionError('origin', ORIGIN, describe(origin))
 }
+
+const ORIGIN = 'the origin of a URL, such as https://api.service.consul'
 
 function settle(promise: Promise<void>, callback: (() => void) | undefined): Promise<void> | void {
   if (callback === undefined) return promise

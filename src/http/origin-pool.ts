@@ -1,12 +1,19 @@
 import { Client, type Dispatcher, type buildConnector, type errors } from 'undici'
 import { toError } from '../base/errors.js'
+import { classicHandler } from './routes/classic-handler.js'
+import type { Endpoint } from '../resolve/resolver.js'
 import { resetError } from '../sockets/network-errors.js'
 
 export interface OriginPoolSettings {
   /** Upper bound on the connections. */
   readonly connections: number
   readonly options: Omit<Client.Options, 'connect'>
-  readonly connect: buildConnector.connector
+  /** Connects a client. @param onPlace - to be called with the endpoint of the connection */
+  readonly connect: (
+    options: buildConnector.Options,
+    callback: buildConnector.Callback,
+    onPlace: (endpoint: Endpoint) => void,
+  ) => void
   /** Called when the pool can send another request at once. */
   readonly onDrain: (url: URL) => void
   readonly onConnect: (url: URL, targets: readonly Dispatcher[]) => void
@@ -33,8 +40,12 @@ export class OriginPool {
   readonly #busy = new WeakSet<Client>()
   /** Clients that complete their pending requests. */
   readonly #ending = new Set<Client>()
+  /** The endpoints of connections. */
+  readonly #places = new WeakMap<Client, Endpoint>()
   readonly #queue = new Set<Waiting>()
   #isClosing = false
+  /** Whether a client has begun to connect; its events tell when the pool is idle. */
+  #hasConnected = false
   #onEmptyQueue: (() => void) | undefined
 
   constructor(origin: string, settings: OriginPoolSettings) {
@@ -48,6 +59,25 @@ export class OriginPool {
     return [...this.#clients].every(
       ({ stats: { connected, pending, running } }) => !connected && pending + running === 0,
     )
+  }
+
+  /** Whether no request has made it connect. */
+  get isUnused(): boolean {
+    return !this.#hasConnected && this.isIdle
+  }
+
+  /** Whether a connection leads to an endpoint of a failover. */
+  get hasFailover(): boolean {
+    for (const client of this.#clients) if ((this.#places.get(client)?.priority ?? 0) > 0) return true
+    return false
+  }
+
+  /** Stops the use of connections to other endpoints. Their pending requests complete. */
+  retireUnless(mayUse: (endpoint: Endpoint) => boolean): void {
+    for (const client of [...this.#clients]) {
+      const endpoint = this.#places.get(client)
+      if (endpoint !== undefined && !mayUse(endpoint)) this.#retire(client)
+    }
   }
 
   /** @returns whether the pool can send another request at once */
@@ -97,12 +127,14 @@ export class OriginPool {
       ...options,
       connect: (to, callback) => {
         // Fails the requests of the session: they may have been processed.
+        this.#hasConnected = true
         if (isHttp2) callback(resetError('the HTTP/2 session ended before the response'), null)
         else {
-          connect(to, (...result: Parameters<buildConnector.Callback>) => {
+          const onConnected: buildConnector.Callback = (...result) => {
             isHttp2 = (result[1] as { alpnProtocol?: unknown } | null)?.alpnProtocol === 'h2'
             callback(...result)
-          })
+          }
+          connect(to, onConnected, (endpoint) => this.#places.set(client, endpoint))
         }
       },
     })
@@ -146,7 +178,7 @@ export class OriginPool {
     const isSignal = signal instanceof AbortSignal
     const onAbort = (): void => {
       this.#take(waiting)
-      fail(handler, toError((signal as AbortSignal).reason))
+      classicHandler(handler).onError(toError((signal as AbortSignal).reason))
     }
     const waiting: Waiting = {
       options,
@@ -156,7 +188,9 @@ export class OriginPool {
       },
     }
     this.#queue.add(waiting)
-    if (isSignal) signal.addEventListener('abort', onAbort)
+    if (!isSignal) return
+    signal.addEventListener('abort', onAbort)
+    if (signal.aborted) onAbort()
   }
 
   #take(waiting: Waiting): void {
@@ -178,14 +212,7 @@ export class OriginPool {
   #failQueue(error: Error): void {
     for (const waiting of [...this.#queue]) {
       this.#take(waiting)
-      fail(waiting.handler, error)
+      classicHandler(waiting.handler).onError(error)
     }
   }
-}
-
-/** Fails a request that was not dispatched. `fetch` of Node.js 20 to 24 has the handler of undici 6. */
-function fail(handler: Dispatcher.DispatchHandler, error: Error): void {
-  const { onError } = handler as { onError?: (this: object, error: Error) => void }
-  if (handler.onResponseError === undefined) onError?.call(handler, error)
-  else handler.onResponseError(undefined as never, error)
 }

@@ -3,6 +3,7 @@ import type { ClientRequest, IncomingMessage } from 'node:http'
 import type { Dispatcher } from 'undici'
 import { RedirectError } from '../base/errors.js'
 import { type Upstream, isResolver, parseUpstream } from '../resolve/upstream.js'
+import { valueOf } from './header-lines.js'
 import { type HostSettings, findUpstream } from './mesh-url.js'
 
 /** Statuses that clients follow (Fetch standard, "redirect status"). */
@@ -108,17 +109,12 @@ function guardResponse(
       return (...args: unknown[]): unknown => {
         // Handlers of undici 7 have `onResponseStart`; fetch of Node.js 20 to 24 has `onHeaders` of undici 6.
         if (key === 'onResponseStart') check(args[1] as number, (args[2] as { location?: unknown }).location)
-        if (key === 'onHeaders') check(args[0] as number, rawLocation(args[1] as readonly Buffer[]))
+        if (key === 'onHeaders') check(args[0] as number, valueOf(args[1] as readonly Buffer[], 'location'))
         return Reflect.apply(value, target, args)
       }
     },
     set: (target, key, value) => Reflect.set(target, key, value),
   })
-}
-
-function rawLocation(rawHeaders: readonly Buffer[]): string | undefined {
-  const at = rawHeaders.findIndex((name, i) => i % 2 === 0 && String(name).toLowerCase() === 'location')
-  return at === -1 ? undefined : String(rawHeaders[at + 1])
 }
 
 /** The redirect of the current asynchronous context, for listeners of `response` and their continuations. */

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { EventEmitter } from 'node:events'
 import { describe, it } from 'node:test'
-import { ConnectionLifetimes } from '../../src/http/connection-lifetimes.js'
+import { ConnectionLifetimes } from '../../src/transport/connection-lifetimes.js'
 import type { Roots } from '../../src/index.js'
 import type { IdentityStore } from '../../src/identity/identity-store.js'
 import { TestCa } from '../../src/testing/index.js'
