@@ -4,6 +4,7 @@ import { ConnectError, OptionError } from '../base/errors.js'
 import { TCP } from '../sockets/tcp-options.js'
 import { connectionOf } from '../transport/connection.js'
 import type { AdoptedServer, Listener } from '../transport/inbound/listen.js'
+import { type Emit, RequestGate } from './requests/request-gate.js'
 
 const servedServers = new WeakMap<Server, ServedServer>()
 
@@ -21,6 +22,8 @@ export class ServedServer implements AdoptedServer {
   readonly server: Server
   readonly #close: Server['close']
   readonly #emit: Server['emit']
+  /** Decides the requests of an HTTP server; undefined for other servers. */
+  readonly gate: RequestGate | undefined
   readonly #listeners = new Set<Listener>()
   #mode: ServingMode | undefined
   /** Receives the TCP connections of a secured server. */
@@ -43,6 +46,7 @@ export class ServedServer implements AdoptedServer {
     this.server = server
     this.#close = server.close.bind(server)
     this.#emit = server.emit.bind(server)
+    this.gate = isHttp(server) ? new RequestGate(server, this.#emit as Emit) : undefined
   }
 
   /**
@@ -68,6 +72,20 @@ export class ServedServer implements AdoptedServer {
     this.#mode = mode
     this.#wasSecured ||= mode === 'secured'
     this.#replaceMethods()
+  }
+
+  /**
+   * Checks that events of an HTTP server pass the gate: another library may have restored the `emit` that it once replaced.
+   * @throws Error
+   */
+  expectGate(): void {
+    if (this.gate === undefined) return
+    const probe = { hasArrived: false }
+    ;(this.server.emit as Emit).call(this.server, PROBE, probe)
+    if (probe.hasArrived) return
+    throw new Error(
+      'another library has replaced emit of the server, so that its requests would not be decided; load it before serve()',
+    )
   }
 
   /** Rejects a server with connections of an earlier port: they would reach the application without authorization. */
@@ -151,6 +169,7 @@ export class ServedServer implements AdoptedServer {
 
   #replaceMethods(): void {
     if (this.#replaced !== undefined) return
+    this.gate?.install()
     const methods = {
       close: (callback?: () => void): Server => {
         const onClosed = (): void => callback?.()
@@ -158,9 +177,8 @@ export class ServedServer implements AdoptedServer {
         return this.server
       },
       [Symbol.asyncDispose]: () => this.#shutDown(),
-      ...(this.#mode === 'served'
-        ? { listen: refuseToListen, address: () => this.#address() }
-        : { emit: this.#intercept }),
+      ...(this.#mode === 'served' && { listen: refuseToListen, address: () => this.#address() }),
+      ...((this.#mode === 'secured' || this.gate !== undefined) && { emit: this.#intercept }),
     }
     const own = new Map<PropertyKey, PropertyDescriptor>()
     if (this.#mode === 'served') own.set('listening', { get: () => this.#address() !== null })
@@ -177,10 +195,20 @@ export class ServedServer implements AdoptedServer {
     }
   }
 
-  /** Replaces `emit` of a secured server: its TCP connections go to the listener, and all other events to the server. */
-  readonly #intercept = (event: string, ...args: unknown[]): boolean => {
+  /**
+   * Replaces `emit` of the server. The requests of an HTTP server pass the gate; the TCP connections of a secured server go to
+   * the listener.
+   */
+  readonly #intercept = (event: string | symbol, ...args: unknown[]): boolean => {
+    if (event === PROBE) {
+      Object.assign(args[0] as object, { hasArrived: true })
+      return true
+    }
     const socket = args[0] as Socket
-    if (event !== 'connection' || connectionOf(socket) !== undefined) return this.#emit(event, ...args)
+    const isForeign = event === 'connection' && connectionOf(socket) === undefined
+    if (this.#mode !== 'secured' || !isForeign) {
+      return this.gate === undefined ? this.#emit(event, ...args) : this.gate.deliver(event, args)
+    }
     if (this.#accept === undefined || !(socket instanceof Socket)) socket.destroy()
     else {
       // As for a server of the listener; node:http sets allowHalfOpen.
@@ -192,6 +220,7 @@ export class ServedServer implements AdoptedServer {
   }
 
   #restoreMethods(): void {
+    this.gate?.uninstall()
     for (const [key, property] of this.#replaced ?? []) {
       Reflect.deleteProperty(this.server, key)
       if (property !== undefined) Object.defineProperty(this.server, key, property)
@@ -201,6 +230,14 @@ export class ServedServer implements AdoptedServer {
     this.#replaced = undefined
   }
 }
+
+/** Whether a server is one of node:http, node:https, or node:http2. */
+function isHttp(server: Server): boolean {
+  return 'closeIdleConnections' in server || 'updateSettings' in server
+}
+
+/** An event that only shows which way events take. */
+const PROBE = Symbol('probe')
 
 /** The events with which connections are passed to a server. */
 const GUARDED = ['connection', 'secureConnection'] as const

@@ -5,8 +5,25 @@ import type { Peer } from '../identity/peer.js'
 import { attachPeer } from '../transport/verify-peer.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
 
+/** What a stream needs of its socket. */
+export type StreamSocket = Duplex &
+  Pick<MeshSocket, 'setNoDelay' | 'setKeepAlive' | 'setTimeout' | 'ref' | 'unref'> &
+  Partial<
+    Pick<
+      MeshSocket,
+      | 'peer'
+      | 'remoteAddress'
+      | 'remotePort'
+      | 'remoteFamily'
+      | 'localAddress'
+      | 'localPort'
+      | 'bytesRead'
+      | 'bytesWritten'
+    >
+  >
+
 /** An action on the socket, postponed until the stream is connected. */
-type Setting = (socket: MeshSocket) => void
+type Setting = (socket: StreamSocket) => void
 type Callback = (error?: Error | null) => void
 
 /**
@@ -18,13 +35,13 @@ type Callback = (error?: Error | null) => void
 export class MeshStream extends Duplex {
   /** The verified peer; undefined before the stream is connected. */
   declare readonly peer: Peer | undefined
-  readonly #dial: (signal: AbortSignal) => Promise<MeshSocket>
+  readonly #dial: (signal: AbortSignal) => Promise<StreamSocket>
   readonly #gone = new AbortController()
   /** The latest value of each setting, to be applied to the socket. */
   readonly #settings = new Map<string, Setting>()
   #timeoutMs = 0
   #cancelTimer: (() => void) | undefined
-  #socket: MeshSocket | undefined
+  #socket: StreamSocket | undefined
   #isStarted = false
   /** Whether the last byte was sent to the peer, so that a response may be pending. */
   #awaitsAnswer = false
@@ -34,7 +51,7 @@ export class MeshStream extends Duplex {
   #onOpen: Setting | undefined
   #onWritten: Callback | undefined
 
-  constructor(allowHalfOpen: boolean, dial: (signal: AbortSignal) => Promise<MeshSocket>) {
+  constructor(allowHalfOpen: boolean, dial: (signal: AbortSignal) => Promise<StreamSocket>) {
     super({ allowHalfOpen })
     this.#dial = dial
   }
@@ -201,7 +218,7 @@ export class MeshStream extends Duplex {
     })
   }
 
-  #open(socket: MeshSocket): void {
+  #open(socket: StreamSocket): void {
     if (this.destroyed) {
       socket.destroy()
       return
@@ -209,7 +226,7 @@ export class MeshStream extends Duplex {
     this.#cancelTimer?.()
     this.#socket = socket
     this.#receivedAt = performance.now()
-    attachPeer(this, socket.peer)
+    if (socket.peer !== undefined) attachPeer(this, socket.peer)
     if (this.#timeoutMs > 0) socket.setTimeout(this.#timeoutMs)
     for (const apply of this.#settings.values()) apply(socket)
     this.#settings.clear()

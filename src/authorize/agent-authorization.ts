@@ -6,7 +6,7 @@ import type { Clock } from '../base/clock.js'
 import { AgentError } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 import { log } from '../base/log.js'
-import type { Decision } from './authorizer.js'
+import type { Decision } from './decision.js'
 
 /** How long a decision is cached. Open connections are authorized again at this interval. */
 const CACHE_MS = 60_000

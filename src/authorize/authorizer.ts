@@ -1,6 +1,8 @@
 import { type Bounds, withDeadline } from '../base/deadline.js'
 import { ConnectError, TimeoutError, withCause } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
+import { BASES, type Decision, type DecisionBasis, expectDecision } from './decision.js'
+import type { RequestPolicy } from './requests/request-policy.js'
 
 /** The request to an authorizer. */
 export interface AuthorizeRequest {
@@ -14,54 +16,6 @@ export interface AuthorizeRequest {
   readonly intentions: () => Decision | Promise<Decision>
 }
 
-/** The decision of an authorizer. */
-export interface Decision {
-  readonly authorized: boolean
-  /** The reason, for people. */
-  readonly reason: string
-  /** The basis of the decision, for metrics. @default authorizer */
-  readonly basis?: DecisionBasis
-}
-
-/**
- * The basis of a decision.
- *
- * - `intention`: an intention for the peer, exact or by a wildcard
- * - `permissions`: an intention with L7 permissions, which denies connections
- * - `default`: no intention applies; the agent decided by the default policy
- * - `agent`: the agent decided, because the token cannot read intentions
- * - `stale`: the agent has not answered for `staleIntentionsMs`
- * - `authorizer`: a function of the application
- * - `late`: the decision timed out
- * - `failed`: the decision failed
- * - `expired`: the certificate of the peer has expired, with `maxPeerAge` set
- * - `roots`: the CA root of the peer has been withdrawn
- */
-export type DecisionBasis =
-  | 'intention'
-  | 'permissions'
-  | 'default'
-  | 'agent'
-  | 'stale'
-  | 'authorizer'
-  | 'late'
-  | 'failed'
-  | 'expired'
-  | 'roots'
-
-const BASES: ReadonlySet<unknown> = new Set<DecisionBasis>([
-  'intention',
-  'permissions',
-  'default',
-  'agent',
-  'stale',
-  'authorizer',
-  'late',
-  'failed',
-  'expired',
-  'roots',
-])
-
 /**
  * Decides whether a peer may connect. Called for each connection, and again when intentions change. An exception, a
  * timeout, or an invalid result denies.
@@ -70,6 +24,8 @@ export type Authorizer = (request: AuthorizeRequest) => Decision | Promise<Decis
 
 /** A complete decision. */
 export interface Outcome extends Required<Decision> {
+  /** Decides each request of the peer; undefined if it may send any. */
+  readonly requests: RequestPolicy | undefined
   /** Why the decision failed. */
   readonly cause?: unknown
 }
@@ -90,7 +46,7 @@ export class DeniedError extends ConnectError {
   }
 }
 
-/** An open connection was closed because its peer is no longer authorized or trusted. */
+/** An open connection or HTTP request was ended because its peer is no longer authorized or trusted. */
 export class RevokedError extends ConnectError {
   static override readonly brand: string = 'RevokedError'
   readonly peer: Peer
@@ -98,18 +54,28 @@ export class RevokedError extends ConnectError {
   readonly basis: DecisionBasis
   /** `inbound`: the peer had connected to this service; `outbound`: this service had dialed the peer. */
   readonly side: 'inbound' | 'outbound'
-  /** The age of the connection, in milliseconds. */
+  /** The age of the connection or request, in milliseconds. */
   readonly ageMs: number
+  /** The request that was ended, its path without the query; undefined if the connection was closed. */
+  readonly request: { readonly method: string; readonly path: string } | undefined
 
   constructor(
     peer: Peer,
     service: string,
     decision: Required<Decision>,
-    details: { side: 'inbound' | 'outbound'; ageMs: number; cause?: unknown },
+    details: {
+      side: 'inbound' | 'outbound'
+      ageMs: number
+      request?: { readonly method: string; readonly path: string } | undefined
+      cause?: unknown
+    },
   ) {
     const { reason, basis } = decision
+    const { request } = details
     const ends = details.side === 'inbound' ? [peer.service, service] : [service, peer.service]
-    super('ERR_CONNECT_REVOKED', `${ends.join(' to ')}: connection revoked; ${reason}`, details)
+    const what = request === undefined ? 'connection' : `${request.method} ${request.path}`
+    super('ERR_CONNECT_REVOKED', `${ends.join(' to ')}: ${what} revoked; ${reason}`, details)
+    this.request = request
     this.side = details.side
     this.peer = peer
     this.reason = reason
@@ -118,34 +84,40 @@ export class RevokedError extends ConnectError {
   }
 }
 
-/** Runs an authorizer within bounds. Errors and timeouts deny, with a reason. */
+/** A decision by intentions. */
+export interface IntentionDecision {
+  readonly decision: Decision
+  /** Decides each request of the peer; undefined if the decision covers all of them. */
+  readonly requests?: RequestPolicy | undefined
+}
+
+/**
+ * Runs an authorizer within bounds. Errors and timeouts deny, with a reason. If it asks for the decision of the
+ * intentions, their permissions hold for each request, whatever the authorizer makes of the decision.
+ */
 export async function runAuthorizer(
   authorizer: Authorizer,
   request: Omit<AuthorizeRequest, 'signal' | 'intentions'>,
-  intentions: (signal: AbortSignal) => Decision | Promise<Decision>,
+  intentions: (signal: AbortSignal) => IntentionDecision | Promise<IntentionDecision>,
   bounds: Bounds,
 ): Promise<Outcome> {
+  let requests: RequestPolicy | undefined
+  const ask = async (signal: AbortSignal): Promise<Decision> => {
+    const found = await intentions(signal)
+    requests = found.requests ?? requests
+    return found.decision
+  }
   try {
-    const decision = await withDeadline('decision', bounds, async (signal) =>
-      authorizer({ ...request, signal, intentions: () => intentions(signal) }),
+    const given = await withDeadline('decision', bounds, async (signal) =>
+      authorizer({ ...request, signal, intentions: () => ask(signal) }),
     )
-    const { authorized, reason, basis } = expectDecision(decision)
+    const { authorized, reason, basis } = expectDecision(given)
     // Metrics are labeled by it: ignore unknown values.
-    return { authorized, reason, basis: basis !== undefined && BASES.has(basis) ? basis : 'authorizer' }
+    const known = basis !== undefined && BASES.has(basis) ? basis : 'authorizer'
+    return { authorized, reason, basis: known, requests: authorized ? requests : undefined }
   } catch (cause) {
     const basis = cause instanceof TimeoutError ? 'late' : 'failed'
-    return { authorized: false, reason: `authorizer failed${withCause(cause)}`, basis, cause }
+    const reason = `authorizer failed${withCause(cause)}`
+    return { authorized: false, reason, basis, requests: undefined, cause }
   }
-}
-
-/** Validates the result of an authorizer: callers may not use TypeScript. */
-export function expectDecision(value: unknown): Decision {
-  if (isDecision(value)) return value
-  throw new Error('expected { authorized, reason } from the authorizer')
-}
-
-function isDecision(value: unknown): value is Decision {
-  if (typeof value !== 'object' || value === null) return false
-  const { authorized, reason } = value as Partial<Record<keyof Decision, unknown>>
-  return typeof authorized === 'boolean' && typeof reason === 'string'
 }

@@ -9,7 +9,8 @@ import {
   readOptions,
   withDefault,
 } from '../base/options/validate.js'
-import { type AuthorizeRequest, type Authorizer, type Decision, expectDecision } from './authorizer.js'
+import type { AuthorizeRequest, Authorizer } from './authorizer.js'
+import { type Decision, expectDecision } from './decision.js'
 
 /** A service that is authorized. */
 export interface AllowedService {

@@ -4,12 +4,15 @@ import { type Intention, intentionsReader } from '../agent/endpoints/intentions.
 import { CachedWatch } from '../agent/cached-watch.js'
 import { isAborted } from '../base/deadline.js'
 import type { Time } from '../base/clock.js'
-import { AgentError, withCause } from '../base/errors.js'
+import { AgentError, ConnectError, withCause } from '../base/errors.js'
 import type { Peer } from '../identity/peer.js'
 import { log } from '../base/log.js'
 import { AgentAuthorization } from './agent-authorization.js'
-import type { Decision } from './authorizer.js'
-import { IntentionTable } from './intention-table.js'
+import type { IntentionDecision } from './authorizer.js'
+import { type IntentionPermissions, IntentionTable } from './intention-table.js'
+import { DefaultPolicy } from './requests/default-policy.js'
+import { PermissionPolicy } from './requests/request-policy.js'
+import { RequestSettings, isHttp } from './requests/request-settings.js'
 
 /** How long the agent may hold a query. Short, so that an agent that hangs is noticed. */
 const WAIT_MS = 30_000
@@ -45,11 +48,21 @@ export interface DestinationIntentionsOptions extends Time {
   readonly staleMs: number
 }
 
+export interface DecisionRequest {
+  readonly signal: AbortSignal
+  /** Whether the caller decides each request by permissions. Without it, a source with permissions is denied. */
+  readonly decidesRequests: boolean
+}
+
 /** Decides who may connect to a service, by a watched copy of its intentions. */
 export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
   readonly #options: DestinationIntentionsOptions
   readonly #watch: CachedWatch<readonly Intention[]>
   readonly #agentAuthorization: AgentAuthorization
+  readonly #requestSettings: RequestSettings
+  readonly #defaultPolicy: DefaultPolicy
+  /** The problems of the current intentions that were reported. */
+  #reported: ReadonlySet<string> = new Set()
   #intentions: readonly Intention[] | undefined
   #table: IntentionTable | undefined
   #canRead = true
@@ -65,6 +78,11 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
     this.#options = options
     const { agent, service, clock, random } = options
     const read = intentionsReader(agent, service)
+    this.#defaultPolicy = new DefaultPolicy(agent, clock)
+    this.#requestSettings = new RequestSettings(agent, service, options)
+    this.#requestSettings.on('changed', () => {
+      this.emit('changed')
+    })
     this.#agentAuthorization = new AgentAuthorization({
       ...options,
       onDoubt: () => {
@@ -105,38 +123,84 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
    * Decides whether a peer may connect.
    * @throws AgentError or the reason of the signal, if there is no decision
    */
-  decide(peer: Peer, signal: AbortSignal): Decision | Promise<Decision> {
-    if (this.#isExpired()) return { authorized: false, basis: 'stale', reason: this.#whyStale() }
-    return this.#table?.decide(peer) ?? this.#decideByAgent(peer, signal)
+  decide(peer: Peer, request: DecisionRequest): IntentionDecision | Promise<IntentionDecision> {
+    if (this.#isExpired())
+      return { decision: { authorized: false, basis: 'stale', reason: this.#whyStale() } }
+    const ruling = this.#table?.find(peer)
+    if (ruling === undefined) return this.#decideByAgent(peer, request)
+    const { permissions } = ruling
+    if (permissions === undefined || !request.decidesRequests) return ruling
+    return this.#decideByPermissions(permissions, peer, request)
   }
 
   close(): void {
+    this.#requestSettings.close()
     this.#cancelExpiry()
     this.#watch.close()
     this.#agentAuthorization.close()
     this.removeAllListeners()
   }
 
-  async #decideByAgent(peer: Peer, signal: AbortSignal): Promise<Decision> {
+  async #decideByPermissions(
+    permissions: IntentionPermissions,
+    peer: Peer,
+    request: DecisionRequest,
+  ): Promise<IntentionDecision> {
+    const { signal } = request
+    const { intention } = permissions
+    const table = this.#table
+    const settings = this.#requestSettings
+    const [protocol, normalization, rules] = await Promise.all([
+      settings.protocol(signal),
+      settings.normalization(signal),
+      permissions.compile(),
+    ])
+    if (!isHttp(protocol)) {
+      const reason = `intention ${intention} has permissions, which decide HTTP requests, but the protocol of ${this.#options.service} is ${protocol}`
+      return { decision: { authorized: false, basis: 'permissions', reason } }
+    }
+    const defaultAllows = await this.#defaultAllows(peer)
+    // The intentions changed meanwhile.
+    if (table !== this.#table && !isAborted(signal)) return this.decide(peer, request)
+    const reason = `intention ${intention} has permissions, which decide each request`
+    return {
+      decision: { authorized: true, basis: 'permissions', reason },
+      requests: new PermissionPolicy({ intention, rules, defaultAllows, normalization }),
+    }
+  }
+
+  /**
+   * Whether the default policy of the mesh allows. The agent tells it for a source that no intention matches. An
+   * intention for any source leaves none: then the settings of the agent tell it, to a token that may read them.
+   */
+  async #defaultAllows(peer: Peer): Promise<boolean> {
+    const stranger = { ...peer, ...strangerLike(peer) }
+    if (this.#table?.find(stranger) === undefined) {
+      const { authorized } = await this.#agentAuthorization.queryCached(stranger)
+      return authorized
+    }
+    return this.#defaultPolicy.allows()
+  }
+
+  async #decideByAgent(peer: Peer, request: DecisionRequest): Promise<IntentionDecision> {
+    const { signal } = request
     const table = this.#table
     if (table === undefined && this.#canRead) {
       await this.#watch.now(signal).catch((error: unknown) => {
         if (!isForbidden(error)) throw error
         this.#canRead = false
       })
-      return this.decide(peer, signal)
+      return this.decide(peer, request)
     }
     const { authorized, reason } = await (table === undefined
       ? this.#agentAuthorization.query(peer)
       : this.#agentAuthorization.queryCached(peer))
     // The intentions changed during the request.
-    if (table !== this.#table && !isAborted(signal)) return this.decide(peer, signal)
-    if (table === undefined) return { authorized, basis: 'agent', reason: `decided by the agent: ${reason}` }
-    return {
-      authorized,
-      basis: 'default',
-      reason: `none of ${table.size} intentions applies; decided by the agent: ${reason}`,
-    }
+    if (table !== this.#table && !isAborted(signal)) return this.decide(peer, request)
+    const by = `decided by the agent: ${reason}`
+    if (table === undefined) return { decision: { authorized, basis: 'agent', reason: by } }
+    const none = `none of ${table.size} intentions applies`
+    return { decision: { authorized, basis: 'default', reason: `${none}; ${by}` } }
   }
 
   #onRead(): void {
@@ -150,12 +214,32 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
       this.#intentions = given
       this.#table = new IntentionTable(given)
       log.authorize('%s: %d intentions', this.#options.service, given.length)
+      void this.#reportProblems(this.#table)
     }
     if (!isNew && !wasStale) return
     // Before the first read there are no decisions to reconsider.
     if (isNew && !isFirst) this.#agentAuthorization.onChange()
     else this.#agentAuthorization.expire()
+    this.#defaultPolicy.expire()
     this.emit('changed')
+  }
+
+  /** Reports what this version does not understand, once for each intention until it changes. */
+  async #reportProblems(table: IntentionTable): Promise<void> {
+    const { service } = this.#options
+    const found = [...table.problems].map(([intention, problem]) => `intention ${intention} has ${problem}`)
+    for (const permissions of table.permissions) {
+      const { problems } = await permissions.compile()
+      for (const problem of problems)
+        found.push(`a permission of intention ${permissions.intention}: ${problem}`)
+    }
+    const isCurrent = this.#table === table
+    const fresh = found.filter((each) => isCurrent && !this.#reported.has(each))
+    if (isCurrent) this.#reported = new Set(found)
+    for (const each of fresh) {
+      const message = `${service}: ${each}; what it would allow is denied`
+      this.emit('failed', new ConnectError('ERR_CONNECT_INTENTION', message))
+    }
   }
 
   #onFailed(error: Error): void {
@@ -224,6 +308,13 @@ export class DestinationIntentions extends EventEmitter<IntentionsEvents> {
     const since = new Date(this.#staleSince ?? 0).toISOString()
     return `the intentions could not be read since ${since}${withCause(this.#watch.lastError)}`
   }
+}
+
+/** A source that exists nowhere, for the question what the default policy is. */
+const STRANGER = 'consul-connect-default-policy'
+
+function strangerLike({ spiffeId }: Peer): Pick<Peer, 'service' | 'spiffeId'> {
+  return { service: STRANGER, spiffeId: spiffeId.slice(0, spiffeId.lastIndexOf('/') + 1) + STRANGER }
 }
 
 function isForbidden(error: unknown): boolean {

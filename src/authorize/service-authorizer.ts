@@ -1,7 +1,7 @@
 import { EventEmitter } from 'eventemitter3'
 import type { Bounds } from '../base/deadline.js'
 import type { Peer } from '../identity/peer.js'
-import { type Authorizer, type Decision, type Outcome, runAuthorizer } from './authorizer.js'
+import { type Authorizer, type IntentionDecision, type Outcome, runAuthorizer } from './authorizer.js'
 import type { IntentionRegistry, IntentionsLease } from './intention-registry.js'
 import type { Staleness } from './destination-intentions.js'
 
@@ -41,10 +41,14 @@ export class ServiceAuthorizer extends EventEmitter<ServiceAuthorizerEvents> {
     return this.#lease?.intentions.staleSince
   }
 
-  /** Decides whether a peer may connect. Errors deny, with a reason. */
-  decide(peer: Peer, bounds: Bounds): Promise<Outcome> {
+  /**
+   * Decides whether a peer may connect. Errors deny, with a reason.
+   * @param decidesRequests - whether the caller decides each request by the `requests` of the outcome
+   */
+  decide(peer: Peer, bounds: Bounds, decidesRequests: boolean): Promise<Outcome> {
     const { authorizer, service } = this.#options
-    const ask = (signal: AbortSignal): Decision | Promise<Decision> => this.#watched().decide(peer, signal)
+    const ask = (signal: AbortSignal): IntentionDecision | Promise<IntentionDecision> =>
+      this.#watched().decide(peer, { signal, decidesRequests })
     return runAuthorizer(authorizer, { peer, service }, ask, bounds)
   }
 

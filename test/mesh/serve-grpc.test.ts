@@ -1,35 +1,14 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import * as http2 from 'node:http2'
-import type { AddressInfo } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
-import {
-  Client,
-  Server,
-  ServerCredentials,
-  type ServerUnaryCall,
-  type ServiceDefinition,
-  credentials,
-  type sendUnaryData,
-} from '@grpc/grpc-js'
+import { Server, ServerCredentials, type ServerUnaryCall, type sendUnaryData } from '@grpc/grpc-js'
 import type { Listener, Service } from '../../src/index.js'
 import { type TestMesh, rejection, startMesh, until } from '../fixtures/mesh.js'
+import { bytesMethod, grpcCaller, grpcServer } from './grpc.js'
 import { offerServer } from './offer-server.js'
 
-const identity = (value: Buffer): Buffer => value
-
-/** A service with one method, which takes and returns bytes. */
-const echo = {
-  echo: {
-    path: '/test/echo',
-    requestStream: false,
-    responseStream: false,
-    requestSerialize: identity,
-    requestDeserialize: identity,
-    responseSerialize: identity,
-    responseDeserialize: identity,
-  },
-} satisfies ServiceDefinition
+const echo = { echo: bytesMethod('/test/echo') }
 
 interface Serving extends TestMesh {
   readonly web: Service
@@ -41,35 +20,13 @@ type Handler = (call: ServerUnaryCall<Buffer, Buffer>, answer: sendUnaryData<Buf
 
 async function serving(t: TestContext, handle: Handler): Promise<Serving> {
   const mesh = await startMesh(t)
-  const server = new Server()
+  const server = grpcServer(t)
   server.addService(echo, { echo: handle })
-  t.after(() => {
-    server.forceShutdown()
-  })
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
   const listener = await offerServer(mesh.join('api'), injector)
   const web = mesh.join('web')
-  const forward = await web.forward('api', { port: 0 })
-  const { port } = forward.address() as AddressInfo
-  const client = new Client(`127.0.0.1:${port}`, credentials.createInsecure())
-  t.after(() => {
-    client.close()
-  })
-  const ask = (text: string): Promise<string> =>
-    new Promise((resolve, reject) => {
-      const deadline = { deadline: Date.now() + 10_000 }
-      client.makeUnaryRequest(
-        echo.echo.path,
-        identity,
-        identity,
-        Buffer.from(text),
-        deadline,
-        (error, value) => {
-          if (error === null) resolve(String(value))
-          else reject(error)
-        },
-      )
-    })
+  const call = await grpcCaller(t, web)
+  const ask = (text: string): Promise<string> => call(echo.echo.path, text)
   return { ...mesh, web, listener, ask }
 }
 

@@ -4,6 +4,7 @@ import * as http from 'node:http'
 import * as http2 from 'node:http2'
 import * as https from 'node:https'
 import { describe, it } from 'node:test'
+import { setImmediate as turn } from 'node:timers/promises'
 import { type TLSSocket, connect as tlsConnect } from 'node:tls'
 import { type Authorizer, type Listener, type MeshSocket, type Service, peer } from '../../src/index.js'
 import { type TestMesh, portOf, readAll, rejection, startMesh, until } from '../fixtures/mesh.js'
@@ -180,6 +181,38 @@ describe('serve', () => {
     )
   })
 
+  it('tells HTTP/2 from HTTP/1.1 by the first bytes, whatever a client has negotiated', async (t) => {
+    const { web, port } = await serving(t, http2.createSecureServer({ allowHTTP1: true }, app as never))
+    const upstream = { address: `127.0.0.1:${port}`, service: 'api' }
+    for (const alpnProtocols of [undefined, ['h2'], ['http/1.1'], ['h2', 'http/1.1']]) {
+      const options = alpnProtocols && { alpnProtocols }
+      assert.equal(await get(await web.dial(upstream, options), '/'), 'GET / from web')
+      const http1 = await web.dial(upstream, options)
+      await flush(http1, 'P')
+      http1.write('OST / HTTP/1.1\r\nhost: api\r\nconnection: close\r\ncontent-length: 0\r\n\r\n')
+      assert.match(await readAll(http1), /^HTTP\/1.1 200 OK\r\n/)
+      const socket = await web.dial(upstream, options)
+      const session = http2.connect('https://api', { createConnection: () => socket })
+      const stream = session.request({ ':path': '/' })
+      assert.equal(await readAll(stream), 'GET / from web')
+      const closed = once(session, 'close')
+      session.close()
+      await closed
+    }
+    const slow = await web.dial(upstream)
+    for (const part of ['P', 'RI', ' * HTTP/2.0\r\n\r\nSM\r\n\r\n', '\0\0\0\x04\0\0\0\0\0']) {
+      await flush(slow, part)
+    }
+    const [settings] = (await once(slow, 'data')) as [Buffer]
+    assert.equal(settings[3], 4)
+    slow.destroy()
+    for (const part of ['', 'PR']) {
+      const ending = await web.dial(upstream)
+      ending.end(part)
+      assert.equal((await rejection(readAll(ending))).code, 'ERR_CONNECT_REJECTED')
+    }
+  })
+
   it('rejects values that are not servers', async (t) => {
     const { join } = await startMesh(t)
     for (const wrong of [undefined, null, {}, app, 'http']) {
@@ -188,6 +221,12 @@ describe('serve', () => {
     }
   })
 })
+
+/** Writes bytes, and waits until they are on their way. */
+async function flush(socket: MeshSocket, bytes: string): Promise<void> {
+  await new Promise((resolve) => socket.write(bytes, 'latin1', resolve))
+  await turn()
+}
 
 interface Serving extends TestMesh {
   readonly web: Service

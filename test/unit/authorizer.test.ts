@@ -4,14 +4,18 @@ import { inspect } from 'node:util'
 import {
   type AuthorizeRequest,
   type Authorizer,
+  type IntentionDecision,
   type Outcome,
   runAuthorizer,
 } from '../../src/authorize/authorizer.js'
+import { allOf, anyOf, authorizeAny, authorizeIntentions } from '../../src/authorize/authorizers.js'
+import { DenyingPolicy } from '../../src/authorize/requests/request-policy.js'
 import { makePeer } from '../fixtures/peers.js'
 
 const bounds = { timeoutMs: 1000 }
 const request = { peer: makePeer(), service: 'db' }
-const intentions = () => ({ authorized: true, reason: 'an intention', basis: 'intention' }) as const
+const allowed = { authorized: true, reason: 'an intention', basis: 'intention' } as const
+const intentions = (): IntentionDecision => ({ decision: allowed })
 const decideBy = (authorizer: () => unknown): Promise<Outcome> =>
   runAuthorizer(authorizer as Authorizer, request, intentions, bounds)
 
@@ -19,7 +23,7 @@ describe('runAuthorizer', () => {
   it('returns the decision of the authorizer, synchronous or asynchronous', async () => {
     for (const authorized of [true, false]) {
       const decision = { authorized, reason: 'a reason' }
-      const outcome = { ...decision, basis: 'authorizer' }
+      const outcome = { ...decision, basis: 'authorizer', requests: undefined }
       assert.deepEqual(await decideBy(() => decision), outcome)
       assert.deepEqual(await decideBy(() => Promise.resolve(decision)), outcome)
     }
@@ -31,10 +35,34 @@ describe('runAuthorizer', () => {
       requests.push(received)
       return received.intentions()
     }
-    assert.deepEqual(await runAuthorizer(authorizer, request, intentions, bounds), intentions())
+    const outcome = { ...allowed, requests: undefined }
+    assert.deepEqual(await runAuthorizer(authorizer, request, intentions, bounds), outcome)
     const [{ signal, intentions: _, ...passed } = assert.fail('no request')] = requests
     assert.deepEqual(passed, request)
     assert.ok(signal instanceof AbortSignal)
+  })
+
+  it('keeps the permissions of intentions, whatever the authorizer makes of the decision', async () => {
+    const requests = new DenyingPolicy({ authorized: false, reason: 'test', basis: 'permissions' })
+    const asked = (): IntentionDecision => ({ decision: allowed, requests })
+    const authorizers: Record<string, Authorizer> = {
+      'passes it on': ({ intentions: ask }) => ask(),
+      'copies it': async ({ intentions: ask }) => ({ ...(await ask()) }),
+      'makes its own': async ({ intentions: ask }) => ({
+        authorized: (await ask()).authorized,
+        reason: 'own',
+      }),
+      'allows in any case': async ({ intentions: ask }) => {
+        await ask()
+        return { authorized: true, reason: 'any' }
+      },
+      'combines all': allOf(authorizeIntentions, authorizeAny),
+      'combines any': anyOf(authorizeIntentions, authorizeAny),
+    }
+    for (const [name, authorizer] of Object.entries(authorizers))
+      assert.equal((await runAuthorizer(authorizer, request, asked, bounds)).requests, requests, name)
+    const without = await runAuthorizer(authorizeAny, request, asked, bounds)
+    assert.deepEqual([without.authorized, without.requests], [true, undefined])
   })
 
   it('replaces an unknown basis by `authorizer`', async () => {
@@ -64,7 +92,7 @@ describe('runAuthorizer', () => {
     it(`denies on ${inspect(answer)}`, async () => {
       const { cause, ...outcome } = await decideBy(() => answer)
       const reason = 'authorizer failed: expected { authorized, reason } from the authorizer'
-      assert.deepEqual(outcome, { authorized: false, basis: 'failed', reason })
+      assert.deepEqual(outcome, { authorized: false, basis: 'failed', reason, requests: undefined })
       assert.ok(cause instanceof Error)
     })
   }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { type TestContext, describe, it } from 'node:test'
 import { DestinationIntentions } from '../../src/authorize/destination-intentions.js'
-import type { Decision } from '../../src/authorize/authorizer.js'
+import type { Decision } from '../../src/authorize/decision.js'
 import type { ErrorCode } from '../../src/base/errors.js'
 import { agentError } from '../fixtures/errors.js'
 import { FakeAgent } from '../fixtures/fake-agent.js'
@@ -58,7 +58,8 @@ class Setup {
   }
 
   decide(peer = web): Promise<Decision> {
-    const decision = Promise.resolve(this.intentions.decide(peer, never))
+    const request = { signal: never, decidesRequests: false }
+    const decision = Promise.resolve(this.intentions.decide(peer, request)).then((found) => found.decision)
     decision.catch(() => undefined)
     return decision
   }

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
 import type { Intention, IntentionSource } from '../../src/agent/endpoints/intentions.js'
+import type { Permission } from '../../src/agent/endpoints/permissions.js'
 import { IntentionTable, type Source, precedence } from '../../src/authorize/intention-table.js'
 import { webSource } from '../fixtures/web-source.js'
 
@@ -9,27 +10,38 @@ interface Parts extends Partial<IntentionSource> {
   readonly to?: string
   readonly toNs?: string
   readonly action?: string
-  readonly hasPermissions?: boolean
+  readonly permissions?: readonly Permission[]
+  readonly problem?: string
 }
 
 function intention({
   to = 'api',
   toNs = 'default',
   action = 'allow',
-  hasPermissions = false,
+  permissions = [],
+  problem,
   ...source
 }: Parts): Intention {
   return {
     source: { ...webSource, ...source },
     destination: { namespace: toNs, name: to },
     action,
-    hasPermissions,
+    permissions,
+    problem,
   }
 }
 
+const PERMISSIONS: readonly Permission[] = [
+  {
+    action: 'allow',
+    match: { path: undefined, headers: [], query: [], methods: ['GET'] },
+    problem: undefined,
+  },
+]
+
 const web: Source = { partition: 'default', namespace: 'default', service: 'web' }
 const decide = (source: Source, ...intentions: Parts[]): boolean | undefined =>
-  new IntentionTable(intentions.map(intention)).decide(source)?.authorized
+  new IntentionTable(intentions.map(intention)).find(source)?.decision.authorized
 
 describe('precedence', () => {
   const ends = [
@@ -66,8 +78,10 @@ describe('IntentionTable', () => {
     ['compares names with their case', undefined, { ...web, service: 'Web' }, {}],
     ['ignores the intention of another partition', undefined, web, { partition: 'other' }],
     ['compares the partition', true, { ...web, partition: 'other' }, { partition: 'other' }],
-    ['denies on permissions', false, web, { action: '', hasPermissions: true }],
-    ['denies on permissions, also if the action is allow', false, web, { hasPermissions: true }],
+    ['denies connections on permissions', false, web, { action: '', permissions: PERMISSIONS }],
+    ['denies on permissions, also if the action is allow', false, web, { permissions: PERMISSIONS }],
+    ['denies on a problem', false, web, { problem: 'a problem' }],
+    ['denies by a problem of the stronger intention', false, web, { problem: 'a problem' }, any],
     ['denies on an unknown action', false, web, { action: 'log' }],
     ['denies on an action in upper case', false, web, { action: 'Allow' }],
     ['denies without an action', false, web, { action: '' }],
@@ -98,11 +112,33 @@ describe('IntentionTable', () => {
 
   it('returns the reason', () => {
     const reason = (parts: Parts): string | undefined =>
-      new IntentionTable([intention(parts)]).decide(web)?.reason
+      new IntentionTable([intention(parts)]).find(web)?.decision.reason
     assert.equal(reason({}), 'allowed by intention default/web => default/api')
     assert.equal(reason({ name: '*', action: 'deny' }), 'denied by intention default/* => default/api')
-    assert.match(reason({ hasPermissions: true }) ?? '', /has L7 permissions/)
+    assert.equal(
+      reason({ action: '', permissions: PERMISSIONS }),
+      'intention default/web => default/api has permissions, which decide HTTP requests and no connections',
+    )
+    assert.equal(
+      reason({ problem: 'the unknown field "X"' }),
+      'denied by intention default/web => default/api: it has the unknown field "X"',
+    )
     assert.match(reason({ action: 'x'.repeat(99) }) ?? '', /the unknown action "x{64}"; denied$/)
+  })
+
+  it('returns the permissions of an intention that has no action and no problem', () => {
+    const permissionsOf = (parts: Parts): boolean =>
+      new IntentionTable([intention({ permissions: PERMISSIONS, ...parts })]).find(web)?.permissions !==
+      undefined
+    assert.equal(permissionsOf({ action: '' }), true)
+    for (const action of ['allow', 'deny', 'log']) assert.equal(permissionsOf({ action }), false)
+    assert.equal(permissionsOf({ action: '', problem: 'a problem' }), false)
+    assert.equal(permissionsOf({ action: '', type: 'vm' }), false)
+  })
+
+  it('names the intentions with a problem', () => {
+    const table = new IntentionTable([intention({}), intention({ name: 'db', problem: 'a problem' })])
+    assert.deepEqual([...table.problems], [['default/db => default/api', 'a problem']])
   })
 
   it('counts all intentions, also those of peered clusters', () => {
@@ -139,7 +175,7 @@ describe('IntentionTable', () => {
           .filter(({ source }) => source.name === '*' || source.name === service)
           .sort((a, b) => precedence(b) - precedence(a))
         const [first] = matching
-        const found = new IntentionTable(all).decide({ partition: 'default', namespace: ns, service })
+        const found = new IntentionTable(all).find({ partition: 'default', namespace: ns, service })?.decision
         assert.equal(found?.authorized, first === undefined ? undefined : first.action === 'allow')
       },
     )
