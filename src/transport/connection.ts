@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
+import type { ConnectionRequests } from '../authorize/requests/connection-requests.js'
 import type { Roots } from '../identity/roots.js'
 import type { Generation } from '../identity/identity-store.js'
 import { lingerOnDestroySoon } from '../sockets/linger.js'
@@ -7,6 +8,7 @@ import { attachPeer } from './verify-peer.js'
 import { keepReadingAfterWriteError } from '../sockets/read-on.js'
 import { type PeerPath, RootsCheck } from './roots-check.js'
 import type { MeshSocket } from './mesh-socket.js'
+import type { MuxStream } from './mux/stream.js'
 import { endAfterHandshake, refuseTruncation } from '../sockets/truncation.js'
 
 /** The record of a mesh connection: its peer, and the certificates and roots by which the peer was verified. */
@@ -15,6 +17,8 @@ export interface Connection extends PeerPath {
   readonly generation: Generation
   /** When the handshake completed, by `performance.now()`. */
   readonly openedAt: number
+  /** The HTTP requests of the connection; undefined if they are not decided one by one. */
+  readonly requests?: ConnectionRequests | undefined
 }
 
 const connections = new WeakMap<Duplex, Connection>()
@@ -27,6 +31,12 @@ export function openConnection(socket: TLSSocket, connection: Connection): MeshS
   keepReadingAfterWriteError(socket)
   lingerOnDestroySoon(socket)
   return attachPeer(socket, connection.peer)
+}
+
+/** Makes a stream of a session a mesh connection. Its record begins now, with the peer of the session. */
+export function openStream(stream: MuxStream, session: Connection): MeshSocket {
+  connections.set(stream, { ...session, openedAt: performance.now() })
+  return attachPeer(stream, session.peer)
 }
 
 /** Returns the record of a socket; undefined for a socket that `openConnection` did not see. */

@@ -1,5 +1,6 @@
 import type { ServiceAuthorizer } from '../authorize/service-authorizer.js'
 import { type Outcome, RevokedError } from '../authorize/authorizer.js'
+import { DenyingPolicy } from '../authorize/requests/request-policy.js'
 import { revocations } from '../authorize/diagnostics.js'
 import type { Clock } from '../base/clock.js'
 import type { Roots } from '../identity/roots.js'
@@ -19,6 +20,8 @@ const UNTRUSTED = {
 export interface AdmittedSettings {
   readonly service: string
   readonly authorization: ServiceAuthorizer
+  /** Whether each request is decided. */
+  readonly decidesRequests: boolean
   /** Timeout of each decision, in milliseconds. */
   readonly timeoutMs: number
   /** Whether a connection is closed when the certificate of its peer expires. */
@@ -33,6 +36,10 @@ interface Group {
   /** When each socket was added, by `performance.now()`. */
   readonly sockets: Map<MeshSocket, number>
   readonly cancelExpiry: () => void
+  /** Whether permissions have decided requests of the peer. */
+  hasPolicy: boolean
+  /** Whether the next decision ends what it denies. */
+  cutsOpen: boolean
   deciding: Promise<number> | undefined
   next: Promise<number> | undefined
 }
@@ -50,6 +57,7 @@ export class AdmittedConnections {
     const { fingerprint256 } = socket.peer
     const group = this.#groups.get(fingerprint256) ?? this.#begin(expectConnection(socket))
     group.sockets.set(socket, performance.now())
+    group.hasPolicy ||= connectionOf(socket)?.requests?.policy !== undefined
     onceDestroyed(socket, () => {
       group.sockets.delete(socket)
       if (group.sockets.size > 0 || this.#groups.get(fingerprint256) !== group) return
@@ -59,10 +67,13 @@ export class AdmittedConnections {
   }
 
   /**
-   * Authorizes all peers again, and closes the connections of denied peers. @returns the number of closed connections
+   * Authorizes all peers again.
+   * @param cutsOpen - whether the connections of denied peers, and requests that are no longer allowed, end; otherwise only
+   * later requests are affected
+   * @returns the number of closed connections
    */
-  async reauthorize(): Promise<number> {
-    const counts = await Promise.all([...this.#groups.values()].map((group) => this.#again(group)))
+  async reauthorize(cutsOpen: boolean): Promise<number> {
+    const counts = await Promise.all([...this.#groups.values()].map((group) => this.#again(group, cutsOpen)))
     return counts.reduce((sum, count) => sum + count, 0)
   }
 
@@ -86,6 +97,8 @@ export class AdmittedConnections {
       connection,
       sockets: new Map(),
       cancelExpiry,
+      cutsOpen: false,
+      hasPolicy: connection.requests?.policy !== undefined,
       deciding: undefined,
       next: undefined,
     }
@@ -104,7 +117,8 @@ export class AdmittedConnections {
   }
 
   /** A pending decision may be based on old intentions: another one follows it. */
-  #again(group: Group): Promise<number> {
+  #again(group: Group, cutsOpen: boolean): Promise<number> {
+    group.cutsOpen ||= cutsOpen
     if (group.deciding === undefined) return this.#decide(group)
     group.next ??= group.deciding.then(() => {
       group.next = undefined
@@ -114,19 +128,30 @@ export class AdmittedConnections {
   }
 
   #decide(group: Group): Promise<number> {
-    const { authorization, timeoutMs } = this.#settings
-    group.deciding = authorization.decide(group.connection.peer, { timeoutMs }).then((outcome) => {
+    const { cutsOpen } = group
+    group.cutsOpen = false
+    const { authorization, timeoutMs, decidesRequests } = this.#settings
+    const { peer } = group.connection
+    group.deciding = authorization.decide(peer, { timeoutMs }, decidesRequests).then((outcome) => {
       group.deciding = undefined
-      return outcome.authorized ? 0 : this.#revoke(group, outcome)
+      if (!outcome.authorized && cutsOpen) return this.#revoke(group, outcome)
+      if (decidesRequests) follow(group, outcome, cutsOpen)
+      // Connections that were passed through: their requests cannot be decided.
+      if (outcome.requests !== undefined && cutsOpen) return this.#revoke(group, outcome, isUndecided)
+      return 0
     })
     return group.deciding
   }
 
-  #revoke({ connection, sockets }: Group, outcome: Outcome): number {
+  #revoke(
+    { connection, sockets }: Group,
+    outcome: Omit<Outcome, 'requests'>,
+    concerns: (socket: MeshSocket) => boolean = () => true,
+  ): number {
     const { service, revoked } = this.#settings
     const { peer } = connection
     // Copied, because each destroyed socket removes itself.
-    const ending = [...sockets]
+    const ending = [...sockets].filter(([socket]) => concerns(socket))
     for (const [socket, since] of ending) {
       const ageMs = Math.round(performance.now() - since)
       const error = new RevokedError(peer, service, outcome, { side: 'inbound', ageMs, cause: outcome.cause })
@@ -144,6 +169,20 @@ export class AdmittedConnections {
       )
     return ending.length
   }
+}
+
+/** Whether the requests of a connection are not decided. */
+function isUndecided(socket: MeshSocket): boolean {
+  return connectionOf(socket)?.requests === undefined
+}
+
+/** Makes later requests of the connections be decided by the latest outcome. */
+function follow(group: Group, outcome: Outcome, cutsOpen: boolean): void {
+  group.hasPolicy ||= outcome.requests !== undefined
+  // A connection that stays open although its peer is denied goes on as before, unless its requests are decided.
+  if (!group.hasPolicy) return
+  const policy = outcome.authorized ? outcome.requests : new DenyingPolicy(outcome)
+  for (const socket of group.sockets.keys()) connectionOf(socket)?.requests?.follow(policy, cutsOpen)
 }
 
 function expectConnection(socket: MeshSocket): Connection {

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { Duplex } from 'node:stream'
 import { type TestContext, describe, it } from 'node:test'
 import { TimeoutError } from '../../src/base/errors.js'
-import type { Choice } from '../../src/resolve/balancer.js'
+import type { Choice } from '../../src/resolve/balancing/balancer.js'
 import type { Endpoint } from '../../src/resolve/resolver.js'
 import type { MeshSocket } from '../../src/transport/mesh-socket.js'
 import { DialRace } from '../../src/transport/outbound/dial-race.js'
@@ -103,10 +103,11 @@ describe('DialRace: a successful attempt', () => {
   it('wins, and its load ends with its socket', async (t) => {
     const { race, outcomes, start } = openRace(t)
     const attempt = start('a')
-    assert.deepEqual([attempt.endpoint.host, attempt.signal.aborted, race.pending], ['a', false, 1])
-    assert.equal(race.winner, undefined)
+    const { endpoint, signal } = attempt
+    assert.deepEqual([endpoint.host, signal.aborted, race.pending, race.winner], ['a', false, 1, undefined])
     const socket = await attempt.succeed()
-    assert.equal(race.winner, socket)
+    assert.equal(race.winner?.socket, socket)
+    assert.equal(race.winner.endpoint, endpoint)
     assert.equal(race.pending, 0)
     assert.deepEqual([outcomes, race.failures], [['a connected'], []])
     assert.equal(socket.destroyed, false)
@@ -189,7 +190,7 @@ describe('DialRace: a successful attempt', () => {
     const { race, outcomes, start } = openRace(t)
     const [a, b] = [start('a'), start('b')]
     const [socket, late] = await Promise.all([a.succeed(), b.succeed()])
-    assert.equal(race.winner, socket)
+    assert.equal(race.winner?.socket, socket)
     assert.deepEqual([socket.destroyed, late.destroyed], [false, true])
     assert.deepEqual(outcomes, ['a connected', 'b abandoned'])
   })
@@ -219,7 +220,7 @@ describe('DialRace: a failed attempt', () => {
     await a.fail(new Error('refused'))
     assert.deepEqual([b.signal.aborted, race.pending], [false, 1])
     const socket = await b.succeed()
-    assert.equal(race.winner, socket)
+    assert.equal(race.winner?.socket, socket)
     assert.deepEqual(outcomes, ['a failed', 'b connected'])
   })
 

@@ -10,7 +10,7 @@ import {
   VerificationError,
 } from '../../src/base/errors.js'
 import type { Generation, IdentityStore } from '../../src/identity/identity-store.js'
-import { Balancer, type Choice } from '../../src/resolve/balancer.js'
+import { Balancer, type Choice } from '../../src/resolve/balancing/balancer.js'
 import {
   type Endpoint,
   type ResolveRequest,
@@ -118,6 +118,7 @@ async function failDial(
     {
       timeoutMs: 10_000,
       socketSettings: { allowHalfOpen: false, expectsAnswer: true },
+      sessions: undefined,
       report: () => undefined,
       ...bounds,
     },

@@ -17,7 +17,7 @@ class ManualAuthorizer extends ServiceAuthorizer {
   override decide(peer: Peer): Promise<Outcome> {
     return new Promise((resolve) => {
       const answer = async (authorized: boolean): Promise<void> => {
-        resolve({ authorized, reason: 'manual', basis: 'authorizer' })
+        resolve({ authorized, reason: 'manual', basis: 'authorizer', requests: undefined })
         await settle()
       }
       this.requests.push({ service: peer.service, answer })
@@ -33,6 +33,7 @@ function start(endsWithCertificate = false) {
   const admitted = new AdmittedConnections({
     service: 'api',
     authorization,
+    decidesRequests: false,
     timeoutMs: 1_000,
     endsWithCertificate,
     clock,
@@ -57,7 +58,7 @@ describe('AdmittedConnections', () => {
   it('decides once for each certificate, and closes the connections of denied peers', async () => {
     const { admitted, requests, open, revoked, failures } = start()
     const [web1, web2, db] = [open(), open(), open('db')]
-    const count = admitted.reauthorize()
+    const count = admitted.reauthorize(true)
     assert.deepEqual(
       requests.map(({ service }) => service),
       ['web', 'db'],
@@ -82,7 +83,7 @@ describe('AdmittedConnections', () => {
     const { admitted, requests, open } = start()
     open()
     const db = open('db')
-    void admitted.reauthorize()
+    void admitted.reauthorize(true)
     await requests[1]!.answer(false)
     assert.equal(db.destroyed, true)
   })
@@ -90,8 +91,8 @@ describe('AdmittedConnections', () => {
   it('makes one more decision after changes during a pending decision', async () => {
     const { admitted, requests, open } = start()
     const socket = open()
-    void admitted.reauthorize()
-    const counts = [admitted.reauthorize(), admitted.reauthorize()]
+    void admitted.reauthorize(true)
+    const counts = [admitted.reauthorize(true), admitted.reauthorize(true)]
     await settle()
     assert.equal(requests.length, 1)
     await requests[0]!.answer(true)
@@ -106,13 +107,13 @@ describe('AdmittedConnections', () => {
   it('does not report a connection that ended before the decision', async () => {
     const { admitted, requests, open, revoked } = start()
     const [socket] = [open(), open()]
-    const count = admitted.reauthorize()
+    const count = admitted.reauthorize(true)
     socket.destroy()
     await settle()
     await requests[0]!.answer(false)
     assert.equal(await count, 1)
     assert.equal(revoked.length, 1)
-    assert.equal(await admitted.reauthorize(), 0)
+    assert.equal(await admitted.reauthorize(true), 0)
     assert.equal(requests.length, 1)
   })
 

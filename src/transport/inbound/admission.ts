@@ -2,16 +2,28 @@ import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { DeniedError, type Outcome, type RevokedError } from '../../authorize/authorizer.js'
 import { decisions } from '../../authorize/diagnostics.js'
+import { ConnectionRequests, type RequestReports } from '../../authorize/requests/connection-requests.js'
 import type { ServiceAuthorizer } from '../../authorize/service-authorizer.js'
 import type { Clock } from '../../base/clock.js'
 import { ConnectError, toError, withCause } from '../../base/errors.js'
 import { log } from '../../base/log.js'
 import type { Generation, IdentityStore } from '../../identity/identity-store.js'
+import type { Roots } from '../../identity/roots.js'
 import { OpenSockets } from '../../sockets/open-sockets.js'
-import { type Connection, isPeerTrusted, openConnection } from '../connection.js'
+import {
+  type Connection,
+  connectionOf,
+  isPeerTrusted,
+  openConnection,
+  openStream,
+  peerExpiresAt,
+} from '../connection.js'
 import { handshakes } from '../diagnostics.js'
 import type { FinishedHandshake } from './handshakes.js'
 import type { MeshSocket } from '../mesh-socket.js'
+import { RESET_CODES } from '../mux/frames.js'
+import { ALPN_NAME, MuxSession, OWN_SETTINGS } from '../mux/session.js'
+import { MuxStream } from '../mux/stream.js'
 import { AdmittedConnections } from '../revocation.js'
 import { verifySocket, withdrawnRoot } from '../verify-peer.js'
 
@@ -19,7 +31,7 @@ import { verifySocket, withdrawnRoot } from '../verify-peer.js'
 export type ConnectionHandler = (socket: MeshSocket) => unknown
 
 /** Callbacks for events of a listener that its handler does not see. */
-export interface ListenerReports {
+export interface ListenerReports extends RequestReports {
   /** The identity of a peer was verified, and the authorizer decided. */
   decided(outcome: Outcome): void
   /** A verified peer was denied. */
@@ -36,7 +48,13 @@ export interface AdmissionSettings {
   readonly identity: IdentityStore
   readonly service: string
   readonly handler: ConnectionHandler
+  /** Whether our side of a connection stays open when the peer ends its side. */
+  readonly allowHalfOpen: boolean
   readonly authorization: ServiceAuthorizer
+  /** Whether the handler decides each HTTP request, so that peers with permissions are admitted. @default false */
+  readonly decidesRequests?: boolean
+  /** Receives the connections whose requests are not decided. @default the handler */
+  readonly passthrough?: ConnectionHandler | undefined
   /** Whether open connections are authorized again when the intentions change. */
   readonly revoke: boolean
   /** Whether open connections end when their peer's certificate expires. */
@@ -48,6 +66,9 @@ export interface AdmissionSettings {
   readonly reports: ListenerReports
 }
 
+/** A connection whose peer is verified: one of its own, or a stream of a session. */
+type Undecided = TLSSocket | MuxStream
+
 /**
  * Admits inbound connections after their TLS handshake: enforces the connection limit, verifies the SPIFFE identity, asks
  * the authorizer, and calls the handler. Closes admitted connections whose peer is no longer authorized or trusted.
@@ -56,18 +77,20 @@ export class Admission {
   /** The admitted connections. */
   readonly open: OpenSockets = new OpenSockets()
   readonly #settings: AdmissionSettings
-  readonly #undecided = new Set<TLSSocket>()
+  readonly #undecided = new Set<Undecided>()
+  readonly #sessions = new Map<MuxSession, Connection>()
   readonly #admitted: AdmittedConnections
   readonly #onEmpty: () => void
   /** Incremented whenever the outcome of a decision may have changed. */
   #epoch = 0
   #isStopped = false
   readonly #onGeneration = ({ roots }: Generation, what: 'leaf' | 'roots'): void => {
-    if (what === 'roots') this.#admitted.withdraw(roots)
+    if (what === 'roots') this.#withdraw(roots)
   }
   readonly #onDecisions = (): void => {
     this.#epoch += 1
-    if (this.#settings.revoke) void this.#admitted.reauthorize()
+    const { revoke, decidesRequests = false } = this.#settings
+    if (revoke || decidesRequests) void this.#admitted.reauthorize(revoke)
   }
 
   /** @param onEmpty - called when no decision is pending any more */
@@ -77,6 +100,7 @@ export class Admission {
     this.#onEmpty = onEmpty
     this.#admitted = new AdmittedConnections({
       ...settings,
+      decidesRequests: settings.decidesRequests === true,
       timeoutMs: handshakeTimeoutMs,
       endsWithCertificate: maxPeerAge === 'certificate',
       revoked: (error) => {
@@ -93,13 +117,15 @@ export class Admission {
   }
 
   /** Destroys the socket if the connection limit is reached. @returns whether it did */
-  refuseIfFull(socket: Socket): boolean {
+  refuseIfFull(socket: Socket | MuxStream): boolean {
     const { maxConnections, service, reports } = this.#settings
+    if (maxConnections === Infinity) return false
+    const idleSessions = [...this.#sessions.keys()].filter(({ size }) => size === 0).length
     // Undecided connections count: their peers are verified, and most of them will be authorized.
-    if (this.open.size + this.#undecided.size < maxConnections) return false
+    if (this.open.size + this.#undecided.size + idleSessions < maxConnections) return false
     const message = `${service}: connection limit reached (${maxConnections}); raise maxConnections or close connections`
     const { remoteAddress } = socket
-    socket.destroy()
+    end(socket, RESET_CODES.refused)
     reports.rejected(new ConnectError('ERR_CONNECT_LIMIT', message), remoteAddress)
     return true
   }
@@ -122,6 +148,10 @@ export class Admission {
       const connection: Connection = { side: 'inbound', peer, generation, chain, openedAt }
       handshakes.publish({ service, durationMs, peer, error: undefined })
       isVerified = true
+      if (socket.alpnProtocol === ALPN_NAME) {
+        this.#openSession(socket, connection)
+        return
+      }
       const connected = await this.#decide(socket, connection)
       // Node.js may have destroyed the socket in the meantime.
       if (connected?.destroyed === false) await this.#handle(connected)
@@ -129,6 +159,15 @@ export class Admission {
       if (isVerified) this.#refuse(toError(error), socket)
       else this.reject(toError(error), socket, durationMs)
     }
+  }
+
+  /** Opens no more streams in the open sessions: they end with the last one. */
+  drainSessions(): void {
+    for (const session of this.#sessions.keys()) session.drain()
+  }
+
+  destroySessions(): void {
+    for (const session of this.#sessions.keys()) session.destroy()
   }
 
   /** Destroys the socket of a failed handshake or verification, and reports the error. */
@@ -141,14 +180,15 @@ export class Admission {
   async reauthorize(): Promise<number> {
     this.#epoch += 1
     const { current } = this.#settings.identity
-    const withdrawn = current === undefined ? 0 : this.#admitted.withdraw(current.roots)
-    return withdrawn + (await this.#admitted.reauthorize())
+    const withdrawn = current === undefined ? 0 : this.#withdraw(current.roots)
+    return withdrawn + (await this.#admitted.reauthorize(true))
   }
 
   /** Admits no further connections, and destroys those whose decision is pending. */
   stop(): void {
     this.#isStopped = true
-    for (const socket of this.#undecided) socket.destroy()
+    for (const socket of this.#undecided) end(socket, RESET_CODES.refused)
+    this.drainSessions()
   }
 
   /** Stops following intentions and roots; until then, open connections can be revoked. */
@@ -157,23 +197,74 @@ export class Admission {
     this.#settings.identity.off('changed', this.#onGeneration)
   }
 
-  #refuse(error: Error, socket: TLSSocket): void {
+  /** Closes the connections whose peer is not trusted under these roots. @returns the number of closed connections */
+  #withdraw(roots: Roots): number {
+    const count = this.#admitted.withdraw(roots)
+    const now = this.#settings.clock.now()
+    for (const [session, connection] of this.#sessions)
+      if (!isPeerTrusted(connection, roots, now)) session.destroy(withdrawnRoot())
+    return count
+  }
+
+  #openSession(socket: TLSSocket, connection: Connection): void {
+    this.#endDecision(socket)
+    if (this.#isStopped || socket.destroyed) {
+      socket.destroy()
+      return
+    }
+    const { clock } = this.#settings
+    const now = clock.now()
+    const session: MuxSession = new MuxSession(socket, {
+      settings: OWN_SETTINGS,
+      clock,
+      onStream: (stream) => void this.#admitStream(stream, connection, session),
+      onEnded: () => {
+        cancelExpiry()
+        this.#sessions.delete(session)
+      },
+    })
+    // From then on, a new connection of the peer would be refused, and so are new streams.
+    const cancelExpiry = clock.after(peerExpiresAt(connection, now) - now, () => {
+      session.drain()
+    })
+    this.#sessions.set(session, connection)
+  }
+
+  async #admitStream(stream: MuxStream, connection: Connection, session: MuxSession): Promise<void> {
+    const { service } = this.#settings
+    stream.on('error', (error: Error) => {
+      log.listen('%s: %s', service, error.message)
+    })
+    if (this.refuseIfFull(stream)) return
+    stream.allowHalfOpen = this.#settings.allowHalfOpen
+    this.#undecided.add(stream)
+    try {
+      const connected = await this.#decide(stream, connection)
+      if (connected === undefined || stream.destroyed) return
+      session.accept(stream)
+      await this.#handle(connected)
+    } catch (error) {
+      this.#refuse(toError(error), stream)
+    }
+  }
+
+  #refuse(error: Error, socket: Undecided): void {
     const { service, reports } = this.#settings
     this.#endDecision(socket)
     const { remoteAddress } = socket
-    socket.destroy()
+    end(socket, RESET_CODES.denied)
     log.listen('%s: rejected %s: %s', service, remoteAddress, error.message)
     reports.rejected(error, remoteAddress)
   }
 
-  #endDecision(socket: TLSSocket): void {
+  #endDecision(socket: Undecided): void {
     this.#undecided.delete(socket)
     if (this.#undecided.size === 0) this.#onEmpty()
   }
 
   /** Returns the connection if its peer is authorized. */
-  async #decide(socket: TLSSocket, connection: Connection): Promise<MeshSocket | undefined> {
-    const { authorization, handshakeTimeoutMs } = this.#settings
+  async #decide(socket: Undecided, connection: Connection): Promise<MeshSocket | undefined> {
+    const { authorization, handshakeTimeoutMs, decidesRequests = false } = this.#settings
     const begin = performance.now()
     const deadline = begin + handshakeTimeoutMs
     const gone = new AbortController()
@@ -185,7 +276,8 @@ export class Admission {
       for (;;) {
         const epoch = this.#epoch
         const timeoutMs = Math.max(1, Math.ceil(deadline - performance.now()))
-        const outcome = await authorization.decide(connection.peer, { signal: gone.signal, timeoutMs })
+        const bounds = { signal: gone.signal, timeoutMs }
+        const outcome = await authorization.decide(connection.peer, bounds, decidesRequests)
         this.#expectTrusted(connection)
         // Decide again if the intentions changed meanwhile: an open connection is only revisited at the next change.
         if (!outcome.authorized || epoch === this.#epoch)
@@ -203,39 +295,53 @@ export class Admission {
   }
 
   #conclude(
-    socket: TLSSocket,
+    socket: Undecided,
     connection: Connection,
     outcome: Outcome,
     durationMs: number,
   ): MeshSocket | undefined {
-    const { service, reports } = this.#settings
+    const { service, reports, decidesRequests, passthrough } = this.#settings
     const { peer } = connection
     const { authorized, reason, basis } = outcome
     decisions.publish({ service, peer, authorized, reason, basis, durationMs })
     this.#endDecision(socket)
-    if (this.#isStopped) socket.destroy()
+    if (this.#isStopped) end(socket, RESET_CODES.refused)
     if (socket.destroyed) return undefined
     reports.decided(outcome)
     if (!authorized) {
-      socket.destroy()
+      end(socket, RESET_CODES.denied)
       reports.denied(new DeniedError(peer, service, outcome, outcome))
       return undefined
     }
     log.listen('%s: %s connected', service, peer.spiffeId)
-    const connected = openConnection(socket, connection)
+    const isPassed = passthrough !== undefined && outcome.requests === undefined
+    const requests =
+      decidesRequests === true && !isPassed
+        ? new ConnectionRequests(peer, outcome.requests, reports)
+        : undefined
+    const opened = { ...connection, requests }
+    const connected =
+      socket instanceof MuxStream ? openStream(socket, opened) : openConnection(socket, opened)
     this.open.add(connected)
     this.#admitted.add(connected)
     return connected
   }
 
   async #handle(socket: MeshSocket): Promise<void> {
-    const { handler, reports } = this.#settings
+    const { handler, passthrough, reports } = this.#settings
+    const isPassed = passthrough !== undefined && connectionOf(socket)?.requests === undefined
     try {
-      await handler(socket)
+      await (isPassed ? passthrough : handler)(socket)
     } catch (cause) {
       socket.destroy()
       const message = `connection handler failed${withCause(cause)}`
       reports.warning(new ConnectError('ERR_CONNECT_HANDLER', message, { cause }))
     }
   }
+}
+
+/** Ends a connection that is not admitted. @param code - tells the peer of a session why */
+function end(socket: Socket | Undecided, code: number): void {
+  if (socket instanceof MuxStream) socket.reset(code)
+  else socket.destroy()
 }

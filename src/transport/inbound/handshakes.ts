@@ -5,6 +5,8 @@ import type { Generation } from '../../identity/identity-store.js'
 
 interface Handshake {
   readonly socket: Socket
+  /** Kept: a socket has no addresses any more when its peer has reset the connection. */
+  readonly ends: string
   /** The identity and roots of the listener when the handshake began. */
   readonly generation: Generation
   /** By performance.now(). */
@@ -60,7 +62,7 @@ export class Handshakes {
     if (this.#pending.size >= this.#limit) this.#makeRoom()
     const ends = bothEnds(socket)
     const source = sourceOf(socket)
-    const handshake = { socket, generation, source, startedAt: performance.now() }
+    const handshake = { socket, ends, generation, source, startedAt: performance.now() }
     this.#remove(ends)
     this.#pending.set(ends, handshake)
     this.#bySocket.set(socket, handshake)
@@ -75,13 +77,12 @@ export class Handshakes {
 
   /** Removes a handshake. Returns undefined when it was destroyed here or cannot be identified. */
   end(socket: TLSSocket): FinishedHandshake | undefined {
-    const ends = bothEnds(socket)
     const tcp = tcpSocketOf(socket)
-    const handshake = tcp === undefined ? this.#pending.get(ends) : this.#bySocket.get(tcp)
+    const handshake = tcp === undefined ? this.#pending.get(bothEnds(socket)) : this.#bySocket.get(tcp)
     if (handshake === undefined) return undefined
+    const { startedAt, generation, ends } = handshake
     this.#bySocket.delete(handshake.socket)
     if (this.#pending.get(ends) === handshake) this.#remove(ends)
-    const { startedAt, generation } = handshake
     return { durationMs: performance.now() - startedAt, generation, bytes: handshake.socket.bytesRead }
   }
 

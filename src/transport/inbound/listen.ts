@@ -11,6 +11,8 @@ import { withShortMessage } from '../../base/openssl-error.js'
 import { TCP } from '../../sockets/tcp-options.js'
 import { Admission, type AdmissionSettings } from './admission.js'
 import { Handshakes } from './handshakes.js'
+import { onceOffered } from './client-hello.js'
+import { ALPN_NAME } from '../mux/session.js'
 import { SecureServer } from './secure-server.js'
 import { pathError } from '../verify-peer.js'
 
@@ -29,7 +31,8 @@ export interface AdoptedServer {
 export interface ListenerSettings extends AdmissionSettings {
   readonly maxHandshakes: number
   readonly drainTimeoutMs: number
-  readonly allowHalfOpen: boolean
+  /** Whether peers may send many connections over one. */
+  readonly mux: boolean
   readonly alpnProtocols: readonly string[] | undefined
   /** @default a TCP server of the listener, which `open` binds */
   readonly adopted?: AdoptedServer | undefined
@@ -49,6 +52,8 @@ export class Listener implements AsyncDisposable {
   readonly #settings: ListenerSettings
   readonly #tcpServer: Server
   readonly #tls: SecureServer
+  /** For peers that send many connections over one. */
+  readonly #muxTls: SecureServer | undefined
   // A connection is a pending handshake, as a TCP socket, or in the admission, as a TLS socket. Then its TCP socket must
   // not be touched: Node.js 20 crashes when both are destroyed inside the callback that ends a handshake.
   readonly #handshakes: Handshakes
@@ -56,6 +61,7 @@ export class Listener implements AsyncDisposable {
   #onPendingEnded: (() => void) | undefined
   readonly #onGeneration = (generation: Generation): void => {
     this.#tls.use(generation)
+    this.#muxTls?.use(generation)
   }
   readonly #closed: Promise<void>
   #closing: Promise<void> | undefined
@@ -64,7 +70,7 @@ export class Listener implements AsyncDisposable {
 
   /** @throws IdentityError when there is no certificate to listen with */
   constructor(settings: ListenerSettings) {
-    const { handshakeTimeoutMs, allowHalfOpen, alpnProtocols, adopted } = settings
+    const { handshakeTimeoutMs, allowHalfOpen, alpnProtocols, adopted, mux } = settings
     this.#settings = settings
     this.#admission = new Admission(settings, () => this.#onPendingEnded?.())
     this.#handshakes = new Handshakes(settings.maxHandshakes, {
@@ -74,20 +80,26 @@ export class Listener implements AsyncDisposable {
       },
       empty: () => this.#onPendingEnded?.(),
     })
-    this.#tls = new SecureServer(settings.identity.require(), { handshakeTimeoutMs, alpnProtocols })
-    const { server } = this.#tls
-    server.on('secureConnection', (socket) => {
-      socket.allowHalfOpen = allowHalfOpen
-      void this.#admission.admit(socket, this.#handshakes.end(socket))
-    })
-    server.on('tlsClientError', (error, socket) => {
-      const handshake = this.#handshakes.end(socket)
-      // The TCP check of an agent, or a port scan: nothing has been rejected.
-      if (handshake?.bytes === 0) {
-        log.listen('%s: %s left before its first byte', settings.service, socket.remoteAddress)
-        socket.destroy()
-      } else this.#admission.reject(explain(error, socket), socket, handshake?.durationMs)
-    })
+    const generation = settings.identity.require()
+    this.#tls = new SecureServer(generation, { handshakeTimeoutMs, alpnProtocols })
+    // A server of its own: with ALPN protocols, OpenSSL refuses clients that offer only others.
+    this.#muxTls = mux
+      ? new SecureServer(generation, { handshakeTimeoutMs, alpnProtocols: [ALPN_NAME] })
+      : undefined
+    for (const { server } of [this.#tls, ...(this.#muxTls === undefined ? [] : [this.#muxTls])]) {
+      server.on('secureConnection', (socket) => {
+        socket.allowHalfOpen = allowHalfOpen
+        void this.#admission.admit(socket, this.#handshakes.end(socket))
+      })
+      server.on('tlsClientError', (error, socket) => {
+        const handshake = this.#handshakes.end(socket)
+        // The TCP check of an agent, or a port scan: nothing has been rejected.
+        if (handshake?.bytes === 0) {
+          log.listen('%s: %s left before its first byte', settings.service, socket.remoteAddress)
+          socket.destroy()
+        } else this.#admission.reject(explain(error, socket), socket, handshake?.durationMs)
+      })
+    }
     const accept = (socket: Socket): void => {
       this.#accept(socket)
     }
@@ -162,6 +174,7 @@ export class Listener implements AsyncDisposable {
     void this.#settings.onClosing()
     this.#stop()
     this.#admission.open.destroy()
+    this.#admission.destroySessions()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -206,6 +219,7 @@ export class Listener implements AsyncDisposable {
     const endDrain = this.#beginDrain(timeoutMs)
     try {
       this.#stopListening()
+      this.#admission.drainSessions()
       await this.#waitForPending(Math.min(PENDING_MS, timeoutMs))
       this.#stop()
       const cut = await this.#admission.open.drain(Math.max(0, deadline - performance.now()))
@@ -242,7 +256,14 @@ export class Listener implements AsyncDisposable {
     }
     if (this.#admission.refuseIfFull(socket)) return
     this.#handshakes.begin(socket, this.#tls.generation)
-    this.#tls.server.emit('connection', socket)
+    const muxTls = this.#muxTls
+    if (muxTls === undefined) this.#tls.server.emit('connection', socket)
+    else {
+      onceOffered(socket, this.#settings.handshakeTimeoutMs, (protocols) => {
+        const { server } = protocols.includes(ALPN_NAME) ? muxTls : this.#tls
+        server.emit('connection', socket)
+      })
+    }
   }
 }
 

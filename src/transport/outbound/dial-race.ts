@@ -11,7 +11,7 @@ import {
 } from '../../base/errors.js'
 import { formatHostPort } from '../../base/host-port.js'
 import { log } from '../../base/log.js'
-import type { Choice } from '../../resolve/balancer.js'
+import type { Choice } from '../../resolve/balancing/balancer.js'
 import type { Endpoint } from '../../resolve/resolver.js'
 import { onceDestroyed } from '../../sockets/destruction.js'
 import type { MeshSocket } from '../mesh-socket.js'
@@ -31,6 +31,12 @@ const LOCAL_ERROR_CODES: ReadonlySet<string | undefined> = new Set([
   // The peer supports none of the ALPN protocols that we offered.
   'ERR_SSL_TLSV1_ALERT_NO_APPLICATION_PROTOCOL',
 ])
+
+/** A connection, and the endpoint that it leads to. */
+export interface Dialed {
+  readonly socket: MeshSocket
+  readonly endpoint: Endpoint
+}
 
 interface Attempt {
   readonly choice: Choice
@@ -56,12 +62,12 @@ export class DialRace {
   /** Failed attempts, oldest first. Reported in the error of the dial. */
   readonly failures: DialAttempt[] = []
   readonly #pending = new Set<Attempt>()
-  #winner: MeshSocket | undefined
+  #winner: Dialed | undefined
   #winningAttempt: Attempt | undefined
   #isFinished = false
   #notify: () => void = () => undefined
 
-  get winner(): MeshSocket | undefined {
+  get winner(): Dialed | undefined {
     return this.#winner
   }
 
@@ -171,7 +177,7 @@ export class DialRace {
     }
     log.dial('%s: connected to %s', attempt.address, socket.peer.spiffeId)
     onceDestroyed(socket, attempt.choice.connected())
-    this.#winner = socket
+    this.#winner = { socket, endpoint: attempt.choice.endpoint }
     this.#winningAttempt = attempt
     this.finish('won', attempt.startedAt)
   }

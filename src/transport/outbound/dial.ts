@@ -8,21 +8,26 @@ import {
   messageOf,
   toError,
 } from '../../base/errors.js'
-import type { IdentityStore } from '../../identity/identity-store.js'
-import { type ResolveRequest, dialPolicyOf, resolveEndpoints } from '../../resolve/resolver.js'
-import type { ActiveUpstream } from '../../resolve/upstream-registry.js'
+import type { Generation, IdentityStore } from '../../identity/identity-store.js'
+import { type Endpoint, type ResolveRequest, dialPolicyOf, resolveEndpoints } from '../../resolve/resolver.js'
+import type { ActiveUpstream } from '../../resolve/active-upstream.js'
 import { type DialMessage, dials } from '../diagnostics.js'
-import { type SocketSettings, connect } from './connect.js'
+import { type ConnectOptions, type SocketSettings, connect } from './connect.js'
 import { connectionOf, isPeerTrusted } from '../connection.js'
 import { withdrawnRoot } from '../verify-peer.js'
 import type { MeshSocket } from '../mesh-socket.js'
-import { DialRace } from './dial-race.js'
+import type { SessionPool } from '../mux/session-pool.js'
+import { DialRace, type Dialed } from './dial-race.js'
 
 export interface DialBounds extends Bounds {
   readonly socketSettings: SocketSettings
+  /** The endpoint to try first, unless it is ejected. @default chosen by the balancer */
+  readonly preferred?: Endpoint | undefined
 }
 
 export interface DialSettings extends DialBounds {
+  /** The sessions to instances that take many connections over one. @default a connection of its own for each dial */
+  readonly sessions: SessionPool | undefined
   /** Called when the dial has completed. */
   readonly report: (outcome: Pick<DialMessage, 'upstream' | 'target' | 'attempts'>) => void
 }
@@ -45,7 +50,7 @@ export async function dial(
   identity: IdentityStore,
   upstream: ActiveUpstream,
   bounds: DialSettings,
-): Promise<MeshSocket> {
+): Promise<Dialed> {
   const { resolver } = upstream
   const race = new DialRace()
   const what = `dial ${resolver.name}`
@@ -59,15 +64,15 @@ export async function dial(
     dials.publish({ service: identity.service, upstream: name, durationMs, attempts, ...outcome })
   }
   try {
-    const socket = await withDeadline(
+    const dialed = await withDeadline(
       what,
       bounds,
       (signal) => tryInstances(identity, upstream, race, { ...bounds, signal }),
-      (late) => late.destroy(),
+      (late) => late.socket.destroy(),
     )
     const { address, target } = race.winnerPlace ?? {}
-    publish({ peer: socket.peer, address, target, error: undefined })
-    return socket
+    publish({ peer: dialed.socket.peer, address, target, error: undefined })
+    return dialed
   } catch (thrown) {
     const error = toError(thrown)
     const { failures: attempts } = race
@@ -83,8 +88,14 @@ async function tryInstances(
   identity: IdentityStore,
   { resolver, balancer }: ActiveUpstream,
   race: DialRace,
-  { signal, timeoutMs, socketSettings }: DialBounds & { readonly signal: AbortSignal },
-): Promise<MeshSocket> {
+  {
+    signal,
+    timeoutMs,
+    socketSettings,
+    preferred,
+    sessions,
+  }: Omit<DialSettings, 'report'> & { readonly signal: AbortSignal },
+): Promise<Dialed> {
   const deadline = performance.now() + timeoutMs
   const { leaf } = await identity.ready({ signal, timeoutMs })
   const request: ResolveRequest = { signal, datacenter: leaf.id.datacenter, refresh: false }
@@ -103,12 +114,12 @@ async function tryInstances(
       if (isAborted(signal)) throw toError(signal.reason)
       // The certificate may have been rotated since the last attempt.
       const generation = identity.require()
-      const choice = balancer.choose(endpoints, resolver.isSorted === true, tried)
+      const choice = balancer.choose(endpoints, resolver.isSorted === true, tried, preferred)
       if (choice !== undefined) {
         const { connectTimeoutMs } = dialPolicyOf(endpoints)
         const connectTo = async (within: AbortSignal): Promise<MeshSocket> =>
           expectTrusted(
-            await connect(choice.endpoint, generation, { signal: within, socketSettings }),
+            await connectOrOpen(choice.endpoint, generation, { signal: within, socketSettings, sessions }),
             identity,
           )
         race.start(choice, connectTo, connectTimeoutMs)
@@ -132,6 +143,30 @@ async function tryInstances(
     signal.removeEventListener('abort', onAbort)
     if (race.winner === undefined) race.finish('aborted')
   }
+}
+
+/** Opens a stream in a session if the instance takes it, or else a connection. */
+async function connectOrOpen(
+  endpoint: Endpoint,
+  generation: Generation,
+  { sessions, ...options }: ConnectOptions & Pick<DialSettings, 'sessions'>,
+): Promise<MeshSocket> {
+  const { signal, socketSettings } = options
+  // Protocols are negotiated by a handshake.
+  if (sessions !== undefined && endpoint.mux === true && socketSettings.alpnProtocols === undefined) {
+    const { allowHalfOpen } = socketSettings
+    const stream = await sessions.open(endpoint, generation, {
+      signal,
+      allowHalfOpen,
+      connect: (within, alpnProtocols) =>
+        connect(endpoint, generation, {
+          signal: within,
+          socketSettings: { allowHalfOpen: true, expectsAnswer: false, alpnProtocols },
+        }),
+    })
+    if (stream !== undefined) return stream
+  }
+  return connect(endpoint, generation, options)
 }
 
 /** Verifies the peer against the latest roots: OpenSSL used those of the start of the handshake. */

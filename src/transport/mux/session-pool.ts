@@ -1,0 +1,213 @@
+import type { Clock } from '../../base/clock.js'
+import { toError } from '../../base/errors.js'
+import type { Generation, IdentityStore } from '../../identity/identity-store.js'
+import type { Endpoint } from '../../resolve/resolver.js'
+import { resetError } from '../../sockets/network-errors.js'
+import { type Connection, connectionOf, openStream } from '../connection.js'
+import { ConnectionLifetimes } from '../connection-lifetimes.js'
+import type { MeshSocket } from '../mesh-socket.js'
+import { ALPN_NAME, MuxSession, OWN_SETTINGS, StreamRefusedError } from './session.js'
+
+/** How long a session without streams is kept, in milliseconds. */
+const IDLE_MS = 60_000
+/** How long an instance that did not negotiate sessions is dialed without asking again. */
+const PLAIN_MS = 60_000
+
+interface OpenSession {
+  readonly session: MuxSession
+  readonly connection: Connection
+}
+
+/** A session that is being connected, for all who wait for it. */
+interface Connecting {
+  readonly opened: Promise<OpenSession | undefined>
+  readonly controller: AbortController
+  waiting: number
+}
+
+/** The sessions to one address with one expected identity. */
+interface Place {
+  readonly sessions: Set<OpenSession>
+  connecting: Connecting | undefined
+  plainUntil: number
+}
+
+export interface OpenOptions {
+  readonly signal: AbortSignal
+  readonly allowHalfOpen: boolean
+  /** Connects to the endpoint. @param alpnProtocols - to be offered */
+  readonly connect: (signal: AbortSignal, alpnProtocols: readonly string[]) => Promise<MeshSocket>
+}
+
+/** The sessions of a service to the instances that it dials. */
+export class SessionPool {
+  readonly #clock: Clock
+  readonly #lifetimes: ConnectionLifetimes
+  readonly #places = new Map<string, Place>()
+  #isClosed = false
+
+  constructor(identity: IdentityStore, clock: Clock) {
+    this.#clock = clock
+    this.#lifetimes = new ConnectionLifetimes(identity, clock)
+  }
+
+  /**
+   * Opens a stream to an instance, in a session that is open or after connecting one.
+   * @returns undefined if the instance takes no sessions: dial it for this connection alone
+   */
+  async open(
+    endpoint: Endpoint,
+    generation: Generation,
+    options: OpenOptions,
+  ): Promise<MeshSocket | undefined> {
+    const place = this.#placeOf(endpoint)
+    for (;;) {
+      options.signal.throwIfAborted()
+      if (this.#isClosed || place.plainUntil > this.#clock.now()) return undefined
+      const open = leastLoaded(place, generation)
+      if (open === undefined) {
+        const isFirst = place.connecting === undefined
+        const opened = await this.#connect(place, options)
+        if (opened === undefined) return undefined
+        // Not waiting for the peer to accept: the first dial takes no longer than one without a session.
+        if (isFirst && opened.session.hasRoom) return begin(opened, options.allowHalfOpen)
+        continue
+      }
+      try {
+        return await accepted(open, options)
+      } catch (error) {
+        // The session was about to end when the stream was opened.
+        if (!(error instanceof StreamRefusedError) || open.session.hasRoom) throw error
+      }
+    }
+  }
+
+  destroy(error?: Error): void {
+    this.#isClosed = true
+    for (const { connecting, sessions } of this.#places.values()) {
+      connecting?.controller.abort(error)
+      for (const { session } of [...sessions]) session.destroy(error)
+    }
+    this.#lifetimes.close()
+  }
+
+  #placeOf({ host, port, identity, serverName, subset }: Endpoint): Place {
+    const key = JSON.stringify([host, port, serverName, subset, identity])
+    const place = this.#places.get(key) ?? { sessions: new Set(), connecting: undefined, plainUntil: 0 }
+    this.#places.set(key, place)
+    return place
+  }
+
+  /** Waits for a session that is being connected, or connects one. */
+  async #connect(place: Place, { signal, connect }: OpenOptions): Promise<OpenSession | undefined> {
+    const connecting = (place.connecting ??= this.#begin(place, connect))
+    connecting.waiting += 1
+    try {
+      return await unlessAborted(connecting.opened, signal)
+    } finally {
+      connecting.waiting -= 1
+      if (connecting.waiting === 0) connecting.controller.abort(signal.reason)
+    }
+  }
+
+  #begin(place: Place, connect: OpenOptions['connect']): Connecting {
+    const controller = new AbortController()
+    const opened = connect(controller.signal, [ALPN_NAME])
+      .then((socket) => this.#opened(place, socket))
+      .finally(() => {
+        place.connecting = undefined
+      })
+    // There may be no dial any more that waits.
+    opened.catch(() => undefined)
+    return { opened, controller, waiting: 0 }
+  }
+
+  #opened(place: Place, socket: MeshSocket): OpenSession | undefined {
+    const connection = connectionOf(socket)
+    if (socket.alpnProtocol !== ALPN_NAME || connection === undefined || this.#isClosed) {
+      socket.destroy()
+      place.plainUntil = this.#clock.now() + PLAIN_MS
+      return undefined
+    }
+    let cancelIdle = (): void => undefined
+    const session = new MuxSession(socket, {
+      settings: OWN_SETTINGS,
+      clock: this.#clock,
+      onIdle: () => {
+        cancelIdle()
+        cancelIdle = this.#clock.after(IDLE_MS, () => {
+          if (session.size === 0) session.drain()
+        })
+      },
+      onEnded: () => {
+        cancelIdle()
+        place.sessions.delete(open)
+      },
+    })
+    const open: OpenSession = { session, connection }
+    place.sessions.add(open)
+    this.#lifetimes.hold(socket, () => {
+      session.drain()
+    })
+    return open
+  }
+}
+
+/** The session with the fewest streams that accepts one more. */
+function leastLoaded({ sessions }: Place, generation: Generation): OpenSession | undefined {
+  let least: OpenSession | undefined
+  for (const each of sessions) {
+    if (each.connection.generation.leaf !== generation.leaf) {
+      // Our certificate was renewed.
+      each.session.drain()
+      continue
+    }
+    if (each.session.hasRoom && (least === undefined || each.session.size < least.session.size)) least = each
+  }
+  return least
+}
+
+function begin({ session, connection }: OpenSession, allowHalfOpen: boolean): MeshSocket {
+  return openStream(session.open(allowHalfOpen), connection)
+}
+
+/** Opens a stream, and waits until the peer has authorized it. A denial is an error of the stream. */
+function accepted(open: OpenSession, { signal, allowHalfOpen }: OpenOptions): Promise<MeshSocket> {
+  return new Promise((resolve, reject) => {
+    const stream = open.session.open(allowHalfOpen)
+    const settle = (): void => {
+      stream.off('error', onError).off('close', onClose)
+      signal.removeEventListener('abort', onAbort)
+    }
+    const onError = (error: Error): void => {
+      settle()
+      // After the last listener was removed.
+      stream.on('error', () => undefined)
+      reject(error)
+    }
+    const onClose = (): void => {
+      onError(resetError('the connection ended before it was accepted'))
+    }
+    const onAbort = (): void => {
+      stream.destroy(toError(signal.reason))
+    }
+    stream.onAccepted = () => {
+      settle()
+      resolve(openStream(stream, open.connection))
+    }
+    stream.on('error', onError).on('close', onClose)
+    signal.addEventListener('abort', onAbort, { once: true })
+  })
+}
+
+function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => {
+      reject(toError(signal.reason))
+    }
+    signal.addEventListener('abort', onAbort, { once: true })
+    promise.then(resolve, reject).finally(() => {
+      signal.removeEventListener('abort', onAbort)
+    })
+  })
+}

@@ -1,0 +1,27 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
+import { describe, it } from 'node:test'
+import { TLSSocket } from 'node:tls'
+import type { Generation } from '../../src/identity/identity-store.js'
+import { Handshakes } from '../../src/transport/inbound/handshakes.js'
+
+describe('Handshakes', () => {
+  it('forgets a handshake that ends after its peer has reset the connection', async (t) => {
+    const server = createServer({ pauseOnConnect: true }).listen(0, '127.0.0.1')
+    t.after(() => server.close())
+    await once(server, 'listening')
+    const client = connect((server.address() as AddressInfo).port, '127.0.0.1')
+    const [accepted] = (await once(server, 'connection')) as [Socket]
+    accepted.on('error', () => undefined)
+    const pending = new Handshakes(10, { oversized: () => undefined, empty: () => undefined })
+    pending.begin(accepted, {} as Generation)
+    const socket = new TLSSocket(accepted, { isServer: true })
+    t.after(() => socket.on('error', () => undefined).destroy())
+    client.resetAndDestroy()
+    await once(client, 'close')
+    assert.equal(socket.remoteAddress, undefined)
+    assert.notEqual(pending.end(socket), undefined)
+    assert.equal(pending.size, 0)
+  })
+})

@@ -1,0 +1,244 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
+import { type TestContext, describe, it } from 'node:test'
+import { systemClock } from '../../src/base/clock.js'
+import { MuxSession, OWN_SETTINGS, type SessionOptions } from '../../src/transport/mux/session.js'
+import type { MuxStream } from '../../src/transport/mux/stream.js'
+import { FakeClock } from '../fixtures/fake-clock.js'
+import { readAll, rejection, until } from '../fixtures/mesh.js'
+
+interface Pair {
+  readonly dialer: MuxSession
+  readonly listener: MuxSession
+  readonly accepted: MuxStream[]
+  readonly ended: { dialer?: Error | 'in order'; listener?: Error | 'in order' }
+  readonly sockets: { readonly dialer: Socket; readonly listener: Socket }
+}
+
+async function startPair(
+  t: TestContext,
+  onStream: (stream: MuxStream) => void = (stream) => stream.pipe(stream),
+  options: Partial<SessionOptions> = {},
+): Promise<Pair> {
+  const server = createServer({ allowHalfOpen: true }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const socket = connect({
+    port: (server.address() as AddressInfo).port,
+    host: '127.0.0.1',
+    allowHalfOpen: true,
+  })
+  const [accepted] = (await once(server, 'connection')) as [Socket]
+  t.after(() => {
+    server.close()
+    socket.destroy()
+    accepted.destroy()
+  })
+  const streams: MuxStream[] = []
+  const ended: Pair['ended'] = {}
+  const shared = { settings: OWN_SETTINGS, clock: systemClock, ...options }
+  const dialer = new MuxSession(socket, {
+    ...shared,
+    onEnded: (error) => (ended.dialer = error ?? 'in order'),
+  })
+  const listener = new MuxSession(accepted, {
+    ...shared,
+    onEnded: (error) => (ended.listener = error ?? 'in order'),
+    onStream: (stream) => {
+      stream.on('error', () => undefined)
+      streams.push(stream)
+      onStream(stream)
+    },
+  })
+  return { dialer, listener, accepted: streams, ended, sockets: { dialer: socket, listener: accepted } }
+}
+
+/** Opens a stream whose error is expected. */
+function open(session: MuxSession): MuxStream {
+  return session.open(true).on('error', () => undefined)
+}
+
+describe('a multiplexed session', () => {
+  it('carries streams in both directions, and forgets them when they end', async (t) => {
+    const { dialer, listener } = await startPair(t)
+    const texts = await Promise.all(
+      Array.from({ length: 500 }, async (_, i) => {
+        const stream = open(dialer)
+        stream.end(`hello ${i}`)
+        return readAll(stream)
+      }),
+    )
+    assert.deepEqual(
+      texts,
+      texts.map((_, i) => `hello ${i}`),
+    )
+    await until('the streams are forgotten', () => dialer.size + listener.size === 0)
+  })
+
+  it('delivers every byte before an end', async (t) => {
+    const { dialer } = await startPair(t)
+    const stream = open(dialer)
+    const bytes = Buffer.alloc(8 << 20, 'abcdefgh')
+    stream.end(bytes)
+    const chunks: Buffer[] = []
+    for await (const chunk of stream) chunks.push(chunk as Buffer)
+    assert.ok(Buffer.concat(chunks).equals(bytes))
+  })
+
+  it('reports a reset as an error, after a prefix', async (t) => {
+    const { dialer, accepted } = await startPair(t, (stream) => stream.write(Buffer.alloc(100_000)))
+    const stream = open(dialer)
+    await until('the bytes are there', () => stream.bytesRead === 100_000)
+    const broken = rejection(readAll(stream))
+    accepted[0]!.destroy()
+    assert.equal((await broken).code, 'ECONNRESET')
+    const cut = open(dialer)
+    cut.on('error', () => undefined)
+    await until('the stream is accepted', () => accepted.length === 2)
+    cut.destroy()
+    await until('the stream is cut', () => accepted[1]!.destroyed)
+    assert.equal((accepted[1]!.errored as NodeJS.ErrnoException).code, 'ECONNRESET')
+  })
+
+  it('stops a stream that is not read, and no other', async (t) => {
+    const { dialer, accepted } = await startPair(t, (stream) => {
+      if (stream.id > 1) stream.pipe(stream)
+    })
+    const stuck = open(dialer)
+    stuck.on('error', () => undefined)
+    const bytes = Buffer.alloc(65_536)
+    while (stuck.write(bytes));
+    stuck.write(Buffer.alloc(4 << 20))
+    await until('the window is full', () => accepted[0]?.readableLength === OWN_SETTINGS.windowBytes)
+    const other = open(dialer)
+    other.end('hello')
+    assert.equal(await readAll(other), 'hello')
+    assert.equal(accepted[0]!.readableLength, OWN_SETTINGS.windowBytes)
+    accepted[0]!.resume()
+    await until('all is read', () => accepted[0]!.bytesRead > 4 << 20)
+  })
+
+  it('does not stop reading when both ends write and neither reads', async (t) => {
+    const { dialer, accepted } = await startPair(t, (stream) => {
+      stream.write(Buffer.alloc(8 << 20))
+    })
+    const streams = Array.from({ length: 8 }, () => open(dialer))
+    for (const stream of streams) stream.write(Buffer.alloc(8 << 20))
+    await until('all are accepted', () => accepted.length === 8)
+    const late = open(dialer)
+    await until('a stream is accepted beside them', () => accepted.length === 9)
+    for (const stream of [...streams, ...accepted, late]) stream.resume()
+    await until('all has arrived', () =>
+      [...streams, ...accepted.slice(0, 8)].every(({ bytesRead }) => bytesRead === 8 << 20),
+    )
+  })
+
+  it('breaks its streams with an error when its connection ends', async (t) => {
+    for (const cut of ['end', 'destroy', 'resetAndDestroy'] as const) {
+      const { dialer, accepted, sockets, ended } = await startPair(t)
+      const stream = open(dialer)
+      await until('the stream is accepted', () => accepted.length === 1)
+      const broken = rejection(readAll(stream))
+      sockets.listener[cut]()
+      assert.equal((await broken).code, 'ECONNRESET')
+      await until('the session has ended', () => dialer.isEnded)
+      assert.ok(ended.dialer instanceof Error)
+      assert.throws(() => dialer.open(true), /accepts no more streams/)
+    }
+  })
+
+  it('drains: open streams go on, others are refused, and the session ends with the last one', async (t) => {
+    const { dialer, listener, accepted, ended } = await startPair(t)
+    const stream = open(dialer)
+    await until('the stream is accepted', () => accepted.length === 1)
+    listener.drain()
+    const late = open(dialer)
+    assert.match((await rejection(readAll(late))).message, /accepts no more streams/)
+    await until('the dialer knows', () => !dialer.hasRoom)
+    stream.end('hello')
+    assert.equal(await readAll(stream), 'hello')
+    await until('the session has ended', () => ended.dialer !== undefined && ended.listener !== undefined)
+    assert.deepEqual(ended, { dialer: 'in order', listener: 'in order' })
+  })
+
+  it('asks a silent peer for a sign of life, and ends without one', async (t) => {
+    const clock = new FakeClock()
+    const { dialer, listener, sockets, ended } = await startPair(t, undefined, { clock })
+    const stream = open(dialer)
+    await echoed(stream, 'first')
+    for (let minute = 0; minute < 2; minute += 1) {
+      const before = sockets.listener.bytesWritten
+      // The echo, and later the answer, was heard in the first time of silence.
+      await clock.advance(15_000)
+      await clock.advance(15_000)
+      await until('both have answered', () => sockets.listener.bytesWritten - before >= 32)
+      await clock.advance(10_000)
+    }
+    assert.deepEqual([dialer.isEnded, listener.isEnded], [false, false])
+    // Neither hears the other any more.
+    for (const socket of Object.values<Socket>(sockets)) socket.pause()
+    const broken = rejection(readAll(stream))
+    await clock.advance(15_000)
+    await clock.advance(15_000)
+    await clock.advance(10_000)
+    assert.match((await broken).message, /has not answered for 25000 ms/)
+    assert.ok(ended.dialer instanceof Error)
+  })
+
+  it('lets the process exit while no stream is open, or all are unreferenced', async (t) => {
+    const { dialer, sockets } = await startPair(t)
+    const isReferenced = (): boolean =>
+      (sockets.dialer as unknown as { _handle: { hasRef(): boolean } })._handle.hasRef()
+    assert.equal(isReferenced(), false)
+    const [first, second] = [open(dialer), open(dialer)]
+    assert.equal(isReferenced(), true)
+    first.unref()
+    assert.equal(isReferenced(), true)
+    second.destroy()
+    assert.equal(isReferenced(), false)
+    first.ref()
+    assert.equal(isReferenced(), true)
+    first.destroy()
+    assert.equal(isReferenced(), false)
+  })
+
+  it('emits timeout on a stream without activity', async (t) => {
+    const { dialer } = await startPair(t)
+    const stream = open(dialer)
+    await once(stream.setTimeout(20), 'timeout')
+    await echoed(stream, 'still open')
+  })
+
+  it('forgets 100,000 streams that end in every order', async (t) => {
+    const { dialer, listener } = await startPair(t, (stream) => {
+      const way = stream.id % 5
+      if (way === 0) stream.destroy()
+      else if (way === 1) stream.end()
+      else if (way === 2) stream.resume().once('end', () => stream.end())
+      else if (way === 3) stream.end('some')
+      else stream.pipe(stream)
+    })
+    let left = 100_000
+    const next = async (): Promise<void> => {
+      while (left > 0) {
+        left -= 1
+        const stream = open(dialer)
+        const closed = new Promise((resolve) => stream.once('close', resolve))
+        if (left % 3 === 0) stream.end('x')
+        else if (left % 11 === 1) stream.write('y', () => stream.destroy())
+        else stream.end()
+        stream.resume()
+        await closed
+      }
+    }
+    await Promise.all(Array.from({ length: 200 }, next))
+    await until('all are forgotten', () => dialer.size + listener.size === 0)
+    assert.deepEqual([dialer.isEnded, listener.isEnded], [false, false])
+  })
+})
+
+/** Sends a text to an echoing peer, and waits for it. */
+async function echoed(stream: MuxStream, text: string): Promise<void> {
+  stream.write(text)
+  assert.equal(String(((await once(stream, 'data')) as [Buffer])[0]), text)
+}
