@@ -5,7 +5,7 @@
 const LAYERS = [
   ['base'],
   ['agent', 'sockets'],
-  ['identity'],
+  ['identity', 'matching'],
   ['authorize', 'resolve'],
   ['transport'],
   ['adapters', 'proxy'],
@@ -18,6 +18,7 @@ const PACKAGES = {
   debug: 'src/base/log.ts',
   'dns-packet': 'src/(agent/dns/|testing/dns\\.ts)',
   'node-forge': 'src/(identity|testing)/',
+  re2js: 'src/matching/',
   undici: 'src/(agent|http|service)/',
 }
 

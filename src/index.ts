@@ -39,6 +39,7 @@ export { Service } from './service/service.js'
 export { ConsulApi } from './agent/consul-api.js'
 export { SpiffeId } from './identity/spiffe.js'
 export { peer } from './transport/verify-peer.js'
+export { requestDecision } from './adapters/requests/admit-request.js'
 export {
   AbortError,
   AgentError,
@@ -56,6 +57,7 @@ export {
   VerificationError,
 } from './base/errors.js'
 export { DeniedError, RevokedError } from './authorize/authorizer.js'
+export { RequestDeniedError } from './authorize/requests/request-denied-error.js'
 export {
   allOf,
   anyOf,
@@ -75,7 +77,9 @@ export type {
   StatusOptions,
 } from './service/registration.js'
 export type { CheckStatus } from './agent/endpoints/services.js'
-export type { Authorizer, AuthorizeRequest, Decision, DecisionBasis } from './authorize/authorizer.js'
+export type { Authorizer, AuthorizeRequest } from './authorize/authorizer.js'
+export type { Decision, DecisionBasis } from './authorize/decision.js'
+export type { RequestDecision } from './authorize/requests/request-policy.js'
 export type { AllowedService } from './authorize/authorizers.js'
 export type { Staleness } from './authorize/destination-intentions.js'
 export type { DialAttempt, DialTarget, ErrorCode, NoInstancesReason } from './base/errors.js'
@@ -95,7 +99,7 @@ export type { Roots } from './identity/roots.js'
 export type { ServiceId, SpiffeIdParts } from './identity/spiffe.js'
 export type { ExpectedIdentity } from './identity/verify.js'
 export type { AgentRequestMessage } from './agent/diagnostics.js'
-export type { DecisionMessage, RevocationMessage } from './authorize/diagnostics.js'
+export type { DecisionMessage, RequestMessage, RevocationMessage } from './authorize/diagnostics.js'
 export type { ChannelMessages } from './service/diagnostics.js'
 export type { RotationMessage } from './identity/diagnostics.js'
 export type { ResolutionMessage } from './resolve/diagnostics.js'
@@ -117,7 +121,18 @@ export type { HttpAgentOptions, MeshHttpAgent } from './http/agent.js'
 export type { MeshStream } from './adapters/stream.js'
 export type { ConnectionInjector, ServableServer } from './adapters/serve.js'
 export type { DialOptions, ForwardOptions, ResolveOptions } from './service/options/dial-options.js'
-export type { ListenOptions, SecureOptions } from './service/options/listen-options.js'
+export type {
+  ListenOptions,
+  SecureOptions,
+  SecureServerOptions,
+  ServeOptions,
+} from './service/options/listen-options.js'
+export type { RequestOptions } from './adapters/requests/gate-options.js'
+export type {
+  AuthorizeOptions,
+  AuthorizeRequestOptions,
+  AuthorizedRequest,
+} from './service/options/authorize-options.js'
 export type { ServiceOptions } from './service/options/service-options.js'
 export type { ConnectionHandler } from './transport/inbound/admission.js'
 export type { Listener } from './transport/inbound/listen.js'

@@ -22,6 +22,8 @@ export interface RelayOptions {
 const READS = endpoints(
   'agent/connect/ca/roots',
   'agent/connect/ca/leaf/*',
+  'agent/self',
+  'config/mesh',
   'connect/intentions',
   'connect/intentions/match',
   'discovery-chain/*',

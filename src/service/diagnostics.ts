@@ -1,5 +1,5 @@
 import type { AgentRequestMessage } from '../agent/diagnostics.js'
-import type { DecisionMessage, RevocationMessage } from '../authorize/diagnostics.js'
+import type { DecisionMessage, RequestMessage, RevocationMessage } from '../authorize/diagnostics.js'
 import type { RotationMessage } from '../identity/diagnostics.js'
 import type { ResolutionMessage } from '../resolve/diagnostics.js'
 import type { DialMessage, HandshakeMessage } from '../transport/diagnostics.js'
@@ -13,6 +13,7 @@ export interface ChannelMessages {
   'consul-connect:resolution': ResolutionMessage
   'consul-connect:handshake': HandshakeMessage
   'consul-connect:decision': DecisionMessage
+  'consul-connect:request': RequestMessage
   'consul-connect:revocation': RevocationMessage
   'consul-connect:rotation': RotationMessage
   'consul-connect:agent-request': AgentRequestMessage

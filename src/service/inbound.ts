@@ -1,11 +1,15 @@
 import type { AddressInfo, Server } from 'node:net'
 import type { AgentClient } from '../agent/client.js'
+import { MUX_KEY, MUX_VERSION } from '../agent/endpoints/services.js'
 import { type ServableServer, type ServerAdapter, serverAdapter } from '../adapters/serve.js'
+import { clientCertHeader } from '../adapters/requests/client-cert-header.js'
 import type { ServiceAuthorizer } from '../authorize/service-authorizer.js'
 import type { Clock } from '../base/clock.js'
 import { withDeadline } from '../base/deadline.js'
+import { OptionError } from '../base/errors.js'
 import type { IdentityStore } from '../identity/identity-store.js'
-import type { ConnectionHandler, ListenerReports } from '../transport/inbound/admission.js'
+import type { Peer } from '../identity/peer.js'
+import type { AdmissionSettings, ConnectionHandler, ListenerReports } from '../transport/inbound/admission.js'
 import { Listener } from '../transport/inbound/listen.js'
 import type { Lifecycle } from './lifecycle.js'
 import { type RegisterOptions, serviceDefinition } from './options/register-options.js'
@@ -13,9 +17,12 @@ import { Registration } from './registration.js'
 import {
   type ListenOptions,
   type ListenSettings,
-  type SecureOptions,
+  type SecureServerOptions,
+  type ServeOptions,
+  type ServeSettings,
   listenSettings,
   secureSettings,
+  serveSettings,
 } from './options/listen-options.js'
 
 export interface InboundSettings {
@@ -27,6 +34,8 @@ export interface InboundSettings {
   readonly clock: Clock
   readonly handshakeTimeoutMs: number
   readonly drainTimeoutMs: number
+  /** Whether the listeners accept sessions of many connections. */
+  readonly mux: boolean
   readonly reports: ListenerReports
 }
 
@@ -54,20 +63,23 @@ export class Inbound {
   }
 
   /** Opens a listener on a port of its own, whose connections the server receives. */
-  async serve(server: ServableServer, options: ListenOptions): Promise<Listener> {
-    const settings = (): ListenSettings => listenSettings(options, this.#settings.handshakeTimeoutMs)
+  async serve(server: ServableServer, options: ServeOptions): Promise<Listener> {
+    const settings = (): ServeSettings => serveSettings(options, this.#settings.handshakeTimeoutMs)
     return this.#openFor(serverAdapter(server, 'served'), settings)
   }
 
   /** Opens a listener on the port of the server. */
-  async secure(server: Server, options: SecureOptions | undefined): Promise<Listener> {
-    const settings = (): ListenSettings => secureSettings(options, this.#settings.handshakeTimeoutMs)
+  async secure(server: Server, options: SecureServerOptions | undefined): Promise<Listener> {
+    const settings = (): ServeSettings => secureSettings(options, this.#settings.handshakeTimeoutMs)
     return this.#openFor(serverAdapter(server, 'secured'), settings)
   }
 
   async register(options: RegisterOptions): Promise<Registration> {
-    const { service, agent, lifecycle, clock, reports } = this.#settings
-    const { definition, heartbeatMs, ...bounds } = serviceDefinition(service, options)
+    const { service, agent, lifecycle, clock, mux, reports } = this.#settings
+    const { definition: given, heartbeatMs, ...bounds } = serviceDefinition(service, options)
+    // Only our own listeners take them.
+    const isOurs = [...this.#listeners].some((listener) => portOf(listener) === given.Port)
+    const definition = mux && isOurs ? { ...given, Meta: { ...given.Meta, [MUX_KEY]: MUX_VERSION } } : given
     const registration: Registration = new Registration({
       agent,
       definition,
@@ -112,12 +124,27 @@ export class Inbound {
     for (const listener of this.#listeners) listener.destroy()
   }
 
-  async #openFor(adapter: ServerAdapter, settings: () => ListenSettings): Promise<Listener> {
+  async #openFor(adapter: ServerAdapter, settings: () => ServeSettings): Promise<Listener> {
     adapter.begin()
     let listener: Listener | undefined
     try {
       await adapter.expectUnused?.()
-      listener = await this.#open(settings(), adapter)
+      const { strictPaths, forwardClientCert, passthrough, ...others } = settings()
+      if (passthrough !== undefined && !adapter.decidesRequests)
+        throw new OptionError(
+          'passthrough',
+          'a server of HTTP beside it',
+          'one whose requests are not decided',
+        )
+      const { identity } = this.#settings
+      const clientCert = forwardClientCert
+        ? (from: Peer): string => clientCertHeader(identity.require().leaf.uri, from)
+        : (): undefined => undefined
+      adapter.configure({ strictPaths, clientCert })
+      const { allowHalfOpen } = others
+      // The bytes that are passed through may be of any protocol.
+      const passing = passthrough && { passthrough, allowHalfOpen, alpnProtocols: undefined }
+      listener = await this.#open(others, { ...adapter, ...passing })
       adapter.attach(listener)
       return listener
     } catch (error) {
@@ -129,7 +156,7 @@ export class Inbound {
 
   async #open(
     { address, signal, timeoutMs, ...settings }: ListenSettings,
-    target: Partial<ServerAdapter> & { readonly handler: ConnectionHandler },
+    target: Partial<ServerAdapter> & Pick<AdmissionSettings, 'handler' | 'passthrough'>,
   ): Promise<Listener> {
     const { lifecycle } = this.#settings
     await lifecycle.readyToOpen('listen', { signal, timeoutMs })

@@ -1,13 +1,14 @@
 import { Forward } from '../adapters/forward.js'
 import { OpenStreams } from '../adapters/open-streams.js'
 import { MeshStream } from '../adapters/stream.js'
-import type { Clock } from '../base/clock.js'
-import { isAborted, withDeadline } from '../base/deadline.js'
+import type { Time } from '../base/clock.js'
+import { type Bounds, isAborted, withDeadline } from '../base/deadline.js'
 import { ClosedError } from '../base/errors.js'
 import { HttpClients } from '../http/clients.js'
 import type { MeshAccess } from '../http/mesh-access.js'
 import type { IdentityStore } from '../identity/identity-store.js'
 import type { Roots } from '../identity/roots.js'
+import type { ActiveUpstream } from '../resolve/active-upstream.js'
 import { type Endpoint, resolveEndpoints } from '../resolve/resolver.js'
 import type { UpstreamRegistry } from '../resolve/upstream-registry.js'
 import { type Upstream, settledUpstream } from '../resolve/upstream.js'
@@ -15,7 +16,9 @@ import { closeWhenDestroyed } from '../sockets/destruction.js'
 import { OpenSockets } from '../sockets/open-sockets.js'
 import type { ListenerReports } from '../transport/inbound/admission.js'
 import { type DialBounds, type DialSettings, dial } from '../transport/outbound/dial.js'
+import type { Dialed } from '../transport/outbound/dial-race.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
+import { SessionPool } from '../transport/mux/session-pool.js'
 import { endUntrusted } from '../transport/revocation.js'
 import type { Lifecycle } from './lifecycle.js'
 import {
@@ -27,13 +30,18 @@ import {
   resolveBounds,
 } from './options/dial-options.js'
 
-export interface OutboundSettings extends Omit<MeshAccess, 'dial' | 'lifetimes'> {
+export interface OutboundSettings extends Pick<
+  MeshAccess,
+  'hosts' | 'dialTimeoutMs' | 'maxConnectionsPerHost' | 'crossServiceRedirects'
+> {
   readonly service: string
   readonly upstreams: UpstreamRegistry
   readonly identity: IdentityStore
   readonly lifecycle: Lifecycle
-  readonly clock: Clock
+  readonly time: Time
   readonly drainTimeoutMs: number
+  /** Whether connections share sessions where the instance takes them. */
+  readonly mux: boolean
   readonly reports: Pick<ListenerReports, 'revoked' | 'warning'> & { readonly dialed: DialSettings['report'] }
 }
 
@@ -44,10 +52,19 @@ export class Outbound {
   readonly #dialed = new OpenSockets()
   readonly #streams = new OpenStreams()
   readonly #forwards = new Set<Forward>()
+  readonly #sessions: SessionPool | undefined
 
   constructor(settings: OutboundSettings) {
     this.#settings = settings
-    this.http = new HttpClients({ ...settings, dial: this.#dialForHttp }, settings.identity, settings.clock)
+    this.#sessions = settings.mux ? new SessionPool(settings.identity, settings.time.clock) : undefined
+    const access = {
+      ...settings,
+      lease: (upstream: Upstream) => settings.upstreams.lease(upstream),
+      readChain: this.#readChain,
+      resolve: this.#resolve,
+      dial: this.#dialForHttp,
+    }
+    this.http = new HttpClients(access, settings.identity)
   }
 
   /** The number of open connections. */
@@ -60,19 +77,11 @@ export class Outbound {
   }
 
   async resolve(upstream: Upstream, options: ResolveOptions | undefined): Promise<readonly Endpoint[]> {
-    const { upstreams, identity, lifecycle, dialTimeoutMs } = this.#settings
+    const { upstreams, lifecycle, dialTimeoutMs } = this.#settings
     if (lifecycle.closed.aborted) throw new ClosedError('resolve')
-    const { resolver, release } = upstreams.lease(upstream)
-    const bounds = {
-      ...resolveBounds(options, dialTimeoutMs),
-      closed: lifecycle.closed,
-      lastError: () => resolver.lastError ?? identity.lastError,
-    }
+    const { release, ...active } = upstreams.lease(upstream)
     try {
-      return await withDeadline(`resolve ${resolver.name}`, bounds, async (signal) => {
-        const { leaf } = await identity.ready({ signal, timeoutMs: bounds.timeoutMs })
-        return resolveEndpoints(resolver, { signal, datacenter: leaf.id.datacenter, refresh: false })
-      })
+      return await this.#resolve(active, resolveBounds(options, dialTimeoutMs))
     } finally {
       release()
     }
@@ -125,8 +134,8 @@ export class Outbound {
 
   /** Closes the connections whose peer is not trusted under these roots. */
   withdraw(roots: Roots): void {
-    const { service, clock, reports } = this.#settings
-    for (const error of endUntrusted(this.#dialed, service, roots, clock.now())) reports.revoked(error)
+    const { service, time, reports } = this.#settings
+    for (const error of endUntrusted(this.#dialed, service, roots, time.clock.now())) reports.revoked(error)
   }
 
   /** Ends idle streams and waits for the open connections; cuts the remaining ones after the timeout. */
@@ -135,6 +144,7 @@ export class Outbound {
     this.http.close()
     const stopEndingIdle = this.#streams.endIdle()
     await Promise.all([...forwards, this.#dialed.drain(drainTimeoutMs)])
+    this.#sessions?.destroy()
     stopEndingIdle()
     this.http.destroy()
   }
@@ -143,36 +153,56 @@ export class Outbound {
     for (const forward of this.#forwards) forward.destroy()
     this.http.destroy(error)
     this.#dialed.destroy(error)
+    this.#sessions?.destroy(error)
   }
 
   async #dial(upstream: Upstream, bounds: DialBounds): Promise<MeshSocket> {
-    const { upstreams, identity, lifecycle, reports } = this.#settings
+    const { upstreams, lifecycle } = this.#settings
     if (isAborted(lifecycle.closed)) throw new ClosedError('dial')
     const { release, ...active } = upstreams.lease(upstream)
     try {
-      const socket = await dial(identity, active, {
-        ...bounds,
-        closed: lifecycle.closed,
-        report: reports.dialed,
-      })
-      this.#dialed.add(socket)
-      if (!isAborted(lifecycle.closed)) return socket
-      socket.destroy()
-      throw new ClosedError('dial')
+      return (await this.#dialActive(active, bounds)).socket
     } finally {
       release()
     }
   }
 
-  readonly #dialForHttp: MeshAccess['dial'] = async (
-    upstream,
-    { allowHalfOpen, alpnProtocols, ...bounds },
-  ) => {
+  async #dialActive(active: ActiveUpstream, bounds: DialBounds): Promise<Dialed> {
+    const { identity, lifecycle, reports } = this.#settings
+    const dialed = await dial(identity, active, {
+      ...bounds,
+      sessions: this.#sessions,
+      closed: lifecycle.closed,
+      report: reports.dialed,
+    })
+    this.#dialed.add(dialed.socket)
+    if (!isAborted(lifecycle.closed)) return dialed
+    dialed.socket.destroy()
+    throw new ClosedError('dial')
+  }
+
+  readonly #resolve = ({ resolver }: ActiveUpstream, given: Bounds): Promise<readonly Endpoint[]> => {
+    const { identity, lifecycle } = this.#settings
+    const lastError = (): Error | undefined => resolver.lastError ?? identity.lastError
+    const bounds = { ...given, closed: lifecycle.closed, lastError }
+    return withDeadline(`resolve ${resolver.name}`, bounds, async (signal) => {
+      const { leaf } = await identity.ready({ signal, timeoutMs: bounds.timeoutMs })
+      return resolveEndpoints(resolver, { signal, datacenter: leaf.id.datacenter, refresh: false })
+    })
+  }
+
+  readonly #readChain: MeshAccess['readChain'] = (service, given) => {
+    const { closed } = this.#settings.lifecycle
+    const bounds = { ...given, closed, lastError: () => service.lastError }
+    return withDeadline(`dial ${service.name}`, bounds, (signal) => service.readChain(signal))
+  }
+
+  readonly #dialForHttp: MeshAccess['dial'] = async (active, { allowHalfOpen, alpnProtocols, ...bounds }) => {
     const socketSettings = { allowHalfOpen, expectsAnswer: true, alpnProtocols }
-    const socket = await this.#dial(upstream, { ...bounds, socketSettings })
+    const dialed = await this.#dialActive(active, { ...bounds, socketSettings })
     // HTTP messages detect truncation themselves. HTTP/2 of undici requires that `destroy` takes effect in the same
     // turn.
-    closeWhenDestroyed(socket, () => socket.alpnProtocol !== 'h2')
-    return socket
+    closeWhenDestroyed(dialed.socket, () => dialed.socket.alpnProtocol !== 'h2')
+    return dialed
   }
 }

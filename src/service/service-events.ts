@@ -1,4 +1,5 @@
 import type { DeniedError, RevokedError } from '../authorize/authorizer.js'
+import type { RequestDeniedError } from '../authorize/requests/request-denied-error.js'
 import type { Staleness } from '../authorize/destination-intentions.js'
 import type { Leaf } from '../identity/leaf.js'
 import type { Roots } from '../identity/roots.js'
@@ -11,7 +12,12 @@ export interface ServiceEvents {
   roots: [roots: Roots]
   /** A verified peer was denied. */
   denied: [error: DeniedError]
-  /** An open connection was closed because its peer is no longer authorized or trusted. */
+  /**
+   * An HTTP request was denied by the permissions of its source, or could not be decided. At most 11 events are emitted per
+   * second: the last one stands for `count` requests and is about the latest one. `count` is 1 for all others.
+   */
+  requestDenied: [error: RequestDeniedError, count: number]
+  /** An open connection or request was ended because its peer is no longer authorized or trusted. */
   revoked: [error: RevokedError]
   /**
    * Decisions may have changed, and open connections are being authorized again. Applications that terminate TLS

@@ -6,12 +6,13 @@ import type { Dispatcher } from 'undici'
 import type { Forward } from '../adapters/forward.js'
 import type { ServableServer } from '../adapters/serve.js'
 import type { MeshStream } from '../adapters/stream.js'
-import type { Decision } from '../authorize/authorizer.js'
+import type { Decision } from '../authorize/decision.js'
 import { decisions } from '../authorize/diagnostics.js'
 import { ServiceAuthorizer } from '../authorize/service-authorizer.js'
 import { withCallerFrames } from '../base/caller-frames.js'
 import { type Time, systemTime } from '../base/clock.js'
 import { type CloseOptions, drainTimeout } from '../base/options/close-options.js'
+import { decideRequest } from '../authorize/requests/decide-request.js'
 import { emitSafely } from '../base/emit-safely.js'
 import { OptionError } from '../base/errors.js'
 import { log } from '../base/log.js'
@@ -39,15 +40,22 @@ import {
   tlsServerOptions,
 } from '../transport/tls-options.js'
 import { attachPeer, peer, verifySocket } from '../transport/verify-peer.js'
+import {
+  type AuthorizeOptions,
+  type AuthorizeRequestOptions,
+  type AuthorizedRequest,
+  authorizeSettings,
+} from './options/authorize-options.js'
 import type { DialOptions, ForwardOptions, ResolveOptions } from './options/dial-options.js'
 import { Inbound } from './inbound.js'
 import { Lifecycle } from './lifecycle.js'
-import type { ListenOptions, SecureOptions } from './options/listen-options.js'
+import type { ListenOptions, SecureServerOptions, ServeOptions } from './options/listen-options.js'
 import { Outbound, type OutboundSettings } from './outbound.js'
 import { ProcessWarnings } from './process-warnings.js'
+import { RequestReporter } from './request-reporter.js'
 import type { RegisterOptions } from './options/register-options.js'
 import type { Registration } from './registration.js'
-import { RejectionEvents } from './rejection-events.js'
+import { LimitedEvents } from './limited-events.js'
 import type { ServiceEvents } from './service-events.js'
 import { type ServiceOptions, type ServiceSettings, serviceSettings } from './options/service-options.js'
 import { type SharedLease, acquireShared } from './shared.js'
@@ -73,7 +81,8 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   readonly #inbound: Inbound
   readonly #outbound: Outbound
   readonly #stats = new StatsCollector()
-  readonly #rejectionEvents: RejectionEvents
+  readonly #rejectionEvents: LimitedEvents<{ error: Error; remoteAddress: string | undefined }>
+  readonly #requests: RequestReporter
   readonly #processWarnings: ProcessWarnings
   #closing: Promise<void> | undefined
 
@@ -91,8 +100,19 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#settings = serviceSettings(options)
     this.#time = time
     this.#processWarnings = new ProcessWarnings(time.clock)
-    this.#rejectionEvents = new RejectionEvents(time.clock, (...event) => {
-      emitSafely(this, 'rejected', ...event)
+    this.#rejectionEvents = new LimitedEvents(time.clock, ({ error, remoteAddress }, count) => {
+      emitSafely(this, 'rejected', error, remoteAddress, count)
+    })
+    this.#requests = new RequestReporter({
+      service: name,
+      clock: time.clock,
+      stats: this.#stats,
+      onDenied: (error, count) => {
+        emitSafely(this, 'requestDenied', error, count)
+      },
+      onRevoked: (error) => {
+        emitSafely(this, 'revoked', error)
+      },
     })
     this.#shared = acquireShared(this.#settings.agent, time)
     this.#authorization = this.#openAuthorization()
@@ -110,6 +130,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       identity: this.#identity,
       lifecycle: this.#lifecycle,
       clock: time.clock,
+      time,
       reports: this.#reports,
     }
     const { agent, upstreams } = this.#shared
@@ -238,6 +259,9 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * replace `service`, and `query` names a prepared query. Any other host is an error, also in a redirect, and so is a
    * port other than that of the scheme. All connections use mutual TLS, whatever the scheme.
    *
+   * A request to a service of the protocol `http`, `http2`, or `grpc` follows the routes of its discovery chain: router,
+   * splitter, timeouts, and retries. A request that takes too long fails with ERR_CONNECT_TIMEOUT.
+   *
    * If a connection fails, the promise rejects with a TypeError, whose `cause` is an error of `dial` or a HostError
    * (ERR_CONNECT_HOST).
    * @example
@@ -321,7 +345,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * await shop.close()
    * ```
    */
-  async serve(server: ServableServer, options: ListenOptions): Promise<Listener> {
+  async serve(server: ServableServer, options: ServeOptions): Promise<Listener> {
     return withCallerFrames(() => this.#inbound.serve(server, options))
   }
 
@@ -347,34 +371,47 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
    * await depot.close()
    * ```
    */
-  async secure(server: Server, options?: SecureOptions): Promise<Listener> {
+  async secure(server: Server, options?: SecureServerOptions): Promise<Listener> {
     return withCallerFrames(() => this.#inbound.secure(server, options))
   }
 
   /**
-   * Authorizes a peer, for applications that terminate TLS themselves. It is the decision of a listener, and may change
-   * whenever `decisions` is emitted. Errors and timeouts deny: the result is `{ authorized: false }` with a reason.
+   * Authorizes a peer, or one of its HTTP requests, for applications that terminate TLS themselves. It is the decision of a
+   * listener, and may change whenever `decisions` is emitted. Errors and timeouts deny: the result is `{ authorized: false
+   * }` with a reason.
+   *
+   * A peer whose intention has permissions is denied: they decide requests. With `method` and `path`, the request is
+   * decided as `serve` does, by all its headers; handle only the path that the rules were applied to, which is
+   * `decision.path`.
+   * @throws OptionError
    * @example
    * ```ts
    * const socket = await api.dial('echo')
-   * const { authorized, reason } = await api.authorize(socket.peer)
+   * const { authorized, reason } = await api.authorize(socket.peer, { method: 'GET', path: '/admin', headers: {} })
    * console.log(authorized, reason)
    * socket.destroy()
    * ```
    */
-  async authorize(peer: Peer, options: { readonly signal?: AbortSignal } = {}): Promise<Required<Decision>> {
-    const bounds = {
-      ...options,
-      closed: this.#lifecycle.closed,
-      timeoutMs: this.#settings.handshakeTimeoutMs,
-    }
+  async authorize(peer: Peer, options?: AuthorizeOptions): Promise<Required<Decision>>
+  async authorize(peer: Peer, options: AuthorizeRequestOptions): Promise<AuthorizedRequest>
+  async authorize(
+    peer: Peer,
+    options?: AuthorizeOptions | AuthorizeRequestOptions,
+  ): Promise<Required<Decision> | AuthorizedRequest> {
+    const { signal, request } = authorizeSettings(options)
+    const bounds = { signal, closed: this.#lifecycle.closed, timeoutMs: this.#settings.handshakeTimeoutMs }
     const begin = performance.now()
-    const outcome = await this.#authorization.decide(peer, bounds)
+    const outcome = await this.#authorization.decide(peer, bounds, request !== undefined)
     this.#stats.decided(outcome)
     const { authorized, reason, basis } = outcome
     const durationMs = performance.now() - begin
     decisions.publish({ service: this.name, peer, authorized, reason, basis, durationMs })
-    return { authorized, reason, basis }
+    if (request === undefined) return { authorized, reason, basis }
+    const { target } = request
+    const general = { authorized, reason, basis, intention: undefined, permission: undefined, path: target }
+    if (outcome.requests === undefined) return general
+    const { decision, head } = decideRequest(request, outcome.requests)
+    return { ...decision, path: head.path }
   }
 
   /**
@@ -559,6 +596,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     this.#lifecycle.endDialing()
     await this.#outbound.drain(Math.max(0, deadline - performance.now()))
     this.#rejectionEvents.flush()
+    this.#requests.flush()
     this.#identity.close()
     this.#authorization.close()
     this.#shared.roots.off('failed', this.#onFailed)
@@ -608,8 +646,15 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     },
     rejected: (error, remoteAddress) => {
       this.#stats.rejected(error)
-      this.#rejectionEvents.report(error, remoteAddress)
+      this.#rejectionEvents.report({ error, remoteAddress })
     },
+    requestAllowed: (...request) => {
+      this.#requests.allowed(...request)
+    },
+    requestDenied: (...request) => {
+      this.#requests.denied(...request)
+    },
+    requestRevoked: (...request) => this.#requests.revoked(...request),
     warning: this.#onFailed,
   }
 }

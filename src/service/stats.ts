@@ -1,4 +1,4 @@
-import type { DecisionBasis } from '../authorize/authorizer.js'
+import type { DecisionBasis } from '../authorize/decision.js'
 import type { DialTarget, ErrorCode } from '../base/errors.js'
 import type { DialMessage } from '../transport/diagnostics.js'
 
@@ -6,7 +6,9 @@ import type { DialMessage } from '../transport/diagnostics.js'
 export interface ServiceStats {
   /** Decisions for verified peers, by result and basis. */
   readonly decisions: readonly DecisionCount[]
-  /** Connections that were closed because their peer was no longer authorized or trusted, by basis. */
+  /** Decisions for HTTP requests of peers whose intention has permissions, by result and basis. */
+  readonly requests: readonly DecisionCount[]
+  /** Connections and requests that were ended because their peer was no longer authorized or trusted, by basis. */
   readonly revocations: readonly RevocationCount[]
   /** Failed handshakes and verifications, by `error.code`. */
   readonly rejections: readonly RejectionCount[]
@@ -48,12 +50,17 @@ export interface AttemptCount extends DialTarget {
 /** Counts the results of inbound connections and of dials. */
 export class StatsCollector {
   readonly #decisions = new Counter<Omit<DecisionCount, 'count'>>()
+  readonly #requests = new Counter<Omit<DecisionCount, 'count'>>()
   readonly #revocations = new Counter<Omit<RevocationCount, 'count'>>()
   readonly #rejections = new Counter<Omit<RejectionCount, 'count'>>()
   readonly #attempts = new Counter<Omit<AttemptCount, 'count'>>()
 
   decided({ authorized, basis }: Omit<DecisionCount, 'count'>): void {
     this.#decisions.add({ authorized, basis })
+  }
+
+  requested({ authorized, basis }: Omit<DecisionCount, 'count'>): void {
+    this.#requests.add({ authorized, basis })
   }
 
   revoked({ basis }: Omit<RevocationCount, 'count'>): void {
@@ -74,9 +81,10 @@ export class StatsCollector {
     this.#attempts.add({ upstream, ...target, connected }, { ...OTHER, connected })
   }
 
-  get counts(): Pick<ServiceStats, 'decisions' | 'revocations' | 'rejections' | 'attempts'> {
+  get counts(): Pick<ServiceStats, 'decisions' | 'requests' | 'revocations' | 'rejections' | 'attempts'> {
     return {
       decisions: this.#decisions.counts,
+      requests: this.#requests.counts,
       revocations: this.#revocations.counts,
       rejections: this.#rejections.counts,
       attempts: this.#attempts.counts,

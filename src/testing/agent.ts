@@ -6,7 +6,7 @@ import type { ConnectCa } from './pki/connect-ca.js'
 import { DnsServer } from './dns.js'
 import { Faults, type FaultAnswer } from './http/faults.js'
 import { Gate } from './state/changes.js'
-import type { IntentionAction } from './state/intentions.js'
+import type { IntentionAction, IntentionPermission } from './state/intentions.js'
 import type { TestAgentOptions } from './options.js'
 import { readQuery, type QueryDefinition } from './state/queries.js'
 import { Requests, type RequestMatch } from './http/requests.js'
@@ -134,11 +134,20 @@ export class TestAgent {
     return this.#state.queries.create(readQuery(definition, ''))
   }
 
-  /** Creates or changes the intention between two services; `*` stands for all services. */
-  setIntention(source: string, destination: string, action: IntentionAction): void {
+  /**
+   * Creates or changes the intention between two services; `*` stands for all services.
+   * @param rule - an action, or permissions that decide each HTTP request
+   */
+  setIntention(
+    source: string,
+    destination: string,
+    rule: IntentionAction | readonly IntentionPermission[],
+  ): void {
     const ends = { SourceName: source, DestinationName: destination }
     const { intentions } = this.#state
-    intentions.put({ ...ends, Action: action, Description: '', Meta: {} }, intentions.exact(ends)?.ID)
+    const decided =
+      typeof rule === 'string' ? { Action: rule } : { Action: '' as const, Permissions: [...rule] }
+    intentions.put({ ...ends, ...decided, Description: '', Meta: {} }, intentions.exact(ends)?.ID)
   }
 
   /** Deletes the intention between two services, if there is one. */

@@ -61,6 +61,7 @@ describe('serviceSettings', () => {
       tls: { ecdhCurve: 'auto', minVersion: 'TLSv1.2' },
       crossServiceRedirects: false,
       maxConnectionsPerHost: 50,
+      mux: false,
       hosts: { domain: 'consul', hosts: new Map() },
     })
     assert.equal(settings.address.host, '127.0.0.1:8500')
@@ -69,7 +70,7 @@ describe('serviceSettings', () => {
   it('returns the given values', () => {
     const authorize = (): { authorized: boolean; reason: string } => ({ authorized: true, reason: '' })
     const bounds = { dialTimeoutMs: 1, handshakeTimeoutMs: 2, drainTimeoutMs: 3, staleIntentionsMs: 0 }
-    const http = { crossServiceRedirects: true, maxConnectionsPerHost: 4 }
+    const http = { crossServiceRedirects: true, maxConnectionsPerHost: 4, mux: true }
     const tls = { ecdhCurve: 'X25519:P-256', minVersion: 'TLSv1.3' } as const
     const { agent: settings, ...rest } = serviceSettings({
       ...bounds,

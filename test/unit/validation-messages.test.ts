@@ -81,7 +81,7 @@ describe('the message of a refused option', () => {
     [() => listen({ port: 0, maxPeerAge: 5 }), `maxPeerAge: expected 'certificate', got the number 5`],
     [
       () => secureSettings({ port: 1 } as never, 1),
-      'options.port: expected one of signal, timeoutMs, handshakeTimeoutMs, allowHalfOpen, alpnProtocols, revoke, maxPeerAge, maxConnections, maxHandshakes, got an unknown option',
+      'options.port: expected one of signal, timeoutMs, handshakeTimeoutMs, allowHalfOpen, alpnProtocols, revoke, maxPeerAge, maxConnections, maxHandshakes, strictPaths, forwardClientCert, got an unknown option',
     ],
     [
       () => readyBounds({ timeoutMs: Number.NaN }),

@@ -7,6 +7,7 @@ import {
   expectBoolean,
   expectCount,
   expectDuration,
+  expectFunction,
   expectPort,
   expectString,
   expectStrings,
@@ -14,9 +15,11 @@ import {
   readOptions,
   withDefault,
 } from '../../base/options/validate.js'
+import type { RequestOptions } from '../../adapters/requests/gate-options.js'
 import type { ListenAddress } from '../../sockets/bind-server.js'
+import type { ConnectionHandler } from '../../transport/inbound/admission.js'
 
-/** Options of `secure`. */
+/** Options of `listen`, `serve`, and `secure`. */
 export interface SecureOptions {
   /** Aborts the wait for the first certificate. */
   readonly signal?: AbortSignal | undefined
@@ -26,7 +29,7 @@ export interface SecureOptions {
   readonly handshakeTimeoutMs?: number | undefined
   /**
    * Whether our side stays open when the peer ends its side, as in node:net. No effect on a served or secured server, which
-   * has its own setting. @default false
+   * has its own setting, except for its `passthrough`. @default false
    */
   readonly allowHalfOpen?: boolean | undefined
   /** Accepted ALPN protocols. A client that offers only others is rejected. @default none; those of an HTTP/2 server */
@@ -58,6 +61,21 @@ export interface ListenOptions extends SecureOptions {
   readonly path?: string | undefined
 }
 
+/** Options of `serve`. */
+export interface ServeOptions extends ListenOptions, RequestOptions {
+  /**
+   * Receives the connections of peers that may send any request, as the handler of `listen` does: for a proxy, which can
+   * forward their bytes without reading them. The server receives only the connections of peers whose intention has
+   * permissions. When permissions begin to apply to a peer, its passed connections are closed. For a server whose requests
+   * are decided.
+   * @default the server receives all connections
+   */
+  readonly passthrough?: ConnectionHandler | undefined
+}
+
+/** Options of `secure`. */
+export interface SecureServerOptions extends SecureOptions, RequestOptions {}
+
 export interface ListenSettings {
   /** Undefined for a server that listens itself. */
   readonly address: ListenAddress | undefined
@@ -79,18 +97,52 @@ export const ADDRESS_CHECKS: {
   readonly path: Check<string | undefined>
 } = { port: optional(expectPort), host: optional(expectString), path: optional(expectString) }
 
+/** The settings of a listener for a server of the application. */
+export interface ServeSettings extends ListenSettings {
+  readonly strictPaths: boolean
+  readonly forwardClientCert: boolean
+  readonly passthrough?: ConnectionHandler | undefined
+}
+
+const REQUEST_CHECKS = {
+  strictPaths: withDefault(expectBoolean, false),
+  forwardClientCert: withDefault(expectBoolean, false),
+}
+
 /** @throws OptionError */
-export function listenSettings(given: ListenOptions, handshakeTimeoutMs: number): ListenSettings {
-  const { port, host, path, ...settings } = readOptions(given, {
+export function serveSettings(given: ServeOptions, handshakeTimeoutMs: number): ServeSettings {
+  const checks = {
     ...ADDRESS_CHECKS,
     ...secureChecks(handshakeTimeoutMs),
-  })
+    ...REQUEST_CHECKS,
+    passthrough: optional(expectHandler),
+  }
+  return withAddress(readOptions(given, checks))
+}
+
+/** @throws OptionError */
+export function listenSettings(given: ListenOptions, handshakeTimeoutMs: number): ListenSettings {
+  return withAddress(readOptions(given, { ...ADDRESS_CHECKS, ...secureChecks(handshakeTimeoutMs) }))
+}
+
+function withAddress<
+  T extends { port: number | undefined; host: string | undefined; path: string | undefined },
+>({
+  port,
+  host,
+  path,
+  ...settings
+}: T): Omit<T, 'port' | 'host' | 'path'> & { readonly address: ListenAddress } {
   return { ...settings, address: listenAddress({ port, host, path }) }
 }
 
 /** @throws OptionError */
-export function secureSettings(given: SecureOptions | undefined, handshakeTimeoutMs: number): ListenSettings {
-  return { ...readOptions(given ?? {}, secureChecks(handshakeTimeoutMs)), address: undefined }
+export function secureSettings(
+  given: SecureServerOptions | undefined,
+  handshakeTimeoutMs: number,
+): ServeSettings {
+  const checks = { ...secureChecks(handshakeTimeoutMs), ...REQUEST_CHECKS }
+  return { ...readOptions(given ?? {}, checks), address: undefined }
 }
 
 function secureChecks(handshakeTimeoutMs: number) {
@@ -113,6 +165,11 @@ export function expectAlpn(option: string, value: unknown): readonly string[] {
     return names
   const found = names.length === 0 || names.length > 64 ? `${names.length}` : 'a longer one'
   throw new OptionError(option, '1 to 64 names of at most 255 bytes', found)
+}
+
+function expectHandler(option: string, value: unknown): ConnectionHandler {
+  expectFunction(option, value)
+  return value as ConnectionHandler
 }
 
 function expectPeerAge(option: string, value: unknown): 'certificate' {

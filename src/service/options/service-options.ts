@@ -71,6 +71,11 @@ export interface ServiceOptions {
    * requests wait for a connection. @default 50
    */
   readonly maxConnectionsPerHost?: number | undefined
+  /**
+   * Whether many connections between two services share one session, which saves a handshake for each, if both ends are of
+   * this library and have this option. Every connection is authorized, counted, and closed by itself. @default false
+   */
+  readonly mux?: boolean | undefined
 }
 
 export interface ServiceSettings {
@@ -84,6 +89,7 @@ export interface ServiceSettings {
   readonly hosts: HostSettings
   readonly crossServiceRedirects: boolean
   readonly maxConnectionsPerHost: number
+  readonly mux: boolean
 }
 
 /** @throws OptionError */
@@ -101,6 +107,7 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
     hosts: withDefault(expectHosts, new Map()),
     crossServiceRedirects: withDefault(expectBoolean, false),
     maxConnectionsPerHost: withDefault(expectCount, DEFAULTS.maxConnectionsPerHost),
+    mux: withDefault(expectBoolean, false),
   })
   return { ...options, tls: { ecdhCurve, minVersion: minTlsVersion }, hosts: { domain, hosts } }
 }

@@ -35,7 +35,12 @@ function self(call: Call, state: State): Answer {
       Server: true,
       Version: state.version === '1.8' ? '1.8.7' : '1.15.0',
     },
-    DebugConfig: { BindAddr: address, ConnectEnabled: state.connect !== undefined },
+    DebugConfig: {
+      BindAddr: address,
+      ConnectEnabled: state.connect !== undefined,
+      ACLsEnabled: state.acl.enabled,
+      DefaultIntentionPolicy: state.defaultPolicy,
+    },
     Member: { Name: nodeName, Addr: address },
     Meta: { 'consul-network-segment': '' },
   })

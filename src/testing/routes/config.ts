@@ -29,7 +29,8 @@ function read(call: Call, state: State): Promise<Answer> {
     if (name === undefined)
       return filtered(
         call,
-        entries.filter(({ Name }) => permissions.service(Name, 'read')),
+        // Everybody may read the entry of the mesh.
+        entries.filter(({ Name }) => kind === 'mesh' || permissions.service(Name, 'read')),
       )
     requirePermission(permissions.service(name, 'read'))
     const entry = entries.find(({ Name }) => Name === name)

@@ -42,6 +42,7 @@ const EMPTY = {
 const place = { Service: string, ServiceSubset: string, Datacenter: string }
 
 const READERS: Record<string, Reader<Partial<Entry> & { Name: string }>> = {
+  mesh: struct({ Name: (value) => string(value ?? 'mesh', 'Name') }, ['Kind', 'Meta', 'HTTP']),
   'service-defaults': struct({ Name: string, Protocol: string }, ['Kind', 'Meta']),
   'service-resolver': struct(
     {

@@ -4,14 +4,23 @@ import type { JsonObject } from '../http/http.js'
 
 export type IntentionAction = 'allow' | 'deny'
 
+/** Allows or denies HTTP requests. The fields have the names of Consul. */
+export interface IntentionPermission extends JsonObject {
+  readonly Action: IntentionAction
+  /** The conditions, such as `{ PathPrefix: '/admin', Methods: ['GET'] }`. */
+  readonly HTTP: JsonObject
+}
+
 /**
- * Allows or denies connections from the source to the destination; `*` stands for all names. The fields have the names of
+ * Allows or denies what the source sends to the destination; `*` stands for all names. The fields have the names of
  * Consul.
  */
 export interface IntentionRule {
   readonly SourceName: string
   readonly DestinationName: string
-  readonly Action: IntentionAction
+  /** Empty if permissions decide. */
+  readonly Action: IntentionAction | ''
+  readonly Permissions?: IntentionPermission[]
   readonly Description: string
   readonly Meta: Record<string, string>
 }

@@ -1,23 +1,21 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { RejectionEvents } from '../../src/service/rejection-events.js'
+import { LimitedEvents } from '../../src/service/limited-events.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 
 function open() {
   const clock = new FakeClock()
   const events: [string, number][] = []
-  const rejections = new RejectionEvents(clock, (error, _address, count) =>
-    events.push([error.message, count]),
-  )
+  const rejections = new LimitedEvents<string>(clock, (latest, count) => events.push([latest, count]))
   const report = (from: number, to: number): void => {
-    for (let i = from; i <= to; i += 1) rejections.report(new Error(String(i)), undefined)
+    for (let i = from; i <= to; i += 1) rejections.report(String(i))
   }
   const counted = (): number => events.reduce((sum, [, count]) => sum + count, 0)
   return { clock, events, rejections, report, counted }
 }
 
-describe('RejectionEvents', () => {
-  it('emits at most ten events per second, and one more with the count of the remaining rejections', async () => {
+describe('LimitedEvents', () => {
+  it('emits at most ten events per second, and one more with the count of the remaining ones', async () => {
     const { clock, events, report, counted } = open()
     report(1, 3_000)
     assert.deepEqual(

@@ -4,26 +4,25 @@ import type { Clock } from '../base/clock.js'
 const EVENTS_PER_WINDOW = 10
 const WINDOW_MS = 1_000
 
-type Emit = (error: Error, remoteAddress: string | undefined, count: number) => void
-
 /**
- * Limits the `rejected` events: a client can fail thousands of handshakes per second, and each event is usually logged.
- * The last event of a second counts the rejections without an event of their own.
+ * Limits the events about what any client can cause: one can fail thousands of handshakes or requests per second, and
+ * each event is usually logged. The last event of a second is about its latest occurrence, and counts those without an
+ * event of their own.
  */
-export class RejectionEvents {
+export class LimitedEvents<T> {
   readonly #clock: Clock
-  readonly #emit: Emit
+  readonly #emit: (latest: T, count: number) => void
   #windowEnd = -Infinity
   #emitted = 0
-  #pending: { error: Error; remoteAddress: string | undefined; count: number } | undefined
+  #pending: { readonly latest: T; readonly count: number } | undefined
   #cancel: () => void = () => undefined
 
-  constructor(clock: Clock, emit: Emit) {
+  constructor(clock: Clock, emit: (latest: T, count: number) => void) {
     this.#clock = clock
     this.#emit = emit
   }
 
-  report(error: Error, remoteAddress: string | undefined): void {
+  report(occurrence: T): void {
     const now = this.#clock.now()
     // A clock that was set back starts a new window.
     const isOver = now >= this.#windowEnd || now < this.#windowEnd - WINDOW_MS
@@ -33,7 +32,7 @@ export class RejectionEvents {
     }
     if (this.#emitted < EVENTS_PER_WINDOW) {
       this.#emitted += 1
-      this.#emit(error, remoteAddress, 1)
+      this.#emit(occurrence, 1)
       return
     }
     if (this.#pending === undefined) {
@@ -41,7 +40,7 @@ export class RejectionEvents {
         this.flush()
       })
     }
-    this.#pending = { error, remoteAddress, count: (this.#pending?.count ?? 0) + 1 }
+    this.#pending = { latest: occurrence, count: (this.#pending?.count ?? 0) + 1 }
   }
 
   /** Emits the pending event. */
@@ -49,6 +48,6 @@ export class RejectionEvents {
     this.#cancel()
     const pending = this.#pending
     this.#pending = undefined
-    if (pending !== undefined) this.#emit(pending.error, pending.remoteAddress, pending.count)
+    if (pending !== undefined) this.#emit(pending.latest, pending.count)
   }
 }
