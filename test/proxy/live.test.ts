@@ -1,6 +1,7 @@
 // Changes of the configuration while connections are open: unchanged parts are not affected.
 import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
+import { connect } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { freePort } from '../fixtures/free-ports.js'
 import type { TestAgent } from '../../src/testing/index.js'
@@ -141,6 +142,8 @@ describe('a change of the configuration of a sidecar', () => {
     // Change its destination.
     await change({ DestinationName: 'missing', LocalBindPort: third })
     await until('the port listens again', async () => !(await isRefused(third)))
+    // A connection that ends at once may be gone before its dial fails.
+    await assert.rejects(readAll(connect(third, '127.0.0.1')), { code: 'ECONNRESET' })
     await proxy.logged('dial missing')
     // Remove and add it ten times.
     for (let i = 0; i < 10; i += 1) {

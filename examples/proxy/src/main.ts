@@ -2,6 +2,7 @@ import './operator/heap.js'
 import { OptionError } from 'consul-connect'
 import { Daemon, type Engine, type OnListening } from './daemon.js'
 import { UsageError } from './cli/command-line.js'
+import { decide } from './cli/decide.js'
 import { helpText, parseFlags, versionText } from './cli/flags.js'
 import { DEFAULT_LEVEL, openLog } from './operator/log.js'
 import { Proxy } from './proxy.js'
@@ -10,6 +11,17 @@ import { openStandby } from './workers/standby.js'
 import { Workers } from './workers/workers.js'
 
 const args = process.argv.slice(2)
+if (args[0] === 'decide') process.exit(await decideOrExplain(args.slice(1)))
+
+/** @returns the exit code */
+async function decideOrExplain(rest: readonly string[]): Promise<number> {
+  try {
+    return await decide(rest, process.env)
+  } catch (error) {
+    process.stderr.write(`connect-proxy decide: ${(error as Error).message}\n`)
+    return 1
+  }
+}
 
 /** Reads the settings. Prints a wrong flag or value without a stack trace and exits with 1. */
 function readSettingsOrExit(): Settings {

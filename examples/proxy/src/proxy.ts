@@ -205,6 +205,9 @@ function logServiceEvents(service: Service, log: Log): void {
   service.on('denied', (error) => {
     log.warn(error.message)
   })
+  service.on('requestDenied', (error, count) => {
+    log.warn(error.message, { peer: error.peer.spiffeId, status: error.status, requests: count })
+  })
   service.on('revoked', (error) => {
     log.warn(error.message)
   })

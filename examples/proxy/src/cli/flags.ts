@@ -110,6 +110,7 @@ or Unix sockets to a local application.
   connect-proxy -service web -upstream db:5432
   connect-proxy -service web -service-addr 127.0.0.1:8080 -listen :8443 -register
   connect-proxy -config-file proxy.json
+  connect-proxy decide -help              say what the intentions decide about a request
 
 Environment: Consul's client variables (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN_FILE, ...),
 CONNECT_PROXY_ID, CONNECT_SIDECAR_FOR, and CONNECT_PROXY_TOKEN.

@@ -1,7 +1,10 @@
+import type { Http2SecureServer } from 'node:http2'
 import type { Socket } from 'node:net'
 import type { Listener, MeshSocket, Service } from 'consul-connect'
 import { type ProxyListener, dialLocal, pump } from 'consul-connect/proxy'
 import type { Log } from '../operator/log.js'
+import type { ApplicationOptions } from '../requests/application.js'
+import { requestServer } from '../requests/request-server.js'
 import { NO_DRAIN_LIMIT_MS, RetryingListener } from './retrying-listener.js'
 import type { Standby } from '../workers/standby.js'
 import { type Connection, type ListenerLabels, type Traffic, closeReason } from './traffic.js'
@@ -63,9 +66,10 @@ export class Inbound {
     }
     return new RetryingListener({
       open: (signal) =>
-        service.listen({ host, port, signal, allowHalfOpen: true, ...limits }, (socket) =>
-          this.#forward(socket),
-        ),
+        service.serve(this.#requestServer(config), {
+          ...{ host, port, signal, allowHalfOpen: true, ...limits },
+          passthrough: (socket) => this.#forward(socket),
+        }),
       onFailed: (error, retryInMs) => {
         log.warn(`public listener: ${error.message}`, { retry_in_ms: retryInMs })
       },
@@ -75,6 +79,43 @@ export class Inbound {
       },
       standby: standby && { standby, isOptional: false },
     })
+  }
+
+  /** Receives the connections whose requests are decided. */
+  #requestServer(config: ProxyListener): Http2SecureServer {
+    const { idleTimeoutMs } = config
+    return requestServer({
+      idleTimeoutMs,
+      onConnection: (mesh) => this.#beginRequests(mesh, this.#config ?? config),
+      onUpgraded: (mesh, local) => {
+        // Its end is counted with that of the mesh connection.
+        pump(mesh, local, idleTimeoutMs === undefined ? {} : { idleTimeoutMs }).catch(() => undefined)
+      },
+    })
+  }
+
+  #beginRequests(
+    mesh: MeshSocket,
+    { application: address, connectTimeoutMs }: ProxyListener,
+  ): ApplicationOptions {
+    const { traffic, log, isShuttingDown } = this.#options
+    const connection = new InboundConnection(mesh)
+    traffic.opened(this.#labels, connection)
+    mesh.once('close', () => {
+      const error = mesh.errored
+      const reason = error === null ? 'ended' : closeReason(error, isShuttingDown())
+      traffic.closed(this.#labels, connection, reason, error ?? undefined)
+    })
+    return {
+      address,
+      connectTimeoutMs,
+      onConnected: (local) => {
+        connection.use(local)
+      },
+      onUnreachable: (error) => {
+        log.warn(error.message)
+      },
+    }
   }
 
   /** Connects a peer to the application and copies bytes until both sides have finished. */
@@ -106,7 +147,7 @@ export class Inbound {
       )
       return
     }
-    connection.local = local
+    connection.use(local)
     try {
       const { idleTimeoutMs } = config
       await pump(mesh, local, idleTimeoutMs === undefined ? {} : { idleTimeoutMs })
@@ -139,8 +180,11 @@ class InboundConnection implements Connection {
   readonly remote: string | undefined
   /** Aborted when the peer's connection closes. */
   readonly peerClosed: AbortSignal
-  /** The connection to the application, once it is open. */
-  local: Socket | undefined
+  /** The open connections to the application. */
+  readonly #locals = new Set<Socket>()
+  /** Bytes of closed connections to the application. */
+  #sent = 0
+  #received = 0
 
   constructor(mesh: MeshSocket) {
     this.peer = mesh.peer
@@ -152,12 +196,22 @@ class InboundConnection implements Connection {
     })
   }
 
+  /** Counts a connection to the application. There may be several, one after the other, if requests are decided. */
+  use(local: Socket): void {
+    this.#locals.add(local)
+    local.once('close', () => {
+      this.#locals.delete(local)
+      this.#sent += local.bytesRead
+      this.#received += local.bytesWritten
+    })
+  }
+
   get sent(): number {
-    return this.local?.bytesRead ?? 0
+    return [...this.#locals].reduce((sum, { bytesRead }) => sum + bytesRead, this.#sent)
   }
 
   get received(): number {
-    return this.local?.bytesWritten ?? 0
+    return [...this.#locals].reduce((sum, { bytesWritten }) => sum + bytesWritten, this.#received)
   }
 
   get durationMs(): number {

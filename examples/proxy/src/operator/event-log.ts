@@ -25,6 +25,11 @@ const LINES: { readonly [C in Channel]?: (message: ChannelMessages[C]) => [Level
     'authorization',
     { service, peer: peer.spiffeId, authorized, basis, reason, duration_ms: roundMs(durationMs) },
   ],
+  'consul-connect:request': ({ service, peer, method, path, status, authorized, basis, reason }) => [
+    'debug',
+    'request',
+    { service, peer: peer.spiffeId, method, path, status, authorized, basis, reason },
+  ],
   'consul-connect:rotation': ({ service, what, leaf, roots }) => [
     'debug',
     'certificate',

@@ -118,20 +118,26 @@ export class Metrics {
   #countDecisions(): void {
     const registers = [this.registry]
     const service = (): Service | undefined => this.#service
-    new Counter({
-      name: `${PREFIX}decisions_total`,
-      help: 'Authorization decisions on authenticated inbound connections, by result and basis',
-      labelNames: ['authorized', 'basis'],
-      registers,
-      collect() {
-        this.reset()
-        for (const { authorized, basis, count } of service()?.stats().decisions ?? [])
-          this.inc({ authorized: String(authorized), basis }, count)
-      },
-    })
+    const results = {
+      decisions: 'Authorization decisions on authenticated inbound connections, by result and basis',
+      requests: 'Decisions for HTTP requests of peers whose intention has permissions, by result and basis',
+    }
+    for (const [what, help] of Object.entries(results) as [keyof typeof results, string][]) {
+      new Counter({
+        name: `${PREFIX}${what}_total`,
+        help,
+        labelNames: ['authorized', 'basis'],
+        registers,
+        collect() {
+          this.reset()
+          for (const { authorized, basis, count } of service()?.stats()[what] ?? [])
+            this.inc({ authorized: String(authorized), basis }, count)
+        },
+      })
+    }
     new Counter({
       name: `${PREFIX}revocations_total`,
-      help: 'Open connections closed because their peer is no longer authorized, by basis',
+      help: 'Open connections and requests ended because their peer is no longer authorized, by basis',
       labelNames: ['basis'],
       registers,
       collect() {
