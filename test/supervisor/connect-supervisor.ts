@@ -151,6 +151,19 @@ export class Host {
     >
   }
 
+  /** What the proxies and supervisors have logged, for the error of a test. */
+  logs(): string {
+    const folder = join(this.dataDir, 'proxy', 'logs')
+    const ofProxies = readdirSync(folder).map(
+      (name) => `${name}:\n${readFileSync(join(folder, name), 'utf8')}`,
+    )
+    const ofSupervisors = this.supervisors.map(
+      ({ pid, lines, text }) =>
+        `supervisor ${pid}:\n${text}${lines.map((line) => JSON.stringify(line)).join('\n')}`,
+    )
+    return [...ofProxies, ...ofSupervisors].join('\n')
+  }
+
   /** The IDs of all proxy processes: the supervisor starts them in its data directory. */
   processes(): readonly number[] {
     return readdirSync('/proc')

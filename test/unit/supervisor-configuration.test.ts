@@ -1038,7 +1038,7 @@ describe('supervisor: errors of a configuration', () => {
   const LONG = 'x'.repeat(201)
   const COMMAND = 'expected a list with a program and its arguments, such as ["/usr/bin/proxy", "-x"]'
   const PORT = 'expected a port from 1 to 65535'
-  const NAME = 'expected a name of at most 200 characters without slashes'
+  const NAME = 'expected a name of at most 200 characters without slashes and control characters'
   const NO_ADDRESS =
     'address of the application unknown; set port in the service, or local_service_address in config'
   const invalidServices: [service: object, message: string][] = [

@@ -7,7 +7,8 @@ import fc from 'fast-check'
 import { ConfigurationError } from '../../examples/supervisor/src/configuration/error.js'
 import { readFiles } from '../../examples/supervisor/src/configuration/files.js'
 import { parseHcl, parseJson } from '../../examples/supervisor/src/configuration/parse.js'
-import { snakeCase, unwrapBlocks } from '../../examples/supervisor/src/configuration/shape.js'
+import { unwrapBlocks } from '../../examples/supervisor/src/configuration/shape.js'
+import { snakeCase } from '../../examples/supervisor/src/configuration/spelling.js'
 
 const PATH = '/etc/connect.d/redis.json'
 const SECRET = '5f0c1e9a-5ec7-e7aa-a11a-0123456789ab'
@@ -351,6 +352,11 @@ describe('supervisor: blocks', () => {
       'with all keys that are read',
       { service: 1, services: 2, connect: 3, ports: 4, data_dir: 5, log_level: 6, log_json: 7, bind_addr: 8 },
       { service: 1, services: 2, connect: 3, ports: 4, data_dir: 5, log_level: 6, log_json: 7, bind_addr: 8 },
+    ],
+    [
+      'with these keys in every spelling that agents accept',
+      { datadir: 1, LogLevel: 2, Services: [{ Check: [{ TTL: '1s' }] }] },
+      { datadir: 1, LogLevel: 2, Services: [{ Check: { TTL: '1s' } }] },
     ],
   ]
   for (const [kind, content, unwrapped] of shapes) {

@@ -9,11 +9,11 @@ import {
   expectObject,
   expectPort,
   expectString,
-  foldKey,
   keysOf,
   take,
   unbracketed,
 } from './keys.js'
+import { foldKey } from './spelling.js'
 import { localAddressOf } from './listed-upstreams.js'
 import { type ManagedBlock, adminAddressOf, readDefaults, withDefaults } from './managed.js'
 import { printable } from 'consul-connect-proxy/printable'

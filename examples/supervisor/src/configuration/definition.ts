@@ -7,11 +7,11 @@ import {
   expectPort,
   expectSecret,
   expectString,
-  foldKey,
   MAX_WARNINGS,
   keysOf,
   take,
 } from './keys.js'
+import { foldKey } from './spelling.js'
 import { expectListedUpstreams } from './listed-upstreams.js'
 import { type ManagedBlock, checkConfig, readManaged, setsLocalService, withDefaults } from './managed.js'
 import type { Json } from './parse.js'

@@ -1,6 +1,6 @@
 import { ConfigurationError, describe } from './error.js'
 import type { Json } from './parse.js'
-import { snakeCase } from './shape.js'
+import { foldKey, snakeCase } from './spelling.js'
 
 /** Validates one value. `place` names it in messages, such as `/etc/x.hcl: service redis: port`. */
 type Check<T> = (place: string, value: unknown) => T
@@ -69,16 +69,8 @@ export function expectName(place: string, value: unknown): string {
     return name
   }
   throw new ConfigurationError(
-    `${place}: expected a name of at most 200 characters without slashes, got ${describe(name)}`,
+    `${place}: expected a name of at most 200 characters without slashes and control characters, got ${describe(name)}`,
   )
-}
-
-/**
- * Folds a key to compare spellings. Agents ignore case in JSON keys, so that `LocalBindPort` and `localbindport` are
- * the same key.
- */
-export function foldKey(key: string): string {
-  return key.toLowerCase().replaceAll('_', '')
 }
 
 /** Returns the value of a key in any spelling that agents accept; undefined if `from` is no object or lacks the key. */

@@ -15,7 +15,7 @@ import {
   unbracketed,
 } from './keys.js'
 import type { Json } from './parse.js'
-import { snakeCase } from './shape.js'
+import { snakeCase } from './spelling.js'
 
 /** Settings of a managed proxy, from a definition or from `proxy_defaults`. */
 export interface ManagedBlock {

@@ -1,7 +1,6 @@
 import { ConfigurationError } from './error.js'
-import { foldKey } from './keys.js'
 import type { Json } from './parse.js'
-import { snakeCase } from './shape.js'
+import { foldKey, snakeCase } from './spelling.js'
 
 /**
  * Converts a service definition to the format of the agent's HTTP API. Go ignores case in JSON keys, so that removing

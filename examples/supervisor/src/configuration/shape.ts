@@ -1,6 +1,7 @@
 import { expectShallow } from './depth.js'
 import { ConfigurationError } from './error.js'
 import type { Json } from './parse.js'
+import { foldKey, snakeCase } from './spelling.js'
 
 /** Paths at which repeated blocks form a list. Elsewhere a block is a single object. */
 const LISTS: readonly RegExp[] = [
@@ -35,16 +36,16 @@ export const TOP_LEVEL = [
 
 /**
  * Converts HCL blocks, which the parser returns as lists, to objects where a single block is expected. Consul uses a
- * similar table.
+ * similar table. Leaves out the keys that the agent reads.
  * @throws ConfigurationError
  */
 export function unwrapBlocks(path: string, content: Json): Json {
-  const known: readonly string[] = TOP_LEVEL
   expectShallow(path, content)
   return Object.fromEntries(
-    Object.entries(content)
-      .filter(([key]) => known.includes(snakeCase(key)))
-      .map(([key, value]) => [key, shaped(path, snakeCase(key), value)]),
+    Object.entries(content).flatMap(([key, value]) => {
+      const place = TOP_LEVEL.find((known) => foldKey(known) === foldKey(key))
+      return place === undefined ? [] : [[key, shaped(path, place, value)]]
+    }),
   )
 }
 
@@ -65,11 +66,4 @@ function shaped(file: string, place: string, value: unknown): unknown {
 
 function isObject(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-/**
- * Converts the spelling of requests to that of files: `LocalBindPort` becomes `local_bind_port`. Runs in linear time.
- */
-export function snakeCase(key: string): string {
-  return key.replaceAll(/(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])/g, '_').toLowerCase()
 }

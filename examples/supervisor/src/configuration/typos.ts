@@ -1,4 +1,4 @@
-import { foldKey } from './keys.js'
+import { foldKey } from './spelling.js'
 
 /** Minimum length of a suggested key. Shorter keys are too similar to each other. */
 const MIN_LENGTH = 4
