@@ -47,7 +47,7 @@ for (const defaultPolicy of ['allow', 'deny'] as const) {
             counts.intentions += value.length
             const table = new IntentionTable(value)
             for (const service of sources[i] ?? []) {
-              const ours = table.decide({ partition: 'default', namespace: 'default', service })
+              const ours = table.find({ partition: 'default', namespace: 'default', service })?.decision
               const uri = `spiffe://x.consul/ns/default/dc/dc1/svc/${encodeURIComponent(service)}`
               const request = { target: destination, clientCertUri: uri, clientCertSerial: '01' }
               const theirs = await askAuthorize(agent, request, {})

@@ -20,8 +20,8 @@ const skip = skipConsul || unlessThere('redis-server')
 
 const managementToken = '2b1f7a52-0d0c-4a7e-9a9c-3f0f3a1f9e10'
 
-/** The agent runs a check every ten seconds. */
-const CHECK_MS = 20_000
+/** The agent runs a check every ten seconds; a restart of the agent and of the proxies may take as long again. */
+const CHECK_MS = 40_000
 
 /** The supervisor verifies each token every 12 s. */
 const TOKEN_MS = 40_000
@@ -34,8 +34,16 @@ async function untilPassing(consul: RealAgent, service: string): Promise<void> {
   await until(`${service} has an instance`, async () => (await instances(consul, service)) > 0, CHECK_MS)
 }
 
-async function untilAnswering(port: number): Promise<void> {
-  await until('redis answers through the mesh', async () => (await redis(port, 'PING')) === '+PONG', CHECK_MS)
+async function untilAnswering(host: Host, port: number): Promise<void> {
+  try {
+    await until(
+      'redis answers through the mesh',
+      async () => (await redis(port, 'PING')) === '+PONG',
+      CHECK_MS,
+    )
+  } catch (error) {
+    throw new Error(host.logs(), { cause: error })
+  }
 }
 
 test('a minimal definition of redis, and web with an upstream redis', { skip }, async (t) => {
@@ -59,8 +67,10 @@ test('a minimal definition of redis, and web with an upstream redis', { skip }, 
   const proxy = await host.running('redis')
   await untilPassing(consul, 'redis')
 
-  await t.test('the local port of web reaches redis', () => untilAnswering(direct))
-  await t.test('the local port of worker reaches redis by a prepared query', () => untilAnswering(byQuery))
+  await t.test('the local port of web reaches redis', () => untilAnswering(host, direct))
+  await t.test('the local port of worker reaches redis by a prepared query', () =>
+    untilAnswering(host, byQuery),
+  )
   await t.test('the proxy is registered with the check of Consul 1.2', async () => {
     assert.match(await consul.consul(['catalog', 'services']), /^redis-proxy$/m)
     const check = await until(
@@ -91,7 +101,7 @@ test('a minimal definition of redis, and web with an upstream redis', { skip }, 
   })
   await t.test('the built-in proxy reaches it', async (t) => {
     const { port: builtIn } = await proxyOutbound(t, consul, 'client', 'redis')
-    await untilAnswering(builtIn)
+    await untilAnswering(host, builtIn)
   })
   await t.test('the built-in proxy can be the managed process', async () => {
     await host.command('stop', 'web')
@@ -105,10 +115,11 @@ test('a minimal definition of redis, and web with an upstream redis', { skip }, 
       }),
     )
     host.supervisors[0]?.signal('SIGHUP')
+    await host.supervisors[0]?.logged('configuration applied')
     await host.command('start', 'web')
     const { pid } = await host.running('web')
     assert.match(commandLineOf(pid).join(' '), /consul connect proxy$/)
-    await untilAnswering(direct)
+    await untilAnswering(host, direct)
   })
   await t.test('the proxies survive a restart of the agent', async () => {
     const before = await host.rows()
@@ -117,7 +128,7 @@ test('a minimal definition of redis, and web with an upstream redis', { skip }, 
     assert.equal(await redis(byQuery, 'PING'), '+PONG')
     await consul.restart()
     await untilPassing(consul, 'redis')
-    await untilAnswering(byQuery)
+    await untilAnswering(host, byQuery)
     const pids = (rows: typeof before): unknown[] => Object.values(rows).map(({ pid }) => pid)
     assert.deepEqual(pids(await host.rows()), pids(before))
   })
@@ -231,7 +242,7 @@ test('managed proxies with ACLs and the default policy deny', { skip }, async (t
     assert.equal(await redis(local, 'PING').catch(() => 'denied'), 'denied')
     const body = { SourceName: 'web', DestinationName: 'redis', SourceType: 'consul', Action: 'allow' }
     assert.equal((await as(managementToken, '/v1/connect/intentions', 'POST', body)).status, 200)
-    await untilAnswering(local)
+    await untilAnswering(host, local)
   })
   await t.test('the token has no other permissions', async () => {
     for (const [path, method, body] of [
@@ -300,7 +311,7 @@ test('managed proxies with ACLs and the default policy deny', { skip }, async (t
     kill(pid)
     const restarted = await host.row('redis', (row) => row.state === 'running' && row.pid !== pid)
     assert.equal(environmentOf(restarted.pid!)['CONNECT_PROXY_TOKEN'], token)
-    await untilAnswering(local)
+    await untilAnswering(host, local)
   })
   await t.test('a deleted token is replaced together with its proxy', async () => {
     const { AccessorID } = (await (await as(token, '/v1/acl/token/self')).json()) as { AccessorID: string }
@@ -314,7 +325,7 @@ test('managed proxies with ACLs and the default policy deny', { skip }, async (t
     const own = environmentOf(after.pid!)['CONNECT_PROXY_TOKEN'] ?? ''
     assert.notEqual(own, token)
     assert.equal((await as(own, '/v1/acl/token/self')).status, 200)
-    await untilAnswering(local)
+    await untilAnswering(host, local)
   })
   await t.test('the token is deleted with the proxy', async () => {
     const { pid: last } = await host.running('redis')
@@ -374,7 +385,7 @@ test('the supervisor and its proxies start before the agent', { skip }, async (t
   await host.running('redis')
   await host.running('web')
   await untilPassing(consul, 'redis')
-  await untilAnswering(local)
+  await untilAnswering(host, local)
   // As after a reboot of the machine.
   await first.stop('SIGKILL')
   for (const each of host.processes()) kill(each)
@@ -383,5 +394,5 @@ test('the supervisor and its proxies start before the agent', { skip }, async (t
   await host.running('redis')
   await second.logged('no answer from the agent')
   await consul.restart()
-  await untilAnswering(local)
+  await untilAnswering(host, local)
 })

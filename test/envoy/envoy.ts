@@ -1,4 +1,4 @@
-// Envoy as a sidecar proxy or a gateway, configured by Consul.
+// Envoy as a sidecar proxy or a gateway, configured by Consul, or with a static configuration.
 import { execFile, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
@@ -29,8 +29,13 @@ export interface Envoy {
 }
 
 /** Starts the sidecar proxy of a registered service. */
-export function startSidecar(t: TestContext, consul: RealAgent, serviceId: string): Promise<Envoy> {
-  return start(t, consul, ['-sidecar-for', serviceId])
+export function startSidecar(
+  t: TestContext,
+  consul: RealAgent,
+  serviceId: string,
+  token?: string,
+): Promise<Envoy> {
+  return start(t, consul, ['-sidecar-for', serviceId, ...(token === undefined ? [] : ['-token', token])])
 }
 
 export interface GatewayOptions {
@@ -51,17 +56,32 @@ export function startGateway(t: TestContext, consul: RealAgent, options: Gateway
   ])
 }
 
-/** Creates the bootstrap configuration with Consul's CLI, and starts Envoy with one worker. */
+/**
+ * Starts Envoy with a static configuration, without Consul.
+ * @param config - the bootstrap configuration without `admin`
+ */
+export async function startStaticEnvoy(t: TestContext, config: object): Promise<Envoy> {
+  const adminPort = await freePort()
+  const admin = { address: { socket_address: { address: '127.0.0.1', port_value: adminPort } } }
+  return run(t, adminPort, JSON.stringify({ ...config, admin }))
+}
+
+/** Creates the bootstrap configuration with Consul's CLI, and starts Envoy. */
 async function start(t: TestContext, consul: RealAgent, args: string[]): Promise<Envoy> {
   const adminPort = await freePort()
-  const folder = await mkdtemp(join(tmpdir(), 'consul-connect-envoy-'))
   const { stdout } = await promisify(execFile)(consulBinary, [
     ...['connect', 'envoy', '-bootstrap', ...args],
     ...['-http-addr', consul.address, '-grpc-addr', consul.grpcAddress],
     ...['-admin-bind', `127.0.0.1:${adminPort}`],
   ])
+  return run(t, adminPort, stdout)
+}
+
+/** Starts Envoy with one worker, and waits until it has its configuration. */
+async function run(t: TestContext, adminPort: number, bootstrap: string): Promise<Envoy> {
+  const folder = await mkdtemp(join(tmpdir(), 'consul-connect-envoy-'))
   const file = join(folder, 'bootstrap.json')
-  await writeFile(file, stdout, { mode: 0o600 })
+  await writeFile(file, bootstrap, { mode: 0o600 })
   const flags = ['--use-dynamic-base-id', '--concurrency', '1', '--disable-hot-restart', '-l', 'warn']
   const child = spawn(envoyBinary, ['-c', file, ...flags], { stdio: ['ignore', 'ignore', 'pipe'] })
   let output = ''

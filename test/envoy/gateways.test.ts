@@ -72,10 +72,13 @@ describe('Mesh gateways', { skip }, () => {
       direct[name] = portOf(
         await offer(join('api'), (socket) => socket.end(`${name} ${socket.peer.datacenter}`)),
       )
+      // Before the gateway: on a busy machine, a gateway of Consul 1.14.11 at times never learns of a service that is
+      // registered soon after it. Its Envoy then has no cluster of that name, however long one waits.
+      if (name === 'dc2') await offer(join('far'), (socket) => socket.end(`far ${socket.peer.datacenter}`))
       const port = (gatewayPorts[name] = await freePort())
       await startGateway(t, consul, { kind: 'mesh', service: 'mesh-gateway', address: `127.0.0.1:${port}` })
     }
-    const { dc1, dc2 } = sites
+    const { dc1 } = sites
 
     for (const [from, to] of [
       ['dc1', 'dc2'],
@@ -111,8 +114,6 @@ describe('Mesh gateways', { skip }, () => {
     })
 
     await t.test('and a failover leads through them to the other datacenter, and back', async () => {
-      const far = joiner(t, dc2)('far')
-      await offer(far, (socket) => socket.end(`far ${socket.peer.datacenter}`))
       await agentPut(dc1, '/v1/config', {
         Kind: 'service-defaults',
         Name: 'far',

@@ -3,7 +3,12 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
-import { type AddressInfo, connect } from 'node:net'
+import {
+  type IncomingHttpHeaders,
+  connect as connectHttp2,
+  createServer as createHttp2Server,
+} from 'node:http2'
+import { type AddressInfo, type Server, connect } from 'node:net'
 import { resolve } from 'node:path'
 import { type TestContext, describe, it } from 'node:test'
 import { text } from 'node:stream/consumers'
@@ -46,11 +51,17 @@ function startEcho(t: TestContext, name: string): Promise<number> {
 
 async function startHttp(t: TestContext): Promise<number> {
   const server = createServer((request, response) => response.end(`http ${request.url}`))
+  t.after(() => {
+    server.closeAllConnections()
+  })
+  return listening(t, server)
+}
+
+async function listening(t: TestContext, server: Server): Promise<number> {
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   t.after(() => {
     server.close()
-    server.closeAllConnections()
   })
   return (server.address() as AddressInfo).port
 }
@@ -205,6 +216,44 @@ describe('Envoy and this library', { skip }, () => {
       t.diagnostic(JSON.stringify(counts))
       assert.deepEqual(failures, [])
     })
+  })
+
+  it('let our sidecar decide the requests of an Envoy client', async (t) => {
+    const consul = await startConsul(t, { grpc: true })
+    const upstreams = ['app-http', 'app-grpc']
+    const grpc = createHttp2Server((request, response) => response.end(`grpc ${request.url}`))
+    const applications = [await startHttp(t), await listening(t, grpc)]
+    for (const [i, Name] of upstreams.entries()) {
+      const Permissions = [
+        { Action: 'deny', HTTP: { PathPrefix: '/admin' } },
+        { Action: 'allow', HTTP: { PathPrefix: '/' } },
+      ]
+      const Protocol = Name.replace('app-', '')
+      await agentPut(consul, '/v1/config', { Kind: 'service-defaults', Name, Protocol })
+      const Sources = [{ Name: 'web', Permissions }]
+      await agentPut(consul, '/v1/config', { Kind: 'service-intentions', Name, Sources })
+      const flags = ['-service', Name, '-service-addr', `127.0.0.1:${applications[i]}`, '-register']
+      await startProxy(t, consul.address, [...flags, '-listen', `127.0.0.1:${await freePort()}`])
+    }
+    const [toHttp = 0, toGrpc = 0] = await behindEnvoy(t, consul, 'web', { upstreams })
+    const askHttp = async (path: string): Promise<string> => {
+      const response = await fetch(`http://127.0.0.1:${toHttp}${path}`)
+      return `${response.status} ${await response.text()}`
+    }
+    await until('the application answers', async () => (await askHttp('/x').catch(String)) === '200 http /x')
+    assert.equal(await askHttp('/admin/x'), '403 request denied by the service mesh\n')
+    const session = connectHttp2(`http://127.0.0.1:${toGrpc}`).on('error', () => undefined)
+    t.after(() => {
+      session.destroy()
+    })
+    const askGrpc = async (path: string): Promise<[unknown, unknown, string]> => {
+      const stream = session.request({ ':path': path, ':method': 'POST', 'content-type': 'application/grpc' })
+      stream.end()
+      const [headers] = (await once(stream, 'response')) as [IncomingHttpHeaders]
+      return [headers[':status'], headers['grpc-status'], await readAll(stream)]
+    }
+    await until('the application answers', async () => (await askGrpc('/api/X'))[2] === 'grpc /api/X')
+    assert.deepEqual(await askGrpc('/admin/X'), [200, '7', ''])
   })
 })
 

@@ -4,7 +4,7 @@ import { connect } from 'node:net'
 import type { TestContext } from 'node:test'
 import type { Service, Upstream } from '../../src/index.js'
 import { type RealAgent, startConsul } from '../consul/real-agent.js'
-import { agentJson, agentPut, joiner, register, until } from '../consul/service-mesh.js'
+import { type Join, agentJson, agentPut, joiner, register, until } from '../consul/service-mesh.js'
 import { freePorts } from '../fixtures/free-ports.js'
 import { portOf, readAll } from '../fixtures/mesh.js'
 import { startSidecar } from './envoy.js'
@@ -17,7 +17,10 @@ export type Answers = Readonly<Record<string, number>>
 
 export interface SideBySide {
   readonly consul: RealAgent
+  readonly join: Join
   readonly web: Service
+  /** The port at which Envoy passes connections on to `api`. */
+  readonly upstreamPort: number
   /**
    * Starts a native instance that answers each connection with its ID, and registers it with a TTL check that passes.
    * @returns a function that ends its listener, but leaves it registered
@@ -53,7 +56,9 @@ export async function startSideBySide(t: TestContext): Promise<SideBySide> {
   await startSidecar(t, consul, 'web-1')
   return {
     consul,
+    join,
     web,
+    upstreamPort,
     instance: async (name, id, meta = {}) => {
       const service = join(name)
       const listener = await service.listen({ port: 0, host: '127.0.0.1' }, (socket) => socket.end(id))

@@ -77,6 +77,7 @@ describe('the installed package', () => {
       'eventemitter3',
       'ms',
       'node-forge',
+      're2js',
       'undici',
     ])
   })

@@ -70,6 +70,7 @@ describe('the package', () => {
       'IdentityError',
       'OptionError',
       'RedirectError',
+      'RequestDeniedError',
       'RevokedError',
       'Service',
       'SpiffeId',
@@ -86,6 +87,7 @@ describe('the package', () => {
       'closeOnSignals',
       'consul',
       'peer',
+      'requestDecision',
       'service',
     ],
     proxy: [
