@@ -39,7 +39,8 @@ function intentions(count: number): Intention[] {
     },
     destination: { namespace: 'default', name: destination },
     action: i % 2 === 0 ? 'allow' : 'deny',
-    hasPermissions: false,
+    permissions: [],
+    problem: undefined,
   })
   const exact = Array.from({ length: count - 1 }, (_, i) =>
     intention(`source-${i}`, i % 3 === 0 ? '*' : 'api', i),
@@ -70,7 +71,7 @@ function decisions(): Record<string, Record<string, number>> {
       const begin = performance.now()
       for (let i = 0; i < DECISIONS; i += 1) {
         const source = peers[i % peers.length]
-        if (source !== undefined && table.decide(source)?.authorized === true) allowed += 1
+        if (source !== undefined && table.find(source)?.decision.authorized === true) allowed += 1
       }
       const seconds = (performance.now() - begin) / 1000
       if (allowed === 0) throw new Error('no source was allowed')

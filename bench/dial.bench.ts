@@ -7,7 +7,7 @@ import { service } from '../src/index.js'
 import { secureContext, tlsMaterial } from '../src/transport/tls-context.js'
 import { proxyOutbound } from '../test/consul/built-in-proxy.js'
 import { startConsul } from '../test/consul/real-agent.js'
-import { instances, until } from '../test/consul/service-mesh.js'
+import { agentPut, instances, until } from '../test/consul/service-mesh.js'
 import { bareGeneration } from './bare.js'
 import { withFixtures } from './scope.js'
 import { type Benchmark, type Sample, median, round, sample } from './measure.js'
@@ -37,6 +37,13 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
   const { port } = listener.address() as AddressInfo
   await api.register({ port, address: '127.0.0.1' })
   await until('api is in the catalog', async () => (await instances(consul, 'api')) === 1)
+  await agentPut(consul, '/v1/config', {
+    Kind: 'service-resolver',
+    Name: 'spare',
+    DefaultSubset: 'none',
+    Subsets: { none: { Filter: 'Service.ID == none' } },
+    Failover: { '*': { Service: 'api' } },
+  })
   const generation = await bareGeneration(agent)
   const bare = createTlsServer(
     { ...tlsMaterial(generation), requestCert: true, rejectUnauthorized: true, noDelay: true },
@@ -61,7 +68,8 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
       return socket
     },
     "dial('api')": () => web.dial('api'),
-    'dial({ address })': () => web.dial({ address: `127.0.0.1:${port}`, service: 'api' }),
+    "dial('spare'), a subset without instances and a failover to api": () => web.dial('spare'),
+    'dial({ address }), without a chain': () => web.dial({ address: `127.0.0.1:${port}`, service: 'api' }),
     'consul connect proxy': async () => {
       const socket = tcpConnect({ host: '127.0.0.1', port: proxy.port, noDelay: true })
       await once(socket, 'connect')

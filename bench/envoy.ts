@@ -33,12 +33,14 @@ export interface EnvoyPair {
  * Starts two Envoys with one worker each in front of an application: mutual TLS between them with certificates of the
  * mesh, authorization by the SPIFFE identity of the caller, and access logs off, as under Consul.
  * @param protocol - `http`: both Envoys parse the requests
+ * @param httpFilters - of the Envoy in front of the application, before its router
  */
 export async function startEnvoyPair(
   scope: TestContext,
   agent: AgentOptions,
   application: number,
   protocol: 'tcp' | 'http',
+  httpFilters: readonly object[] = [],
 ): Promise<EnvoyPair> {
   const folder = mkdtempSync(join(tmpdir(), 'consul-connect-envoy-'))
   scope.after(() => {
@@ -58,7 +60,7 @@ export async function startEnvoyPair(
       common_tls_context: tls,
       require_client_certificate: true,
     }),
-    filters: [authorization(leaf.uri), ...proxyFilters(protocol, 'application')],
+    filters: [authorization(leaf.uri), ...proxyFilters(protocol, 'application', httpFilters)],
   }
   const configurations = {
     inbound: bootstrap(inbound, server, cluster('application', application)),
@@ -92,7 +94,12 @@ const FILTERS = 'type.googleapis.com/envoy.extensions.filters'
 function bootstrap(port: number, chain: object, upstream: object): object {
   const address = { socket_address: { address: '127.0.0.1', port_value: port } }
   const listener = { name: 'listener', address, filter_chains: [chain] }
-  return { static_resources: { listeners: [listener], clusters: [upstream] } }
+  // As in the bootstrap configuration of Consul; Envoy refuses most expressions by default.
+  const layer = { name: 'base', static_layer: { 're2.max_program_size.error_level': 1_048_576 } }
+  return {
+    layered_runtime: { layers: [layer] },
+    static_resources: { listeners: [listener], clusters: [upstream] },
+  }
 }
 
 function cluster(name: string, port: number): object {
@@ -118,7 +125,11 @@ function authorization(uri: string): object {
   }
 }
 
-function proxyFilters(protocol: 'tcp' | 'http', clusterName: string): object[] {
+function proxyFilters(
+  protocol: 'tcp' | 'http',
+  clusterName: string,
+  httpFilters: readonly object[] = [],
+): object[] {
   if (protocol === 'tcp') {
     const type = `${FILTERS}.network.tcp_proxy.v3.TcpProxy`
     return [{ name: 'tcp', typed_config: { '@type': type, stat_prefix: 'tcp', cluster: clusterName } }]
@@ -128,7 +139,7 @@ function proxyFilters(protocol: 'tcp' | 'http', clusterName: string): object[] {
   const manager = {
     '@type': `${FILTERS}.network.http_connection_manager.v3.HttpConnectionManager`,
     stat_prefix: 'http',
-    http_filters: [router],
+    http_filters: [...httpFilters, router],
     route_config: { virtual_hosts: [{ name: 'all', domains: ['*'], routes }] },
   }
   return [{ name: 'http', typed_config: manager }]

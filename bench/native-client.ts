@@ -8,7 +8,7 @@ import { atRate, percentiles } from './measure.js'
 import { BODY, type Kind, type Load, type Report } from './native-kinds.js'
 
 const [kind, address = '', port = '', load = ''] = process.argv.slice(2) as [Kind, ...string[]]
-const { concurrency, seconds, perSecond } = JSON.parse(load) as Load
+const { concurrency, seconds, perSecond, path = '/' } = JSON.parse(load) as Load
 const agent = { address, env: {} }
 const WARM_UP_SECONDS = 2
 
@@ -36,24 +36,24 @@ async function open(): Promise<{ url: string; dispatcher: Dispatcher; close: () 
     case 'native': {
       const web = service('native-web', { agent })
       const mesh = web.dispatcher({ pool })
-      return { url: 'https://native-api.service.consul/', dispatcher: mesh, close: () => web.close() }
+      return { url: 'https://native-api.service.consul', dispatcher: mesh, close: () => web.close() }
     }
     case 'node:https': {
       const connect = { ...tlsMaterial(await bareGeneration(agent)), checkServerIdentity: () => undefined }
       const bare = new Agent({ ...pool, connect: { ...connect, maxCachedSessions: 0 } })
-      return { url: `https://127.0.0.1:${port}/`, dispatcher: bare, close: () => bare.close() }
+      return { url: `https://127.0.0.1:${port}`, dispatcher: bare, close: () => bare.close() }
     }
     case 'Consul proxies':
     case 'Envoy, tcp':
     case 'Envoy, http': {
       const plain = new Agent(pool)
-      return { url: `http://127.0.0.1:${port}/`, dispatcher: plain, close: () => plain.close() }
+      return { url: `http://127.0.0.1:${port}`, dispatcher: plain, close: () => plain.close() }
     }
   }
 }
 
 async function exchange(): Promise<void> {
-  const { body } = await request(url, { dispatcher })
+  const { body } = await request(url + path, { dispatcher })
   const text = await body.text()
   if (text !== BODY) throw new Error(`unexpected answer: ${text}`)
 }

@@ -12,6 +12,8 @@ export interface Load {
   /** The number of concurrent requests; with a rate, the maximum number of connections. */
   readonly concurrency: number
   readonly seconds: number
+  /** @default / */
+  readonly path?: string
   /** Requests per second, each timed from when it was due. @default no limit */
   readonly perSecond?: number
 }

@@ -1,12 +1,10 @@
-import { spawn } from 'node:child_process'
-import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import type { TestContext } from 'node:test'
 import { startConsul } from '../test/consul/real-agent.js'
 import { instances, until } from '../test/consul/service-mesh.js'
 import { hasEnvoy, startEnvoyPair } from './envoy.js'
 import { type Benchmark, median, round } from './measure.js'
-import { KINDS, type Kind, type Load, type Report } from './native-kinds.js'
+import { KINDS, type Kind, type Load } from './native-kinds.js'
+import { type Measured, type Server, measure, script } from './native-run.js'
 import { startProgram } from './process.js'
 import { startBuiltIn } from './proxy-pair.js'
 import { withFixtures } from './scope.js'
@@ -24,20 +22,6 @@ const benchmark: Benchmark = {
   run: () => withFixtures(compare),
 }
 export default benchmark
-
-/** A running server, with its proxies. */
-interface Server {
-  readonly port: number
-  /** The processor time of the server and its proxies, in seconds. */
-  readonly cpuSeconds: () => number
-}
-
-interface Measured {
-  readonly perSecond: number
-  readonly p50: number
-  readonly p99: number
-  readonly cpuMs: number
-}
 
 async function compare(scope: TestContext): Promise<Record<string, Record<string, number>>> {
   const consul = await startConsul(scope)
@@ -102,30 +86,4 @@ function measures(): Record<Kind, Measured[]> {
 
 function isEnvoy(kind: Kind): boolean {
   return kind === 'Envoy, tcp' || kind === 'Envoy, http'
-}
-
-function script(name: string, ...args: string[]): string[] {
-  return [process.execPath, '--import', 'tsx', join(import.meta.dirname, name), ...args]
-}
-
-async function measure(kind: Kind, address: string, server: Server, load: Load): Promise<Measured> {
-  const [command = '', ...args] = script(
-    'native-client.ts',
-    kind,
-    address,
-    String(server.port),
-    JSON.stringify(load),
-  )
-  const client = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] })
-  let before = NaN
-  for await (const line of createInterface(client.stdout)) {
-    if (line === 'begin') {
-      before = server.cpuSeconds()
-      continue
-    }
-    const { count, seconds, p50, p99, cpuMs } = JSON.parse(line) as Report
-    const serverMs = (server.cpuSeconds() - before) * 1_000
-    return { perSecond: count / seconds, p50, p99, cpuMs: (cpuMs + serverMs) / count }
-  }
-  throw new Error(`the client of ${kind} ended without a report`)
 }

@@ -1,13 +1,14 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
+import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type Service, service } from '../src/index.js'
 import { type WrittenIntention, writeIntention } from '../test/consul/intention-api.js'
-import { type RealAgent, startConsul } from '../test/consul/real-agent.js'
-import { until } from '../test/consul/service-mesh.js'
+import { type RealAgent, isAtLeast, startConsul } from '../test/consul/real-agent.js'
+import { agentPut, until } from '../test/consul/service-mesh.js'
 import { nextEvent } from '../test/fixtures/mesh.js'
 import { withFixtures } from './scope.js'
 import { type Benchmark, percentiles, round } from './measure.js'
@@ -36,7 +37,55 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
   })
   const { port } = listener.address() as AddressInfo
   const single = await revokeSingle(consul, api, port)
-  return { [`${CHANGES} changes, 1 connection`]: single, ...(await revokeOneOfMany(consul, api, port)) }
+  const requests = isAtLeast('1.9.0')
+    ? { [`${CHANGES} changes, 1 request`]: await revokeRequests(consul) }
+    : {}
+  return {
+    [`${CHANGES} changes, 1 connection`]: single,
+    ...requests,
+    ...(await revokeOneOfMany(consul, api, port)),
+  }
+}
+
+/** Until the client of an open response learns that a permission no longer allows it. */
+async function revokeRequests(consul: RealAgent): Promise<Record<string, number>> {
+  const put = (entry: object): Promise<unknown> => agentPut(consul, '/v1/config', entry)
+  const permit = async (Action: 'allow' | 'deny'): Promise<number> => {
+    const Permissions = [
+      { Action, HTTP: { PathPrefix: '/feed' } },
+      { Action: 'allow', HTTP: { PathPrefix: '/' } },
+    ]
+    await put({ Kind: 'service-intentions', Name: 'feed', Sources: [{ Name: 'reader', Permissions }] })
+    return performance.now()
+  }
+  await put({ Kind: 'service-defaults', Name: 'feed', Protocol: 'http' })
+  await permit('allow')
+  await using feed = service('feed', { agent: { address: consul.address, env: {} } })
+  await using reader = service('reader', { agent: { address: consul.address, env: {} } })
+  const server = createServer((_request, response) => {
+    response.writeHead(200).flushHeaders()
+  })
+  const listener = await feed.serve(server, { port: 0, host: '127.0.0.1' })
+  const { port } = listener.address() as AddressInfo
+  const times: number[] = []
+  for (let i = 0; i < CHANGES; i += 1) {
+    const socket = await reader.dial({ address: `127.0.0.1:${port}`, service: 'feed' })
+    socket.on('error', () => undefined).write('GET /feed HTTP/1.1\r\nhost: feed\r\n\r\n')
+    await once(socket, 'data')
+    const closed = new Promise<number>((resolve) =>
+      socket.once('close', () => {
+        resolve(performance.now())
+      }),
+    )
+    const answered = await permit('deny')
+    times.push((await closed) - answered)
+    const applied = nextEvent(feed, 'decisions')
+    await permit('allow')
+    await applied
+    await sleep(PAUSE_MS)
+  }
+  const { p50, p99 } = percentiles(times)
+  return { 'p50 ms': round(p50, 1), 'p99 ms': round(p99, 1) }
 }
 
 async function revokeSingle(consul: RealAgent, api: Service, port: number): Promise<Record<string, number>> {
@@ -45,8 +94,14 @@ async function revokeSingle(consul: RealAgent, api: Service, port: number): Prom
   const times: number[] = []
   for (let i = 0; i < CHANGES; i += 1) {
     const socket = await web.dial({ address: `127.0.0.1:${port}`, service: 'api' })
+    // A cut connection is an error.
+    socket.on('error', () => undefined)
     await once(socket, 'data')
-    const closed = once(socket, 'close').then(() => performance.now())
+    const closed = new Promise<number>((resolve) =>
+      socket.once('close', () => {
+        resolve(performance.now())
+      }),
+    )
     const answered = await intention.set('deny')
     times.push((await closed) - answered)
     const applied = nextEvent(api, 'decisions')
