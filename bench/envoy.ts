@@ -4,11 +4,21 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import type { AgentOptions } from '../src/index.js'
+import { isAtLeast, startConsul } from '../test/consul/real-agent.js'
+import { agentPut, until } from '../test/consul/service-mesh.js'
+import { behindEnvoy } from '../test/envoy/behind-envoy.js'
 import { freePorts } from '../test/fixtures/free-ports.js'
 import { bareGeneration } from './bare.js'
-import { type Program, startProgram } from './process.js'
+import { type Program, cpuSeconds, startProgram } from './process.js'
 
 const envoy = process.env['ENVOY_BIN'] ?? 'envoy'
+
+/** Whether Envoys can be configured by Consul: since 1.14, whose configuration current Envoys accept. */
+export function hasConsulForEnvoy(): boolean {
+  if (isAtLeast('1.14')) return true
+  console.error('without Envoys of Consul: set CONSUL_BIN to a Consul of 1.14 or later')
+  return false
+}
 
 /** Whether there is an Envoy. Prints how to get one if not. */
 export function hasEnvoy(): boolean {
@@ -86,6 +96,32 @@ export async function startEnvoyPair(
     port: outbound,
     cpuSeconds: () => programs.reduce((sum, program) => sum + program.cpuSeconds(), 0),
   }
+}
+
+/**
+ * Starts Consul and a pair of Envoys in front of an application, as a team gets them that registers two services of
+ * protocol http with sidecars and writes an intention.
+ */
+export async function startEnvoysOfConsul(
+  scope: TestContext,
+  application: number,
+  permissions: readonly object[],
+): Promise<EnvoyPair> {
+  const consul = await startConsul(scope, { grpc: true })
+  for (const Name of ['web', 'api'])
+    await agentPut(consul, '/v1/config', { Kind: 'service-defaults', Name, Protocol: 'http' })
+  const Sources = [{ Name: 'web', Permissions: permissions }]
+  await agentPut(consul, '/v1/config', { Kind: 'service-intentions', Name: 'api', Sources })
+  const api = await behindEnvoy(scope, consul, 'api', { port: application })
+  const web = await behindEnvoy(scope, consul, 'web', { upstreams: ['api'] })
+  const [port = 0] = web.ports
+  await until('the Envoys forward requests', async () => {
+    const answer = await fetch(`http://127.0.0.1:${port}/store/items`).catch(() => undefined)
+    return answer?.ok === true
+  })
+  const denied = await fetch(`http://127.0.0.1:${port}/admin`)
+  if (denied.status !== 403) throw new Error(`expected Envoy to deny /admin, got ${denied.status}`)
+  return { port, cpuSeconds: () => cpuSeconds(api.envoy.pid) + cpuSeconds(web.envoy.pid) }
 }
 
 const TLS = 'type.googleapis.com/envoy.extensions.transport_sockets.tls.v3'

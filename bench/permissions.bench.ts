@@ -5,7 +5,7 @@ import { decideRequest } from '../src/authorize/requests/decide-request.js'
 import { PermissionRules } from '../src/authorize/requests/permission-rules.js'
 import { PermissionPolicy } from '../src/authorize/requests/request-policy.js'
 import { TestAgent } from '../src/testing/index.js'
-import { hasEnvoy, startEnvoyPair } from './envoy.js'
+import { type EnvoyPair, hasConsulForEnvoy, hasEnvoy, startEnvoyPair, startEnvoysOfConsul } from './envoy.js'
 import { type Benchmark, median, round } from './measure.js'
 import type { Kind, Load } from './native-kinds.js'
 import { type Measured, type Server, measure, script } from './native-run.js'
@@ -73,6 +73,10 @@ async function decide(permissions: readonly object[]): Promise<number> {
   return round(median(times), 2)
 }
 
+/** Envoys whose configuration has only what the comparison needs, and Envoys that Consul configures. */
+const MINIMAL = 'minimal Envoys, ten permissions'
+const CONSULS = "Consul's Envoys, ten permissions"
+
 interface Contestant {
   readonly kind: Kind
   readonly address: string
@@ -91,7 +95,17 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
     'native, no permissions': await native(scope, open.address),
     'native, ten permissions': await native(scope, ruled.address),
   }
-  if (hasEnvoy()) contestants['Envoys, ten permissions'] = await envoys(scope, open.address)
+  if (hasEnvoy()) {
+    const minimal = { address: open.address, env: {} }
+    contestants[MINIMAL] = await envoys(scope, open.address, (application) =>
+      startEnvoyPair(scope, minimal, application, 'http', [rbacFilter()]),
+    )
+    if (hasConsulForEnvoy()) {
+      contestants[CONSULS] = await envoys(scope, open.address, (application) =>
+        startEnvoysOfConsul(scope, application, PERMISSIONS),
+      )
+    }
+  }
   const results = new Map<string, Measured[]>(Object.keys(contestants).map((name) => [name, []]))
   // Interleaved, so that changes of the machine affect all of them.
   for (let i = 0; i < ROUNDS; i += 1) {
@@ -109,8 +123,10 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
         'p99 ms': round(median(own.map(({ p99 }) => p99)), 3),
         'CPU µs/request': round(median(own.map(({ cpuMs }) => cpuMs * 1_000)), 1),
         'requests/s vs. no permissions': against('native, no permissions', own, 'perSecond'),
-        'requests/s vs. Envoys': against('Envoys, ten permissions', own, 'perSecond'),
-        'CPU vs. Envoys': against('Envoys, ten permissions', own, 'cpuMs'),
+        'requests/s vs. minimal Envoys': against(MINIMAL, own, 'perSecond'),
+        'CPU vs. minimal Envoys': against(MINIMAL, own, 'cpuMs'),
+        "requests/s vs. Consul's Envoys": against(CONSULS, own, 'perSecond'),
+        "CPU vs. Consul's Envoys": against(CONSULS, own, 'cpuMs'),
       },
     ]),
   )
@@ -123,11 +139,15 @@ async function native(scope: TestContext, address: string): Promise<Contestant> 
   return { kind: 'native', address, server: { port: 0, cpuSeconds: () => program.cpuSeconds() } }
 }
 
-async function envoys(scope: TestContext, address: string): Promise<Contestant> {
+async function envoys(
+  scope: TestContext,
+  address: string,
+  startPair: (application: number) => Promise<EnvoyPair>,
+): Promise<Contestant> {
   const kind = 'Envoy, http'
   const program = await startProgram(scope, script('native-server.ts', kind, address), { ready: 'ready ' })
   const port = Number(/ready (\d+)/.exec(program.output())?.[1])
-  const pair = await startEnvoyPair(scope, { address, env: {} }, port, 'http', [rbacFilter()])
+  const pair = await startPair(port)
   return {
     kind,
     address,

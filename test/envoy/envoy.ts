@@ -21,6 +21,7 @@ export const skip: string | false =
     : 'needs Consul 1.14 or later and Envoy: run test/peers/install'
 
 export interface Envoy {
+  readonly pid: number
   readonly adminPort: number
   /** Returns the text of an admin endpoint, such as `/clusters`. */
   admin(path: string): Promise<string>
@@ -101,5 +102,5 @@ async function run(t: TestContext, adminPort: number, bootstrap: string): Promis
     const ready = await admin('/ready').catch(() => '')
     return ready.startsWith('LIVE')
   })
-  return { adminPort, admin, kill: () => stopChild(child) }
+  return { pid: child.pid ?? 0, adminPort, admin, kill: () => stopChild(child) }
 }

@@ -14,7 +14,7 @@ import { type TestContext, describe, it } from 'node:test'
 import { text } from 'node:stream/consumers'
 import { peer } from '../../src/index.js'
 import { stopChild } from '../consul/child-process.js'
-import { type RealAgent, startConsul } from '../consul/real-agent.js'
+import { startConsul } from '../consul/real-agent.js'
 import {
   ROTATION_MS,
   agentPut,
@@ -25,11 +25,12 @@ import {
   rotateCa,
   until,
 } from '../consul/service-mesh.js'
-import { freePort, freePorts } from '../fixtures/free-ports.js'
+import { freePort } from '../fixtures/free-ports.js'
 import { offer, portOf, readAll } from '../fixtures/mesh.js'
 import { plainServer } from '../fixtures/plain-server.js'
 import { startProxy } from '../proxy/connect-proxy.js'
-import { skip, startSidecar } from './envoy.js'
+import { behindEnvoy } from './behind-envoy.js'
+import { skip } from './envoy.js'
 
 const sdkPeer = resolve('test/peers/bin/sdk-peer')
 
@@ -66,35 +67,6 @@ async function listening(t: TestContext, server: Server): Promise<number> {
   return (server.address() as AddressInfo).port
 }
 
-/** Registers a service with an Envoy in front of it. @returns the local ports of its upstreams */
-async function behindEnvoy(
-  t: TestContext,
-  consul: RealAgent,
-  name: string,
-  { port = 1, upstreams = [] }: { port?: number; upstreams?: readonly string[] },
-): Promise<number[]> {
-  const [sidecarPort = 0, ...local] = await freePorts(upstreams.length + 1)
-  const id = `${name}-1`
-  await register(consul, {
-    ID: id,
-    Name: name,
-    Port: port,
-    Connect: {
-      SidecarService: {
-        Port: sidecarPort,
-        Address: '127.0.0.1',
-        // The default check of a sidecar is critical for 10 s.
-        Checks: [{ Name: 'alias', AliasService: id }],
-        Proxy: {
-          Upstreams: upstreams.map((DestinationName, i) => ({ DestinationName, LocalBindPort: local[i] })),
-        },
-      },
-    },
-  })
-  await startSidecar(t, consul, id)
-  return local
-}
-
 describe('Envoy and this library', { skip }, () => {
   it('connect in both directions, and enforce intentions', async (t) => {
     const consul = await startConsul(t, { grpc: true })
@@ -118,9 +90,8 @@ describe('Envoy and this library', { skip }, () => {
     await behindEnvoy(t, consul, 'envoy-tcp', { port: await startEcho(t, 'envoy') })
     await behindEnvoy(t, consul, 'envoy-http', { port: await startHttp(t) })
     const upstreams = ['native-tcp', 'native-http', 'sidecar-tcp', 'envoy-tcp']
-    const [toNative = 0, toNativeHttp = 0, toSidecar = 0, toEnvoy = 0] = await behindEnvoy(t, consul, 'web', {
-      upstreams,
-    })
+    const { ports } = await behindEnvoy(t, consul, 'web', { upstreams })
+    const [toNative = 0, toNativeHttp = 0, toSidecar = 0, toEnvoy = 0] = ports
     const ownSidecarPort = await freePort()
     await startProxy(t, consul.address, ['-service', 'web', '-upstream', `envoy-tcp:${ownSidecarPort}`])
     for (const name of [...upstreams, 'envoy-http'])
@@ -235,7 +206,8 @@ describe('Envoy and this library', { skip }, () => {
       const flags = ['-service', Name, '-service-addr', `127.0.0.1:${applications[i]}`, '-register']
       await startProxy(t, consul.address, [...flags, '-listen', `127.0.0.1:${await freePort()}`])
     }
-    const [toHttp = 0, toGrpc = 0] = await behindEnvoy(t, consul, 'web', { upstreams })
+    const { ports } = await behindEnvoy(t, consul, 'web', { upstreams })
+    const [toHttp = 0, toGrpc = 0] = ports
     const askHttp = async (path: string): Promise<string> => {
       const response = await fetch(`http://127.0.0.1:${toHttp}${path}`)
       return `${response.status} ${await response.text()}`
