@@ -1,5 +1,6 @@
 // The entry `consul-connect/proxy`: what a program needs that stands in the mesh for another program.
 import { type ProxyConfigOptions, ProxyConfigSource, type ProxySelector } from './proxy/config.js'
+import { MUX_KEY, MUX_VERSION } from './agent/endpoints/services.js'
 import { AgentRelay, type RelayOptions } from './proxy/relay.js'
 
 /**
@@ -36,6 +37,12 @@ export async function relayAgent(options: RelayOptions): Promise<AgentRelay> {
   await relay.open()
   return relay
 }
+
+/**
+ * The metadata with which an instance announces that it takes many connections over one, for a proxy that registers
+ * itself and listens in another process. `register` adds it for a listener of its own service.
+ */
+export const MUX_META: Readonly<Record<string, string>> = Object.freeze({ [MUX_KEY]: MUX_VERSION })
 
 export { ProxyConfigSource } from './proxy/config.js'
 export { PROXY_CONFIG_KEYS, parseProxyConfig } from './proxy/settings.js'

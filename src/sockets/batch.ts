@@ -1,14 +1,10 @@
 import type { Writable } from 'node:stream'
+import { SLAB_BYTES, returnSlab, takeSlab } from './slabs.js'
 
-const SLAB_BYTES = 128 * 1024
-/** How many unused slabs are kept for later batches. */
-const MAX_SPARE = 16
 /** `add` asks for a pause when this many bytes wait behind a pending write. */
 const FULL_BYTES = 64 * 1024
 /** A piece of at least a full TLS record is usually followed by more in the same turn: wait for it. */
 const RECORD_BYTES = 16 * 1024
-
-const spare: Buffer[] = []
 
 /** Collects small pieces in a reused buffer and writes them together: fewer, larger writes make a pump fast. */
 export class Batch {
@@ -31,7 +27,7 @@ export class Batch {
   add(bytes: Buffer): boolean {
     if (this.#size + bytes.length > SLAB_BYTES) this.#overflow(bytes)
     else {
-      this.#slab ??= spare.pop() ?? Buffer.allocUnsafeSlow(SLAB_BYTES)
+      this.#slab ??= takeSlab()
       bytes.copy(this.#slab, this.#size)
       this.#size += bytes.length
     }
@@ -62,7 +58,7 @@ export class Batch {
     this.#destination.write(bytes, (error) => {
       // The `close` event of the destination reports the error. No more bytes are requested until then.
       if (error) return
-      if (slab.length === SLAB_BYTES && spare.length < MAX_SPARE) spare.push(slab)
+      returnSlab(slab)
       this.#written()
     })
   }

@@ -1,5 +1,5 @@
 import type { OnReadOpts } from 'node:net'
-import type { Duplex } from 'node:stream'
+import { Duplex } from 'node:stream'
 import { adoptReads } from '../base/node-internals.js'
 
 /** Consumes bytes that are valid only during the call. Returns whether the socket may keep reading. */
@@ -10,6 +10,12 @@ export type Sink = (bytes: Buffer) => boolean
  * that one buffer serves all sockets, and an idle connection has none.
  */
 const SCRATCH = Buffer.allocUnsafeSlow(64 * 1024)
+
+/** A stream that passes its bytes to a sink without a buffer for each read, as sockets do. */
+export abstract class LendingDuplex extends Duplex {
+  /** Passes all bytes to `sink` from now on. `resume` asks for more. @returns whether the sink wants more at once */
+  abstract readInto(sink: Sink): boolean
+}
 
 const readers = new WeakMap<Duplex, Reader>()
 
@@ -57,6 +63,7 @@ export function readInto(socket: Duplex, sink: Sink): boolean | undefined {
   if (reader !== undefined) return reader.readInto(sink)
   // The stream has another reader.
   if (socket.listenerCount('data') > 0 || socket.listenerCount('readable') > 0) return undefined
+  if (socket instanceof LendingDuplex) return socket.readInto(sink)
   if (!adoptReads(socket, SCRATCH, (size) => sink(SCRATCH.subarray(0, size)))) return undefined
   // Bytes that the stream has buffered already.
   let more = true

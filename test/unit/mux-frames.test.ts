@@ -7,8 +7,8 @@ import {
   type FrameType,
   LEAST,
   controlFrame,
-  frameHead,
   settingsFrame,
+  writeHead,
 } from '../../src/transport/mux/frames.js'
 import { MuxSession, OWN_SETTINGS } from '../../src/transport/mux/session.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
@@ -18,7 +18,9 @@ const SETTINGS = settingsFrame(LEAST)
 
 function frame(type: FrameType, stream: number, payload: Buffer | string = ''): Buffer {
   const bytes = Buffer.from(payload as string)
-  return Buffer.concat([frameHead(type, stream, bytes.length), bytes])
+  const head = Buffer.alloc(8)
+  writeHead(head, 0, type, stream, bytes.length)
+  return Buffer.concat([head, bytes])
 }
 
 function raw(type: number, stream: number, payload: Buffer | string = '', length?: number): Buffer {

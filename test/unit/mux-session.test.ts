@@ -86,9 +86,9 @@ describe('a multiplexed session', () => {
   })
 
   it('reports a reset as an error, after a prefix', async (t) => {
-    const { dialer, accepted } = await startPair(t, (stream) => stream.write(Buffer.alloc(100_000)))
+    const { dialer, accepted } = await startPair(t, (stream) => stream.write(Buffer.alloc(50_000)))
     const stream = open(dialer)
-    await until('the bytes are there', () => stream.bytesRead === 100_000)
+    await until('the bytes are there', () => stream.bytesRead === 50_000)
     const broken = rejection(readAll(stream))
     accepted[0]!.destroy()
     assert.equal((await broken).code, 'ECONNRESET')
@@ -109,13 +109,51 @@ describe('a multiplexed session', () => {
     const bytes = Buffer.alloc(65_536)
     while (stuck.write(bytes));
     stuck.write(Buffer.alloc(4 << 20))
-    await until('the window is full', () => accepted[0]?.readableLength === OWN_SETTINGS.windowBytes)
+    await until('the window is full', () => accepted[0]?.unread === OWN_SETTINGS.windowBytes)
     const other = open(dialer)
     other.end('hello')
     assert.equal(await readAll(other), 'hello')
-    assert.equal(accepted[0]!.readableLength, OWN_SETTINGS.windowBytes)
+    assert.equal(accepted[0]!.unread, OWN_SETTINGS.windowBytes)
     accepted[0]!.resume()
     await until('all is read', () => accepted[0]!.bytesRead > 4 << 20)
+  })
+
+  it('gives a reader more than a window at once', async (t) => {
+    const { dialer } = await startPair(t, (stream) => stream.end(Buffer.alloc(3 << 20, 'abc')))
+    const stream = open(dialer)
+    const bytes = await new Promise<Buffer>((resolve) => {
+      const look = (): void => {
+        const all = stream.read(3 << 20) as Buffer | null
+        if (all !== null) resolve(all)
+      }
+      stream.on('readable', look)
+      look()
+    })
+    assert.ok(bytes.equals(Buffer.alloc(3 << 20, 'abc')))
+  })
+
+  it('opens the window of a reader that keeps up, within a bound for all streams', async (t) => {
+    const { dialer, accepted } = await startPair(t, (stream) => {
+      // A reader that does not keep up: it begins when all has come that its window allows.
+      if (stream.id > 1) setTimeout(() => stream.resume(), 20)
+      else stream.resume()
+    })
+    const fast = open(dialer)
+    fast.write(Buffer.alloc(8 << 20))
+    await until('all is read', () => accepted[0]?.bytesRead === 8 << 20)
+    assert.equal(accepted[0]!.window, 1 << 20)
+    const many = Array.from({ length: 40 }, () => open(dialer))
+    for (const stream of many) stream.write(Buffer.alloc(2 << 20))
+    await until('all are accepted', () => accepted.length === 41)
+    await until('all is read', () => accepted.every(({ bytesRead }) => bytesRead >= 2 << 20))
+    const growth = accepted.reduce((sum, { window }) => sum + window - OWN_SETTINGS.windowBytes, 0)
+    assert.ok(growth > 8 << 20 && growth <= 16 << 20, `${growth} bytes`)
+    for (const stream of [fast, ...many]) stream.destroy()
+    await until('they are forgotten', () => dialer.size === 0)
+    const late = open(dialer)
+    late.write(Buffer.alloc(8 << 20))
+    await until('all is read', () => accepted.at(-1)!.bytesRead === 8 << 20)
+    assert.equal(accepted.at(-1)!.window, 1 << 20)
   })
 
   it('does not stop reading when both ends write and neither reads', async (t) => {
@@ -159,6 +197,37 @@ describe('a multiplexed session', () => {
     assert.equal(await readAll(stream), 'hello')
     await until('the session has ended', () => ended.dialer !== undefined && ended.listener !== undefined)
     assert.deepEqual(ended, { dialer: 'in order', listener: 'in order' })
+  })
+
+  it('waits after a drain while the peer still reads, and ends when it is silent', async (t) => {
+    const clock = new FakeClock()
+    const { dialer, listener, accepted, sockets } = await startPair(t, undefined, { clock })
+    const stream = open(dialer)
+    await echoed(stream, 'first')
+    // The end of the peer is on its way for long.
+    sockets.dialer.end = sockets.dialer.destroy = () => sockets.dialer
+    stream.end()
+    await until('the stream has ended', () => accepted[0]!.destroyed)
+    listener.drain()
+    await until('the session has ended', () => listener.isEnded)
+    for (let i = 0; i < 3; i += 1) {
+      const { bytesRead } = sockets.listener
+      sockets.dialer.write('still here')
+      await until('it is read', () => sockets.listener.bytesRead > bytesRead)
+      await clock.advance(15_000)
+      assert.equal(sockets.listener.destroyed, false)
+    }
+    await clock.advance(15_000)
+    assert.equal(sockets.listener.destroyed, true)
+  })
+
+  it('ends without the settings of the peer', async (t) => {
+    const clock = new FakeClock()
+    const { listener, sockets, ended } = await startPair(t, undefined, { clock })
+    sockets.listener.pause()
+    await clock.advance(5_000)
+    await until('the session has ended', () => listener.isEnded)
+    assert.match((ended.listener as Error).message, /no settings for 5000 ms/)
   })
 
   it('asks a silent peer for a sign of life, and ends without one', async (t) => {

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import type { Service } from 'consul-connect'
 import {
   type ProxyConfig,
@@ -62,7 +63,12 @@ export class Daemon {
     this.#settings = settings
     this.#standby = standby
     this.#log = log
-    this.#registration = registration && new SelfRegistration(registration.idSuffix, settings.agent, log)
+    this.#registration =
+      registration &&
+      new SelfRegistration(
+        { ...registration, agent: settings.agent, mux: settings.connections.mux === true },
+        log,
+      )
     this.#engine = startEngine((service, listener) => this.#registration?.set(service, listener))
     const pages: Pages = {
       '/metrics': async () => ({ type: METRICS_TYPE, body: await this.#engine.metrics() }),
@@ -90,13 +96,14 @@ export class Daemon {
 
   /** Applies new settings. Changes that require a restart are ignored with a warning. */
   reload(settings: Settings): void {
-    const { source, log, admin, workers, ecdhCurve } = this.#settings
+    const { source, log, admin, workers, connections } = this.#settings
     this.#setLevel(settings.log.level)
     if (settings.source.kind !== source.kind || JSON.stringify(admin) !== JSON.stringify(settings.admin)) {
       this.#log.warn('reload: the configuration source and -admin-addr cannot change; restart the proxy')
     }
-    if (settings.workers !== workers || settings.ecdhCurve !== ecdhCurve || settings.log.json !== log.json) {
-      this.#log.warn('reload: -workers, -ecdh-curve, and -log-json cannot change; restart the proxy')
+    const isSame = isDeepStrictEqual(settings.connections, connections) && settings.workers === workers
+    if (!isSame || settings.log.json !== log.json) {
+      this.#log.warn('reload: -workers, -ecdh-curve, -mux, and -log-json cannot change; restart the proxy')
     }
     if (settings.source.kind === 'static' && source.kind === 'static') this.#apply(settings.source.config)
     else this.#configSource?.refresh()

@@ -47,12 +47,12 @@ const settings = readSettingsOrExit()
 const log = openLog({ ...settings.log, level: settings.log.level ?? DEFAULT_LEVEL })
 const standby = openStandby(process.env)
 const startEngine = (onListening: OnListening): Engine => {
-  const { agent, ecdhCurve, workers, registration } = settings
-  if (workers === 1) return new Proxy({ agent, ecdhCurve, log, onListening, standby })
+  const { agent, connections, workers, registration } = settings
+  if (workers === 1) return new Proxy({ agent, connections, log, onListening, standby })
   const registers = registration !== undefined
   const { json } = settings.log
   const { level } = log
-  return new Workers({ json, level, count: workers, agent, ecdhCurve, log, onListening, registers })
+  return new Workers({ json, level, count: workers, agent, connections, log, onListening, registers })
 }
 const daemon = new Daemon(settings, log, startEngine, standby)
 

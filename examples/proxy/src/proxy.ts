@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import { type AgentOptions, type Service, service } from 'consul-connect'
+import { type AgentOptions, type Service, type ServiceOptions, service } from 'consul-connect'
 import type { ProxyConfig, ProxyListener } from 'consul-connect/proxy'
 import { EventLog } from './operator/event-log.js'
 import { formatAddress } from './operator/format-address.js'
@@ -18,9 +18,12 @@ export interface ProxyStatus {
   readonly missing: readonly string[]
 }
 
+/** Options of all connections of the proxy to other services. */
+export type ConnectionOptions = Pick<ServiceOptions, 'ecdhCurve' | 'mux'>
+
 export interface ProxyOptions {
   readonly agent: AgentOptions
-  readonly ecdhCurve: string | undefined
+  readonly connections: ConnectionOptions
   readonly log: Log
   readonly onListening: (service: Service, listener: ProxyListener) => void
   /** Set only in a proxy that replaces a running one. */
@@ -125,9 +128,7 @@ class ServiceProxy {
       ...(namespace !== undefined && { namespace }),
       ...(partition !== undefined && { partition }),
     }
-    const { ecdhCurve } = options
-    const tls = ecdhCurve === undefined ? {} : { ecdhCurve }
-    this.service = service(config.service, { agent, drainTimeoutMs, ...tls })
+    this.service = service(config.service, { agent, drainTimeoutMs, ...options.connections })
     this.#options = options
     this.#config = config
     logServiceEvents(this.service, options.log)

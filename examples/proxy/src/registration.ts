@@ -7,7 +7,7 @@ import {
   type Service,
   consul,
 } from 'consul-connect'
-import type { ProxyListener } from 'consul-connect/proxy'
+import { MUX_META, type ProxyListener } from 'consul-connect/proxy'
 import type { Log } from './operator/log.js'
 
 /** TTL of the check; the same as that of Consul's built-in proxy. */
@@ -16,6 +16,14 @@ const RETRY_MS = 2_000
 /** Interval at which the registration of the application is read. */
 const FOLLOW_MS = 10_000
 const REQUEST_TIMEOUT_MS = 5_000
+
+export interface RegistrationOptions {
+  /** Suffix of the ID, for several proxies of a service. */
+  readonly idSuffix: string | undefined
+  readonly agent: AgentOptions
+  /** Whether the proxy takes many connections over one. */
+  readonly mux: boolean
+}
 
 /** Fields that the proxy copies from the registration of its application. */
 type Inherited = Pick<RegisterOptions, 'destinationId' | 'tags' | 'meta' | 'weights'>
@@ -27,6 +35,7 @@ type Inherited = Pick<RegisterOptions, 'destinationId' | 'tags' | 'meta' | 'weig
  */
 export class SelfRegistration {
   readonly #idSuffix: string | undefined
+  readonly #mux: boolean
   readonly #agent: ConsulApi
   readonly #log: Log
   readonly #closed = new AbortController()
@@ -36,9 +45,10 @@ export class SelfRegistration {
   #work: Promise<void> = Promise.resolve()
   #timer: NodeJS.Timeout | undefined
 
-  constructor(idSuffix: string | undefined, options: AgentOptions, log: Log) {
+  constructor({ idSuffix, agent, mux }: RegistrationOptions, log: Log) {
     this.#idSuffix = idSuffix
-    this.#agent = consul(options)
+    this.#agent = consul(agent)
+    this.#mux = mux
     this.#log = log
   }
 
@@ -102,6 +112,7 @@ export class SelfRegistration {
         port,
         check: { ttlMs: CHECK_TTL_MS },
         ...this.#inherited,
+        meta: announced(this.#inherited.meta, this.#mux),
         // A wildcard cannot be dialed; without an address, the agent uses that of the node.
         ...(!isWildcard(host) && { address: host }),
         signal: this.#closed.signal,
@@ -168,6 +179,12 @@ function inheritedFrom(
     ...(Meta && Object.keys(Meta).length > 0 && { meta: Meta }),
     ...(Weights && { weights: { passing: Weights.Passing, warning: Weights.Warning } }),
   }
+}
+
+/** Announces sessions if the proxy takes them, and not because its application does. */
+function announced(meta: RegisterOptions['meta'] = {}, mux: boolean): RegisterOptions['meta'] {
+  const others = Object.fromEntries(Object.entries(meta).filter(([key]) => !(key in MUX_META)))
+  return mux ? { ...others, ...MUX_META } : others
 }
 
 function isWildcard(host: string): boolean {

@@ -17,7 +17,7 @@ process.on('message', (message: ToWorker) => {
     log = openLog(message.log)
     proxy = new Proxy({
       agent: { address: message.agent, env: {} },
-      ecdhCurve: message.ecdhCurve,
+      connections: message.connections,
       log,
       onListening: (_service, listener) => {
         send({ type: 'listening', listener })

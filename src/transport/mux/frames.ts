@@ -98,23 +98,15 @@ export interface FrameHandler {
   settings(settings: MuxSettings): void
 }
 
-/** The exact length of the payload of each type; those that are missing have none. */
-const LENGTHS: ReadonlyMap<number, number> = new Map([
-  [FRAME_TYPES.open, 0],
-  [FRAME_TYPES.accept, 0],
-  [FRAME_TYPES.end, 0],
-  [FRAME_TYPES.reset, 4],
-  [FRAME_TYPES.window, 4],
-  [FRAME_TYPES.goaway, 8],
-  [FRAME_TYPES.ping, 8],
-  [FRAME_TYPES.pong, 8],
-])
-const OF_SESSION: ReadonlySet<number> = new Set([
+/** The length of the payload, by type; undefined for those that vary. */
+const LENGTHS: readonly (number | undefined)[] = [undefined, 0, 0, 4, 4, 8, 8, 8, undefined, 0]
+/** The types of frames of the session itself. */
+const OF_SESSION: readonly number[] = [
   FRAME_TYPES.goaway,
   FRAME_TYPES.ping,
   FRAME_TYPES.pong,
   FRAME_TYPES.settings,
-])
+]
 
 /** Reads frames from chunks of any size. Data is passed on as it arrives; only short payloads are kept. */
 export class FrameReader {
@@ -149,11 +141,17 @@ export class FrameReader {
     let at = 0
     while (at < chunk.length && !this.#isStopped) {
       if (this.#headBytes < HEAD_BYTES) {
-        const taken = chunk.copy(this.#head, this.#headBytes, at, at + HEAD_BYTES - this.#headBytes)
-        this.#headBytes += taken
-        at += taken
-        if (this.#headBytes < HEAD_BYTES) return
-        this.#begin()
+        if (this.#headBytes === 0 && chunk.length - at >= HEAD_BYTES) {
+          this.#headBytes = HEAD_BYTES
+          this.#begin(chunk, at)
+          at += HEAD_BYTES
+        } else {
+          const taken = chunk.copy(this.#head, this.#headBytes, at, at + HEAD_BYTES - this.#headBytes)
+          this.#headBytes += taken
+          at += taken
+          if (this.#headBytes < HEAD_BYTES) return
+          this.#begin(this.#head, 0)
+        }
         if (this.#missing === 0) this.#finish(EMPTY)
         continue
       }
@@ -175,10 +173,10 @@ export class FrameReader {
   }
 
   /** Checks a complete head. */
-  #begin(): void {
-    const stream = this.#head.readUInt32BE(0)
-    const type = this.#head.readUInt8(4)
-    const length = this.#head.readUIntBE(5, 3)
+  #begin(head: Buffer, at: number): void {
+    const stream = head.readUInt32BE(at)
+    const type = head.readUInt8(at + 4)
+    const length = head.readUIntBE(at + 5, 3)
     this.#stream = stream
     this.#type = type
     this.#missing = length
@@ -187,10 +185,10 @@ export class FrameReader {
     if (!this.#hasSettings && type !== FRAME_TYPES.settings) throw broken(`a first frame of type ${type}`)
     if (isExtension(type)) return
     if (type > FRAME_TYPES.accept) throw broken(`a frame of the unknown type ${type}`)
-    if (stream > MAX_STREAM_ID || OF_SESSION.has(type) !== (stream === 0))
+    if (stream > MAX_STREAM_ID || OF_SESSION.includes(type) !== (stream === 0))
       throw broken(`a frame of type ${type} for stream ${stream}`)
     if (type === FRAME_TYPES.data) return
-    const expected = LENGTHS.get(type)
+    const expected = LENGTHS[type]
     const isRight =
       expected === undefined ? length % 6 === 0 && length <= MAX_CONTROL_BYTES : length === expected
     if (!isRight) throw broken(`a frame of type ${type} with ${length} bytes`)
@@ -262,31 +260,28 @@ function parseSettings(payload: Buffer): MuxSettings {
 
 const SETTING_NAMES = Object.keys(SETTING_IDS) as (keyof MuxSettings)[]
 
-/** The head of a frame, whose payload follows. */
-export function frameHead(type: FrameType, stream: number, length: number): Buffer {
-  const head = Buffer.allocUnsafe(HEAD_BYTES)
-  head.writeUInt32BE(stream, 0)
-  head.writeUInt32BE(FRAME_TYPES[type] * 0x100_0000 + length, 4)
-  return head
+/** Writes the head of a frame, whose payload follows. */
+export function writeHead(target: Buffer, at: number, type: FrameType, stream: number, length: number): void {
+  target.writeUInt32BE(stream, at)
+  target.writeUInt32BE(FRAME_TYPES[type] * 0x100_0000 + length, at + 4)
 }
 
 /** A frame whose payload is a list of numbers of 4 bytes. */
 export function controlFrame(type: FrameType, stream: number, ...numbers: readonly number[]): Buffer {
   const frame = Buffer.allocUnsafe(HEAD_BYTES + 4 * numbers.length)
-  frame.writeUInt32BE(stream, 0)
-  frame.writeUInt32BE(FRAME_TYPES[type] * 0x100_0000 + 4 * numbers.length, 4)
+  writeHead(frame, 0, type, stream, 4 * numbers.length)
   for (const [i, number] of numbers.entries()) frame.writeUInt32BE(number, HEAD_BYTES + 4 * i)
   return frame
 }
 
 /** A ping, or its answer. */
 export function pingFrame(type: 'ping' | 'pong', payload: Buffer): Buffer {
-  return Buffer.concat([frameHead(type, 0, payload.length), payload])
+  return controlFrame(type, 0, payload.readUInt32BE(0), payload.readUInt32BE(4))
 }
 
 export function settingsFrame(settings: MuxSettings): Buffer {
   const frame = Buffer.allocUnsafe(HEAD_BYTES + 6 * SETTING_NAMES.length)
-  frameHead('settings', 0, 6 * SETTING_NAMES.length).copy(frame)
+  writeHead(frame, 0, 'settings', 0, 6 * SETTING_NAMES.length)
   for (const [i, name] of SETTING_NAMES.entries()) {
     frame.writeUInt16BE(SETTING_IDS[name], HEAD_BYTES + 6 * i)
     frame.writeUInt32BE(settings[name], HEAD_BYTES + 6 * i + 2)

@@ -13,6 +13,9 @@ const IDLE_MS = 60_000
 /** How long an instance that did not negotiate sessions is dialed without asking again. */
 const PLAIN_MS = 60_000
 
+/** How many places there are before the unused ones are forgotten. */
+const SWEEP_AT = 1_000
+
 interface OpenSession {
   readonly session: MuxSession
   readonly connection: Connection
@@ -44,6 +47,7 @@ export class SessionPool {
   readonly #clock: Clock
   readonly #lifetimes: ConnectionLifetimes
   readonly #places = new Map<string, Place>()
+  #sweepAt = SWEEP_AT
   #isClosed = false
 
   constructor(identity: IdentityStore, clock: Clock) {
@@ -93,9 +97,25 @@ export class SessionPool {
 
   #placeOf({ host, port, identity, serverName, subset }: Endpoint): Place {
     const key = JSON.stringify([host, port, serverName, subset, identity])
-    const place = this.#places.get(key) ?? { sessions: new Set(), connecting: undefined, plainUntil: 0 }
+    const known = this.#places.get(key)
+    if (known !== undefined) return known
+    if (this.#places.size >= this.#sweepAt) this.#sweep()
+    const place = { sessions: new Set<OpenSession>(), connecting: undefined, plainUntil: 0 }
     this.#places.set(key, place)
     return place
+  }
+
+  /** The instance takes no sessions: it is dialed for each connection for a while. */
+  #isPlain(place: Place): void {
+    place.plainUntil = this.#clock.now() + PLAIN_MS
+  }
+
+  /** Forgets the places that nothing is known of: instances come and go. */
+  #sweep(): void {
+    const now = this.#clock.now()
+    for (const [key, { sessions, connecting, plainUntil }] of this.#places)
+      if (sessions.size === 0 && connecting === undefined && plainUntil <= now) this.#places.delete(key)
+    this.#sweepAt = Math.max(SWEEP_AT, 2 * this.#places.size)
   }
 
   /** Waits for a session that is being connected, or connects one. */
@@ -113,7 +133,14 @@ export class SessionPool {
   #begin(place: Place, connect: OpenOptions['connect']): Connecting {
     const controller = new AbortController()
     const opened = connect(controller.signal, [ALPN_NAME])
-      .then((socket) => this.#opened(place, socket))
+      .then(
+        (socket) => this.#opened(place, socket),
+        (error: unknown) => {
+          if (!refusesName(error)) throw error
+          this.#isPlain(place)
+          return undefined
+        },
+      )
       .finally(() => {
         place.connecting = undefined
       })
@@ -126,7 +153,7 @@ export class SessionPool {
     const connection = connectionOf(socket)
     if (socket.alpnProtocol !== ALPN_NAME || connection === undefined || this.#isClosed) {
       socket.destroy()
-      place.plainUntil = this.#clock.now() + PLAIN_MS
+      this.#isPlain(place)
       return undefined
     }
     let cancelIdle = (): void => undefined
@@ -142,6 +169,8 @@ export class SessionPool {
       onEnded: () => {
         cancelIdle()
         place.sessions.delete(open)
+        // It has negotiated a session, and does not speak the protocol.
+        if (!session.isConfirmed) this.#isPlain(place)
       },
     })
     const open: OpenSession = { session, connection }
@@ -151,6 +180,13 @@ export class SessionPool {
     })
     return open
   }
+}
+
+/** Whether a server has refused the name of the protocol, as those of Go do that know other names. */
+function refusesName(error: unknown): boolean {
+  for (let each = error; each instanceof Error; each = each.cause)
+    if ((each as NodeJS.ErrnoException).code === 'ERR_SSL_TLSV1_ALERT_NO_APPLICATION_PROTOCOL') return true
+  return false
 }
 
 /** The session with the fewest streams that accepts one more. */

@@ -2,20 +2,20 @@ import type { Duplex } from 'node:stream'
 import type { Clock } from '../../base/clock.js'
 import { toError } from '../../base/errors.js'
 import { TokenBucket } from '../../base/token-bucket.js'
+import { readInto } from '../../sockets/buffered-reads.js'
 import { resetError } from '../../sockets/network-errors.js'
+import { FrameWriter } from './frame-writer.js'
 import {
   type FrameHandler,
   FrameReader,
   GOAWAY_CODES,
   type GoawayReason,
-  HEAD_BYTES,
   LEAST,
   MAX_STREAM_ID,
   MuxError,
   type MuxSettings,
   RESET_CODES,
   controlFrame,
-  frameHead,
   pingFrame,
   settingsFrame,
 } from './frames.js'
@@ -42,10 +42,12 @@ export const ALPN_NAME = 'consul-connect-mux/1'
 export const OWN_SETTINGS: MuxSettings = {
   version: 1,
   maxFrameBytes: 65_536,
-  windowBytes: 262_144,
+  windowBytes: 65_536,
   maxStreams: 1_000,
 }
 
+/** How long the settings of the peer may take after the handshake, in milliseconds. */
+const SETTINGS_MS = 5_000
 /** How long a session may be silent before it is asked for a sign of life, in milliseconds. */
 const SILENCE_MS = 15_000
 /** How long the answer may take. */
@@ -54,14 +56,13 @@ const ANSWER_MS = 10_000
 const USELESS = { burst: 1_000, perSecond: 10 }
 /** How many of its own streams a peer may reset. */
 const RESETS = { burst: 10_000, perSecond: 2_000 }
-/** How many frames may wait for a peer that does not read. */
-const MAX_WAITING_FRAMES = 10_000
-/** How many bytes are handed to the connection before it has written them. */
-const MAX_WAITING_BYTES = 262_144
-/** The longest payload that is sent: others wait for it. */
-const MAX_SENT_BYTES = 65_536 - HEAD_BYTES
-/** How long a session waits for the peer to close it, in milliseconds. */
-const ENDING_MS = 5_000
+/** How far the window of a stream grows whose reader keeps up. */
+const MAX_WINDOW_BYTES = 1_048_576
+/** How much all windows of a session together may grow. */
+const MAX_GROWTH_BYTES = 16_777_216
+/** How long the end of a session waits for a silent peer, and at most for one that still reads, in milliseconds. */
+const ENDING_MS = 15_000
+const MAX_ENDING_MS = 300_000
 
 /** The session accepts no more streams, or the peer has refused one: it can be opened in another session. */
 export class StreamRefusedError extends Error {}
@@ -75,18 +76,14 @@ export class MuxSession implements StreamSession {
   readonly #options: SessionOptions
   readonly #reader: FrameReader
   readonly #streams = new Map<number, MuxStream>()
-  /** The streams that have bytes or an end to send, in the order of their turns. */
-  readonly #sending = new Set<MuxStream>()
-  /** The streams whose peer is to be told that it may send more. */
-  readonly #granting = new Set<MuxStream>()
-  readonly #control: Buffer[] = []
-  #pong: Buffer | undefined
+  readonly #writer: FrameWriter
   #peer: MuxSettings | undefined
   #lastStream = 0
   readonly #useless: TokenBucket
   readonly #resets: TokenBucket
   #referenced = 0
-  #isFlushScheduled = false
+  /** By how much the windows of the streams have grown. */
+  #growth = 0
   #isDraining = false
   #isEnded = false
   /** Whether a byte has arrived since the last look. */
@@ -99,10 +96,7 @@ export class MuxSession implements StreamSession {
     this.#reader = new FrameReader(this.#frames, options.settings.maxFrameBytes)
     this.#useless = new TokenBucket(options.clock, USELESS)
     this.#resets = new TokenBucket(options.clock, RESETS)
-    socket.on('data', this.#onData)
-    socket.on('drain', () => {
-      this.#schedule()
-    })
+    this.#writer = new FrameWriter(socket, this.#endIfDrained)
     socket.on('error', (error) => {
       this.#end(error)
     })
@@ -113,8 +107,10 @@ export class MuxSession implements StreamSession {
       this.#end(this.#isDrained ? undefined : resetError('the session of the connection was cut'))
     })
     this.#queue(settingsFrame(options.settings))
-    this.#watchSilence()
+    this.#expectSettings()
     socket.unref?.()
+    if (readInto(socket, this.#read) === undefined) socket.on('data', this.#read)
+    socket.resume()
   }
 
   get addresses(): StreamAddresses {
@@ -135,6 +131,11 @@ export class MuxSession implements StreamSession {
       this.#streams.size < maxStreams &&
       this.#lastStream < MAX_STREAM_ID
     )
+  }
+
+  /** Whether the peer has sent its settings: until then it may be anything that accepts the name of the protocol. */
+  get isConfirmed(): boolean {
+    return this.#peer !== undefined
   }
 
   get isEnded(): boolean {
@@ -170,22 +171,30 @@ export class MuxSession implements StreamSession {
   }
 
   ready(stream: MuxStream): void {
-    if (this.#isEnded || !stream.canSend) return
-    this.#sending.add(stream)
-    this.#schedule()
+    if (!this.#isEnded && stream.canSend) this.#writer.ready(stream)
   }
 
   taken(stream: MuxStream): void {
-    if (!this.#isGrantDue(stream)) return
-    this.#granting.add(stream)
-    this.#schedule()
+    if (this.#isEnded || stream.hasEnded || stream.destroyed) return
+    const { allowance, unread } = stream
+    // A reader that asks for more bytes at once than the window has gets them.
+    const window = Math.max(stream.window, stream.readableHighWaterMark)
+    if (window - allowance - unread < window / 2) return
+    const keepsUp = unread === 0 && stream.window < MAX_WINDOW_BYTES
+    if (keepsUp && this.#growth + stream.window <= MAX_GROWTH_BYTES) {
+      this.#growth += stream.window
+      stream.window *= 2
+    }
+    const bytes = Math.max(stream.window, window) - allowance - unread
+    stream.allowance += bytes
+    this.#queue(controlFrame('window', stream.id, bytes))
   }
 
   closed(stream: MuxStream, resetCode: number | undefined): void {
     if (this.#streams.get(stream.id) !== stream) return
     this.#streams.delete(stream.id)
-    this.#sending.delete(stream)
-    this.#granting.delete(stream)
+    this.#writer.forget(stream)
+    this.#growth -= stream.window - this.#options.settings.windowBytes
     if (stream.isReferenced) this.#count(false)
     if (this.#isEnded) return
     if (resetCode !== undefined) this.#queue(controlFrame('reset', stream.id, resetCode))
@@ -204,18 +213,20 @@ export class MuxSession implements StreamSession {
     else if (isReferenced && this.#referenced === 1) this.#socket.ref?.()
   }
 
-  readonly #onData = (chunk: Buffer): void => {
+  readonly #read = (chunk: Buffer): true => {
     this.#hasHeard = true
     try {
       this.#reader.read(chunk)
     } catch (error) {
       this.#refuse(error instanceof MuxError ? error : new MuxError('protocol', toError(error).message))
     }
+    return true
   }
 
   readonly #frames: FrameHandler = {
     settings: (settings) => {
       this.#peer = settings
+      this.#writer.maxFrameBytes = settings.maxFrameBytes
       const more = settings.windowBytes - LEAST.windowBytes
       for (const stream of this.#streams.values()) this.#addCredit(stream, more)
     },
@@ -307,9 +318,7 @@ export class MuxSession implements StreamSession {
     },
     ping: (payload) => {
       this.#wasUseless()
-      // The latest one answers for those before it.
-      this.#pong = pingFrame('pong', payload)
-      this.#schedule()
+      this.#queue(pingFrame('pong', payload))
     },
     pong: () => {
       this.#wasUseless()
@@ -327,7 +336,7 @@ export class MuxSession implements StreamSession {
     const stream = new MuxStream(id, this, {
       allowHalfOpen,
       credit: (this.#peer ?? LEAST).windowBytes,
-      allowance: this.#options.settings.windowBytes,
+      window: this.#options.settings.windowBytes,
     })
     this.#streams.set(id, stream)
     this.#count(true)
@@ -341,81 +350,24 @@ export class MuxSession implements StreamSession {
     this.ready(stream)
   }
 
-  /** How many more bytes of a stream can be accepted. Less than 0 if its application has put bytes back. */
-  #grantOf(stream: MuxStream): number {
-    return this.#options.settings.windowBytes - stream.allowance - stream.readableLength
-  }
-
-  #isGrantDue(stream: MuxStream): boolean {
-    if (this.#isEnded || stream.hasEnded || stream.destroyed) return false
-    return this.#grantOf(stream) >= this.#options.settings.windowBytes / 2
-  }
-
   #wasUseless(): void {
     if (!this.#useless.tryTake())
       throw new MuxError('flood', 'the peer has sent too many frames that carry nothing')
   }
 
   #queue(frame: Buffer): void {
-    this.#control.push(frame)
-    if (this.#control.length > MAX_WAITING_FRAMES)
+    if (!this.#writer.add(frame))
       this.#refuse(new MuxError('flood', 'the peer does not read the answers to its frames'))
-    else this.#schedule()
   }
 
-  /** Frames of one turn are sent together. */
-  #schedule(): void {
-    if (this.#isFlushScheduled || this.#isEnded) return
-    this.#isFlushScheduled = true
-    setImmediate(this.#flush)
-  }
-
-  readonly #flush = (): void => {
-    this.#isFlushScheduled = false
-    const socket = this.#socket
-    if (this.#isEnded || socket.writableLength >= MAX_WAITING_BYTES) return
-    socket.cork()
-    // The stream of an opening frame may have bytes below.
-    for (const frame of this.#control.splice(0)) socket.write(frame)
-    if (this.#pong !== undefined) socket.write(this.#pong)
-    this.#pong = undefined
-    for (const stream of this.#granting) {
-      // Bytes may have been put back meanwhile.
-      if (!this.#isGrantDue(stream)) continue
-      const bytes = this.#grantOf(stream)
-      stream.allowance += bytes
-      socket.write(controlFrame('window', stream.id, bytes))
-    }
-    this.#granting.clear()
-    for (const stream of this.#sending) {
-      if (socket.writableLength >= MAX_WAITING_BYTES) break
-      this.#sending.delete(stream)
-      this.#send(stream)
-      // At the end, after the others.
-      if (stream.canSend) this.#sending.add(stream)
-    }
-    // When all of this turn is written.
-    if (socket.writableLength > 0) socket.write(NOTHING, this.#onWritten)
-    socket.uncork()
-  }
-
-  readonly #onWritten = (): void => {
-    if (this.#sending.size + this.#control.length + this.#granting.size > 0) this.#schedule()
-  }
-
-  #send(stream: MuxStream): void {
-    if (!stream.canSend) return
-    const part = stream.nextPart(Math.min((this.#peer ?? LEAST).maxFrameBytes, MAX_SENT_BYTES))
-    if (part === undefined) {
-      this.#socket.write(frameHead('end', stream.id, 0))
-      stream.endSent()
-      return
-    }
-    const { bytes, written } = part
-    this.#socket.write(frameHead('data', stream.id, bytes.length))
-    this.#socket.write(bytes, (error) => {
-      // The session ends with an error.
-      if (!error) written()
+  #expectSettings(): void {
+    this.#cancelSilence = this.#options.clock.after(SETTINGS_MS, () => {
+      // This process may have been busy: it reads first.
+      setImmediate(() => {
+        if (this.#isEnded) return
+        if (this.#peer !== undefined) this.#watchSilence()
+        else this.#refuse(new MuxError('timeout', `the peer has sent no settings for ${SETTINGS_MS} ms`))
+      })
     })
   }
 
@@ -452,11 +404,10 @@ export class MuxSession implements StreamSession {
     return this.#isDraining && this.#streams.size === 0
   }
 
-  #endIfDrained(): void {
-    if (!this.#isDrained) return
-    // After the frames that wait.
+  readonly #endIfDrained = (): void => {
+    if (!this.#isDrained || !this.#writer.isFlushed) return
     setImmediate(() => {
-      if (this.#isDrained) this.#end(undefined)
+      if (this.#isDrained && this.#writer.isFlushed) this.#end(undefined)
     })
   }
 
@@ -472,6 +423,7 @@ export class MuxSession implements StreamSession {
     if (this.#isEnded) return
     this.#isEnded = true
     this.#reader.stop()
+    this.#writer.stop()
     this.#cancelSilence()
     const broken = resetError(`the session of the connection has ended${error ? `: ${error.message}` : ''}`)
     for (const stream of [...this.#streams.values()]) {
@@ -479,22 +431,36 @@ export class MuxSession implements StreamSession {
       this.closed(stream, undefined)
     }
     const socket = this.#socket
-    if (!socket.destroyed) {
-      // Its last frames arrive only if the peer ends the connection: what it still sends is read until then.
-      const cancel = this.#options.clock.after(ENDING_MS, () => socket.destroy())
-      socket.once('close', cancel)
-      const isOver = (): void => {
-        if (socket.readableEnded && socket.writableFinished) socket.destroy()
-      }
-      socket.once('end', isOver).once('finish', isOver)
-      socket.end()
-      isOver()
-    }
+    if (!socket.destroyed) this.#endSocket(error === undefined)
     this.#options.onEnded?.(error)
   }
-}
 
-const NOTHING = Buffer.alloc(0)
+  /**
+   * Ends the connection, and reads until the peer has ended it too. If the socket was closed before, bytes of the peer would
+   * reset the connection, and the kernel would drop what a slow peer has not received.
+   */
+  #endSocket(isOrderly: boolean): void {
+    const socket = this.#socket
+    let cancel = (): void => undefined
+    const watch = (leftMs: number): void => {
+      this.#hasHeard = false
+      cancel = this.#options.clock.after(ENDING_MS, () => {
+        if (this.#hasHeard && isOrderly && leftMs > 0) watch(leftMs - ENDING_MS)
+        else socket.destroy()
+      })
+    }
+    watch(MAX_ENDING_MS)
+    socket.once('close', () => {
+      cancel()
+    })
+    const isOver = (): void => {
+      if (socket.readableEnded && socket.writableFinished) socket.destroy()
+    }
+    socket.once('end', isOver).once('finish', isOver)
+    socket.end()
+    isOver()
+  }
+}
 
 /** Runs code of the application. Its exceptions are uncaught, as with a TCP socket, and not blamed on the peer. */
 function guarded(call: () => void): void {

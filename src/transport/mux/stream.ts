@@ -1,7 +1,9 @@
-import { Duplex } from 'node:stream'
 import { systemClock } from '../../base/clock.js'
 import { ConnectError } from '../../base/errors.js'
+import { LendingDuplex, type Sink } from '../../sockets/buffered-reads.js'
 import { resetError } from '../../sockets/network-errors.js'
+import { ByteQueue } from './byte-queue.js'
+import type { FrameSource } from './frame-writer.js'
 import { RESET_CODES } from './frames.js'
 
 type Callback = (error?: Error | null) => void
@@ -27,35 +29,36 @@ export interface StreamAddresses {
   readonly localPort?: number | undefined
 }
 
-/** A chunk that is being sent. */
+/** Bytes that are being sent. */
 interface Outgoing {
-  readonly bytes: Buffer
+  readonly chunks: readonly Buffer[]
   readonly callback: Callback
-  /** How many bytes were handed to the session. */
-  sent: number
-  /** How many of its parts the session has not written yet: until then, the bytes must not change. */
-  unwritten: number
-}
-
-/** A part of a chunk, and what is to be called when it was written. */
-export interface Part {
-  readonly bytes: Buffer
-  readonly written: () => void
+  /** The chunk whose bytes are next, and how many of them were sent. */
+  index: number
+  at: number
 }
 
 /** One connection of a multiplexed session, with the methods of a socket that client libraries call. */
-export class MuxStream extends Duplex {
+export class MuxStream extends LendingDuplex implements FrameSource {
   readonly id: number
   readonly #session: StreamSession
   /** How many bytes the peer accepts now. */
   credit: number
   /** How many bytes the peer may still send. */
   allowance: number
+  /** How many bytes the peer may send before any is read. */
+  window: number
   bytesRead = 0
   bytesWritten = 0
   readonly alpnProtocol = false as const
   /** Called once when the accepting end has authorized the stream. */
   onAccepted: () => void = () => undefined
+  /** What has arrived and was not asked for yet. */
+  readonly #arrived = new ByteQueue()
+  /** Whether the reader wants more than it has got. */
+  #isAsked = false
+  #isEndPushed = false
+  #sink: Sink | undefined
   #outgoing: Outgoing | undefined
   #onEndSent: Callback | undefined
   #isEndSent = false
@@ -71,20 +74,26 @@ export class MuxStream extends Duplex {
   #activeAt = 0
   #cancelTimeout: () => void = () => undefined
 
+  /**
+   * @param credit - how many bytes the peer accepts
+   * @param window - how many bytes it may send
+   */
   constructor(
     id: number,
     session: StreamSession,
     {
       allowHalfOpen,
       credit,
-      allowance,
-    }: { readonly allowHalfOpen: boolean; readonly credit: number; readonly allowance: number },
+      window,
+    }: { readonly allowHalfOpen: boolean; readonly credit: number; readonly window: number },
   ) {
-    super({ allowHalfOpen })
+    // Bytes wait in the queue, where small pieces share a buffer.
+    super({ allowHalfOpen, readableHighWaterMark: 1 })
     this.id = id
     this.#session = session
     this.credit = credit
-    this.allowance = allowance
+    this.allowance = window
+    this.window = window
   }
 
   get remoteAddress(): string | undefined {
@@ -115,6 +124,11 @@ export class MuxStream extends Duplex {
   /** Whether the peer has ended its side. */
   get hasEnded(): boolean {
     return this.#isEndReceived
+  }
+
+  /** How many bytes have arrived and were not read. */
+  get unread(): number {
+    return this.readableLength + this.#arrived.length
   }
 
   /** Whether the stream keeps the process alive. */
@@ -161,11 +175,29 @@ export class MuxStream extends Duplex {
     else this.once('finish', () => this.destroy())
   }
 
-  /** The peer may send as much as was taken, by any reader. */
+  /** The peer may send as much as was taken or is asked for, by any reader. */
   override read(size?: number): unknown {
     const taken: unknown = super.read(size)
-    if (taken !== null) this.#session.taken(this)
+    this.#session.taken(this)
     return taken
+  }
+
+  override readInto(sink: Sink): boolean {
+    this.#sink = sink
+    this.#isAsked = true
+    for (let held = this.read() as Buffer | null; held !== null; held = this.read() as Buffer | null)
+      this.#isAsked = sink(held)
+    this.#deliver()
+    return this.#isAsked
+  }
+
+  override resume(): this {
+    super.resume()
+    if (this.#sink !== undefined && !this.#isAsked) {
+      this.#isAsked = true
+      this.#deliver()
+    }
+    return this
   }
 
   /** Called when the accepting end has authorized the stream. */
@@ -178,55 +210,45 @@ export class MuxStream extends Duplex {
     this.onAccepted()
   }
 
-  /** Whether bytes or an end wait that the peer accepts. */
   get canSend(): boolean {
-    const outgoing = this.#outgoing
-    if (outgoing === undefined || outgoing.sent === outgoing.bytes.length)
-      return this.#onEndSent !== undefined
-    return this.credit > 0
+    return this.#hasBytes ? this.credit > 0 : this.#onEndSent !== undefined && !this.#isEndSent
   }
 
-  /** Takes the next bytes to send. @returns undefined if an end is to be sent */
-  nextPart(maxBytes: number): Part | undefined {
+  get #hasBytes(): boolean {
+    return this.#outgoing !== undefined && this.#outgoing.index < this.#outgoing.chunks.length
+  }
+
+  copyTo(target: Buffer, at: number, maxBytes: number, written: (() => void)[]): number {
     const outgoing = this.#outgoing
-    if (outgoing === undefined || outgoing.sent === outgoing.bytes.length) return undefined
-    const length = Math.min(maxBytes, this.credit, outgoing.bytes.length - outgoing.sent)
-    const bytes = outgoing.bytes.subarray(outgoing.sent, outgoing.sent + length)
-    outgoing.sent += length
-    outgoing.unwritten += 1
+    if (outgoing === undefined || !this.#hasBytes) {
+      this.#isEndSent = true
+      written.push(this.#endWritten)
+      return 0
+    }
+    const length = copyChunks(outgoing, target.subarray(at, at + Math.min(maxBytes, this.credit)))
+    if (!this.#hasBytes)
+      written.push(() => {
+        this.#finishChunks(outgoing)
+      })
     this.credit -= length
     this.bytesWritten += length
     this.#activeAt = performance.now()
-    const written = (): void => {
-      outgoing.unwritten -= 1
-      if (outgoing.unwritten === 0 && outgoing.sent === outgoing.bytes.length) this.#finishChunk(outgoing)
-    }
-    return { bytes, written }
-  }
-
-  /** Called when the end was sent. */
-  endSent(): void {
-    this.#isEndSent = true
-    const callback = this.#onEndSent
-    this.#onEndSent = undefined
-    callback?.()
-    if (this.#isEndReceived) this.#session.closed(this, undefined)
+    return length
   }
 
   /** Called for bytes of the peer, which are valid only during the call. */
   receive(bytes: Buffer): void {
     this.bytesRead += bytes.length
     this.#activeAt = performance.now()
-    this.push(Buffer.from(bytes))
-    // They have gone to the listeners at once.
-    if (this.readableLength === 0) this.#session.taken(this)
+    if (!this.#isAsked || this.#arrived.length > 0) this.#arrived.append(bytes)
+    else this.#pass(this.#sink === undefined ? Buffer.from(bytes) : bytes)
   }
 
   /** Called for the end of the peer. */
   receiveEnd(): void {
     this.#isEndReceived = true
-    this.push(null)
-    if (this.#isEndSent) this.#session.closed(this, undefined)
+    this.#deliver()
+    this.#closeIfEnded()
   }
 
   /** Called when the peer has reset the stream, or the session has broken. */
@@ -244,11 +266,7 @@ export class MuxStream extends Duplex {
     }
     // All bytes of the peer have arrived, and are read first. It takes no more.
     const wasFinished = this.writableFinished
-    const outgoing = this.#outgoing
-    if (outgoing !== undefined) {
-      outgoing.sent = outgoing.bytes.length
-      if (outgoing.unwritten === 0) this.#finishChunk(outgoing)
-    }
+    if (this.#outgoing !== undefined) this.#finishChunks(this.#outgoing)
     this.once('end', () => {
       this.destroy(wasFinished ? undefined : error)
     })
@@ -261,21 +279,19 @@ export class MuxStream extends Duplex {
   }
 
   override _read(): void {
-    // Bytes are pushed as they arrive, within what the peer may send.
+    if (this.#sink === undefined) this.#isAsked = true
+    this.#deliver()
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, callback: Callback): void {
-    // An empty frame would say nothing, and a peer that has reset the stream takes none.
-    if (this.#isReset || chunk.length === 0) {
-      callback()
-      return
-    }
-    this.#outgoing = { bytes: chunk, callback, sent: 0, unwritten: 0 }
-    this.#session.ready(this)
+    this.#sendChunks([chunk], callback)
   }
 
   override _writev(chunks: { chunk: Buffer }[], callback: Callback): void {
-    this._write(Buffer.concat(chunks.map(({ chunk }) => chunk)), 'binary', callback)
+    this.#sendChunks(
+      chunks.map(({ chunk }) => chunk),
+      callback,
+    )
   }
 
   override _final(callback: Callback): void {
@@ -295,6 +311,7 @@ export class MuxStream extends Duplex {
     const pending = [this.#outgoing?.callback, this.#onEndSent]
     this.#outgoing = undefined
     this.#onEndSent = undefined
+    this.#arrived.clear()
     const cause = error ?? resetError('the connection was destroyed')
     process.nextTick(() => {
       for (const each of pending) each?.(cause)
@@ -302,10 +319,53 @@ export class MuxStream extends Duplex {
     callback(error)
   }
 
-  #finishChunk(outgoing: Outgoing): void {
+  /** Passes on what has arrived, as far as the reader wants it. */
+  #deliver(): void {
+    while (this.#isAsked && !this.destroyed) {
+      const bytes = this.#arrived.shift()
+      if (bytes === undefined) break
+      this.#pass(bytes)
+    }
+    if (!this.#isEndReceived || this.#isEndPushed || this.#arrived.length > 0) return
+    this.#isEndPushed = true
+    this.push(null)
+  }
+
+  #pass(bytes: Buffer): void {
+    if (this.#sink === undefined) {
+      this.#isAsked = false
+      this.push(bytes)
+    } else this.#isAsked = this.#sink(bytes)
+    this.#session.taken(this)
+  }
+
+  #sendChunks(chunks: readonly Buffer[], callback: Callback): void {
+    const filled = chunks.filter(({ length }) => length > 0)
+    // An empty frame would say nothing, and a peer that has reset the stream takes none.
+    if (this.#isReset || filled.length === 0) {
+      callback()
+      return
+    }
+    this.#outgoing = { chunks: filled, callback, index: 0, at: 0 }
+    this.#session.ready(this)
+  }
+
+  #finishChunks(outgoing: Outgoing): void {
     if (this.#outgoing !== outgoing) return
     this.#outgoing = undefined
     outgoing.callback()
+  }
+
+  readonly #endWritten = (): void => {
+    const callback = this.#onEndSent
+    this.#onEndSent = undefined
+    callback?.()
+    this.#closeIfEnded()
+  }
+
+  #closeIfEnded(): void {
+    if (this.#isEndSent && this.#onEndSent === undefined && this.#isEndReceived)
+      this.#session.closed(this, undefined)
   }
 
   #reference(isReferenced: boolean): this {
@@ -327,6 +387,22 @@ export class MuxStream extends Duplex {
       this.emit('timeout')
     })
   }
+}
+
+/** Copies the next bytes, and counts them as sent. @returns how many fit */
+function copyChunks(outgoing: Outgoing, target: Buffer): number {
+  let length = 0
+  while (length < target.length) {
+    const chunk = outgoing.chunks[outgoing.index]
+    if (chunk === undefined) break
+    const copied = chunk.copy(target, length, outgoing.at)
+    length += copied
+    outgoing.at += copied
+    if (outgoing.at < chunk.length) break
+    outgoing.index += 1
+    outgoing.at = 0
+  }
+  return length
 }
 
 function isRevoked(error: Error | null): boolean {

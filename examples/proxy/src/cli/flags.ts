@@ -63,6 +63,10 @@ export const FLAGS = {
     value: 'NAMES',
     help: 'key exchange groups, such as X25519:P-256 (default those of Node.js)',
   },
+  mux: {
+    type: 'boolean',
+    help: 'share sessions with other programs of this library that allow it, so that connections need no handshake',
+  },
   ...LOG_FLAGS,
   'log-level': {
     ...LOG_FLAGS['log-level'],

@@ -6,6 +6,7 @@ import { UsageError, adminAddress, agentEnvironment, hostAndPort, levelOf, quote
 import { type Json, readConfigFile } from './config-file.js'
 import { FLAGS, type FlagName, type FlagValues, parseFlags } from './flags.js'
 import type { LogLevel } from '../operator/log.js'
+import type { ConnectionOptions } from '../proxy.js'
 
 /** The settings of the process, from the command line, the configuration file, and the environment. */
 export interface Settings {
@@ -18,8 +19,7 @@ export interface Settings {
   /** Undefined if the admin server is off. */
   readonly admin: { readonly host: string; readonly port: number } | undefined
   readonly workers: number
-  /** Key exchange groups; undefined for the default of Node.js. */
-  readonly ecdhCurve: string | undefined
+  readonly connections: ConnectionOptions
   readonly warnings: readonly string[]
 }
 
@@ -37,6 +37,7 @@ const FILE_FLAGS = [
   'workers',
   'admin-addr',
   'ecdh-curve',
+  'mux',
   'log-level',
   'log-json',
   'http-addr',
@@ -82,7 +83,10 @@ function combine(flags: FlagValues, file: Json, env: Environment): Settings {
     },
     admin: all['admin-addr'] === undefined ? undefined : adminAddress('-admin-addr', all['admin-addr']),
     workers: workersOf(all.workers),
-    ecdhCurve: all['ecdh-curve'] === undefined ? undefined : curvesOf(all['ecdh-curve']),
+    connections: {
+      ...(all['ecdh-curve'] !== undefined && { ecdhCurve: curvesOf(all['ecdh-curve']) }),
+      mux: all.mux ?? false,
+    },
     warnings,
   }
 }

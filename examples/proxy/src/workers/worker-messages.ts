@@ -1,6 +1,6 @@
 import type { ProxyConfig, ProxyListener } from 'consul-connect/proxy'
 import type { LogLevel } from '../operator/log.js'
-import type { ProxyStatus } from '../proxy.js'
+import type { ConnectionOptions, ProxyStatus } from '../proxy.js'
 
 /** A message from the primary process to a worker. */
 export type ToWorker =
@@ -23,6 +23,6 @@ export type FromWorker =
 interface WorkerStart {
   /** Unix socket of the primary process, which relays requests to the agent. */
   readonly agent: string
-  readonly ecdhCurve: string | undefined
+  readonly connections: ConnectionOptions
   readonly log: { readonly level: LogLevel; readonly json: boolean; readonly worker: number }
 }

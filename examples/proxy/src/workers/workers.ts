@@ -7,14 +7,14 @@ import { type AgentRelay, type ProxyConfig, relayAgent } from 'consul-connect/pr
 import { AggregatorRegistry } from 'prom-client'
 import type { Engine, OnListening } from '../daemon.js'
 import type { Log, LogLevel } from '../operator/log.js'
-import type { ProxyStatus } from '../proxy.js'
+import type { ConnectionOptions, ProxyStatus } from '../proxy.js'
 import { elapsed } from '../time.js'
 import type { FromWorker, ToWorker } from './worker-messages.js'
 
 export interface WorkersOptions {
   readonly count: number
   readonly agent: AgentOptions
-  readonly ecdhCurve: string | undefined
+  readonly connections: ConnectionOptions
   readonly log: Log
   readonly level: LogLevel
   readonly json: boolean
@@ -154,10 +154,10 @@ export class Workers implements Engine {
       worker?.send({ type: 'close' } satisfies ToWorker)
       return
     }
-    const { json, ecdhCurve } = this.#options
+    const { json, connections } = this.#options
     const log = { level: this.#level, json, worker: number }
     const agent = this.#relay?.address ?? ''
-    worker?.send({ type: 'start', agent, ecdhCurve, log } satisfies ToWorker)
+    worker?.send({ type: 'start', agent, connections, log } satisfies ToWorker)
     if (this.#config !== undefined) {
       worker?.send({ type: 'config', config: this.#config } satisfies ToWorker)
     }
