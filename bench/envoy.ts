@@ -9,6 +9,7 @@ import { agentPut, until } from '../test/consul/service-mesh.js'
 import { behindEnvoy } from '../test/envoy/behind-envoy.js'
 import { freePorts } from '../test/fixtures/free-ports.js'
 import { bareGeneration } from './bare.js'
+import type { Backends, Pair } from './proxy-pair.js'
 import { type Program, cpuSeconds, startProgram } from './process.js'
 
 const envoy = process.env['ENVOY_BIN'] ?? 'envoy'
@@ -33,14 +34,11 @@ export function hasEnvoy(): boolean {
   }
 }
 
-export interface EnvoyPair {
-  /** The local port that leads to the application. */
-  readonly port: number
-  cpuSeconds(): number
-}
+/** What all Envoys of Consul have, and what two that are configured by hand need. */
+export type EnvoyPair = Omit<Pair, 'rssBytes'>
 
 /**
- * Starts two Envoys with one worker each in front of an application: mutual TLS between them with certificates of the
+ * Starts two Envoys with one worker each in front of applications: mutual TLS between them with certificates of the
  * mesh, authorization by the SPIFFE identity of the caller, and access logs off, as under Consul.
  * @param protocol - `http`: both Envoys parse the requests
  * @param httpFilters - of the Envoy in front of the application, before its router
@@ -48,10 +46,10 @@ export interface EnvoyPair {
 export async function startEnvoyPair(
   scope: TestContext,
   agent: AgentOptions,
-  application: number,
+  backends: Backends,
   protocol: 'tcp' | 'http',
   httpFilters: readonly object[] = [],
-): Promise<EnvoyPair> {
+): Promise<Pair> {
   const folder = mkdtempSync(join(tmpdir(), 'consul-connect-envoy-'))
   scope.after(() => {
     rmSync(folder, { recursive: true })
@@ -64,37 +62,40 @@ export async function startEnvoyPair(
     ],
     validation_context: { trusted_ca: { inline_string: roots.pems.join('') } },
   }
-  const [inbound = 0, outbound = 0] = await freePorts(2)
-  const server = {
-    transport_socket: transportSocket('DownstreamTlsContext', {
-      common_tls_context: tls,
-      require_client_certificate: true,
-    }),
-    filters: [authorization(leaf.uri), ...proxyFilters(protocol, 'application', httpFilters)],
-  }
-  const configurations = {
-    inbound: bootstrap(inbound, server, cluster('application', application)),
-    outbound: bootstrap(
-      outbound,
-      { filters: proxyFilters(protocol, 'peer') },
-      {
-        ...cluster('peer', inbound),
-        transport_socket: transportSocket('UpstreamTlsContext', { common_tls_context: tls }),
-      },
-    ),
+  const ports: Record<string, number> = {}
+  const inbound: Side = { listeners: [], clusters: [] }
+  const outbound: Side = { listeners: [], clusters: [] }
+  for (const [name, backend] of Object.entries(backends)) {
+    const [sidecar = 0, local = 0] = await freePorts(2)
+    ports[name] = local
+    const server = {
+      transport_socket: transportSocket('DownstreamTlsContext', {
+        common_tls_context: tls,
+        require_client_certificate: true,
+      }),
+      filters: [authorization(leaf.uri), ...proxyFilters(protocol, name, httpFilters)],
+    }
+    inbound.listeners.push(listener(sidecar, server))
+    inbound.clusters.push(cluster(name, backend))
+    outbound.listeners.push(listener(local, { filters: proxyFilters(protocol, name) }))
+    outbound.clusters.push({
+      ...cluster(name, sidecar),
+      transport_socket: transportSocket('UpstreamTlsContext', { common_tls_context: tls }),
+    })
   }
   const programs: Program[] = []
-  for (const [name, configuration] of Object.entries(configurations)) {
+  for (const [name, side] of Object.entries({ inbound, outbound })) {
     const file = join(folder, `${name}.json`)
-    writeFileSync(file, JSON.stringify(configuration), { mode: 0o600 })
+    writeFileSync(file, JSON.stringify(bootstrap(side)), { mode: 0o600 })
     const flags = ['--use-dynamic-base-id', '--concurrency', '1', '--disable-hot-restart']
     programs.push(
       await startProgram(scope, [envoy, '-c', file, ...flags], { ready: 'starting main dispatch loop' }),
     )
   }
   return {
-    port: outbound,
+    ports,
     cpuSeconds: () => programs.reduce((sum, program) => sum + program.cpuSeconds(), 0),
+    rssBytes: () => programs.reduce((sum, program) => sum + program.rssBytes(), 0),
   }
 }
 
@@ -121,20 +122,29 @@ export async function startEnvoysOfConsul(
   })
   const denied = await fetch(`http://127.0.0.1:${port}/admin`)
   if (denied.status !== 403) throw new Error(`expected Envoy to deny /admin, got ${denied.status}`)
-  return { port, cpuSeconds: () => cpuSeconds(api.envoy.pid) + cpuSeconds(web.envoy.pid) }
+  return { ports: { http: port }, cpuSeconds: () => cpuSeconds(api.envoy.pid) + cpuSeconds(web.envoy.pid) }
 }
 
 const TLS = 'type.googleapis.com/envoy.extensions.transport_sockets.tls.v3'
 const FILTERS = 'type.googleapis.com/envoy.extensions.filters'
 
-function bootstrap(port: number, chain: object, upstream: object): object {
+/** The configuration of one Envoy. */
+interface Side {
+  readonly listeners: object[]
+  readonly clusters: object[]
+}
+
+function listener(port: number, chain: object): object {
   const address = { socket_address: { address: '127.0.0.1', port_value: port } }
-  const listener = { name: 'listener', address, filter_chains: [chain] }
+  return { name: `port-${port}`, address, filter_chains: [chain] }
+}
+
+function bootstrap(side: Side): object {
   // As in the bootstrap configuration of Consul; Envoy refuses most expressions by default.
   const layer = { name: 'base', static_layer: { 're2.max_program_size.error_level': 1_048_576 } }
   return {
     layered_runtime: { layers: [layer] },
-    static_resources: { listeners: [listener], clusters: [upstream] },
+    static_resources: side,
   }
 }
 

@@ -75,8 +75,8 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
     }
     if (!isEnvoy(kind)) return { port, cpuSeconds: () => server.cpuSeconds() }
     const agent = { address: consul.address, env: {} }
-    const pair = await startEnvoyPair(scope, agent, port, kind === 'Envoy, http' ? 'http' : 'tcp')
-    return { port: pair.port, cpuSeconds: () => server.cpuSeconds() + pair.cpuSeconds() }
+    const pair = await startEnvoyPair(scope, agent, { http: port }, kind === 'Envoy, http' ? 'http' : 'tcp')
+    return { port: pair.ports['http'] ?? 0, cpuSeconds: () => server.cpuSeconds() + pair.cpuSeconds() }
   }
 }
 

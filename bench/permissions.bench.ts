@@ -98,7 +98,7 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
   if (hasEnvoy()) {
     const minimal = { address: open.address, env: {} }
     contestants[MINIMAL] = await envoys(scope, open.address, (application) =>
-      startEnvoyPair(scope, minimal, application, 'http', [rbacFilter()]),
+      startEnvoyPair(scope, minimal, { http: application }, 'http', [rbacFilter()]),
     )
     if (hasConsulForEnvoy()) {
       contestants[CONSULS] = await envoys(scope, open.address, (application) =>
@@ -151,7 +151,7 @@ async function envoys(
   return {
     kind,
     address,
-    server: { port: pair.port, cpuSeconds: () => program.cpuSeconds() + pair.cpuSeconds() },
+    server: { port: pair.ports['http'] ?? 0, cpuSeconds: () => program.cpuSeconds() + pair.cpuSeconds() },
   }
 }
 

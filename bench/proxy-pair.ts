@@ -29,7 +29,7 @@ export function startOurs(
 ): Promise<Pair> {
   if (!existsSync(join(bin, '..', 'dist', 'main.js'))) throw new Error('dist is missing: npm run build')
   return startPair(scope, agent, backends, {
-    prefix: 'ours',
+    prefix: flags.includes('-mux') ? 'ours-mux' : 'ours',
     // The default level is that of the agent, which may hide the awaited lines.
     command: [process.execPath, bin, '-log-level', 'info', ...flags],
     registered: 'registered',

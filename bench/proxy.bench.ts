@@ -6,6 +6,7 @@ import { idle, iperf, steady, wrk } from './load.js'
 import { type Benchmark, median, round } from './measure.js'
 import { descriptorLimit, startProgram } from './process.js'
 import { type Backends, type Pair, startBuiltIn, startOurs } from './proxy-pair.js'
+import { hasEnvoy, startEnvoyPair } from './envoy.js'
 import { startNginx } from './nginx.js'
 import { withFixtures } from './scope.js'
 
@@ -13,15 +14,15 @@ const ROUNDS = 5
 const SECONDS = 3
 const STEADY_PER_SECOND = 1_000
 const MIB = 1024 * 1024
-const OURS = 'connect-proxy'
-const CONSUL = 'consul connect proxy'
+/** The pair that the others are compared with. */
+const OURS = 'connect-proxy -mux'
 
 /**
  * Transfers bytes by iperf3, and sends requests by wrk to nginx. Everything runs on one machine, so throughput depends on
- * processor time. Both pairs run all the time, and are measured in turn.
+ * processor time. All pairs run all the time, and are measured in turn.
  */
 const benchmark: Benchmark = {
-  question: "How fast is a pair of proxies, compared with a pair of Consul's proxies?",
+  question: 'How fast is a pair of proxies, compared with a pair of those built into Consul and of Envoys?',
   run: () => withFixtures(compare),
 }
 export default benchmark
@@ -34,8 +35,12 @@ async function compare(scope: TestContext): Promise<Record<string, Row>> {
   // For example, PROXY_FLAGS='-workers auto' on a machine with more than two cores.
   const flags = (process.env['PROXY_FLAGS'] ?? '').split(' ').filter((flag) => flag !== '')
   const pairs = {
-    [OURS]: await startOurs(scope, consul, backends, flags),
-    [CONSUL]: await startBuiltIn(scope, consul, backends),
+    [OURS]: await startOurs(scope, consul, backends, ['-mux', ...flags]),
+    'connect-proxy': await startOurs(scope, consul, backends, flags),
+    'consul connect proxy': await startBuiltIn(scope, consul, backends),
+    ...(hasEnvoy() && {
+      Envoys: await startEnvoyPair(scope, { address: consul.address, env: {} }, backends, 'tcp'),
+    }),
   }
   const samples = new Map<string, Map<string, number[]>>()
   const add = (figure: string, proxy: string, value: number): void => {
@@ -45,7 +50,7 @@ async function compare(scope: TestContext): Promise<Record<string, Row>> {
   }
   for (const [proxy, pair] of Object.entries(pairs))
     add('memory at the start, MiB', proxy, pair.rssBytes() / MIB)
-  // Interleaved, so that changes of the machine affect both pairs. The first round is a warm-up.
+  // Interleaved, so that changes of the machine affect all pairs. The first round is a warm-up.
   for (let i = 0; i <= ROUNDS; i += 1) {
     for (const [proxy, pair] of Object.entries(pairs)) {
       const figures = await measure(pair)
@@ -56,8 +61,14 @@ async function compare(scope: TestContext): Promise<Record<string, Row>> {
     for (const [figure, value] of Object.entries(await measureIdle(pair))) add(figure, proxy, value)
   const rows: Record<string, Row> = {}
   for (const [figure, byProxy] of samples) {
-    const [ours = NaN, consuls = NaN] = [OURS, CONSUL].map((proxy) => median(byProxy.get(proxy) ?? []))
-    rows[figure] = { [OURS]: round(ours, 3), [CONSUL]: round(consuls, 3), ratio: round(ours / consuls, 2) }
+    const medians = [...byProxy].map(([proxy, values]) => [proxy, median(values)] as const)
+    const ours = median(byProxy.get(OURS) ?? [])
+    rows[figure] = Object.fromEntries<number>([
+      ...medians.map(([proxy, value]) => [proxy, round(value, 3)]),
+      ...medians
+        .filter(([proxy]) => proxy !== OURS)
+        .map(([proxy, value]) => [`vs. ${proxy}`, round(ours / value, 2)]),
+    ])
   }
   return rows
 }

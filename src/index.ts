@@ -93,6 +93,7 @@ export type {
   RejectionCount,
   RevocationCount,
 } from './service/stats.js'
+export type { SessionStats } from './transport/mux/session-counts.js'
 export type { Leaf } from './identity/leaf.js'
 export type { Peer } from './identity/peer.js'
 export type { Roots } from './identity/roots.js'

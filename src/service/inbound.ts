@@ -9,6 +9,7 @@ import { withDeadline } from '../base/deadline.js'
 import { OptionError } from '../base/errors.js'
 import type { IdentityStore } from '../identity/identity-store.js'
 import type { Peer } from '../identity/peer.js'
+import type { SessionCounts } from '../transport/mux/session-counts.js'
 import type { AdmissionSettings, ConnectionHandler, ListenerReports } from '../transport/inbound/admission.js'
 import { Listener } from '../transport/inbound/listen.js'
 import type { Lifecycle } from './lifecycle.js'
@@ -36,6 +37,7 @@ export interface InboundSettings {
   readonly drainTimeoutMs: number
   /** Whether the listeners accept sessions of many connections. */
   readonly mux: boolean
+  readonly sessionCounts: SessionCounts
   readonly reports: ListenerReports
 }
 

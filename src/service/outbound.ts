@@ -18,6 +18,7 @@ import type { ListenerReports } from '../transport/inbound/admission.js'
 import { type DialBounds, type DialSettings, dial } from '../transport/outbound/dial.js'
 import type { Dialed } from '../transport/outbound/dial-race.js'
 import type { MeshSocket } from '../transport/mesh-socket.js'
+import type { SessionCounts } from '../transport/mux/session-counts.js'
 import { SessionPool } from '../transport/mux/session-pool.js'
 import { endUntrusted } from '../transport/revocation.js'
 import type { Lifecycle } from './lifecycle.js'
@@ -42,6 +43,7 @@ export interface OutboundSettings extends Pick<
   readonly drainTimeoutMs: number
   /** Whether connections share sessions where the instance takes them. */
   readonly mux: boolean
+  readonly sessionCounts: SessionCounts
   readonly reports: Pick<ListenerReports, 'revoked' | 'warning'> & { readonly dialed: DialSettings['report'] }
 }
 
@@ -56,7 +58,8 @@ export class Outbound {
 
   constructor(settings: OutboundSettings) {
     this.#settings = settings
-    this.#sessions = settings.mux ? new SessionPool(settings.identity, settings.time.clock) : undefined
+    const { identity, time, sessionCounts } = settings
+    this.#sessions = settings.mux ? new SessionPool(identity, time.clock, sessionCounts) : undefined
     const access = {
       ...settings,
       lease: (upstream: Upstream) => settings.upstreams.lease(upstream),

@@ -59,6 +59,7 @@ import { LimitedEvents } from './limited-events.js'
 import type { ServiceEvents } from './service-events.js'
 import { type ServiceOptions, type ServiceSettings, serviceSettings } from './options/service-options.js'
 import { type SharedLease, acquireShared } from './shared.js'
+import { sessionCounts } from '../transport/mux/session-counts.js'
 import { type ServiceStats, StatsCollector } from './stats.js'
 
 /** How long `close` waits for deregistrations before the drain: three tries of 2 s and the pauses between them. */
@@ -81,6 +82,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
   readonly #inbound: Inbound
   readonly #outbound: Outbound
   readonly #stats = new StatsCollector()
+  readonly #sessionCounts = sessionCounts()
   readonly #rejectionEvents: LimitedEvents<{ error: Error; remoteAddress: string | undefined }>
   readonly #requests: RequestReporter
   readonly #processWarnings: ProcessWarnings
@@ -131,6 +133,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
       lifecycle: this.#lifecycle,
       clock: time.clock,
       time,
+      sessionCounts: this.#sessionCounts,
       reports: this.#reports,
     }
     const { agent, upstreams } = this.#shared
@@ -445,6 +448,7 @@ export class Service extends EventEmitter<ServiceEvents> implements AsyncDisposa
     return {
       ...this.#stats.counts,
       connections: this.#inbound.connections,
+      sessions: { ...this.#sessionCounts },
       intentions,
       staleMs: staleSince === undefined ? 0 : Math.max(0, this.#time.clock.now() - staleSince),
     }

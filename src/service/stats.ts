@@ -1,5 +1,6 @@
 import type { DecisionBasis } from '../authorize/decision.js'
 import type { DialTarget, ErrorCode } from '../base/errors.js'
+import type { SessionStats } from '../transport/mux/session-counts.js'
 import type { DialMessage } from '../transport/diagnostics.js'
 
 /** Counters since the creation of the service, and current values, for a metrics library. */
@@ -16,6 +17,8 @@ export interface ServiceStats {
   readonly attempts: readonly AttemptCount[]
   /** The number of open inbound connections. */
   readonly connections: number
+  /** The sessions that carry many connections each. */
+  readonly sessions: SessionStats
   /** The number of intentions; undefined before their first use and while they cannot be read. */
   readonly intentions: number | undefined
   /** How long the agent has not answered, in milliseconds; 0 while it answers. */

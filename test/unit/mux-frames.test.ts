@@ -11,6 +11,7 @@ import {
   writeHead,
 } from '../../src/transport/mux/frames.js'
 import { MuxSession, OWN_SETTINGS } from '../../src/transport/mux/session.js'
+import { sessionCounts } from '../../src/transport/mux/session-counts.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 import { until } from '../fixtures/mesh.js'
 
@@ -156,6 +157,7 @@ async function start(t: TestContext): Promise<Raw> {
     settings: OWN_SETTINGS,
     // Of no time at all: rates must not depend on the machine.
     clock: new FakeClock(),
+    counts: sessionCounts(),
     onEnded: (error) => (ended = error),
     onStream: (stream) => {
       stream.on('error', () => undefined)

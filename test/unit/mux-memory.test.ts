@@ -54,7 +54,7 @@ class Source implements FrameSource {
     this.left = bytes
   }
 
-  get canSend(): boolean {
+  canSend(): boolean {
     return this.left > 0
   }
 

@@ -4,6 +4,7 @@ import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { systemClock } from '../../src/base/clock.js'
 import { MuxSession, OWN_SETTINGS, type SessionOptions } from '../../src/transport/mux/session.js'
+import { type SessionStats, sessionCounts } from '../../src/transport/mux/session-counts.js'
 import type { MuxStream } from '../../src/transport/mux/stream.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 import { readAll, rejection, until } from '../fixtures/mesh.js'
@@ -12,6 +13,8 @@ interface Pair {
   readonly dialer: MuxSession
   readonly listener: MuxSession
   readonly accepted: MuxStream[]
+  /** Of both ends together. */
+  readonly counts: SessionStats
   readonly ended: { dialer?: Error | 'in order'; listener?: Error | 'in order' }
   readonly sockets: { readonly dialer: Socket; readonly listener: Socket }
 }
@@ -36,7 +39,8 @@ async function startPair(
   })
   const streams: MuxStream[] = []
   const ended: Pair['ended'] = {}
-  const shared = { settings: OWN_SETTINGS, clock: systemClock, ...options }
+  const counts = sessionCounts()
+  const shared = { settings: OWN_SETTINGS, clock: systemClock, counts, ...options }
   const dialer = new MuxSession(socket, {
     ...shared,
     onEnded: (error) => (ended.dialer = error ?? 'in order'),
@@ -50,7 +54,14 @@ async function startPair(
       onStream(stream)
     },
   })
-  return { dialer, listener, accepted: streams, ended, sockets: { dialer: socket, listener: accepted } }
+  return {
+    dialer,
+    listener,
+    accepted: streams,
+    counts,
+    ended,
+    sockets: { dialer: socket, listener: accepted },
+  }
 }
 
 /** Opens a stream whose error is expected. */
@@ -279,7 +290,7 @@ describe('a multiplexed session', () => {
   })
 
   it('forgets 100,000 streams that end in every order', async (t) => {
-    const { dialer, listener } = await startPair(t, (stream) => {
+    const { dialer, listener, counts } = await startPair(t, (stream) => {
       const way = stream.id % 5
       if (way === 0) stream.destroy()
       else if (way === 1) stream.end()
@@ -303,6 +314,10 @@ describe('a multiplexed session', () => {
     await Promise.all(Array.from({ length: 200 }, next))
     await until('all are forgotten', () => dialer.size + listener.size === 0)
     assert.deepEqual([dialer.isEnded, listener.isEnded], [false, false])
+    assert.deepEqual(counts, { inbound: 1, outbound: 1, streams: 0, opened: 200_000, refused: 0 })
+    dialer.destroy()
+    await until('the session has ended', () => listener.isEnded)
+    assert.deepEqual([counts.inbound, counts.outbound], [0, 0])
   })
 })
 

@@ -22,6 +22,7 @@ import { handshakes } from '../diagnostics.js'
 import type { FinishedHandshake } from './handshakes.js'
 import type { MeshSocket } from '../mesh-socket.js'
 import { RESET_CODES } from '../mux/frames.js'
+import type { SessionCounts } from '../mux/session-counts.js'
 import { ALPN_NAME, MuxSession, OWN_SETTINGS } from '../mux/session.js'
 import { MuxStream } from '../mux/stream.js'
 import { AdmittedConnections } from '../revocation.js'
@@ -60,6 +61,7 @@ export interface AdmissionSettings {
   /** Whether open connections end when their peer's certificate expires. */
   readonly maxPeerAge: 'certificate' | undefined
   readonly maxConnections: number
+  readonly sessionCounts: SessionCounts
   /** Timeout of each decision, in milliseconds. */
   readonly handshakeTimeoutMs: number
   readonly clock: Clock
@@ -212,11 +214,12 @@ export class Admission {
       socket.destroy()
       return
     }
-    const { clock } = this.#settings
+    const { clock, sessionCounts: counts } = this.#settings
     const now = clock.now()
     const session: MuxSession = new MuxSession(socket, {
       settings: OWN_SETTINGS,
       clock,
+      counts,
       onStream: (stream) => void this.#admitStream(stream, connection, session),
       onEnded: () => {
         cancelExpiry()

@@ -14,7 +14,7 @@ const MAX_WAITING = 10_000
 export interface FrameSource {
   readonly id: number
   /** Whether bytes or an end wait that the peer accepts. */
-  readonly canSend: boolean
+  canSend(): boolean
   /**
    * Copies the next bytes.
    * @param written - gets what is to be called when they were written
@@ -126,14 +126,14 @@ export class FrameWriter {
       const room = SLAB_BYTES - size - HEAD_BYTES
       if (room < LEAST_BYTES) break
       this.#sources.delete(source)
-      if (!source.canSend) continue
+      if (!source.canSend()) continue
       const share = this.#sources.size > 0 ? SHARED_BYTES : ALONE_BYTES
       const maxBytes = Math.min(room, share, this.maxFrameBytes)
       const length = source.copyTo(slab, size + HEAD_BYTES, maxBytes, written)
       writeHead(slab, size, length === 0 ? 'end' : 'data', source.id, length)
       size += HEAD_BYTES + length
       // At the end, after the others.
-      if (source.canSend) this.#sources.add(source)
+      if (source.canSend()) this.#sources.add(source)
     }
     return size
   }

@@ -6,6 +6,7 @@ import { resetError } from '../../sockets/network-errors.js'
 import { type Connection, connectionOf, openStream } from '../connection.js'
 import { ConnectionLifetimes } from '../connection-lifetimes.js'
 import type { MeshSocket } from '../mesh-socket.js'
+import type { SessionCounts } from './session-counts.js'
 import { ALPN_NAME, MuxSession, OWN_SETTINGS, StreamRefusedError } from './session.js'
 
 /** How long a session without streams is kept, in milliseconds. */
@@ -45,13 +46,15 @@ export interface OpenOptions {
 /** The sessions of a service to the instances that it dials. */
 export class SessionPool {
   readonly #clock: Clock
+  readonly #counts: SessionCounts
   readonly #lifetimes: ConnectionLifetimes
   readonly #places = new Map<string, Place>()
   #sweepAt = SWEEP_AT
   #isClosed = false
 
-  constructor(identity: IdentityStore, clock: Clock) {
+  constructor(identity: IdentityStore, clock: Clock, counts: SessionCounts) {
     this.#clock = clock
+    this.#counts = counts
     this.#lifetimes = new ConnectionLifetimes(identity, clock)
   }
 
@@ -160,6 +163,7 @@ export class SessionPool {
     const session = new MuxSession(socket, {
       settings: OWN_SETTINGS,
       clock: this.#clock,
+      counts: this.#counts,
       onIdle: () => {
         cancelIdle()
         cancelIdle = this.#clock.after(IDLE_MS, () => {

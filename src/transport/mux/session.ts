@@ -19,6 +19,7 @@ import {
   pingFrame,
   settingsFrame,
 } from './frames.js'
+import type { SessionCounts } from './session-counts.js'
 import { MuxStream, type StreamAddresses, type StreamSession } from './stream.js'
 
 /** The connection of a session. */
@@ -27,6 +28,7 @@ export type SessionSocket = Duplex & StreamAddresses & { ref?(): unknown; unref?
 export interface SessionOptions {
   readonly settings: MuxSettings
   readonly clock: Clock
+  readonly counts: SessionCounts
   /** Called for each stream that the peer opens. @default the peer must not open any */
   readonly onStream?: (stream: MuxStream) => void
   /** Called when the last stream has ended. */
@@ -106,11 +108,16 @@ export class MuxSession implements StreamSession {
     socket.once('close', () => {
       this.#end(this.#isDrained ? undefined : resetError('the session of the connection was cut'))
     })
+    options.counts[this.#side] += 1
     this.#queue(settingsFrame(options.settings))
     this.#expectSettings()
     socket.unref?.()
     if (readInto(socket, this.#read) === undefined) socket.on('data', this.#read)
     socket.resume()
+  }
+
+  get #side(): 'inbound' | 'outbound' {
+    return this.#options.onStream === undefined ? 'outbound' : 'inbound'
   }
 
   get addresses(): StreamAddresses {
@@ -171,7 +178,7 @@ export class MuxSession implements StreamSession {
   }
 
   ready(stream: MuxStream): void {
-    if (!this.#isEnded && stream.canSend) this.#writer.ready(stream)
+    if (!this.#isEnded && stream.canSend()) this.#writer.ready(stream)
   }
 
   taken(stream: MuxStream): void {
@@ -193,6 +200,7 @@ export class MuxSession implements StreamSession {
   closed(stream: MuxStream, resetCode: number | undefined): void {
     if (this.#streams.get(stream.id) !== stream) return
     this.#streams.delete(stream.id)
+    this.#options.counts.streams -= 1
     this.#writer.forget(stream)
     this.#growth -= stream.window - this.#options.settings.windowBytes
     if (stream.isReferenced) this.#count(false)
@@ -241,6 +249,7 @@ export class MuxSession implements StreamSession {
       this.#lastStream = id
       if (this.#streams.size >= settings.maxStreams) {
         this.#queue(controlFrame('reset', id, RESET_CODES.refused))
+        this.#options.counts.refused += 1
         this.#wasUseless()
         return
       }
@@ -293,6 +302,7 @@ export class MuxSession implements StreamSession {
         if (stream.bytesRead + stream.bytesWritten === 0) this.#wasUseless()
         if (!this.#resets.tryTake()) throw new MuxError('flood', 'the peer has reset too many streams')
       }
+      if (code === RESET_CODES.refused) this.#options.counts.refused += 1
       // As with a connection of its own, which is open before the peer has decided.
       if (code === RESET_CODES.denied && !stream.isAccepted) stream.accepted()
       stream.break(resetOf(code))
@@ -339,6 +349,8 @@ export class MuxSession implements StreamSession {
       window: this.#options.settings.windowBytes,
     })
     this.#streams.set(id, stream)
+    this.#options.counts.streams += 1
+    this.#options.counts.opened += 1
     this.#count(true)
     return stream
   }
@@ -422,6 +434,7 @@ export class MuxSession implements StreamSession {
   #end(error: Error | undefined): void {
     if (this.#isEnded) return
     this.#isEnded = true
+    this.#options.counts[this.#side] -= 1
     this.#reader.stop()
     this.#writer.stop()
     this.#cancelSilence()

@@ -210,23 +210,23 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     this.onAccepted()
   }
 
-  get canSend(): boolean {
-    return this.#hasBytes ? this.credit > 0 : this.#onEndSent !== undefined && !this.#isEndSent
+  canSend(): boolean {
+    return this.#hasBytes() ? this.credit > 0 : this.#onEndSent !== undefined && !this.#isEndSent
   }
 
-  get #hasBytes(): boolean {
+  #hasBytes(): boolean {
     return this.#outgoing !== undefined && this.#outgoing.index < this.#outgoing.chunks.length
   }
 
   copyTo(target: Buffer, at: number, maxBytes: number, written: (() => void)[]): number {
     const outgoing = this.#outgoing
-    if (outgoing === undefined || !this.#hasBytes) {
+    if (outgoing === undefined || !this.#hasBytes()) {
       this.#isEndSent = true
       written.push(this.#endWritten)
       return 0
     }
     const length = copyChunks(outgoing, target.subarray(at, at + Math.min(maxBytes, this.credit)))
-    if (!this.#hasBytes)
+    if (!this.#hasBytes())
       written.push(() => {
         this.#finishChunks(outgoing)
       })

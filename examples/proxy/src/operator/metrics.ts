@@ -156,6 +156,40 @@ export class Metrics {
       },
     })
     new Gauge({
+      name: `${PREFIX}sessions_open`,
+      help: 'Open sessions that carry many connections, by which end has dialed',
+      labelNames: ['side'],
+      registers,
+      collect() {
+        const { inbound = 0, outbound = 0 } = service()?.stats().sessions ?? {}
+        this.set({ side: 'inbound' }, inbound)
+        this.set({ side: 'outbound' }, outbound)
+      },
+    })
+    new Gauge({
+      name: `${PREFIX}session_connections_open`,
+      help: 'Open connections in sessions',
+      registers,
+      collect() {
+        this.set(service()?.stats().sessions.streams ?? 0)
+      },
+    })
+    const opening = {
+      opened: 'Connections opened in a session',
+      refused: 'Connections that could not be opened in a session, which was full or about to end',
+    }
+    for (const [what, help] of Object.entries(opening) as [keyof typeof opening, string][]) {
+      new Counter({
+        name: `${PREFIX}session_connections_${what}_total`,
+        help,
+        registers,
+        collect() {
+          this.reset()
+          this.inc(service()?.stats().sessions[what] ?? 0)
+        },
+      })
+    }
+    new Gauge({
       name: `${PREFIX}certificate_expiry_timestamp_seconds`,
       help: 'Expiry time of the certificate in use, in seconds since the epoch',
       aggregator: 'min',
