@@ -61,14 +61,11 @@ async function compare(scope: TestContext): Promise<Record<string, Row>> {
     for (const [figure, value] of Object.entries(await measureIdle(pair))) add(figure, proxy, value)
   const rows: Record<string, Row> = {}
   for (const [figure, byProxy] of samples) {
-    const medians = [...byProxy].map(([proxy, values]) => [proxy, median(values)] as const)
-    const ours = median(byProxy.get(OURS) ?? [])
-    rows[figure] = Object.fromEntries<number>([
-      ...medians.map(([proxy, value]) => [proxy, round(value, 3)]),
-      ...medians
-        .filter(([proxy]) => proxy !== OURS)
-        .map(([proxy, value]) => [`vs. ${proxy}`, round(ours / value, 2)]),
-    ])
+    const medians = new Map([...byProxy].map(([proxy, values]) => [proxy, median(values)]))
+    const row: Row = (rows[figure] = {})
+    for (const [proxy, value] of medians) row[proxy] = round(value, 3)
+    for (const [proxy, value] of medians)
+      if (proxy !== OURS) row[`vs. ${proxy}`] = round((medians.get(OURS) ?? NaN) / value, 2)
   }
   return rows
 }
