@@ -42,7 +42,8 @@ describe('the ALPN protocols of a ClientHello', () => {
         })
         assert.deepEqual(offeredProtocols(bytes), names)
         assert.deepEqual(offeredProtocols(Buffer.concat([bytes, Buffer.from('more')])), names)
-        assert.deepEqual(offeredProtocols(inRecords(bytes, 20)), names)
+        // As many as are read; Node.js 24 sends more than 1,500 bytes.
+        assert.deepEqual(offeredProtocols(inRecords(bytes, Math.ceil(bytes.length / 64))), names)
         assert.deepEqual(offeredProtocols(inRecords(bytes, 100)), names)
         assert.deepEqual(offeredProtocols(inRecords(bytes, 1)), [])
         for (let length = 0; length < bytes.length; length += 1)
