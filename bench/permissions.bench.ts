@@ -94,14 +94,18 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
   const contestants: Record<string, Contestant> = {
     'native, no permissions': await native(scope, open.address),
     'native, ten permissions': await native(scope, ruled.address),
+    // What is left when a mesh costs nothing.
+    'plain text, no mesh': await behind(scope, open.address, (application) =>
+      Promise.resolve({ ports: { http: application }, cpuSeconds: () => 0 }),
+    ),
   }
   if (hasEnvoy()) {
     const minimal = { address: open.address, env: {} }
-    contestants[MINIMAL] = await envoys(scope, open.address, (application) =>
+    contestants[MINIMAL] = await behind(scope, open.address, (application) =>
       startEnvoyPair(scope, minimal, { http: application }, 'http', [rbacFilter()]),
     )
     if (hasConsulForEnvoy()) {
-      contestants[CONSULS] = await envoys(scope, open.address, (application) =>
+      contestants[CONSULS] = await behind(scope, open.address, (application) =>
         startEnvoysOfConsul(scope, application, PERMISSIONS),
       )
     }
@@ -139,7 +143,8 @@ async function native(scope: TestContext, address: string): Promise<Contestant> 
   return { kind: 'native', address, server: { port: 0, cpuSeconds: () => program.cpuSeconds() } }
 }
 
-async function envoys(
+/** An application that is reached through a pair of proxies. */
+async function behind(
   scope: TestContext,
   address: string,
   startPair: (application: number) => Promise<EnvoyPair>,
