@@ -56,6 +56,20 @@ const registrations: Record<string, unknown> = {
   'with a check without a kind': { Name: 'x', Check: { Interval: '10s' } },
   'with an invalid TTL': { Name: 'x', Check: { TTL: 'abc' } },
   'with a TCP check without an interval': { Name: 'x', Check: { TCP: '127.0.0.1:1' } },
+  'with a key of the metadata that Consul reserves': { Name: 'x', Meta: { 'consul-x': '1' } },
+  'with a key of other characters': { Name: 'x', Meta: { 'a b': '1' } },
+  'with an empty key': { Name: 'x', Meta: { '': '1' } },
+  'with a long key': { Name: 'x', Meta: { ['k'.repeat(129)]: '1' } },
+  'with a long value': { Name: 'x', Meta: { k: 'v'.repeat(513) } },
+  'with too many keys': {
+    Name: 'x',
+    Meta: Object.fromEntries(Array.from({ length: 65 }, (_, i) => [`k${i}`, ''])),
+  },
+  'with the longest metadata': {
+    Name: 'longest',
+    Port: 1,
+    Meta: { CONSUL: '', ['k'.repeat(128)]: 'v'.repeat(512) },
+  },
   'of web': { Name: 'web', Port: 8080, Tags: ['a', 'b'], Meta: { v: '1' }, Check: { TTL: '1h' } },
   'of web again': { Name: 'web', Port: 8080, Tags: ['a', 'b'], Meta: { v: '1' }, Check: { TTL: '1h' } },
   'of web with an address': {

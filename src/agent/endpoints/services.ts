@@ -46,8 +46,11 @@ interface AliasCheck {
   readonly AliasService: string
 }
 
-/** The key of `Meta` with which an instance announces that it takes many connections over one, and the value. */
-export const MUX_KEY = 'consul-connect-mux'
+/**
+ * The key of `Meta` with which an instance announces that it takes many connections over one, and the value. Consul reserves
+ * keys that begin with `consul-`.
+ */
+export const MUX_KEY = 'connect-mux'
 export const MUX_VERSION = '1'
 
 /** The key of `Meta` that identifies the process that made a registration. */

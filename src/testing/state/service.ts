@@ -170,15 +170,49 @@ function proxyJson(proxy: Proxy): JsonObject {
   return { ...omitZero(proxy), MeshGateway: proxy.MeshGateway, Expose: proxy.Expose }
 }
 
-function problemOf({ Kind, Name, Address, Port, Proxy, Weights, isNative }: Service): string | undefined {
+function problemOf({
+  Kind,
+  Name,
+  Address,
+  Port,
+  Proxy,
+  Weights,
+  Meta,
+  isNative,
+}: Service): string | undefined {
   if (Name === '') return 'Missing service name'
   if (Weights.Passing < 1) return 'Invalid Weights: Passing must be greater than 0'
   if (['0.0.0.0', '::', '[::]'].includes(Address)) return 'Invalid service address'
+  const metaProblem = problemOfMeta(Object.entries(Meta))
+  if (metaProblem !== undefined) return `Invalid Service Meta: ${metaProblem}`
   if (Kind !== 'connect-proxy') return undefined
   if (!Proxy?.DestinationServiceName)
     return 'Proxy.DestinationServiceName must be non-empty for Connect proxy services'
   if (Port === 0) return 'Port must be set for a Connect proxy'
   return isNative ? 'A Proxy cannot also be Connect Native, only typical services' : undefined
+}
+
+const MAX_META_PAIRS = 64
+const MAX_META_KEY = 128
+const MAX_META_VALUE = 512
+
+function problemOfMeta(pairs: readonly (readonly [key: string, value: string])[]): string | undefined {
+  if (pairs.length > MAX_META_PAIRS)
+    return `Node metadata cannot contain more than ${MAX_META_PAIRS} key/value pairs`
+  for (const [key, value] of pairs) {
+    const problem = problemOfPair(key, value)
+    if (problem !== undefined) return `Couldn't load metadata pair ('${key}', '${value}'): ${problem}`
+  }
+  return undefined
+}
+
+function problemOfPair(key: string, value: string): string | undefined {
+  if (key === '') return 'Key cannot be blank'
+  if (!/^[\w-]+$/.test(key)) return 'Key contains invalid characters'
+  if (key.length > MAX_META_KEY) return `Key is too long (limit: ${MAX_META_KEY} characters)`
+  if (key.startsWith('consul-')) return "Key prefix 'consul-' is reserved for internal use"
+  if (value.length > MAX_META_VALUE) return `Value is too long (limit: ${MAX_META_VALUE} characters)`
+  return undefined
 }
 
 function nonEmpty<T extends object>(map: T): T | undefined {
