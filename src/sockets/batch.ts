@@ -3,6 +3,8 @@ import { SLAB_BYTES, returnSlab, takeSlab } from './slabs.js'
 
 /** `add` asks for a pause when this many bytes wait behind a pending write. */
 const FULL_BYTES = 64 * 1024
+/** So few bytes are copied, so that many connections that wait for small writes do not hold a slab each. */
+const SMALL_BYTES = 4 * 1024
 /** A piece of at least a full TLS record is usually followed by more in the same turn: wait for it. */
 const RECORD_BYTES = 16 * 1024
 
@@ -51,14 +53,17 @@ export class Batch {
     this.#scheduled = undefined
     const slab = this.#slab
     if (this.#isWriting || slab === undefined) return
-    const bytes = slab.subarray(0, this.#size)
+    const filled = slab.subarray(0, this.#size)
+    const isSmall = this.#size <= SMALL_BYTES
+    const bytes = isSmall ? Buffer.from(filled) : filled
+    if (isSmall) returnSlab(slab)
     this.#slab = undefined
     this.#size = 0
     this.#isWriting = true
     this.#destination.write(bytes, (error) => {
       // The `close` event of the destination reports the error. No more bytes are requested until then.
       if (error) return
-      returnSlab(slab)
+      if (!isSmall) returnSlab(slab)
       this.#written()
     })
   }
