@@ -91,6 +91,7 @@ describe('the package', () => {
       'service',
     ],
     proxy: [
+      'MUX_META',
       'PROXY_CONFIG_KEYS',
       'ProxyConfigSource',
       'dialLocal',

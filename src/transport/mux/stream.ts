@@ -308,14 +308,16 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     const hasEnded = this.#isEndSent && this.#isEndReceived
     const code = isRevoked(error) ? RESET_CODES.revoked : this.#resetCode
     this.#session.closed(this, hasEnded || this.#isReset ? undefined : code)
-    const pending = [this.#outgoing?.callback, this.#onEndSent]
+    const pending = [this.#outgoing?.callback, this.#onEndSent].filter((each) => each !== undefined)
     this.#outgoing = undefined
     this.#onEndSent = undefined
     this.#arrived.clear()
-    const cause = error ?? resetError('the connection was destroyed')
-    process.nextTick(() => {
-      for (const each of pending) each?.(cause)
-    })
+    if (pending.length > 0) {
+      const cause = error ?? resetError('the connection was destroyed')
+      process.nextTick(() => {
+        for (const each of pending) each(cause)
+      })
+    }
     callback(error)
   }
 
