@@ -6,6 +6,7 @@ import { type AddressInfo, connect, createServer } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { confirmEnd } from '../../src/base/node-internals.js'
+import { MuxStream } from '../../src/transport/mux/stream.js'
 import {
   EARLY_ANSWER,
   type Ending,
@@ -21,7 +22,7 @@ import {
 } from '../fixtures/ending-peer.js'
 import type { Answer, Order, Task } from '../fixtures/ending-product.js'
 import { freePort } from '../fixtures/free-ports.js'
-import { type TestMesh, startMesh, until } from '../fixtures/mesh.js'
+import { type TestMesh, portOf, startMesh, until } from '../fixtures/mesh.js'
 import { type RunningProxy, startProxy } from '../proxy/connect-proxy.js'
 
 const PRODUCT = fileURLToPath(new URL('../fixtures/ending-product.ts', import.meta.url))
@@ -95,27 +96,83 @@ const WAYS: readonly Way[] = [
     canHalfClose: true,
     async start(t, mesh) {
       const reports = new Reports()
-      const application = createServer({ allowHalfOpen: true }, (socket) => {
-        socket.on('error', () => undefined)
-        confirmEnd(socket)
-        void respond({ tcp: socket, top: socket }, reports)
-      }).listen(0, '127.0.0.1')
-      t.after(() => application.close())
-      await once(application, 'listening')
-      const port = await freePort()
-      const flags = [
-        '-service',
-        'api',
-        '-service-addr',
-        `127.0.0.1:${(application.address() as AddressInfo).port}`,
-      ]
-      const proxy = await startProxy(t, mesh.agent.address, [...flags, '-listen', `127.0.0.1:${port}`])
+      const flags = await inboundFlags(t, reports)
+      const proxy = await startProxy(t, mesh.agent.address, flags)
+      const port = Number(flags.at(-1)?.split(':')[1])
       return reports.scene(await tlsClient(mesh, port), () => stopTwice(proxy))
     },
   },
 ]
 
-for (const way of WAYS) {
+/** Connections that share a session end by frames: there is nothing below that a peer could truncate. */
+const SESSIONS = {
+  downloads: ['orderly', 'early', 'reset'],
+  uploads: ['orderly', 'reset'],
+  canHalfClose: true,
+} as const
+
+const MUX_WAYS: readonly Way[] = [
+  {
+    name: 'dial in a session',
+    ...SESSIONS,
+    async start(t, mesh) {
+      const reports = await startMuxUpstream(mesh)
+      const web = await Product.start(t, mesh, 'web', 'mux')
+      return reports.scene(
+        (wanted) => web.run({ via: 'dial', wanted }),
+        () => web.cut(),
+      )
+    },
+  },
+  {
+    name: 'forward in a session',
+    ...SESSIONS,
+    async start(t, mesh) {
+      const reports = await startMuxUpstream(mesh)
+      const web = await Product.start(t, mesh, 'web', 'mux')
+      return reports.scene(localClient(await web.open('forward')), () => web.cut())
+    },
+  },
+  {
+    name: 'listen in a session',
+    ...SESSIONS,
+    async start(t, mesh) {
+      const api = await Product.start(t, mesh, 'api', 'mux')
+      await api.open('listen')
+      const web = mesh.join('web', { mux: true })
+      const client: Run = async (wanted) => {
+        const top = await web.dial('api', { allowHalfOpen: true })
+        assert.ok(top instanceof MuxStream)
+        top.on('error', () => undefined)
+        return request({ top }, wanted)
+      }
+      return api.reports.scene(client, () => api.cut())
+    },
+  },
+  {
+    name: 'two sidecars in a session',
+    ...SESSIONS,
+    async start(t, mesh) {
+      const reports = new Reports()
+      const flags = await inboundFlags(t, reports)
+      const inbound = await startProxy(t, mesh.agent.address, [...flags, '-mux', '-register'])
+      const port = await freePort()
+      const upstream = ['-service', 'web', '-upstream', `api:127.0.0.1:${port}`]
+      const outbound = await startProxy(t, mesh.agent.address, [
+        ...upstream,
+        '-mux',
+        '-admin-addr',
+        String(await freePort()),
+      ])
+      t.after(async () => {
+        if (!outbound.hasEnded) assert.equal(await outbound.metric('sessions_open', { side: 'outbound' }), 1)
+      })
+      return reports.scene(localClient(port), () => stopTwice(inbound))
+    },
+  },
+]
+
+for (const way of [...WAYS, ...MUX_WAYS]) {
   describe(`the end of a connection through ${way.name}`, () => {
     it('delivers every byte before an orderly end, and reports any other end as an error', async (t) => {
       const { run } = await way.start(t, await startMesh(t))
@@ -228,6 +285,33 @@ async function startUpstream(t: TestContext, { join }: TestMesh): Promise<Report
   return reports
 }
 
+/** Starts the service `api`, whose connections share sessions. */
+async function startMuxUpstream({ join }: TestMesh): Promise<Reports> {
+  const reports = new Reports()
+  const api = join('api', { mux: true })
+  const listener = await api.listen({ port: 0, host: '127.0.0.1', allowHalfOpen: true }, (top) => {
+    assert.ok(top instanceof MuxStream)
+    top.on('error', () => undefined)
+    void respond({ top }, reports).catch(() => undefined)
+  })
+  await api.register({ port: portOf(listener), address: '127.0.0.1' })
+  return reports
+}
+
+/** Starts an application of the service `api`. @returns the flags of a sidecar in front of it, and its address last */
+async function inboundFlags(t: TestContext, reports: Reports): Promise<string[]> {
+  const application = createServer({ allowHalfOpen: true }, (socket) => {
+    socket.on('error', () => undefined)
+    confirmEnd(socket)
+    void respond({ tcp: socket, top: socket }, reports).catch(() => undefined)
+  }).listen(0, '127.0.0.1')
+  t.after(() => application.close())
+  await once(application, 'listening')
+  const { port } = application.address() as AddressInfo
+  const listen = `127.0.0.1:${await freePort()}`
+  return ['-service', 'api', '-service-addr', `127.0.0.1:${port}`, '-listen', listen]
+}
+
 /** A client in a separate process. */
 function startClient(via: 'dial' | 'fetch' | 'agent'): Way['start'] {
   return async (t, mesh) => {
@@ -296,8 +380,8 @@ class Product {
     })
   }
 
-  static async start(t: TestContext, { agent }: TestMesh, name: string): Promise<Product> {
-    const child = fork(PRODUCT, [name, agent.address], { execArgv: ['--import', 'tsx'] })
+  static async start(t: TestContext, { agent }: TestMesh, name: string, kind = ''): Promise<Product> {
+    const child = fork(PRODUCT, [name, agent.address, kind], { execArgv: ['--import', 'tsx'] })
     t.after(() => child.kill('SIGKILL'))
     const product = new Product(child)
     await once(child, 'message')
