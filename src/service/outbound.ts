@@ -146,8 +146,9 @@ export class Outbound {
     const forwards = [...this.#forwards].map((forward) => forward.close({ drainTimeoutMs }))
     this.http.close()
     const stopEndingIdle = this.#streams.endIdle()
+    const deadline = performance.now() + drainTimeoutMs
     await Promise.all([...forwards, this.#dialed.drain(drainTimeoutMs)])
-    this.#sessions?.destroy()
+    await this.#sessions?.close(Math.max(0, deadline - performance.now()))
     stopEndingIdle()
     this.http.destroy()
   }

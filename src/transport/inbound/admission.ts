@@ -81,6 +81,8 @@ export class Admission {
   readonly #settings: AdmissionSettings
   readonly #undecided = new Set<Undecided>()
   readonly #sessions = new Map<MuxSession, Connection>()
+  /** The connections of all sessions, also while they end. */
+  readonly #sessionSockets = new OpenSockets()
   readonly #admitted: AdmittedConnections
   readonly #onEmpty: () => void
   /** Incremented whenever the outcome of a decision may have changed. */
@@ -170,6 +172,7 @@ export class Admission {
 
   destroySessions(): void {
     for (const session of this.#sessions.keys()) session.destroy()
+    this.#sessionSockets.destroy()
   }
 
   /** Destroys the socket of a failed handshake or verification, and reports the error. */
@@ -214,6 +217,7 @@ export class Admission {
       socket.destroy()
       return
     }
+    this.#sessionSockets.add(socket)
     const { clock, sessionCounts: counts } = this.#settings
     const now = clock.now()
     const session: MuxSession = new MuxSession(socket, {

@@ -1,8 +1,9 @@
 import type { Clock } from '../../base/clock.js'
-import { toError } from '../../base/errors.js'
+import { DialError, toError } from '../../base/errors.js'
 import type { Generation, IdentityStore } from '../../identity/identity-store.js'
 import type { Endpoint } from '../../resolve/resolver.js'
 import { resetError } from '../../sockets/network-errors.js'
+import { OpenSockets } from '../../sockets/open-sockets.js'
 import { type Connection, connectionOf, openStream } from '../connection.js'
 import { ConnectionLifetimes } from '../connection-lifetimes.js'
 import type { MeshSocket } from '../mesh-socket.js'
@@ -47,7 +48,11 @@ export interface OpenOptions {
 export class SessionPool {
   readonly #clock: Clock
   readonly #counts: SessionCounts
+  /** Our service. */
+  readonly #source: string
   readonly #lifetimes: ConnectionLifetimes
+  /** Those of all sessions, also while they end. */
+  readonly #sockets = new OpenSockets()
   readonly #places = new Map<string, Place>()
   #sweepAt = SWEEP_AT
   #isClosed = false
@@ -55,6 +60,7 @@ export class SessionPool {
   constructor(identity: IdentityStore, clock: Clock, counts: SessionCounts) {
     this.#clock = clock
     this.#counts = counts
+    this.#source = identity.service
     this.#lifetimes = new ConnectionLifetimes(identity, clock)
   }
 
@@ -89,12 +95,23 @@ export class SessionPool {
     }
   }
 
+  /** Opens no more sessions, and waits until all have ended; cuts the remaining ones after `timeoutMs`. */
+  async close(timeoutMs: number): Promise<void> {
+    this.#close()
+    for (const { sessions } of this.#places.values()) for (const { session } of [...sessions]) session.drain()
+    await this.#sockets.drain(timeoutMs)
+  }
+
   destroy(error?: Error): void {
-    this.#isClosed = true
-    for (const { connecting, sessions } of this.#places.values()) {
-      connecting?.controller.abort(error)
+    this.#close(error)
+    for (const { sessions } of this.#places.values())
       for (const { session } of [...sessions]) session.destroy(error)
-    }
+    this.#sockets.destroy()
+  }
+
+  #close(error?: Error): void {
+    this.#isClosed = true
+    for (const { connecting } of this.#places.values()) connecting?.controller.abort(error)
     this.#lifetimes.close()
   }
 
@@ -159,11 +176,13 @@ export class SessionPool {
       this.#isPlain(place)
       return undefined
     }
+    this.#sockets.add(socket)
     let cancelIdle = (): void => undefined
     const session = new MuxSession(socket, {
       settings: OWN_SETTINGS,
       clock: this.#clock,
       counts: this.#counts,
+      deniedError: () => deniedError(this.#source, connection.peer.service),
       onIdle: () => {
         cancelIdle()
         cancelIdle = this.#clock.after(IDLE_MS, () => {
@@ -184,6 +203,13 @@ export class SessionPool {
     })
     return open
   }
+}
+
+function deniedError(source: string, destination: string): DialError {
+  const message =
+    'the peer has denied the connection; ' +
+    `an intention may not allow it (run: consul intention check ${source} ${destination})`
+  return new DialError('ERR_CONNECT_REJECTED', destination, message)
 }
 
 /** Whether a server has refused the name of the protocol, as those of Go do that know other names. */

@@ -31,6 +31,8 @@ export interface SessionOptions {
   readonly counts: SessionCounts
   /** Called for each stream that the peer opens. @default the peer must not open any */
   readonly onStream?: (stream: MuxStream) => void
+  /** Returns the error of a stream that the peer has denied. @default a connection reset */
+  readonly deniedError?: () => Error
   /** Called when the last stream has ended. */
   readonly onIdle?: () => void
   /** Called when the session has ended. @param error - undefined after an orderly drain */
@@ -165,9 +167,10 @@ export class MuxSession implements StreamSession {
     this.#beginDrain()
   }
 
-  /** Ends the session and its streams, with an error. */
+  /** Ends the session and its streams at once, with an error. */
   destroy(error: Error = resetError('the session of the connection was closed')): void {
     this.#end(error)
+    this.#socket.destroy()
   }
 
   /** Tells the peer that a stream which it has opened is authorized. */
@@ -305,7 +308,8 @@ export class MuxSession implements StreamSession {
       if (code === RESET_CODES.refused) this.#options.counts.refused += 1
       // As with a connection of its own, which is open before the peer has decided.
       if (code === RESET_CODES.denied && !stream.isAccepted) stream.accepted()
-      stream.break(resetOf(code))
+      const denied = code === RESET_CODES.denied ? this.#options.deniedError?.() : undefined
+      stream.break(denied ?? resetOf(code))
     },
     window: (id, bytes) => {
       const stream = this.#find(id)
