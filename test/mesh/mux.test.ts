@@ -79,13 +79,25 @@ describe('services whose connections share a session', () => {
     assert.equal(api.stats().sessions.streams, 0)
   })
 
-  it('open further sessions for more than a thousand connections', async (t) => {
+  it('open further sessions for many connections, and share them out', async (t) => {
     const { web, api, accepted } = await start(t)
-    const sockets = await dialMany(web, 2_100)
+    const sockets: MeshSocket[] = []
+    // One after the other: no session is full.
+    for (let i = 0; i < 600; i += 1) sockets.push(await dialOne(web))
     await Promise.all(sockets.map((socket) => ask(socket, 'x')))
-    assert.equal(api.stats().connections, 2_100)
-    assert.equal(countHandshakes(accepted), 3)
-    assert.equal(web.stats().sessions.outbound, 3)
+    assert.equal(api.stats().connections, 600)
+    const bySession = new Map<number | undefined, number>()
+    for (const { remotePort } of accepted) bySession.set(remotePort, (bySession.get(remotePort) ?? 0) + 1)
+    assert.equal(web.stats().sessions.outbound, 4)
+    for (const count of bySession.values()) assert.ok(count >= 100 && count <= 200, `${count} in one session`)
+  })
+
+  it('open as many sessions as thousands of connections need', async (t) => {
+    const { web, api } = await start(t)
+    const sockets = await dialMany(web, 4_500)
+    await Promise.all(sockets.map((socket) => ask(socket, 'x')))
+    assert.equal(api.stats().connections, 4_500)
+    assert.equal(web.stats().sessions.outbound, 5)
   })
 
   for (const [kind, { listen, open }] of Object.entries(WAYS)) {

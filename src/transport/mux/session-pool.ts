@@ -15,6 +15,13 @@ const IDLE_MS = 60_000
 /** How long an instance that did not negotiate sessions is dialed without asking again. */
 const PLAIN_MS = 60_000
 
+/** So many connections of one session are a load for another one: the accepting end may be several processes. */
+const SPREAD_AT = 64
+/** How many sessions to one place are opened for the load; more only when all of them are full. */
+const MAX_SPREAD = 4
+/** How long a session that no dial waits for may take to connect, in milliseconds. */
+const SPREAD_MS = 10_000
+
 /** How many places there are before the unused ones are forgotten. */
 const SWEEP_AT = 1_000
 
@@ -86,6 +93,7 @@ export class SessionPool {
         if (isFirst && opened.session.hasRoom) return begin(opened, options.allowHalfOpen)
         continue
       }
+      if (open.session.size >= SPREAD_AT) this.#spread(place, options.connect)
       try {
         return await accepted(open, options)
       } catch (error) {
@@ -148,6 +156,18 @@ export class SessionPool {
       connecting.waiting -= 1
       if (connecting.waiting === 0) connecting.controller.abort(signal.reason)
     }
+  }
+
+  /** Connects another session beside those that are open, for later dials. */
+  #spread(place: Place, connect: OpenOptions['connect']): void {
+    if (place.connecting !== undefined || place.sessions.size >= MAX_SPREAD) return
+    const connecting = (place.connecting = this.#begin(place, connect))
+    connecting.waiting += 1
+    const forget = this.#clock.after(SPREAD_MS, () => {
+      connecting.waiting -= 1
+      if (connecting.waiting === 0) connecting.controller.abort()
+    })
+    connecting.opened.then(forget, forget)
   }
 
   #begin(place: Place, connect: OpenOptions['connect']): Connecting {
