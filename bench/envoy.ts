@@ -154,6 +154,8 @@ function cluster(name: string, port: number): object {
     name,
     type: 'STATIC',
     connect_timeout: '5s',
+    // By default, 1,024 connections.
+    circuit_breakers: { thresholds: [{ max_connections: 100_000, max_pending_requests: 100_000 }] },
     load_assignment: { cluster_name: name, endpoints: [{ lb_endpoints: [{ endpoint: { address } }] }] },
   }
 }

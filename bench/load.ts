@@ -90,6 +90,9 @@ export async function idle(port: number, count: number): Promise<() => Promise<v
     sockets.push(socket)
     await new Promise((resolve, reject) => {
       socket.once('data', resolve).once('error', reject)
+      socket.once('close', () => {
+        reject(new Error('the proxy has closed a connection'))
+      })
       socket.write('x')
     })
   }
