@@ -45,11 +45,12 @@ async function startPair(
     ...shared,
     onEnded: (error) => (ended.dialer = error ?? 'in order'),
   })
-  const listener = new MuxSession(accepted, {
+  const listener: MuxSession = new MuxSession(accepted, {
     ...shared,
     onEnded: (error) => (ended.listener = error ?? 'in order'),
     onStream: (stream) => {
       stream.on('error', () => undefined)
+      listener.accept(stream)
       streams.push(stream)
       onStream(stream)
     },
@@ -165,6 +166,45 @@ describe('a multiplexed session', () => {
     late.write(Buffer.alloc(8 << 20))
     await until('all is read', () => accepted.at(-1)!.bytesRead === 8 << 20)
     assert.equal(accepted.at(-1)!.window, 1 << 20)
+  })
+
+  it('closes a stream that has ended and that nobody reads', async (t) => {
+    const { dialer, accepted } = await startPair(t, (stream) => stream.end('hello'))
+    const streams = Array.from({ length: 20 }, () => open(dialer))
+    for (const stream of streams) stream.end()
+    for (const stream of streams) assert.equal(await readAll(stream), 'hello')
+    await until('all are closed', () => [...streams, ...accepted].every(({ destroyed }) => destroyed))
+    assert.deepEqual(
+      accepted.map(({ errored }) => errored),
+      accepted.map(() => null),
+    )
+  })
+
+  it('passes bytes on in their order to a pump that begins late', async (t) => {
+    const { dialer, accepted } = await startPair(t, () => undefined)
+    const bytes = Buffer.from(Uint32Array.from({ length: 12_000 }, (_, i) => i).buffer)
+    const stream = open(dialer)
+    for (let at = 0; at < bytes.length; at += 600) {
+      stream.write(bytes.subarray(at, at + 600))
+      await new Promise(setImmediate)
+    }
+    await until('all have arrived', () => accepted[0]?.unread === bytes.length)
+    // As one does who looks at the first bytes.
+    accepted[0]!.unshift(accepted[0]!.read(7))
+    const passed: Buffer[] = []
+    accepted[0]!.readInto((part) => passed.push(Buffer.from(part)) > 0)
+    assert.ok(Buffer.concat(passed).equals(bytes))
+  })
+
+  it('takes any number of streams that it resets itself', async (t) => {
+    const { dialer, listener } = await startPair(t, (stream) => stream.destroy())
+    for (let i = 0; i < 3_000; i += 1) {
+      const stream = open(dialer)
+      stream.end('x')
+      if (i % 50 === 0) await until('they are cut', () => dialer.size === 0)
+    }
+    await until('they are cut', () => dialer.size === 0)
+    assert.deepEqual([dialer.isEnded, listener.isEnded], [false, false])
   })
 
   it('does not stop reading when both ends write and neither reads', async (t) => {

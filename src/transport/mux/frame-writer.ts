@@ -10,6 +10,17 @@ const LEAST_BYTES = 1_024
 /** How many frames may wait for a peer that does not read. */
 const MAX_WAITING = 10_000
 
+/** Runs code of the application. Its exceptions are uncaught, as with a TCP socket, and concern no other stream. */
+export function guarded(call: () => void): void {
+  try {
+    call()
+  } catch (error) {
+    process.nextTick(() => {
+      throw error
+    })
+  }
+}
+
 /** A stream that sends. */
 export interface FrameSource {
   readonly id: number
@@ -102,7 +113,7 @@ export class FrameWriter {
       // The session ends with an error.
       if (error) return
       returnSlab(slab)
-      for (const call of written) call()
+      for (const call of written) guarded(call)
       if (this.#hasFrames) this.#schedule()
       else this.#onFlushed()
     })

@@ -4,7 +4,7 @@ import { toError } from '../../base/errors.js'
 import { TokenBucket } from '../../base/token-bucket.js'
 import { readInto } from '../../sockets/buffered-reads.js'
 import { resetError } from '../../sockets/network-errors.js'
-import { FrameWriter } from './frame-writer.js'
+import { FrameWriter, guarded } from './frame-writer.js'
 import {
   type FrameHandler,
   FrameReader,
@@ -69,7 +69,11 @@ const ENDING_MS = 15_000
 const MAX_ENDING_MS = 300_000
 
 /** The session accepts no more streams, or the peer has refused one: it can be opened in another session. */
-export class StreamRefusedError extends Error {}
+export class StreamRefusedError extends Error {
+  // As for a connection that was reset: clients decide by the code whether to try again.
+  readonly code = 'ECONNRESET'
+  readonly syscall = 'read'
+}
 
 /**
  * Many connections over one. Streams are independent: a slow one stops neither the others nor the reading of frames. One
@@ -208,8 +212,11 @@ export class MuxSession implements StreamSession {
     this.#growth -= stream.window - this.#options.settings.windowBytes
     if (stream.isReferenced) this.#count(false)
     if (this.#isEnded) return
-    if (resetCode !== undefined) this.#queue(controlFrame('reset', stream.id, resetCode))
-    else if (stream.hasEnded) this.#useless.giveBack()
+    if (resetCode !== undefined) {
+      this.#queue(controlFrame('reset', stream.id, resetCode))
+      // An end, a window, or a reset of the peer may be on their way.
+      if (resetCode !== RESET_CODES.refused) for (let i = 0; i < 2; i += 1) this.#useless.giveBack()
+    } else if (stream.hasEnded) this.#useless.giveBack()
     this.#endIfDrained()
     if (this.#streams.size === 0) this.#options.onIdle?.()
   }
@@ -309,7 +316,9 @@ export class MuxSession implements StreamSession {
       // As with a connection of its own, which is open before the peer has decided.
       if (code === RESET_CODES.denied && !stream.isAccepted) stream.accepted()
       const denied = code === RESET_CODES.denied ? this.#options.deniedError?.() : undefined
-      stream.break(denied ?? resetOf(code))
+      guarded(() => {
+        stream.break(denied ?? resetOf(code))
+      })
     },
     window: (id, bytes) => {
       const stream = this.#find(id)
@@ -325,8 +334,12 @@ export class MuxSession implements StreamSession {
       }
       // They were not accepted.
       if (this.#options.onStream === undefined) {
-        for (const stream of [...this.#streams.values()])
-          if (stream.id > lastStream) stream.break(new StreamRefusedError('the peer accepts no more streams'))
+        for (const stream of [...this.#streams.values()]) {
+          if (stream.id <= lastStream) continue
+          guarded(() => {
+            stream.break(new StreamRefusedError('the peer accepts no more streams'))
+          })
+        }
       }
       this.#beginDrain()
     },
@@ -476,18 +489,6 @@ export class MuxSession implements StreamSession {
     socket.once('end', isOver).once('finish', isOver)
     socket.end()
     isOver()
-  }
-}
-
-/** Runs code of the application. Its exceptions are uncaught, as with a TCP socket, and not blamed on the peer. */
-function guarded(call: () => void): void {
-  try {
-    call()
-  } catch (error) {
-    if (error instanceof MuxError) throw error
-    process.nextTick(() => {
-      throw error
-    })
   }
 }
 

@@ -184,9 +184,12 @@ export class MuxStream extends LendingDuplex implements FrameSource {
 
   override readInto(sink: Sink): boolean {
     this.#sink = sink
-    this.#isAsked = true
+    // What has arrived since follows the bytes that are held.
+    this.#isAsked = false
+    let wantsMore = true
     for (let held = this.read() as Buffer | null; held !== null; held = this.read() as Buffer | null)
-      this.#isAsked = sink(held)
+      wantsMore = sink(held)
+    this.#isAsked = wantsMore
     this.#deliver()
     return this.#isAsked
   }
@@ -206,6 +209,7 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     this.#isNew = true
     setImmediate(() => {
       this.#isNew = false
+      this.#endUnread()
     })
     this.onAccepted()
   }
@@ -331,6 +335,12 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     if (!this.#isEndReceived || this.#isEndPushed || this.#arrived.length > 0) return
     this.#isEndPushed = true
     this.push(null)
+    this.#endUnread()
+  }
+
+  /** Emits the end of a stream that nobody reads, as sockets do, once its application has had time to listen. */
+  #endUnread(): void {
+    if (this.#isEndPushed && this.#isAccepted && !this.#isNew && this.readableLength === 0) super.read(0)
   }
 
   #pass(bytes: Buffer): void {
