@@ -158,6 +158,7 @@ async function start(t: TestContext): Promise<Raw> {
     // Of no time at all: rates must not depend on the machine.
     clock: new FakeClock(),
     counts: sessionCounts(),
+    idleMs: 60_000,
     onEnded: (error) => (ended = error),
     onStream: (stream) => {
       stream.on('error', () => undefined)

@@ -40,7 +40,7 @@ async function startPair(
   const streams: MuxStream[] = []
   const ended: Pair['ended'] = {}
   const counts = sessionCounts()
-  const shared = { settings: OWN_SETTINGS, clock: systemClock, counts, ...options }
+  const shared = { settings: OWN_SETTINGS, clock: systemClock, counts, idleMs: 60_000, ...options }
   const dialer = new MuxSession(socket, {
     ...shared,
     onEnded: (error) => (ended.dialer = error ?? 'in order'),
@@ -270,6 +270,27 @@ describe('a multiplexed session', () => {
     }
     await clock.advance(15_000)
     assert.equal(sockets.listener.destroyed, true)
+  })
+
+  it('ends after a while without a stream, from its start on', async (t) => {
+    for (const hasStream of [true, false]) {
+      const clock = new FakeClock()
+      const { dialer, listener, ended } = await startPair(t, undefined, { clock, idleMs: 10_000 })
+      if (hasStream) {
+        const stream = open(dialer)
+        await echoed(stream, 'x')
+        await clock.advance(12_000)
+        assert.deepEqual([dialer.isEnded, listener.isEnded], [false, false])
+        stream.end()
+        assert.equal(await readAll(stream), '')
+        await until('the stream is forgotten', () => dialer.size + listener.size === 0)
+      } else await until('the settings have arrived', () => dialer.isConfirmed && listener.isConfirmed)
+      await clock.advance(9_000)
+      assert.deepEqual([dialer.isEnded, listener.isEnded], [false, false])
+      await clock.advance(1_000)
+      await until('both have ended', () => ended.dialer !== undefined && ended.listener !== undefined)
+      assert.deepEqual(ended, { dialer: 'in order', listener: 'in order' })
+    }
   })
 
   it('ends without the settings of the peer', async (t) => {

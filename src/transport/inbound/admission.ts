@@ -68,6 +68,9 @@ export interface AdmissionSettings {
   readonly reports: ListenerReports
 }
 
+/** How long a session without streams is kept, in milliseconds: the dialing end ends it after a minute. */
+const IDLE_SESSION_MS = 75_000
+
 /** A connection whose peer is verified: one of its own, or a stream of a session. */
 type Undecided = TLSSocket | MuxStream
 
@@ -224,6 +227,7 @@ export class Admission {
       settings: OWN_SETTINGS,
       clock,
       counts,
+      idleMs: IDLE_SESSION_MS,
       onStream: (stream) => void this.#admitStream(stream, connection, session),
       onEnded: () => {
         cancelExpiry()

@@ -197,20 +197,13 @@ export class SessionPool {
       return undefined
     }
     this.#sockets.add(socket)
-    let cancelIdle = (): void => undefined
     const session = new MuxSession(socket, {
       settings: OWN_SETTINGS,
       clock: this.#clock,
       counts: this.#counts,
       deniedError: () => deniedError(this.#source, connection.peer.service),
-      onIdle: () => {
-        cancelIdle()
-        cancelIdle = this.#clock.after(IDLE_MS, () => {
-          if (session.size === 0) session.drain()
-        })
-      },
+      idleMs: IDLE_MS,
       onEnded: () => {
-        cancelIdle()
         place.sessions.delete(open)
         // It has negotiated a session, and does not speak the protocol.
         if (!session.isConfirmed) this.#isPlain(place)

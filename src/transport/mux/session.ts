@@ -33,8 +33,8 @@ export interface SessionOptions {
   readonly onStream?: (stream: MuxStream) => void
   /** Returns the error of a stream that the peer has denied. @default a connection reset */
   readonly deniedError?: () => Error
-  /** Called when the last stream has ended. */
-  readonly onIdle?: () => void
+  /** How long the session is kept without a stream, in milliseconds. */
+  readonly idleMs: number
   /** Called when the session has ended. @param error - undefined after an orderly drain */
   readonly onEnded?: (error: Error | undefined) => void
 }
@@ -97,6 +97,7 @@ export class MuxSession implements StreamSession {
   /** Whether a byte has arrived since the last look. */
   #hasHeard = false
   #cancelSilence: () => void = () => undefined
+  #cancelIdle: () => void = () => undefined
 
   constructor(socket: SessionSocket, options: SessionOptions) {
     this.#socket = socket
@@ -117,6 +118,7 @@ export class MuxSession implements StreamSession {
     options.counts[this.#side] += 1
     this.#queue(settingsFrame(options.settings))
     this.#expectSettings()
+    this.#watchIdle()
     socket.unref?.()
     if (readInto(socket, this.#read) === undefined) socket.on('data', this.#read)
     socket.resume()
@@ -218,7 +220,7 @@ export class MuxSession implements StreamSession {
       if (resetCode !== RESET_CODES.refused) for (let i = 0; i < 2; i += 1) this.#useless.giveBack()
     } else if (stream.hasEnded) this.#useless.giveBack()
     this.#endIfDrained()
-    if (this.#streams.size === 0) this.#options.onIdle?.()
+    if (this.#streams.size === 0) this.#watchIdle()
   }
 
   referenced(stream: MuxStream, isReferenced: boolean): void {
@@ -366,6 +368,7 @@ export class MuxSession implements StreamSession {
       window: this.#options.settings.windowBytes,
     })
     this.#streams.set(id, stream)
+    this.#cancelIdle()
     this.#options.counts.streams += 1
     this.#options.counts.opened += 1
     this.#count(true)
@@ -397,6 +400,15 @@ export class MuxSession implements StreamSession {
         if (this.#peer !== undefined) this.#watchSilence()
         else this.#refuse(new MuxError('timeout', `the peer has sent no settings for ${SETTINGS_MS} ms`))
       })
+    })
+  }
+
+  /** A session without streams ends: a peer could keep any number of them, without being authorized. */
+  #watchIdle(): void {
+    const { clock, idleMs } = this.#options
+    this.#cancelIdle()
+    this.#cancelIdle = clock.after(idleMs, () => {
+      if (this.#streams.size === 0) this.drain()
     })
   }
 
@@ -455,6 +467,7 @@ export class MuxSession implements StreamSession {
     this.#reader.stop()
     this.#writer.stop()
     this.#cancelSilence()
+    this.#cancelIdle()
     const broken = resetError(`the session of the connection has ended${error ? `: ${error.message}` : ''}`)
     for (const stream of [...this.#streams.values()]) {
       stream.break(broken)
