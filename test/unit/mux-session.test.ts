@@ -168,7 +168,7 @@ describe('a multiplexed session', () => {
     assert.equal(accepted.at(-1)!.window, 1 << 20)
   })
 
-  it('closes a stream that has ended and that nobody reads', async (t) => {
+  it('closes a stream that has ended, also without a reader', async (t) => {
     const { dialer, accepted } = await startPair(t, (stream) => stream.end('hello'))
     const streams = Array.from({ length: 20 }, () => open(dialer))
     for (const stream of streams) stream.end()

@@ -338,7 +338,7 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     this.#endUnread()
   }
 
-  /** Emits the end of a stream that nobody reads, as sockets do, once its application has had time to listen. */
+  /** Emits the end of a stream without a reader, as sockets do, once its application has had time to listen. */
   #endUnread(): void {
     if (this.#isEndPushed && this.#isAccepted && !this.#isNew && this.readableLength === 0) super.read(0)
   }
