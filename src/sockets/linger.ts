@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { systemClock } from '../base/clock.js'
 import { onceDestroyed } from './destruction.js'
 
@@ -11,20 +12,23 @@ export const LINGER_MS = 5_000
  * the kernel resets the connection, and the peer loses what it has not received yet (RFC 1122, section 4.2.2.13).
  */
 export function lingerOnDestroySoon(socket: Socket): void {
-  socket.destroySoon = destroySoon
+  socket.destroySoon = function () {
+    endAndLinger(this)
+  }
 }
 
-function destroySoon(this: Socket): void {
-  if (this.writable) this.end()
-  if (this.writableFinished) linger(this)
+/** Ends a stream, reads until the peer has ended too, for at most 5 s, and destroys it. */
+export function endAndLinger(stream: Duplex): void {
+  if (stream.writable) stream.end()
+  if (stream.writableFinished) linger(stream)
   else {
-    this.once('finish', () => {
-      linger(this)
+    stream.once('finish', () => {
+      linger(stream)
     })
   }
 }
 
-function linger(socket: Socket): void {
+function linger(socket: Duplex): void {
   const destroy = (): void => {
     socket.destroy()
   }

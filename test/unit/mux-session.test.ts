@@ -196,6 +196,59 @@ describe('a multiplexed session', () => {
     assert.ok(Buffer.concat(passed).equals(bytes))
   })
 
+  it('counts a stream until its bytes are read, also when both ends have ended', async (t) => {
+    const { dialer, listener, accepted } = await startPair(t, (stream) => stream.end('hello'))
+    const stream = open(dialer)
+    stream.end('unread')
+    assert.equal(await readAll(stream), 'hello')
+    await until('both have ended', () => accepted[0]!.hasEnded && accepted[0]!.writableFinished)
+    assert.equal(listener.size, 1)
+    assert.equal(await readAll(accepted[0]!), 'unread')
+    await until('it is forgotten', () => listener.size === 0)
+  })
+
+  it('lets no writer block the end of a stream that its peer has reset', async (t) => {
+    const { dialer, accepted } = await startPair(t, (stream) => {
+      stream.resume()
+      stream.end('answer')
+    })
+    const stream = open(dialer)
+    const write = (): void => {
+      while (stream.writable && stream.write('x'));
+      stream.once('drain', write)
+    }
+    await until('the stream is accepted', () => accepted.length === 1)
+    write()
+    await until('the answer is there', () => stream.unread > 0)
+    accepted[0]!.destroy()
+    let answer = ''
+    stream.on('data', (bytes: Buffer) => (answer += String(bytes)))
+    await until('the stream is closed', () => stream.destroyed)
+    assert.equal(answer, 'answer')
+    assert.equal((stream.errored as NodeJS.ErrnoException).code, 'ECONNRESET')
+  })
+
+  it('ends in order for a client whose server has destroyed its side after the answer', async (t) => {
+    const { dialer, accepted } = await startPair(t, (stream) => {
+      stream.resume()
+      stream.destroySoon()
+    })
+    const answers = await Promise.all(
+      Array.from({ length: 50 }, async () => {
+        const stream = dialer.open(false)
+        stream.write('request')
+        const text = await readAll(stream)
+        await until('the stream is closed', () => stream.closed)
+        return [text, stream.errored]
+      }),
+    )
+    assert.deepEqual(
+      answers,
+      answers.map(() => ['', null]),
+    )
+    await until('the others are closed', () => accepted.every(({ closed }) => closed))
+  })
+
   it('takes any number of streams that it resets itself', async (t) => {
     const { dialer, listener } = await startPair(t, (stream) => stream.destroy())
     for (let i = 0; i < 3_000; i += 1) {
@@ -296,6 +349,7 @@ describe('a multiplexed session', () => {
   it('ends without the settings of the peer', async (t) => {
     const clock = new FakeClock()
     const { listener, sockets, ended } = await startPair(t, undefined, { clock })
+    await new Promise(setImmediate)
     sockets.listener.pause()
     await clock.advance(5_000)
     await until('the session has ended', () => listener.isEnded)
@@ -354,9 +408,9 @@ describe('a multiplexed session', () => {
     const { dialer, listener, counts } = await startPair(t, (stream) => {
       const way = stream.id % 5
       if (way === 0) stream.destroy()
-      else if (way === 1) stream.end()
+      else if (way === 1) stream.resume().end()
       else if (way === 2) stream.resume().once('end', () => stream.end())
-      else if (way === 3) stream.end('some')
+      else if (way === 3) stream.resume().end('some')
       else stream.pipe(stream)
     })
     let left = 100_000

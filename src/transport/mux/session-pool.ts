@@ -55,8 +55,7 @@ export interface OpenOptions {
 export class SessionPool {
   readonly #clock: Clock
   readonly #counts: SessionCounts
-  /** Our service. */
-  readonly #source: string
+  readonly #identity: IdentityStore
   readonly #lifetimes: ConnectionLifetimes
   /** Those of all sessions, also while they end. */
   readonly #sockets = new OpenSockets()
@@ -67,7 +66,7 @@ export class SessionPool {
   constructor(identity: IdentityStore, clock: Clock, counts: SessionCounts) {
     this.#clock = clock
     this.#counts = counts
-    this.#source = identity.service
+    this.#identity = identity
     this.#lifetimes = new ConnectionLifetimes(identity, clock)
   }
 
@@ -75,16 +74,13 @@ export class SessionPool {
    * Opens a stream to an instance, in a session that is open or after connecting one.
    * @returns undefined if the instance takes no sessions: dial it for this connection alone
    */
-  async open(
-    endpoint: Endpoint,
-    generation: Generation,
-    options: OpenOptions,
-  ): Promise<MeshSocket | undefined> {
+  async open(endpoint: Endpoint, options: OpenOptions): Promise<MeshSocket | undefined> {
     const place = this.#placeOf(endpoint)
     for (;;) {
       options.signal.throwIfAborted()
       if (this.#isClosed || place.plainUntil > this.#clock.now()) return undefined
-      const open = leastLoaded(place, generation)
+      // The current one: a dial may have begun before it.
+      const open = leastLoaded(place, this.#identity.require().leaf)
       if (open === undefined) {
         const isFirst = place.connecting === undefined
         const opened = await this.#connect(place, options)
@@ -154,7 +150,11 @@ export class SessionPool {
       return await unlessAborted(connecting.opened, signal)
     } finally {
       connecting.waiting -= 1
-      if (connecting.waiting === 0) connecting.controller.abort(signal.reason)
+      if (connecting.waiting === 0) {
+        // A later dial connects by itself.
+        if (place.connecting === connecting) place.connecting = undefined
+        connecting.controller.abort(signal.reason)
+      }
     }
   }
 
@@ -182,11 +182,12 @@ export class SessionPool {
         },
       )
       .finally(() => {
-        place.connecting = undefined
+        if (place.connecting === connecting) place.connecting = undefined
       })
+    const connecting: Connecting = { opened, controller, waiting: 0 }
     // There may be no dial any more that waits.
     opened.catch(() => undefined)
-    return { opened, controller, waiting: 0 }
+    return connecting
   }
 
   #opened(place: Place, socket: MeshSocket): OpenSession | undefined {
@@ -201,7 +202,7 @@ export class SessionPool {
       settings: OWN_SETTINGS,
       clock: this.#clock,
       counts: this.#counts,
-      deniedError: () => deniedError(this.#source, connection.peer.service),
+      deniedError: () => deniedError(this.#identity.service, connection.peer.service),
       idleMs: IDLE_MS,
       onEnded: () => {
         place.sessions.delete(open)
@@ -233,10 +234,10 @@ function refusesName(error: unknown): boolean {
 }
 
 /** The session with the fewest streams that accepts one more. */
-function leastLoaded({ sessions }: Place, generation: Generation): OpenSession | undefined {
+function leastLoaded({ sessions }: Place, leaf: Generation['leaf']): OpenSession | undefined {
   let least: OpenSession | undefined
   for (const each of sessions) {
-    if (each.connection.generation.leaf !== generation.leaf) {
+    if (each.connection.generation.leaf !== leaf) {
       // Our certificate was renewed.
       each.session.drain()
       continue

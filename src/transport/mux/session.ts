@@ -120,8 +120,12 @@ export class MuxSession implements StreamSession {
     this.#expectSettings()
     this.#watchIdle()
     socket.unref?.()
-    if (readInto(socket, this.#read) === undefined) socket.on('data', this.#read)
-    socket.resume()
+    // Not before the owner knows the session.
+    process.nextTick(() => {
+      if (socket.destroyed) return
+      if (readInto(socket, this.#read) === undefined) socket.on('data', this.#read)
+      socket.resume()
+    })
   }
 
   get #side(): 'inbound' | 'outbound' {

@@ -1,6 +1,7 @@
 import { systemClock } from '../../base/clock.js'
 import { ConnectError } from '../../base/errors.js'
 import { LendingDuplex, type Sink } from '../../sockets/buffered-reads.js'
+import { endAndLinger } from '../../sockets/linger.js'
 import { resetError } from '../../sockets/network-errors.js'
 import { ByteQueue } from './byte-queue.js'
 import type { FrameSource } from './frame-writer.js'
@@ -168,17 +169,16 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     return this.#reference(false)
   }
 
-  /** Ends our side, and destroys the stream when all is sent, as servers of node:http do. */
+  /** Ends our side, and destroys the stream when the peer has ended too, as sockets of this library do. */
   destroySoon(): void {
-    if (this.writable) this.end()
-    if (this.writableFinished) this.destroy()
-    else this.once('finish', () => this.destroy())
+    endAndLinger(this)
   }
 
   /** The peer may send as much as was taken or is asked for, by any reader. */
   override read(size?: number): unknown {
     const taken: unknown = super.read(size)
     this.#session.taken(this)
+    this.#closeIfEnded()
     return taken
   }
 
@@ -264,15 +264,25 @@ export class MuxStream extends LendingDuplex implements FrameSource {
       return
     }
     this.#isReset = true
-    if (!this.#isEndReceived || this.readableEnded || this.destroyed) {
+    if (!this.#isEndReceived || this.destroyed) {
       this.destroy(error)
       return
     }
-    // All bytes of the peer have arrived, and are read first. It takes no more.
-    const wasFinished = this.writableFinished
-    if (this.#outgoing !== undefined) this.#finishChunks(this.#outgoing)
+    // The peer has sent all its bytes. It is an error only if there are more of ours, or may be.
+    const mayWrite = this.allowHalfOpen && !this.writableEnded
+    const failure = this.#outgoing !== undefined || this.writableLength > 0 || mayWrite ? error : undefined
+    if (this.readableEnded) {
+      this.destroy(failure)
+      return
+    }
+    // They are read first. In another turn, so that a writer that never waits cannot block them.
+    const outgoing = this.#outgoing
+    setImmediate(() => {
+      if (outgoing !== undefined) this.#finishChunks(outgoing)
+      this.#endWritten()
+    })
     this.once('end', () => {
-      this.destroy(wasFinished ? undefined : error)
+      this.destroy(failure)
     })
   }
 
@@ -300,7 +310,7 @@ export class MuxStream extends LendingDuplex implements FrameSource {
 
   override _final(callback: Callback): void {
     if (this.#isReset) {
-      callback()
+      setImmediate(callback)
       return
     }
     this.#onEndSent = callback
@@ -349,13 +359,14 @@ export class MuxStream extends LendingDuplex implements FrameSource {
       this.push(bytes)
     } else this.#isAsked = this.#sink(bytes)
     this.#session.taken(this)
+    this.#closeIfEnded()
   }
 
   #sendChunks(chunks: readonly Buffer[], callback: Callback): void {
     const filled = chunks.filter(({ length }) => length > 0)
     // An empty frame would say nothing, and a peer that has reset the stream takes none.
     if (this.#isReset || filled.length === 0) {
-      callback()
+      setImmediate(callback)
       return
     }
     this.#outgoing = { chunks: filled, callback, index: 0, at: 0 }
@@ -375,8 +386,9 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     this.#closeIfEnded()
   }
 
+  /** With bytes that were not read, the stream still counts. */
   #closeIfEnded(): void {
-    if (this.#isEndSent && this.#onEndSent === undefined && this.#isEndReceived)
+    if (this.#isEndSent && this.#onEndSent === undefined && this.#isEndReceived && this.unread === 0)
       this.#session.closed(this, undefined)
   }
 

@@ -155,7 +155,7 @@ async function connectOrOpen(
   // Protocols are negotiated by a handshake.
   if (sessions !== undefined && endpoint.mux === true && socketSettings.alpnProtocols === undefined) {
     const { allowHalfOpen } = socketSettings
-    const stream = await sessions.open(endpoint, generation, {
+    const stream = await sessions.open(endpoint, {
       signal,
       allowHalfOpen,
       connect: (within, alpnProtocols) =>
