@@ -9,8 +9,15 @@ export function emitSafely<E extends EventEmitter.ValidEventTypes, T extends Eve
   event: T,
   ...args: Parameters<EventEmitter.EventListener<E, T>>
 ): void {
-  try {
+  callSafely(() => {
     emitter.emit(event, ...args)
+  })
+}
+
+/** Calls code of the application; what it throws becomes an uncaught exception of the process. */
+export function callSafely(call: () => void): void {
+  try {
+    call()
   } catch (error) {
     queueMicrotask(() => {
       throw error

@@ -1,4 +1,5 @@
 import type { Writable } from 'node:stream'
+import { callSafely } from '../../base/emit-safely.js'
 import { SLAB_BYTES, returnSlab, takeSlab } from '../../sockets/slabs.js'
 import { HEAD_BYTES, LEAST, writeHead } from './frames.js'
 
@@ -9,17 +10,6 @@ const ALONE_BYTES = 65_536
 const LEAST_BYTES = 1_024
 /** How many frames may wait for a peer that does not read. */
 const MAX_WAITING = 10_000
-
-/** Runs code of the application. Its exceptions are uncaught, as with a TCP socket, and concern no other stream. */
-export function guarded(call: () => void): void {
-  try {
-    call()
-  } catch (error) {
-    process.nextTick(() => {
-      throw error
-    })
-  }
-}
 
 /** A stream that sends. */
 export interface FrameSource {
@@ -113,7 +103,7 @@ export class FrameWriter {
       // The session ends with an error.
       if (error) return
       returnSlab(slab)
-      for (const call of written) guarded(call)
+      for (const call of written) callSafely(call)
       if (this.#hasFrames) this.#schedule()
       else this.#onFlushed()
     })

@@ -1,10 +1,11 @@
 import type { Duplex } from 'node:stream'
 import type { Clock } from '../../base/clock.js'
+import { callSafely } from '../../base/emit-safely.js'
 import { toError } from '../../base/errors.js'
 import { TokenBucket } from '../../base/token-bucket.js'
 import { readInto } from '../../sockets/buffered-reads.js'
 import { resetError } from '../../sockets/network-errors.js'
-import { FrameWriter, guarded } from './frame-writer.js'
+import { FrameWriter } from './frame-writer.js'
 import {
   type FrameHandler,
   FrameReader,
@@ -270,7 +271,7 @@ export class MuxSession implements StreamSession {
         return
       }
       const stream = this.#add(id, false)
-      guarded(() => {
+      callSafely(() => {
         onStream(stream)
       })
     },
@@ -292,7 +293,7 @@ export class MuxSession implements StreamSession {
       stream.allowance -= bytes.length
       if (stream.allowance < 0)
         throw new MuxError('window', `the peer has sent more bytes of stream ${id} than were accepted`)
-      guarded(() => {
+      callSafely(() => {
         stream.receive(bytes)
       })
     },
@@ -303,7 +304,7 @@ export class MuxSession implements StreamSession {
         return
       }
       if (stream.hasEnded) throw new MuxError('protocol', `the peer has ended stream ${id} twice`)
-      guarded(() => {
+      callSafely(() => {
         stream.receiveEnd()
       })
     },
@@ -322,7 +323,7 @@ export class MuxSession implements StreamSession {
       // As with a connection of its own, which is open before the peer has decided.
       if (code === RESET_CODES.denied && !stream.isAccepted) stream.accepted()
       const denied = code === RESET_CODES.denied ? this.#options.deniedError?.() : undefined
-      guarded(() => {
+      callSafely(() => {
         stream.break(denied ?? resetOf(code))
       })
     },
@@ -342,7 +343,7 @@ export class MuxSession implements StreamSession {
       if (this.#options.onStream === undefined) {
         for (const stream of [...this.#streams.values()]) {
           if (stream.id <= lastStream) continue
-          guarded(() => {
+          callSafely(() => {
             stream.break(new StreamRefusedError('the peer accepts no more streams'))
           })
         }
