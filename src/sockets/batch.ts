@@ -1,12 +1,12 @@
 import type { Writable } from 'node:stream'
-import { SLAB_BYTES, returnSlab, takeSlab } from './slabs.js'
+import { HEAD_ROOM, SLAB_BYTES, returnSlab, takeSlab } from './slabs.js'
 
 /** `add` asks for a pause when this many bytes wait behind a pending write. */
 const FULL_BYTES = 64 * 1024
 /** So few bytes are copied, so that many connections that wait for small writes do not hold a slab each. */
 const SMALL_BYTES = 4 * 1024
-/** A piece of at least a full TLS record is usually followed by more in the same turn: wait for it. */
-const RECORD_BYTES = 16 * 1024
+/** A piece of so many bytes, as most of a TLS record, is usually followed by more in the same turn: wait for it. */
+const RECORD_BYTES = 8 * 1024
 
 /** Collects small pieces in a reused buffer and writes them together: fewer, larger writes make a pump fast. */
 export class Batch {
@@ -27,10 +27,10 @@ export class Batch {
 
   /** Copies bytes into the batch. @returns whether there is room for more */
   add(bytes: Buffer): boolean {
-    if (this.#size + bytes.length > SLAB_BYTES) this.#overflow(bytes)
+    if (HEAD_ROOM + this.#size + bytes.length > SLAB_BYTES) this.#overflow(bytes)
     else {
       this.#slab ??= takeSlab()
-      bytes.copy(this.#slab, this.#size)
+      bytes.copy(this.#slab, HEAD_ROOM + this.#size)
       this.#size += bytes.length
     }
     if (!this.#isWriting) {
@@ -53,7 +53,7 @@ export class Batch {
     this.#scheduled = undefined
     const slab = this.#slab
     if (this.#isWriting || slab === undefined) return
-    const filled = slab.subarray(0, this.#size)
+    const filled = slab.subarray(HEAD_ROOM, HEAD_ROOM + this.#size)
     const isSmall = this.#size <= SMALL_BYTES
     const bytes = isSmall ? Buffer.from(filled) : filled
     if (isSmall) returnSlab(slab)
@@ -80,8 +80,8 @@ export class Batch {
   /** Grows the buffer: bytes that were read already cannot be refused. */
   #overflow(bytes: Buffer): void {
     const grown = Buffer.allocUnsafeSlow(this.#size + bytes.length + SLAB_BYTES)
-    this.#slab?.copy(grown, 0, 0, this.#size)
-    bytes.copy(grown, this.#size)
+    this.#slab?.copy(grown, HEAD_ROOM, HEAD_ROOM, HEAD_ROOM + this.#size)
+    bytes.copy(grown, HEAD_ROOM + this.#size)
     this.#slab = grown
     this.#size += bytes.length
   }

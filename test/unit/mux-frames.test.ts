@@ -69,7 +69,7 @@ const BROKEN: Readonly<Record<string, readonly [bytes: readonly Buffer[], code: 
   'a short goaway': [[raw(5, 0, '1234')], 1, /type 5 with 4 bytes/],
   'a short ping': [[raw(6, 0, '1234567')], 1, /type 6 with 7 bytes/],
   'an empty pong': [[raw(7, 0)], 1, /type 7 with 0 bytes/],
-  'a frame that is longer than announced': [[open(1), raw(0, 1, '', 65_537)], 1, /a frame of 65537 bytes/],
+  'a frame that is longer than announced': [[open(1), raw(0, 1, '', 131_073)], 1, /a frame of 131073 bytes/],
   'an extension that is longer than announced': [
     [raw(0x80, 0, '', 0xff_ffff)],
     1,

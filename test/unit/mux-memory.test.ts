@@ -1,10 +1,21 @@
 // What a session holds for streams that are not read, and in which order it writes the frames of many streams.
 import assert from 'node:assert/strict'
-import { Writable } from 'node:stream'
+import { Duplex, Writable } from 'node:stream'
 import { describe, it } from 'node:test'
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import { HEAD_ROOM, SLAB_BYTES, takeSlab } from '../../src/sockets/slabs.js'
 import { ByteQueue } from '../../src/transport/mux/byte-queue.js'
 import { type FrameSource, FrameWriter } from '../../src/transport/mux/frame-writer.js'
+import {
+  HEAD_BYTES,
+  RESET_CODES,
+  controlFrame,
+  settingsFrame,
+  writeHead,
+} from '../../src/transport/mux/frames.js'
+import { sessionCounts } from '../../src/transport/mux/session-counts.js'
+import { MuxSession, OWN_SETTINGS } from '../../src/transport/mux/session.js'
+import { FakeClock } from '../fixtures/fake-clock.js'
 import { seeded } from '../fixtures/random.js'
 
 describe('a queue of bytes', () => {
@@ -64,6 +75,10 @@ class Source implements FrameSource {
     this.left -= length
     return length
   }
+
+  lend(): undefined {
+    return undefined
+  }
 }
 
 describe('a writer of frames', () => {
@@ -92,7 +107,7 @@ describe('a writer of frames', () => {
     // What was written in the first turn, and one round of the others.
     assert.ok(order.indexOf(99) <= 20, `after ${order.indexOf(99)} frames`)
     const sizes = written.map(({ length }) => length)
-    assert.ok(Math.max(...sizes) <= 128 * 1024, `${Math.max(...sizes)} bytes`)
+    assert.ok(Math.max(...sizes) <= SLAB_BYTES, `${Math.max(...sizes)} bytes`)
     assert.ok(bytes.length < 10.02 * (1 << 20), 'few heads')
   })
 
@@ -112,5 +127,50 @@ describe('a writer of frames', () => {
     stopped.left = 0
     await nextTurn()
     assert.deepEqual([written.length, writer.isFlushed], [0, true])
+  })
+
+  it('writes the bytes of a pump from where they lie, and returns them when they were written', async () => {
+    const pending: { chunk: Buffer; callback: () => void }[] = []
+    const link = new Duplex({
+      read: () => undefined,
+      write(chunk: Buffer, _encoding, callback) {
+        pending.push({ chunk, callback })
+      },
+    })
+    const session = new MuxSession(link, {
+      settings: OWN_SETTINGS,
+      clock: new FakeClock(),
+      counts: sessionCounts(),
+      idleMs: 60_000,
+    })
+    const stream = session.open(true).on('error', () => undefined)
+    link.push(settingsFrame(OWN_SETTINGS))
+    await nextTurn()
+    pending.shift()?.callback()
+    const slab = takeSlab()
+    let isReturned = false
+    stream.write(
+      slab.fill('x').subarray(HEAD_ROOM, HEAD_ROOM + 50_000),
+      (error) => (isReturned = error == null),
+    )
+    for (let i = 0; i < 3; i += 1) await nextTurn()
+    const [write] = pending
+    assert.deepEqual([write?.chunk.length, write?.chunk.buffer === slab.buffer], [8 + 50_000, true])
+    // The peer takes no more bytes: the others need not be sent, but these are still being written.
+    const unread = Buffer.alloc(HEAD_BYTES + 1)
+    writeHead(unread, 0, 'data', 1, 1)
+    const over = [
+      controlFrame('accept', 1),
+      unread,
+      controlFrame('end', 1),
+      controlFrame('reset', 1, RESET_CODES.cancel),
+    ]
+    link.push(Buffer.concat(over))
+    for (let i = 0; i < 3; i += 1) await nextTurn()
+    assert.equal(isReturned, false)
+    write?.callback()
+    await nextTurn()
+    assert.equal(isReturned, true)
+    session.destroy()
   })
 })

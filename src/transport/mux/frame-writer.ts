@@ -3,9 +3,11 @@ import { callSafely } from '../../base/emit-safely.js'
 import { SLAB_BYTES, returnSlab, takeSlab } from '../../sockets/slabs.js'
 import { HEAD_BYTES, LEAST, writeHead } from './frames.js'
 
-/** The most bytes of one stream in a frame, while other streams wait and while none does. */
-const SHARED_BYTES = 16_384
-const ALONE_BYTES = 65_536
+/** How many bytes all streams that wait may send before each has had its turn, and the least that one of them sends. */
+const ROUND_BYTES = 262_144
+const LEAST_SHARE_BYTES = 16_384
+/** The most bytes of a frame: with its head, it fills whole TLS records, so that the peer reads it in few pieces. */
+const MAX_BYTES = 65_536 - HEAD_BYTES
 /** A frame of fewer bytes is not worth its head: it waits for the next write. */
 const LEAST_BYTES = 1_024
 /** How many frames may wait for a peer that does not read. */
@@ -22,6 +24,11 @@ export interface FrameSource {
    * @returns how many bytes; 0 for an end
    */
   copyTo(target: Buffer, at: number, maxBytes: number, written: (() => void)[]): number
+  /**
+   * Lends the next bytes, if they are many and there is room for `headBytes` before them.
+   * @param written - gets what is to be called when they were written
+   */
+  lend(headBytes: number, maxBytes: number, written: (() => void)[]): Buffer | undefined
 }
 
 /**
@@ -90,30 +97,57 @@ export class FrameWriter {
   readonly #write = (): void => {
     this.#isScheduled = false
     if (this.#isWriting || this.#isStopped) return
-    const slab = takeSlab()
     const written: (() => void)[] = []
-    const size = this.#copyStreams(slab, this.#copyWaiting(slab), written)
-    if (size === 0) {
-      returnSlab(slab)
+    const lent = this.#borrow(written)
+    if (lent !== undefined) {
+      this.#send(lent, undefined, written)
       return
     }
+    const slab = takeSlab()
+    const size = this.#copyStreams(slab, this.#copyWaiting(slab, SLAB_BYTES), written)
+    if (size === 0) returnSlab(slab)
+    else this.#send(slab.subarray(0, size), slab, written)
+  }
+
+  /** Puts the frames that wait and the head before the bytes of the next stream, where they lie. */
+  #borrow(written: (() => void)[]): Buffer | undefined {
+    const [source] = this.#sources
+    if (source?.canSend() !== true) return undefined
+    let size = HEAD_BYTES
+    for (const { length } of this.#waiting) size += length
+    const bytes = source.lend(size, Math.min(this.#share(this.#sources.size), this.maxFrameBytes), written)
+    if (bytes === undefined) return undefined
+    const frames = Buffer.from(bytes.buffer, bytes.byteOffset - size, size + bytes.length)
+    this.#copyWaiting(frames, size)
+    writeHead(frames, size - HEAD_BYTES, 'data', source.id, bytes.length)
+    this.#sources.delete(source)
+    if (source.canSend()) this.#sources.add(source)
+    return frames
+  }
+
+  #send(bytes: Buffer, slab: Buffer | undefined, written: (() => void)[]): void {
     this.#isWriting = true
-    this.#socket.write(slab.subarray(0, size), (error) => {
+    this.#socket.write(bytes, (error) => {
       this.#isWriting = false
       // The session ends with an error.
       if (error) return
-      returnSlab(slab)
+      if (slab !== undefined) returnSlab(slab)
       for (const call of written) callSafely(call)
       if (this.#hasFrames) this.#schedule()
       else this.#onFlushed()
     })
   }
 
-  #copyWaiting(slab: Buffer): number {
+  /** How many bytes each of some streams may send in its turn. */
+  #share(streams: number): number {
+    return Math.max(LEAST_SHARE_BYTES, Math.floor(ROUND_BYTES / streams))
+  }
+
+  #copyWaiting(slab: Buffer, room: number): number {
     let size = 0
     let count = 0
     for (const frame of this.#waiting) {
-      if (size + frame.length > slab.length) break
+      if (size + frame.length > room) break
       size += frame.copy(slab, size)
       count += 1
     }
@@ -128,8 +162,7 @@ export class FrameWriter {
       if (room < LEAST_BYTES) break
       this.#sources.delete(source)
       if (!source.canSend()) continue
-      const share = this.#sources.size > 0 ? SHARED_BYTES : ALONE_BYTES
-      const maxBytes = Math.min(room, share, this.maxFrameBytes)
+      const maxBytes = Math.min(room, this.#share(this.#sources.size + 1), MAX_BYTES, this.maxFrameBytes)
       const length = source.copyTo(slab, size + HEAD_BYTES, maxBytes, written)
       writeHead(slab, size, length === 0 ? 'end' : 'data', source.id, length)
       size += HEAD_BYTES + length

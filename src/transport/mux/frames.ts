@@ -155,7 +155,7 @@ export class FrameReader {
         if (this.#missing === 0) this.#finish(EMPTY)
         continue
       }
-      const part = chunk.subarray(at, at + this.#missing)
+      const part = at === 0 && chunk.length <= this.#missing ? chunk : chunk.subarray(at, at + this.#missing)
       at += part.length
       this.#missing -= part.length
       if (this.#type === FRAME_TYPES.data) {

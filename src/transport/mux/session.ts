@@ -46,7 +46,7 @@ export const ALPN_NAME = 'consul-connect-mux/1'
 /** What this version announces. */
 export const OWN_SETTINGS: MuxSettings = {
   version: 1,
-  maxFrameBytes: 65_536,
+  maxFrameBytes: 131_072,
   windowBytes: 65_536,
   maxStreams: 1_000,
 }

@@ -3,9 +3,13 @@ import { ConnectError } from '../../base/errors.js'
 import { LendingDuplex, type Sink } from '../../sockets/buffered-reads.js'
 import { endAndLinger } from '../../sockets/linger.js'
 import { resetError } from '../../sockets/network-errors.js'
+import { isInSlab } from '../../sockets/slabs.js'
 import { ByteQueue } from './byte-queue.js'
 import type { FrameSource } from './frame-writer.js'
 import { RESET_CODES } from './frames.js'
+
+/** So many bytes are sent from where they lie. */
+const LEND_BYTES = 32_768
 
 type Callback = (error?: Error | null) => void
 
@@ -37,6 +41,8 @@ interface Outgoing {
   /** The chunk whose bytes are next, and how many of them were sent. */
   index: number
   at: number
+  /** Whether bytes are being written from where they lie. */
+  isLent: boolean
 }
 
 /** One connection of a multiplexed session, with the methods of a socket that client libraries call. */
@@ -222,6 +228,20 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     return this.#outgoing !== undefined && this.#outgoing.index < this.#outgoing.chunks.length
   }
 
+  lend(headBytes: number, maxBytes: number, written: (() => void)[]): Buffer | undefined {
+    const outgoing = this.#outgoing
+    if (outgoing === undefined) return undefined
+    const bytes = nextInSlab(outgoing, headBytes, Math.min(maxBytes, this.credit))
+    if (bytes === undefined) return undefined
+    outgoing.isLent = true
+    written.push(() => {
+      outgoing.isLent = false
+      if (this.#isReset) this.#finishChunks(outgoing)
+    })
+    this.#sent(outgoing, bytes.length, written)
+    return bytes
+  }
+
   copyTo(target: Buffer, at: number, maxBytes: number, written: (() => void)[]): number {
     const outgoing = this.#outgoing
     if (outgoing === undefined || !this.#hasBytes()) {
@@ -230,20 +250,28 @@ export class MuxStream extends LendingDuplex implements FrameSource {
       return 0
     }
     const length = copyChunks(outgoing, target.subarray(at, at + Math.min(maxBytes, this.credit)))
+    this.#sent(outgoing, length, written)
+    return length
+  }
+
+  #sent(outgoing: Outgoing, bytes: number, written: (() => void)[]): void {
     if (!this.#hasBytes())
       written.push(() => {
         this.#finishChunks(outgoing)
       })
-    this.credit -= length
-    this.bytesWritten += length
-    this.#activeAt = performance.now()
-    return length
+    this.credit -= bytes
+    this.bytesWritten += bytes
+    this.#isActive()
+  }
+
+  #isActive(): void {
+    if (this.#timeoutMs > 0) this.#activeAt = performance.now()
   }
 
   /** Called for bytes of the peer, which are valid only during the call. */
   receive(bytes: Buffer): void {
     this.bytesRead += bytes.length
-    this.#activeAt = performance.now()
+    this.#isActive()
     if (!this.#isAsked || this.#arrived.length > 0) this.#arrived.append(bytes)
     else this.#pass(this.#sink === undefined ? Buffer.from(bytes) : bytes)
   }
@@ -278,7 +306,7 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     // They are read first. In another turn, so that a writer that never waits cannot block them.
     const outgoing = this.#outgoing
     setImmediate(() => {
-      if (outgoing !== undefined) this.#finishChunks(outgoing)
+      if (outgoing?.isLent === false) this.#finishChunks(outgoing)
       this.#endWritten()
     })
     this.once('end', () => {
@@ -369,7 +397,7 @@ export class MuxStream extends LendingDuplex implements FrameSource {
       setImmediate(callback)
       return
     }
-    this.#outgoing = { chunks: filled, callback, index: 0, at: 0 }
+    this.#outgoing = { chunks: filled, callback, index: 0, at: 0, isLent: false }
     this.#session.ready(this)
   }
 
@@ -427,6 +455,19 @@ function copyChunks(outgoing: Outgoing, target: Buffer): number {
     outgoing.at = 0
   }
   return length
+}
+
+/** Returns the next bytes where they lie, and counts them as sent, if they are many and have room before them. */
+function nextInSlab(outgoing: Outgoing, headBytes: number, maxBytes: number): Buffer | undefined {
+  const { index, at } = outgoing
+  const chunk = outgoing.chunks[index]
+  if (chunk === undefined || !isInSlab(chunk) || chunk.byteOffset + at < headBytes) return undefined
+  const bytes = chunk.subarray(at, at + maxBytes)
+  if (bytes.length < LEND_BYTES) return undefined
+  const isLast = at + bytes.length === chunk.length
+  outgoing.index += isLast ? 1 : 0
+  outgoing.at = isLast ? 0 : at + bytes.length
+  return bytes
 }
 
 function isRevoked(error: Error | null): boolean {
