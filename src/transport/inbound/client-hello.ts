@@ -1,5 +1,4 @@
 import type { Socket } from 'node:net'
-import { systemClock } from '../../base/clock.js'
 
 const HANDSHAKE_RECORD = 22
 const CLIENT_HELLO = 1
@@ -31,17 +30,12 @@ export function offeredProtocols(bytes: Buffer): readonly string[] | undefined {
 
 /**
  * Reads the ClientHello of an accepted connection, puts it back, and calls back with the ALPN protocols that it offers. For a
- * client that ends first, there are none, and the TLS server reports it. After `timeoutMs`, the socket is destroyed.
+ * client that ends first, there are none, and the TLS server reports it.
  */
-export function onceOffered(
-  socket: Socket,
-  timeoutMs: number,
-  callback: (protocols: readonly string[]) => void,
-): void {
+export function onceOffered(socket: Socket, callback: (protocols: readonly string[]) => void): void {
   const read: Buffer[] = []
   const finish = (protocols: readonly string[]): void => {
-    cancelTimeout()
-    socket.off('readable', onReadable).off('close', cancelTimeout).off('end', onEnd)
+    socket.off('readable', onReadable).off('end', onEnd)
     if (read.length > 0) socket.unshift(Buffer.concat(read))
     callback(protocols)
   }
@@ -57,8 +51,7 @@ export function onceOffered(
   }
   // There is no other listener until the socket is in TLS.
   socket.on('error', () => undefined)
-  const cancelTimeout = systemClock.after(timeoutMs, () => socket.destroy())
-  socket.on('readable', onReadable).once('close', cancelTimeout).once('end', onEnd)
+  socket.on('readable', onReadable).once('end', onEnd)
 }
 
 /** Joins the records of the first message, without its head. @returns undefined if more bytes are needed */

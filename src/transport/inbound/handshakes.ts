@@ -29,13 +29,17 @@ export interface FinishedHandshake {
 const MAX_BYTES = 48 * 1024
 const SWEEP_MS = 100
 
+/** Why a pending handshake was ended. */
+export type HandshakeFault = { readonly bytes: number } | { readonly durationMs: number }
+
 /**
- * Tracks pending handshakes, and limits their number. At the limit, the oldest handshake of the source address with the
+ * Tracks pending handshakes, and limits their number and duration. At the limit, the oldest handshake of the source address with the
  * most handshakes is destroyed, so that a source that never completes its handshakes cannot lock out other sources.
  */
 export class Handshakes {
   readonly #limit: number
-  readonly #onOversized: (socket: Socket, bytes: number) => void
+  readonly #timeoutMs: number
+  readonly #onFault: (socket: Socket, fault: HandshakeFault) => void
   readonly #onEmpty: () => void
   /** By both addresses and ports of the connection, oldest first. */
   readonly #pending = new Map<string, Handshake>()
@@ -45,12 +49,17 @@ export class Handshakes {
   #sweeper: NodeJS.Timeout | undefined
 
   /**
-   * @param on.oversized - called when a connection was ended because its peer had sent too much
+   * @param limits.timeoutMs - how long a handshake may take; OpenSSL ends it at this time, if it has begun to read
+   * @param on.fault - called when a connection was ended because its peer has sent too much, or was too slow
    * @param on.empty - called when no handshake is pending any more
    */
-  constructor(limit: number, on: { oversized: (socket: Socket, bytes: number) => void; empty: () => void }) {
-    this.#limit = limit
-    this.#onOversized = on.oversized
+  constructor(
+    limits: { readonly count: number; readonly timeoutMs: number },
+    on: { fault: (socket: Socket, fault: HandshakeFault) => void; empty: () => void },
+  ) {
+    this.#limit = limits.count
+    this.#timeoutMs = limits.timeoutMs
+    this.#onFault = on.fault
     this.#onEmpty = on.empty
   }
 
@@ -115,12 +124,16 @@ export class Handshakes {
   }
 
   #sweep(): void {
-    for (const [ends, { socket }] of this.#pending) {
+    const now = performance.now()
+    for (const [ends, { socket, startedAt }] of this.#pending) {
       const { bytesRead } = socket
-      if (bytesRead <= MAX_BYTES) continue
+      const durationMs = now - startedAt
+      // OpenSSL comes first.
+      const isSlow = durationMs > this.#timeoutMs + SWEEP_MS
+      if (bytesRead <= MAX_BYTES && !isSlow) continue
       this.#remove(ends)
       this.#bySocket.delete(socket)
-      this.#onOversized(socket, bytesRead)
+      this.#onFault(socket, isSlow ? { durationMs } : { bytes: bytesRead })
       socket.destroy()
     }
   }

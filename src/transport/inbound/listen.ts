@@ -2,7 +2,7 @@ import { type AddressInfo, type Server, type Socket, createServer } from 'node:n
 import type { TLSSocket } from 'node:tls'
 import { type CloseOptions, drainTimeout } from '../../base/options/close-options.js'
 import { withDeadline } from '../../base/deadline.js'
-import { ConnectError, VerificationError, toError } from '../../base/errors.js'
+import { ConnectError, TimeoutError, VerificationError, toError } from '../../base/errors.js'
 import { log } from '../../base/log.js'
 import type { Generation } from '../../identity/identity-store.js'
 import { type ListenAddress, bindServer } from '../../sockets/bind-server.js'
@@ -73,10 +73,15 @@ export class Listener implements AsyncDisposable {
     const { handshakeTimeoutMs, allowHalfOpen, alpnProtocols, adopted, mux } = settings
     this.#settings = settings
     this.#admission = new Admission(settings, () => this.#onPendingEnded?.())
-    this.#handshakes = new Handshakes(settings.maxHandshakes, {
-      oversized: ({ remoteAddress }, bytes) => {
-        const message = `handshake of ${remoteAddress ?? 'a peer'} ended: it had sent ${bytes} bytes`
-        settings.reports.rejected(new ConnectError('ERR_CONNECT_LIMIT', message), remoteAddress)
+    const limits = { count: settings.maxHandshakes, timeoutMs: handshakeTimeoutMs }
+    this.#handshakes = new Handshakes(limits, {
+      fault: ({ remoteAddress }, fault) => {
+        const what = `handshake of ${remoteAddress ?? 'a peer'}`
+        const error =
+          'bytes' in fault
+            ? new ConnectError('ERR_CONNECT_LIMIT', `${what} ended: it had sent ${fault.bytes} bytes`)
+            : new TimeoutError(what, handshakeTimeoutMs)
+        settings.reports.rejected(error, remoteAddress)
       },
       empty: () => this.#onPendingEnded?.(),
     })
@@ -259,7 +264,7 @@ export class Listener implements AsyncDisposable {
     const muxTls = this.#muxTls
     if (muxTls === undefined) this.#tls.server.emit('connection', socket)
     else {
-      onceOffered(socket, this.#settings.handshakeTimeoutMs, (protocols) => {
+      onceOffered(socket, (protocols) => {
         const { server } = protocols.includes(ALPN_NAME) ? muxTls : this.#tls
         server.emit('connection', socket)
       })
