@@ -15,6 +15,9 @@ const SCRATCH = Buffer.allocUnsafeSlow(64 * 1024)
 export abstract class LendingDuplex extends Duplex {
   /** Passes all bytes to `sink` from now on. `resume` asks for more. @returns whether the sink wants more at once */
   abstract readInto(sink: Sink): boolean
+
+  /** Tells the peer that all bytes were sent, if they were, of a stream that is being destroyed. */
+  abstract endNow(): void
 }
 
 const readers = new WeakMap<Duplex, Reader>()

@@ -1,6 +1,7 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { dropReads } from '../base/node-internals.js'
+import { LendingDuplex } from './buffered-reads.js'
 
 type ErrorMap = (error: Error | null) => Error | null
 
@@ -29,8 +30,8 @@ export function mapDestroyError(socket: Duplex, map: ErrorMap): void {
 }
 
 /**
- * Makes `destroy()` send a close_notify if `isIdle()` returns true. The HTTP clients and servers of Node.js end idle
- * connections by `destroy()`, which sends none, so that the peer would report a truncation.
+ * Makes `destroy()` send an end, for TLS a close_notify, if `isIdle()` returns true. The HTTP clients and servers of Node.js
+ * end idle connections by `destroy()`, which sends none, so that the peer would report a truncation.
  */
 export function closeWhenDestroyed(socket: Duplex, isIdle: () => boolean): void {
   destructionOf(socket).isIdle = isIdle
@@ -50,16 +51,23 @@ function destructionOf(socket: Duplex): Destruction {
         done(failure)
       })
     }
-    if (socket.writableEnded || !added.isIdle() || !dropReads(socket)) {
+    if (socket.writableEnded || !added.isIdle()) {
       end()
       return
     }
-    // Bytes that were just written are sent after this turn, and the close_notify must follow them.
-    setImmediate(() => {
-      // Not awaited: bytes that do not fit into the buffer of the kernel were not read by the peer either.
-      Socket.prototype._final.call(socket, () => undefined)
-      end()
-    })
+    // Bytes that were just written are sent after this turn, and the end must follow them.
+    if (socket instanceof LendingDuplex)
+      setImmediate(() => {
+        socket.endNow()
+        end()
+      })
+    else if (dropReads(socket))
+      setImmediate(() => {
+        // Not awaited: bytes that do not fit into the buffer of the kernel were not read by the peer either.
+        Socket.prototype._final.call(socket, () => undefined)
+        end()
+      })
+    else end()
   }
   return added
 }

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import {
+  RESET_CODES,
   type FrameType,
   LEAST,
   controlFrame,
@@ -12,6 +13,7 @@ import {
 } from '../../src/transport/mux/frames.js'
 import { MuxSession, OWN_SETTINGS } from '../../src/transport/mux/session.js'
 import { sessionCounts } from '../../src/transport/mux/session-counts.js'
+import type { MuxStream } from '../../src/transport/mux/stream.js'
 import { FakeClock } from '../fixtures/fake-clock.js'
 import { until } from '../fixtures/mesh.js'
 
@@ -137,7 +139,7 @@ interface Raw {
   readonly texts: string[]
 }
 
-async function start(t: TestContext): Promise<Raw> {
+async function start(t: TestContext, onOpened: (stream: MuxStream) => void = () => undefined): Promise<Raw> {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const socket = connect((server.address() as AddressInfo).port, '127.0.0.1')
@@ -162,6 +164,7 @@ async function start(t: TestContext): Promise<Raw> {
     onEnded: (error) => (ended = error),
     onStream: (stream) => {
       stream.on('error', () => undefined)
+      onOpened(stream)
       if (stream.id === 1_000_000) stream.on('data', (chunk: Buffer) => texts.push(String(chunk)))
     },
   })
@@ -198,6 +201,20 @@ describe('a multiplexed session ends', () => {
       assert.equal(goawayCode(received()), 1)
     })
   }
+})
+
+describe('a multiplexed session with streams that are denied', () => {
+  it('takes some, and ends for a flood of them', async (t) => {
+    const denied = (stream: MuxStream): void => { stream.reset(RESET_CODES.denied); }
+    const { socket, session, error } = await start(t, denied)
+    const closed = once(socket, 'close')
+    socket.write(Buffer.concat([SETTINGS, ...times(1_000, (i) => open(i + 1))]))
+    await until('all are denied', () => session.size === 0 && session.isConfirmed)
+    assert.equal(session.isEnded, false)
+    socket.write(open(1_001))
+    await closed
+    assert.match(error()!.message, /too many streams that it is not allowed to/)
+  })
 })
 
 describe('a multiplexed session goes on', () => {

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { systemClock } from '../../src/base/clock.js'
+import { closeWhenDestroyed } from '../../src/sockets/destruction.js'
 import { MuxSession, OWN_SETTINGS, type SessionOptions } from '../../src/transport/mux/session.js'
 import { type SessionStats, sessionCounts } from '../../src/transport/mux/session-counts.js'
 import type { MuxStream } from '../../src/transport/mux/stream.js'
@@ -397,11 +398,52 @@ describe('a multiplexed session', () => {
     assert.equal(isReferenced(), false)
   })
 
-  it('emits timeout on a stream without activity', async (t) => {
+  it('emits timeout on a stream without activity once, and again after new activity', async (t) => {
     const { dialer } = await startPair(t)
     const stream = open(dialer)
-    await once(stream.setTimeout(20), 'timeout')
-    await echoed(stream, 'still open')
+    let count = 0
+    stream.on('timeout', () => (count += 1)).setTimeout(10)
+    await once(stream, 'timeout')
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    assert.equal(count, 1)
+    stream.write('hello')
+    await once(stream, 'timeout')
+    assert.equal(count, 2)
+    stream.setTimeout(0).destroy()
+  })
+
+  it('ends in order when a stream is destroyed that was idle, unless bytes are still to be sent', async (t) => {
+    const { accepted, dialer } = await startPair(t, () => undefined)
+    for (const [size, code] of [
+      [5, undefined],
+      [100_000, 'ECONNRESET'],
+    ] as const) {
+      const stream = open(dialer)
+      closeWhenDestroyed(stream, () => true)
+      stream.write(Buffer.alloc(size))
+      stream.destroy()
+      await until('it is accepted', () => accepted.at(-1)?.id === stream.id)
+      const end = accepted.at(-1)!
+      if (code === undefined) assert.equal((await readAll(end)).length, size)
+      else assert.equal((await rejection(readAll(end))).code, code)
+      assert.ok(stream.destroyed)
+      await until('it is forgotten', () => dialer.size === 0)
+    }
+  })
+
+  it('does not open the window for a pump whose destination is slower', async (t) => {
+    const { accepted, dialer } = await startPair(t, () => undefined)
+    const stream = open(dialer)
+    stream.write(Buffer.alloc(2 << 20))
+    await until('it is accepted', () => accepted.length === 1)
+    const [slow] = accepted
+    // Takes everything, but asks for a pause each time.
+    slow!.readInto(() => false)
+    while (slow!.bytesRead < 2 << 20) {
+      slow!.resume()
+      await new Promise(setImmediate)
+    }
+    assert.equal(slow!.window, OWN_SETTINGS.windowBytes)
   })
 
   it('forgets 100,000 streams that end in every order', async (t) => {

@@ -59,6 +59,8 @@ const SILENCE_MS = 15_000
 const ANSWER_MS = 10_000
 /** How many frames that carry nothing a peer may send; streams that end in order make up for them. */
 const USELESS = { burst: 1_000, perSecond: 10 }
+/** How many streams a peer may open that it is not allowed to. */
+const DENIALS = { burst: 1_000, perSecond: 100 }
 /** How many of its own streams a peer may reset. */
 const RESETS = { burst: 10_000, perSecond: 2_000 }
 /** How far the window of a stream grows whose reader keeps up. */
@@ -90,6 +92,7 @@ export class MuxSession implements StreamSession {
   #lastStream = 0
   readonly #useless: TokenBucket
   readonly #resets: TokenBucket
+  readonly #denials: TokenBucket
   #referenced = 0
   /** By how much the windows of the streams have grown. */
   #growth = 0
@@ -106,6 +109,7 @@ export class MuxSession implements StreamSession {
     this.#reader = new FrameReader(this.#frames, options.settings.maxFrameBytes)
     this.#useless = new TokenBucket(options.clock, USELESS)
     this.#resets = new TokenBucket(options.clock, RESETS)
+    this.#denials = new TokenBucket(options.clock, DENIALS)
     this.#writer = new FrameWriter(socket, this.#endIfDrained)
     socket.on('error', (error) => {
       this.#end(error)
@@ -195,14 +199,18 @@ export class MuxSession implements StreamSession {
     if (!this.#isEnded && stream.canSend()) this.#writer.ready(stream)
   }
 
+  end(stream: MuxStream): void {
+    if (this.#streams.get(stream.id) === stream && !this.#isEnded) this.#queue(controlFrame('end', stream.id))
+  }
+
   taken(stream: MuxStream): void {
     if (this.#isEnded || stream.hasEnded || stream.destroyed) return
     const { allowance, unread } = stream
     // A reader that asks for more bytes at once than the window has gets them.
     const window = Math.max(stream.window, stream.readableHighWaterMark)
     if (window - allowance - unread < window / 2) return
-    const keepsUp = unread === 0 && stream.window < MAX_WINDOW_BYTES
-    if (keepsUp && this.#growth + stream.window <= MAX_GROWTH_BYTES) {
+    const mayGrow = stream.keepsUp && stream.window < MAX_WINDOW_BYTES
+    if (mayGrow && this.#growth + stream.window <= MAX_GROWTH_BYTES) {
       this.#growth += stream.window
       stream.window *= 2
     }
@@ -224,6 +232,10 @@ export class MuxSession implements StreamSession {
       // An end, a window, or a reset of the peer may be on their way.
       if (resetCode !== RESET_CODES.refused) for (let i = 0; i < 2; i += 1) this.#useless.giveBack()
     } else if (stream.hasEnded) this.#useless.giveBack()
+    if (resetCode === RESET_CODES.denied && !this.#denials.tryTake()) {
+      this.#refuse(new MuxError('flood', 'the peer has opened too many streams that it is not allowed to'))
+      return
+    }
     this.#endIfDrained()
     if (this.#streams.size === 0) this.#watchIdle()
   }

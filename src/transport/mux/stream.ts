@@ -17,6 +17,8 @@ type Callback = (error?: Error | null) => void
 export interface StreamSession {
   /** Called when the stream has bytes to send, or an end. */
   ready(stream: MuxStream): void
+  /** Sends the end of a stream for which no bytes wait. */
+  end(stream: MuxStream): void
   /** Called when bytes were taken out of the stream, so that its peer may send more. */
   taken(stream: MuxStream): void
   /** Called when both directions have ended, or the stream was destroyed. */
@@ -79,6 +81,8 @@ export class MuxStream extends LendingDuplex implements FrameSource {
   #isNew = false
   #timeoutMs = 0
   #activeAt = 0
+  /** As with a socket, it is told once, and again after new activity. */
+  #hasTimedOut = false
   #cancelTimeout: () => void = () => undefined
 
   /**
@@ -138,6 +142,11 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     return this.readableLength + this.#arrived.length
   }
 
+  /** Whether the reader has taken all that has arrived, and wants more. */
+  get keepsUp(): boolean {
+    return this.unread === 0 && (this.#sink === undefined || this.#isAsked)
+  }
+
   /** Whether the stream keeps the process alive. */
   get isReferenced(): boolean {
     return this.#isReferenced
@@ -178,6 +187,12 @@ export class MuxStream extends LendingDuplex implements FrameSource {
   /** Ends our side, and destroys the stream when the peer has ended too, as sockets of this library do. */
   destroySoon(): void {
     endAndLinger(this)
+  }
+
+  override endNow(): void {
+    if (this.#hasBytes() || this.#isEndSent || this.#isReset) return
+    this.#isEndSent = true
+    this.#session.end(this)
   }
 
   /** The peer may send as much as was taken or is asked for, by any reader. */
@@ -265,12 +280,16 @@ export class MuxStream extends LendingDuplex implements FrameSource {
   }
 
   #isActive(): void {
-    if (this.#timeoutMs > 0) this.#activeAt = performance.now()
+    if (this.#timeoutMs === 0) return
+    this.#activeAt = performance.now()
+    if (this.#hasTimedOut) this.#armTimeout(this.#timeoutMs)
   }
 
   /** Called for bytes of the peer, which are valid only during the call. */
   receive(bytes: Buffer): void {
     this.bytesRead += bytes.length
+    // It is about to end.
+    if (this.destroyed) return
     this.#isActive()
     if (!this.#isAsked || this.#arrived.length > 0) this.#arrived.append(bytes)
     else this.#pass(this.#sink === undefined ? Buffer.from(bytes) : bytes)
@@ -428,14 +447,14 @@ export class MuxStream extends LendingDuplex implements FrameSource {
   }
 
   #armTimeout(ms: number): void {
+    this.#hasTimedOut = false
     this.#cancelTimeout = systemClock.after(ms, () => {
       const leftMs = this.#timeoutMs - (performance.now() - this.#activeAt)
       if (leftMs > 0) {
         this.#armTimeout(leftMs)
         return
       }
-      this.#activeAt = performance.now()
-      this.#armTimeout(this.#timeoutMs)
+      this.#hasTimedOut = true
       this.emit('timeout')
     })
   }
