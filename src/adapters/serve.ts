@@ -55,6 +55,8 @@ export interface ServerAdapter {
   /** The `allowHalfOpen` of the server, which its HTTP parser relies on. */
   readonly allowHalfOpen: boolean
   readonly onDrain: (timeoutMs: number) => () => void
+  /** Whether the server does without connections of its own. @default true */
+  readonly takesSessions?: boolean
   /** The server itself, if the listener uses its port. */
   readonly adopted?: AdoptedServer
   /** How requests are decided. Called before the listener is opened. */
@@ -278,6 +280,8 @@ function injectorAdapter(injector: ConnectionInjector): ServerAdapter {
     },
     alpnProtocols: ['h2'],
     allowHalfOpen: false,
+    // grpc-js shows a call the certificate of its peer only for a TLSSocket.
+    takesSessions: false,
     onDrain: () => {
       injector.drain(LONG_DRAIN_MS)
       return () => {

@@ -77,11 +77,12 @@ export class Inbound {
   }
 
   async register(options: RegisterOptions): Promise<Registration> {
-    const { service, agent, lifecycle, clock, mux, reports } = this.#settings
+    const { service, agent, lifecycle, clock, reports } = this.#settings
     const { definition: given, heartbeatMs, ...bounds } = serviceDefinition(service, options)
-    // Only our own listeners take them.
-    const isOurs = [...this.#listeners].some((listener) => portOf(listener) === given.Port)
-    const definition = mux && isOurs ? { ...given, Meta: { ...given.Meta, [MUX_KEY]: MUX_VERSION } } : given
+    const listeners = [...this.#listeners].filter((listener) => portOf(listener) === given.Port)
+    const definition = listeners.some(({ takesSessions }) => takesSessions)
+      ? { ...given, Meta: { ...given.Meta, [MUX_KEY]: MUX_VERSION } }
+      : given
     const registration: Registration = new Registration({
       agent,
       definition,
@@ -166,6 +167,7 @@ export class Inbound {
       ...this.#settings,
       ...settings,
       ...target,
+      mux: this.#settings.mux && target.takesSessions !== false,
       alpnProtocols: settings.alpnProtocols ?? target.alpnProtocols,
       onClosing: () => this.#withdrawInstances(listener),
       onClosed: () => {

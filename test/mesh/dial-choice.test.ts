@@ -274,6 +274,7 @@ describe('resolve', () => {
         port: portOf(listener),
         identity: { service: 'api', datacenter: 'dc1', namespace: 'default', partition: 'default' },
         weight: 1,
+        mux: true,
         serverName: `api.default.dc1.internal.${agent.trustDomain}`,
       },
     ])

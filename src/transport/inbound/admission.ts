@@ -93,6 +93,8 @@ export class Admission {
   #isStopped = false
   readonly #onGeneration = ({ roots }: Generation, what: 'leaf' | 'roots'): void => {
     if (what === 'roots') this.#withdraw(roots)
+    // New connections see the new certificate.
+    else this.drainSessions()
   }
   readonly #onDecisions = (): void => {
     this.#epoch += 1

@@ -142,6 +142,11 @@ export class Listener implements AsyncDisposable {
     })
   }
 
+  /** Whether peers may send many connections over one. */
+  get takesSessions(): boolean {
+    return this.#muxTls !== undefined
+  }
+
   /** The address and port, or the path of the Unix socket; null after the listener has stopped accepting. */
   address(): AddressInfo | string | null {
     return this.#tcpServer.address()

@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream'
+import { TLSSocket } from 'node:tls'
 import type { Clock } from '../../base/clock.js'
 import { callSafely } from '../../base/emit-safely.js'
 import { toError } from '../../base/errors.js'
@@ -139,6 +140,10 @@ export class MuxSession implements StreamSession {
 
   get addresses(): StreamAddresses {
     return this.#socket
+  }
+
+  get tls(): TLSSocket | undefined {
+    return this.#socket instanceof TLSSocket ? this.#socket : undefined
   }
 
   /** The number of open streams. */

@@ -1,3 +1,5 @@
+import type { X509Certificate } from 'node:crypto'
+import type { CipherNameAndProtocol, EphemeralKeyInfo, PeerCertificate, TLSSocket } from 'node:tls'
 import { systemClock } from '../../base/clock.js'
 import { ConnectError } from '../../base/errors.js'
 import { LendingDuplex, type Sink } from '../../sockets/buffered-reads.js'
@@ -26,6 +28,8 @@ export interface StreamSession {
   /** Called when an open stream begins or ceases to keep the process alive. */
   referenced(stream: MuxStream, isReferenced: boolean): void
   readonly addresses: StreamAddresses
+  /** The connection, if it is one of TLS. */
+  readonly tls: TLSSocket | undefined
 }
 
 export interface StreamAddresses {
@@ -81,7 +85,7 @@ export class MuxStream extends LendingDuplex implements FrameSource {
   #isNew = false
   #timeoutMs = 0
   #activeAt = 0
-  /** As with a socket, it is told once, and again after new activity. */
+  /** As for a socket, `timeout` is emitted once, and again after new activity. */
   #hasTimedOut = false
   #cancelTimeout: () => void = () => undefined
 
@@ -150,6 +154,39 @@ export class MuxStream extends LendingDuplex implements FrameSource {
   /** Whether the stream keeps the process alive. */
   get isReferenced(): boolean {
     return this.#isReferenced
+  }
+
+  /** As of the TLS socket of the session, for those who look at it. */
+  get encrypted(): boolean {
+    return this.#session.tls !== undefined
+  }
+
+  get authorized(): boolean {
+    return this.encrypted
+  }
+
+  getPeerX509Certificate(): X509Certificate | undefined {
+    return this.#session.tls?.getPeerX509Certificate()
+  }
+
+  getPeerCertificate(isDetailed?: boolean): PeerCertificate | undefined {
+    return this.#session.tls?.getPeerCertificate(isDetailed)
+  }
+
+  getX509Certificate(): X509Certificate | undefined {
+    return this.#session.tls?.getX509Certificate()
+  }
+
+  getCipher(): CipherNameAndProtocol | undefined {
+    return this.#session.tls?.getCipher()
+  }
+
+  getProtocol(): string | null | undefined {
+    return this.#session.tls?.getProtocol()
+  }
+
+  getEphemeralKeyInfo(): EphemeralKeyInfo | object | null | undefined {
+    return this.#session.tls?.getEphemeralKeyInfo()
   }
 
   /** No effect: the session sends at once. */

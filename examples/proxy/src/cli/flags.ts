@@ -65,7 +65,7 @@ export const FLAGS = {
   },
   mux: {
     type: 'boolean',
-    help: 'share sessions with other programs of this library that allow it, so that connections need no handshake',
+    help: 'share sessions with programs of this library, for connections without handshakes (default true)',
   },
   ...LOG_FLAGS,
   'log-level': {
