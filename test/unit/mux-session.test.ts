@@ -412,6 +412,21 @@ describe('a multiplexed session', () => {
     stream.setTimeout(0).destroy()
   })
 
+  it('has the members of a socket by which clients decide what to do', async (t) => {
+    const { dialer, sockets } = await startPair(t)
+    const stream = open(dialer)
+    const state = (): unknown[] => [stream.connecting, stream.pending, stream.readyState]
+    assert.deepEqual(state(), [false, false, 'open'])
+    assert.equal(stream.setTimeout(1_000).timeout, 1_000)
+    const { localAddress, localPort, localFamily } = sockets.dialer
+    assert.deepEqual(stream.address(), { address: localAddress, port: localPort, family: localFamily })
+    stream.end()
+    assert.equal(stream.readyState, 'readOnly')
+    assert.equal(await readAll(stream), '')
+    await until('it is closed', () => stream.closed)
+    assert.deepEqual(state(), [false, true, 'closed'])
+  })
+
   it('ends in order when a stream is destroyed that was idle, unless bytes are still to be sent', async (t) => {
     const { accepted, dialer } = await startPair(t, () => undefined)
     for (const [size, code] of [

@@ -38,6 +38,7 @@ export interface StreamAddresses {
   readonly remoteFamily?: string | undefined
   readonly localAddress?: string | undefined
   readonly localPort?: number | undefined
+  readonly localFamily?: string | undefined
 }
 
 /** Bytes that are being sent. */
@@ -154,6 +155,36 @@ export class MuxStream extends LendingDuplex implements FrameSource {
   /** Whether the stream keeps the process alive. */
   get isReferenced(): boolean {
     return this.#isReferenced
+  }
+
+  /** Always false, as of a socket that is connected. */
+  get connecting(): boolean {
+    return false
+  }
+
+  get pending(): boolean {
+    return this.destroyed
+  }
+
+  get readyState(): 'open' | 'readOnly' | 'writeOnly' | 'closed' {
+    if (this.readable) return this.writable ? 'open' : 'readOnly'
+    return this.writable ? 'writeOnly' : 'closed'
+  }
+
+  /** The time of `setTimeout`, in milliseconds. */
+  get timeout(): number | undefined {
+    return this.#timeoutMs === 0 ? undefined : this.#timeoutMs
+  }
+
+  /** The local end of the session. */
+  address(): { address?: string | undefined; port?: number | undefined; family?: string | undefined } {
+    const { localAddress: address, localPort: port, localFamily: family } = this.#session.addresses
+    return { address, port, family }
+  }
+
+  /** Destroys the stream, which resets it for the peer. */
+  resetAndDestroy(): this {
+    return this.destroy()
   }
 
   /** As of the TLS socket of the session, for those who look at it. */
