@@ -31,9 +31,9 @@ export default benchmark
 async function compare(scope: TestContext): Promise<Record<string, Record<string, number>>> {
   const consul = await startConsul(scope)
   const agent = { address: consul.address, env: {} }
-  await using api = service('api', { agent, authorize: () => ({ authorized: true, reason: 'bench' }) })
-  await using web = service('web', { agent })
-  await using alone = service('web', { agent, mux: false })
+  await using api = service('api', { agent, mux: true, authorize: () => ({ authorized: true, reason: 'bench' }) })
+  await using web = service('web', { agent, mux: true })
+  await using alone = service('web', { agent })
   const listener = await api.listen({ port: 0, host: '127.0.0.1' }, echo)
   const { port } = listener.address() as AddressInfo
   await api.register({ port, address: '127.0.0.1' })
@@ -69,8 +69,8 @@ async function compare(scope: TestContext): Promise<Record<string, Record<string
       return socket
     },
     "dial('api'), in a session": () => web.dial('api'),
-    "dial('api'), mux: false": () => alone.dial('api'),
-    "dial('spare'), a subset without instances and a failover to api, mux: false": () => alone.dial('spare'),
+    "dial('api'), without sessions": () => alone.dial('api'),
+    "dial('spare'), a subset without instances and a failover to api": () => alone.dial('spare'),
     'dial({ address }), without a chain': () => web.dial({ address: `127.0.0.1:${port}`, service: 'api' }),
     'consul connect proxy': async () => {
       const socket = tcpConnect({ host: '127.0.0.1', port: proxy.port, noDelay: true })

@@ -274,7 +274,6 @@ describe('resolve', () => {
         port: portOf(listener),
         identity: { service: 'api', datacenter: 'dc1', namespace: 'default', partition: 'default' },
         weight: 1,
-        mux: true,
         serverName: `api.default.dc1.internal.${agent.trustDomain}`,
       },
     ])

@@ -102,6 +102,6 @@ export const recipes: Readonly<Record<string, Recipe>> = {
     clients: { ioredis: ['ioredis: hello'], 'node-redis': ['node-redis: hello'] },
     source: 'web',
     destination: 'redis',
-    denial: /dial redis: the peer has denied the connection; an intention may not allow it/,
+    denial: /the connection was closed before its first byte/,
   },
 }

@@ -61,7 +61,7 @@ describe('serviceSettings', () => {
       tls: { ecdhCurve: 'auto', minVersion: 'TLSv1.2' },
       crossServiceRedirects: false,
       maxConnectionsPerHost: 50,
-      mux: true,
+      mux: false,
       hosts: { domain: 'consul', hosts: new Map() },
     })
     assert.equal(settings.address.host, '127.0.0.1:8500')

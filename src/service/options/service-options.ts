@@ -73,7 +73,7 @@ export interface ServiceOptions {
   readonly maxConnectionsPerHost?: number | undefined
   /**
    * Whether many connections between two services share one session, which saves a handshake for each, if both ends are of
-   * this library and do not set this to false. Every connection is authorized, counted, and closed by itself. @default true
+   * this library and have this option. Every connection is authorized, counted, and closed by itself. @default false
    */
   readonly mux?: boolean | undefined
 }
@@ -107,7 +107,7 @@ export function serviceSettings(given: ServiceOptions = {}): ServiceSettings {
     hosts: withDefault(expectHosts, new Map()),
     crossServiceRedirects: withDefault(expectBoolean, false),
     maxConnectionsPerHost: withDefault(expectCount, DEFAULTS.maxConnectionsPerHost),
-    mux: withDefault(expectBoolean, true),
+    mux: withDefault(expectBoolean, false),
   })
   return { ...options, tls: { ecdhCurve, minVersion: minTlsVersion }, hosts: { domain, hosts } }
 }

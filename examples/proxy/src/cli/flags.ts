@@ -65,7 +65,7 @@ export const FLAGS = {
   },
   mux: {
     type: 'boolean',
-    help: 'share sessions with programs of this library, for connections without handshakes (default true)',
+    help: 'share sessions with programs of this library, for connections without handshakes (default false)',
   },
   ...LOG_FLAGS,
   'log-level': {

@@ -85,7 +85,7 @@ function combine(flags: FlagValues, file: Json, env: Environment): Settings {
     workers: workersOf(all.workers),
     connections: {
       ...(all['ecdh-curve'] !== undefined && { ecdhCurve: curvesOf(all['ecdh-curve']) }),
-      mux: all.mux ?? true,
+      mux: all.mux ?? false,
     },
     warnings,
   }
