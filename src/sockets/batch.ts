@@ -1,4 +1,6 @@
+import { Socket } from 'node:net'
 import type { Writable } from 'node:stream'
+import { LendingDuplex } from './buffered-reads.js'
 import { HEAD_ROOM, SLAB_BYTES, returnSlab, takeSlab } from './slabs.js'
 
 /** `add` asks for a pause when this many bytes wait behind a pending write. */
@@ -12,6 +14,8 @@ const RECORD_BYTES = 8 * 1024
 export class Batch {
   readonly #destination: Writable
   readonly #onRoom: () => void
+  /** Whether the destination is done with bytes when it calls back. Other streams may pass them on by reference. */
+  readonly #returnsSlabs: boolean
   #slab: Buffer | undefined
   #size = 0
   #isWriting = false
@@ -23,6 +27,7 @@ export class Batch {
   constructor(destination: Writable, onRoom: () => void) {
     this.#destination = destination
     this.#onRoom = onRoom
+    this.#returnsSlabs = destination instanceof Socket || destination instanceof LendingDuplex
   }
 
   /** Copies bytes into the batch. @returns whether there is room for more */
@@ -63,7 +68,7 @@ export class Batch {
     this.#destination.write(bytes, (error) => {
       // The `close` event of the destination reports the error. No more bytes are requested until then.
       if (error) return
-      if (!isSmall) returnSlab(slab)
+      if (!isSmall && this.#returnsSlabs) returnSlab(slab)
       this.#written()
     })
   }

@@ -1,17 +1,29 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { Writable } from 'node:stream'
+import { PassThrough, Writable } from 'node:stream'
 import { describe, it } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import { Batch } from '../../src/sockets/batch.js'
+import { LendingDuplex } from '../../src/sockets/buffered-reads.js'
+
+/** Is done with bytes when it calls back, as a socket. */
+class Destination extends LendingDuplex {
+  override readInto(): boolean {
+    return false
+  }
+
+  override endNow(): void {
+    // Only what is written matters.
+  }
+}
 
 /** A batch and its destination, which reads and completes each write when the test calls `pending.shift()` or `settle()`. */
 function start() {
   const taken: Buffer[] = []
   const pending: (() => void)[] = []
-  const to = new Writable({
-    highWaterMark: 1,
+  const to = new Destination({
+    writableHighWaterMark: 1,
     write(chunk: Buffer, _encoding, done) {
       pending.push(() => {
         taken.push(Buffer.from(chunk))
@@ -143,5 +155,21 @@ describe('Batch', () => {
       }),
       { numRuns: 100 },
     )
+  })
+
+  it('leaves bytes alone that a destination has passed on by reference', async () => {
+    const passed = new PassThrough({ highWaterMark: 1 << 20 })
+    const batch = new Batch(passed, () => undefined)
+    // As one of another connection, which takes buffers that are free.
+    const other = start()
+    for (let i = 0; i < 8; i += 1) {
+      batch.add(Buffer.alloc(6 * KIB, i))
+      await turn()
+      other.batch.add(Buffer.alloc(20 * KIB, 'x'))
+      await other.settle()
+    }
+    const bytes = passed.read() as Buffer
+    const expected = Array.from({ length: 8 }, (_, i) => Buffer.alloc(6 * KIB, i))
+    assert.ok(bytes.equals(Buffer.concat(expected)))
   })
 })
