@@ -31,7 +31,11 @@ export default benchmark
 async function compare(scope: TestContext): Promise<Record<string, Record<string, number>>> {
   const consul = await startConsul(scope)
   const agent = { address: consul.address, env: {} }
-  await using api = service('api', { agent, mux: true, authorize: () => ({ authorized: true, reason: 'bench' }) })
+  await using api = service('api', {
+    agent,
+    mux: true,
+    authorize: () => ({ authorized: true, reason: 'bench' }),
+  })
   await using web = service('web', { agent, mux: true })
   await using alone = service('web', { agent })
   const listener = await api.listen({ port: 0, host: '127.0.0.1' }, echo)

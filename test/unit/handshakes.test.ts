@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import { TLSSocket } from 'node:tls'
 import type { Generation } from '../../src/identity/identity-store.js'
@@ -44,5 +47,29 @@ describe('Handshakes', () => {
     await Promise.all([empty, once(client, 'close')])
     assert.ok(performance.now() - begin >= 150)
     assert.deepEqual(faults.map(Object.keys), [['durationMs']])
+  })
+
+  it('tracks every handshake of a Unix socket, and reports none that sent no byte', async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), 'consul-connect-'))
+    t.after(() => {
+      rmSync(folder, { recursive: true })
+    })
+    const path = join(folder, 'socket')
+    const accepted: Socket[] = []
+    const server = createServer((socket) => accepted.push(socket)).listen(path)
+    t.after(() => server.close())
+    await once(server, 'listening')
+    const faults: HandshakeFault[] = []
+    const clients = [connect(path), connect(path)]
+    const empty = new Promise<void>((resolve) => {
+      const on = { fault: (_: Socket, fault: HandshakeFault) => faults.push(fault), empty: resolve }
+      const pending = new Handshakes({ count: 10, timeoutMs: 100 }, on)
+      server.on('connection', (socket) => {
+        pending.begin(socket, {} as Generation)
+      })
+    })
+    const closed = clients.map((client) => once(client, 'close'))
+    await Promise.all([empty, ...closed])
+    assert.deepEqual([accepted.length, faults], [2, []])
   })
 })

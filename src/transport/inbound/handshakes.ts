@@ -41,11 +41,14 @@ export class Handshakes {
   readonly #timeoutMs: number
   readonly #onFault: (socket: Socket, fault: HandshakeFault) => void
   readonly #onEmpty: () => void
-  /** By both addresses and ports of the connection, oldest first. */
+  /** By both addresses and ports of the connection, or a number for a Unix socket; oldest first. */
   readonly #pending = new Map<string, Handshake>()
   /** Includes handshakes of closed connections: Node.js emits their error later. */
   readonly #bySocket = new WeakMap<Socket, Handshake>()
+  /** Ended by the sweeper. */
+  readonly #ended = new WeakSet<Socket>()
   readonly #perSource = new Map<string, number>()
+  #count = 0
   #sweeper: NodeJS.Timeout | undefined
 
   /**
@@ -69,7 +72,8 @@ export class Handshakes {
 
   begin(socket: Socket, generation: Generation): void {
     if (this.#pending.size >= this.#limit) this.#makeRoom()
-    const ends = bothEnds(socket)
+    this.#count += 1
+    const ends = bothEnds(socket) ?? `unix ${this.#count}`
     const source = sourceOf(socket)
     const handshake = { socket, ends, generation, source, startedAt: performance.now() }
     this.#remove(ends)
@@ -87,12 +91,18 @@ export class Handshakes {
   /** Removes a handshake. Returns undefined when it was destroyed here or cannot be identified. */
   end(socket: TLSSocket): FinishedHandshake | undefined {
     const tcp = tcpSocketOf(socket)
-    const handshake = tcp === undefined ? this.#pending.get(bothEnds(socket)) : this.#bySocket.get(tcp)
+    const handshake = tcp === undefined ? this.#pending.get(bothEnds(socket) ?? '') : this.#bySocket.get(tcp)
     if (handshake === undefined) return undefined
     const { startedAt, generation, ends } = handshake
     this.#bySocket.delete(handshake.socket)
     if (this.#pending.get(ends) === handshake) this.#remove(ends)
     return { durationMs: performance.now() - startedAt, generation, bytes: handshake.socket.bytesRead }
+  }
+
+  /** Whether a handshake was ended here, and reported. */
+  hasEnded(socket: TLSSocket): boolean {
+    const tcp = tcpSocketOf(socket)
+    return tcp !== undefined && this.#ended.has(tcp)
   }
 
   destroy(): void {
@@ -133,18 +143,18 @@ export class Handshakes {
       if (bytesRead <= MAX_BYTES && !isSlow) continue
       this.#remove(ends)
       this.#bySocket.delete(socket)
-      this.#onFault(socket, isSlow ? { durationMs } : { bytes: bytesRead })
+      this.#ended.add(socket)
+      // Without a byte, nothing has been rejected: the check of an agent, or a connection in advance.
+      if (bytesRead > 0) this.#onFault(socket, isSlow ? { durationMs } : { bytes: bytesRead })
       socket.destroy()
     }
   }
 }
 
-/**
- * Returns a key that a TCP socket and its TLS socket share. Unix sockets have no addresses and all have the same key,
- * so that only the latest pending handshake is tracked; the others end by the handshake timeout.
- */
-function bothEnds(socket: Socket): string {
-  const { remoteAddress = '', remotePort = '', localAddress = '', localPort = '' } = socket
+/** Returns a key that a TCP socket and its TLS socket share; undefined for a Unix socket, which has no addresses. */
+function bothEnds(socket: Socket): string | undefined {
+  const { remoteAddress, remotePort = '', localAddress = '', localPort = '' } = socket
+  if (remoteAddress === undefined) return undefined
   return `${remoteAddress} ${remotePort} ${localAddress} ${localPort}`
 }
 

@@ -97,6 +97,10 @@ export class Listener implements AsyncDisposable {
         void this.#admission.admit(socket, this.#handshakes.end(socket))
       })
       server.on('tlsClientError', (error, socket) => {
+        if (this.#handshakes.hasEnded(socket)) {
+          socket.destroy()
+          return
+        }
         const handshake = this.#handshakes.end(socket)
         // The TCP check of an agent, or a port scan: nothing has been rejected.
         if (handshake?.bytes === 0) {
