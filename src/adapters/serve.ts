@@ -129,6 +129,8 @@ export function serverAdapter(server: ServableServer, mode: ServingMode): Server
     // None for HTTP/1: Consul's built-in proxy and Go SDK offer only h2 for any protocol, and would be rejected.
     alpnProtocols: http2Names,
     allowHalfOpen,
+    // node:http2 hides a stream of a session from its requests, and with it the peer.
+    takesSessions: !isHttp2,
     ...(mode === 'secured' && { adopted: served }),
     onDrain: (timeoutMs) => {
       isDraining = true

@@ -3,7 +3,7 @@ import type { Peer } from '../identity/peer.js'
 
 /**
  * A mesh connection: a Duplex with a verified peer, and the methods of a socket that client libraries call. It is a
- * TLSSocket today, but this is no guarantee.
+ * TLSSocket, unless it is a connection in a session (`mux`).
  */
 export interface MeshSocket extends Duplex {
   /** The verified identity of the other end. */

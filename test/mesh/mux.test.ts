@@ -101,7 +101,9 @@ describe('services whose connections share a session', () => {
   })
 
   for (const [kind, { listen, open }] of Object.entries(WAYS)) {
-    it(`carry ${kind}, which ends when its source is denied, and no other`, async (t) => {
+    // A request of node:http2 does not know a stream of a session.
+    const sessions = kind.includes('HTTP/2') ? 0 : 2
+    it(`carry ${kind}${sessions === 0 ? ' on connections of its own' : ''}, which ends when its source is denied, and no other`, async (t) => {
       const { agent, join } = await startMesh(t)
       const api = join('api', { mux: true })
       await api.register({ port: portOf(await listen(api)), address: '127.0.0.1' })
@@ -112,7 +114,7 @@ describe('services whose connections share a session', () => {
       }
       const denied = await open(named('web'), 0)
       const other = await open(named('other'), 0)
-      assert.equal(api.stats().sessions.inbound, 2)
+      assert.equal(api.stats().sessions.inbound, sessions)
       const revoked = nextEvent(api, 'revoked')
       agent.setIntention('web', 'api', 'deny')
       await denied.closed

@@ -4,6 +4,7 @@ import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { systemClock } from '../../src/base/clock.js'
 import { closeWhenDestroyed } from '../../src/sockets/destruction.js'
+import { RESET_CODES } from '../../src/transport/mux/frames.js'
 import { MuxSession, OWN_SETTINGS, type SessionOptions } from '../../src/transport/mux/session.js'
 import { type SessionStats, sessionCounts } from '../../src/transport/mux/session-counts.js'
 import type { MuxStream } from '../../src/transport/mux/stream.js'
@@ -51,6 +52,10 @@ async function startPair(
     onEnded: (error) => (ended.listener = error ?? 'in order'),
     onStream: (stream) => {
       stream.on('error', () => undefined)
+      if (options.onStream !== undefined) {
+        options.onStream(stream)
+        return
+      }
       listener.accept(stream)
       streams.push(stream)
       onStream(stream)
@@ -347,6 +352,25 @@ describe('a multiplexed session', () => {
     }
   })
 
+  it('ends soon without a stream that was accepted, however many are denied', async (t) => {
+    const clock = new FakeClock()
+    const { dialer, listener, ended } = await startPair(t, undefined, {
+      clock,
+      unusedMs: 10_000,
+      onStream: (stream) => {
+        stream.on('error', () => undefined).reset(RESET_CODES.denied)
+      },
+    })
+    for (let i = 0; i < 3; i += 1) {
+      const denied = open(dialer)
+      await until('it is denied', () => denied.destroyed)
+      await clock.advance(3_000)
+    }
+    assert.equal(listener.isEnded, false)
+    await clock.advance(1_000)
+    await until('both ends have ended', () => ended.dialer === 'in order' && ended.listener === 'in order')
+  })
+
   it('ends without the settings of the peer', async (t) => {
     const clock = new FakeClock()
     const { listener, sockets, ended } = await startPair(t, undefined, { clock })
@@ -410,6 +434,20 @@ describe('a multiplexed session', () => {
     await once(stream, 'timeout')
     assert.equal(count, 2)
     stream.setTimeout(0).destroy()
+  })
+
+  it('sends what was written just before it is destroyed, and a reset', async (t) => {
+    const { accepted, dialer } = await startPair(t, (stream) => {
+      stream.write('HTTP/1.1 401 Unauthorized')
+      stream.destroy()
+    })
+    const stream = open(dialer)
+    const chunks: Buffer[] = []
+    stream.on('data', (chunk: Buffer) => chunks.push(chunk))
+    const [error] = (await once(stream, 'error')) as [NodeJS.ErrnoException]
+    assert.equal(error.code, 'ECONNRESET')
+    assert.equal(Buffer.concat(chunks).toString(), 'HTTP/1.1 401 Unauthorized')
+    assert.equal(accepted.length, 1)
   })
 
   it('has the members of a socket by which clients decide what to do', async (t) => {

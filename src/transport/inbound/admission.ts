@@ -70,6 +70,8 @@ export interface AdmissionSettings {
 
 /** How long a session without streams is kept, in milliseconds: the dialing end ends it after a minute. */
 const IDLE_SESSION_MS = 75_000
+/** How long a session is kept of which no stream has been admitted yet. */
+const UNUSED_SESSION_MS = 10_000
 
 /** A connection whose peer is verified: one of its own, or a stream of a session. */
 type Undecided = TLSSocket | MuxStream
@@ -129,14 +131,24 @@ export class Admission {
   refuseIfFull(socket: Socket | MuxStream): boolean {
     const { maxConnections, service, reports } = this.#settings
     if (maxConnections === Infinity) return false
-    const idleSessions = [...this.#sessions.keys()].filter(({ size }) => size === 0).length
     // Undecided connections count: their peers are verified, and most of them will be authorized.
-    if (this.open.size + this.#undecided.size + idleSessions < maxConnections) return false
+    const count = this.open.size + this.#undecided.size
+    if (count < maxConnections) {
+      this.#limitIdle(maxConnections - count)
+      return false
+    }
     const message = `${service}: connection limit reached (${maxConnections}); raise maxConnections or close connections`
     const { remoteAddress } = socket
     end(socket, RESET_CODES.refused)
     reports.rejected(new ConnectError('ERR_CONNECT_LIMIT', message), remoteAddress)
     return true
+  }
+
+  /** Ends sessions without streams, the oldest first, until at most `most` are left. */
+  #limitIdle(most: number): void {
+    if (this.#sessions.size <= most) return
+    const idle = [...this.#sessions.keys()].filter(({ size }) => size === 0)
+    for (const session of idle.slice(0, Math.max(0, idle.length - most))) session.drain()
   }
 
   /** Verifies and authorizes the peer, and passes the connection to the handler. Never rejects. */
@@ -225,19 +237,28 @@ export class Admission {
     this.#sessionSockets.add(socket)
     const { clock, sessionCounts: counts } = this.#settings
     const now = clock.now()
+    const expiresAt = peerExpiresAt(connection, now)
     const session: MuxSession = new MuxSession(socket, {
       settings: OWN_SETTINGS,
       clock,
       counts,
       idleMs: IDLE_SESSION_MS,
-      onStream: (stream) => void this.#admitStream(stream, connection, session),
+      unusedMs: UNUSED_SESSION_MS,
+      onStream: (stream) => {
+        // A timer may be late, as after the machine was suspended.
+        if (clock.now() < expiresAt) void this.#admitStream(stream, connection, session)
+        else {
+          stream.on('error', () => undefined).reset(RESET_CODES.refused)
+          session.drain()
+        }
+      },
       onEnded: () => {
         cancelExpiry()
         this.#sessions.delete(session)
       },
     })
     // From then on, a new connection of the peer would be refused, and so are new streams.
-    const cancelExpiry = clock.after(peerExpiresAt(connection, now) - now, () => {
+    const cancelExpiry = clock.after(expiresAt - now, () => {
       session.drain()
     })
     this.#sessions.set(session, connection)

@@ -274,6 +274,13 @@ export function controlFrame(type: FrameType, stream: number, ...numbers: readon
   return frame
 }
 
+export function dataFrame(stream: number, bytes: Buffer): Buffer {
+  const frame = Buffer.allocUnsafe(HEAD_BYTES + bytes.length)
+  writeHead(frame, 0, 'data', stream, bytes.length)
+  bytes.copy(frame, HEAD_BYTES)
+  return frame
+}
+
 /** A ping, or its answer. */
 export function pingFrame(type: 'ping' | 'pong', payload: Buffer): Buffer {
   return controlFrame(type, 0, payload.readUInt32BE(0), payload.readUInt32BE(4))

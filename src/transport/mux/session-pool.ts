@@ -4,7 +4,7 @@ import type { Generation, IdentityStore } from '../../identity/identity-store.js
 import type { Endpoint } from '../../resolve/resolver.js'
 import { resetError } from '../../sockets/network-errors.js'
 import { OpenSockets } from '../../sockets/open-sockets.js'
-import { type Connection, connectionOf, openStream } from '../connection.js'
+import { type Connection, connectionOf, expiresAt, openStream } from '../connection.js'
 import { ConnectionLifetimes } from '../connection-lifetimes.js'
 import type { MeshSocket } from '../mesh-socket.js'
 import type { SessionCounts } from './session-counts.js'
@@ -28,6 +28,8 @@ const SWEEP_AT = 1_000
 interface OpenSession {
   readonly session: MuxSession
   readonly connection: Connection
+  /** When the first certificate of either end expires, in milliseconds since the Unix epoch. */
+  readonly expiresAt: number
 }
 
 /** A session that is being connected, for all who wait for it. */
@@ -80,7 +82,7 @@ export class SessionPool {
       options.signal.throwIfAborted()
       if (this.#isClosed || place.plainUntil > this.#clock.now()) return undefined
       // The current one: a dial may have begun before it.
-      const open = leastLoaded(place, this.#identity.require().leaf)
+      const open = leastLoaded(place, this.#identity.require().leaf, this.#clock.now())
       if (open === undefined) {
         const isFirst = place.connecting === undefined
         const opened = await this.#connect(place, options)
@@ -210,7 +212,7 @@ export class SessionPool {
         if (!session.isConfirmed) this.#isPlain(place)
       },
     })
-    const open: OpenSession = { session, connection }
+    const open: OpenSession = { session, connection, expiresAt: expiresAt(connection, this.#clock.now()) }
     place.sessions.add(open)
     this.#lifetimes.hold(socket, () => {
       session.drain()
@@ -234,11 +236,11 @@ function refusesName(error: unknown): boolean {
 }
 
 /** The session with the fewest streams that accepts one more. */
-function leastLoaded({ sessions }: Place, leaf: Generation['leaf']): OpenSession | undefined {
+function leastLoaded({ sessions }: Place, leaf: Generation['leaf'], now: number): OpenSession | undefined {
   let least: OpenSession | undefined
   for (const each of sessions) {
-    if (each.connection.generation.leaf !== leaf) {
-      // Our certificate was renewed.
+    // Our certificate was renewed, or one has expired while the machine was suspended.
+    if (each.connection.generation.leaf !== leaf || each.expiresAt <= now) {
       each.session.drain()
       continue
     }

@@ -18,6 +18,7 @@ import {
   type MuxSettings,
   RESET_CODES,
   controlFrame,
+  dataFrame,
   pingFrame,
   settingsFrame,
 } from './frames.js'
@@ -37,6 +38,8 @@ export interface SessionOptions {
   readonly deniedError?: () => Error
   /** How long the session is kept without a stream, in milliseconds. */
   readonly idleMs: number
+  /** How long it is kept before a stream was accepted, in milliseconds. @default idleMs */
+  readonly unusedMs?: number
   /** Called when the session has ended. @param error - undefined after an orderly drain */
   readonly onEnded?: (error: Error | undefined) => void
 }
@@ -60,7 +63,7 @@ const SILENCE_MS = 15_000
 const ANSWER_MS = 10_000
 /** How many frames that carry nothing a peer may send; streams that end in order make up for them. */
 const USELESS = { burst: 1_000, perSecond: 10 }
-/** How many streams a peer may open that it is not allowed to. */
+/** How many streams a peer may open that are denied, refused, or given up before a decision. */
 const DENIALS = { burst: 1_000, perSecond: 100 }
 /** How many of its own streams a peer may reset. */
 const RESETS = { burst: 10_000, perSecond: 2_000 }
@@ -98,6 +101,8 @@ export class MuxSession implements StreamSession {
   /** By how much the windows of the streams have grown. */
   #growth = 0
   #isDraining = false
+  /** Whether a stream was accepted. */
+  #isUsed = false
   #isEnded = false
   /** Whether a byte has arrived since the last look. */
   #hasHeard = false
@@ -121,6 +126,8 @@ export class MuxSession implements StreamSession {
     socket.once('close', () => {
       this.#end(this.#isDrained ? undefined : resetError('the session of the connection was cut'))
     })
+    // The dialing end decides by itself what it opens.
+    this.#isUsed = options.onStream === undefined
     options.counts[this.#side] += 1
     this.#queue(settingsFrame(options.settings))
     this.#expectSettings()
@@ -196,12 +203,18 @@ export class MuxSession implements StreamSession {
   /** Tells the peer that a stream which it has opened is authorized. */
   accept(stream: MuxStream): void {
     if (stream.destroyed) return
+    this.#isUsed = true
+    this.#cancelIdle()
     stream.accepted()
     this.#queue(controlFrame('accept', stream.id))
   }
 
   ready(stream: MuxStream): void {
     if (!this.#isEnded && stream.canSend()) this.#writer.ready(stream)
+  }
+
+  sendLast(stream: MuxStream, bytes: Buffer): void {
+    if (this.#streams.get(stream.id) === stream && !this.#isEnded) this.#queue(dataFrame(stream.id, bytes))
   }
 
   end(stream: MuxStream): void {
@@ -237,12 +250,10 @@ export class MuxSession implements StreamSession {
       // An end, a window, or a reset of the peer may be on their way.
       if (resetCode !== RESET_CODES.refused) for (let i = 0; i < 2; i += 1) this.#useless.giveBack()
     } else if (stream.hasEnded) this.#useless.giveBack()
-    if (resetCode === RESET_CODES.denied && !this.#denials.tryTake()) {
-      this.#refuse(new MuxError('flood', 'the peer has opened too many streams that it is not allowed to'))
-      return
-    }
+    // Streams that were admitted go on.
+    if (this.#options.onStream !== undefined && !stream.isAccepted && !this.#denials.tryTake()) this.drain()
     this.#endIfDrained()
-    if (this.#streams.size === 0) this.#watchIdle()
+    if (this.#streams.size === 0 && this.#isUsed) this.#watchIdle()
   }
 
   referenced(stream: MuxStream, isReferenced: boolean): void {
@@ -390,7 +401,7 @@ export class MuxSession implements StreamSession {
       window: this.#options.settings.windowBytes,
     })
     this.#streams.set(id, stream)
-    this.#cancelIdle()
+    if (this.#isUsed) this.#cancelIdle()
     this.#options.counts.streams += 1
     this.#options.counts.opened += 1
     this.#count(true)
@@ -427,10 +438,10 @@ export class MuxSession implements StreamSession {
 
   /** A session without streams ends: a peer could keep any number of them, without being authorized. */
   #watchIdle(): void {
-    const { clock, idleMs } = this.#options
+    const { clock, idleMs, unusedMs = idleMs } = this.#options
     this.#cancelIdle()
-    this.#cancelIdle = clock.after(idleMs, () => {
-      if (this.#streams.size === 0) this.drain()
+    this.#cancelIdle = clock.after(this.#isUsed ? idleMs : unusedMs, () => {
+      if (this.#streams.size === 0 || !this.#isUsed) this.drain()
     })
   }
 

@@ -10,6 +10,8 @@ import { ByteQueue } from './byte-queue.js'
 import type { FrameSource } from './frame-writer.js'
 import { RESET_CODES } from './frames.js'
 
+/** How many bytes a stream that is destroyed may still send. */
+const MAX_LAST_BYTES = 2_048
 /** So many bytes are sent from where they lie. */
 const LEND_BYTES = 32_768
 
@@ -19,6 +21,8 @@ type Callback = (error?: Error | null) => void
 export interface StreamSession {
   /** Called when the stream has bytes to send, or an end. */
   ready(stream: MuxStream): void
+  /** Sends the last bytes of a stream that is being destroyed. */
+  sendLast(stream: MuxStream, bytes: Buffer): void
   /** Sends the end of a stream for which no bytes wait. */
   end(stream: MuxStream): void
   /** Called when bytes were taken out of the stream, so that its peer may send more. */
@@ -44,6 +48,8 @@ export interface StreamAddresses {
 /** Bytes that are being sent. */
 interface Outgoing {
   readonly chunks: readonly Buffer[]
+  /** The number of bytes. */
+  readonly size: number
   readonly callback: Callback
   /** The chunk whose bytes are next, and how many of them were sent. */
   index: number
@@ -258,7 +264,9 @@ export class MuxStream extends LendingDuplex implements FrameSource {
   }
 
   override endNow(): void {
-    if (this.#hasBytes() || this.#isEndSent || this.#isReset) return
+    // Bytes may also wait behind those that are being written.
+    if (this.#hasBytes() || this.writableLength > (this.#outgoing?.size ?? 0)) return
+    if (this.#isEndSent || this.#isReset) return
     this.#isEndSent = true
     this.#session.end(this)
   }
@@ -434,6 +442,7 @@ export class MuxStream extends LendingDuplex implements FrameSource {
 
   override _destroy(error: Error | null, callback: Callback): void {
     this.#cancelTimeout()
+    this.#sendLast()
     const hasEnded = this.#isEndSent && this.#isEndReceived
     const code = isRevoked(error) ? RESET_CODES.revoked : this.#resetCode
     this.#session.closed(this, hasEnded || this.#isReset ? undefined : code)
@@ -448,6 +457,18 @@ export class MuxStream extends LendingDuplex implements FrameSource {
       })
     }
     callback(error)
+  }
+
+  /**
+   * Sends the bytes that were just written, as far as the peer accepts them: a socket hands them to the kernel before it can
+   * be destroyed.
+   */
+  #sendLast(): void {
+    const outgoing = this.#outgoing
+    if (outgoing === undefined || this.#isReset) return
+    const bytes = Buffer.allocUnsafe(Math.min(this.credit, MAX_LAST_BYTES))
+    const length = copyChunks(outgoing, bytes)
+    if (length > 0) this.#session.sendLast(this, bytes.subarray(0, length))
   }
 
   /** Passes on what has arrived, as far as the reader wants it. */
@@ -484,7 +505,8 @@ export class MuxStream extends LendingDuplex implements FrameSource {
       setImmediate(callback)
       return
     }
-    this.#outgoing = { chunks: filled, callback, index: 0, at: 0, isLent: false }
+    const size = filled.reduce((sum, { length }) => sum + length, 0)
+    this.#outgoing = { chunks: filled, size, callback, index: 0, at: 0, isLent: false }
     this.#session.ready(this)
   }
 
