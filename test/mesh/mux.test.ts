@@ -1,9 +1,11 @@
 // Many connections over one, between two services of this library.
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { type AddressInfo, type Socket, connect, createServer as createTcpServer } from 'node:net'
 import { type TestContext, describe, it } from 'node:test'
 import { type TLSSocket, createServer } from 'node:tls'
 import type { ListenOptions, Listener, MeshSocket, Service } from '../../src/index.js'
+import { MUX_META } from '../../src/proxy.js'
 import {
   type TestMesh,
   ask,
@@ -218,6 +220,35 @@ describe('services whose connections share a session', () => {
     await Promise.all(sockets.map((socket) => ask(socket, 'x')))
     assert.ok(api.stats().connections <= 3)
     assert.equal(api.stats().connections + second.stats().connections, 20)
+  })
+
+  it('are not waited for when their connection is dead: another one is opened', async (t) => {
+    const { join } = await startMesh(t)
+    const [api, web] = [join('api', { mux: true }), join('web', { mux: true })]
+    const listener = await api.listen({ port: 0, host: '127.0.0.1' }, (socket) => socket.pipe(socket))
+    const relayed: Socket[] = []
+    const relay = createTcpServer((client) => {
+      const server = connect(portOf(listener), '127.0.0.1')
+      client.pipe(server).pipe(client)
+      relayed.push(client, server)
+      for (const socket of [client, server]) socket.on('error', () => undefined)
+    }).listen(0, '127.0.0.1')
+    t.after(() => {
+      relay.close()
+      for (const socket of relayed) socket.destroy()
+    })
+    await once(relay, 'listening')
+    const { port } = relay.address() as AddressInfo
+    await api.register({ port, address: '127.0.0.1', meta: MUX_META })
+    const first = await dialOne(web)
+    assert.equal(await ask(first, 'ping'), 'ping')
+    // From now on, nothing passes over the open connections.
+    for (const socket of relayed) socket.unpipe().pause()
+    const begin = performance.now()
+    const sockets = await dialMany(web, 10)
+    assert.ok(performance.now() - begin < 5_000)
+    for (const socket of sockets) assert.equal(await ask(socket, 'ping'), 'ping')
+    assert.equal(web.stats().sessions.outbound, 2)
   })
 
   it('are not needed: a service without sessions is dialed for each connection', async (t) => {

@@ -436,6 +436,25 @@ describe('a multiplexed session', () => {
     stream.setTimeout(0).destroy()
   })
 
+  it('stays open at our side when the peer has closed a half-open stream after its last byte', async (t) => {
+    const { dialer } = await startPair(t, (stream) => {
+      closeWhenDestroyed(stream, () => true)
+      stream.write('bye')
+      stream.destroy()
+    })
+    const [ending, writing] = [dialer.open(true), dialer.open(true)]
+    await Promise.all([ending, writing].map((stream) => once(stream.resume(), 'end')))
+    await new Promise(setImmediate)
+    assert.deepEqual([ending.destroyed, writing.destroyed], [false, false])
+    ending.end()
+    await once(ending, 'close')
+    assert.equal(ending.errored, null)
+    writing.write('more')
+    const [error] = (await once(writing, 'error')) as [NodeJS.ErrnoException]
+    assert.equal(error.code, 'ECONNRESET')
+    await until('both are forgotten', () => dialer.size === 0)
+  })
+
   it('sends what was written just before it is destroyed, and a reset', async (t) => {
     const { accepted, dialer } = await startPair(t, (stream) => {
       stream.write('HTTP/1.1 401 Unauthorized')

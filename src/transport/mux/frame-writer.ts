@@ -6,7 +6,7 @@ import { HEAD_BYTES, LEAST, writeHead } from './frames.js'
 /** How many bytes all streams that wait may send before each has had its turn, and the least that one of them sends. */
 const ROUND_BYTES = 262_144
 const LEAST_SHARE_BYTES = 16_384
-/** The most bytes of a frame: with its head, it fills whole TLS records, so that the peer reads it in few pieces. */
+/** The most bytes of a frame that is copied: with its head, it fills whole TLS records, which the peer reads in few pieces. */
 const MAX_BYTES = 65_536 - HEAD_BYTES
 /** A frame of fewer bytes is not worth its head: it waits for the next write. */
 const LEAST_BYTES = 1_024

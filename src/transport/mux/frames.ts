@@ -42,6 +42,8 @@ export const RESET_CODES = {
   refused: 3,
   /** The peer is no longer authorized or trusted. */
   revoked: 4,
+  /** Its application has closed it after the last byte. */
+  closed: 5,
 } as const
 
 /** Why a session ends. */

@@ -19,6 +19,8 @@ const PLAIN_MS = 60_000
 const SPREAD_AT = 64
 /** How many sessions to one place are opened for the load; more only when all of them are full. */
 const MAX_SPREAD = 4
+/** How long a dial waits for any byte of a session before it asks for one, and again before it connects another. */
+const SILENCE_MS = 1_000
 /** How long a session that no dial waits for may take to connect, in milliseconds. */
 const SPREAD_MS = 10_000
 
@@ -93,7 +95,7 @@ export class SessionPool {
       }
       if (open.session.size >= SPREAD_AT) this.#spread(place, options.connect)
       try {
-        return await accepted(open, options)
+        return await accepted(open, options, this.#clock)
       } catch (error) {
         // The session was about to end when the stream was opened.
         if (!(error instanceof StreamRefusedError) || open.session.hasRoom) throw error
@@ -254,10 +256,19 @@ function begin({ session, connection }: OpenSession, allowHalfOpen: boolean): Me
 }
 
 /** Opens a stream, and waits until the peer has authorized it. A denial is an error of the stream. */
-function accepted(open: OpenSession, { signal, allowHalfOpen }: OpenOptions): Promise<MeshSocket> {
+function accepted(
+  open: OpenSession,
+  { signal, allowHalfOpen }: OpenOptions,
+  clock: Clock,
+): Promise<MeshSocket> {
   return new Promise((resolve, reject) => {
-    const stream = open.session.open(allowHalfOpen)
+    const { session } = open
+    const stream = session.open(allowHalfOpen)
+    const cancelSilence = unlessHeard(session, clock, () => {
+      stream.destroy(new StreamRefusedError('the session of the connection does not answer'))
+    })
     const settle = (): void => {
+      cancelSilence()
       stream.off('error', onError).off('close', onClose)
       signal.removeEventListener('abort', onAbort)
     }
@@ -280,6 +291,26 @@ function accepted(open: OpenSession, { signal, allowHalfOpen }: OpenOptions): Pr
     stream.on('error', onError).on('close', onClose)
     signal.addEventListener('abort', onAbort, { once: true })
   })
+}
+
+/** Calls back, and lets a session open no more streams, if it does not answer. @returns a function that cancels this */
+function unlessHeard(session: MuxSession, clock: Clock, callback: () => void): () => void {
+  const { reads } = session
+  let cancel = clock.after(SILENCE_MS, () => {
+    if (session.reads !== reads) return
+    session.ping()
+    cancel = clock.after(SILENCE_MS, () => {
+      // This process may have been busy: it reads first.
+      setImmediate(() => {
+        if (session.reads !== reads) return
+        session.suspect()
+        callback()
+      })
+    })
+  })
+  return () => {
+    cancel()
+  }
 }
 
 function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {

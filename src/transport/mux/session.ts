@@ -104,6 +104,9 @@ export class MuxSession implements StreamSession {
   /** Whether a stream was accepted. */
   #isUsed = false
   #isEnded = false
+  /** How often bytes have arrived, and how often when the session was suspected of being dead. */
+  #reads = 0
+  #suspectedAt = -1
   /** Whether a byte has arrived since the last look. */
   #hasHeard = false
   #cancelSilence: () => void = () => undefined
@@ -164,6 +167,7 @@ export class MuxSession implements StreamSession {
     return (
       !this.#isEnded &&
       !this.#isDraining &&
+      this.#suspectedAt !== this.#reads &&
       this.#streams.size < maxStreams &&
       this.#lastStream < MAX_STREAM_ID
     )
@@ -185,6 +189,21 @@ export class MuxSession implements StreamSession {
     const stream = this.#add(this.#lastStream, allowHalfOpen)
     this.#queue(controlFrame('open', stream.id))
     return stream
+  }
+
+  /** How often bytes have arrived. */
+  get reads(): number {
+    return this.#reads
+  }
+
+  /** Asks for a sign of life. */
+  ping(): void {
+    if (!this.#isEnded) this.#queue(pingFrame('ping', Buffer.alloc(8)))
+  }
+
+  /** Opens no more streams until a byte arrives: the connection may be dead. */
+  suspect(): void {
+    this.#suspectedAt = this.#reads
   }
 
   /** Opens and accepts no more streams. The session ends with the last one. */
@@ -268,6 +287,7 @@ export class MuxSession implements StreamSession {
 
   readonly #read = (chunk: Buffer): true => {
     this.#hasHeard = true
+    this.#reads += 1
     try {
       this.#reader.read(chunk)
     } catch (error) {
@@ -352,7 +372,7 @@ export class MuxSession implements StreamSession {
       if (code === RESET_CODES.denied && !stream.isAccepted) stream.accepted()
       const denied = code === RESET_CODES.denied ? this.#options.deniedError?.() : undefined
       callSafely(() => {
-        stream.break(denied ?? resetOf(code))
+        stream.break(denied ?? resetOf(code), code === RESET_CODES.closed)
       })
     },
     window: (id, bytes) => {
@@ -453,7 +473,7 @@ export class MuxSession implements StreamSession {
         this.#watchSilence()
         return
       }
-      this.#queue(pingFrame('ping', Buffer.alloc(8)))
+      this.ping()
       this.#cancelSilence = clock.after(ANSWER_MS, () => {
         // This process may have been busy: it reads first.
         setImmediate(() => {

@@ -85,6 +85,8 @@ export class MuxStream extends LendingDuplex implements FrameSource {
   #isEndReceived = false
   /** Set when the peer has reset the stream: it takes no bytes, and no answer. */
   #isReset = false
+  /** The error of a write after the peer has closed the stream. */
+  #whenWritten: Error | undefined
   #resetCode: number = RESET_CODES.cancel
   #isReferenced = true
   #isAccepted = false
@@ -268,6 +270,7 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     if (this.#hasBytes() || this.writableLength > (this.#outgoing?.size ?? 0)) return
     if (this.#isEndSent || this.#isReset) return
     this.#isEndSent = true
+    this.#resetCode = RESET_CODES.closed
     this.#session.end(this)
   }
 
@@ -378,15 +381,22 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     this.#closeIfEnded()
   }
 
-  /** Called when the peer has reset the stream, or the session has broken. */
-  break(error: Error): void {
+  /**
+   * Called when the peer has reset the stream, or the session has broken.
+   * @param isClosed - whether the peer has closed it after its last byte, which is an error only for one who writes
+   */
+  break(error: Error, isClosed = false): void {
     if (this.#isNew) {
       setImmediate(() => {
-        this.break(error)
+        this.break(error, isClosed)
       })
       return
     }
     this.#isReset = true
+    if (isClosed && this.#isEndReceived && this.writableLength === 0 && !this.destroyed) {
+      this.#whenWritten = error
+      return
+    }
     if (!this.#isEndReceived || this.destroyed) {
       this.destroy(error)
       return
@@ -502,7 +512,7 @@ export class MuxStream extends LendingDuplex implements FrameSource {
     const filled = chunks.filter(({ length }) => length > 0)
     // An empty frame would say nothing, and a peer that has reset the stream takes none.
     if (this.#isReset || filled.length === 0) {
-      setImmediate(callback)
+      setImmediate(callback, filled.length > 0 ? this.#whenWritten : undefined)
       return
     }
     const size = filled.reduce((sum, { length }) => sum + length, 0)
