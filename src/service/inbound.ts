@@ -146,7 +146,11 @@ export class Inbound {
       adapter.configure({ strictPaths, clientCert })
       const { allowHalfOpen } = others
       // The bytes that are passed through may be of any protocol.
-      const passing = passthrough && { passthrough, allowHalfOpen, alpnProtocols: undefined }
+      const passing = passthrough && {
+        ...{ passthrough, allowHalfOpen, alpnProtocols: undefined },
+        // They need no server.
+        takesSessions: true,
+      }
       listener = await this.#open(others, { ...adapter, ...passing })
       adapter.attach(listener)
       return listener

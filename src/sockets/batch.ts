@@ -34,7 +34,7 @@ export class Batch {
   add(bytes: Buffer): boolean {
     if (HEAD_ROOM + this.#size + bytes.length > SLAB_BYTES) this.#overflow(bytes)
     else {
-      this.#slab ??= takeSlab()
+      this.#slab ??= this.#returnsSlabs ? takeSlab() : Buffer.allocUnsafeSlow(SLAB_BYTES)
       bytes.copy(this.#slab, HEAD_ROOM + this.#size)
       this.#size += bytes.length
     }

@@ -43,7 +43,11 @@ interface Kind {
     t: TestContext,
     consul: RealAgent,
     services: readonly string[],
-  ) => Promise<readonly number[]>
+  ) => Promise<{
+    readonly ports: readonly number[]
+    /** How many connections were opened in sessions. */
+    readonly inSessions: () => Promise<number>
+  }>
 }
 
 const KINDS: Readonly<Record<'ours' | 'mux' | 'theirs', Kind>> = {
@@ -55,7 +59,7 @@ const KINDS: Readonly<Record<'ours' | 'mux' | 'theirs', Kind>> = {
       const ports: number[] = []
       for (const service of services)
         ports.push((await proxyOutbound(t, consul, 'their-client', service)).port)
-      return ports
+      return { ports, inSessions: () => Promise.resolve(0) }
     },
   },
 }
@@ -69,8 +73,9 @@ function ours(...more: readonly string[]): Kind {
     outbound: async (t, consul, services) => {
       const ports = await Promise.all(services.map(() => freePort()))
       const upstreams = services.flatMap((service, i) => ['-upstream', `${service}:${ports[i] ?? 0}`])
-      await startProxy(t, consul.address, ['-service', 'our-client', ...upstreams, ...more])
-      return ports
+      const flags = ['-service', 'our-client', ...upstreams, ...more]
+      const proxy = await startProxy(t, consul.address, flags)
+      return { ports, inSessions: () => proxy.metric('session_connections_opened_total') }
     },
   }
 }
@@ -89,7 +94,7 @@ test('pairings of connect-proxy and the built-in proxy', { skip }, async (t) => 
   for (const [from, { outbound }] of Object.entries(KINDS)) {
     for (const to of Object.keys(KINDS)) {
       if (from === 'theirs' && to === 'theirs') continue
-      const locals = await outbound(
+      const { ports: locals, inSessions } = await outbound(
         t,
         consul,
         APPLICATIONS.map(({ name }) => `${to}-${name}`),
@@ -97,6 +102,9 @@ test('pairings of connect-proxy and the built-in proxy', { skip }, async (t) => 
       for (const [i, { name, use }] of APPLICATIONS.entries()) {
         await t.test(`${from} to ${to}: ${name}`, () => use(locals[i] ?? 0))
       }
+      const count = await inSessions()
+      const areExpected = from === 'mux' && to === 'mux'
+      assert.ok(areExpected ? count >= APPLICATIONS.length : count === 0, `${count} connections in sessions`)
     }
   }
 })

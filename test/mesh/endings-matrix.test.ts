@@ -164,10 +164,10 @@ const MUX_WAYS: readonly Way[] = [
         '-admin-addr',
         String(await freePort()),
       ])
-      t.after(async () => {
-        if (!outbound.hasEnded) assert.equal(await outbound.metric('sessions_open', { side: 'outbound' }), 1)
+      return reports.scene(localClient(port), async () => {
+        assert.equal(await outbound.metric('sessions_open', { side: 'outbound' }), 1)
+        await stopTwice(inbound)
       })
-      return reports.scene(localClient(port), () => stopTwice(inbound))
     },
   },
 ]

@@ -144,11 +144,12 @@ export class Admission {
     return true
   }
 
-  /** Ends sessions without streams, the oldest first, until at most `most` are left. */
+  /** Ends sessions without streams until at most `most` are left: those first of which none was admitted, then the oldest. */
   #limitIdle(most: number): void {
     if (this.#sessions.size <= most) return
     const idle = [...this.#sessions.keys()].filter(({ size }) => size === 0)
-    for (const session of idle.slice(0, Math.max(0, idle.length - most))) session.drain()
+    const order = [...idle.filter(({ isUsed }) => !isUsed), ...idle.filter(({ isUsed }) => isUsed)]
+    for (const session of order.slice(0, Math.max(0, idle.length - most))) session.drain()
   }
 
   /** Verifies and authorizes the peer, and passes the connection to the handler. Never rejects. */

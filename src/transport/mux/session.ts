@@ -104,6 +104,8 @@ export class MuxSession implements StreamSession {
   /** Whether a stream was accepted. */
   #isUsed = false
   #isEnded = false
+  /** Whether a ping was not answered yet. */
+  #isAsked = false
   /** How often bytes have arrived, and how often when the session was suspected of being dead. */
   #reads = 0
   #suspectedAt = -1
@@ -178,6 +180,11 @@ export class MuxSession implements StreamSession {
     return this.#peer !== undefined
   }
 
+  /** Whether a stream was accepted. */
+  get isUsed(): boolean {
+    return this.#isUsed
+  }
+
   get isEnded(): boolean {
     return this.#isEnded
   }
@@ -196,9 +203,11 @@ export class MuxSession implements StreamSession {
     return this.#reads
   }
 
-  /** Asks for a sign of life. */
+  /** Asks for a sign of life, unless an answer is due. */
   ping(): void {
-    if (!this.#isEnded) this.#queue(pingFrame('ping', Buffer.alloc(8)))
+    if (this.#isEnded || this.#isAsked) return
+    this.#isAsked = true
+    this.#queue(pingFrame('ping', Buffer.alloc(8)))
   }
 
   /** Opens no more streams until a byte arrives: the connection may be dead. */
@@ -364,7 +373,7 @@ export class MuxSession implements StreamSession {
       }
       // The accepting end decides how often it resets what this end opens.
       if (this.#options.onStream !== undefined) {
-        if (stream.bytesRead + stream.bytesWritten === 0) this.#wasUseless()
+        if (stream.isAccepted && stream.bytesRead + stream.bytesWritten === 0) this.#wasUseless()
         if (!this.#resets.tryTake()) throw new MuxError('flood', 'the peer has reset too many streams')
       }
       if (code === RESET_CODES.refused) this.#options.counts.refused += 1
@@ -403,7 +412,8 @@ export class MuxSession implements StreamSession {
       this.#queue(pingFrame('pong', payload))
     },
     pong: () => {
-      this.#wasUseless()
+      if (!this.#isAsked) this.#wasUseless()
+      this.#isAsked = false
     },
   }
 
@@ -522,12 +532,15 @@ export class MuxSession implements StreamSession {
     this.#cancelSilence()
     this.#cancelIdle()
     const broken = resetError(`the session of the connection has ended${error ? `: ${error.message}` : ''}`)
+    // A dial that waits for the decision opens its stream in another session.
+    const refused = new StreamRefusedError(broken.message)
+    const isDialer = this.#options.onStream === undefined
     for (const stream of [...this.#streams.values()]) {
-      stream.break(broken)
+      stream.break(isDialer && !stream.isAccepted ? refused : broken)
       this.closed(stream, undefined)
     }
     const socket = this.#socket
-    if (!socket.destroyed) this.#endSocket(error === undefined)
+    if (!socket.destroyed) this.#endSocket(error === undefined && this.#isUsed)
     this.#options.onEnded?.(error)
   }
 
