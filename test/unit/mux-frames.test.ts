@@ -95,7 +95,7 @@ const BROKEN: Readonly<Record<string, readonly [bytes: readonly Buffer[], code: 
     /carry nothing/,
   ],
   'a flood of empty streams': [
-    times(1_100, (i) => Buffer.concat([open(i + 1), controlFrame('reset', i + 1, 1)])),
+    [open(1), ...times(2_500, (i) => Buffer.concat([open(i + 2), controlFrame('reset', i + 2, 1)]))],
     3,
     /carry nothing/,
   ],
@@ -203,6 +203,7 @@ describe('a multiplexed session ends', () => {
 const NOT_ADMITTED: Readonly<Record<string, readonly [(id: number) => Buffer, number | undefined]>> = {
   denied: [open, RESET_CODES.denied],
   refused: [open, RESET_CODES.refused],
+  'given up without a byte': [(id) => Buffer.concat([open(id), controlFrame('reset', id, 1)]), undefined],
   'given up': [
     (id) => Buffer.concat([open(id), frame('data', id, 'x'), controlFrame('reset', id, 1)]),
     undefined,
