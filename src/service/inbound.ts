@@ -148,7 +148,7 @@ export class Inbound {
       // The bytes that are passed through may be of any protocol.
       const passing = passthrough && {
         ...{ passthrough, allowHalfOpen, alpnProtocols: undefined },
-        // They need no server.
+        // What is passed through needs no server that knows its peer.
         takesSessions: true,
       }
       listener = await this.#open(others, { ...adapter, ...passing })

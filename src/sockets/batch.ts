@@ -7,7 +7,7 @@ import { HEAD_ROOM, SLAB_BYTES, returnSlab, takeSlab } from './slabs.js'
 const FULL_BYTES = 64 * 1024
 /** So few bytes are copied, so that many connections that wait for small writes do not hold a slab each. */
 const SMALL_BYTES = 4 * 1024
-/** A piece of so many bytes, as most of a TLS record, is usually followed by more in the same turn: wait for it. */
+/** A piece of this size or more is usually followed by another in the same turn, which is worth waiting for. */
 const RECORD_BYTES = 8 * 1024
 
 /** Collects small pieces in a reused buffer and writes them together: fewer, larger writes make a pump fast. */

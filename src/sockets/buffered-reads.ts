@@ -16,7 +16,7 @@ export abstract class LendingDuplex extends Duplex {
   /** Passes all bytes to `sink` from now on. `resume` asks for more. @returns whether the sink wants more at once */
   abstract readInto(sink: Sink): boolean
 
-  /** Tells the peer that all bytes were sent, if they were, of a stream that is being destroyed. */
+  /** Tells the peer that the stream has ended, if all its bytes were sent. For a stream that is being destroyed. */
   abstract endNow(): void
 }
 

@@ -1,4 +1,4 @@
-/** How many bytes of a slab come before those of its user, so that a head can be put before them. */
+/** How many bytes at the start of a slab are left free, so that a frame head can be written before the contents. */
 export const HEAD_ROOM: number = 64
 /** The size of a slab. */
 export const SLAB_BYTES: number = 128 * 1024 + HEAD_ROOM
@@ -6,20 +6,20 @@ export const SLAB_BYTES: number = 128 * 1024 + HEAD_ROOM
 const MAX_SPARE = 16
 
 const spare: Buffer[] = []
-const all = new WeakSet<ArrayBufferLike>()
+const slabMemory = new WeakSet<ArrayBufferLike>()
 
 /** Returns a buffer for bytes that are about to be written; idle connections hold none. */
 export function takeSlab(): Buffer {
   const known = spare.pop()
   if (known !== undefined) return known
   const slab = Buffer.allocUnsafeSlow(SLAB_BYTES)
-  all.add(slab.buffer)
+  slabMemory.add(slab.buffer)
   return slab
 }
 
 /** Whether bytes lie in a slab. */
 export function isInSlab({ buffer }: Buffer): boolean {
-  return all.has(buffer)
+  return slabMemory.has(buffer)
 }
 
 /** Takes a slab back whose bytes were written. */

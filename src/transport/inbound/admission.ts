@@ -70,7 +70,7 @@ export interface AdmissionSettings {
 
 /** How long a session without streams is kept, in milliseconds: the dialing end ends it after a minute. */
 const IDLE_SESSION_MS = 75_000
-/** How long a session is kept of which no stream has been admitted yet. */
+/** How long a session is kept while none of its streams has been admitted, in milliseconds. */
 const UNUSED_SESSION_MS = 10_000
 
 /** A connection whose peer is verified: one of its own, or a stream of a session. */
@@ -144,7 +144,7 @@ export class Admission {
     return true
   }
 
-  /** Ends sessions without streams until at most `most` are left: those first of which none was admitted, then the oldest. */
+  /** Ends idle sessions until at most `most` are left: first those that never had an admitted stream, then the oldest. */
   #limitIdle(most: number): void {
     if (this.#sessions.size <= most) return
     const idle = [...this.#sessions.keys()].filter(({ size }) => size === 0)

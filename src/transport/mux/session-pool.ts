@@ -293,7 +293,7 @@ function accepted(
   })
 }
 
-/** Calls back, and lets a session open no more streams, if it does not answer. @returns a function that cancels this */
+/** Suspects a session that stays silent, and calls back. @returns a function that cancels this */
 function unlessHeard(session: MuxSession, clock: Clock, callback: () => void): () => void {
   const { reads } = session
   let cancel = clock.after(SILENCE_MS, () => {
